@@ -1,0 +1,3 @@
+"""vljax: a JAX-native stack for vision-language models."""
+
+__version__ = "0.1.0"

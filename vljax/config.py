@@ -1,0 +1,365 @@
+"""The machinery of recipes: registry, load, validate, serialise.
+
+A recipe is a tree of frozen dataclasses. Nothing here knows what the fields mean: a dataclass
+says itself what is wrong with its values (`problems`) and what to know about them (`notes`).
+Overriding from the command line is in `vljax.overrides`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib.util
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Bad input: one line that names the field or file and the remedy. Commands exit with 2."""
+
+
+class Component:
+    """A part of a recipe that is exchanged by name.
+
+    A kind derives from this class directly (`class Objective(Component)`), a member from the kind
+    and with a name (`class Sigmoid(Objective, name="sigmoid")`). Members are frozen dataclasses.
+    """
+
+    members: ClassVar[dict[str, type[Component]]]
+    type_name: ClassVar[str]
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Component in cls.__bases__:
+            cls.members = {}
+        elif name is not None:
+            if name in cls.members:
+                raise TypeError(f"two components are named {name!r}: {cls.members[name]} and {cls}")
+            cls.members[name] = cls
+            cls.type_name = name
+
+
+def setting(
+    default: Any = dataclasses.MISSING, *, identity: bool = True, path: bool = False
+) -> Any:
+    """A dataclass field with a role.
+
+    Args:
+      default: the value where a recipe says nothing; without it the field is required.
+      identity: whether two runs that differ in it are different runs. Fields that change how a run
+        is carried out but not what it computes (workdir, mesh, log interval) are not.
+      path: whether the value names a file or folder that must exist once it is set.
+    """
+    metadata = {"identity": identity, "path": path}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """A clause to end an error with: the nearest option, or all of them."""
+    options = sorted(options)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(options)}" if options else ""
+
+
+def member(kind: type[Component], name: str, path: str = "") -> type[Component]:
+    """The component class that `kind` knows under `name`. Raises UserError with a suggestion."""
+    if name not in kind.members:
+        where = f"{path}: " if path else ""
+        raise UserError(
+            f"{where}unknown {kind.__name__.lower()} {name!r}{suggest(name, kind.members)}"
+        )
+    return kind.members[name]
+
+
+# --- Serialisation -----------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """A recipe (or a part of one) as JSON data; components carry their name as `type`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": value.type_name, **fields} if isinstance(value, Component) else fields
+    if isinstance(value, dict):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode(hint: Any, data: Any, path: str = "") -> Any:
+    """The inverse of `encode`, strict about types.
+
+    Args:
+      hint: the type that the annotation of the field asks for.
+      data: JSON data.
+      path: where in the recipe the data stands, for messages.
+
+    Raises:
+      UserError: for an unknown field or component, a missing field, or a value of another type.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(args, data, path)
+    if origin is typing.Literal:
+        if data not in args:
+            options = [str(option) for option in args]
+            raise UserError(f"{path}: unknown value {data!r}{suggest(str(data), options)}")
+        return data
+    if origin is tuple:
+        return _decode_tuple(args, data, path)
+    if origin is dict:
+        _expect(isinstance(data, dict), "a mapping", data, path)
+        return {key: decode(args[1], item, _join(path, key)) for key, item in data.items()}
+    if isinstance(hint, type) and (issubclass(hint, Component) or dataclasses.is_dataclass(hint)):
+        return _decode_dataclass(hint, data, path)
+    if hint is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if hint in (bool, int, float, str, types.NoneType):
+        matches = isinstance(data, hint) and (hint is bool or not isinstance(data, bool))
+        name = "None" if hint is types.NoneType else hint.__name__
+        _expect(matches, name, data, path)
+        return data
+    raise TypeError(f"{path}: recipes cannot hold fields of type {hint}")
+
+
+def _join(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _expect(condition: bool, wanted: str, data: Any, path: str) -> None:
+    if not condition:
+        raise UserError(f"{path}: expected {wanted}, got {data!r} ({type(data).__name__})")
+
+
+def _decode_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
+    if data is None and types.NoneType in options:
+        return None
+    options = tuple(option for option in options if option is not types.NoneType)
+    for option in options[:-1]:
+        try:
+            return decode(option, data, path)
+        except UserError:
+            continue
+    return decode(options[-1], data, path)
+
+
+def _decode_tuple(args: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
+    _expect(isinstance(data, list | tuple), "a sequence", data, path)
+    if len(args) == 2 and args[1] is Ellipsis:
+        args = (args[0],) * len(data)
+    _expect(len(args) == len(data), f"{len(args)} values", data, path)
+    return tuple(
+        decode(arg, item, _join(path, i))
+        for i, (arg, item) in enumerate(zip(args, data, strict=True))
+    )
+
+
+def _decode_dataclass(hint: type, data: Any, path: str) -> Any:
+    _expect(isinstance(data, dict), f"fields of {hint.__name__}", data, path)
+    data = dict(data)
+    if issubclass(hint, Component):
+        name = data.pop("type", getattr(hint, "type_name", None))
+        _expect(isinstance(name, str), f"a {hint.__name__.lower()} with its type", name, path)
+        cls = member(hint, name, path)
+    else:
+        cls = hint
+    hints = field_types(cls)
+    for name in data:
+        if name not in hints:
+            raise UserError(f"unknown field {_join(path, name)!r}{suggest(name, hints)}")
+    values = {name: decode(hints[name], item, _join(path, name)) for name, item in data.items()}
+    for field in dataclasses.fields(cls):
+        if field.name not in values and _is_required(field):
+            raise UserError(f"missing field {_join(path, field.name)!r}")
+    return cls(**values)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """Field name -> resolved annotation of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def to_json(recipe: Any) -> str:
+    """The recipe in full, as text with one field a line."""
+    return json.dumps(encode(recipe), indent=2) + "\n"
+
+
+# --- Walking a recipe --------------------------------------------------------------------------
+
+
+def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dataclass in a recipe with its path, parents first."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield path, value
+        for field in dataclasses.fields(value):
+            yield from walk(getattr(value, field.name), _join(path, field.name))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from walk(item, _join(path, key))
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from walk(item, _join(path, i))
+
+
+def validate(recipe: T) -> T:
+    """The recipe with its types checked (an int where a float is meant becomes one).
+
+    A dataclass with a method `problems() -> Iterable[(field, message)]` is asked for it; paths that
+    are set must exist.
+
+    Raises:
+      UserError: for the first thing that is wrong, by its path.
+    """
+    recipe = decode(type(recipe), encode(recipe))
+    for path, part in walk(recipe):
+        for name, message in getattr(part, "problems", tuple)():
+            raise UserError(f"{_join(path, name)}: {message}")
+    for path, value in paths(recipe):
+        if value is not None and not path_exists(value):
+            raise UserError(f"{path}: no such file or folder: {value}")
+    return recipe
+
+
+def notes(recipe: Any) -> list[str]:
+    """What to know about a valid recipe, a line each; unset paths among it."""
+    lines = [
+        f"{_join(path, name)}: {message}"
+        for path, part in walk(recipe)
+        for name, message in getattr(part, "notes", tuple)()
+    ]
+    return lines + [f"{path}: unset" for path, value in paths(recipe) if value is None]
+
+
+def paths(recipe: Any) -> Iterator[tuple[str, str | None]]:
+    """The fields of a recipe that name files or folders, with their values."""
+    for path, part in walk(recipe):
+        for field in dataclasses.fields(part):
+            if field.metadata.get("path"):
+                yield _join(path, field.name), getattr(part, field.name)
+
+
+def path_exists(path: str) -> bool:
+    """Whether a local or remote (`gs://`, `s3://`) file or folder is there."""
+    if "://" not in path:
+        return Path(path).expanduser().exists()
+    from etils import epath
+
+    return epath.Path(path).exists()
+
+
+def differences(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
+    """Paths at which two recipes describe different runs, with both values.
+
+    Fields that are no part of a run's identity (see `setting`) are passed over.
+    """
+    rows = [_identity(side, "") for side in (left, right)]
+    keys = sorted(rows[0].keys() | rows[1].keys())
+    return [
+        (key, rows[0].get(key), rows[1].get(key))
+        for key in keys
+        if rows[0].get(key) != rows[1].get(key)
+    ]
+
+
+def _identity(value: Any, path: str) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        rows = {_join(path, "type"): value.type_name} if isinstance(value, Component) else {}
+        for field in dataclasses.fields(value):
+            if field.metadata.get("identity", True):
+                rows |= _identity(getattr(value, field.name), _join(path, field.name))
+        return rows
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, tuple):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    return {k: v for key, item in items for k, v in _identity(item, _join(path, key)).items()}
+
+
+# --- Loading a recipe file ---------------------------------------------------------------------
+
+
+def load(spec: str, expected: type[T]) -> T:
+    """The recipe that `configs/NAME.py` or `configs/NAME.py:VARIANT` describes, not yet validated.
+
+    Raises:
+      UserError: if there is no such file, it cannot be run, or has no usable `recipe()`.
+    """
+    file, _, variant = spec.partition(":")
+    path = Path(file)
+    if not path.is_file():
+        siblings = (
+            [str(other) for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        )
+        raise UserError(f"no recipe file {file!r}{suggest(file, siblings)}")
+    recipe = getattr(_run_file(path), "recipe", None)
+    if not callable(recipe):
+        raise UserError(
+            f"{file} defines no recipe(): add `def recipe(variant: str = '') -> vljax.run.Run`"
+        )
+    run = _call(recipe, variant, file)
+    if not isinstance(run, expected):
+        raise UserError(f"{file}: recipe() returned {type(run).__name__}, not {expected.__name__}")
+    return run
+
+
+def choose(variant: str, variants: dict[str, T]) -> T:
+    """The entry for a recipe's variant. Raises UserError that names the known ones."""
+    if variant not in variants:
+        named = [name for name in variants if name]
+        raise UserError(f"unknown variant {variant!r}{suggest(variant, named)}")
+    return variants[variant]
+
+
+def _run_file(path: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"vljax_recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses defined in a recipe look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(_where(path, error)) from error
+    return module
+
+
+def _call(recipe: Callable[[str], T], variant: str, file: str) -> T:
+    try:
+        return recipe(variant)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except Exception as error:
+        raise UserError(_where(Path(file), error)) from error
+
+
+def _where(path: Path, error: Exception) -> str:
+    """An exception from a recipe file, in one line with the file's own line number."""
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return f"{path}:{line}: {type(error).__name__}: {message}"

@@ -1,0 +1,167 @@
+"""Encoders, fusion and heads put together: one model from one description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import meta
+from jaxtyping import Array
+
+from vljax.models.compute import Compute
+from vljax.models.encoder import Encoder
+from vljax.models.heads import Embedding, Head
+
+Batch = Mapping[str, Any]
+Outputs = dict[str, Array]
+
+
+class Variables(NamedTuple):
+    """All arrays of a model."""
+
+    params: dict[str, Any]
+    """What is optimized: nested dicts."""
+    state: dict[str, Any]
+    """What is not (batch statistics); mostly empty."""
+
+
+class Apply(Protocol):
+    """The forward pass of a model."""
+
+    def __call__(
+        self, variables: Variables, batch: Batch, rngs: Mapping[str, Array] | None, *, train: bool
+    ) -> tuple[Outputs, dict[str, Any]]:
+        """Outputs by name, and the new state. A modality that the batch lacks is not computed."""
+
+
+class Model(NamedTuple):
+    """A model as pure functions."""
+
+    init: Callable[[Array, Batch], Variables]
+    apply: Apply
+    axes: dict[str, Any]
+    """Mirrors the parameters: a tuple of logical axis names for each array."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is made of."""
+
+    encoders: dict[str, Encoder]
+    """By the batch entry that they read: `image`, `text`."""
+    heads: dict[str, Head]
+    """By a name of their own."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in self.encoders.keys() & self.heads.keys():
+            yield f"heads.{name}", "an encoder has this name; rename the head"
+        for name, head in self.heads.items():
+            for stream in head.reads():
+                if stream not in self.encoders:
+                    yield f"heads.{name}", f"reads {stream!r}, which no encoder makes"
+            if isinstance(head, Embedding):
+                yield from self._unprojected(name, head)
+
+    def _unprojected(self, name: str, head: Embedding) -> Iterator[tuple[str, str]]:
+        for stream, projection in head.projections.items():
+            width = getattr(self.encoders.get(stream), "width", head.dim)
+            if projection == "none" and width != head.dim:
+                sizes = f"{stream!r} is {width} wide but dim is {head.dim}"
+                yield f"heads.{name}.projections", f"{sizes}; use linear or affine, or equal sizes"
+
+
+class AssembledModule(nn.Module):
+    """The whole model; its outputs are a flat dict of every useful intermediate."""
+
+    config: ModelConfig
+    compute: Compute
+    scalars: dict[str, float]
+
+    @nn.compact
+    def __call__(self, batch: Batch, train: bool) -> Outputs:
+        outputs: Outputs = {}
+        streams = {}
+        for name, encoder in self.config.encoders.items():
+            if name not in batch:
+                continue
+            module = encoder.module(self.compute, name)
+            encoded = module(batch[name], batch.get(f"{name}_mask"), train=train)
+            streams[name] = encoded
+            outputs |= {f"{name}/{k}": v for k, v in encoded._asdict().items() if v is not None}
+        for name, head in self.config.heads.items():
+            outputs |= head.module(self.compute, name)(streams)
+        for name, initial in self.scalars.items():
+            init = nn.with_logical_partitioning(nn.initializers.constant(initial), ())
+            outputs[name] = self.param(name, init, (), jnp.float32)
+        return outputs
+
+
+def build(
+    config: ModelConfig, compute: Compute, scalars: Mapping[str, float] | None = None
+) -> Model:
+    """The model as pure functions.
+
+    Args:
+      config: its parts.
+      compute: precision and activation placement.
+      scalars: learned scalars that objectives ask for, with their initial values; they become
+        top-level parameters and outputs of the same name (`logit_scale`).
+    """
+    module = AssembledModule(config, compute, dict(scalars or {}))
+
+    def init(key: Array, batch: Batch) -> Variables:
+        return _split(meta.unbox(module.init({"params": key}, batch, train=False)))
+
+    def apply(
+        variables: Variables, batch: Batch, rngs: Mapping[str, Array] | None, *, train: bool
+    ) -> tuple[Outputs, dict[str, Any]]:
+        collections = {"params": variables.params, **variables.state}
+        outputs, state = module.apply(
+            collections, batch, train=train, rngs=rngs, mutable=list(variables.state)
+        )
+        return outputs, dict(state)
+
+    def boxed() -> Any:
+        return module.init(
+            {"params": jax.random.key(0)}, _zeros(example_batch(config)), train=False
+        )
+
+    return Model(init, apply, _axes(jax.eval_shape(boxed)["params"]))
+
+
+def example_batch(config: ModelConfig, batch_size: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch with every modality."""
+    batch = {}
+    for name, encoder in config.encoders.items():
+        for role, spec in encoder.example(batch_size).items():
+            batch[name if role == "inputs" else f"{name}_{role}"] = spec
+    return batch
+
+
+def parameter_shapes(model: Model, config: ModelConfig) -> Variables:
+    """The shapes and types of all variables, without computing any."""
+    return jax.eval_shape(
+        lambda key: model.init(key, _zeros(example_batch(config))), jax.random.key(0)
+    )
+
+
+def _zeros(specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
+    return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
+
+
+def _split(collections: Mapping[str, Any]) -> Variables:
+    params = collections["params"]
+    return Variables(params, {k: v for k, v in collections.items() if k != "params"})
+
+
+def _axes(boxed: Any) -> dict[str, Any]:
+    def names(leaf: Any) -> tuple[str, ...]:
+        if not isinstance(leaf, meta.AxisMetadata):
+            raise TypeError("a parameter was made without logical axis names")
+        return tuple(leaf.names)  # type: ignore[attr-defined]
+
+    return jax.tree.map(names, boxed, is_leaf=lambda x: isinstance(x, meta.AxisMetadata))

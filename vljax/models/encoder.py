@@ -1,0 +1,39 @@
+"""The Encoder interface: one modality in, tokens and a pooled vector out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from vljax.config import Component
+from vljax.models.compute import Compute
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of a batch."""
+
+    tokens: Float[Array, "batch length embed"]
+    mask: Bool[Array, "batch length"]
+    """False for padding."""
+    pooled: Float[Array, "batch embed"]
+    positions: Float[Array, "batch length 2"] | None = None
+    """Centres of image tokens as (y, x) in [0, 1]; -1 for tokens that stand nowhere."""
+
+
+class Encoder(Component):
+    """Kind of components that encode one modality.
+
+    The module is called as `(inputs, mask or None, *, train) -> Encoded`. An encoder named `image`
+    in a model reads the batch entries `image` and `image_mask`.
+    """
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        """The Flax module, under the name that its parameters get."""
+        raise NotImplementedError  # pragma: no cover
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of the inputs: `inputs` and, where the encoder reads one, `mask`."""
+        raise NotImplementedError  # pragma: no cover

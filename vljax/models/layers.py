@@ -1,0 +1,187 @@
+"""The layers that encoders, fusions and heads are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from vljax.models.compute import Compute
+
+Initializer = Callable[..., Array]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    # The sigmoid approximation of Hendrycks & Gimpel 2016 that CLIP was trained with.
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+
+def named(init: Initializer, *axes: str) -> Initializer:
+    """An initializer that also records the logical names of the axes it fills."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+class Linear(nn.Module):
+    """A linear map from the last axes of its input to new ones, with named axes.
+
+    The kernel has shape (*input axes, *output axes): `("embed", "heads", "head_dim")` for a query
+    projection, `("heads", "head_dim", "embed")` with `inputs=2` for the way back.
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str, ...]
+    compute: Compute
+    inputs: int = 1
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        ins = tuple(range(self.inputs))
+        outs = tuple(range(self.inputs, len(self.axes)))
+        xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", ins, outs)
+        shape = (*x.shape[x.ndim - self.inputs :], *self.features)
+        param_dtype, dtype = self.compute.param_dtype, self.compute.dtype
+        kernel = self.param("kernel", named(xavier, *self.axes), shape, param_dtype)
+        y = jnp.tensordot(x.astype(dtype), kernel.astype(dtype), self.inputs)
+        if self.use_bias:
+            zeros = named(nn.initializers.zeros_init(), *self.axes[self.inputs :])
+            y = y + self.param("bias", zeros, self.features, param_dtype).astype(dtype)
+        return y
+
+
+def layer_norm(compute: Compute, epsilon: float, name: str) -> nn.LayerNorm:
+    """Layer normalisation over the embedding axis, statistics in float32 by two passes."""
+    return nn.LayerNorm(
+        epsilon=epsilon,
+        dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
+        use_fast_variance=False,
+        scale_init=named(nn.initializers.ones_init(), "embed"),
+        bias_init=named(nn.initializers.zeros_init(), "embed"),
+        name=name,
+    )
+
+
+class Dropout(nn.Module):
+    """Dropout of single values, or of whole examples (drop path, Huang et al. 2016).
+
+    Every example of the batch has a key of its own, so that its mask depends on its row alone.
+    """
+
+    whole_examples: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch ..."], rate: float | Array
+    ) -> Float[Array, "batch ..."]:
+        key = self.make_rng("dropout")
+        shape = (1,) * (x.ndim - 1) if self.whole_examples else x.shape[1:]
+        rows = jnp.arange(x.shape[0])
+        keep = jax.vmap(
+            lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), 1 - rate, shape)
+        )
+        return jnp.where(keep(rows), x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def attend(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "batch keys"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), softmax in float32.
+
+    Args:
+      query, key, value: projected tokens.
+      mask: the keys that may be attended to; where none may, the result is the mean of the values.
+      causal: whether a query sees only the keys up to its own place.
+    """
+    allowed = None if mask is None else mask[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=allowed, is_causal=causal, implementation="xla"
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` to itself or to a context."""
+
+    heads: int
+    compute: Compute
+    causal: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch queries embed"],
+        context: Float[Array, "batch keys context_embed"] | None = None,
+        mask: Bool[Array, "batch keys"] | None = None,
+    ) -> Float[Array, "batch queries embed"]:
+        context = x if context is None else context
+        width = x.shape[-1]
+        inward = ((self.heads, width // self.heads), ("embed", "heads", "head_dim"), self.compute)
+        names = ("batch", "length", "heads", "head_dim")
+        query = self.compute.constrain(Linear(*inward, name="query")(x), names)
+        key = self.compute.constrain(Linear(*inward, name="key")(context), names)
+        value = self.compute.constrain(Linear(*inward, name="value")(context), names)
+        y = attend(query, key, value, mask, self.causal)
+        outward = Linear((width,), ("heads", "head_dim", "embed"), self.compute, 2, name="output")
+        return outward(y)
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between them."""
+
+    hidden: int
+    activation: str
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
+        hidden = Linear((self.hidden,), ("embed", "mlp"), self.compute, name="up")(x)
+        hidden = self.compute.constrain(hidden, ("batch", "length", "mlp"))
+        hidden = ACTIVATIONS[self.activation](hidden)
+        return Linear((x.shape[-1],), ("mlp", "embed"), self.compute, name="down")(hidden)
+
+
+def patchify(image: Float[Array, "batch height width channels"], size: int) -> Float[Array, "..."]:
+    """Cuts an image into `size` x `size` patches: [batch, rows, columns, size, size, channels].
+
+    What is left over at the bottom and right is cut off, as a convolution without padding does.
+    """
+    rows, columns = image.shape[1] // size, image.shape[2] // size
+    image = image[:, : rows * size, : columns * size]
+    return rearrange(image, "b (r p) (c q) d -> b r c p q d", p=size, q=size)
+
+
+def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, "length embed"]:
+    """Fixed 2-D sine-cosine positions (Chen et al. 2021, MoCo v3), row-major.
+
+    Raises:
+      ValueError: if `width` is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"2-D sine-cosine positions need a width divisible by 4, not {width}")
+    y, x = jnp.mgrid[:rows, :columns]
+    frequency = 1.0 / 10_000 ** (jnp.arange(width // 4) / (width // 4 - 1))
+    angles = [axis.reshape(-1, 1) * frequency for axis in (x, y)]
+    return jnp.concatenate([f(angle) for angle in angles for f in (jnp.sin, jnp.cos)], axis=-1)
+
+
+def resample_positions(
+    table: Float[Array, "length embed"], rows: int, columns: int
+) -> Float[Array, "new_length embed"]:
+    """A square table of learned positions resampled (antialiased bilinear) to another grid."""
+    side = math.isqrt(table.shape[0])
+    if (rows, columns) == (side, side):
+        return table
+    grid = rearrange(table, "(r c) d -> r c d", r=side)
+    grid = jax.image.resize(grid, (rows, columns, table.shape[1]), "linear")
+    return rearrange(grid, "r c d -> (r c) d")

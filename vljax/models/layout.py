@@ -1,0 +1,134 @@
+"""Scanned and unrolled parameters: the same numbers in two layouts, and patterns over both.
+
+Unrolled, block 3 is `blocks/3/...`. Scanned, the arrays of all blocks are stacked in `blocks/...`
+along a first axis. Patterns are written for the unrolled paths and hold for both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vljax.config import UserError, suggest
+
+Tree = dict[str, Any]
+T = TypeVar("T")
+
+STACK = "blocks"
+
+
+def unroll(params: Tree) -> Tree:
+    """Parameters with every scanned stack as one subtree a block."""
+    return {name: _unroll_child(name, child) for name, child in params.items()}
+
+
+def _unroll_child(name: str, child: Any) -> Any:
+    if not isinstance(child, Mapping):
+        return child
+    if name == STACK and not _is_unrolled(child):
+        depth = jax.tree.leaves(child)[0].shape[0]
+        return {str(i): jax.tree.map(lambda x, i=i: x[i], child) for i in range(depth)}
+    return unroll(dict(child))
+
+
+def roll(params: Tree) -> Tree:
+    """Parameters with every unrolled stack scanned: the inverse of `unroll`."""
+    return {name: _roll_child(name, child) for name, child in params.items()}
+
+
+def _roll_child(name: str, child: Any) -> Any:
+    if not isinstance(child, Mapping):
+        return child
+    if name == STACK and _is_unrolled(child):
+        blocks = [child[str(i)] for i in range(len(child))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+    return roll(dict(child))
+
+
+def _is_unrolled(stack: Mapping[str, Any]) -> bool:
+    return all(name.isdigit() for name in stack)
+
+
+def leaves(tree: Tree, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The arrays of nested dicts with the keys that lead there."""
+    for name, child in tree.items():
+        if isinstance(child, Mapping):
+            yield from leaves(dict(child), (*prefix, name))
+        else:
+            yield (*prefix, name), child
+
+
+def canonical_paths(keys: Sequence[str], shape: Sequence[int]) -> list[str]:
+    """The unrolled paths of an array: one for each layer where it is scanned."""
+    if STACK in keys:
+        place = keys.index(STACK) + 1
+        if not keys[place].isdigit():
+            before, after = keys[:place], keys[place:]
+            return ["/".join([*before, str(i), *after]) for i in range(shape[0])]
+    return ["/".join(keys)]
+
+
+def match(
+    rules: Sequence[tuple[str, T]], params: Tree, field: str
+) -> dict[tuple[str, ...], list[T]]:
+    """The value of the first rule that full-matches each array's path.
+
+    Args:
+      rules: (regular expression, value) pairs.
+      params: parameters, or their shapes.
+      field: the recipe field that holds the rules, for messages.
+
+    Returns:
+      For each array (by its keys) one value, or one for each layer where it is scanned.
+
+    Raises:
+      UserError: for an expression that is not valid or matches nothing, and for a parameter that no
+        rule covers.
+    """
+    patterns = [(_compile(pattern, field), value) for pattern, value in rules]
+    used: set[str] = set()
+    result: dict[tuple[str, ...], list[T]] = {}
+    every: list[str] = []
+    for keys, leaf in leaves(params):
+        names = canonical_paths(keys, leaf.shape)
+        every += names
+        result[keys] = []
+        for name in names:
+            hits = [(pattern, value) for pattern, value in patterns if pattern.fullmatch(name)]
+            used |= {pattern.pattern for pattern, _ in hits}
+            if not hits:
+                raise UserError(f"{field}: no pattern covers {name!r}; end with a rule for '.*'")
+            result[keys].append(hits[0][1])
+    for pattern, _ in rules:
+        if pattern not in used:
+            raise UserError(
+                f"{field}: {pattern!r} matches no parameter{suggest(pattern, every[:2000])}"
+            )
+    return result
+
+
+def _compile(pattern: str, field: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{field}: {pattern!r} is no regular expression: {error}") from None
+
+
+def factors(rules: Sequence[tuple[str, float]], params: Tree, field: str) -> Tree:
+    """A tree like `params` of factors that broadcast against its arrays; raises as `match` does."""
+    matched = match(rules, params, field)
+
+    def at(keys: tuple[str, ...], node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {name: at((*keys, name), child) for name, child in node.items()}
+        values = matched[keys]
+        if len(set(values)) == 1:
+            return values[0]
+        return np.asarray(values, np.float32).reshape(-1, *(1,) * (len(node.shape) - 1))
+
+    return at((), params)

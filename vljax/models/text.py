@@ -1,0 +1,90 @@
+"""The text transformer: bidirectional (as in SigLIP) or causal (as in CLIP)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Int
+
+from vljax.models.compute import Compute
+from vljax.models.encoder import Encoded, Encoder
+from vljax.models.layers import named
+from vljax.models.pooling import pool
+from vljax.models.transformer import TransformerConfig, transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTransformer(TransformerConfig, Encoder, name="transformer"):
+    """Transformer over token ids."""
+
+    vocab_size: int
+    """Ids that the tokenizer can produce."""
+    context_length: int
+    """The longest sequence, in tokens."""
+    causal: bool = False
+    """Whether a token sees only those before it."""
+    mask_padding: bool = True
+    """Whether padding is kept out of attention; SigLIP lets it in."""
+    pooling: Literal["first", "last", "eos", "mean", "map"] = "last"
+    """last: the last position, padding or not; eos: the last token that is no padding."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        for name in ("vocab_size", "context_length"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, not {getattr(self, name)}"
+        if self.causal and self.pooling == "first":
+            yield "pooling", "the first token of a causal text tower sees no other; use last or eos"
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        return TextModule(self, compute, name=name)
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (batch_size, self.context_length)
+        return {
+            "inputs": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
+        }
+
+
+class TextModule(nn.Module):
+    """Token ids to tokens; see `TextTransformer` for the options."""
+
+    config: TextTransformer
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "batch length"],
+        mask: Bool[Array, "batch length"] | None = None,
+        *,
+        train: bool,
+    ) -> Encoded:
+        """Ids in [0, vocab_size), at most `context_length` of them; `mask` is False for padding.
+
+        Raises:
+          ValueError: if the sequence is longer than the context.
+        """
+        config, compute = self.config, self.compute
+        length = ids.shape[1]
+        if length > config.context_length:
+            raise ValueError(f"{length} tokens do not fit a context of {config.context_length}")
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask
+        shape = (config.vocab_size, config.width)
+        init = named(nn.initializers.normal(0.02), "vocab", "embed")
+        embedding = self.param("embedding", init, shape, compute.param_dtype)
+        init = named(nn.initializers.normal(0.01), "positions", "embed")
+        shape = (config.context_length, config.width)
+        positions = self.param("positions", init, shape, compute.param_dtype)
+
+        x = (jnp.take(embedding, ids, axis=0) + positions[:length]).astype(compute.dtype)
+        x = compute.constrain(x, ("batch", "length", "embed"))
+        attended = mask if config.mask_padding else None
+        x = transformer(x, attended, config, compute, causal=config.causal, train=train)
+        return Encoded(x, mask, pool(config.pooling, x, mask, config, compute))

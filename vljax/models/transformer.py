@@ -1,0 +1,132 @@
+"""The block stack that the image and the text tower share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from vljax.models.compute import Compute
+from vljax.models.layers import MLP, Attention, Dropout, layer_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The fields of a pre-norm transformer stack."""
+
+    width: int
+    """Size of a token."""
+    depth: int
+    """Number of blocks."""
+    heads: int
+    """Attention heads of a block; they divide the width."""
+    mlp_dim: int
+    """Hidden size of the MLP."""
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu_tanh"
+    """gelu is exact; gelu_tanh and quick_gelu approximate it."""
+    dropout: float = 0.0
+    """Probability that a value of a residual branch is dropped in training."""
+    drop_path: float = 0.0
+    """Probability that a residual branch of the last block is dropped; rises linearly from 0."""
+    norm_epsilon: float = 1e-6
+    """Added to the variance in layer norms."""
+    scan: bool = True
+    """One compiled block in a loop (compiles fast) instead of unrolled ones (more fusion)."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in ("width", "depth", "heads", "mlp_dim"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, not {getattr(self, name)}"
+        if self.width % self.heads:
+            near = next(h for h in range(self.heads, 0, -1) if self.width % h == 0)
+            yield "heads", f"{self.heads} heads do not divide the width {self.width}; {near} would"
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                yield name, f"must be in [0, 1), not {getattr(self, name)}"
+
+
+class Block(nn.Module):
+    """Attention and MLP, each after a layer norm and added to its input (Xiong et al. 2020)."""
+
+    config: TransformerConfig
+    causal: bool
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length embed"],
+        drop_path: Float[Array, ""],
+        mask: Bool[Array, "batch length"] | None,
+        train: bool,
+    ) -> Float[Array, "batch length embed"]:
+        config, compute = self.config, self.compute
+
+        def residual(x: Array, branch: Array, name: str) -> Array:
+            if train and config.dropout:
+                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout)
+            if train and config.drop_path:
+                branch = Dropout(whole_examples=True, name=f"{name}_drop_path")(branch, drop_path)
+            return compute.constrain(x + branch, ("batch", "length", "embed"))
+
+        y = layer_norm(compute, config.norm_epsilon, "attention_norm")(x)
+        y = Attention(config.heads, compute, self.causal, name="attention")(y, mask=mask)
+        x = residual(x, y, "attention")
+        y = layer_norm(compute, config.norm_epsilon, "mlp_norm")(x)
+        y = MLP(config.mlp_dim, config.activation, compute, name="mlp")(y)
+        return residual(x, y, "mlp")
+
+
+class Unrolled(nn.Module):
+    """The blocks one after the other; parameters under `0`, `1`, ..."""
+
+    config: TransformerConfig
+    causal: bool
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x: Array, drop_path: Float[Array, "layers"], mask: Array | None, train: bool
+    ) -> Array:
+        for i in range(self.config.depth):
+            x = Block(self.config, self.causal, self.compute, name=str(i))(
+                x, drop_path[i], mask, train
+            )
+        return x
+
+
+def transformer(
+    x: Float[Array, "batch length embed"],
+    mask: Bool[Array, "batch length"] | None,
+    config: TransformerConfig,
+    compute: Compute,
+    *,
+    causal: bool = False,
+    train: bool,
+) -> Float[Array, "batch length embed"]:
+    """The stack and its final norm, called inside a compact module.
+
+    Parameters stand there under `blocks/...` and `norm/...`.
+
+    Args:
+      x: tokens with their positions added.
+      mask: the tokens that may be attended to; None for all.
+      causal: whether a token sees only those before it.
+    """
+    rates = jnp.linspace(0, config.drop_path, config.depth, dtype=jnp.float32)
+    if config.scan:
+        scan = nn.scan(
+            lambda block, x, rate: (block(x, rate, mask, train), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=config.depth,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, _ = scan(Block(config, causal, compute, name="blocks"), x, rates)
+    else:
+        x = Unrolled(config, causal, compute, name="blocks")(x, rates, mask, train)
+    return layer_norm(compute, config.norm_epsilon, "norm")(x)

@@ -1,0 +1,173 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, UInt8
+
+from vljax.models.compute import Compute
+from vljax.models.encoder import Encoded, Encoder
+from vljax.models.layers import (
+    layer_norm,
+    named,
+    patchify,
+    resample_positions,
+    sincos_2d,
+)
+from vljax.models.pooling import pool
+from vljax.models.transformer import TransformerConfig, transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViT(TransformerConfig, Encoder, name="vit"):
+    """Vision Transformer: an image as a sequence of patches."""
+
+    image_size: int
+    """Height and width of the images that it is made for, in pixels."""
+    patch_size: int
+    """Height and width of a patch, in pixels."""
+    pooling: Literal["cls", "mean", "map"] = "map"
+    """cls: a learned first token; mean: over the patches; map: a learned query attends to them."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Learned positions are resampled when images of another size come in."""
+    registers: int = 0
+    """Learned tokens that belong to no patch (Darcet et al. 2024)."""
+    input_norm: bool = False
+    """A layer norm before the first block, as in CLIP."""
+    patch_bias: bool = True
+    """A bias in the patch embedding; CLIP has none."""
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from pixels in [0, 1], on the device."""
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Divides them afterwards."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.patch_size < 1:
+            yield "patch_size", f"must be at least 1, not {self.patch_size}"
+        if self.patch_size > self.image_size:
+            size = f"a patch of {self.patch_size} pixels is larger than the image"
+            yield (
+                "patch_size",
+                f"{size} ({self.image_size} pixels); make it at most {self.image_size}",
+            )
+        if self.positions == "sincos" and self.width % 4:
+            yield "positions", f"sincos needs a width divisible by 4, not {self.width}; use learned"
+        if self.registers < 0:
+            yield "registers", f"must be at least 0, not {self.registers}"
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        left = self.image_size % self.patch_size
+        if left:
+            size = f"{self.image_size} pixels are no multiple of the patch ({self.patch_size})"
+            yield "image_size", f"{size}: {left} pixels at the bottom and right edges are not seen"
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        return ViTModule(self, compute, name=name)
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (batch_size, self.image_size, self.image_size, 3)
+        return {"inputs": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+
+class ViTModule(nn.Module):
+    """Images to tokens; see `ViT` for the options."""
+
+    config: ViT
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        image: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
+        mask: Bool[Array, "batch patches"] | None = None,
+        *,
+        train: bool,
+    ) -> Encoded:
+        """Images as uint8, or as floats that are normalised already; `mask` marks real patches."""
+        config, compute = self.config, self.compute
+        patches = patchify(self._normalised(image), config.patch_size)
+        batch, rows, columns = patches.shape[:3]
+        x = self._embed(patches) + self._positions(rows, columns).astype(compute.dtype)
+        prefix = self._prefix(batch)
+        extra = prefix.shape[1]
+        x = jnp.concatenate([prefix, x], axis=1)
+        x = compute.constrain(x, ("batch", "length", "embed"))
+        if config.input_norm:
+            x = layer_norm(compute, config.norm_epsilon, "input_norm")(x)
+
+        patch_mask = jnp.ones((batch, rows * columns), bool) if mask is None else mask
+        full_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=True)
+        attended = None if mask is None else full_mask
+        tokens = transformer(x, attended, config, compute, train=train)
+
+        pooled_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=False)
+        pooled = pool(config.pooling, tokens, pooled_mask, config, compute)
+        positions = jnp.pad(_centres(rows, columns), ((extra, 0), (0, 0)), constant_values=-1.0)
+        return Encoded(
+            tokens, full_mask, pooled, jnp.broadcast_to(positions, (batch, *positions.shape))
+        )
+
+    def _normalised(self, image: Array) -> Float[Array, "batch height width 3"]:
+        if image.dtype == jnp.uint8:
+            mean, std = jnp.asarray(self.config.pixel_mean), jnp.asarray(self.config.pixel_std)
+            image = (image.astype(jnp.float32) / 255 - mean) / std
+        return image.astype(self.compute.dtype)
+
+    def _embed(
+        self, patches: Float[Array, "batch rows columns p q channels"]
+    ) -> Float[Array, "batch patches embed"]:
+        """The patch embedding: a linear map of a patch's pixels, stored as a convolution kernel."""
+        config, compute = self.config, self.compute
+        shape = (config.patch_size, config.patch_size, 3, config.width)
+        lecun = nn.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3
+        )
+        init = named(lecun, "patch", "patch", "conv_in", "embed")
+        kernel = self.param("patch_embedding", init, shape, compute.param_dtype)
+        x = jnp.tensordot(patches, kernel.astype(compute.dtype), 3)
+        if config.patch_bias:
+            zeros = named(nn.initializers.zeros_init(), "embed")
+            bias = self.param("patch_bias", zeros, (config.width,), compute.param_dtype)
+            x = x + bias.astype(compute.dtype)
+        return rearrange(x, "b r c d -> b (r c) d")
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "patches embed"]:
+        config = self.config
+        if config.positions == "sincos":
+            return sincos_2d(rows, columns, config.width)
+        init = named(nn.initializers.normal(config.width**-0.5), "positions", "embed")
+        shape = (config.grid**2, config.width)
+        table = self.param("positions", init, shape, self.compute.param_dtype)
+        return resample_positions(table, rows, columns)
+
+    def _prefix(self, batch: int) -> Float[Array, "batch extra embed"]:
+        """CLS and register tokens, which have no position of their own."""
+        config, dtype = self.config, self.compute.dtype
+        names = {"cls": 1 if config.pooling == "cls" else 0, "registers": config.registers}
+        init = named(nn.initializers.normal(0.02), "none", "embed")
+        tables = [
+            self.param(name, init, (count, config.width), self.compute.param_dtype)
+            for name, count in names.items()
+            if count
+        ]
+        tokens = jnp.concatenate([jnp.zeros((0, config.width)), *tables]).astype(dtype)
+        return jnp.broadcast_to(tokens, (batch, *tokens.shape))
+
+
+def _centres(rows: int, columns: int) -> Float[Array, "patches 2"]:
+    y, x = jnp.mgrid[:rows, :columns]
+    centres = jnp.stack([(y + 0.5) / rows, (x + 0.5) / columns], axis=-1)
+    return rearrange(centres, "r c d -> (r c) d")

@@ -1,0 +1,1 @@
+"""Outputs and a batch to a loss: one file a family."""

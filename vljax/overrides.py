@@ -1,0 +1,171 @@
+"""Recipe fields on the command line: `--optim.learning_rate 3e-4`, `--objectives.main sigmoid`.
+
+tyro does the typed parsing and `--help`. Two things are done around it: a component is switched by
+name before tyro sees the rest (tyro cannot switch a union member without sub-commands), and its
+errors become one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import types
+import typing
+from typing import Any, TypeVar
+
+from vljax.config import Component, UserError, field_types, member, suggest
+
+T = TypeVar("T")
+
+
+def override(recipe: T, args: list[str], prog: str = "vljax") -> T:
+    """The recipe with command-line overrides applied.
+
+    Args:
+      recipe: a frozen dataclass.
+      args: alternating `--path.to.field` and values, as in `sys.argv`; `--help` prints every field.
+      prog: the command that `--help` shows.
+
+    Raises:
+      UserError: for an unknown field, with the nearest one, or a value that does not parse.
+      SystemExit: after `--help`.
+    """
+    recipe, rest = _switch_components(recipe, args)
+    for arg in rest:
+        if arg.startswith("--") and arg != "--help":
+            _check_known(recipe, arg[2:].partition("=")[0].replace("-", "_"))
+    return _parse(recipe, rest, prog)
+
+
+def _parse(recipe: T, args: list[str], prog: str) -> T:
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                type(recipe),
+                default=recipe,
+                args=args,
+                prog=prog,
+                use_underscores=True,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(complaint.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The first paragraph of tyro's box of text."""
+    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
+    body = []
+    for line in lines:
+        if re.match(r"[╭╰]", line):
+            continue
+        if re.fullmatch(r"─+", line):
+            break
+        body.append(line)
+    return " ".join(body)
+
+
+def _switch_components(recipe: Any, args: list[str]) -> tuple[Any, list[str]]:
+    """Applies `--path NAME` where `path` holds a component; returns the other arguments."""
+    rest: list[str] = []
+    position = 0
+    while position < len(args):
+        flag, equals, inline = args[position].partition("=")
+        path = flag[2:].replace("-", "_")
+        kind = _kind_at(recipe, path) if flag.startswith("--") else None
+        if kind is None:
+            rest.append(args[position])
+            position += 1
+            continue
+        if not equals and position + 1 >= len(args):
+            raise UserError(f"--{path} needs a name{suggest('', kind.members)}")
+        name = inline if equals else args[position + 1]
+        recipe = _replace(recipe, path.split("."), lambda old: _switched(kind, name, old, path))  # noqa: B023
+        position += 1 if equals else 2
+    return recipe, rest
+
+
+def _switched(kind: type[Component], name: str, old: Any, path: str) -> Component | None:
+    if name.lower() == "none":
+        return None
+    cls = member(kind, name, path)
+    if old is not None and type(old) is cls:
+        return old
+    kept = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        missing = dataclasses.MISSING
+        if field.default is missing and field.default_factory is missing:
+            if not hasattr(old, field.name):
+                raise UserError(
+                    f"{path}: {name!r} has no default for {field.name!r}: set it in the recipe"
+                )
+            kept[field.name] = getattr(old, field.name)
+    return cls(**kept)
+
+
+def _kind_at(recipe: Any, path: str) -> type[Component] | None:
+    """The kind of component that stands at a path, or None where something else does."""
+    value, hint = recipe, type(recipe)
+    for name in path.split("."):
+        value, hint = _child(value, hint, name)
+        if hint is None:
+            return None
+    options = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, Component):
+            return option.__mro__[option.__mro__.index(Component) - 1]
+    return None
+
+
+_UNIONS = (typing.Union, types.UnionType)
+
+
+def _child(value: Any, hint: Any, name: str) -> tuple[Any, Any]:
+    """The value and annotation one step down; (None, None) where there is none."""
+    if dataclasses.is_dataclass(value):
+        hints = field_types(type(value))
+        return (getattr(value, name), hints[name]) if name in hints else (None, None)
+    args = typing.get_args(hint)
+    if isinstance(value, dict) and name in value:
+        return value[name], args[1]
+    if isinstance(value, tuple) and name.isdigit() and int(name) < len(value):
+        variadic = len(args) == 2 and args[1] is Ellipsis
+        return value[int(name)], args[0] if variadic else args[int(name)]
+    return None, None
+
+
+def _replace(value: Any, path: list[str], change: Any) -> Any:
+    if not path:
+        return change(value)
+    head, rest = path[0], path[1:]
+    if isinstance(value, dict):
+        return {**value, head: _replace(value[head], rest, change)}
+    if isinstance(value, tuple):
+        i = int(head)
+        return (*value[:i], _replace(value[i], rest, change), *value[i + 1 :])
+    return dataclasses.replace(value, **{head: _replace(getattr(value, head), rest, change)})
+
+
+def _check_known(recipe: Any, path: str) -> None:
+    value: Any = recipe
+    hint: Any = type(recipe)
+    for depth, name in enumerate(parts := path.split(".")):
+        if dataclasses.is_dataclass(value):
+            options = list(field_types(type(value)))
+        elif isinstance(value, dict):
+            options = list(value)
+        elif isinstance(value, tuple):
+            options = [str(i) for i in range(len(value))]
+        else:
+            options = []
+        if name not in options:
+            near = [".".join([*parts[:depth], option]) for option in options]
+            raise UserError(f"unknown field {path!r}{suggest(path, near)}")
+        value, hint = _child(value, hint, name)
