@@ -56,9 +56,10 @@ def setting(
       default: the value where a recipe says nothing; without it the field is required.
       identity: whether two runs that differ in it are different runs. Fields that change how a run
         is carried out but not what it computes (workdir, mesh, log interval) are not.
-      path: whether the value names a file or folder that must exist once it is set.
+      path: whether the value names a file or folder that must exist once it is set. Paths are no
+        part of a run's identity: the same files may lie elsewhere tomorrow.
     """
-    metadata = {"identity": identity, "path": path}
+    metadata = {"identity": identity and not path, "path": path}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -79,7 +79,7 @@ class AssembledModule(nn.Module):
 
     config: ModelConfig
     compute: Compute
-    scalars: dict[str, float]
+    scalars: Mapping[str, float]
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool) -> Outputs:

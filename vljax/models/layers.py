@@ -164,11 +164,13 @@ def patchify(image: Float[Array, "batch height width channels"], size: int) -> F
 def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, "length embed"]:
     """Fixed 2-D sine-cosine positions (Chen et al. 2021, MoCo v3), row-major.
 
+    Wavelengths end at exactly 10,000 and x comes before y, as in big_vision; MoCo v3 stops short.
+
     Raises:
-      ValueError: if `width` is not a multiple of 4.
+      ValueError: if `width` is less than 8 or no multiple of 4.
     """
-    if width % 4:
-        raise ValueError(f"2-D sine-cosine positions need a width divisible by 4, not {width}")
+    if width % 4 or width < 8:
+        raise ValueError(f"2-D sine-cosine positions need a width of 8, 12, 16, ..., not {width}")
     y, x = jnp.mgrid[:rows, :columns]
     frequency = 1.0 / 10_000 ** (jnp.arange(width // 4) / (width // 4 - 1))
     angles = [axis.reshape(-1, 1) * frequency for axis in (x, y)]

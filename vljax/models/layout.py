@@ -6,6 +6,7 @@ along a first axis. Patterns are written for the unrolled paths and hold for bot
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vljax.config import UserError, suggest
+from vljax.config import UserError
 
 Tree = dict[str, Any]
 T = TypeVar("T")
@@ -106,9 +107,8 @@ def match(
             result[keys].append(hits[0][1])
     for pattern, _ in rules:
         if pattern not in used:
-            raise UserError(
-                f"{field}: {pattern!r} matches no parameter{suggest(pattern, every[:2000])}"
-            )
+            (near,) = difflib.get_close_matches(pattern, every, n=1, cutoff=0)
+            raise UserError(f"{field}: {pattern!r} matches no parameter; the nearest is {near!r}")
     return result
 
 
@@ -132,3 +132,48 @@ def factors(rules: Sequence[tuple[str, float]], params: Tree, field: str) -> Tre
         return np.asarray(values, np.float32).reshape(-1, *(1,) * (len(node.shape) - 1))
 
     return at((), params)
+
+
+def select(pattern: str, params: Tree, field: str = "trains") -> Tree:
+    """The part of the parameters whose paths a pattern full-matches.
+
+    Raises:
+      UserError: if it matches nothing, or only some layers of a scanned stack.
+    """
+    chosen = match([(pattern, True), (".*", False)], params, field)
+
+    def at(keys: tuple[str, ...], node: Mapping[str, Any]) -> Tree:
+        part: Tree = {}
+        for name, child in node.items():
+            here = (*keys, name)
+            if isinstance(child, Mapping):
+                if below := at(here, child):
+                    part[name] = below
+            elif all(chosen[here]):
+                part[name] = child
+            elif any(chosen[here]):
+                path = "/".join(here)
+                raise UserError(
+                    f"{field}: {pattern!r} takes only some layers of {path}; unset scan"
+                )
+        return part
+
+    return at((), params)
+
+
+def merge(params: Tree, part: Tree) -> Tree:
+    """The parameters with those of `part` in place of their own."""
+    return {
+        name: merge(dict(child), part[name])
+        if isinstance(child, Mapping) and name in part
+        else part.get(name, child)
+        for name, child in params.items()
+    }
+
+
+def select_like(tree: Tree, part: Tree) -> Tree:
+    """The entries of `tree` that stand where `part` has an array."""
+    return {
+        name: select_like(tree[name], dict(child)) if isinstance(child, Mapping) else tree[name]
+        for name, child in part.items()
+    }

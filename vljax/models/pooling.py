@@ -26,7 +26,7 @@ def last(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch le
 
 def end(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
     """The last token that is no padding: where the tokenizer puts its end-of-sequence token."""
-    index = jnp.maximum(mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1), 0)
+    index = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
     return jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
 
 

@@ -58,8 +58,8 @@ class ViT(TransformerConfig, Encoder, name="vit"):
                 "patch_size",
                 f"{size} ({self.image_size} pixels); make it at most {self.image_size}",
             )
-        if self.positions == "sincos" and self.width % 4:
-            yield "positions", f"sincos needs a width divisible by 4, not {self.width}; use learned"
+        if self.positions == "sincos" and (self.width % 4 or self.width < 8):
+            yield "positions", f"sincos needs a width of 8, 12, 16, ..., not {self.width}"
         if self.registers < 0:
             yield "registers", f"must be at least 0, not {self.registers}"
 

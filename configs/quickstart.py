@@ -1,0 +1,79 @@
+"""A small CLIP from scratch on the built-in clip art: minutes on two CPU cores.
+
+`quickstart.py:tiny` is the same in seconds, to see that an installation works.
+"""
+
+from vljax.config import choose
+from vljax.data.builtin.vocabulary import FILE as VOCABULARY
+from vljax.data.sources import Builtin
+from vljax.data.tokenizers import HuggingFace
+from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, RandomResizedCrop, Resize
+from vljax.models.heads import Embedding
+from vljax.run import (
+    AdamW,
+    Data,
+    ModelConfig,
+    Retrieval,
+    Run,
+    SoftmaxContrastive,
+    TextTransformer,
+    ViT,
+    ZeroShot,
+)
+from vljax.training.schedules import WarmupCosine
+
+IMAGE_SIZE = 64
+CONTEXT = 16
+
+
+def recipe(variant: str = "") -> Run:
+    """The quickstart; `tiny` takes some seconds."""
+    tiny = choose(variant, {"": False, "tiny": True})
+    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 600, 256)
+    tower = {
+        "width": width,
+        "depth": depth,
+        "heads": width // 32,
+        "mlp_dim": 4 * width,
+        "dropout": 0.1,
+        "scan": False,
+    }
+    validation, test = Builtin("validation"), Builtin("test")
+    return Run(
+        model=ModelConfig(
+            encoders={
+                "image": ViT(image_size=IMAGE_SIZE, patch_size=8, pooling="mean", **tower),
+                "text": TextTransformer(
+                    vocab_size=2048, context_length=CONTEXT, pooling="mean", **tower
+                ),
+            },
+            heads={"embedding": Embedding(dim=width)},
+        ),
+        data=Data(
+            source=Builtin("train"),
+            tokenizer=HuggingFace(str(VOCABULARY), context_length=CONTEXT, cleaning="lower"),
+            train_transforms=(
+                Decode(random_background=True),
+                Resize(72, mode="pad"),
+                RandomResizedCrop(IMAGE_SIZE, scale=(0.6, 1.0)),
+                Flip(),
+                ColourJitter(0.2, 0.2, 0.2),
+                ChooseText("random", tags=0.3, caption_and_tags=0.3),
+            ),
+            eval_transforms=(Decode(), Resize(IMAGE_SIZE, mode="pad"), ChooseText()),
+        ),
+        objectives={"contrastive": SoftmaxContrastive()},
+        optim=AdamW(
+            learning_rate=1e-3,
+            weight_decay=0.1,
+            b2=0.98,
+            schedule=WarmupCosine(warmup_steps=steps // 10),
+        ),
+        evaluators={"retrieval": Retrieval(validation), "zero_shot": ZeroShot(validation)},
+        final_evaluators={"retrieval": Retrieval(test), "zero_shot": ZeroShot(test)},
+        steps=steps,
+        global_batch=batch,
+        log_every=max(1, steps // 60),
+        evaluate_every=max(1, steps // 6),
+        checkpoint_every=max(1, steps // 6),
+    )

@@ -1,0 +1,76 @@
+"""A data set and a model whose embeddings are given, so that results can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vljax.data.sources import Source
+
+
+@dataclass(frozen=True)
+class FakeSource(Source):
+    split: str = "test"
+
+
+FakeSource.type_name = "fake"
+
+
+@dataclass
+class FakeData:
+    """Images carry their index in a pixel, token ids the position of the text in `vocabulary`."""
+
+    captions: list[str]
+    vocabulary: list[str]
+    labels: np.ndarray = None
+    class_names: tuple[str, ...] = ()
+    unreadable: tuple[int, ...] = ()
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.labels is None:
+            self.labels = np.full(len(self.captions), -1, np.int32)
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        count = len(self.captions)
+        for start in range(0, count, batch_size):
+            index = np.arange(start, start + batch_size)
+            valid = (index < count) & ~np.isin(index, self.unreadable)
+            image = np.zeros((batch_size, 2, 2, 3), np.uint8)
+            # Rows that must not count show image 0, which would change results if they did.
+            image[:, 0, 0, 0] = np.where(valid, index, 0)
+            yield {
+                "image": image,
+                "text": np.zeros((batch_size, 1), np.int32),
+                "text_mask": np.ones((batch_size, 1), bool),
+                "valid": valid,
+                "label": np.where(valid, self.labels[np.minimum(index, count - 1)], -1),
+                "example_id": np.stack([np.zeros_like(index), index], axis=1),
+            }
+
+    def tokenizer(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        self.asked.extend(texts)
+        ids = np.array([[self.vocabulary.index(text)] for text in texts], np.int32)
+        return ids, np.ones_like(ids, bool)
+
+    def thumbnail(self, index: int, size: int) -> np.ndarray:
+        return np.full((size, size, 3), index, np.uint8)
+
+
+@dataclass
+class FakeModel:
+    """Looks embeddings up; refuses batches of another size or with other keys."""
+
+    images: np.ndarray
+    texts: np.ndarray
+    batch_size: int
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert {len(array) for array in batch.values()} == {self.batch_size}
+        if set(batch) == {"image"}:
+            return {"image/embedding": self.images[batch["image"][:, 0, 0, 0]]}
+        assert set(batch) == {"text", "text_mask"}
+        assert batch["text_mask"].any(axis=1).all()
+        return {"text/embedding": self.texts[batch["text"][:, 0]]}

@@ -1,0 +1,173 @@
+"""Ranks against loops over Python numbers, ties and NaN."""
+
+from fractions import Fraction
+
+import hypothesis.extra.numpy as arrays
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vljax.evaluation.metrics.ranking import best_positive_ranks, embedding_ranks, similarities
+
+BIG = 2048
+
+
+def brute_force(queries, candidates, query_groups, candidate_groups, near):
+    """The definition, a pair at a time, in exact arithmetic."""
+    ranks = []
+    for query, group in zip(queries, query_groups, strict=True):
+        values = [near(query, candidate) for candidate in candidates]
+        right = [other == group for other in candidate_groups]
+        best = max(value for value, hit in zip(values, right, strict=True) if hit)
+        ahead = [value >= best and not hit for value, hit in zip(values, right, strict=True)]
+        ranks.append(1 + sum(ahead))
+    return ranks
+
+
+def exact_dot(a, b):
+    return sum(Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a, b, strict=True))
+
+
+def exact_distance(a, b):
+    return -sum((Fraction(float(x)) - Fraction(float(y))) ** 2 for x, y in zip(a, b, strict=True))
+
+
+@st.composite
+def problems(draw):
+    """Small integers, so that ties are common; every query group has a candidate."""
+    embed = draw(st.integers(1, 4))
+    candidates, queries = draw(st.integers(1, 12)), draw(st.integers(1, 8))
+    vectors = [
+        draw(arrays.arrays(np.float32, (rows, embed), elements=st.integers(-2, 2)))
+        for rows in (queries, candidates)
+    ]
+    groups = draw(arrays.arrays(np.int64, candidates, elements=st.integers(0, 3)))
+    asked = np.array(draw(st.lists(st.sampled_from(groups), min_size=queries, max_size=queries)))
+    return vectors[0], vectors[1], asked, groups
+
+
+def test_ranks_worked_by_hand():
+    similarity = np.array(
+        [
+            [0.9, 0.1, 0.5, 0.3],  # the positive (0.5) comes second
+            [0.2, 0.8, 0.7, 0.6],  # of two positives (0.7, 0.6) the better one comes second
+            [0.1, 0.2, 0.3, 0.4],  # found first
+            [0.4, 0.4, 0.1, 0.0],  # a tie with one other candidate: second
+        ]
+    )
+    positives = np.array([[0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0]], bool)
+    assert best_positive_ranks(similarity, positives).tolist() == [2, 2, 1, 2]
+
+
+def test_positives_that_tie_among_themselves_do_not_stand_before_each_other():
+    assert best_positive_ranks(np.ones((1, 3)), np.array([[True, True, True]])).tolist() == [1]
+
+
+def test_values_within_the_tolerance_are_ties():
+    similarity, positives = np.array([[1.0, 0.9]]), np.array([[True, False]])
+    assert best_positive_ranks(similarity, positives, 0.05).tolist() == [1]
+    assert best_positive_ranks(similarity, positives, 0.11).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("similarity", "rank"),
+    [
+        ([np.nan, 0.0, 0.0], 3),
+        ([0.5, np.nan, 0.0], 2),
+        ([np.nan] * 3, 3),
+        ([np.inf, np.inf, 0.0], 2),
+        ([-np.inf, -np.inf, 0.0], 3),
+    ],
+)
+def test_what_is_not_a_number_never_helps(similarity, rank):
+    positives = np.array([[True, False, False]])
+    assert best_positive_ranks(np.array([similarity]), positives).tolist() == [rank]
+
+
+def test_a_query_without_a_positive_is_named():
+    with pytest.raises(ValueError, match="2 queries have no positive, the first is 1"):
+        best_positive_ranks(np.zeros((3, 1)), np.array([[True], [False], [False]]))
+
+
+@given(problems(), st.sampled_from([1, 5, 1 << 22]))
+def test_dot_product_ranks_equal_exact_arithmetic(problem, chunk):
+    ranks = embedding_ranks(*problem, chunk_elements=chunk)
+    assert ranks.tolist() == brute_force(*problem, exact_dot)
+
+
+@given(problems(), st.sampled_from([1, 5, 1 << 22]))
+def test_euclidean_ranks_equal_exact_arithmetic(problem, chunk):
+    ranks = embedding_ranks(*problem, similarity="euclidean", chunk_elements=chunk)
+    assert ranks.tolist() == brute_force(*problem, exact_distance)
+
+
+def test_real_valued_embeddings_equal_exact_arithmetic():
+    rng = np.random.default_rng(0)
+    queries, candidates = rng.normal(size=(2, 40, 9)).astype(np.float32)
+    groups = rng.integers(0, 10, 40)
+    expected = brute_force(queries, candidates, groups, groups, exact_dot)
+    assert len(set(expected)) > 5
+    assert embedding_ranks(queries, candidates, groups, groups).tolist() == expected
+
+
+def test_euclidean_and_dot_differ_for_embeddings_of_different_length():
+    query, candidates = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [9.0, 0.0]])
+    args = (query, candidates, np.array([0]), np.array([0, 1]))
+    assert embedding_ranks(*args).tolist() == [2]
+    assert embedding_ranks(*args, similarity="euclidean").tolist() == [1]
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_a_collapsed_model_gets_the_worst_ranks(similarity):
+    """Matrix products sum in another order at their edges; equal vectors must tie all the same."""
+    vector = np.random.default_rng(1).normal(size=97).astype(np.float32)
+    for count in (5, 63, 203):
+        same = np.tile(vector, (count, 1))
+        ids = np.arange(count)
+        ranks = embedding_ranks(same, same, ids, ids, similarity=similarity, chunk_elements=1500)
+        assert set(ranks.tolist()) == {count}
+
+
+def test_near_neighbours_are_not_taken_for_ties():
+    """The tolerance is that of float64, far below what float32 embeddings can tell apart."""
+    rng = np.random.default_rng(2)
+    query = rng.normal(size=(1, 512)).astype(np.float32)
+    near = query.copy()
+    near[0, 0] = np.nextafter(near[0, 0], np.float32(0))
+    ranks = embedding_ranks(query, np.concatenate([query, near]), np.array([0]), np.array([0, 1]))
+    assert ranks.tolist() == [1]
+
+
+def test_one_embedding_that_is_not_a_number_spoils_only_its_own():
+    candidates = np.eye(3, dtype=np.float32)
+    candidates[2] = np.nan
+    ids = np.arange(3)
+    ranks = embedding_ranks(np.eye(3, dtype=np.float32), candidates, ids, ids)
+    assert ranks.tolist() == [2, 2, 3]
+
+
+def test_memory_stays_below_all_pairs():
+    import tracemalloc
+
+    ids = np.arange(BIG)
+    vectors = np.random.default_rng(3).normal(size=(BIG, 2)).astype(np.float32)
+    tracemalloc.start()
+    embedding_ranks(vectors, vectors, ids, ids, chunk_elements=1 << 14)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < BIG * BIG
+
+
+def test_no_queries_give_no_ranks():
+    none = np.zeros((0, 2), np.float32)
+    ids = np.zeros(0, np.int64)
+    assert embedding_ranks(none, np.ones((1, 2)), ids, np.zeros(1, np.int64)).shape == (0,)
+
+
+def test_similarities_order_as_distances_do():
+    rng = np.random.default_rng(4)
+    queries, candidates = rng.normal(size=(3, 5)), rng.normal(size=(7, 5))
+    distances = np.linalg.norm(queries[:, None] - candidates, axis=-1)
+    order = np.argsort(-similarities(queries, candidates, "euclidean"), axis=1)
+    np.testing.assert_array_equal(order, np.argsort(distances, axis=1))

@@ -1,0 +1,131 @@
+"""The retrieval evaluator on embeddings whose rankings are known."""
+
+import numpy as np
+import pytest
+
+from vljax.config import UserError, decode, encode, validate
+from vljax.evaluation.evaluator import Evaluator
+from vljax.evaluation.retrieval import Retrieval, distinct_captions
+
+from .fakes import FakeData, FakeModel, FakeSource
+
+CAPTIONS = ["A red fox", "a  red FOX ", "a boat", "a tree"]
+TEXTS = ["A red fox", "a boat", "a tree"]
+# Towards the axes fox, boat, tree. Image 0 looks like a tree first and a fox second.
+IMAGES = np.array([[0.6, 0.0, 0.8], [0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.0, 0.7]], np.float32)
+AXES = np.eye(3, dtype=np.float32)
+
+
+def evaluate(data, images, texts, batch_size=64, **fields):
+    evaluator = Retrieval(FakeSource(), batch_size=batch_size, **fields)
+    metrics = evaluator(FakeModel(images, texts, batch_size), data)
+    return {name.removeprefix("retrieval/fake/test/"): value for name, value in metrics.items()}
+
+
+def test_metrics_worked_by_hand():
+    metrics = evaluate(FakeData(CAPTIONS, TEXTS), IMAGES, AXES)
+    # fox finds image 1 first, boat image 2 first, tree image 0 (0.8) before its own (0.7).
+    assert metrics["text_to_image/recall@1"] == pytest.approx(2 / 3)
+    assert metrics["text_to_image/median_rank"] == 1.0
+    # Image 0 finds fox second; 1 and 2 are right; 3 ties fox and tree, so its tree is second.
+    assert metrics["image_to_text/recall@1"] == 0.5
+    assert metrics["image_to_text/median_rank"] == 1.5
+    assert metrics["image_to_text/recall@1_chance"] == pytest.approx(1 / 3)
+    # Two of four images are right for fox, one for boat and for tree.
+    assert metrics["text_to_image/recall@1_chance"] == pytest.approx((2 / 4 + 1 / 4 + 1 / 4) / 3)
+    assert metrics["text_to_image/recall@5"] == metrics["text_to_image/recall@5_chance"] == 1.0
+    assert (metrics["examples"], metrics["captions"], metrics["unreadable"]) == (4, 3, 0)
+
+
+def test_names_are_evaluator_dataset_split_metric():
+    data, model = FakeData(CAPTIONS, TEXTS), FakeModel(IMAGES, AXES, 2)
+    names = set(Retrieval(FakeSource(), batch_size=2)(model, data))
+    ways = ("image_to_text", "text_to_image")
+    metrics = [
+        f"{way}/recall@{k}{end}" for way in ways for k in (1, 5, 10) for end in ("", "_chance")
+    ]
+    metrics += [f"{way}/median_rank" for way in ways] + ["examples", "captions", "unreadable"]
+    assert names == {f"retrieval/fake/test/{metric}" for metric in metrics}
+    assert Retrieval(FakeSource(split=""), batch_size=2).prefix == "retrieval/fake/all"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 64, 23])
+def test_results_are_the_same_for_any_batch_size(batch_size):
+    rng = np.random.default_rng(0)
+    captions = [f"caption {i}" for i in rng.integers(0, 15, 23)]
+    texts = [f"caption {i}" for i in range(15)]
+    images, axes = rng.normal(size=(23, 6)), rng.normal(size=(15, 6))
+    data = FakeData(captions, texts, unreadable=(4, 22))
+    metrics = evaluate(data, images, axes, batch_size)
+    # The definition, a query at a time.
+    kept = [i for i in range(23) if i not in (4, 22)]
+    asked = sorted({captions[i] for i in kept})
+    scores = {text: images @ axes[texts.index(text)] for text in asked}
+    ranks = [
+        1 + sum(scores[t][i] >= max(scores[t][j] for j in kept if captions[j] == t)
+                for i in kept if captions[i] != t)
+        for t in asked
+    ]  # fmt: skip
+    assert metrics["text_to_image/recall@5"] == np.mean(np.array(ranks) <= 5)
+    assert metrics["text_to_image/median_rank"] == np.median(ranks)
+    ranks = [1 + sum(scores[t][i] >= scores[captions[i]][i] for t in asked if t != captions[i])
+             for i in kept]  # fmt: skip
+    assert metrics["image_to_text/recall@5"] == np.mean(np.array(ranks) <= 5)
+    assert metrics["image_to_text/median_rank"] == np.median(ranks)
+    assert (metrics["examples"], metrics["unreadable"]) == (21, 2)
+
+
+def test_a_collapsed_model_is_not_above_chance():
+    data = FakeData([f"caption {i}" for i in range(40)], [f"caption {i}" for i in range(40)])
+    same = np.tile(np.random.default_rng(0).normal(size=33).astype(np.float32), (40, 1))
+    metrics = evaluate(data, same, same, 7)
+    for way in ("image_to_text", "text_to_image"):
+        for k in (1, 5, 10):
+            assert metrics[f"{way}/recall@{k}"] == 0 < metrics[f"{way}/recall@{k}_chance"]
+
+
+def test_unreadable_and_blank_examples_take_no_part():
+    """Image 3 was the only tree: neither it nor its caption is a candidate any more."""
+    data = FakeData([*CAPTIONS, "  "], TEXTS, unreadable=(3,))
+    metrics = evaluate(data, np.concatenate([IMAGES, IMAGES[:1]]), AXES, 3)
+    assert data.asked == ["A red fox", "a boat"]
+    assert (metrics["examples"], metrics["captions"], metrics["unreadable"]) == (3, 2, 1)
+    assert metrics["image_to_text/recall@1"] == 1.0
+
+
+def test_nothing_readable_is_the_users_error():
+    message = "retrieval/fake/test: no readable example has a caption"
+    with pytest.raises(UserError, match=message):
+        evaluate(FakeData(CAPTIONS, TEXTS, unreadable=(0, 1, 2, 3)), IMAGES, AXES)
+    with pytest.raises(UserError, match=message):
+        evaluate(FakeData([], TEXTS), IMAGES, AXES)
+
+
+def test_batches_that_end_early_are_an_error():
+    data = FakeData(CAPTIONS, TEXTS)
+    data.batches = lambda size: list(FakeData.batches(data, size))[:-1]
+    with pytest.raises(ValueError, match="the batches hold 3 rows for 4 examples"):
+        evaluate(data, IMAGES, AXES, 3)
+
+
+def test_euclidean_models_are_ranked_by_distance():
+    data = FakeData(["near", "far"], ["near", "far"])
+    images, texts = np.array([[1.0, 0], [9.0, 0]]), np.array([[1.0, 0], [9.0, 0]])
+    assert evaluate(data, images, texts)["text_to_image/recall@1"] == 0.5
+    assert evaluate(data, images, texts, similarity="euclidean")["text_to_image/recall@1"] == 1.0
+
+
+def test_captions_are_distinct_up_to_case_and_white_space():
+    captions, groups = distinct_captions(["B b", "a", "b\tB ", "A", "c"])
+    assert captions == ["B b", "a", "c"]
+    assert groups.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_recipes_hold_evaluators():
+    from vljax.data.sources import Builtin
+
+    evaluator = Retrieval(Builtin(split="test"), batch_size=8)
+    assert decode(Evaluator, encode(evaluator)) == evaluator
+    with pytest.raises(UserError, match="batch_size: must be at least 1, got 0"):
+        validate(Retrieval(Builtin(), batch_size=0))
+    assert evaluator.prefix == "retrieval/builtin/test"

@@ -1,0 +1,94 @@
+"""The grid shows the right queries, images and hits, and can be drawn from any caption."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vljax.evaluation.figures import GREEN
+from vljax.evaluation.retrieval_grid import GridRow, plot_retrieval_grid, retrieval_grid
+
+from .fakes import FakeData, FakeModel
+
+CAPTIONS = ["fox", "Fox", "boat", "tree"]
+TEXTS = ["fox", "boat", "tree", "Fox"]
+IMAGES = np.array([[0.2, 0.0, 0.9], [0.9, 0.1, 0.0], [0.6, 0.8, 0.0], [0.1, 0.0, 0.7]], np.float32)
+AXES = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+
+
+def grid(batch_size=3, unreadable=(), **options):
+    data = FakeData(CAPTIONS, TEXTS, unreadable=unreadable)
+    return retrieval_grid(FakeModel(IMAGES, AXES, batch_size), data, batch_size, **options)
+
+
+def shown(images):
+    """A fake thumbnail is filled with the index of its example."""
+    return [int(image[0, 0, 0]) for image in images]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_rows_worked_by_hand(batch_size):
+    fox, boat, tree = grid(batch_size, top=3)
+    assert [fox.query, boat.query, tree.query] == ["fox", "boat", "tree"]
+    # fox ranks image 1 (0.9), 2 (0.6), 0 (0.2); its first own example is 0.
+    assert (shown([fox.truth]), shown(fox.found)) == ([0], [1, 2, 0])
+    assert (fox.hits, fox.rank) == ((True, False, True), 1)
+    # tree ranks image 0 (0.9) before its own, 3 (0.7).
+    assert (shown([tree.truth]), shown(tree.found)[:2]) == ([3], [0, 3])
+    assert (tree.hits, tree.rank) == ((False, True, False), 2)
+
+
+def test_queries_are_spread_over_the_captions():
+    assert [row.query for row in grid(queries=2)] == ["fox", "tree"]
+    assert [row.query for row in grid(queries=1)] == ["fox"]
+    assert len(grid(queries=100)) == 3
+
+
+def test_unreadable_images_are_not_shown():
+    rows = grid(unreadable=(0, 2))
+    assert [row.query for row in rows] == ["Fox", "tree"]
+    assert {i for row in rows for i in shown([row.truth, *row.found])} == {1, 3}
+    assert grid(unreadable=(0, 1, 2, 3)) == []
+
+
+def row(caption="a fox", hits=(False, False), found=2):
+    image = np.full((32, 32, 3), 200, np.uint8)
+    return GridRow(caption, image, (image,) * found, hits, 3)
+
+
+def green(path):
+    """The share of a readable PNG that has the colour of a hit."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    colour = [int(GREEN[i : i + 2], 16) for i in (1, 3, 5)]
+    return np.mean((np.abs(pixels - colour) < 3).all(axis=-1))
+
+
+def test_hits_and_only_hits_are_framed_green(tmp_path):
+    none, one, two = (
+        green(plot_retrieval_grid([row(hits=hits)], tmp_path / f"{i}.png"))
+        for i, hits in enumerate([(False, False), (True, False), (True, True)])
+    )
+    assert none == 0 < one
+    assert two == pytest.approx(2 * one, rel=0.05)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "caption", ["", "$x_$ and $^", "word " * 60, "x" * 300, "two\nlines", "100 % \\frac{"]
+)
+def test_any_caption_can_be_drawn(tmp_path, caption):
+    sizes = []
+    for text in ("a fox", caption):
+        with Image.open(plot_retrieval_grid([row(text)], tmp_path / "grid.png")) as image:
+            sizes.append(image.size)
+    assert sizes[0] == sizes[1]
+
+
+def test_rows_of_different_length_can_be_drawn(tmp_path):
+    rows = [row(), row(found=1, hits=(True,)), row(found=0, hits=())]
+    assert green(plot_retrieval_grid(rows, tmp_path / "new" / "grid.png")) > 0
+
+
+def test_nothing_is_written_without_rows(tmp_path):
+    assert plot_retrieval_grid([], tmp_path / "grid.png") is None
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,111 @@
+"""Zero-shot classification against a computation by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vljax.config import UserError, validate
+from vljax.data.sources import Builtin
+from vljax.evaluation.zero_shot import ZeroShot
+
+from .fakes import FakeData, FakeModel, FakeSource
+
+# Prompt ensembles must be normalised twice: the long "cat" vector would else outweigh the other.
+TEXTS = np.array([[10.0, 0.0], [0.0, 1.0], [3.0, -4.0], [0.6, -0.8]], np.float32)
+CLASSES = np.array([[0.5**0.5, 0.5**0.5], [0.6, -0.8]])
+# Dot products with cat and dog: 0.7 / 0.6, 0.7 / -0.8, 0 / 1.4, 0.14 / 0.76, 0.99 / 0.28.
+IMAGES = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0], [0.6, -0.4], [0.8, 0.6]], np.float32)
+
+
+def evaluate(data, images=IMAGES, texts=TEXTS, batch_size=3, **fields):
+    fields = {"templates": ("{}", "one {}")} | fields
+    evaluator = ZeroShot(FakeSource(), batch_size=batch_size, **fields)
+    metrics = evaluator(FakeModel(images, texts, batch_size), data)
+    return {name.removeprefix("zero_shot/fake/test/"): value for name, value in metrics.items()}
+
+
+def data_set(labels=(0, 1, 1, -1, 0), **fields):
+    vocabulary = ["cat", "one cat", "dog", "one dog"]
+    labels = np.array(labels, np.int32)
+    return FakeData(
+        ["caption"] * len(labels), vocabulary, labels, fields.pop("names", ("cat", "dog")), **fields
+    )
+
+
+def test_class_embeddings_are_normalised_means_of_normalised_prompts():
+    evaluator = ZeroShot(FakeSource(), batch_size=3, templates=("{}", "one {}"))
+    classes = evaluator.class_embeddings(FakeModel(IMAGES, TEXTS, 3), data_set())
+    np.testing.assert_allclose(classes, CLASSES, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
+def test_metrics_worked_by_hand(batch_size):
+    """Cats 0 and 4 are right; of dogs 1 is wrong and 2 right; 3 has no label."""
+    assert evaluate(data_set(), batch_size=batch_size) == {
+        "accuracy@1": 0.75,
+        "accuracy@1_chance": 0.5,
+        "accuracy@5": 1.0,
+        "accuracy@5_chance": 1.0,
+        "mean_per_class": 0.75,
+        "examples": 4.0,
+        "classes": 2.0,
+        "unreadable": 0.0,
+    }
+
+
+def test_unreadable_examples_take_no_part():
+    metrics = evaluate(data_set(unreadable=(1, 3)))
+    assert metrics["accuracy@1"] == metrics["mean_per_class"] == 1.0
+    # Example 3 has no label: it was not asked for.
+    assert (metrics["examples"], metrics["unreadable"]) == (3, 1)
+
+
+def test_classes_weigh_the_same():
+    metrics = evaluate(data_set(labels=(0, 0, 0, -1, 1)))
+    # Cats: 0 and 1 are right, 2 is not; the one dog (image 4) is wrong.
+    assert metrics["accuracy@1"] == 0.5
+    assert metrics["mean_per_class"] == pytest.approx(1 / 3)
+
+
+def test_top_5_of_many_classes():
+    names = tuple(f"class {i}" for i in range(8))
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0].astype(np.float32)
+    images = np.arange(8)[:, None] * vectors[0] + 3.5 * vectors[1]  # class 0 wins from 4 on
+    data = FakeData(["x"] * 8, list(names), np.arange(8) % 2, names)
+    metrics = evaluate(data, images.astype(np.float32), vectors, templates=("{}",))
+    # Right are the even images (class 0) from 4 on and the odd ones (class 1) before.
+    assert metrics["accuracy@1"] == 0.5
+    assert metrics["accuracy@5_chance"] == 5 / 8
+
+
+def test_a_collapsed_model_is_not_above_chance():
+    same = np.tile(np.random.default_rng(0).normal(size=33).astype(np.float32), (5, 1))
+    metrics = evaluate(data_set(), same, same)
+    assert metrics["accuracy@1"] == metrics["mean_per_class"] == 0.0
+
+
+def test_data_without_labels_is_the_users_error():
+    message = "zero_shot/fake/test: no readable example has a class; give a source with labels"
+    with pytest.raises(UserError, match=message):
+        evaluate(data_set(labels=(-1,) * 5))
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ((), "templates: must hold at least one prompt"),
+        (("{}", "a photo"), "templates.1: must hold '{}' once, .* got 'a photo'"),
+        (("{} and {}",), "templates.0: must hold '{}' once"),
+    ],
+)
+def test_templates_are_checked(templates, message):
+    with pytest.raises(UserError, match=message):
+        validate(ZeroShot(Builtin(), templates=templates))
+
+
+def test_the_defaults_are_valid():
+    evaluator = validate(ZeroShot(Builtin()))
+    assert len(evaluator.templates) > 1
+    with pytest.raises(UserError, match="batch_size: must be at least 1"):
+        validate(dataclasses.replace(evaluator, batch_size=0))

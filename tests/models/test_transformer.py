@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from vljax.config import UserError, validate
+from vljax.models.compute import Compute
+from vljax.models.layout import roll, unroll
+from vljax.models.transformer import TransformerConfig, transformer
+
+from . import reference
+from .tiny import STACK, float64, text, token_ids, tower
+
+LAYOUTS = pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
+
+
+class Stack(nn.Module):
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return transformer(x, None, self.config, Compute(), train=train)
+
+
+# --- Options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"depth": 0}, "depth: must be at least 1, not 0"),
+        ({"mlp_dim": -3}, "mlp_dim: must be at least 1, not -3"),
+        ({"heads": 5}, "heads: 5 heads do not divide the width 32; 4 would"),
+        ({"heads": 64}, "heads: 64 heads do not divide the width 32; 32 would"),
+        ({"dropout": 1.0}, r"dropout: must be in \[0, 1\), not 1.0"),
+        ({"drop_path": -0.1}, r"drop_path: must be in \[0, 1\), not -0.1"),
+        (
+            {"activation": "gelu_tan"},
+            "activation: unknown value 'gelu_tan'; did you mean 'gelu_tanh'",
+        ),
+    ],
+)
+def test_a_bad_value_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        validate(TransformerConfig(**{**STACK, **fields}))
+
+
+@pytest.mark.parametrize("field", ["width", "heads"])
+def test_zero_width_or_heads_are_named_too(field: str) -> None:
+    with pytest.raises(UserError, match=f"^{field}: must be at least 1, not 0"):
+        validate(TransformerConfig(**{**STACK, field: 0}))
+
+
+def test_a_good_config_passes() -> None:
+    config = TransformerConfig(**STACK, dropout=0.5, drop_path=0.99)
+    assert validate(config) == config
+
+
+# --- Scanned and unrolled ----------------------------------------------------------------------
+
+
+def test_scanned_equals_unrolled() -> None:
+    """Forward to 3e-6 and gradients to 1e-5 of their norm: only the order of sums may differ."""
+    config = text(depth=3, pooling="mean")
+    scanned, unrolled = tower(config), tower(dataclasses.replace(config, scan=False))
+    ids = token_ids(2, 8)
+    np.testing.assert_allclose(scanned(ids).tokens, unrolled(ids).tokens, rtol=0, atol=3e-6)
+
+    def gradient(model: Any) -> Any:
+        loss = lambda params: jnp.sum(jnp.sin(model.forward(params, ids).tokens))  # noqa: E731
+        return jax.jit(jax.grad(loss))(model.params)
+
+    ours, theirs = unroll(gradient(scanned)), gradient(unrolled)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
+
+
+def test_scanned_blocks_start_different_and_as_wide_as_unrolled_ones() -> None:
+    """The layers axis is no fan: Xavier's limit is that of one block."""
+    config = TransformerConfig(**{**STACK, "depth": 3})
+    init = jax.jit(lambda key: Stack(config).init(key, jnp.zeros((1, 2, 32)), train=False))
+    params = nn.meta.unbox(init(jax.random.key(0))["params"])
+    up = np.asarray(params["blocks"]["mlp"]["up"]["kernel"])
+    assert up.shape == (3, 32, 40)
+    limit = np.sqrt(6 / (32 + 40))
+    for kernel in up:
+        assert 0.99 * limit < np.abs(kernel).max() <= limit
+    assert not np.array_equal(up[0], up[1])
+    assert not np.array_equal(up[1], up[2])
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu"])
+def test_stack_is_the_papers_formula(activation: str) -> None:
+    """Deviation from float64 up to 5e-6 on values up to 5, for each activation and epsilon."""
+    config = text(activation=activation, norm_epsilon=1e-3)
+    model, ids = tower(config), token_ids(2, 8)
+    tokens, _ = reference.text(float64(model.params), ids, np.ones((2, 8), bool), config)
+    np.testing.assert_allclose(model(ids).tokens, tokens, rtol=0, atol=5e-6)
+
+
+# --- Dropout and drop path ---------------------------------------------------------------------
+
+WIDTH = 16
+UNTOUCHED, ONE = WIDTH - 1, WIDTH - 2
+
+
+def branches(config: TransformerConfig, biases: dict[tuple[int, str], np.ndarray]) -> Any:
+    """Parameters with which a branch adds a constant: kernels of zero, `biases` on the outputs."""
+    boxed = jax.eval_shape(
+        functools.partial(Stack(config).init, train=False), jax.random.key(0), jnp.zeros((1, 1, 16))
+    )
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nn.meta.unbox(boxed["params"]))
+    params["norm"]["scale"] += 1
+    params = unroll(params)
+    for (layer, branch), bias in biases.items():
+        block = params["blocks"][str(layer)]
+        part = block["attention"]["output"] if branch == "attention" else block["mlp"]["down"]
+        part["bias"] = np.asarray(bias, np.float32)
+    return roll(params) if config.scan else params
+
+
+def residuals(config: TransformerConfig, params: Any, batch: int) -> np.ndarray:
+    """What the branches added up to, [batch, width], in training.
+
+    The final norm only shifts and scales an example: two coordinates that no branch touches, set to
+    0 and 1, give shift and scale away.
+    """
+    x = jnp.zeros((batch, 1, WIDTH)).at[:, :, ONE].set(1.0)
+    forward = jax.jit(
+        lambda params, x, key: Stack(config).apply(
+            {"params": params}, x, train=True, rngs={"dropout": key}
+        )
+    )
+    y = np.asarray(forward(params, x, jax.random.key(0)), np.float64)[:, 0]
+    zero, one = y[:, UNTOUCHED, None], y[:, ONE, None]
+    return (y - zero) / (one - zero)
+
+
+@LAYOUTS
+def test_drop_path_rises_linearly_and_scales_what_stays(scan: bool) -> None:
+    """Huang et al. 2016, section 3: from 0 in the first block to the full rate in the last."""
+    sizes = {"width": WIDTH, "depth": 3, "heads": 2, "mlp_dim": 4, "scan": scan}
+    config = TransformerConfig(**sizes, drop_path=0.4)
+    places = [(layer, branch) for layer in range(3) for branch in ("attention", "mlp")]
+    one_hot = np.eye(WIDTH)
+    biases = {place: one_hot[i] for i, place in enumerate(places)}
+    batch = 4000
+    added = residuals(config, branches(config, biases), batch)[:, : len(places)]
+    dropped = np.abs(added) < 1e-4
+    for i, (layer, _) in enumerate(places):
+        rate = [0, 0.2, 0.4][layer]
+        sigma = np.sqrt(rate * (1 - rate) / batch)
+        assert dropped[:, i].mean() == pytest.approx(rate, abs=4 * sigma), places[i]
+        np.testing.assert_allclose(added[~dropped[:, i], i], 1 / (1 - rate), rtol=1e-4)
+    # Branches are dropped independently: both of the last block in 0.16 of the examples.
+    both = np.mean(dropped[:, 4] & dropped[:, 5])
+    assert both == pytest.approx(0.16, abs=4 * np.sqrt(0.16 * 0.84 / batch))
+
+
+@LAYOUTS
+def test_dropout_acts_on_every_branch_independently(scan: bool) -> None:
+    """Four branches add 1, 2, 4 and 8 to one coordinate: the sum tells which were kept."""
+    sizes = {"width": WIDTH, "depth": 2, "heads": 2, "mlp_dim": 4, "scan": scan}
+    config = TransformerConfig(**sizes, dropout=0.5)
+    places = [(layer, branch) for layer in range(2) for branch in ("attention", "mlp")]
+    biases = {place: 2.0**i * np.eye(WIDTH)[0] for i, place in enumerate(places)}
+    batch = 4000
+    kept = residuals(config, branches(config, biases), batch)[:, 0] * 0.5
+    np.testing.assert_allclose(kept, np.round(kept), rtol=0, atol=1e-3)
+    counts = np.bincount(np.round(kept).astype(int), minlength=16)
+    # All 16 subsets have probability 1/16: 250 of 4,000 with a sigma of 15.3.
+    assert counts.shape == (16,)
+    assert np.abs(counts - 250).max() < 4.5 * 15.3
+
+
+def program(config: TransformerConfig, *, train: bool) -> str:
+    """The program of a forward and backward pass, lowered."""
+    stack = Stack(dataclasses.replace(config))
+    x = jnp.zeros((2, 3, config.width))
+    params = jax.eval_shape(functools.partial(stack.init, train=False), jax.random.key(0), x)
+
+    def loss(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.sum(stack.apply(params, x, train=train, rngs={"dropout": key}))
+
+    return jax.jit(jax.grad(loss)).lower(params, x, jax.random.key(0)).compile().as_text()
+
+
+def without_sources(text: str) -> str:
+    """A compiled program without the names and places of the Python code that it came from."""
+    import re
+
+    return re.sub(r", metadata=\{[^}]*\}", "", text)
+
+
+@LAYOUTS
+def test_dropout_of_zero_is_not_in_the_program(scan: bool) -> None:
+    plain = TransformerConfig(**STACK, scan=scan)
+    dropping = TransformerConfig(**STACK, scan=scan, dropout=0.1, drop_path=0.1)
+    expected = without_sources(program(plain, train=False))
+    assert without_sources(program(plain, train=True)) == expected
+    assert without_sources(program(dropping, train=False)) == expected
+    assert without_sources(program(dropping, train=True)) != expected

@@ -1,0 +1,9 @@
+"""Trains a model: `python train.py [RECIPE] [--FIELD VALUE ...]`; without a recipe, the quickstart."""
+
+import sys
+
+from vljax.cli import train_main
+
+# Worker processes of the data pipeline import this file again and must not start to train.
+if __name__ == "__main__":
+    sys.exit(train_main("configs/quickstart.py"))

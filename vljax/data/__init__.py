@@ -1,0 +1,1 @@
+"""Data: sources of captioned images, tokenizers, transforms and the pipeline that batches them."""

@@ -1,0 +1,1 @@
+"""A small public-domain set of captioned clip art, with the builder that made it."""

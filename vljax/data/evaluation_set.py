@@ -1,0 +1,119 @@
+"""A data set to evaluate on: its batches, and what is written about its examples."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from vljax.data.batching import Batches, make_batches
+from vljax.data.example import Loader
+from vljax.data.pipeline import Data, output_size
+from vljax.data.source_base import ExampleError, Records, Source
+from vljax.data.tokenizer_base import LoadedTokenizer
+from vljax.data.transform_decode import Decode
+from vljax.data.transform_resize import Resize
+
+_GREY = 128
+
+
+class EvaluationSet:
+    """The examples of one source in order, each once. Files are opened when first needed.
+
+    Args:
+      data: the transforms for evaluation and the tokenizer.
+      source: the examples; need not be the one trained on.
+    """
+
+    def __init__(self, data: Data, source: Source):
+        self.data = data
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @functools.cached_property
+    def records(self) -> Records:
+        """The opened source. Raises UserError if it cannot be opened."""
+        return self.source.open()
+
+    @functools.cached_property
+    def tokenizer(self) -> LoadedTokenizer:
+        """For prompts and queries. Raises UserError if it cannot be loaded."""
+        return self.data.tokenizer.load()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What labels point to; empty where the source has no classes."""
+        return self.records.class_names
+
+    @functools.cached_property
+    def captions(self) -> list[str]:
+        """The first caption of each example, "" where there is none."""
+        return [self.records.annotation(i).first_caption for i in range(len(self))]
+
+    @functools.cached_property
+    def labels(self) -> Int32[np.ndarray, " examples"]:
+        """Index of each example's class, -1 where there is none."""
+        labels = [self.records.annotation(i).label for i in range(len(self))]
+        return np.array([-1 if label is None else label for label in labels], np.int32)
+
+    def batches(self, batch_size: int, process_index: int = 0, process_count: int = 1) -> Batches:
+        """Each example once, in order, through the transforms for evaluation.
+
+        Args:
+          batch_size: examples in a batch over all processes.
+          process_index: which part of each batch to make.
+          process_count: into how many parts the batches are divided.
+
+        Returns:
+          An iterator of batches like those of training, and `label`, int32[B], -1 where there is
+          none. The last one is filled up with examples whose `valid` is False and whose
+          `example_id` is all ones. All processes get equally many.
+
+        Raises:
+          UserError: if the source or tokenizer cannot be opened, or the batch does not divide by
+            the processes.
+        """
+        import grain
+
+        padded = -(-len(self) // batch_size) * batch_size
+        return make_batches(
+            self._loader,
+            grain.MapDataset.source(range(padded)).map(self._loader.evaluate),
+            batch_size=batch_size,
+            first=0,
+            process_index=process_index,
+            process_count=process_count,
+            workers=self.data.workers,
+            prefetch=self.data.prefetch,
+        )
+
+    def thumbnail(self, index: int, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+        """An example's whole image for plots; grey if it cannot be read."""
+        decoders = [t for t in self.data.eval_transforms if isinstance(t, Decode)]
+        decode = decoders[0] if decoders else Decode()
+        rng = np.random.default_rng(0)
+        try:
+            example = decode({"record": self.records[index]}, rng)
+        except ExampleError:
+            return np.full((size, size, 3), _GREY, np.uint8)
+        resize = Resize(size, mode="pad", background=decode.background)
+        thumbnail: np.ndarray = resize(example, rng)["image"]
+        return thumbnail
+
+    @functools.cached_property
+    def _loader(self) -> Loader:
+        size = output_size(self.data.eval_transforms)
+        if size is None:
+            raise ValueError("eval_transforms do not fix the image size; validate the recipe first")
+        return Loader(
+            records=self.records,
+            source=self.source.full_name,
+            transforms=self.data.eval_transforms,
+            tokenizer=self.tokenizer,
+            size=size,
+            seed=0,
+            labels=True,
+        )

@@ -1,0 +1,84 @@
+"""What a data set is: records by index, and the component that opens them."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from vljax.config import Component
+
+
+class ExampleError(Exception):
+    """Why an example cannot be used. It keeps its slot in the batch, masked out."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is written about one image.
+
+    Attributes:
+      captions: descriptions of the image in order of preference.
+      tags: keywords.
+      label: index into the class names of the data set.
+    """
+
+    captions: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    label: int | None = None
+
+    @property
+    def first_caption(self) -> str:
+        """The first caption that is not blank, or an empty string."""
+        return next((caption for caption in self.captions if caption.strip()), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Annotation):
+    """One example as stored.
+
+    Attributes:
+      image: an encoded image file (JPEG, PNG, WebP, ...).
+    """
+
+    image: bytes
+
+
+class Records(abc.ABC):
+    """An opened data set with random access, safe to read from threads and to pickle.
+
+    Attributes:
+      class_names: names that labels point to; empty where the data has no classes.
+      identity: a hash that changes when the data set changes.
+    """
+
+    class_names: tuple[str, ...] = ()
+    identity: str
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def annotation(self, index: int) -> Annotation:
+        """Captions, tags and label of an example, without reading its image."""
+
+    @abc.abstractmethod
+    def image(self, index: int) -> bytes:
+        """The encoded image of an example. Raises ExampleError if it cannot be read."""
+
+    def __getitem__(self, index: int) -> Record:
+        """An example in full. Raises ExampleError if its image cannot be read."""
+        about = self.annotation(index)
+        return Record(about.captions, about.tags, about.label, image=self.image(index))
+
+
+class Source(Component):
+    """Where examples come from. Members are named by the format they read."""
+
+    @property
+    def full_name(self) -> str:
+        """The name in messages and in the keys of random numbers, free of machine paths."""
+        raise NotImplementedError
+
+    def open(self) -> Records:
+        """Opens the data set. Raises UserError if it is unset, missing or malformed."""
+        raise NotImplementedError

@@ -1,0 +1,7 @@
+"""The sources a recipe can name; `Source` is the kind, the others its members."""
+
+from vljax.data.source_base import Annotation, ExampleError, Record, Records, Source
+from vljax.data.source_builtin import Builtin
+from vljax.data.source_jsonl import JsonLines
+
+__all__ = ["Annotation", "Builtin", "ExampleError", "JsonLines", "Record", "Records", "Source"]

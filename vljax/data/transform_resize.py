@@ -1,0 +1,156 @@
+"""Transforms that fix the size of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vljax.data.transform_base import (
+    Colour,
+    Example,
+    Transform,
+    check_colour,
+    check_range,
+    check_size,
+)
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True)
+class Resize(Transform, name="resize"):
+    """Makes a square image of the whole picture.
+
+    Attributes:
+      size: height and width, pixels.
+      mode: "squash" ignores the aspect ratio (SigLIP); "shortest" resizes the shortest side to
+        `size` and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size`
+        and centres the rest on `background`.
+      interpolation: the filter.
+      antialias: whether the filter widens when the image shrinks, as Pillow's does. big_vision's
+        `resize` op does not by default, and is bilinear.
+      background: red, green, blue of the padding, 0..255.
+    """
+
+    size: int
+    mode: Literal["squash", "shortest", "pad"] = "squash"
+    interpolation: Interpolation = "bicubic"
+    antialias: bool = True
+    background: Colour = (255, 255, 255)
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+        yield from check_colour("background", self.background)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        height, width = _resized_shape(image.shape[0], image.shape[1], self.size, self.mode)
+        image = resample(image, height, width, self.interpolation, antialias=self.antialias)
+        if self.mode == "shortest":
+            # Rounds as torchvision's center_crop does.
+            top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+            image = image[top : top + self.size, left : left + self.size]
+        elif self.mode == "pad":
+            top, left = (self.size - height) // 2, (self.size - width) // 2
+            canvas = np.full((self.size, self.size, 3), self.background, np.uint8)
+            canvas[top : top + height, left : left + width] = image
+            image = canvas
+        return {**example, "image": image}
+
+
+def _resized_shape(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
+    if mode == "squash":
+        return size, size
+    if mode == "shortest":
+        # Truncates as torchvision's Resize does.
+        shortest = min(height, width)
+        return int(size * height / shortest), int(size * width / shortest)
+    longest = max(height, width)
+    return max(1, round(size * height / longest)), max(1, round(size * width / longest))
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Transform, name="random_resized_crop"):
+    """Cuts out a random rectangle and makes it square.
+
+    The rectangle is drawn as in Szegedy et al. 2015 and torchvision: its area uniformly, its
+    aspect ratio uniformly on a logarithmic scale; after ten that do not fit, the central rectangle
+    nearest to the allowed ratios. `ratio=(1, 1)` is CLIP's random square crop.
+
+    Attributes:
+      size: height and width that come out, pixels.
+      scale: least and greatest area as a share of the image.
+      ratio: least and greatest width / height.
+      interpolation: the filter, always antialiased.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bicubic"
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+        yield from check_range("scale", self.scale)
+        yield from check_range("ratio", self.ratio)
+        if self.scale[1] > 1:
+            yield "scale", f"must not exceed 1, the whole image, got {self.scale[1]}"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        top, left, height, width = self.rectangle(image.shape[0], image.shape[1], rng)
+        image = image[top : top + height, left : left + width]
+        return {**example, "image": resample(image, self.size, self.size, self.interpolation)}
+
+    def rectangle(
+        self, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a random part of an image, pixels."""
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < crop_width <= width and 0 < crop_height <= height:
+                top = int(rng.integers(0, height - crop_height + 1))
+                left = int(rng.integers(0, width - crop_width + 1))
+                return top, left, crop_height, crop_width
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        crop_width = max(1, min(width, round(height * ratio)))
+        crop_height = max(1, min(height, round(width / ratio)))
+        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def resample(
+    image: UInt8[np.ndarray, "h w 3"],
+    height: int,
+    width: int,
+    interpolation: Interpolation = "bicubic",
+    *,
+    antialias: bool = True,
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """The image in another size; pixel centres lie at one half."""
+    if image.shape[:2] == (height, width):
+        return image
+    if antialias:
+        from PIL import Image
+
+        filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+        resized = Image.fromarray(image).resize((width, height), filters[interpolation])
+        return np.asarray(resized)
+    import cv2
+
+    modes = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
+    return cv2.resize(image, (width, height), interpolation=modes[interpolation])

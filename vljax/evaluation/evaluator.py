@@ -1,0 +1,100 @@
+"""The evaluator interface: an encoder and a data set in, named numbers out."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from vljax.config import Component, setting
+from vljax.data.sources import Source
+
+Batch = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Encode(Protocol):
+    """A model with its variables bound.
+
+    Takes a batch with some modalities, `image` uint8[B,H,W,3] or `text` int32[B,L] with `text_mask`
+    bool[B,L], and returns host arrays for these: `image/embedding` or `text/embedding`
+    float32[B,D]. B is the evaluator's `batch_size` in every call: one compile a modality.
+    """
+
+    def __call__(self, batch: Batch, /) -> Batch: ...
+
+
+@runtime_checkable
+class EvaluationData(Protocol):
+    """N examples in a fixed order, each seen once."""
+
+    @property
+    def captions(self) -> list[str]:
+        """The first caption of each example."""
+        ...
+
+    @property
+    def labels(self) -> Int[np.ndarray, " examples"]:
+        """The class of each example, -1 where it has none."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        ...
+
+    def batches(self, batch_size: int, /) -> Iterator[Batch]:
+        """All examples in order; `valid` is False for unreadable images and the last padding."""
+        ...
+
+    def tokenizer(
+        self, texts: list[str], /
+    ) -> tuple[Int[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
+        """Token ids and which of them are tokens."""
+        ...
+
+    def thumbnail(self, index: int, size: int, /) -> UInt8[np.ndarray, "size size 3"]:
+        """The image of an example for people to look at."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluator(Component, abc.ABC):
+    """Measures a model on the data of a source; a member implements `measure`.
+
+    Attributes:
+      source: where the examples come from.
+      batch_size: examples encoded at a time; no result depends on it.
+    """
+
+    source: Source
+    batch_size: int = setting(64, identity=False)
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """What is wrong with the fields."""
+        if self.batch_size < 1:
+            yield "batch_size", f"must be at least 1, got {self.batch_size}"
+
+    @property
+    def prefix(self) -> str:
+        """`EVALUATOR/DATASET/SPLIT`, how metric names begin; without a split it says `all`."""
+        split = getattr(self.source, "split", None) or "all"
+        return f"{self.type_name}/{self.source.type_name}/{split}"
+
+    def __call__(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
+        """The metrics of a model, named `EVALUATOR/DATASET/SPLIT/METRIC`.
+
+        Raises:
+          UserError: if the data holds nothing that can be measured.
+        """
+        return {
+            f"{self.prefix}/{name}": value for name, value in self.measure(encode, data).items()
+        }
+
+    @abc.abstractmethod
+    def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
+        """The metrics by their names without the prefix."""

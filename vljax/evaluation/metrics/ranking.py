@@ -1,0 +1,121 @@
+"""At which rank the right answer stands: what retrieval and classification metrics are made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Similarity = Literal["dot", "euclidean"]
+
+
+def best_positive_ranks(
+    similarity: Float[np.ndarray, "queries candidates"],
+    positives: Bool[np.ndarray, "queries candidates"],
+    tolerance: Float[np.ndarray, " queries"] | float = 0.0,
+) -> Int[np.ndarray, " queries"]:
+    """The rank, from 1, at which each query finds the first of its positives.
+
+    Ties count against the model: a candidate that is no positive and as similar as the best
+    positive stands before it. A model that gives every input the same embedding thus gets the
+    worst ranks, whatever the order of the candidates. NaN is the worst similarity for a positive
+    and the best for any other candidate.
+
+    Args:
+      similarity: larger is nearer.
+      positives: which candidates are right answers.
+      tolerance: similarities at most this far apart are a tie.
+
+    Raises:
+      ValueError: if a query has no positive.
+    """
+    lacking = np.flatnonzero(~positives.any(axis=1))
+    if lacking.size:
+        raise ValueError(f"{lacking.size} queries have no positive, the first is {lacking[0]}")
+    best = np.fmax.reduce(np.where(positives, similarity, -np.inf), axis=1, initial=-np.inf)
+    # Not `>=`: a comparison with NaN is false and must not count as "behind".
+    behind = similarity < (best - tolerance)[:, None]
+    return 1 + np.count_nonzero(~positives & ~behind, axis=1)
+
+
+def embedding_ranks(
+    queries: Float[np.ndarray, "queries embed"],
+    candidates: Float[np.ndarray, "candidates embed"],
+    query_groups: Int[np.ndarray, " queries"],
+    candidate_groups: Int[np.ndarray, " candidates"],
+    *,
+    similarity: Similarity = "dot",
+    chunk_elements: int = 1 << 22,
+) -> Int[np.ndarray, " queries"]:
+    """`best_positive_ranks` of embeddings, where candidates of a query's group are its positives.
+
+    Similarities are computed in float64; those that differ by no more than its rounding error are
+    a tie, so equal embeddings tie whatever order the matrix product sums in.
+
+    Args:
+      queries: embeddings to search with.
+      candidates: embeddings to search among.
+      query_groups: a group id for each query.
+      candidate_groups: a group id for each candidate.
+      similarity: the dot product (the cosine, if embeddings are normalised), or nearness in
+        Euclidean distance.
+      chunk_elements: how many similarities are held at a time (at least those of one query).
+
+    Raises:
+      ValueError: if a query has no candidate of its group.
+    """
+    queries, candidates = _as_dot_products(queries, candidates, similarity)
+    tolerance = _rounding_error(queries, candidates)
+    rows = max(1, chunk_elements // max(1, len(candidates)))
+    ranks = [
+        best_positive_ranks(
+            queries[start : start + rows] @ candidates.T,
+            query_groups[start : start + rows, None] == candidate_groups[None, :],
+            tolerance[start : start + rows],
+        )
+        for start in range(0, len(queries), rows)
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *ranks])
+
+
+def similarities(
+    queries: Float[np.ndarray, "queries embed"],
+    candidates: Float[np.ndarray, "candidates embed"],
+    similarity: Similarity,
+) -> Float[np.ndarray, "queries candidates"]:
+    """What `embedding_ranks` ranks by, in float64, larger is nearer; all of it at once."""
+    queries, candidates = _as_dot_products(queries, candidates, similarity)
+    return queries @ candidates.T
+
+
+def _as_dot_products(
+    queries: Float[np.ndarray, "queries embed"],
+    candidates: Float[np.ndarray, "candidates embed"],
+    similarity: Similarity,
+) -> tuple[Float[np.ndarray, "queries _"], Float[np.ndarray, "candidates _"]]:
+    """Vectors in float64 whose dot products order the candidates of each query.
+
+    For the Euclidean distance that is `-|q - c|^2 / 2 = q.c - |c|^2 / 2 - |q|^2 / 2` without the
+    last term, which is the same for every candidate.
+    """
+    queries, candidates = queries.astype(np.float64), candidates.astype(np.float64)
+    if similarity == "dot":
+        return queries, candidates
+    half_squares = np.einsum("ce,ce->c", candidates, candidates) / 2
+    ones = np.ones((len(queries), 1))
+    return np.hstack([queries, ones]), np.hstack([candidates, -half_squares[:, None]])
+
+
+def _rounding_error(
+    queries: Float[np.ndarray, "queries embed"], candidates: Float[np.ndarray, "candidates embed"]
+) -> Float[np.ndarray, " queries"]:
+    """How far two float64 dot products of a query may be apart though they are equal.
+
+    A sum of n products is off by at most n u |q||c|, u the unit round-off (Higham 2002, eq. 3.5),
+    and there are two of them; twice that leaves room for entries that are rounded themselves.
+    """
+    norms = np.linalg.norm(candidates, axis=1)
+    largest = np.max(norms, initial=0.0, where=np.isfinite(norms))
+    unit = np.finfo(np.float64).eps / 2
+    return 4 * queries.shape[1] * unit * np.linalg.norm(queries, axis=1) * largest

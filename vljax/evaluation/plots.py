@@ -1,0 +1,144 @@
+"""Curves of a run: loss, learning rate, recall."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vljax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = Mapping[str, Any]
+RECALL = re.compile(
+    r"(?P<prefix>[^/]+/[^/]+/[^/]+)/(?P<way>text_to_image|image_to_text)/recall@(?P<k>\d+)"
+)
+WAYS = {"text_to_image": "Text to image", "image_to_text": "Image to text"}
+STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
+
+
+def plot_run(metrics: Sequence[Row], directory: str | Path) -> list[Path]:
+    """Draws the curves of a run as PNG files.
+
+    Args:
+      metrics: rows of `metrics.jsonl`, each with `step` and some `name: value`; a later row of the
+        same step counts.
+      directory: where to write; made if need be.
+
+    Returns:
+      `loss.png`, `learning_rate.png` and one `recall_DATASET_SPLIT.png` (beginning with the
+      evaluator where it is not `retrieval`) each, as far as there are numbers for them.
+    """
+    directory = Path(directory)
+    written = []
+    if len(series(metrics, "loss")[0]):
+        written.append(_plot_loss(metrics, directory / "loss.png"))
+    if len(series(metrics, "learning_rate")[0]):
+        written.append(_plot_learning_rate(metrics, directory / "learning_rate.png"))
+    for prefix, recalls in _recalls(metrics).items():
+        name = "recall_" + prefix.removeprefix("retrieval/").replace("/", "_") + ".png"
+        written.append(_plot_recall(metrics, prefix, recalls, directory / name))
+    return written
+
+
+def series(
+    metrics: Sequence[Row], name: str
+) -> tuple[Int[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """The steps at which a metric has a finite value, in order, and these values."""
+    points = {
+        int(row["step"]): float(row[name])
+        for row in metrics
+        if row.get(name) is not None and np.isfinite(row[name])
+    }
+    steps = sorted(points)
+    return np.array(steps, np.int64), np.array([points[step] for step in steps], np.float64)
+
+
+def smooth(values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+    """The mean of a twentieth of all points around each of at least one; of fewer at both ends."""
+    window = np.ones(min(len(values), len(values) // 40 * 2 + 1))
+    weights = np.convolve(np.ones_like(values), window, mode="same")
+    return np.convolve(values, window, mode="same") / weights
+
+
+def _plot_loss(metrics: Sequence[Row], path: Path) -> Path:
+    drawn = figure(7.0, 4.0)
+    axes = _axes(drawn.subplots(), "Training loss", "loss")
+    steps, losses = series(metrics, "loss")
+    axes.plot(steps, losses, color=GREY, linewidth=0.8, marker=_marker(steps), label="logged")
+    axes.plot(steps, smooth(losses), color=BLUE, linewidth=2, label="mean of a twentieth of them")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
+    return save(drawn, path)
+
+
+def _plot_learning_rate(metrics: Sequence[Row], path: Path) -> Path:
+    drawn = figure(7.0, 3.0)
+    axes = _axes(drawn.subplots(), "Learning rate", "learning rate")
+    steps, rates = series(metrics, "learning_rate")
+    axes.plot(steps, rates, color=BLUE, linewidth=2, marker=_marker(steps))
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    return save(drawn, path)
+
+
+def _recalls(metrics: Sequence[Row]) -> dict[str, set[int]]:
+    """The evaluations that measured recall, by the beginning of their names, and at which k."""
+    found: dict[str, set[int]] = {}
+    for match in map(RECALL.fullmatch, sorted({name for row in metrics for name in row})):
+        if match and len(series(metrics, match[0])[0]):
+            found.setdefault(match["prefix"], set()).add(int(match["k"]))
+    return found
+
+
+def _plot_recall(metrics: Sequence[Row], prefix: str, recalls: set[int], path: Path) -> Path:
+    drawn = figure(10.0, 4.0)
+    panels = drawn.subplots(1, 2, sharex=True, sharey=True)
+    _, dataset, split = prefix.split("/")
+    drawn.suptitle(f"Retrieval on {dataset}, {split} split (dotted: chance)", parse_math=False)
+    highest, last = 0.0, 1
+    for panel, (way, title) in zip(panels, WAYS.items(), strict=True):
+        axes = _axes(panel, title, "recall (%)" if panel is panels[0] else "")
+        for i, k in enumerate(sorted(recalls)):
+            colour, marker = STYLES[i % len(STYLES)]
+            name = f"{prefix}/{way}/recall@{k}"
+            steps, values = series(metrics, name)
+            axes.plot(steps, 100 * values, color=colour, marker=marker, label=f"recall@{k}")
+            _, chance = series(metrics, f"{name}_chance")
+            if len(chance):
+                axes.axhline(100 * chance[-1], color=colour, linestyle=":")
+            highest = max(highest, 100 * np.max([*values, *chance], initial=0.0))
+            last = max(last, int(np.max(steps, initial=1)))
+    # Room for the markers on the edges; both panels have the same axes.
+    top = min(max(1.1 * highest, 1.0), 103.0)
+    panels[0].set(xlim=(0, 1.05 * last), ylim=(-0.02 * top, top))
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside right center", frameon=False)
+    return save(drawn, path)
+
+
+def _marker(steps: Int[np.ndarray, " points"]) -> str:
+    """A single point makes no line."""
+    return "o" if len(steps) == 1 else ""
+
+
+def _axes(axes: Axes, title: str, quantity: str) -> Axes:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title)
+    axes.set_xlabel("training step")
+    axes.set_ylabel(quantity)
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes

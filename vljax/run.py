@@ -1,0 +1,220 @@
+"""The dataclass of a whole run, and everything that can be known about it before it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from vljax import config
+from vljax.config import UserError, setting, suggest
+from vljax.data.pipeline import Data
+from vljax.data.tokenizers import LoadedTokenizer
+from vljax.evaluation.evaluator import Evaluator
+from vljax.evaluation.retrieval import Retrieval
+from vljax.evaluation.zero_shot import ZeroShot
+from vljax.models import layout
+from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
+from vljax.models.compute import Compute, Precision
+from vljax.models.text import TextTransformer
+from vljax.models.vit import ViT
+from vljax.objectives.contrastive import Contrastive, SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives.objective import Objective
+from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
+from vljax.parallel.rules import constrain
+from vljax.training.optim import AdamW, Optimizer
+from vljax.training.state import TrainState, abstract, create, shardings
+from vljax.training.step import Task
+
+__all__ = [
+    "AdamW",
+    "Data",
+    "MeshConfig",
+    "ModelConfig",
+    "Precision",
+    "Prepared",
+    "Retrieval",
+    "Run",
+    "SigmoidContrastive",
+    "SoftmaxContrastive",
+    "TextTransformer",
+    "ViT",
+    "ZeroShot",
+    "prepare",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training run: everything that determines it."""
+
+    model: ModelConfig
+    data: Data
+    objectives: dict[str, Objective]
+    """By a name of their own; the loss is their weighted sum."""
+    optim: Optimizer = field(default_factory=AdamW)
+    evaluators: dict[str, Evaluator] = setting(dict, identity=False)
+    """Run every `evaluate_every` steps and at the end."""
+    final_evaluators: dict[str, Evaluator] = setting(dict, identity=False)
+    """Run at the end only: on test sets."""
+    precision: Precision = field(default_factory=Precision)
+    mesh: MeshConfig = setting(MeshConfig)
+    steps: int
+    """Batches to train on."""
+    global_batch: int
+    """Examples in a batch, over all devices and processes."""
+    seed: int = 0
+    """Of initial values, the order of the data, augmentation and dropout."""
+    workdir: str | None = setting(None, identity=False)
+    """Folder for everything that the run writes; runs/RECIPE where it is unset."""
+    log_every: int = setting(50, identity=False)
+    """Steps between rows of metrics.jsonl."""
+    evaluate_every: int = setting(1000, identity=False)
+    """Steps between evaluations."""
+    checkpoint_every: int = setting(1000, identity=False)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = setting(3, identity=False)
+    """How many of the newest checkpoints stay."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        names = ("steps", "global_batch", "log_every", "evaluate_every", "checkpoint_every")
+        for name in (*names, "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, not {getattr(self, name)}"
+        if not 0 <= self.seed < 2**32:
+            yield "seed", f"must be in [0, 2**32), not {self.seed}"
+        if not self.objectives:
+            yield "objectives", "a run needs at least one"
+        for name, message in self.optim.schedule.problems_in(self.steps):
+            yield f"optim.schedule.{name}", message
+        yield from self._scalar_problems()
+        yield from self._shape_problems()
+        yield from self._similarity_problems()
+
+    def _scalar_problems(self) -> Iterator[tuple[str, str]]:
+        asked: dict[str, tuple[str, Any]] = {}
+        for name, objective in self.objectives.items():
+            for scalar, wanted in objective.scalars().items():
+                other, before = asked.setdefault(scalar, (name, wanted))
+                if before != wanted:
+                    yield f"objectives.{name}", f"and {other!r} disagree about {scalar}"
+
+    def _shape_problems(self) -> Iterator[tuple[str, str]]:
+        """Batches that don't fit the encoders they are meant for."""
+        batch = self.data.batch_spec(self.global_batch)
+        for name, spec in example_batch(self.model, self.global_batch).items():
+            if name not in batch:
+                yield f"model.encoders.{name}", f"the data has no {name!r}{suggest(name, batch)}"
+            elif batch[name][0][1:] != spec.shape[1:]:
+                made, wanted = batch[name][0][1:], spec.shape[1:]
+                yield f"model.encoders.{name}", f"is made for {wanted}, but the data gives {made}"
+
+    def _similarity_problems(self) -> Iterator[tuple[str, str]]:
+        trained = {o.similarity for o in self.objectives.values() if isinstance(o, Contrastive)}
+        for field_name in ("evaluators", "final_evaluators"):
+            for name, evaluator in getattr(self, field_name).items():
+                measured = getattr(evaluator, "similarity", None)
+                if measured and trained and measured not in trained:
+                    path = f"{field_name}.{name}.similarity"
+                    yield path, f"is {measured}, but the objectives use {'/'.join(sorted(trained))}"
+
+    @property
+    def all_evaluators(self) -> dict[str, Evaluator]:
+        """Evaluators by the recipe field that holds them."""
+        both = {"evaluators": self.evaluators, "final_evaluators": self.final_evaluators}
+        return {f"{k}.{name}": e for k, group in both.items() for name, e in group.items()}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked run with its functions and shapes; nothing is computed or compiled yet."""
+
+    run: Run
+    mesh: Mesh
+    model: Model
+    task: Task
+    shapes: TrainState
+    """Every array of the state, with its sharding, as a ShapeDtypeStruct."""
+    notes: list[str]
+    """What a person should know about the recipe."""
+
+    @property
+    def platform(self) -> str:
+        """What the mesh targets: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+
+def build_model(run: Run, mesh: Mesh) -> Model:
+    """The model of a run as it is computed on a mesh."""
+    platform = mesh.devices.flat[0].platform
+    compute = Compute.of(run.precision, platform, constrain(mesh))
+    initial = {
+        name: scalar.initial
+        for objective in run.objectives.values()
+        for name, scalar in objective.scalars().items()
+    }
+    return build(run.model, compute, initial)
+
+
+def prepare(run: Run) -> Prepared:
+    """Checks a run from end to end without computing anything.
+
+    Raises:
+      UserError: for the first thing that is wrong.
+    """
+    run = config.validate(run)
+    mesh = make_mesh(run.mesh)
+    check_batch(mesh, run.global_batch)
+    for path, evaluator in run.all_evaluators.items():
+        check_batch(mesh, evaluator.batch_size, f"{path}.batch_size")
+    _check_vocabulary(run)
+    model = build_model(run, mesh)
+    task = Task(model, run.objectives, run.optim, run.steps)
+    variables = _check_outputs(run, model)
+    transformation = run.optim.transformation()
+    for objective in run.objectives:
+        pattern = run.objectives[objective].trains
+        layout.select(pattern, variables.params, f"objectives.{objective}.trains")
+    layout.match(run.optim.decay_rules, variables.params, "optim.decay_rules")
+    shapes = jax.eval_shape(lambda v: create(v, transformation, task.groups), variables)
+    placed = shardings(shapes, model.axes, transformation, task.groups, mesh)
+    return Prepared(run, mesh, model, task, abstract(shapes, placed), config.notes(run))
+
+
+def _check_outputs(run: Run, model: Model) -> Variables:
+    """The shapes of the model's variables, once its outputs are known to serve the objectives."""
+    batch = example_batch(run.model)
+
+    def trace(key: jax.Array, batch: Mapping[str, Any]) -> tuple[Variables, dict[str, Any]]:
+        variables = model.init(key, batch)
+        return variables, model.apply(variables, batch, None, train=False)[0]
+
+    variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
+    for name, objective in run.objectives.items():
+        for wanted in objective.reads():
+            if wanted not in outputs:
+                near = suggest(wanted, outputs)
+                raise UserError(f"objectives.{name}: reads {wanted!r}, not among outputs{near}")
+    return variables
+
+
+def _check_vocabulary(run: Run) -> None:
+    """Ids that the text tower has no embedding for would be clamped to another word's."""
+    tokenizer = load_tokenizer(run)
+    for name, encoder in run.model.encoders.items():
+        if tokenizer is None or not isinstance(encoder, TextTransformer):
+            continue
+        if tokenizer.vocab_size > encoder.vocab_size:
+            sizes = f"{encoder.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} ids"
+            raise UserError(f"model.encoders.{name}.vocab_size: {sizes}")
+
+
+def load_tokenizer(run: Run) -> LoadedTokenizer | None:
+    """The tokenizer of a run; None where its path is unset."""
+    tokenizer = run.data.tokenizer
+    if getattr(tokenizer, "path", "") is None:
+        return None
+    return tokenizer.load()

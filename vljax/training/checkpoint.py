@@ -1,0 +1,251 @@
+"""Saves the state of a run in the background and restores the newest intact checkpoint.
+
+WORKDIR/checkpoints/STEP/state/          arrays, by Orbax
+WORKDIR/checkpoints/STEP/recipe.json     and whatever else makes the folder self-sufficient
+WORKDIR/checkpoints/STEP/manifest.json   written last: without it the folder does not count
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from vljax.config import UserError
+from vljax.training import manifest, orbax_noise, retention, saved_state, storage
+from vljax.training.manifest import read_file, step_folder, steps, verify
+from vljax.training.saved_state import read_state
+from vljax.training.storage import check_space, required_bytes
+
+__all__ = [
+    "Checkpointer",
+    "Restored",
+    "check_space",
+    "read_file",
+    "read_state",
+    "required_bytes",
+    "step_folder",
+    "steps",
+    "verify",
+]
+
+_TIMEOUT_SECONDS = 3600
+
+
+class Restored(NamedTuple):
+    """A state that came back from a checkpoint."""
+
+    step: int
+    state: Any
+
+
+class Checkpointer:
+    """The checkpoints of one workdir. All processes of a run call the same methods in order."""
+
+    def __init__(
+        self, workdir: str, *, keep: int = 3, report: Callable[[str], None] = logging.warning
+    ) -> None:
+        """Makes sure that checkpoints can be written.
+
+        Args:
+          workdir: local or remote (`gs://`); made if it is not there.
+          keep: how many intact checkpoints stay, at least 1.
+          report: is told in one line of each checkpoint that had to be passed over.
+
+        Raises:
+          UserError: if the workdir cannot be written to, or for `keep` below 1.
+        """
+        if keep < 1:
+            raise UserError(f"keep: at least 1 checkpoint must stay, not {keep}")
+        self._workdir = storage.absolute(workdir)
+        storage.make_writable(self._workdir / "checkpoints", jax.process_index())
+        self._keep = keep
+        self._report = report
+        self._first = jax.process_index() == 0
+        orbax_noise.silence()
+        self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._barrier = ocp.multihost.get_barrier_sync_fn()
+        self._thread: threading.Thread | None = None
+        self._failure: UserError | None = None
+        self._damaged: set[int] = set()
+        self._started = 0
+
+    def save(self, step: int, state: Any, files: Mapping[str, bytes]) -> None:
+        """Starts to save; returns once the arrays are on the host and may be donated.
+
+        Waits for an earlier save. Does nothing if the step has an intact checkpoint; a damaged or
+        half-written one is replaced.
+
+        Args:
+          step: the number of finished steps.
+          state: any pytree of arrays.
+          files: relative name -> content, stored beside the arrays.
+
+        Raises:
+          UserError: if this or an earlier save failed; earlier checkpoints are untouched.
+        """
+        for name in files:
+            _check_name(name)
+        self.wait()
+        folder = step_folder(self._workdir, step)
+        if self._agreed(lambda: not verify(folder)):
+            return
+        self._started += 1
+        arrays = ocp.args.StandardSave(saved_state.to_nested(state))
+        try:
+            if self._first:
+                storage.remove(folder)
+                folder.mkdir(parents=True)
+            self._meet("empty")
+            self._arrays.save(folder / "state", args=arrays)
+        except Exception as error:
+            self._discard(folder)
+            raise self._explain(step, error) from error
+        self._thread = threading.Thread(
+            target=self._finish, args=(step, folder, dict(files)), name=f"checkpoint-{step}"
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns once all saves are durable. Raises UserError if one failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def latest(self) -> int | None:
+        """The newest step whose checkpoint is intact; reads all of it to know."""
+        self.wait()
+        found = self._agreed(lambda: -1 if (step := self._newest()) is None else step)
+        return None if found < 0 else found
+
+    def restore(self, target: Any, step: int | None = None) -> Restored | None:
+        """The state of the newest intact checkpoint, or of a given step, on any mesh.
+
+        Args:
+          target: pytree of `jax.ShapeDtypeStruct` with shardings; the result has its structure.
+          step: if None, damaged checkpoints are reported and passed over.
+
+        Returns:
+          None if no checkpoint was ever completed.
+
+        Raises:
+          UserError: if the given step is damaged or missing, no checkpoint is intact although
+            there were some, or names, shapes or dtypes differ from the target.
+        """
+        if step is None:
+            step = self.latest()
+            if step is None and (lost := steps(self._workdir)):
+                raise UserError(
+                    f"no checkpoint in {self._workdir / 'checkpoints'} is intact (damaged:"
+                    f" {', '.join(map(str, lost))}); restore them from a backup, or remove that"
+                    " folder to start from the beginning"
+                )
+        else:
+            self.wait()
+            self._require(step)
+        if step is None:
+            return None
+        return Restored(step, read_state(step_folder(self._workdir, step), target))
+
+    def files(self, step: int) -> dict[str, bytes]:
+        """What was stored beside the arrays. Raises UserError if missing or damaged."""
+        folder = step_folder(self._workdir, step)
+        own = [name for name in manifest.names(folder) if not name.startswith("state/")]
+        return {name: read_file(folder, name) for name in own}
+
+    def close(self) -> None:
+        """Waits for all saves and releases threads. Raises UserError if a save failed."""
+        try:
+            self.wait()
+        finally:
+            self._arrays.close()
+
+    def _finish(self, step: int, folder: epath.Path, files: dict[str, bytes]) -> None:
+        """The part of a save that runs in the background."""
+        try:
+            self._arrays.wait_until_finished()
+            if self._first:
+                for name, content in files.items():
+                    storage.write(folder / name, content)
+                manifest.write(folder)
+            self._meet("written")
+            if not (folder / manifest.NAME).exists():
+                raise OSError("the first process could not write the manifest")
+        except Exception as error:
+            self._discard(folder)
+            self._failure = self._explain(step, error)
+            self._failure.__cause__ = error
+        else:
+            self._damaged.discard(step)
+            if self._first:
+                retention.prune(self._workdir, step, self._keep, self._damaged, self._report)
+
+    def _discard(self, folder: epath.Path) -> None:
+        """Removes what a failed save left; without a manifest it would not count anyway."""
+        if self._first:
+            with contextlib.suppress(OSError):
+                storage.remove(folder)
+
+    def _explain(self, step: int, error: Exception) -> UserError:
+        parent = self._workdir / "checkpoints"
+        full = storage.no_room(error)
+        what = (
+            f"no room in {parent} to save step {step} ({full})"
+            if full
+            else (f"cannot save step {step} in {parent} ({storage.reason(error)})")
+        )
+        newest = self._newest()
+        kept = (
+            "there is no earlier checkpoint"
+            if newest is None
+            else (f"earlier checkpoints are intact, the newest is of step {newest}")
+        )
+        remedy = "free some space there" if full else "see to it that it can be written"
+        return UserError(f"{what}; {kept}; {remedy} and run the same command again")
+
+    def _newest(self) -> int | None:
+        def passed_over(step: int, problem: str) -> None:
+            self._damaged.add(step)
+            folder = step_folder(self._workdir, step)
+            self._report(f"checkpoint {folder} is passed over: {problem}")
+
+        return manifest.newest_intact(self._workdir, passed_over)
+
+    def _require(self, step: int) -> None:
+        folder = step_folder(self._workdir, step)
+        known = manifest.folders(self._workdir)
+        if step not in known:
+            listed = ", ".join(map(str, known)) or "none"
+            raise UserError(f"no checkpoint of step {step} in {folder.parent}; there are: {listed}")
+        problems = verify(folder) if self._first else []
+        if self._agreed(lambda: bool(problems)):
+            first = problems[0] if problems else "the first process says which file"
+            raise UserError(f"checkpoint {folder} is damaged: {first}; choose another step")
+
+    def _agreed(self, answer: Callable[[], int]) -> int:
+        """The first process looks, all go by what it saw."""
+        value = np.int32(answer() if self._first else 0)
+        return int(ocp.multihost.broadcast_one_to_all(value))
+
+    def _meet(self, phase: str) -> None:
+        key = f"vljax_checkpoint_{self._started}_{phase}"
+        self._barrier(key=key, timeout_ms=_TIMEOUT_SECONDS * 1000)
+
+
+def _check_name(name: str) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] == ("state",):
+        raise ValueError(f"{name!r} is no name for a file beside the arrays of a checkpoint")
+    if name == manifest.NAME:
+        raise ValueError(f"{name!r} is written by the checkpointer itself")

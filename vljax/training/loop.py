@@ -1,0 +1,100 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from vljax.training.checkpoint import Checkpointer
+from vljax.training.interrupt import Interrupted, StopRequest
+from vljax.training.metrics import MetricsWriter
+from vljax.training.optim import Hyper
+from vljax.training.progress import ProgressDisplay
+from vljax.training.state import TrainState
+from vljax.training.step import Metrics
+
+Values = dict[str, float]
+Evaluate = Callable[[TrainState], Values]
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often things happen, in steps; all of them also happen at the end."""
+
+    log: int
+    evaluate: int
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a run does, apart from how it is computed."""
+
+    steps: int
+    step: Callable[[TrainState, Any, Hyper], tuple[TrainState, Metrics]]
+    hyper: Hyper
+    batches: Callable[[int], Iterator[Any]]
+    """Device batches from a step on."""
+    evaluators: Mapping[str, Evaluate]
+    final_evaluators: Mapping[str, Evaluate]
+    cadence: Cadence
+    checkpointer: Checkpointer
+    files: Callable[[int], Mapping[str, bytes]]
+    """What a checkpoint of a step holds beside the arrays."""
+    writer: MetricsWriter
+    display: ProgressDisplay
+
+    def run(self, state: TrainState) -> TrainState:
+        """Trains from where `state` stands to the last step.
+
+        Invariant: at the top of the loop, `state` has consumed exactly the batches before `step`.
+
+        Raises:
+          Interrupted: after SIGINT or SIGTERM, once the state is saved.
+          UserError: if a checkpoint cannot be written.
+        """
+        step = int(state.step)
+        batches = self.batches(step)
+        with StopRequest() as stop:
+            while step < self.steps:
+                batch = next(batches)
+                with jax.transfer_guard("disallow"):
+                    state, metrics = self.step(state, batch, self.hyper)
+                step += 1
+                self.display.advance(step)
+                if self._due(self.cadence.log, step) or step == 1:
+                    self._log(step, metrics)
+                if self._due(self.cadence.evaluate, step):
+                    self._evaluate(step, state, self.evaluators)
+                if self._due(self.cadence.checkpoint, step) or stop.signum is not None:
+                    self._save(step, state)
+                if stop.signum is not None and step < self.steps:
+                    self.checkpointer.wait()
+                    raise Interrupted(stop.signum, step)
+            self._evaluate(step, state, self.final_evaluators)
+            self.display.activity("waiting for the last checkpoint")
+            self.checkpointer.wait()
+            self.display.activity("")
+        return state
+
+    def _due(self, every: int, step: int) -> bool:
+        return step % every == 0 or step == self.steps
+
+    def _log(self, step: int, metrics: Metrics) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values["examples_per_second"] = self.display.metrics(step, values)
+        self.writer.write(step, values)
+
+    def _evaluate(self, step: int, state: TrainState, evaluators: Mapping[str, Evaluate]) -> None:
+        for name, evaluate in evaluators.items():
+            self.display.activity(f"evaluating {name}")
+            self.writer.write(step, evaluate(state))
+            self.display.activity("")
+        self.writer.flush()
+
+    def _save(self, step: int, state: TrainState) -> None:
+        self.writer.flush()
+        self.checkpointer.save(step, state, self.files(step))
