@@ -1,4 +1,4 @@
-"""Trains a model: `python train.py [RECIPE] [--FIELD VALUE ...]`; without a recipe, the quickstart."""
+"""Trains a model: `python train.py [RECIPE] [--FIELD VALUE ...]`; by default the quickstart."""
 
 import sys
 

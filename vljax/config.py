@@ -170,12 +170,11 @@ def _decode_tuple(args: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...
 def _decode_dataclass(hint: type, data: Any, path: str) -> Any:
     _expect(isinstance(data, dict), f"fields of {hint.__name__}", data, path)
     data = dict(data)
+    cls: Any = hint
     if issubclass(hint, Component):
         name = data.pop("type", getattr(hint, "type_name", None))
         _expect(isinstance(name, str), f"a {hint.__name__.lower()} with its type", name, path)
         cls = member(hint, name, path)
-    else:
-        cls = hint
     hints = field_types(cls)
     for name in data:
         if name not in hints:
@@ -193,7 +192,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 @functools.cache
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Field name -> resolved annotation of a dataclass."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

@@ -83,7 +83,7 @@ def train(run: Run, console: Console | None = None) -> Finished:
             cadence=Cadence(run.log_every, run.evaluate_every, run.checkpoint_every),
             checkpointer=checkpointer,
             files=files,
-            writer=metrics.MetricsWriter(workdir),
+            writer=metrics.MetricsWriter(workdir, int(state.step)),
             display=display,
         )
         try:
@@ -192,13 +192,12 @@ def _resume(
 
 def _hyper(prepared: Prepared) -> Hyper:
     run = prepared.run
-    values = Hyper(
+    values = (
         np.float32(run.optim.learning_rate),
         np.float32(run.optim.weight_decay),
         np.uint32(run.seed),
     )
-    placed: Hyper = jax.device_put(values, replicated(prepared.mesh))
-    return placed
+    return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
 def _device_batches(prepared: Prepared, step: int) -> Iterator[dict[str, jax.Array]]:

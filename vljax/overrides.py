@@ -130,7 +130,7 @@ _UNIONS = (typing.Union, types.UnionType)
 def _child(value: Any, hint: Any, name: str) -> tuple[Any, Any]:
     """The value and annotation one step down; (None, None) where there is none."""
     if dataclasses.is_dataclass(value):
-        hints = field_types(type(value))
+        hints = field_types(value.__class__)
         return (getattr(value, name), hints[name]) if name in hints else (None, None)
     args = typing.get_args(hint)
     if isinstance(value, dict) and name in value:
@@ -158,7 +158,7 @@ def _check_known(recipe: Any, path: str) -> None:
     hint: Any = type(recipe)
     for depth, name in enumerate(parts := path.split(".")):
         if dataclasses.is_dataclass(value):
-            options = list(field_types(type(value)))
+            options = list(field_types(value.__class__))
         elif isinstance(value, dict):
             options = list(value)
         elif isinstance(value, tuple):

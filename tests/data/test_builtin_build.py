@@ -7,15 +7,16 @@ import struct
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
-from vljax.data.builtin import build, cleaning, svg
+from vljax.data.builtin import build, cleaning, pictures, selection, svg
 
 DATA = Path(build.__file__).parent
-NO_CURATION = build.Curation({}, {}, {}, {})
+NO_CURATION = selection.Curation({}, {}, {}, {})
 PUBLIC_DOMAIN = "http://web.resource.org/cc/PublicDomain"
 SVG = """<?xml version="1.0"?>{doctype}
 <svg xmlns="http://www.w3.org/2000/svg"><metadata>
@@ -63,9 +64,9 @@ class Tree:
         return png
 
     def select(
-        self, curation: build.Curation = NO_CURATION
-    ) -> tuple[list[build.Item], dict[str, int]]:
-        items, dropped = build.select(self.png_root, self.svg_root, curation)
+        self, curation: selection.Curation = NO_CURATION
+    ) -> tuple[list[selection.Item], dict[str, int]]:
+        items, dropped = selection.select(self.png_root, self.svg_root, curation)
         return items, dict(dropped)
 
 
@@ -100,7 +101,7 @@ def test_good_picture_becomes_an_item(tree: Tree) -> None:
         assert (picture.format, picture.size) == ("WEBP", (128, 64))
 
 
-@pytest.mark.parametrize("folder", sorted(build.LEFT_OUT_FOLDERS))
+@pytest.mark.parametrize("folder", sorted(selection.LEFT_OUT_FOLDERS))
 def test_left_out_folder(tree: Tree, folder: str) -> None:
     tree.add(f"{folder}/apple.png")
     tree.add(f"food/{folder}/apple.png")
@@ -198,17 +199,17 @@ def test_line_is_too_thin(tree: Tree) -> None:
 
 
 def test_caption_cap(tree: Tree) -> None:
-    for index in range(build.MAX_ITEMS_PER_CAPTION + 2):
+    for index in range(selection.MAX_ITEMS_PER_CAPTION + 2):
         tree.add(f"food/apple{index:02}.png", title="Apple" if index % 2 else "apple!")
     items, dropped = tree.select()
-    assert len(items) == build.MAX_ITEMS_PER_CAPTION
+    assert len(items) == selection.MAX_ITEMS_PER_CAPTION
     assert dropped == {"8 items have the caption already": 2}
 
 
 def test_curation_excludes_recaptions_and_reclasses(tree: Tree) -> None:
     for name, title in [("bad", "bad"), ("flags/one", "Italy"), ("mela", "mela"), ("odd", "12")]:
         tree.add(f"unsorted/{name}.png", title=title)
-    curation = build.Curation(
+    curation = selection.Curation(
         excluded={"unsorted/bad.png": "broken"},
         captions_by_title={"mela": "apple"},
         captions_by_source={"unsorted/odd.png": "odd thing"},
@@ -227,7 +228,7 @@ def test_picture_is_cropped_scaled_down_and_never_enlarged(tree: Tree) -> None:
     wide.paste((200, 0, 0, 255), (100, 200, 500, 300))
     small = Image.new("RGBA", (30, 20), (0, 200, 0, 255))
     sizes = [
-        build.shrink(tree.add(f"food/{index}.png", picture=picture)).size
+        pictures.shrink(tree.add(f"food/{index}.png", picture=picture)).size
         for index, picture in enumerate([wide, small])
     ]
     assert sizes == [(128, 32), (30, 20)]
@@ -271,7 +272,7 @@ def test_file_name_stands_in_for_the_title_of_a_batch(
     source: str, title: str, caption: str
 ) -> None:
     metadata = svg.Metadata(title, (), (), PUBLIC_DOMAIN)
-    assert build.find_caption(source, metadata, NO_CURATION) == (caption, "file name")
+    assert selection.find_caption(source, metadata, NO_CURATION) == (caption, "file name")
 
 
 def test_clean_tags() -> None:
@@ -311,7 +312,9 @@ def test_missing_folder_is_one_line_and_status_2(
     arguments = [text for option, folder in folders.items() for text in (option, str(folder))]
     assert build.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and "nowhere" in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "nowhere" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -319,12 +322,12 @@ def test_missing_folder_is_one_line_and_status_2(
 
 
 @pytest.fixture(scope="module")
-def records() -> list[dict]:
+def records() -> list[dict[str, Any]]:
     with (DATA / "items.jsonl").open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
-def test_records_are_in_index_order_and_complete(records: list[dict]) -> None:
+def test_records_are_in_index_order_and_complete(records: list[dict[str, Any]]) -> None:
     assert [record["index"] for record in records] == list(range(len(records)))
     assert 2500 <= len(records) <= 3200
     sources = [record["source"] for record in records]
@@ -335,12 +338,12 @@ def test_records_are_in_index_order_and_complete(records: list[dict]) -> None:
         assert record["caption_from"] in ("title", "file name", "hand")
 
 
-def test_all_records_are_public_domain(records: list[dict]) -> None:
+def test_all_records_are_public_domain(records: list[dict[str, Any]]) -> None:
     assert {record["licence"] for record in records} == {"public domain"}
-    assert {record["licence_url"] for record in records} <= build.PUBLIC_DOMAIN_URLS
+    assert {record["licence_url"] for record in records} <= selection.PUBLIC_DOMAIN_URLS
 
 
-def test_no_caption_is_in_two_splits(records: list[dict]) -> None:
+def test_no_caption_is_in_two_splits(records: list[dict[str, Any]]) -> None:
     splits: dict[str, set[str]] = {}
     for record in records:
         key = " ".join(
@@ -351,11 +354,13 @@ def test_no_caption_is_in_two_splits(records: list[dict]) -> None:
     assert set.union(*splits.values()) == {"train", "validation", "test"}
 
 
-def test_every_picture_decodes_with_the_stated_size_and_digest(records: list[dict]) -> None:
-    pictures = ArrayRecordDataSource(str(DATA / "images.array_record"))
-    assert len(pictures) == len(records)
+def test_every_picture_decodes_with_the_stated_size_and_digest(
+    records: list[dict[str, Any]],
+) -> None:
+    source = ArrayRecordDataSource(str(DATA / "images.array_record"))
+    assert len(source) == len(records)
     for record in records:
-        data = pictures[record["index"]]
+        data = source[record["index"]]
         assert hashlib.sha256(data).hexdigest() == record["sha256"]
         with Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "WEBP"
@@ -365,11 +370,11 @@ def test_every_picture_decodes_with_the_stated_size_and_digest(records: list[dic
         assert max(record["width"], record["height"]) <= 128
 
 
-def test_no_picture_is_there_twice(records: list[dict]) -> None:
+def test_no_picture_is_there_twice(records: list[dict[str, Any]]) -> None:
     assert len({record["sha256"] for record in records}) == len(records)
 
 
-def test_classes_are_sensible(records: list[dict]) -> None:
+def test_classes_are_sensible(records: list[dict[str, Any]]) -> None:
     counts = Counter(record["class"] for record in records)
     assert 15 <= len(counts) <= 20
     assert min(counts.values()) >= 15
@@ -378,8 +383,8 @@ def test_classes_are_sensible(records: list[dict]) -> None:
     assert all(name == name.lower() and "_" not in name for name in counts)
 
 
-def test_data_follow_the_curation(records: list[dict]) -> None:
-    curation = build.load_curation(DATA / "curation.toml")
+def test_data_follow_the_curation(records: list[dict[str, Any]]) -> None:
+    curation = selection.load_curation(DATA / "curation.toml")
     sources = {record["source"] for record in records}
     assert not sources & set(curation.excluded)
     captions = {record["source"]: record["caption"] for record in records}
@@ -392,7 +397,7 @@ def test_data_are_small() -> None:
     assert sum((DATA / name).stat().st_size for name in names) < 7_000_000
 
 
-def test_card_states_the_counts(records: list[dict]) -> None:
+def test_card_states_the_counts(records: list[dict[str, Any]]) -> None:
     text = (DATA / "README.md").read_text(encoding="utf-8")
     counts = Counter(record["split"] for record in records)
     row = (

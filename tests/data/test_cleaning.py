@@ -32,6 +32,7 @@ def test_siglip(text, expected):
         ("  A  Photo\tof\n a CAT ", "a photo of a cat"),
         ("fish &amp;amp; chips", "fish & chips"),
         ("&lt;b&gt;bold", "<b>bold"),
+        ("<i> &amp;amp;", "<i> &"),  # ftfy leaves entities alone beside a "<"
         ("schÃ¶n", "schön"),
         ("doesnâ€™t", "doesn't"),
         ("“quoted”", '"quoted"'),

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from tests.data.samples import encoded, picture, write_jsonl
 from vljax.config import UserError, decode
 from vljax.data.source_builtin import BuiltinRecords
 from vljax.data.sources import Builtin, ExampleError, JsonLines, Source
+
+from .samples import encoded, picture, write_jsonl
 
 
 def write_builtin(folder: Path, splits: list[str], captions: list[str]) -> None:

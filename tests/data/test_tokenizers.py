@@ -41,7 +41,7 @@ def sentencepiece_path(tmp_path_factory):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS),
         model_writer=model,
-        vocab_size=60,
+        vocab_size=36,
         pad_id=0,
         eos_id=1,
         unk_id=2,
@@ -141,7 +141,9 @@ def test_huggingface_keeps_eos_when_cut(huggingface_path):
 
 
 def test_huggingface_names_a_token_that_is_not_there(huggingface_path):
-    with pytest.raises(UserError, match=r"pad_token: .* has no token '<pda>'; did you mean '<pad>'"):
+    with pytest.raises(
+        UserError, match=r"pad_token: .* has no token '<pda>'; did you mean '<pad>'"
+    ):
         HuggingFace(huggingface_path, pad_token="<pda>").load()
 
 
@@ -156,14 +158,14 @@ def test_sentencepiece_equals_the_library_with_sticky_eos(sentencepiece_path):
         expected = [*whole[:11], 1] if len(whole) > 12 else whole
         assert row == expected + [1] * (12 - len(expected))
         assert sum(keep) == len(expected)
-    assert loaded.vocab_size == 60
+    assert loaded.vocab_size == 36
 
 
 def test_sentencepiece_pads_with_the_given_id(sentencepiece_path):
     ids, mask = SentencePiece(sentencepiece_path, context_length=8, pad_id=0).load()([""])
     assert ids.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]]
     assert mask.tolist() == [[True] + [False] * 7]
-    with pytest.raises(UserError, match="pad_id: 99 is outside the vocabulary of 60"):
+    with pytest.raises(UserError, match="pad_id: 99 is outside the vocabulary of 36"):
         SentencePiece(sentencepiece_path, pad_id=99).load()
 
 
@@ -220,6 +222,10 @@ def test_unset_missing_and_broken_files(kind, tmp_path):
 def test_a_folder_without_a_tokenizer(tmp_path):
     with pytest.raises(UserError, match=r"config\.json: not a saved tokenizer"):
         load_tokenizer(str(tmp_path))
+    for content in ("[]", "3", '{"type": "huggingface", "path": null}', '{"type": "clip", "x": 1}'):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError):
+            load_tokenizer(str(tmp_path))
 
 
 def test_tokenizers_are_found_by_name():

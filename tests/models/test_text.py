@@ -16,8 +16,11 @@ LENGTHS = np.array([8, 5, 1])
 MASK = np.arange(8) < LENGTHS[:, None]
 
 
-@pytest.mark.parametrize("pooling", ["first", "last", "eos", "mean", "map"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("pooling", "causal"),
+    [("first", False), ("last", False), ("eos", False), ("mean", False), ("map", False)]
+    + [("eos", True), ("map", True)],
+)
 @pytest.mark.parametrize("mask_padding", [False, True])
 def test_options_together(pooling: str, causal: bool, mask_padding: bool) -> None:
     config = text(pooling=pooling, causal=causal, mask_padding=mask_padding)
@@ -30,8 +33,10 @@ def test_options_together(pooling: str, causal: bool, mask_padding: bool) -> Non
     assert encoded.positions is None
 
 
-@pytest.mark.parametrize("pooling", ["first", "eos", "mean", "map"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("pooling", "causal"),
+    [("first", False), ("eos", False), ("mean", False), ("map", False), ("eos", True)],
+)
 def test_more_padding_changes_nothing(pooling: str, causal: bool) -> None:
     model = tower(text(pooling=pooling, causal=causal))
     short = token_ids(3, 5)
@@ -83,11 +88,12 @@ def test_without_a_mask_every_token_is_real() -> None:
     model, ids = tower(text(pooling="mean")), token_ids(2, 6)
     bare, full = model(ids), model(ids, np.ones((2, 6), bool))
     assert bare.mask.all()
-    assert np.array_equal(bare.pooled, full.pooled)
+    # Two programs: a mask of ones may be computed in another order than no mask.
+    np.testing.assert_allclose(bare.pooled, full.pooled, rtol=0, atol=3e-6)
 
 
 def test_a_sequence_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ValueError, match="^9 tokens do not fit a context of 8$"):
+    with pytest.raises(ValueError, match=r"^9 tokens do not fit a context of 8"):
         tower(text())(token_ids(2, 9))
 
 

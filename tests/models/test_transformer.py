@@ -16,7 +16,7 @@ from vljax.models.layout import roll, unroll
 from vljax.models.transformer import TransformerConfig, transformer
 
 from . import reference
-from .tiny import STACK, float64, text, token_ids, tower
+from .tiny import QUICK_COMPILE, STACK, float64, text, token_ids, tower
 
 LAYOUTS = pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
 
@@ -43,7 +43,7 @@ class Stack(nn.Module):
         ({"drop_path": -0.1}, r"drop_path: must be in \[0, 1\), not -0.1"),
         (
             {"activation": "gelu_tan"},
-            "activation: unknown value 'gelu_tan'; did you mean 'gelu_tanh'",
+            "activation: unknown value 'gelu_tan'; did you mean 'gelu_tanh'\\?",
         ),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_good_config_passes() -> None:
 
 
 def test_scanned_equals_unrolled() -> None:
-    """Forward to 3e-6 and gradients to 1e-5 of their norm: only the order of sums may differ."""
+    """Forward to 3e-6 and gradients to 1e-5 of their largest: only the order of sums may differ."""
     config = text(depth=3, pooling="mean")
     scanned, unrolled = tower(config), tower(dataclasses.replace(config, scan=False))
     ids = token_ids(2, 8)
@@ -75,12 +75,14 @@ def test_scanned_equals_unrolled() -> None:
 
     def gradient(model: Any) -> Any:
         loss = lambda params: jnp.sum(jnp.sin(model.forward(params, ids).tokens))  # noqa: E731
-        return jax.jit(jax.grad(loss))(model.params)
+        return jax.jit(jax.grad(loss), compiler_options=QUICK_COMPILE)(model.params)
 
     ours, theirs = unroll(gradient(scanned)), gradient(unrolled)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    # One scale for all arrays: the gradient of the key's bias is zero but for rounding.
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
 
 
 def test_scanned_blocks_start_different_and_as_wide_as_unrolled_ones() -> None:
@@ -182,29 +184,22 @@ def test_dropout_acts_on_every_branch_independently(scan: bool) -> None:
 
 
 def program(config: TransformerConfig, *, train: bool) -> str:
-    """The program of a forward and backward pass, lowered."""
-    stack = Stack(dataclasses.replace(config))
+    """What XLA is given for a forward and backward pass."""
+    stack = Stack(config)
     x = jnp.zeros((2, 3, config.width))
     params = jax.eval_shape(functools.partial(stack.init, train=False), jax.random.key(0), x)
 
     def loss(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
         return jnp.sum(stack.apply(params, x, train=train, rngs={"dropout": key}))
 
-    return jax.jit(jax.grad(loss)).lower(params, x, jax.random.key(0)).compile().as_text()
-
-
-def without_sources(text: str) -> str:
-    """A compiled program without the names and places of the Python code that it came from."""
-    import re
-
-    return re.sub(r", metadata=\{[^}]*\}", "", text)
+    return jax.jit(jax.grad(loss)).lower(params, x, jax.random.key(0)).as_text()
 
 
 @LAYOUTS
 def test_dropout_of_zero_is_not_in_the_program(scan: bool) -> None:
     plain = TransformerConfig(**STACK, scan=scan)
     dropping = TransformerConfig(**STACK, scan=scan, dropout=0.1, drop_path=0.1)
-    expected = without_sources(program(plain, train=False))
-    assert without_sources(program(plain, train=True)) == expected
-    assert without_sources(program(dropping, train=False)) == expected
-    assert without_sources(program(dropping, train=True)) != expected
+    expected = program(plain, train=False)
+    assert program(plain, train=True) == expected
+    assert program(dropping, train=False) == expected
+    assert program(dropping, train=True) != expected

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
-from vljax.training import checkpoint, storage
+from vljax.training import checkpoint, manifest, storage
 from vljax.training.checkpoint import Checkpointer
 
 TARGET = {"w": jax.ShapeDtypeStruct((100,), jnp.float32)}
@@ -79,6 +79,11 @@ def test_a_truncated_or_missing_file_is_found(workdir, damage):
         step, said = restored_step(workdir)
         assert step == 1
         assert path.name in said[0]
+        if path.name != "manifest.json":
+            size = len(content)
+            found = "is missing" if damage == "missing" else f"has {size - 1} of {size} bytes"
+            assert found in said[0]
+            assert not manifest.looks_intact(workdir / "checkpoints" / "2")
         path.write_bytes(content)
     assert restored_step(workdir) == (2, [])
 

@@ -129,7 +129,7 @@ def load_tokenizer(directory: str) -> LoadedTokenizer:
         data = json.loads((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / CONFIG_FILE}: not a saved tokenizer ({error})") from error
-    if "path" in data:
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
         # Only a name is stored: a path that points elsewhere was not written by us.
         data["path"] = str(folder / Path(data["path"]).name)
     config: Tokenizer = decode(Tokenizer, data, "tokenizer")

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from vljax.data.source_base import ExampleError
 from vljax.data.transform_base import (
     Colour,
     Example,
@@ -20,6 +21,9 @@ from vljax.data.transform_base import (
 )
 
 Interpolation = Literal["bicubic", "bilinear"]
+
+# A long strip a few pixels wide is a small file that "shortest" would blow up without bound.
+_MAX_RESIZED_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ class Resize(Transform, name="resize"):
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
         height, width = _resized_shape(image.shape[0], image.shape[1], self.size, self.mode)
+        if height * width > _MAX_RESIZED_PIXELS:
+            raise ExampleError(
+                f"image of {image.shape[1]} x {image.shape[0]} pixels is too long to resize"
+            )
         image = resample(image, height, width, self.interpolation, antialias=self.antialias)
         if self.mode == "shortest":
             # Rounds as torchvision's center_crop does.

@@ -33,7 +33,7 @@ class Retrieval(Evaluator, name="retrieval"):
       similarity: what the model was trained to compare embeddings by.
     """
 
-    similarity: Similarity = "dot"
+    similarity: Similarity = "cosine"
 
     def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
         """See the class. Raises UserError if no readable example has a caption."""

@@ -49,7 +49,7 @@ def retrieval_grid(
     *,
     queries: int = 8,
     top: int = 5,
-    similarity: Similarity = "dot",
+    similarity: Similarity = "cosine",
 ) -> list[GridRow]:
     """Text-to-image retrieval for captions spread evenly over the data, the same for every model.
 

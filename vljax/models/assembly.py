@@ -15,6 +15,7 @@ from jaxtyping import Array
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoder
 from vljax.models.heads import Embedding, Head
+from vljax.models.layers import named
 
 Batch = Mapping[str, Any]
 Outputs = dict[str, Array]
@@ -33,7 +34,7 @@ class Apply(Protocol):
     """The forward pass of a model."""
 
     def __call__(
-        self, variables: Variables, batch: Batch, rngs: Mapping[str, Array] | None, *, train: bool
+        self, variables: Variables, batch: Batch, rngs: dict[str, Array] | None, *, train: bool
     ) -> tuple[Outputs, dict[str, Any]]:
         """Outputs by name, and the new state. A modality that the batch lacks is not computed."""
 
@@ -95,7 +96,7 @@ class AssembledModule(nn.Module):
         for name, head in self.config.heads.items():
             outputs |= head.module(self.compute, name)(streams)
         for name, initial in self.scalars.items():
-            init = nn.with_logical_partitioning(nn.initializers.constant(initial), ())
+            init = named(nn.initializers.constant(initial))
             outputs[name] = self.param(name, init, (), jnp.float32)
         return outputs
 
@@ -117,7 +118,7 @@ def build(
         return _split(meta.unbox(module.init({"params": key}, batch, train=False)))
 
     def apply(
-        variables: Variables, batch: Batch, rngs: Mapping[str, Array] | None, *, train: bool
+        variables: Variables, batch: Batch, rngs: dict[str, Array] | None, *, train: bool
     ) -> tuple[Outputs, dict[str, Any]]:
         collections = {"params": variables.params, **variables.state}
         outputs, state = module.apply(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def named(init: Initializer, *axes: str) -> Initializer:
+def named(init: Initializer, *axes: str) -> Callable[..., Any]:
     """An initializer that also records the logical names of the axes it fills."""
     return nn.with_logical_partitioning(init, axes)
 

@@ -14,20 +14,24 @@ from jaxtyping import Array, Bool, Float
 from vljax.models.heads import unit
 from vljax.objectives.objective import Batch, Context, Objective, Result, Scalar
 
-Similarity = Literal["cosine", "euclidean"]
+Similarity = Literal["cosine", "dot", "euclidean"]
 Direction = Literal["both", "image_to_text", "text_to_image"]
 
 
 def similarities(
     image: Float[Array, "images dim"], text: Float[Array, "texts dim"], similarity: Similarity
 ) -> Float[Array, "images texts"]:
-    """All pairs: the cosine, or the negative squared Euclidean distance (Chou & Alam 2024, EuCLIP).
+    """All pairs: cosine, dot product, or negative squared Euclidean distance.
+
+    The last is the similarity of Chou & Alam 2024 (Embedding Geometries of CLIP).
 
     Computed in float32 whatever the inputs are.
     """
     image, text = image.astype(jnp.float32), text.astype(jnp.float32)
     if similarity == "cosine":
         return _inner(unit(image), unit(text))
+    if similarity == "dot":
+        return _inner(image, text)
     squares = jnp.sum(image**2, axis=1)[:, None] + jnp.sum(text**2, axis=1)[None, :]
     return -jnp.maximum(squares - 2 * _inner(image, text), 0)
 
@@ -93,7 +97,7 @@ class Contrastive(Objective):
     max_scale: float | None = 100.0
     """The scale never exceeds it (Radford et al. 2021, section 2.5)."""
     similarity: Similarity = "cosine"
-    """cosine; or euclidean: the negative squared distance, for embeddings of free length."""
+    """euclidean is the negative squared distance; it and dot are for embeddings of free length."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -174,12 +174,14 @@ class Checkpointer:
     def _finish(self, step: int, folder: epath.Path, files: dict[str, bytes]) -> None:
         """The part of a save that runs in the background."""
         try:
-            self._arrays.wait_until_finished()
-            if self._first:
-                for name, content in files.items():
-                    storage.write(folder / name, content)
-                manifest.write(folder)
-            self._meet("written")
+            try:
+                self._arrays.wait_until_finished()
+                if self._first:
+                    for name, content in files.items():
+                        storage.write(folder / name, content)
+                    manifest.write(folder)
+            finally:
+                self._meet("written")  # also after a failure, or the others would wait in vain
             if not (folder / manifest.NAME).exists():
                 raise OSError("the first process could not write the manifest")
         except Exception as error:
@@ -199,19 +201,19 @@ class Checkpointer:
 
     def _explain(self, step: int, error: Exception) -> UserError:
         parent = self._workdir / "checkpoints"
-        full = storage.no_room(error)
-        what = (
-            f"no room in {parent} to save step {step} ({full})"
-            if full
-            else (f"cannot save step {step} in {parent} ({storage.reason(error)})")
-        )
+        if full := storage.no_room(error):
+            what, remedy = (
+                f"no room in {parent} to save step {step} ({full})",
+                "free some space there",
+            )
+        else:
+            what = f"cannot save step {step} in {parent} ({storage.reason(error)})"
+            remedy = "see to it that it can be written"
         newest = self._newest()
-        kept = (
-            "there is no earlier checkpoint"
-            if newest is None
-            else (f"earlier checkpoints are intact, the newest is of step {newest}")
-        )
-        remedy = "free some space there" if full else "see to it that it can be written"
+        if newest is None:
+            kept = "there is no earlier checkpoint"
+        else:
+            kept = f"earlier checkpoints are intact, the newest is of step {newest}"
         return UserError(f"{what}; {kept}; {remedy} and run the same command again")
 
     def _newest(self) -> int | None:

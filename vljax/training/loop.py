@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from vljax.training.state import TrainState
 from vljax.training.step import Metrics
 
 Values = dict[str, float]
+IN_FLIGHT = 2
 Evaluate = Callable[[TrainState], Values]
 
 
@@ -58,12 +60,17 @@ class Loop:
         """
         step = int(state.step)
         batches = self.batches(step)
+        in_flight: deque[Metrics] = deque()
         with StopRequest() as stop:
             while step < self.steps:
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.step(state, batch, self.hyper)
                 step += 1
+                # Steps run behind the loop; without a limit, their batches would pile up in memory.
+                in_flight.append(metrics)
+                if len(in_flight) > IN_FLIGHT:
+                    jax.block_until_ready(in_flight.popleft())
                 self.display.advance(step)
                 if self._due(self.cadence.log, step) or step == 1:
                     self._log(step, metrics)

@@ -13,61 +13,77 @@ Row = dict[str, Any]
 
 _FILE = "metrics.jsonl"
 _PARTS = "metrics"
+_RESUMED = "resumed"
 
 
 class MetricsWriter:
     """Writes rows to a workdir.
 
     A local file is appended to. Object stores cannot append: there, rows are kept until `flush` and
-    written as a part of their own, `metrics/STEP.jsonl`; `read` merges the parts.
+    written as a part of their own, `metrics/NUMBER.jsonl`; `read` merges the parts.
     """
 
-    def __init__(self, workdir: str, *, parts: bool | None = None) -> None:
-        """`parts` chooses the form; by default parts where the workdir is a URL."""
+    def __init__(self, workdir: str, start: int, *, parts: bool | None = None) -> None:
+        """Begins or goes on.
+
+        Args:
+          workdir: local or remote.
+          start: the step that the run stands at. What an interrupted attempt wrote past it is
+            superseded by a row that says so.
+          parts: the form; by default parts where the workdir is a URL.
+        """
         self._workdir = epath.Path(workdir)
         self._parts = "://" in workdir if parts is None else parts
-        self._rows: list[str] = []
-        self._last_step = 0
+        self._lines: list[str] = []
+        texts = _texts(workdir)
+        self._number = len(texts)
+        if texts and not texts[-1].endswith("\n"):
+            self._lines.append("\n")  # a crash cut the last line off
+        if texts:
+            self.write(start, {_RESUMED: 1.0})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a row. A value that is not finite becomes null, since JSON knows no such numbers."""
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._rows.append(json.dumps({"step": step, **clean}) + "\n")
-        self._last_step = step
+        self._lines.append(json.dumps({"step": step, **clean}) + "\n")
         if not self._parts:
             self.flush()
 
     def flush(self) -> None:
         """Makes all rows durable."""
-        if not self._rows:
+        if not self._lines:
             return
-        text, self._rows = "".join(self._rows), []
+        text, self._lines = "".join(self._lines), []
         if self._parts:
             folder = self._workdir / _PARTS
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{self._last_step:012d}.jsonl").write_text(text)
+            (folder / f"{self._number:08d}.jsonl").write_text(text)
+            self._number += 1
         else:
             with open(self._workdir / _FILE, "a") as file:
                 file.write(text)
 
 
 def read(workdir: str) -> list[Row]:
-    """All rows of a workdir, oldest first.
+    """All rows of a workdir, oldest first, without those that a resumed run superseded.
 
-    After a resume at step k, the rows past k that an interrupted attempt had written are superseded:
-    they are left out. A last line that was cut off by a crash is passed over.
+    A line that was cut off by a crash is passed over.
     """
-    root = epath.Path(workdir)
-    texts = [file.read_text() for file in sorted((root / _PARTS).glob("*.jsonl"))]
-    if (root / _FILE).exists():
-        texts.append((root / _FILE).read_text())
     rows: list[Row] = []
-    for line in "".join(texts).splitlines():
+    for line in "".join(_texts(workdir)).splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        while rows and rows[-1]["step"] > row["step"]:
-            rows.pop()
-        rows.append(row)
+        if row.pop(_RESUMED, None):
+            rows = [earlier for earlier in rows if earlier["step"] <= row["step"]]
+        else:
+            rows.append(row)
     return rows
+
+
+def _texts(workdir: str) -> list[str]:
+    """The content of the files that hold rows, oldest first."""
+    root = epath.Path(workdir)
+    files = [root / _FILE, *sorted((root / _PARTS).glob("*.jsonl"))]
+    return [file.read_text() for file in files if file.exists()]

@@ -37,7 +37,7 @@ class Optimizer(Component):
     learning_rate: float = 1e-3
     """The peak."""
     weight_decay: float = 0.0
-    """Decoupled (Loshchilov & Hutter 2019): a step takes off learning rate x weight decay x value."""
+    """Decoupled (Loshchilov & Hutter 2019): a step takes off learning rate x this x value."""
     decay_rules: tuple[tuple[str, float], ...] = ((".*(kernel|embedding)", 1.0), (".*", 0.0))
     """Pattern and factor of the weight decay; the first that matches a parameter holds."""
     schedule: Schedule = field(default_factory=WarmupCosine)

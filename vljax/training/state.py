@@ -46,7 +46,7 @@ def shardings(
     transformation: optax.GradientTransformation,
     groups: tuple[str, ...],
     mesh: Mesh,
-) -> TrainState:
+) -> Any:
     """A sharding for every array: parameters by the rules, their moments alike, the rest whole.
 
     Args:
@@ -66,10 +66,15 @@ def shardings(
         )
 
     optimizer = {str(i): place(i, pattern) for i, pattern in enumerate(groups)}
-    return TrainState(whole, whole, params, jax.tree.map(lambda _: whole, shapes.state), optimizer)
+    placed = {"params": params, "optimizer": optimizer}
+    rest = {name: jax.tree.map(lambda _: whole, getattr(shapes, name)) for name in _UNSPLIT}
+    return shapes._replace(**placed, **rest)
 
 
-def abstract(shapes: TrainState, placed: TrainState) -> TrainState:
+_UNSPLIT = ("step", "skipped", "state")
+
+
+def abstract(shapes: TrainState, placed: Any) -> TrainState:
     """Shapes, types and shardings together, as a checkpoint is restored onto."""
 
     def combine(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

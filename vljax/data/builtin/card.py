@@ -115,7 +115,7 @@ def render(
 
 
 def _dropped_table(dropped: Mapping[str, int], kept: int) -> str:
-    rows: list[tuple[object, ...]] = sorted(dropped.items(), key=lambda row: (-row[1], row[0]))
+    rows = sorted(dropped.items(), key=lambda row: (-row[1], row[0]))
     return _table(
         ("rule", "files"), [*rows, ("kept", kept), ("all files", sum(dropped.values()) + kept)]
     )
@@ -123,12 +123,9 @@ def _dropped_table(dropped: Mapping[str, int], kept: int) -> str:
 
 def _class_table(records: Sequence[Mapping[str, object]], classes: Sequence[str]) -> str:
     counts = Counter((record["class"], record["split"]) for record in records)
-    rows = [
-        (name, *(counts[name, split] for split in _SPLITS), sum(counts[name, s] for s in _SPLITS))
-        for name in classes
-    ]
-    totals = [sum(int(row[column]) for row in rows) for column in range(1, len(_SPLITS) + 2)]
-    return _table(("class", *_SPLITS, "all"), [*rows, ("all", *totals)])
+    rows = [(name, [counts[name, split] for split in _SPLITS]) for name in classes]
+    rows.append(("all", [sum(column) for column in zip(*(row[1] for row in rows), strict=True)]))
+    return _table(("class", *_SPLITS, "all"), [(name, *row, sum(row)) for name, row in rows])
 
 
 def _caption_table(records: Sequence[Mapping[str, object]]) -> str:

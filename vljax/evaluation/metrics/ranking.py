@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Similarity = Literal["dot", "euclidean"]
+Similarity = Literal["cosine", "dot", "euclidean"]
 
 
 def best_positive_ranks(
@@ -58,8 +58,7 @@ def embedding_ranks(
       candidates: embeddings to search among.
       query_groups: a group id for each query.
       candidate_groups: a group id for each candidate.
-      similarity: the dot product (the cosine, if embeddings are normalised), or nearness in
-        Euclidean distance.
+      similarity: the cosine of the angle, the dot product, or nearness in Euclidean distance.
       chunk_elements: how many similarities are held at a time (at least those of one query).
 
     Raises:
@@ -100,11 +99,19 @@ def _as_dot_products(
     last term, which is the same for every candidate.
     """
     queries, candidates = queries.astype(np.float64), candidates.astype(np.float64)
+    if similarity == "cosine":
+        return _unit(queries), _unit(candidates)
     if similarity == "dot":
         return queries, candidates
     half_squares = np.einsum("ce,ce->c", candidates, candidates) / 2
     ones = np.ones((len(queries), 1))
     return np.hstack([queries, ones]), np.hstack([candidates, -half_squares[:, None]])
+
+
+def _unit(vectors: Float[np.ndarray, "vectors embed"]) -> Float[np.ndarray, "vectors embed"]:
+    """Vectors of length 1; zero stays zero, and is as near to every vector as to any other."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=vectors.copy(), where=norms != 0)
 
 
 def _rounding_error(

@@ -48,7 +48,7 @@ def chance_recall_at_k(positives: Int[np.ndarray, " queries"], candidates: int, 
     _expect_queries(positives)
     draws = np.arange(min(k, candidates))
     misses = (candidates - positives[:, None] - draws) / (candidates - draws)
-    return float(np.mean(1 - np.prod(np.maximum(misses, 0), axis=1)))
+    return float(np.mean(1 - np.prod(misses, axis=1)))
 
 
 def _expect_queries(values: Int[np.ndarray, " queries"]) -> None:

@@ -1,0 +1,112 @@
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vljax.data.evaluation_set import EvaluationSet
+from vljax.data.example import unpack_ids
+from vljax.data.sources import JsonLines
+from vljax.data.tokenizers import Clip
+from vljax.data.transforms import ChooseText, Decode, Resize
+
+from .samples import captioned, encoded, picture, sample_data, write_jsonl
+
+COUNT = 11
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    path = write_jsonl(tmp_path_factory.mktemp("pets"), captioned(COUNT))
+    return EvaluationSet(sample_data(path), JsonLines(path))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 10, 11, 12, 40])
+def test_each_example_comes_once_in_order_for_any_batch_size(examples, batch_size):
+    batches = list(examples.batches(batch_size))
+    assert {batch["image"].shape[0] for batch in batches} == {batch_size}
+    whole = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    assert whole["valid"].tolist() == [True] * COUNT + [False] * (len(whole["valid"]) - COUNT)
+    order = unpack_ids(whole["example_id"])
+    assert order.tolist() == [*range(COUNT), *[-1] * (len(order) - COUNT)]
+    assert whole["label"].dtype == np.int32
+    assert whole["label"].tolist() == [*examples.labels, *[-1] * (len(order) - COUNT)]
+    assert len(whole["image"]) - COUNT < batch_size
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(2, 0), (4, 0), (2, 1)])
+def test_processes_make_equally_many_batches_that_join_to_the_whole(examples, processes, workers):
+    data = sample_data(examples.source.path, workers=workers)
+    alone = list(examples.batches(4))
+    parts = []
+    for index in range(processes):
+        batches = EvaluationSet(data, examples.source).batches(4, index, processes)
+        parts.append(list(batches))
+        batches.close()
+    assert {len(part) for part in parts} == {len(alone)}
+    for expected, *pieces in zip(alone, *parts, strict=True):
+        for key, array in expected.items():
+            assert np.array_equal(np.concatenate([piece[key] for piece in pieces]), array)
+
+
+def test_batches_are_the_evaluation_transforms_of_each_example(examples):
+    batch = next(iter(examples.batches(4)))
+    for i in range(4):
+        expected = Image.fromarray(picture(20, 24, seed=i)).resize(
+            (16, 16), Image.Resampling.BICUBIC
+        )
+        assert np.array_equal(batch["image"][i], np.asarray(expected))
+    ids, mask = Clip(context_length=12).load()([f"photo number {i}" for i in range(4)])
+    assert np.array_equal(batch["text"], ids)
+    assert np.array_equal(batch["text_mask"], mask)
+
+
+def test_batches_can_be_read_again(examples):
+    first, second = (list(examples.batches(4)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_captions_labels_and_classes(examples):
+    assert examples.captions == [f"photo number {i}" for i in range(COUNT)]
+    assert examples.class_names == ("even", "odd")
+    assert examples.labels.tolist() == [i % 2 for i in range(COUNT)]
+    assert len(examples) == COUNT
+    assert examples.tokenizer(["a"])[0].shape == (1, 12)
+
+
+def test_captions_are_those_the_transforms_choose(tmp_path):
+    path = write_jsonl(tmp_path, [{"captions": ["", "second"]}, {"captions": []}])
+    examples = EvaluationSet(sample_data(path), JsonLines(path))
+    batch = next(iter(examples.batches(2)))
+    assert examples.captions == ["second", ""]
+    assert batch["valid"].tolist() == [True, False]
+    assert batch["label"].tolist() == examples.labels.tolist() == [-1, -1]
+    assert np.array_equal(batch["text"], examples.tokenizer(examples.captions)[0])
+
+
+def test_an_unusable_example_keeps_its_id_and_label(tmp_path):
+    rows = [*captioned(1), {"image": "lost.png", "caption": "a", "class": "odd"}]
+    path = write_jsonl(tmp_path, rows)
+    batch = next(iter(EvaluationSet(sample_data(path), JsonLines(path)).batches(3)))
+    assert batch["valid"].tolist() == [True, False, False]
+    assert unpack_ids(batch["example_id"]).tolist() == [0, 1, -1]
+    assert batch["label"].tolist() == [0, 1, -1]
+
+
+def test_thumbnails_show_the_whole_image_or_grey(tmp_path):
+    image = np.zeros((10, 20, 4), np.uint8)
+    image[:, 10:] = (255, 0, 0, 255)
+    (tmp_path / "wide.png").write_bytes(encoded(image))
+    rows = [{"image": "wide.png", "caption": "a"}, {"image": "lost.png", "caption": "b"}]
+    path = write_jsonl(tmp_path, rows)
+    steps = (Decode(background=(0, 255, 0)), Resize(16, mode="shortest"), ChooseText())
+    data = sample_data(path, train_transforms=steps, eval_transforms=steps)
+    examples = EvaluationSet(data, JsonLines(path))
+    thumbnail = examples.thumbnail(0, 8)
+    assert thumbnail.shape == (8, 8, 3)
+    for row, column in itertools.product([0, 7], [0, 7]):  # padding
+        assert thumbnail[row, column].tolist() == [0, 255, 0]
+    assert thumbnail[4, 0].tolist() == [0, 255, 0]
+    assert thumbnail[4, 7].tolist() == [255, 0, 0]
+    assert (examples.thumbnail(1, 8) == 128).all()

@@ -1,0 +1,172 @@
+"""The machinery of recipes, on a small tree of its own."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from vljax import config
+from vljax.config import Component, UserError, setting
+
+
+class Shape(Component):
+    """A kind."""
+
+
+@dataclass(frozen=True)
+class Circle(Shape, name="circle"):
+    """A member."""
+
+    radius: float = 1.0
+
+
+@dataclass(frozen=True)
+class Box(Shape, name="box"):
+    """A member with a required field and a check."""
+
+    size: int
+    colour: Literal["red", "green"] = "red"
+
+    def problems(self):
+        if self.size < 0:
+            yield "size", f"must be at least 0, not {self.size}"
+
+    def notes(self):
+        if self.size == 13:
+            yield "size", "brings bad luck"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A recipe."""
+
+    shapes: dict[str, Shape]
+    background: Shape | None = None
+    rules: tuple[tuple[str, float], ...] = ((".*", 1.0),)
+    title: str = ""
+    scale: float = 1.0
+    file: str | None = setting(None, path=True)
+    threads: int = setting(1, identity=False)
+    frame: Circle = field(default_factory=Circle)
+
+
+def picture(**changes) -> Picture:
+    return dataclasses.replace(Picture({"a": Circle(), "b": Box(2)}), **changes)
+
+
+def test_round_trip_through_json():
+    recipe = picture(background=Box(3, "green"), file="x", rules=((".*a", 0.5), (".*", 2.0)))
+    data = json.loads(config.to_json(recipe))
+    assert data["shapes"]["b"] == {"type": "box", "size": 2, "colour": "red"}
+    assert config.decode(Picture, data) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"titel": "x"}, "unknown field 'titel'; did you mean 'title'?"),
+        ({"scale": "1"}, "scale: expected float, got '1' (str)"),
+        ({"scale": True}, "scale: expected float, got True (bool)"),
+        ({"threads": 1.5}, "threads: expected int, got 1.5 (float)"),
+        ({"shapes": []}, "shapes: expected a mapping, got [] (list)"),
+        ({"rules": [["a"]]}, "rules.0: expected 2 values, got ['a'] (list)"),
+        ({"frame": {"type": "box", "radius": 1.0}}, "unknown field 'frame.size'"),
+        ({"background": {"type": "boxx"}}, "background: unknown shape 'boxx'; did you mean 'box'?"),
+        ({"background": {"type": "box"}}, "missing field 'background.size'"),
+        ({"background": {"size": 1}}, "background: expected a shape with its type"),
+        (
+            {"shapes": {"a": {"type": "box", "size": 1, "colour": "gren"}}},
+            "shapes.a.colour: unknown value 'gren'; did you mean 'green'?",
+        ),
+    ],
+)
+def test_decode_names_what_is_wrong(change, message):
+    data = config.encode(picture()) | change
+    if "frame" in change:
+        data["frame"] = {"type": "circle", "size": 1}
+    with pytest.raises(UserError) as error:
+        config.decode(Picture, data)
+    assert message in str(error.value)
+
+
+def test_validate_turns_an_int_into_a_float():
+    assert isinstance(config.validate(picture(scale=2)).scale, float)
+
+
+def test_validate_asks_every_part():
+    with pytest.raises(UserError, match="shapes.b.size: must be at least 0, not -1"):
+        config.validate(picture(shapes={"b": Box(-1)}))
+
+
+def test_paths_that_are_set_must_exist(tmp_path):
+    assert config.validate(picture(file=str(tmp_path)))
+    with pytest.raises(UserError, match="file: no such file or folder: /nowhere/at/all"):
+        config.validate(picture(file="/nowhere/at/all"))
+
+
+def test_notes_report_what_is_unset():
+    recipe = picture(shapes={"b": Box(13)})
+    assert config.notes(recipe) == ["shapes.b.size: brings bad luck", "file: unset"]
+
+
+def test_differences_pass_over_what_is_no_part_of_the_identity():
+    other = picture(threads=8, file="elsewhere", scale=3.0, shapes={"a": Circle(), "b": Circle(5)})
+    assert config.differences(picture(), other) == [
+        ("scale", 1.0, 3.0),
+        ("shapes.b.colour", "red", None),
+        ("shapes.b.radius", None, 5),
+        ("shapes.b.size", 2, None),
+        ("shapes.b.type", "box", "circle"),
+    ]
+
+
+def test_two_components_cannot_share_a_name():
+    with pytest.raises(TypeError, match="two components are named 'circle'"):
+
+        @dataclass(frozen=True)
+        class Other(Shape, name="circle"):
+            pass
+
+
+def write(tmp_path, text):
+    file = tmp_path / "recipe.py"
+    file.write_text(text)
+    return str(file)
+
+
+def test_load_passes_the_variant(tmp_path):
+    file = write(tmp_path, "def recipe(variant=''): return {'v': variant}")
+    assert config.load(file, dict) == {"v": ""}
+    assert config.load(f"{file}:tiny", dict) == {"v": "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "defines no recipe()"),
+        ("recipe = 3", "defines no recipe()"),
+        ("def recipe(variant=''): return 3", "recipe() returned int, not dict"),
+        ("def recipe(variant='')\n  pass", "recipe.py:1: SyntaxError"),
+        ("\nimport no_such_module", "recipe.py:2: ModuleNotFoundError: No module named"),
+        ("def recipe(variant=''):\n  return 1 / 0", "recipe.py:2: ZeroDivisionError"),
+    ],
+)
+def test_load_names_what_is_wrong_with_a_file(tmp_path, text, message):
+    with pytest.raises(UserError) as error:
+        config.load(write(tmp_path, text), dict)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_load_suggests_the_nearest_file(tmp_path):
+    file = write(tmp_path, "")
+    with pytest.raises(UserError, match=r"did you mean '.*recipe\.py'"):
+        config.load(file.replace("recipe", "recipee"), dict)
+
+
+def test_choose_names_the_variants():
+    assert config.choose("", {"": 1, "tiny": 2}) == 1
+    with pytest.raises(UserError, match="unknown variant 'tinny'; did you mean 'tiny'"):
+        config.choose("tinny", {"": 1, "tiny": 2})

@@ -1,0 +1,75 @@
+"""Recipe fields on the command line."""
+
+import pytest
+
+from tests.test_config import Box, Circle, Picture, picture
+from vljax.config import UserError
+from vljax.overrides import override
+
+
+def test_typed_values():
+    recipe = override(picture(), ["--scale", "3e-4", "--shapes.b.size=7", "--title", "x"])
+    assert recipe == picture(scale=3e-4, title="x", shapes={"a": Circle(), "b": Box(7)})
+
+
+def test_nothing_to_override():
+    assert override(picture(), []) == picture()
+
+
+def test_a_component_is_switched_by_name_and_then_set():
+    recipe = override(
+        picture(shapes={"a": Box(2)}), ["--shapes.a", "circle", "--shapes.a.radius", "4"]
+    )
+    assert recipe.shapes == {"a": Circle(4.0)}
+
+
+def test_switching_to_the_same_type_keeps_the_fields():
+    recipe = override(picture(), ["--shapes.b", "box"])
+    assert recipe.shapes["b"] == Box(2)
+
+
+def test_an_optional_component_can_be_set_and_unset():
+    assert override(picture(), ["--background", "circle"]).background == Circle()
+    recipe = picture(background=Circle())
+    assert override(recipe, ["--background", "none"]).background is None
+
+
+def test_a_required_field_that_cannot_be_carried_over():
+    with pytest.raises(UserError, match="shapes.a: 'box' has no default for 'size'"):
+        override(picture(), ["--shapes.a", "box"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--shapes.b.sise", "3"], "unknown field 'shapes.b.sise'; did you mean 'shapes.b.size'?"),
+        (["--shapes.c.size", "3"], "unknown field 'shapes.c.size'; did you mean 'shapes.b'?"),
+        (["--shapes.b", "boxx"], "shapes.b: unknown shape 'boxx'; did you mean 'box'?"),
+        (["--shapes.b"], "--shapes.b needs a name; known: box, circle"),
+        (["--scale", "abc"], "Error parsing --scale: could not convert string to float: 'abc'"),
+        (["--shapes.b.colour", "blue"], "invalid choice 'blue'"),
+        (["stray"], "Unrecognized options: stray"),
+    ],
+)
+def test_errors_are_one_line(args, message):
+    with pytest.raises(UserError) as error:
+        override(picture(), args)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "│" not in str(error.value)
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        override(picture(), ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("--shapes.a.radius", "--shapes.b.size", "--frame.radius", "--threads", "--rules"):
+        assert name in text
+
+
+def test_the_recipe_itself_is_untouched():
+    recipe = picture()
+    override(recipe, ["--scale", "9"])
+    assert recipe == picture()
+    assert isinstance(recipe, Picture)
