@@ -91,7 +91,7 @@ def test_unit_is_differentiable() -> None:
 
 
 def test_a_bad_size_is_named() -> None:
-    with pytest.raises(UserError, match="^dim: must be at least 1, not 0$"):
+    with pytest.raises(UserError, match=r"^dim: must be at least 1, not 0$"):
         validate(Embedding(0))
 
 

@@ -194,5 +194,5 @@ def test_select_of_single_layers() -> None:
 
 
 def test_select_of_nothing_is_an_error() -> None:
-    with pytest.raises(UserError, match="^trains: 'txet/' matches no parameter"):
+    with pytest.raises(UserError, match=r"^trains: 'txet/' matches no parameter"):
         layout.select("txet/", scanned())

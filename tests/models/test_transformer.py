@@ -70,11 +70,13 @@ def test_scanned_equals_unrolled() -> None:
     """Forward to 3e-6 and gradients to 1e-5 of their largest: only the order of sums may differ."""
     config = text(depth=3, pooling="mean")
     scanned, unrolled = tower(config), tower(dataclasses.replace(config, scan=False))
-    ids = token_ids(2, 8)
+    ids = jnp.asarray(token_ids(2, 8))
     np.testing.assert_allclose(scanned(ids).tokens, unrolled(ids).tokens, rtol=0, atol=3e-6)
 
     def gradient(model: Any) -> Any:
-        loss = lambda params: jnp.sum(jnp.sin(model.forward(params, ids).tokens))  # noqa: E731
+        def loss(params: Any) -> jax.Array:
+            return jnp.sum(jnp.sin(model.forward.__wrapped__(params, ids).tokens))
+
         return jax.jit(jax.grad(loss), compiler_options=QUICK_COMPILE)(model.params)
 
     ours, theirs = unroll(gradient(scanned)), gradient(unrolled)

@@ -180,7 +180,9 @@ def test_siglip_is_the_sigmoid_of_scaled_and_biased_cosines(embeddings):
 
 def test_learned_scalars_begin_as_in_the_papers():
     clip, siglip = SoftmaxContrastive().scalars(), SigmoidContrastive().scalars()
-    assert clip["logit_scale"].initial == pytest.approx(np.log(1 / 0.07))  # Radford et al. 2021, 2.5
+    assert clip["logit_scale"].initial == pytest.approx(
+        np.log(1 / 0.07)
+    )  # Radford et al. 2021, 2.5
     assert clip["logit_scale"].high == pytest.approx(np.log(100))
     assert siglip["logit_scale"].initial == pytest.approx(np.log(10))  # Zhai et al. 2023, 3.2
     assert siglip["logit_bias"].initial == -10

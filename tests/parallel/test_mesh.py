@@ -10,7 +10,12 @@ from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 
 @pytest.mark.parametrize(
     ("sizes", "shape"),
-    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 4, 2), (1, 4, 2)), ((8, 1, -1), (8, 1, 1))],
+    [
+        ((-1, 1, 1), (8, 1, 1)),
+        ((2, -1, 2), (2, 2, 2)),
+        ((1, 4, 2), (1, 4, 2)),
+        ((8, 1, -1), (8, 1, 1)),
+    ],
 )
 def test_sizes(sizes, shape):
     mesh = make_mesh(MeshConfig(*sizes))

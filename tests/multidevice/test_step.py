@@ -1,0 +1,55 @@
+"""The same step on one device and on meshes of eight."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training import tiny
+from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.parallel.rules import batch_sharding, constrain, replicated
+from vljax.training.state import abstract, shardings
+from vljax.training.step import make_step
+
+MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+def test_three_steps_equal_those_of_one_device(sizes):
+    _, step, first = tiny.standard()
+    mesh = make_mesh(MeshConfig(*sizes))
+    of = tiny.task(constrain=constrain(mesh), optimizer=tiny.standard()[0].optimizer)
+    shapes = jax.eval_shape(lambda: first)
+    transformation = of.optimizer.transformation()
+    placed = shardings(shapes, of.model.axes, transformation, of.groups, mesh)
+    split = jax.jit(
+        make_step(of),
+        in_shardings=(placed, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(placed, replicated(mesh)),
+    )
+    single, state = first, jax.device_put(first, placed)
+    for k in range(3):
+        single, expected = step(single, tiny.batch(k), tiny.hyper())
+        batch = jax.device_put(tiny.batch(k), batch_sharding(mesh))
+        state, metrics = split(state, batch, tiny.hyper())
+        # Sums over the batch are taken in another order: a few units of float32 rounding.
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=3e-6)
+    assert tiny.distance(jax.device_get(state.params), single.params) < 1e-4
+    restored = abstract(shapes, placed)
+    assert jax.tree.map(lambda leaf: leaf.sharding, restored) == placed
+
+
+def test_parameters_and_moments_are_split():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    of, _, first = tiny.standard()
+    shapes = jax.eval_shape(lambda: first)
+    placed = shardings(shapes, of.model.axes, of.optimizer.transformation(), of.groups, mesh)
+    up = placed.params["image"]["blocks"]["mlp"]["up"]["kernel"]
+    assert up.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+    adam = (
+        next(s for s in placed.optimizer["0"] if hasattr(s, "mu"))
+        if not hasattr(placed.optimizer["0"], "mu")
+        else placed.optimizer["0"]
+    )
+    assert adam.mu["image"]["blocks"]["mlp"]["up"]["kernel"] == up
+    assert adam.count.spec == jax.sharding.PartitionSpec()

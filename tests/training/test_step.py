@@ -1,0 +1,173 @@
+"""The training step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training import tiny
+from vljax.config import UserError
+from vljax.models.layout import leaves
+from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
+from vljax.training.optim import AdamW
+from vljax.training.schedules import WarmupCosine
+from vljax.training.step import make_step
+
+
+def test_the_loss_falls_on_a_repeated_batch():
+    _, step, state = tiny.standard()
+    losses = []
+    for _ in range(tiny.STEPS):
+        state, metrics = step(state, tiny.batch(), tiny.hyper())
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.step) == tiny.STEPS
+
+
+def test_one_step_is_adamw_in_float64():
+    """Kingma & Ba 2015, algorithm 1, with decoupled decay (Loshchilov & Hutter 2019)."""
+    of, step, state = tiny.standard()
+    clip, eps, rate, wd = of.optimizer.clip_norm, of.optimizer.epsilon, 1e-2 * 0.5, 0.1
+
+    def loss(params):
+        from vljax.models.assembly import Variables
+        from vljax.objectives.objective import Context
+
+        batch = tiny.batch()
+        forward = lambda view: of.model.apply(Variables(params, {}), view, None, train=True)[0]  # noqa: E731
+        objective = of.objectives["main"]
+        return objective(Context(forward, batch), batch, jax.random.key(0)).loss
+
+    gradients = {k: np.float64(g) for k, g in leaves(jax.jit(jax.grad(loss))(state.params))}
+    norm = np.sqrt(sum(np.sum(g**2) for g in gradients.values()))
+    after, metrics = step(state, tiny.batch(), tiny.hyper())
+    assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-5)
+    after = dict(leaves(after.params))
+    for keys, before in leaves(state.params):
+        g = gradients[keys] * min(1, clip / norm)
+        mean, square = 0.1 * g / (1 - 0.9), 0.001 * g**2 / (1 - 0.999)
+        decayed = keys[-1] in ("kernel", "embedding", "patch_embedding")
+        update = mean / (np.sqrt(square) + eps) + wd * decayed * np.float64(before)
+        truth = np.float64(before) - rate * update
+        # Adam's first update is g/|g|: where g is about epsilon, float32 rounding of g shows.
+        np.testing.assert_allclose(after[keys], truth, rtol=1e-5, atol=2e-5, err_msg=str(keys))
+
+
+def test_a_step_with_gradients_that_are_not_finite_changes_nothing_but_the_count():
+    of, step, state = tiny.standard()
+    params = {**state.params, "logit_scale": jnp.float32(jnp.nan)}
+    bad = state._replace(params=params)
+    after, metrics = step(bad, tiny.batch(), tiny.hyper())
+    assert (int(after.step), int(after.skipped)) == (1, 1)
+    assert int(metrics["skipped_steps"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, bad.params)
+    jax.tree.map(np.testing.assert_array_equal, after.optimizer, bad.optimizer)
+
+
+def test_invalid_examples_do_not_matter():
+    _, step, state = tiny.standard()
+    valid = np.arange(tiny.BATCH) < 6
+    clean, dirty = tiny.batch(valid=valid), tiny.batch(valid=valid)
+    dirty["image"] = dirty["image"].at[6:].set(255)
+    dirty["text"] = dirty["text"].at[6:].set(1)
+    first, metrics = step(state, clean, tiny.hyper())
+    second, _ = step(state, dirty, tiny.hyper())
+    assert int(metrics["valid_examples"]) == 6
+    assert tiny.distance(first.params, second.params) < 1e-6
+
+
+def test_learning_rate_weight_decay_and_seed_share_one_compile():
+    of = tiny.task(dropout=0.1)
+    step, state = jax.jit(make_step(of)), tiny.state(of)
+    results = []
+    for values in ((1e-2, 0.1, 0), (2e-2, 0.1, 0), (1e-2, 0.5, 0), (1e-2, 0.1, 1)):
+        after, _ = step(state, tiny.batch(), tiny.hyper(*values))
+        results.append(np.asarray(after.params["image"]["patch_embedding"]))
+    assert step._cache_size() == 1
+    for other in results[1:]:
+        assert np.abs(other - results[0]).max() > 0
+
+
+def test_dropout_depends_on_the_step_and_the_seed_only():
+    of = tiny.task(dropout=0.5, drop_path=0.5)
+    step, state = jax.jit(make_step(of)), tiny.state(of)
+    loss = lambda s, seed: float(step(s, tiny.batch(), tiny.hyper(seed=seed))[1]["loss"])  # noqa: E731
+    later = state._replace(step=jnp.int32(1))
+    assert loss(state, 0) == loss(state, 0)
+    assert len({loss(state, 0), loss(state, 1), loss(later, 0)}) == 3
+
+
+def test_learned_scalars_stay_within_their_limits():
+    of, step, state = tiny.standard()
+    params = {**state.params, "logit_scale": jnp.float32(np.log(100))}
+    for _ in range(3):
+        high = state._replace(params=params)
+        after, _ = step(high, tiny.batch(), tiny.hyper(learning_rate=1.0))
+        assert after.params["logit_scale"] <= np.float32(np.log(100))
+    free = tiny.task({"main": SoftmaxContrastive(max_scale=None)}, AdamW(schedule=WarmupCosine(0)))
+    start = tiny.state(free)._replace(params=params)
+    results = []
+    for seed in range(4):
+        after, _ = jax.jit(make_step(free))(start, tiny.batch(seed), tiny.hyper(learning_rate=1.0))
+        results.append(float(after.params["logit_scale"]))
+    assert max(results + [0]) > np.log(100) or min(results) < np.log(100)
+
+
+def test_objectives_add_up_by_their_weights():
+    both = {
+        "a": SoftmaxContrastive(weight=2.0),
+        "b": SoftmaxContrastive(weight=0.5, direction="image_to_text"),
+    }
+    of = tiny.task(both)
+    _, metrics = jax.jit(make_step(of))(tiny.state(of), tiny.batch(), tiny.hyper())
+    expected = 2 * metrics["a/loss"] + 0.5 * metrics["b/loss"]
+    assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_groups_train_their_own_parameters():
+    objectives = {
+        "image": SoftmaxContrastive(trains="image/.*|embedding/image/.*"),
+        "text": SoftmaxContrastive(trains="text/.*", direction="text_to_image"),
+    }
+    of = tiny.task(objectives)
+    state = tiny.state(of)
+    assert set(state.optimizer) == {"0", "1"}
+    after, metrics = jax.jit(make_step(of))(state, tiny.batch(), tiny.hyper())
+    moved = {
+        keys
+        for (keys, new), (_, old) in zip(leaves(after.params), leaves(state.params), strict=True)
+        if np.any(np.asarray(new) != np.asarray(old))
+    }
+    assert ("logit_scale",) not in moved
+    assert ("embedding", "text", "kernel") not in moved
+    assert ("embedding", "image", "kernel") in moved
+    assert {"image", "text"} <= {keys[0] for keys in moved}
+    assert float(metrics["gradient_norm"]) > 0
+
+
+def test_a_group_that_trains_nothing():
+    of = tiny.task({"main": SoftmaxContrastive(trains="imagee/.*")})
+    with pytest.raises(UserError, match="trains: 'imagee/.*' matches no parameter"):
+        tiny.state(of)
+
+
+def test_the_sigmoid_objective_learns_its_bias():
+    of = tiny.task({"main": SigmoidContrastive()})
+    state = tiny.state(of)
+    after, metrics = jax.jit(make_step(of))(state, tiny.batch(), tiny.hyper())
+    assert state.params["logit_bias"] == -10
+    assert after.params["logit_bias"] != -10
+    assert float(metrics["main/logit_bias"]) == -10
+
+
+def test_scanned_and_unrolled_stacks_take_the_same_step():
+    from vljax.models.layout import unroll
+
+    scanned, unrolled = tiny.task(scan=True), tiny.task(scan=False)
+    state = tiny.state(scanned)
+    flat = tiny.state(unrolled)._replace(params=unroll(state.params))
+    one, metrics = jax.jit(make_step(scanned))(state, tiny.batch(), tiny.hyper())
+    other, other_metrics = jax.jit(make_step(unrolled))(flat, tiny.batch(), tiny.hyper())
+    assert float(metrics["loss"]) == pytest.approx(float(other_metrics["loss"]), rel=1e-6)
+    # Adam divides by |g|, so rounding of the smallest gradients shows in the parameters.
+    assert tiny.distance(unroll(one.params), other.params) < 1e-4

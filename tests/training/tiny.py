@@ -1,0 +1,81 @@
+"""A very small task for the tests of training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vljax.models.assembly import ModelConfig, Variables, build, example_batch
+from vljax.models.compute import Compute
+from vljax.models.heads import Embedding
+from vljax.models.text import TextTransformer
+from vljax.models.vit import ViT
+from vljax.objectives.contrastive import SoftmaxContrastive
+from vljax.training.optim import AdamW, Hyper
+from vljax.training.schedules import WarmupCosine
+from vljax.training.state import TrainState, create
+from vljax.training.step import Task, make_step
+
+BATCH, STEPS = 8, 10
+TOWER = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
+
+
+def model_config(**tower) -> ModelConfig:
+    fields = {**TOWER, **tower}
+    image = ViT(image_size=16, patch_size=8, pooling="mean", **fields)
+    text = TextTransformer(vocab_size=32, context_length=6, **fields)
+    return ModelConfig({"image": image, "text": text}, {"embedding": Embedding(16)})
+
+
+def task(objectives=None, optimizer=None, constrain=None, **tower) -> Task:
+    objectives = objectives or {"main": SoftmaxContrastive()}
+    scalars = {k: v.initial for o in objectives.values() for k, v in o.scalars().items()}
+    compute = Compute(constrain=constrain) if constrain else Compute()
+    model = build(model_config(**tower), compute, scalars)
+    optimizer = optimizer or AdamW(weight_decay=0.1, schedule=WarmupCosine(2))
+    return Task(model, objectives, optimizer, STEPS)
+
+
+def batch(seed=0, size=BATCH, valid=None):
+    rng = np.random.default_rng(seed)
+    length = rng.integers(2, 7, size)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (size, 16, 16, 3), np.uint8)),
+        "text": jnp.asarray(rng.integers(2, 32, (size, 6), np.int32)),
+        "text_mask": jnp.asarray(np.arange(6) < length[:, None]),
+        "valid": jnp.ones(size, bool) if valid is None else jnp.asarray(valid),
+    }
+
+
+def hyper(learning_rate=1e-2, weight_decay=0.1, seed=0) -> Hyper:
+    return Hyper(jnp.float32(learning_rate), jnp.float32(weight_decay), jnp.uint32(seed))
+
+
+def variables(of: Task, seed=0) -> Variables:
+    example = {
+        name: jnp.zeros(spec.shape, spec.dtype)
+        for name, spec in example_batch(model_config()).items()
+    }
+    return jax.jit(of.model.init)(jax.random.key(seed), example)
+
+
+def state(of: Task, seed=0) -> TrainState:
+    return create(variables(of, seed), of.optimizer.transformation(), of.groups)
+
+
+@functools.cache
+def standard():
+    """A task, its jitted step and its first state."""
+    of = task()
+    return of, jax.jit(make_step(of)), state(of)
+
+
+def distance(left, right) -> float:
+    """The largest relative L2 error of any array."""
+    errors = jax.tree.map(
+        lambda a, b: float(jnp.linalg.norm(a - b) / jnp.maximum(jnp.linalg.norm(b), 1e-12)),
+        left,
+        right,
+    )
+    return max(jax.tree.leaves(errors))
