@@ -1,25 +1,22 @@
 """Set-up of all tests: CPU with eight devices, shapes and types of vljax checked at run time."""
 
 import os
-from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests compile many small programs and run each a few times: compile quickly, run slowly.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    )
+)
 
 import jax
-from beartype import beartype
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-
-def checked(function: Any) -> Any:
-    """A function that checks its arguments and results, under jit while it is traced.
-
-    Constructors of dataclasses are left as they are: a recipe with a value of the wrong type can be
-    built, and `config.validate` has to say so.
-    """
-    return function if function.__name__ == "__init__" else beartype(function)
-
-
-# Before anything imports vljax.
-install_import_hook("vljax", f"{__name__}.checked")
+# Before anything imports vljax. Annotations that carry shapes are then checked at every call (under
+# jit while tracing).
+install_import_hook("vljax", "beartype.beartype")

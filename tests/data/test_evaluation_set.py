@@ -6,6 +6,7 @@ from PIL import Image
 
 from vljax.data.evaluation_set import EvaluationSet
 from vljax.data.example import unpack_ids
+from vljax.data.pipeline import train_batches
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip
 from vljax.data.transforms import ChooseText, Decode, Resize
@@ -80,9 +81,27 @@ def test_captions_are_those_the_transforms_choose(tmp_path):
     examples = EvaluationSet(sample_data(path), JsonLines(path))
     batch = next(iter(examples.batches(2)))
     assert examples.captions == ["second", ""]
-    assert batch["valid"].tolist() == [True, False]
     assert batch["label"].tolist() == examples.labels.tolist() == [-1, -1]
     assert np.array_equal(batch["text"], examples.tokenizer(examples.captions)[0])
+
+
+def test_images_without_a_caption_are_valid_but_not_in_training(tmp_path):
+    rows = [{"captions": [], "class": "a"}, {"caption": " ", "class": "b"}]
+    rows += [{"caption": "&nbsp;"}]  # empty after CLIP's cleaning
+    rows += [{"image": "lost.png", "class": "b"}, {"caption": "c"}]
+    path = write_jsonl(tmp_path, rows)
+    data = sample_data(path)
+    examples = EvaluationSet(data, JsonLines(path))
+    (batch,) = examples.batches(5)
+    assert batch["valid"].tolist() == [True, True, True, False, True]
+    assert batch["image"].any(axis=(1, 2, 3)).tolist() == batch["valid"].tolist()
+    assert batch["label"].tolist() == [0, 1, -1, 1, -1]
+    assert examples.captions == ["", "", "", "", "c"]
+    assert np.array_equal(batch["text"], examples.tokenizer(examples.captions)[0])
+    batches = train_batches(data, seed=0, global_batch=5)
+    trained = next(batches)
+    batches.close()
+    assert unpack_ids(trained["example_id"][trained["valid"]]).tolist() == [4]
 
 
 def test_an_unusable_example_keeps_its_id_and_label(tmp_path):

@@ -49,14 +49,17 @@ def test_names_are_evaluator_dataset_split_metric():
     assert Retrieval(FakeSource(split=""), batch_size=2).prefix == "retrieval/fake/all"
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64, 23])
-def test_results_are_the_same_for_any_batch_size(batch_size):
+def test_results_are_the_same_for_any_batch_size(batch_size, similarity):
     rng = np.random.default_rng(0)
     captions = [f"caption {i}" for i in rng.integers(0, 15, 23)]
     texts = [f"caption {i}" for i in range(15)]
     images, axes = rng.normal(size=(23, 6)), rng.normal(size=(15, 6))
     data = FakeData(captions, texts, unreadable=(4, 22))
-    metrics = evaluate(data, images, axes, batch_size)
+    metrics = evaluate(data, images, axes, batch_size, similarity=similarity)
+    if similarity == "cosine":
+        images, axes = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, axes))
     # The definition, a query at a time.
     kept = [i for i in range(23) if i not in (4, 22)]
     asked = sorted({captions[i] for i in kept})
@@ -66,11 +69,13 @@ def test_results_are_the_same_for_any_batch_size(batch_size):
                 for i in kept if captions[i] != t)
         for t in asked
     ]  # fmt: skip
-    assert metrics["text_to_image/recall@5"] == np.mean(np.array(ranks) <= 5)
+    for k in (1, 5, 10):
+        assert metrics[f"text_to_image/recall@{k}"] == np.mean(np.array(ranks) <= k)
     assert metrics["text_to_image/median_rank"] == np.median(ranks)
     ranks = [1 + sum(scores[t][i] >= scores[captions[i]][i] for t in asked if t != captions[i])
              for i in kept]  # fmt: skip
-    assert metrics["image_to_text/recall@5"] == np.mean(np.array(ranks) <= 5)
+    for k in (1, 5, 10):
+        assert metrics[f"image_to_text/recall@{k}"] == np.mean(np.array(ranks) <= k)
     assert metrics["image_to_text/median_rank"] == np.median(ranks)
     assert (metrics["examples"], metrics["unreadable"]) == (21, 2)
 
@@ -108,11 +113,23 @@ def test_batches_that_end_early_are_an_error():
         evaluate(data, IMAGES, AXES, 3)
 
 
-def test_euclidean_models_are_ranked_by_distance():
+@pytest.mark.parametrize(
+    ("fields", "recall"),
+    [({"similarity": "dot"}, 0.5), ({}, 0.0), ({"similarity": "euclidean"}, 1.0)],
+)
+def test_models_are_ranked_by_what_they_compare_by(fields, recall):
+    """The dot product takes the longer one, cosines tie, the distance tells both apart."""
     data = FakeData(["near", "far"], ["near", "far"])
-    images, texts = np.array([[1.0, 0], [9.0, 0]]), np.array([[1.0, 0], [9.0, 0]])
-    assert evaluate(data, images, texts)["text_to_image/recall@1"] == 0.5
-    assert evaluate(data, images, texts, similarity="euclidean")["text_to_image/recall@1"] == 1.0
+    vectors = np.array([[1.0, 0.0], [9.0, 0.0]])
+    metrics = evaluate(data, vectors, vectors, **fields)
+    for way in ("text_to_image", "image_to_text"):
+        assert metrics[f"{way}/recall@1"] == recall
+
+
+def test_the_length_of_embeddings_does_not_matter_by_default():
+    scales = np.array([[1e-6], [3.0], [0.7], [1e9]])
+    metrics = evaluate(FakeData(CAPTIONS, TEXTS), IMAGES * scales, AXES * scales[1:])
+    assert metrics == evaluate(FakeData(CAPTIONS, TEXTS), IMAGES, AXES)
 
 
 def test_captions_are_distinct_up_to_case_and_white_space():

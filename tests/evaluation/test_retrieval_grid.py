@@ -27,7 +27,7 @@ def shown(images):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_rows_worked_by_hand(batch_size):
-    fox, boat, tree = grid(batch_size, top=3)
+    fox, boat, tree = grid(batch_size, top=3, similarity="dot")
     assert [fox.query, boat.query, tree.query] == ["fox", "boat", "tree"]
     # fox ranks image 1 (0.9), 2 (0.6), 0 (0.2); its first own example is 0.
     assert (shown([fox.truth]), shown(fox.found)) == ([0], [1, 2, 0])
@@ -35,6 +35,22 @@ def test_rows_worked_by_hand(batch_size):
     # tree ranks image 0 (0.9) before its own, 3 (0.7).
     assert (shown([tree.truth]), shown(tree.found)[:2]) == ([3], [0, 3])
     assert (tree.hits, tree.rank) == ((False, True, False), 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "for_fox", "for_tree", "rank"),
+    [
+        # 0.9, 0.6, 0.2, 0.1 and 0.9, 0.7, 0, 0
+        ({"similarity": "dot"}, [1, 2, 0, 3], [0, 3, 1, 2], 2),
+        # 0.99, 0.6, 0.22, 0.14 and 0.99, 0.98, 0, 0
+        ({}, [1, 2, 0, 3], [3, 0, 1, 2], 1),
+        # squared distances 0.02, 0.8, 1.3, 1.45 and 0.05, 0.1, 1.82, 2
+        ({"similarity": "euclidean"}, [1, 2, 3, 0], [0, 3, 1, 2], 2),
+    ],
+)
+def test_the_similarity_decides_what_is_found(options, for_fox, for_tree, rank):
+    fox, _, tree = grid(**options)
+    assert (shown(fox.found), shown(tree.found), tree.rank) == (for_fox, for_tree, rank)
 
 
 def test_queries_are_spread_over_the_captions():

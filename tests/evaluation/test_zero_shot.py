@@ -1,12 +1,18 @@
 """Zero-shot classification against a computation by hand."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vljax.config import UserError, validate
-from vljax.data.sources import Builtin
+from vljax.data.evaluation_set import EvaluationSet
+from vljax.data.pipeline import Data
+from vljax.data.sources import Builtin, JsonLines
+from vljax.data.tokenizers import Clip
+from vljax.data.transforms import ChooseText, Decode, Resize
 from vljax.evaluation.zero_shot import ZeroShot
 
 from .fakes import FakeData, FakeModel, FakeSource
@@ -59,6 +65,35 @@ def test_unreadable_examples_take_no_part():
     assert metrics["accuracy@1"] == metrics["mean_per_class"] == 1.0
     # Example 3 has no label: it was not asked for.
     assert (metrics["examples"], metrics["unreadable"]) == (3, 1)
+
+
+def test_images_without_a_caption_are_classified(tmp_path):
+    """From the file to the metric: the class alone counts, and the image can be read or not."""
+    for name, level in [("dark", 60), ("bright", 200)]:
+        Image.new("RGB", (4, 4), (level, 0, 0)).save(tmp_path / f"{name}.png")
+    rows = [
+        {"image": "dark.png", "class": "cat"},
+        {"image": "bright.png", "class": "dog", "caption": ""},
+        {"image": "bright.png", "class": "cat", "caption": "a caption"},
+        {"image": "lost.png", "class": "cat", "caption": "a caption"},
+        {"image": "dark.png"},
+    ]
+    path = tmp_path / "pets.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = (Decode(), Resize(4), ChooseText())
+    source = JsonLines(str(path))
+    data = EvaluationSet(Data(source, Clip(context_length=8), steps, steps), source)
+    ids, _ = data.tokenizer(["cat", "dog"])
+
+    def encode(batch):
+        if "image" in batch:
+            return {"image/embedding": np.eye(2)[(batch["image"][:, 0, 0, 0] > 128).astype(int)]}
+        return {"text/embedding": np.eye(2)[(batch["text"] != ids[0]).any(axis=1).astype(int)]}
+
+    metrics = ZeroShot(source, batch_size=2, templates=("{}",)).measure(encode, data)
+    assert (metrics["examples"], metrics["unreadable"]) == (3, 1)
+    assert metrics["accuracy@1"] == pytest.approx(2 / 3)
+    assert metrics["mean_per_class"] == 0.75
 
 
 def test_classes_weigh_the_same():

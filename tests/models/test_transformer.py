@@ -155,9 +155,11 @@ def test_drop_path_rises_linearly_and_scales_what_stays(scan: bool) -> None:
     config = TransformerConfig(**sizes, drop_path=0.4)
     places = [(layer, branch) for layer in range(3) for branch in ("attention", "mlp")]
     one_hot = np.eye(WIDTH)
-    biases = {place: one_hot[i] for i, place in enumerate(places)}
+    # Two coordinates each, which are dropped together.
+    biases = {place: one_hot[i] + one_hot[i + 6] for i, place in enumerate(places)}
     batch = 4000
-    added = residuals(config, branches(config, biases), batch)[:, : len(places)]
+    added, twins = np.split(residuals(config, branches(config, biases), batch)[:, :12], 2, axis=1)
+    np.testing.assert_allclose(added, twins, rtol=0, atol=1e-4)
     dropped = np.abs(added) < 1e-4
     for i, (layer, _) in enumerate(places):
         rate = [0, 0.2, 0.4][layer]

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from tests.training import tiny
@@ -31,10 +32,10 @@ def test_three_steps_equal_those_of_one_device(sizes):
         single, expected = step(single, tiny.batch(k), tiny.hyper())
         batch = jax.device_put(tiny.batch(k), batch_sharding(mesh))
         state, metrics = split(state, batch, tiny.hyper())
-        # Sums over the batch are taken in another order: a few units of float32 rounding.
+        # Sums over the batch are taken in another order: float32 rounding.
         for name in ("loss", "gradient_norm"):
-            np.testing.assert_allclose(metrics[name], expected[name], rtol=3e-6)
-    assert tiny.distance(jax.device_get(state.params), single.params) < 1e-4
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+    assert tiny.distance(jax.device_get(state.params), single.params) < 1e-5
     restored = abstract(shapes, placed)
     assert jax.tree.map(lambda leaf: leaf.sharding, restored) == placed
 
@@ -44,12 +45,15 @@ def test_parameters_and_moments_are_split():
     of, _, first = tiny.standard()
     shapes = jax.eval_shape(lambda: first)
     placed = shardings(shapes, of.model.axes, of.optimizer.transformation(), of.groups, mesh)
-    up = placed.params["image"]["blocks"]["mlp"]["up"]["kernel"]
-    assert up.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
-    adam = (
-        next(s for s in placed.optimizer["0"] if hasattr(s, "mu"))
-        if not hasattr(placed.optimizer["0"], "mu")
-        else placed.optimizer["0"]
+    up = placed.params["image"]["blocks"]["0"]["mlp"]["up"]["kernel"]
+    assert up.spec == jax.sharding.PartitionSpec("fsdp", "tensor")
+    (adam,) = (
+        part
+        for part in jax.tree.leaves(
+            placed.optimizer["0"], is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState)
+        )
+        if isinstance(part, optax.ScaleByAdamState)
     )
-    assert adam.mu["image"]["blocks"]["mlp"]["up"]["kernel"] == up
+    for moment in (adam.mu, adam.nu):
+        assert moment["image"]["blocks"]["0"]["mlp"]["up"]["kernel"] == up
     assert adam.count.spec == jax.sharding.PartitionSpec()

@@ -7,10 +7,10 @@ import pytest
 
 from tests.training import tiny
 from vljax.config import UserError
-from vljax.models.layout import leaves
+from vljax.models.assembly import Variables
+from vljax.models.layout import leaves, unroll
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
-from vljax.training.optim import AdamW
-from vljax.training.schedules import WarmupCosine
+from vljax.objectives.objective import Context
 from vljax.training.step import make_step
 
 
@@ -30,9 +30,6 @@ def test_one_step_is_adamw_in_float64():
     clip, eps, rate, wd = of.optimizer.clip_norm, of.optimizer.epsilon, 1e-2 * 0.5, 0.1
 
     def loss(params):
-        from vljax.models.assembly import Variables
-        from vljax.objectives.objective import Context
-
         batch = tiny.batch()
         forward = lambda view: of.model.apply(Variables(params, {}), view, None, train=True)[0]  # noqa: E731
         objective = of.objectives["main"]
@@ -49,8 +46,7 @@ def test_one_step_is_adamw_in_float64():
         decayed = keys[-1] in ("kernel", "embedding", "patch_embedding")
         update = mean / (np.sqrt(square) + eps) + wd * decayed * np.float64(before)
         truth = np.float64(before) - rate * update
-        # Adam's first update is g/|g|: where g is about epsilon, float32 rounding of g shows.
-        np.testing.assert_allclose(after[keys], truth, rtol=1e-5, atol=2e-5, err_msg=str(keys))
+        np.testing.assert_allclose(after[keys], truth, rtol=1e-6, atol=5e-7, err_msg=str(keys))
 
 
 def test_a_step_with_gradients_that_are_not_finite_changes_nothing_but_the_count():
@@ -98,19 +94,10 @@ def test_dropout_depends_on_the_step_and_the_seed_only():
 
 
 def test_learned_scalars_stay_within_their_limits():
-    of, step, state = tiny.standard()
-    params = {**state.params, "logit_scale": jnp.float32(np.log(100))}
-    for _ in range(3):
-        high = state._replace(params=params)
-        after, _ = step(high, tiny.batch(), tiny.hyper(learning_rate=1.0))
-        assert after.params["logit_scale"] <= np.float32(np.log(100))
-    free = tiny.task({"main": SoftmaxContrastive(max_scale=None)}, AdamW(schedule=WarmupCosine(0)))
-    start = tiny.state(free)._replace(params=params)
-    results = []
-    for seed in range(4):
-        after, _ = jax.jit(make_step(free))(start, tiny.batch(seed), tiny.hyper(learning_rate=1.0))
-        results.append(float(after.params["logit_scale"]))
-    assert max(results + [0]) > np.log(100) or min(results) < np.log(100)
+    _, step, state = tiny.standard()
+    high = state._replace(params={**state.params, "logit_scale": jnp.float32(9.0)})
+    after, _ = step(high, tiny.batch(), tiny.hyper())
+    assert after.params["logit_scale"] == np.float32(np.log(100))
 
 
 def test_objectives_add_up_by_their_weights():
@@ -161,13 +148,10 @@ def test_the_sigmoid_objective_learns_its_bias():
 
 
 def test_scanned_and_unrolled_stacks_take_the_same_step():
-    from vljax.models.layout import unroll
-
     scanned, unrolled = tiny.task(scan=True), tiny.task(scan=False)
     state = tiny.state(scanned)
     flat = tiny.state(unrolled)._replace(params=unroll(state.params))
     one, metrics = jax.jit(make_step(scanned))(state, tiny.batch(), tiny.hyper())
     other, other_metrics = jax.jit(make_step(unrolled))(flat, tiny.batch(), tiny.hyper())
     assert float(metrics["loss"]) == pytest.approx(float(other_metrics["loss"]), rel=1e-6)
-    # Adam divides by |g|, so rounding of the smallest gradients shows in the parameters.
-    assert tiny.distance(unroll(one.params), other.params) < 1e-4
+    assert tiny.distance(unroll(one.params), other.params) < 1e-5

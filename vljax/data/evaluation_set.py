@@ -50,8 +50,9 @@ class EvaluationSet:
 
     @functools.cached_property
     def captions(self) -> list[str]:
-        """The first caption of each example, "" where there is none."""
-        return [self.records.annotation(i).first_caption for i in range(len(self))]
+        """The first caption of each example, "" where cleaning leaves nothing of it."""
+        captions = [self.records.annotation(i).first_caption for i in range(len(self))]
+        return [caption if self.tokenizer.clean(caption) else "" for caption in captions]
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " examples"]:
@@ -69,8 +70,8 @@ class EvaluationSet:
 
         Returns:
           An iterator of batches like those of training, and `label`, int32[B], -1 where there is
-          none. The last one is filled up with examples whose `valid` is False and whose
-          `example_id` is all ones. All processes get equally many.
+          none. An image without a caption is valid. The last batch is filled up with examples whose
+          `valid` is False and whose `example_id` is all ones. All processes get equally many.
 
         Raises:
           UserError: if the source or tokenizer cannot be opened, or the batch does not divide by
@@ -115,5 +116,5 @@ class EvaluationSet:
             tokenizer=self.tokenizer,
             size=size,
             seed=0,
-            labels=True,
+            evaluation=True,
         )

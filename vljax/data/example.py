@@ -38,7 +38,8 @@ class Loader:
       tokenizer: makes the ids.
       size: height and width of the images, pixels.
       seed: of the random numbers.
-      labels: whether batches have a `label`.
+      evaluation: whether batches have a `label` and keep images without a text as valid, to be
+        classified; training has no use for these.
     """
 
     records: Records
@@ -47,7 +48,7 @@ class Loader:
     tokenizer: LoadedTokenizer
     size: int
     seed: int
-    labels: bool = False
+    evaluation: bool = False
 
     def at_position(self, position: int, index: int) -> dict[str, Any]:
         """The example at a position of the endless stream, which tells its epoch."""
@@ -72,14 +73,19 @@ class Loader:
         example: dict[str, Any] = {"record": self.records[index]}
         rng = example_generator(self.seed, self.source, epoch, index)
         for transform in self.transforms:
-            example = transform(example, rng)
+            try:
+                example = transform(example, rng)
+            except ExampleError:
+                if not self.evaluation or transform.provides != "text":
+                    raise
+                example = {**example, "text": ""}
         image, text = example["image"], example["text"]
         if image.shape != (self.size, self.size, 3) or image.dtype != np.uint8:
             raise ValueError(
                 f"transforms made {image.dtype}{list(image.shape)} of example "
                 f"{self.source}/{index}, expected uint8[{self.size}, {self.size}, 3]"
             )
-        if not self.tokenizer.clean(text):
+        if not self.evaluation and not self.tokenizer.clean(text):
             raise ExampleError(f"text {text!r} is empty after cleaning")
         return image, text
 
@@ -112,7 +118,7 @@ class Loader:
             "valid": np.array(column["valid"], bool),
             REJECTED: tuple(rejected for rejected in column[REJECTED] if rejected is not None),
         }
-        if self.labels:
+        if self.evaluation:
             batch["label"] = np.array(column["label"], np.int32)
         return batch
 

@@ -65,7 +65,7 @@ def make_step(task: Task) -> Step:
             before, scale = select(pattern, params), select_like(decay, trained)
             moved = apply_direction(before, direction, rate, hyper.weight_decay, scale)
             params = merge(params, moved)
-            norms.append(optax.global_norm(gradients))
+            norms.append(optax.tree.norm(gradients))
             finite &= jnp.isfinite(norms[-1]) & jnp.isfinite(value)
             metrics |= aux[0]
             metrics["loss"] += value

@@ -29,6 +29,12 @@ def exact_dot(a, b):
     return sum(Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a, b, strict=True))
 
 
+def exact_cosine(a, b):
+    """Its sign and square, times the squared length of `a`, which is the same for all `b`."""
+    dot, square = exact_dot(a, b), exact_dot(b, b)
+    return dot * abs(dot) / square if square else Fraction(0)
+
+
 def exact_distance(a, b):
     return -sum((Fraction(float(x)) - Fraction(float(y))) ** 2 for x, y in zip(a, b, strict=True))
 
@@ -102,23 +108,61 @@ def test_euclidean_ranks_equal_exact_arithmetic(problem, chunk):
     assert ranks.tolist() == brute_force(*problem, exact_distance)
 
 
-def test_real_valued_embeddings_equal_exact_arithmetic():
+@given(problems(), st.sampled_from([1, 5, 1 << 22]), st.randoms(use_true_random=False))
+def test_cosine_ranks_equal_exact_arithmetic_at_any_scale(problem, chunk, random):
+    queries, candidates, *groups = problem
+    scaled = [
+        vectors * np.array([[random.randint(1, 999)] for _ in vectors], np.float32)
+        for vectors in (queries, candidates)
+    ]
+    ranks = embedding_ranks(*scaled, *groups, similarity="cosine", chunk_elements=chunk)
+    assert ranks.tolist() == brute_force(*problem, exact_cosine)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("query", "candidates", "rank"),
+    [
+        ([0, 0], [[1, 0], [0, 5], [-1, 0]], 3),  # a query of length 0 is as near to all
+        ([2, 0], [[0, 0], [3, 1], [-4, 1]], 2),  # a candidate of length 0 is at a right angle
+        ([2, 0], [[0, 0], [0, 7], [-4, 1]], 2),
+        ([0, 0], [[0, 0], [0, 0], [0, 0]], 3),
+    ],
+)
+def test_the_cosine_with_a_vector_of_length_0_is_0(query, candidates, rank):
+    args = np.array([query], np.float32), np.array(candidates, np.float32)
+    ranks = embedding_ranks(*args, np.array([0]), np.arange(3), similarity="cosine")
+    assert ranks.tolist() == [rank]
+    assert np.isfinite(similarities(*args, "cosine")).all()
+
+
+@pytest.mark.parametrize(
+    ("similarity", "near"),
+    [("dot", exact_dot), ("cosine", exact_cosine), ("euclidean", exact_distance)],
+)
+def test_real_valued_embeddings_equal_exact_arithmetic(similarity, near):
     rng = np.random.default_rng(0)
     queries, candidates = rng.normal(size=(2, 40, 9)).astype(np.float32)
     groups = rng.integers(0, 10, 40)
-    expected = brute_force(queries, candidates, groups, groups, exact_dot)
+    expected = brute_force(queries, candidates, groups, groups, near)
     assert len(set(expected)) > 5
-    assert embedding_ranks(queries, candidates, groups, groups).tolist() == expected
+    ranks = embedding_ranks(queries, candidates, groups, groups, similarity=similarity)
+    assert ranks.tolist() == expected
 
 
-def test_euclidean_and_dot_differ_for_embeddings_of_different_length():
+def test_similarities_differ_for_embeddings_of_different_length():
     query, candidates = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [9.0, 0.0]])
     args = (query, candidates, np.array([0]), np.array([0, 1]))
-    assert embedding_ranks(*args).tolist() == [2]
+    assert embedding_ranks(*args).tolist() == [2]  # by the dot product
+    assert embedding_ranks(*args, similarity="cosine").tolist() == [2]
     assert embedding_ranks(*args, similarity="euclidean").tolist() == [1]
+    # A right answer at an angle is behind the shorter vector for the cosine alone.
+    args = (query, np.array([[5.0, 4.0], [2.0, 0.0]]), *args[2:])
+    assert embedding_ranks(*args).tolist() == [1]
+    assert embedding_ranks(*args, similarity="cosine").tolist() == [2]
 
 
-@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_a_collapsed_model_gets_the_worst_ranks(similarity):
     """Matrix products sum in another order at their edges; equal vectors must tie all the same."""
     vector = np.random.default_rng(1).normal(size=97).astype(np.float32)
@@ -127,6 +171,14 @@ def test_a_collapsed_model_gets_the_worst_ranks(similarity):
         ids = np.arange(count)
         ranks = embedding_ranks(same, same, ids, ids, similarity=similarity, chunk_elements=1500)
         assert set(ranks.tolist()) == {count}
+
+
+def test_collapsed_directions_of_any_length_tie_for_the_cosine():
+    rng = np.random.default_rng(1)
+    vector, ids = rng.normal(size=97), np.arange(203)
+    queries, candidates = (vector * rng.lognormal(0, 3, (203, 1)) for _ in range(2))
+    ranks = embedding_ranks(queries, candidates, ids, ids, similarity="cosine", chunk_elements=1500)
+    assert set(ranks.tolist()) == {203}
 
 
 def test_near_neighbours_are_not_taken_for_ties():
@@ -163,6 +215,14 @@ def test_no_queries_give_no_ranks():
     none = np.zeros((0, 2), np.float32)
     ids = np.zeros(0, np.int64)
     assert embedding_ranks(none, np.ones((1, 2)), ids, np.zeros(1, np.int64)).shape == (0,)
+
+
+def test_similarities_by_hand():
+    queries, candidates = np.array([[3.0, 4.0]]), np.array([[6.0, 8.0], [0.0, -2.0], [0.0, 0.0]])
+    assert similarities(queries, candidates, "dot").tolist() == [[50.0, -8.0, 0.0]]
+    cosines = similarities(queries, candidates, "cosine")
+    np.testing.assert_allclose(cosines, [[1.0, -0.8, 0.0]], atol=1e-15)
+    assert cosines.dtype == similarities(*np.ones((2, 1, 1), np.float32), "dot").dtype == np.float64
 
 
 def test_similarities_order_as_distances_do():
