@@ -74,6 +74,6 @@ def recipe(variant: str = "") -> Run:
         steps=steps,
         global_batch=batch,
         log_every=max(1, steps // 60),
-        evaluate_every=max(1, steps // 6),
-        checkpoint_every=max(1, steps // 6),
+        evaluate_every=steps // (2 if tiny else 6),
+        checkpoint_every=steps // (4 if tiny else 6),
     )

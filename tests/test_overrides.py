@@ -43,7 +43,7 @@ def test_a_required_field_that_cannot_be_carried_over():
     ("args", "message"),
     [
         (["--shapes.b.sise", "3"], "unknown field 'shapes.b.sise'; did you mean 'shapes.b.size'?"),
-        (["--shapes.c.size", "3"], "unknown field 'shapes.c.size'; did you mean 'shapes.b'?"),
+        (["--shapes.c.size", "3"], "unknown field 'shapes.c.size'; known: shapes.a, shapes.b"),
         (["--shapes.b", "boxx"], "shapes.b: unknown shape 'boxx'; did you mean 'box'?"),
         (["--shapes.b"], "--shapes.b needs a name; known: box, circle"),
         (["--scale", "abc"], "Error parsing --scale: could not convert string to float: 'abc'"),

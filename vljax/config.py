@@ -65,13 +65,13 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def suggest(name: str, options: Iterable[str]) -> str:
-    """A clause to end an error with: the nearest option, or all of them."""
+def suggest(name: str, options: Iterable[str], show: Callable[[str], str] = str) -> str:
+    """A clause to end an error with: the nearest option, or all of them, as `show` writes them."""
     options = sorted(options)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(options)}" if options else ""
+        return f"; did you mean {show(near[0])!r}?"
+    return f"; known: {', '.join(map(show, options))}" if options else ""
 
 
 def member(kind: type[Component], name: str, path: str = "") -> type[Component]:
@@ -337,10 +337,13 @@ def _run_file(path: Path) -> types.ModuleType:
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses defined in a recipe look their module up
+    sys.path.insert(0, str(path.parent))  # a recipe may build on its neighbours, as a script may
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(_where(path, error)) from error
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

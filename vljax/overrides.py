@@ -154,8 +154,7 @@ def _replace(value: Any, path: list[str], change: Any) -> Any:
 
 
 def _check_known(recipe: Any, path: str) -> None:
-    value: Any = recipe
-    hint: Any = type(recipe)
+    value, hint = recipe, type(recipe)
     for depth, name in enumerate(parts := path.split(".")):
         if dataclasses.is_dataclass(value):
             options = list(field_types(value.__class__))
@@ -166,6 +165,6 @@ def _check_known(recipe: Any, path: str) -> None:
         else:
             options = []
         if name not in options:
-            near = [".".join([*parts[:depth], option]) for option in options]
-            raise UserError(f"unknown field {path!r}{suggest(path, near)}")
+            clause = suggest(name, options, lambda near: ".".join([*parts[:depth], near]))
+            raise UserError(f"unknown field {path!r}{clause}")
         value, hint = _child(value, hint, name)

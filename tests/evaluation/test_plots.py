@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vljax.evaluation.figures import BLUE
+from vljax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, save
 from vljax.evaluation.plots import plot_run, series, smooth
 
 
@@ -73,9 +73,95 @@ def test_constant_numbers_are_drawn(tmp_path, steps, value):
 
 @pytest.mark.filterwarnings("error")
 def test_one_direction_and_no_chance_are_enough(tmp_path):
-    rows = [{"step": 1, "retrieval/$a_b$/x/text_to_image/recall@10": 0.25}]
+    rows = [{"step": 1, "retrieval/$a_$/x/text_to_image/recall@10": 0.25}]
     (path,) = plot_run(rows, tmp_path)
     assert share(path, BLUE) > 1e-5
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, by the name of their file."""
+    figures = {}
+
+    def keep(figure, path):
+        figures[path.stem] = figure
+        return save(figure, path)
+
+    monkeypatch.setattr("vljax.evaluation.plots.save", keep)
+    return figures
+
+
+def points(line):
+    return list(zip(line.get_xdata().tolist(), line.get_ydata().tolist(), strict=True))
+
+
+def test_the_loss_is_drawn_as_logged_and_smoothed(tmp_path, drawn):
+    losses = np.random.default_rng(0).uniform(1, 2, 100)
+    plot_run([{"step": 5 + i, "loss": loss} for i, loss in enumerate(losses)], tmp_path)
+    (axes,) = drawn["loss"].axes
+    logged, mean = axes.lines
+    assert points(logged) == list(zip(range(5, 105), losses, strict=True))
+    assert points(mean) == list(zip(range(5, 105), smooth(losses), strict=True))
+    assert [line.get_color() for line in axes.lines] == [GREY, BLUE]
+    assert axes.get_xlim()[0] == 0
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "loss")
+
+
+def test_the_learning_rate_is_drawn_from_0(tmp_path, drawn):
+    plot_run([{"step": step, "learning_rate": 1e-3 + step * 1e-6} for step in (7, 9)], tmp_path)
+    (axes,) = drawn["learning_rate"].axes
+    assert points(axes.lines[0]) == [(7, 1e-3 + 7e-6), (9, 1e-3 + 9e-6)]
+    assert (axes.get_xlim()[0], axes.get_ylim()[0]) == (0, 0)
+
+
+@pytest.mark.parametrize(("steps", "marker"), [([3], "o"), ([3, 4], "")])
+def test_a_single_point_has_a_marker(tmp_path, drawn, steps, marker):
+    plot_run([{"step": step, "loss": 1.0, "learning_rate": 1.0} for step in steps], tmp_path)
+    for name in ("loss", "learning_rate"):
+        assert drawn[name].axes[0].lines[0].get_marker() == marker
+
+
+def test_recall_is_drawn_in_percent_by_direction_and_k(tmp_path, drawn):
+    prefix, ks = "retrieval/builtin/test", (1, 5, 10, 20)
+    to_image = {k: f"{prefix}/text_to_image/recall@{k}" for k in ks}
+    to_text = {k: f"{prefix}/image_to_text/recall@{k}" for k in ks}
+    rows = [
+        {"step": 10}
+        | {to_image[k]: k / 32 for k in ks}
+        | {f"{to_image[k]}_chance": 0.5 for k in ks},
+        {"step": 20}
+        | {to_text[k]: k / 64 for k in ks}
+        | {f"{to_text[k]}_chance": k / 256 for k in ks},
+        {"step": 40}
+        | {to_image[k]: k / 64 for k in ks}
+        | {f"{to_image[k]}_chance": k / 128 for k in ks},
+    ]
+    plot_run(rows, tmp_path)
+    figure = drawn["recall_builtin_test"]
+    assert figure.get_suptitle() == "Retrieval on builtin, test split (dotted: chance)"
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("Text to image", "Image to text")
+    assert left.get_ylabel() == "recall (%)"
+    for i, k in enumerate(ks):
+        curve, chance = left.lines[2 * i : 2 * i + 2]
+        assert points(curve) == [(10, k / 0.32), (40, k / 0.64)]
+        assert list(chance.get_ydata()) == [k / 1.28] * 2  # as it was last
+        assert curve.get_label() == f"recall@{k}"
+        colour = (BLUE, ORANGE, GREEN, BLUE)[i]
+        assert curve.get_color() == chance.get_color() == colour
+        curve, chance = right.lines[2 * i : 2 * i + 2]
+        assert points(curve) == [(20, k / 0.64)]
+        assert list(chance.get_ydata()) == [k / 2.56] * 2
+    # Both panels have room for all points: 62.5 % at step 10, and step 40, are on the left alone.
+    assert left.get_xlim() == right.get_xlim() == (0, pytest.approx(42))
+    assert left.get_ylim() == right.get_ylim() == pytest.approx((-0.02 * 68.75, 68.75))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("recall", "top"), [(0.0, 1.0), (0.5, 55.0), (1.0, 103.0)])
+def test_recall_has_room_from_0_to_100_percent(tmp_path, drawn, recall, top):
+    plot_run([{"step": 1, "retrieval/a/b/text_to_image/recall@1": recall}], tmp_path)
+    assert drawn["recall_a_b"].axes[0].get_ylim()[1] == pytest.approx(top)
 
 
 def test_series_is_in_order_with_the_last_row_of_a_step():

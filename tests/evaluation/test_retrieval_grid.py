@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
-from vljax.evaluation.figures import GREEN
+from vljax.evaluation.figures import GREEN, GREY, save
 from vljax.evaluation.retrieval_grid import GridRow, plot_retrieval_grid, retrieval_grid
 
 from .fakes import FakeData, FakeModel
@@ -59,6 +60,37 @@ def test_queries_are_spread_over_the_captions():
     assert len(grid(queries=100)) == 3
 
 
+def many(count, same=False):
+    names = [f"caption {i}" for i in range(count)]
+    axes = np.eye(count, dtype=np.float32)
+    images = np.tile(axes[:1], (count, 1)) if same else axes
+    return FakeModel(images, axes, 8), FakeData(names, names), 8
+
+
+def test_queries_between_the_first_and_last_are_the_nearest_to_evenly_spread():
+    rows = retrieval_grid(*many(5), queries=4)  # 0, 1.33, 2.67, 4
+    assert [row.query for row in rows] == [f"caption {i}" for i in (0, 1, 3, 4)]
+
+
+def test_a_grid_is_8_queries_with_5_images_large_enough_to_see():
+    rows = retrieval_grid(*many(30))
+    assert [len(row.found) for row in rows] == [5] * 8
+    assert {image.shape for row in rows for image in (row.truth, *row.found)} == {(128, 128, 3)}
+
+
+def test_images_that_tie_are_shown_in_the_order_of_the_data():
+    for row in retrieval_grid(*many(60, same=True), top=60):
+        assert shown(row.found) == list(range(60))
+        assert row.rank == 60
+
+
+def test_images_without_a_caption_take_no_part():
+    data = FakeData(["fox", " ", "boat", "tree"], TEXTS)
+    rows = retrieval_grid(FakeModel(IMAGES, AXES, 3), data, 3)
+    assert [row.query for row in rows] == ["fox", "boat", "tree"]
+    assert {i for row in rows for i in shown(row.found)} == {0, 2, 3}
+
+
 def test_unreadable_images_are_not_shown():
     rows = grid(unreadable=(0, 2))
     assert [row.query for row in rows] == ["Fox", "tree"]
@@ -79,6 +111,50 @@ def green(path):
     return np.mean((np.abs(pixels - colour) < 3).all(axis=-1))
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved."""
+    figures = []
+
+    def keep(figure, path):
+        figures.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr("vljax.evaluation.retrieval_grid.save", keep)
+    return figures
+
+
+def test_each_line_is_the_caption_the_true_image_and_what_was_found(tmp_path, drawn):
+    def images(*levels):
+        return tuple(np.full((4, 4, 3), level, np.uint8) for level in levels)
+
+    rows = [
+        GridRow("a fox", *images(1), images(2, 3, 4), (False, True, False), 1234),
+        GridRow("word " * 60, *images(5), images(6, 7), (True, False), 1),
+    ]
+    plot_retrieval_grid(rows, tmp_path / "grid.png")
+    cells = [
+        [axes.images[0].get_array()[0, 0, 0] if axes.images else None for axes in line]
+        for line in np.array(drawn[0].axes).reshape(2, 5)
+    ]
+    assert cells == [[None, 1, 2, 3, 4], [None, 5, 6, 7, None]]
+    frames = [
+        (to_hex(axes.spines["left"].get_edgecolor()).upper(), axes.spines["left"].get_linewidth())
+        for axes in drawn[0].axes
+        if axes.images
+    ]
+    black, grey, green = ("#000000", 1), (GREY, 1), (GREEN, 5)
+    assert frames == [black, grey, green, grey, black, green, grey]
+    fox, words = (drawn[0].axes[i].texts[0].get_text().split("\n") for i in (0, 5))
+    assert fox == ["a fox", "(first hit at rank 1,234)"]
+    assert words[-1] == "(first hit at rank 1)"
+    assert words[-2].endswith(" …")
+    assert len(words) == 6
+    assert max(map(len, words)) <= 25
+    titles = [axes.get_title() for axes in drawn[0].axes[:5]]
+    assert titles == ["", "true image", "found 1", "found 2", "found 3"]
+
+
 def test_hits_and_only_hits_are_framed_green(tmp_path):
     none, one, two = (
         green(plot_retrieval_grid([row(hits=hits)], tmp_path / f"{i}.png"))
@@ -90,7 +166,7 @@ def test_hits_and_only_hits_are_framed_green(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    "caption", ["", "$x_$ and $^", "word " * 60, "x" * 300, "two\nlines", "100 % \\frac{"]
+    "caption", ["", "$x_$ and ^", "word " * 60, "x" * 300, "two\nlines", "100 % \\frac{"]
 )
 def test_any_caption_can_be_drawn(tmp_path, caption):
     sizes = []

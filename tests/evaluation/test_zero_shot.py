@@ -45,6 +45,21 @@ def test_class_embeddings_are_normalised_means_of_normalised_prompts():
     np.testing.assert_allclose(classes, CLASSES, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_without_a_direction_is_0():
+    evaluator = ZeroShot(FakeSource(), batch_size=3, templates=("{}", "one {}"))
+    texts = np.array([[0, 0], [0, 0], [1, 0], [-1, 0]], np.float32)
+    classes = evaluator.class_embeddings(FakeModel(IMAGES, texts, 3), data_set())
+    assert classes.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_prompts_are_the_templates_of_each_class_in_turn():
+    data = data_set(names=("Red Fox", "{x}"))
+    data.vocabulary = asked = ["Red Fox!", "a Red Fox in {2024}", "{x}!", "a {x} in {2024}"]
+    evaluate(data, templates=("{}!", "a {} in {2024}"))
+    assert data.asked == asked
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
 def test_metrics_worked_by_hand(batch_size):
     """Cats 0 and 4 are right; of dogs 1 is wrong and 2 right; 3 has no label."""

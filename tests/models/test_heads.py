@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.linen import meta
 
-from vljax.config import UserError, validate
+from vljax.config import UserError, decode, validate
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
 from vljax.models.heads import Embedding, unit
@@ -97,4 +97,4 @@ def test_a_bad_size_is_named() -> None:
 
 def test_an_unknown_projection_is_named() -> None:
     with pytest.raises(UserError, match=r"^projections.image: unknown value 'linaer'; .*'linear'"):
-        validate(Embedding(4, {"image": "linaer"}))
+        decode(Embedding, {"dim": 4, "projections": {"image": "linaer"}})

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vljax.config import UserError, validate
+from vljax.config import UserError, decode, encode, validate
+from vljax.models.text import TextTransformer
 
 from . import reference
 from .tiny import float64, text, token_ids, tower
@@ -106,10 +107,15 @@ def test_a_sequence_that_is_too_long_is_refused() -> None:
             {"causal": True, "pooling": "first"},
             "pooling: the first token of a causal text tower sees no other; use last or eos",
         ),
-        ({"pooling": "cls"}, "pooling: unknown value 'cls'.*"),
         ({"heads": 3}, "heads: 3 heads do not divide the width 32; 2 would"),
     ],
 )
 def test_a_bad_value_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         validate(text(**fields))
+
+
+def test_an_unknown_pooling_is_named() -> None:
+    fields = encode(text()) | {"pooling": "cls"}
+    with pytest.raises(UserError, match=r"^pooling: unknown value 'cls'"):
+        decode(TextTransformer, fields)

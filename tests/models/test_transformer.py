@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from vljax.config import UserError, validate
+from vljax.config import UserError, decode, validate
 from vljax.models.compute import Compute
 from vljax.models.layout import roll, unroll
 from vljax.models.transformer import TransformerConfig, transformer
 
 from . import reference
-from .tiny import QUICK_COMPILE, STACK, float64, text, token_ids, tower
+from .tiny import STACK, float64, text, token_ids, tower
 
 LAYOUTS = pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
 
@@ -41,15 +41,16 @@ class Stack(nn.Module):
         ({"heads": 64}, "heads: 64 heads do not divide the width 32; 32 would"),
         ({"dropout": 1.0}, r"dropout: must be in \[0, 1\), not 1.0"),
         ({"drop_path": -0.1}, r"drop_path: must be in \[0, 1\), not -0.1"),
-        (
-            {"activation": "gelu_tan"},
-            "activation: unknown value 'gelu_tan'; did you mean 'gelu_tanh'\\?",
-        ),
     ],
 )
 def test_a_bad_value_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
         validate(TransformerConfig(**{**STACK, **fields}))
+
+
+def test_an_unknown_activation_is_named() -> None:
+    with pytest.raises(UserError, match=r"^activation: unknown value 'gelu_tan'; .*'gelu_tanh'"):
+        decode(TransformerConfig, {**STACK, "activation": "gelu_tan"})
 
 
 @pytest.mark.parametrize("field", ["width", "heads"])
@@ -77,7 +78,7 @@ def test_scanned_equals_unrolled() -> None:
         def loss(params: Any) -> jax.Array:
             return jnp.sum(jnp.sin(model.forward.__wrapped__(params, ids).tokens))
 
-        return jax.jit(jax.grad(loss), compiler_options=QUICK_COMPILE)(model.params)
+        return jax.jit(jax.grad(loss))(model.params)
 
     ours, theirs = unroll(gradient(scanned)), gradient(unrolled)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)

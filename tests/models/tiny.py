@@ -19,9 +19,6 @@ from vljax.models.vit import ViT
 
 Tree = dict[str, Any]
 
-# Tests compile many small programs and run each once: half of the compile time is spent otherwise.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}
-
 STACK: Tree = {"width": 32, "depth": 2, "heads": 4, "mlp_dim": 40}
 
 
@@ -76,7 +73,7 @@ def tower(config: Encoder, compute: Compute | None = None) -> Tower:
         init = functools.partial(module.init, train=False)
         boxed = jax.eval_shape(init, jax.random.key(0), example["inputs"], example.get("mask"))
         params = randomised(meta.unbox(boxed["params"]))
-    return Tower(params, jax.jit(forward, compiler_options=QUICK_COMPILE))
+    return Tower(params, jax.jit(forward))
 
 
 def float64(tree: Tree) -> Tree:

@@ -62,7 +62,7 @@ def series(
 
 def smooth(values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
     """The mean of a twentieth of all points around each of at least one; of fewer at both ends."""
-    window = np.ones(min(len(values), len(values) // 40 * 2 + 1))
+    window = np.ones(len(values) // 40 * 2 + 1)
     weights = np.convolve(np.ones_like(values), window, mode="same")
     return np.convolve(values, window, mode="same") / weights
 

@@ -35,6 +35,8 @@ class ViT(TransformerConfig, Encoder, name="vit"):
     """Height and width of a patch, in pixels."""
     pooling: Literal["cls", "mean", "map"] = "map"
     """cls: a learned first token; mean: over the patches; map: a learned query attends to them."""
+    cls_position: bool = False
+    """Whether the class token has a learned position too, as in the first ViT and CLIP."""
     positions: Literal["learned", "sincos"] = "learned"
     """Learned positions are resampled when images of another size come in."""
     registers: int = 0
@@ -60,6 +62,8 @@ class ViT(TransformerConfig, Encoder, name="vit"):
             )
         if self.positions == "sincos" and (self.width % 4 or self.width < 8):
             yield "positions", f"sincos needs a width of 8, 12, 16, ..., not {self.width}"
+        if self.cls_position and self.pooling != "cls":
+            yield "cls_position", f"there is no class token with pooling {self.pooling!r}"
         if self.registers < 0:
             yield "registers", f"must be at least 0, not {self.registers}"
 
@@ -156,14 +160,18 @@ class ViTModule(nn.Module):
     def _prefix(self, batch: int) -> Float[Array, "batch extra embed"]:
         """CLS and register tokens, which have no position of their own."""
         config, dtype = self.config, self.compute.dtype
-        names = {"cls": 1 if config.pooling == "cls" else 0, "registers": config.registers}
         init = named(nn.initializers.normal(0.02), "none", "embed")
-        tables = [
-            self.param(name, init, (count, config.width), self.compute.param_dtype)
-            for name, count in names.items()
-            if count
-        ]
-        tokens = jnp.concatenate([jnp.zeros((0, config.width)), *tables]).astype(dtype)
+
+        def table(name: str, count: int) -> Float[Array, "extra embed"]:
+            return self.param(name, init, (count, config.width), self.compute.param_dtype)
+
+        tables = [jnp.zeros((0, config.width))]
+        if config.pooling == "cls":
+            cls = table("cls", 1)
+            tables.append(cls + table("cls_position", 1) if config.cls_position else cls)
+        if config.registers:
+            tables.append(table("registers", config.registers))
+        tokens = jnp.concatenate(tables).astype(dtype)
         return jnp.broadcast_to(tokens, (batch, *tokens.shape))
 
 

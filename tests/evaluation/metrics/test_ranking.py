@@ -84,10 +84,11 @@ def test_values_within_the_tolerance_are_ties():
         ([np.nan] * 3, 3),
         ([np.inf, np.inf, 0.0], 2),
         ([-np.inf, -np.inf, 0.0], 3),
+        ([0.5, 0.9, 0.0, np.nan], 2),  # nor does it hide another positive
     ],
 )
 def test_what_is_not_a_number_never_helps(similarity, rank):
-    positives = np.array([[True, False, False]])
+    positives = np.array([[True, False, False, True][: len(similarity)]])
     assert best_positive_ranks(np.array([similarity]), positives).tolist() == [rank]
 
 
@@ -187,8 +188,10 @@ def test_near_neighbours_are_not_taken_for_ties():
     query = rng.normal(size=(1, 512)).astype(np.float32)
     near = query.copy()
     near[0, 0] = np.nextafter(near[0, 0], np.float32(0))
-    ranks = embedding_ranks(query, np.concatenate([query, near]), np.array([0]), np.array([0, 1]))
-    assert ranks.tolist() == [1]
+    # Nor does a query of another length widen what is a tie for this one.
+    queries = np.concatenate([query * np.float32(1e12), query])
+    ranks = embedding_ranks(queries, np.concatenate([query, near]), np.zeros(2, int), np.arange(2))
+    assert ranks.tolist() == [1, 1]
 
 
 def test_one_embedding_that_is_not_a_number_spoils_only_its_own():

@@ -1,0 +1,20 @@
+"""SigLIP So400m/14 at 384 pixels (Zhai et al. 2023, arXiv 2303.15343; the released model).
+
+Both towers have the shape-optimized size of Alabdulmohsin et al. 2023. 384 is no multiple of 14: 6
+pixels at two edges are not seen, as in the released model. It differs from the paper as
+`siglip_vit_b16.py` does, and in one more point: the released model was first trained at 224 pixels and
+went on at 384; this recipe is one run at 384.
+"""
+
+from siglip_vit_b16 import siglip
+
+from vljax.config import choose
+from vljax.run import Run
+
+EXAMPLES = 45_000_000_000
+
+
+def recipe(variant: str = "") -> Run:
+    """The published hyper-parameters; there are no variants."""
+    choose(variant, {"": None})
+    return siglip("So400m/14", "So400m", 384, width=1152, examples=EXAMPLES)
