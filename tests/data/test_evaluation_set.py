@@ -88,20 +88,21 @@ def test_captions_are_those_the_transforms_choose(tmp_path):
 def test_images_without_a_caption_are_valid_but_not_in_training(tmp_path):
     rows = [{"captions": [], "class": "a"}, {"caption": " ", "class": "b"}]
     rows += [{"caption": "&nbsp;"}]  # empty after CLIP's cleaning
-    rows += [{"image": "lost.png", "class": "b"}, {"caption": "c"}]
+    rows += [{"image": "lost.png", "class": "b"}, {"image": "page.png"}, {"caption": "c"}]
+    (tmp_path / "page.png").write_bytes(b"<html>not found</html>")
     path = write_jsonl(tmp_path, rows)
     data = sample_data(path)
     examples = EvaluationSet(data, JsonLines(path))
-    (batch,) = examples.batches(5)
-    assert batch["valid"].tolist() == [True, True, True, False, True]
+    (batch,) = examples.batches(6)
+    assert batch["valid"].tolist() == [True, True, True, False, False, True]
     assert batch["image"].any(axis=(1, 2, 3)).tolist() == batch["valid"].tolist()
-    assert batch["label"].tolist() == [0, 1, -1, 1, -1]
-    assert examples.captions == ["", "", "", "", "c"]
+    assert batch["label"].tolist() == [0, 1, -1, 1, -1, -1]
+    assert examples.captions == ["", "", "", "", "", "c"]
     assert np.array_equal(batch["text"], examples.tokenizer(examples.captions)[0])
-    batches = train_batches(data, seed=0, global_batch=5)
+    batches = train_batches(data, seed=0, global_batch=6)
     trained = next(batches)
     batches.close()
-    assert unpack_ids(trained["example_id"][trained["valid"]]).tolist() == [4]
+    assert unpack_ids(trained["example_id"][trained["valid"]]).tolist() == [5]
 
 
 def test_an_unusable_example_keeps_its_id_and_label(tmp_path):

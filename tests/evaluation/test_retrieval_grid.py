@@ -60,10 +60,10 @@ def test_queries_are_spread_over_the_captions():
     assert len(grid(queries=100)) == 3
 
 
-def many(count, same=False):
+def many(count, directions=None):
     names = [f"caption {i}" for i in range(count)]
     axes = np.eye(count, dtype=np.float32)
-    images = np.tile(axes[:1], (count, 1)) if same else axes
+    images = axes[np.arange(count) % (directions or count)]
     return FakeModel(images, axes, 8), FakeData(names, names), 8
 
 
@@ -79,7 +79,11 @@ def test_a_grid_is_8_queries_with_5_images_large_enough_to_see():
 
 
 def test_images_that_tie_are_shown_in_the_order_of_the_data():
-    for row in retrieval_grid(*many(60, same=True), top=60):
+    first, *others = retrieval_grid(*many(60, directions=3), top=60)
+    thirds = [*range(0, 60, 3)]
+    assert shown(first.found) == thirds + [i for i in range(60) if i % 3]
+    assert first.rank == 20
+    for row in others:  # captions that no image is near to
         assert shown(row.found) == list(range(60))
         assert row.rank == 60
 

@@ -11,8 +11,8 @@ from vljax.models.text import TextTransformer
 from . import reference
 from .tiny import float64, text, token_ids, tower
 
-# The largest deviation from the float64 reference that was measured here is 3e-6.
-TOLERANCE = 1e-5
+# Measured deviation from the float64 reference: at most 1.7e-6, on values up to 7.
+TOLERANCE = 5e-6
 POOLINGS = ("first", "last", "eos", "mean", "map")
 LENGTHS = np.array([8, 5, 1])
 MASK = np.arange(8) < LENGTHS[:, None]

@@ -68,7 +68,7 @@ def test_a_good_config_passes() -> None:
 
 
 def test_scanned_equals_unrolled() -> None:
-    """Forward to 3e-6 and gradients to 1e-5 of their largest: only the order of sums may differ."""
+    """Forward to 3e-6 and gradients to 2e-6 of their largest: only the order of sums may differ."""
     config = text(depth=3, pooling="mean")
     scanned, unrolled = tower(config), tower(dataclasses.replace(config, scan=False))
     ids = jnp.asarray(token_ids(2, 8))
@@ -85,7 +85,7 @@ def test_scanned_equals_unrolled() -> None:
     # One scale for all arrays: the gradient of the key's bias is zero but for rounding.
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * scale)
 
 
 def test_scanned_blocks_start_different_and_as_wide_as_unrolled_ones() -> None:
@@ -104,7 +104,7 @@ def test_scanned_blocks_start_different_and_as_wide_as_unrolled_ones() -> None:
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu"])
 def test_stack_is_the_papers_formula(activation: str) -> None:
-    """Deviation from float64 up to 5e-6 on values up to 5, for each activation and epsilon."""
+    """Measured deviation from float64: at most 1.2e-6, on values up to 3.2."""
     config = text(activation=activation, norm_epsilon=1e-3)
     model, ids = tower(config), token_ids(2, 8)
     tokens, _ = reference.text(float64(model.params), ids, np.ones((2, 8), bool), config)

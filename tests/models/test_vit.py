@@ -13,8 +13,8 @@ from vljax.models.compute import Compute
 from . import reference
 from .tiny import float64, images, tower, vit
 
-# The largest deviation from the float64 reference that was measured here is 3e-6.
-TOLERANCE = 1e-5
+# Measured deviation from the float64 reference: at most 1.7e-6, on values up to 7.
+TOLERANCE = 5e-6
 
 
 def centres(rows: int, columns: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,20 @@ from typing import Any
 def silence() -> None:
     """Installs the filters, once a process."""
     logging.getLogger("absl").addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(_is_awaited)
     sys.unraisablehook = functools.partial(_without_closed_loops, sys.unraisablehook)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _is_awaited(record: logging.LogRecord) -> bool:
+    # Orbax stops waiting at the first of several writes that fail; asyncio reports the others when
+    # their tasks are collected.
+    trace = record.exc_info[2] if record.exc_info else None
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
+    return not any("orbax" in file for file in files)
 
 
 def _without_closed_loops(inner: Callable[[Any], object], unraisable: Any) -> None:

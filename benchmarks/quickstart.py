@@ -1,0 +1,89 @@
+"""The quickstart over several seeds: quality, time and memory, as README states them.
+
+    python benchmarks/quickstart.py [--seeds 0 1 2] [--json PATH]
+
+Every run is a process of its own with a fresh workdir and a cold compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+RECALL = "retrieval/builtin/test/text_to_image/recall@10"
+SHOWN = (
+    RECALL,
+    f"{RECALL}_chance",
+    "retrieval/builtin/test/image_to_text/recall@10",
+    "retrieval/builtin/test/image_to_text/recall@10_chance",
+    "zero_shot/builtin/test/accuracy@1",
+    "zero_shot/builtin/test/accuracy@1_chance",
+)
+
+
+def run(seed: int, overrides: list[str]) -> dict[str, float]:
+    """Trains once; returns the final metrics, seconds and GiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, "train.py", "configs/quickstart.py", "--seed", str(seed)]
+        command += ["--workdir", f"{folder}/run", "--json", str(result), *overrides]
+        begin = time.monotonic()
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        watched, peak, first_step, seconds = psutil.Process(process.pid), 0, 0.0, 0.0
+        assert process.stderr is not None
+        for line in process.stderr:
+            if not first_step and line.startswith(b"step 1/"):
+                first_step = time.monotonic() - begin
+            peak = max(peak, _memory(watched))
+        if process.wait():
+            raise SystemExit(f"{' '.join(command)} failed with status {process.returncode}")
+        seconds = time.monotonic() - begin
+        metrics = json.loads(result.read_text())
+    measured = {"seconds": seconds, "first_step_seconds": first_step, "peak_gib": peak / 2**30}
+    return {**{name: metrics[name] for name in SHOWN}, **measured}
+
+
+def _memory(process: psutil.Process) -> int:
+    """The largest resident memory so far, bytes."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return int(process.memory_info().rss) if process.is_running() else 0
+
+
+def main() -> None:
+    """Prints a table; one row a figure, with mean, standard deviation and every run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", metavar="PATH", help="write the numbers as JSON too")
+    args, overrides = parser.parse_known_args()
+    runs = [run(seed, overrides) for seed in args.seeds]
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{'':56} {'mean':>8} {'std':>8}   runs")
+    for name in runs[0]:
+        values = [result[name] for result in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        each = " ".join(f"{value:.4g}" for value in values)
+        print(f"{name:56} {statistics.mean(values):8.4f} {spread:8.4f}   {each}")
+    lift = statistics.mean(result[RECALL] / result[f"{RECALL}_chance"] for result in runs)
+    print(f"{'times chance, ' + RECALL:56} {lift:8.2f}")
+    if args.json:
+        Path(args.json).write_text(json.dumps(runs, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
