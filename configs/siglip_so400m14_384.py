@@ -2,8 +2,8 @@
 
 Both towers have the shape-optimized size of Alabdulmohsin et al. 2023. 384 is no multiple of 14: 6
 pixels at two edges are not seen, as in the released model. It differs from the paper as
-`siglip_vit_b16.py` does, and in one more point: the released model was first trained at 224 pixels and
-went on at 384; this recipe is one run at 384.
+`siglip_vit_b16.py` does, and in one more point: the released model was first trained at 224 pixels
+and went on at 384; this recipe is one run at 384.
 """
 
 from siglip_vit_b16 import siglip

@@ -31,7 +31,7 @@ def siglip(image: str, text: str, image_size: int, *, width: int, examples: int)
         model=ModelConfig(
             encoders={
                 "image": presets.vit(image, image_size=image_size, pooling="map"),
-                # Bidirectional; padding (the end token again) takes part, as in the released models.
+                # Bidirectional; padding (more end tokens) takes part, as in the released models.
                 "text": presets.text(
                     text,
                     vocab_size=VOCABULARY,
@@ -40,9 +40,7 @@ def siglip(image: str, text: str, image_size: int, *, width: int, examples: int)
                     pooling="last",
                 ),
             },
-            heads={
-                "embedding": Embedding(width, projections={"image": "none", "text": "affine"})
-            },
+            heads={"embedding": Embedding(width, projections={"image": "none", "text": "affine"})},
         ),
         data=Data(
             source=JsonLines(),

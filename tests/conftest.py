@@ -1,6 +1,7 @@
 """Set-up of all tests: CPU with eight devices, shapes and types of vljax checked at run time."""
 
 import os
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile many small programs and run each a few times: compile quickly, run slowly.
@@ -13,10 +14,24 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-# Before anything imports vljax. Annotations that carry shapes are then checked at every call (under
-# jit while tracing).
-install_import_hook("vljax", "beartype.beartype")
+
+# An int is a float, as for type checkers (PEP 484).
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def checked(function: Any) -> Any:
+    """A function that checks its arguments and results, under jit while it is traced.
+
+    Constructors of dataclasses are left as they are: a recipe with a value of the wrong type can be
+    built, and `config.validate` has to say so.
+    """
+    return function if function.__name__ == "__init__" else check(function)
+
+
+# Before anything imports vljax.
+install_import_hook("vljax", f"{__name__}.checked")

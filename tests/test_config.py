@@ -96,7 +96,7 @@ def test_validate_turns_an_int_into_a_float():
 
 
 def test_validate_asks_every_part():
-    with pytest.raises(UserError, match="shapes.b.size: must be at least 0, not -1"):
+    with pytest.raises(UserError, match=r"shapes\.b\.size: must be at least 0, not -1"):
         config.validate(picture(shapes={"b": Box(-1)}))
 
 

@@ -35,7 +35,7 @@ def test_an_optional_component_can_be_set_and_unset():
 
 
 def test_a_required_field_that_cannot_be_carried_over():
-    with pytest.raises(UserError, match="shapes.a: 'box' has no default for 'size'"):
+    with pytest.raises(UserError, match=r"shapes\.a: 'box' has no default for 'size'"):
         override(picture(), ["--shapes.a", "box"])
 
 

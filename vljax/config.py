@@ -65,13 +65,13 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def suggest(name: str, options: Iterable[str], show: Callable[[str], str] = str) -> str:
-    """A clause to end an error with: the nearest option, or all of them, as `show` writes them."""
+def suggest(name: str, options: Iterable[str], prefix: str = "") -> str:
+    """A clause to end an error with: the nearest option, or all of them, each after `prefix`."""
     options = sorted(options)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
-        return f"; did you mean {show(near[0])!r}?"
-    return f"; known: {', '.join(map(show, options))}" if options else ""
+        return f"; did you mean {prefix + near[0]!r}?"
+    return f"; known: {', '.join(prefix + option for option in options)}" if options else ""
 
 
 def member(kind: type[Component], name: str, path: str = "") -> type[Component]:

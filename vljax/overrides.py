@@ -165,6 +165,6 @@ def _check_known(recipe: Any, path: str) -> None:
         else:
             options = []
         if name not in options:
-            clause = suggest(name, options, lambda near: ".".join([*parts[:depth], near]))
-            raise UserError(f"unknown field {path!r}{clause}")
+            above = "".join(f"{part}." for part in parts[:depth])
+            raise UserError(f"unknown field {path!r}{suggest(name, options, above)}")
         value, hint = _child(value, hint, name)

@@ -51,12 +51,18 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
 def print_finished(finished: Finished) -> None:
     """The metrics of a finished run and where everything is, on standard output."""
     table = Table(title=f"after step {finished.step:,}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    for header, justify in (("metric", "left"), ("value", "right"), ("chance", "right")):
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
     for name, value in sorted(finished.metrics.items()):
-        table.add_row(name, "not finite" if value is None else f"{value:.4g}")
+        if not name.endswith("_chance"):
+            chance = finished.metrics.get(f"{name}_chance")
+            table.add_row(name, _number(value), "" if chance is None else _number(chance))
     console = Console()
     console.print(table)
     paths = [f"{finished.workdir}/checkpoints/{finished.step}", f"{finished.workdir}/metrics.jsonl"]
     for path in [*paths, *finished.plots]:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

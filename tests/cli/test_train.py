@@ -23,7 +23,7 @@ def uninterrupted(call, tmp_path_factory):
     result = workdir.parent / "result.json"
     code = (
         "import runpy, sys\n"
-        f"sys.argv = ['train.py', {TINY[1]!r}, '--workdir', {str(workdir)!r}, '--json', {str(result)!r}]\n"
+        f"sys.argv = {[*TINY, '--workdir', str(workdir), '--json', str(result)]!r}\n"
         "try: runpy.run_path('train.py', run_name='__main__')\n"
         "except SystemExit as stop: assert stop.code == 0, stop.code\n"
         "print('MODULES', *({'tensorflow', 'torch', 'jax'} & set(sys.modules)))"

@@ -158,7 +158,8 @@ def test_accuracy_counts_valid_examples_only():
 
 
 def run(objective, embeddings, **scalars):
-    outputs = {f"{k}/embedding": jnp.float32(v) for k, v in zip(("image", "text"), embeddings)}
+    image, text = map(jnp.float32, embeddings)
+    outputs = {"image/embedding": image, "text/embedding": text}
     outputs |= {name: jnp.float32(value) for name, value in scalars.items()}
     batch = {"valid": jnp.ones(BATCH, bool)}
     return objective(Context(lambda view: outputs, batch), batch, jax.random.key(0))

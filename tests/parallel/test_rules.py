@@ -44,7 +44,7 @@ def test_activations_split_the_batch_and_not_the_embedding(mesh):
 def test_what_jax_would_replicate_silently_is_an_error(mesh):
     with pytest.raises(ValueError, match="unknown logical axis 'embd'"):
         spec(("embd",), (8,), PARAMETERS, mesh)
-    with pytest.raises(ValueError, match="two axes of .* go to the mesh axis 'tensor'"):
+    with pytest.raises(ValueError, match=r"two axes of .* go to the mesh axis 'tensor'"):
         spec(("heads", "mlp"), (8, 8), PARAMETERS, mesh)
     with pytest.raises(ValueError, match="1 axis names"):
         spec(("embed",), (8, 8), PARAMETERS, mesh)

@@ -50,7 +50,7 @@ def test_one_step_is_adamw_in_float64():
 
 
 def test_a_step_with_gradients_that_are_not_finite_changes_nothing_but_the_count():
-    of, step, state = tiny.standard()
+    _, step, state = tiny.standard()
     params = {**state.params, "logit_scale": jnp.float32(jnp.nan)}
     bad = state._replace(params=params)
     after, metrics = step(bad, tiny.batch(), tiny.hyper())
@@ -134,7 +134,7 @@ def test_groups_train_their_own_parameters():
 
 def test_a_group_that_trains_nothing():
     of = tiny.task({"main": SoftmaxContrastive(trains="imagee/.*")})
-    with pytest.raises(UserError, match="trains: 'imagee/.*' matches no parameter"):
+    with pytest.raises(UserError, match=r"trains: 'imagee/\.\*' matches no parameter"):
         tiny.state(of)
 
 

@@ -33,8 +33,8 @@ def task(objectives=None, optimizer=None, constrain=None, **tower) -> Task:
     scalars = {k: v.initial for o in objectives.values() for k, v in o.scalars().items()}
     compute = Compute(constrain=constrain) if constrain else Compute()
     model = build(model_config(**tower), compute, scalars)
-    # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for rounding
-    # (those of key biases are) would become steps of full size, and nothing could be compared.
+    # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for
+    # rounding (those of key biases are) would become steps of full size, and nothing be compared.
     optimizer = optimizer or AdamW(weight_decay=0.1, epsilon=1e-3, schedule=WarmupCosine(2))
     return Task(model, objectives, optimizer, STEPS)
 

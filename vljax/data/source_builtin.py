@@ -19,6 +19,8 @@ DIRECTORY = Path(__file__).parent / "builtin"
 class Builtin(Source, name="builtin"):
     """The built-in data set: about 3,000 images of at most 128 pixels a side, with transparency.
 
+    The class of an image is one of its tags too.
+
     Attributes:
       split: no caption occurs in more than one split.
     """
@@ -53,8 +55,7 @@ class BuiltinRecords(Records):
         chosen = [item for item in items if item["split"] == split]
         self._positions = [item["index"] for item in chosen]
         self._annotations = [
-            Annotation((item["caption"],), tuple(item["tags"]), labels[item["class"]])
-            for item in chosen
+            Annotation((item["caption"],), _tags(item), labels[item["class"]]) for item in chosen
         ]
 
     def __len__(self) -> int:
@@ -74,3 +75,7 @@ class BuiltinRecords(Records):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         return ArrayRecordDataSource(str(self._images_path))
+
+
+def _tags(item: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*item["tags"], item["class"])))

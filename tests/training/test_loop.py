@@ -1,0 +1,110 @@
+"""The loop, on a step that only counts."""
+
+import io
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from tests.training import tiny
+from vljax.training import metrics
+from vljax.training.checkpoint import Checkpointer, steps
+from vljax.training.interrupt import Interrupted
+from vljax.training.loop import Cadence, Loop
+from vljax.training.metrics import MetricsWriter
+from vljax.training.progress import ProgressDisplay
+from vljax.training.state import TrainState
+
+STEPS = 10
+
+
+def count(state, batch, hyper):
+    return state._replace(step=state.step + 1), {"loss": batch}
+
+
+def state(step=0):
+    return TrainState(jnp.int32(step), jnp.int32(0), {"x": jnp.zeros(2)}, {}, {})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the loop from a step; returns the state and what happened, in order."""
+
+    def go(start=0, cadence=Cadence(3, 4, 5), on_batch=lambda k: None):  # noqa: B008
+        log = []
+
+        def batches(first):
+            for k in range(first, 10_000):
+                on_batch(k)
+                log.append(("batch", k))
+                yield jnp.float32(k)
+
+        def evaluate(name):
+            def call(state):
+                log.append((name, int(state.step)))
+                return {name: float(state.step)}
+
+            return call
+
+        console = Console(file=io.StringIO())
+        with ProgressDisplay(start, STEPS, 1, console) as display:
+            loop = Loop(
+                steps=STEPS,
+                step=jax.jit(count),
+                hyper=tiny.hyper(),
+                batches=batches,
+                evaluators={"validation": evaluate("validation")},
+                final_evaluators={"test": evaluate("test")},
+                cadence=cadence,
+                checkpointer=Checkpointer(str(tmp_path), keep=9),
+                files=lambda step: {"note": str(step).encode()},
+                writer=MetricsWriter(str(tmp_path), start),
+                display=display,
+            )
+            try:
+                return loop.run(state(start)), log
+            finally:
+                loop.checkpointer.close()
+
+    return go
+
+
+def test_everything_happens_when_it_is_due(run, tmp_path):
+    final, log = run()
+    assert int(final.step) == STEPS
+    assert [k for name, k in log if name == "batch"] == list(range(STEPS))
+    assert [k for name, k in log if name == "validation"] == [4, 8, 10]
+    assert [k for name, k in log if name == "test"] == [10]
+    assert steps(str(tmp_path)) == [5, 10]
+    assert Checkpointer(str(tmp_path)).files(5)["note"] == b"5"
+    rows = metrics.read(str(tmp_path))
+    # The metrics of step k are those of batch k - 1.
+    logged = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    assert logged == [(1, 0), (3, 2), (6, 5), (9, 8), (10, 9)]
+    assert [row["step"] for row in rows if "validation" in row] == [4, 8, 10]
+    assert [row["step"] for row in rows if "test" in row] == [10]
+
+
+def test_it_goes_on_where_the_state_stands(run):
+    _, log = run(start=7)
+    assert [k for name, k in log if name == "batch"] == [7, 8, 9]
+
+
+def test_a_finished_state_is_only_evaluated(run):
+    final, log = run(start=STEPS)
+    assert int(final.step) == STEPS
+    assert log == [("test", STEPS)]
+
+
+def test_a_signal_saves_the_current_step(run, tmp_path):
+    def on_batch(k):
+        if k == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 7") as stop:
+        run(on_batch=on_batch)
+    assert (stop.value.signum, stop.value.step) == (signal.SIGTERM, 7)
+    assert steps(str(tmp_path)) == [5, 7]
