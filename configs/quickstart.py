@@ -23,7 +23,7 @@ from vljax.run import (
 )
 from vljax.training.schedules import WarmupCosine
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = 60
 CONTEXT = 16
 
 
@@ -38,10 +38,9 @@ def evaluators(source: Builtin) -> dict[str, Evaluator]:
 def recipe(variant: str = "") -> Run:
     """The quickstart; `tiny` takes some seconds."""
     tiny = choose(variant, {"": False, "tiny": True})
-    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 600, 128)
+    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 270, 256)
     tower = {
         "width": width,
-        "depth": depth,
         "heads": width // 32,
         "mlp_dim": 4 * width,
         "dropout": 0.1,
@@ -50,9 +49,11 @@ def recipe(variant: str = "") -> Run:
     return Run(
         model=ModelConfig(
             encoders={
-                "image": ViT(image_size=IMAGE_SIZE, patch_size=16, pooling="mean", **tower),
+                "image": ViT(
+                    image_size=IMAGE_SIZE, patch_size=12, depth=depth, pooling="mean", **tower
+                ),
                 "text": TextTransformer(
-                    vocab_size=2048, context_length=CONTEXT, pooling="mean", **tower
+                    vocab_size=2048, context_length=CONTEXT, depth=2, pooling="mean", **tower
                 ),
             },
             heads={"embedding": Embedding(dim=width)},
@@ -62,7 +63,7 @@ def recipe(variant: str = "") -> Run:
             tokenizer=HuggingFace(str(VOCABULARY), context_length=CONTEXT, cleaning="lower"),
             train_transforms=(
                 Decode(random_background=True),
-                Resize(72, mode="pad"),
+                Resize(66, mode="pad"),
                 RandomResizedCrop(IMAGE_SIZE, scale=(0.6, 1.0)),
                 Flip(),
                 ColourJitter(0.2, 0.2, 0.2),
@@ -73,7 +74,7 @@ def recipe(variant: str = "") -> Run:
         objectives={"contrastive": SoftmaxContrastive()},
         optim=AdamW(
             learning_rate=1e-3,
-            weight_decay=0.1,
+            weight_decay=0.3,
             b2=0.98,
             schedule=WarmupCosine(warmup_steps=steps // 10),
         ),
