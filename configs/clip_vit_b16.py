@@ -4,12 +4,14 @@ Where it differs from the paper:
   - The data of the paper (WIT, 400M pairs) are not public: `data.source.path` is unset.
   - `precision`: bfloat16 in place of float16 with loss scaling.
   - Initial values: Xavier uniform in place of the paper's scaled normal ones.
+  - `train_transforms`: to which size images are resized before the random square crop is not
+    published; here the shortest side gets the size of the crop.
 """
 
 from vljax.config import choose
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip
-from vljax.data.transforms import ChooseText, Decode, RandomResizedCrop, Resize
+from vljax.data.transforms import ChooseText, Decode, RandomCrop, Resize
 from vljax.models import presets
 from vljax.models.heads import Embedding
 from vljax.run import AdamW, Data, ModelConfig, Run, SoftmaxContrastive
@@ -57,12 +59,9 @@ def recipe(variant: str = "") -> Run:
         data=Data(
             source=JsonLines(),
             tokenizer=Clip(),
-            # "A random square crop from resized images is the only data augmentation" (2.4).
-            train_transforms=(
-                Decode(),
-                RandomResizedCrop(IMAGE_SIZE, scale=(0.9, 1.0), ratio=(1.0, 1.0)),
-                ChooseText("random"),
-            ),
+            # "A random square crop from resized images is the only data augmentation used during
+            # training" (2.3).
+            train_transforms=(Decode(), RandomCrop(IMAGE_SIZE), ChooseText("random")),
             eval_transforms=(Decode(), Resize(IMAGE_SIZE, mode="shortest"), ChooseText()),
         ),
         objectives={"contrastive": SoftmaxContrastive(temperature=0.07, max_scale=100.0)},

@@ -8,6 +8,14 @@ Where it differs from the paper:
     rate (1e-3); a step takes off the same.
   - `context_length` is 64 as in the released model; most experiments of the paper use 16.
   - `warmup_steps` and the number of examples are this recipe's choice: the paper has several runs.
+  - `tokenizer.cleaning` is "lower", as big_vision trains (`tokenize` in pp/ops_text.py, and the
+    SigLIP demo): no punctuation goes. Only the evaluations of big_vision strip it from class names
+    and prompts ("siglip"); here one tokenizer serves both. tf.strings.lower leaves capitals beyond
+    ASCII as they are; here they become small too.
+  - Images are resized as `resize` of big_vision's pp/ops_image.py does: bilinear, without
+    antialiasing. That is what its SigLIP demo uses, the training configuration of the released
+    models not being public. OpenCV rounds to whole levels where TensorFlow cuts off: at most one
+    level apart. open_clip and transformers resize with an antialiased bicubic filter instead.
 """
 
 from vljax.config import choose
@@ -27,6 +35,7 @@ CONTEXT = 64
 
 def siglip(image: str, text: str, image_size: int, *, width: int, examples: int) -> Run:
     """SigLIP with towers of named sizes (`vljax.models.presets`) that are both `width` wide."""
+    resize = Resize(image_size, mode="squash", interpolation="bilinear", antialias=False)
     return Run(
         model=ModelConfig(
             encoders={
@@ -44,9 +53,9 @@ def siglip(image: str, text: str, image_size: int, *, width: int, examples: int)
         ),
         data=Data(
             source=JsonLines(),
-            tokenizer=SentencePiece(context_length=CONTEXT, cleaning="siglip"),
-            train_transforms=(Decode(), Resize(image_size, mode="squash"), ChooseText("random")),
-            eval_transforms=(Decode(), Resize(image_size, mode="squash"), ChooseText()),
+            tokenizer=SentencePiece(context_length=CONTEXT, cleaning="lower"),
+            train_transforms=(Decode(), resize, ChooseText("random")),
+            eval_transforms=(Decode(), resize, ChooseText()),
         ),
         objectives={"contrastive": SigmoidContrastive(temperature=0.1, bias=-10.0)},
         optim=AdamW(

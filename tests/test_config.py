@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,6 +70,8 @@ def test_round_trip_through_json():
         ({"titel": "x"}, "unknown field 'titel'; did you mean 'title'?"),
         ({"scale": "1"}, "scale: expected float, got '1' (str)"),
         ({"scale": True}, "scale: expected float, got True (bool)"),
+        ({"scale": float("nan")}, "scale: must be finite, got nan"),
+        ({"rules": [["a", float("-inf")]]}, "rules.0.1: must be finite, got -inf"),
         ({"threads": 1.5}, "threads: expected int, got 1.5 (float)"),
         ({"shapes": []}, "shapes: expected a mapping, got [] (list)"),
         ({"rules": [["a"]]}, "rules.0: expected 2 values, got ['a'] (list)"),
@@ -98,6 +101,37 @@ def test_validate_turns_an_int_into_a_float():
 def test_validate_asks_every_part():
     with pytest.raises(UserError, match=r"shapes\.b\.size: must be at least 0, not -1"):
         config.validate(picture(shapes={"b": Box(-1)}))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Relies on its part being in order."""
+
+    inside: Box
+
+    def problems(self):
+        yield "inside", "asked before its part"
+
+
+def test_parts_are_asked_before_the_whole():
+    with pytest.raises(UserError, match=r"inside\.size: must be at least 0, not -1"):
+        config.validate(Frame(Box(-1)))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gs://bucket/x", "gs://bucket/x: gs:// needs a package: pip install gcsfs"),
+        ("s3://bucket/x", "s3://bucket/x: s3:// needs a package: pip install s3fs"),
+        ("gcs://bucket/x", "gcs://bucket/x: unknown kind of address; known: gs://, s3://"),
+    ],
+)
+def test_remote_paths_out_of_reach(monkeypatch, path, message):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError) as error:
+        config.path_exists(path)
+    assert str(error.value) == message
 
 
 def test_paths_that_are_set_must_exist(tmp_path):
@@ -151,6 +185,9 @@ def test_load_passes_the_variant(tmp_path):
         ("def recipe(variant='')\n  pass", "recipe.py:1: SyntaxError"),
         ("\nimport no_such_module", "recipe.py:2: ModuleNotFoundError: No module named"),
         ("def recipe(variant=''):\n  return 1 / 0", "recipe.py:2: ZeroDivisionError"),
+        ("def recipe(): return {}", "recipe.py: recipe() must take the variant: def recipe("),
+        ("recipe = lambda v: {}[v]", "recipe.py:1: KeyError"),
+        ("import operator\nrecipe = operator.neg", "recipe.py: TypeError: bad operand"),
     ],
 )
 def test_load_names_what_is_wrong_with_a_file(tmp_path, text, message):
@@ -170,3 +207,5 @@ def test_choose_names_the_variants():
     assert config.choose("", {"": 1, "tiny": 2}) == 1
     with pytest.raises(UserError, match="unknown variant 'tinny'; did you mean 'tiny'"):
         config.choose("tinny", {"": 1, "tiny": 2})
+    with pytest.raises(UserError, match=r"unknown variant 'tiny'; this recipe has none$"):
+        config.choose("tiny", {"": 1})

@@ -1,10 +1,12 @@
 """Recipe fields on the command line."""
 
+from dataclasses import dataclass
+
 import pytest
 
-from tests.test_config import Box, Circle, Picture, picture
+from tests.test_config import Box, Circle, Picture, Shape, picture
 from vljax.config import UserError
-from vljax.overrides import override
+from vljax.overrides import components, override
 
 
 def test_typed_values():
@@ -34,6 +36,30 @@ def test_an_optional_component_can_be_set_and_unset():
     assert override(recipe, ["--background", "none"]).background is None
 
 
+def test_none_drops_an_entry_of_a_dict():
+    assert override(picture(), ["--shapes.b", "none"]).shapes == {"a": Circle()}
+    assert override(picture(), ["--shapes.a=none", "--shapes.b", "None"]).shapes == {}
+    with pytest.raises(UserError, match=r"unknown field 'shapes\.b\.size'; known: shapes\.a$"):
+        override(picture(), ["--shapes.b", "none", "--shapes.b.size", "3"])
+
+
+def test_where_components_can_be_switched():
+    assert components(picture()) == {
+        "shapes.a": ["box", "circle"],
+        "shapes.b": ["box", "circle"],
+        "background": ["box", "circle", "none"],
+        "frame": ["box", "circle"],
+    }
+    assert components(Row((Circle(), Circle()))) == {"shapes.N": ["box", "circle"]}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe with a sequence of components."""
+
+    shapes: tuple[Shape, ...]
+
+
 def test_a_required_field_that_cannot_be_carried_over():
     with pytest.raises(UserError, match=r"shapes\.a: 'box' has no default for 'size'"):
         override(picture(), ["--shapes.a", "box"])
@@ -48,6 +74,7 @@ def test_a_required_field_that_cannot_be_carried_over():
         (["--shapes.b"], "--shapes.b needs a name; known: box, circle"),
         (["--scale", "abc"], "Error parsing --scale: could not convert string to float: 'abc'"),
         (["--shapes.b.colour", "blue"], "invalid choice 'blue'"),
+        (["--frame", "none"], "frame: cannot be none"),
         (["stray"], "Unrecognized options: stray"),
     ],
 )
@@ -61,11 +88,13 @@ def test_errors_are_one_line(args, message):
 
 def test_help_lists_every_field(capsys):
     with pytest.raises(SystemExit) as stop:
-        override(picture(), ["--help"])
+        override(picture(), ["--help"], epilog="the end")
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for name in ("--shapes.a.radius", "--shapes.b.size", "--frame.radius", "--threads", "--rules"):
         assert name in text
+    assert "  --background {box, circle, none}\n" in text
+    assert text.endswith("the end\n")
 
 
 def test_the_recipe_itself_is_untouched():

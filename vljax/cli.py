@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vljax import __version__
+from vljax import __version__, config
 from vljax.config import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ _OVERRIDES = """\
 RECIPE is a file with a function recipe(), or FILE:VARIANT. Every field of the recipe can be set
 behind it: --optim.learning_rate 3e-4, --steps 20, --objectives.main sigmoid.
 `vljax %s RECIPE --help` lists the fields of a recipe with their values."""
+
+_RESULT = "--json PATH writes the result as JSON too; - for standard output"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,20 +35,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train_main(default_recipe: str) -> int:
     """`python train.py [RECIPE] [overrides]`: `vljax train` with a default recipe."""
     argv = sys.argv[1:]
-    if not argv or argv[0].startswith("-"):
-        argv = [default_recipe, *argv]
-    return _guarded(lambda: _train(argv, "python train.py"))
+
+    def command() -> int:
+        json_path, rest = _take_json(argv)
+        if not rest or rest[0].startswith("-"):
+            rest = [default_recipe, *rest]
+        return _train(rest, json_path, "python train.py")
+
+    return _guarded(command)
 
 
 def _guarded(command: Callable[[], int]) -> int:
+    """The exit status of a command; what a person can do something about is one line."""
     try:
-        return command()
+        try:
+            return command()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _complain(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 128 + 13  # as if SIGPIPE had ended it, which Python ignores
+        file = f"{error.filename}: " if error.filename is not None else ""
+        return _complain(f"{file}{error.strerror or error}")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _complain(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads, as after `| head`."""
+    try:
+        out = sys.stdout.fileno()
+    except OSError:  # replaced by something without a file
+        return False
+    poll = select.poll()
+    poll.register(out, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # What is still buffered would fail once more, and aloud, when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return True
 
 
 def _dispatch(argv: list[str], prog: str) -> int:
@@ -68,17 +105,24 @@ def _dispatch(argv: list[str], prog: str) -> int:
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
-    if len(argv) > 1 and argv[0] in commands.choices and not argv[1].startswith("-"):
-        # The fields of a recipe, `--help` among them, are not for argparse.
-        known: Any = commands.choices[argv[0]].parse_args(argv[1:2])
-        return int(known.run(argv[1:], f"{prog} {known.name}"))
+    if argv and argv[0] in commands.choices:
+        name = argv[0]
+        json_path, rest = _take_json(argv[1:])
+        if rest and rest[0].startswith("--") and rest[0] != "--help":
+            raise UserError(f"{rest[0]} before RECIPE: write {prog} {name} RECIPE {rest[0]} ...")
+        if rest and not rest[0].startswith("-"):
+            # The fields of a recipe, `--help` among them, are not for argparse.
+            known: Any = commands.choices[name].parse_args(rest[:1])
+            return int(known.run(rest, json_path, f"{prog} {name}"))
+        argv = [name, *rest]
     parser.parse_args(argv)
     return 2
 
 
-def _train(argv: list[str], prog: str) -> int:
-    spec, json_path, overrides = _split(argv)
-    run = _load(spec, overrides, prog)
+def _train(argv: list[str], json_path: str | None, prog: str) -> int:
+    run = _load(argv, prog)
+    if run.workdir is not None and "://" in run.workdir:
+        config.path_exists(run.workdir)  # which raises if it is out of reach
     import signal
 
     from vljax.launch import train
@@ -88,7 +132,8 @@ def _train(argv: list[str], prog: str) -> int:
     try:
         finished = train(run)
     except Interrupted as stop:
-        again = shlex.join([*prog.split(), *argv])
+        to_json = [] if json_path is None else ["--json", json_path]
+        again = shlex.join([*prog.split(), *argv, *to_json])
         name = signal.Signals(stop.signum).name
         print(f"stopped by {name}; saved at step {stop.step}. To go on: {again}", file=sys.stderr)
         return 128 + stop.signum
@@ -97,27 +142,27 @@ def _train(argv: list[str], prog: str) -> int:
     return 0
 
 
-def _check(argv: list[str], prog: str) -> int:
-    spec, json_path, overrides = _split(argv)
-    run = _load(spec, overrides, prog)
+def _check(argv: list[str], json_path: str | None, prog: str) -> int:
+    run = _load(argv, prog)
     from vljax.report import print_summary, summarise
     from vljax.run import prepare
 
     summary = summarise(prepare(run))
     if json_path != "-":
-        print_summary(spec, summary)
+        print_summary(argv[0], summary)
     _write_json(json_path, summary)
     return 0
 
 
-def _load(spec: str, overrides: list[str], prog: str) -> Run:
+def _load(argv: list[str], prog: str) -> Run:
+    """The run that a recipe and the overrides behind it describe."""
     import dataclasses
 
-    from vljax import config
     from vljax.overrides import override
     from vljax.run import Run
 
-    run = override(config.load(spec, Run), overrides, f"{prog} {spec}")
+    spec, *overrides = argv
+    run = override(config.load(spec, Run), overrides, f"{prog} {spec}", _RESULT)
     if run.workdir is None:
         file, _, variant = spec.partition(":")
         name = Path(file).stem + (f"-{variant}" if variant else "")
@@ -125,17 +170,19 @@ def _load(spec: str, overrides: list[str], prog: str) -> Run:
     return run
 
 
-def _split(argv: list[str]) -> tuple[str, str | None, list[str]]:
-    """The recipe, the value of `--json`, and the overrides."""
-    spec, rest = argv[0], argv[1:]
-    json_path = None
-    if "--json" in rest:
-        at = rest.index("--json")
-        if at + 1 == len(rest):
+def _take_json(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of `--json`, wherever it stands, and the other arguments."""
+    path, rest = None, list[str]()
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, inline = argument.partition("=")
+        if flag != "--json":
+            rest.append(argument)
+            continue
+        path = inline if equals else next(arguments, "")
+        if not path or path.startswith("--"):
             raise UserError("--json needs a path, or - for standard output")
-        json_path = rest[at + 1]
-        rest = rest[:at] + rest[at + 2 :]
-    return spec, json_path, rest
+    return path, rest
 
 
 def _write_json(path: str | None, data: dict[str, Any]) -> None:

@@ -11,7 +11,9 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import inspect
 import json
+import math
 import sys
 import types
 import typing
@@ -108,7 +110,8 @@ def decode(hint: Any, data: Any, path: str = "") -> Any:
       path: where in the recipe the data stands, for messages.
 
     Raises:
-      UserError: for an unknown field or component, a missing field, or a value of another type.
+      UserError: for an unknown field or component, a missing field, a value of another type, or a
+        number that is not finite.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -131,6 +134,8 @@ def decode(hint: Any, data: Any, path: str = "") -> Any:
         matches = isinstance(data, hint) and (hint is bool or not isinstance(data, bool))
         name = "None" if hint is types.NoneType else hint.__name__
         _expect(matches, name, data, path)
+        if hint is float and not math.isfinite(data):
+            raise UserError(f"{path}: must be finite, got {data}")
         return data
     raise TypeError(f"{path}: recipes cannot hold fields of type {hint}")
 
@@ -207,11 +212,11 @@ def to_json(recipe: Any) -> str:
 
 
 def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dataclass in a recipe with its path, parents first."""
+    """Every dataclass in a recipe with its path, children first."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield path, value
         for field in dataclasses.fields(value):
             yield from walk(getattr(value, field.name), _join(path, field.name))
+        yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from walk(item, _join(path, key))
@@ -223,8 +228,9 @@ def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def validate(recipe: T) -> T:
     """The recipe with its types checked (an int where a float is meant becomes one).
 
-    A dataclass with a method `problems() -> Iterable[(field, message)]` is asked for it; paths that
-    are set must exist.
+    A dataclass with a method `problems() -> Iterable[(field, message)]` is asked for it, after the
+    dataclasses in its fields: it may call methods that rely on theirs. Paths that are set must
+    exist.
 
     Raises:
       UserError: for the first thing that is wrong, by its path.
@@ -258,12 +264,28 @@ def paths(recipe: Any) -> Iterator[tuple[str, str | None]]:
 
 
 def path_exists(path: str) -> bool:
-    """Whether a local or remote (`gs://`, `s3://`) file or folder is there."""
-    if "://" not in path:
+    """Whether a local or remote (`gs://`, `s3://`) file or folder is there.
+
+    Raises:
+      UserError: for another kind of address, or one whose package is not installed.
+    """
+    scheme, remote, _ = path.partition("://")
+    if not remote:
         return Path(path).expanduser().exists()
+    if scheme not in _REMOTE:
+        raise UserError(f"{path}: unknown kind of address; known: gs://, s3://")
     from etils import epath
 
-    return epath.Path(path).exists()
+    try:
+        return epath.Path(path).exists()
+    except ImportError:
+        raise UserError(
+            f"{path}: {scheme}:// needs a package: pip install {_REMOTE[scheme]}"
+        ) from None
+
+
+_REMOTE = {"gs": "gcsfs", "s3": "s3fs"}
+"""The packages that read remote addresses; fsspec loads them."""
 
 
 def differences(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
@@ -327,7 +349,8 @@ def choose(variant: str, variants: dict[str, T]) -> T:
     """The entry for a recipe's variant. Raises UserError that names the known ones."""
     if variant not in variants:
         named = [name for name in variants if name]
-        raise UserError(f"unknown variant {variant!r}{suggest(variant, named)}")
+        known = suggest(variant, named) or "; this recipe has none"
+        raise UserError(f"unknown variant {variant!r}{known}")
     return variants[variant]
 
 
@@ -349,6 +372,12 @@ def _run_file(path: Path) -> types.ModuleType:
 
 def _call(recipe: Callable[[str], T], variant: str, file: str) -> T:
     try:
+        inspect.signature(recipe).bind(variant)
+    except TypeError:
+        raise UserError(
+            f"{file}: recipe() must take the variant: def recipe(variant: str = '')"
+        ) from None
+    try:
         return recipe(variant)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -365,4 +394,5 @@ def _where(path: Path, error: Exception) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f"{path}:{line}: {type(error).__name__}: {message}"
+    place = path if line is None else f"{path}:{line}"
+    return f"{place}: {type(error).__name__}: {message}"

@@ -13,20 +13,24 @@ import io
 import re
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from vljax.config import Component, UserError, field_types, member, suggest
 
+__all__ = ["components", "override"]
+
 T = TypeVar("T")
 
 
-def override(recipe: T, args: list[str], prog: str = "vljax") -> T:
+def override(recipe: T, args: list[str], prog: str = "vljax", epilog: str = "") -> T:
     """The recipe with command-line overrides applied.
 
     Args:
       recipe: a frozen dataclass.
       args: alternating `--path.to.field` and values, as in `sys.argv`; `--help` prints every field.
       prog: the command that `--help` shows.
+      epilog: what `--help` says after the fields and components.
 
     Raises:
       UserError: for an unknown field, with the nearest one, or a value that does not parse.
@@ -36,7 +40,42 @@ def override(recipe: T, args: list[str], prog: str = "vljax") -> T:
     for arg in rest:
         if arg.startswith("--") and arg != "--help":
             _check_known(recipe, arg[2:].partition("=")[0].replace("-", "_"))
-    return _parse(recipe, rest, prog)
+    try:
+        return _parse(recipe, rest, prog)
+    except SystemExit:
+        print(_components_help(recipe) + epilog)
+        raise
+
+
+def components(recipe: Any) -> dict[str, list[str]]:
+    """Where a recipe holds components that can be switched, and the names that can stand there.
+
+    The elements of a sequence share one entry, with `N` for their place.
+    """
+    return dict(_components(recipe, type(recipe), ""))
+
+
+def _components(value: Any, hint: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+    if kind := _kind(hint):
+        names = [*sorted(kind.members), *(["none"] if _is_optional(hint) else [])]
+        if len(names) > 1:
+            yield path, names
+    if dataclasses.is_dataclass(value):
+        names = list(field_types(value.__class__))
+    else:
+        names = [str(name) for name in value] if isinstance(value, dict) else []
+    for name in names:
+        yield from _components(*_child(value, hint, name), f"{path}.{name}" if path else name)
+    if isinstance(value, tuple):
+        for i in range(len(value)):
+            yield from _components(*_child(value, hint, str(i)), f"{path}.N")
+
+
+def _components_help(recipe: Any) -> str:
+    lines = [f"  --{path} {{{', '.join(names)}}}" for path, names in components(recipe).items()]
+    if not lines:
+        return ""
+    return "\n".join(["components, switched by name:", *lines, ""])
 
 
 def _parse(recipe: T, args: list[str], prog: str) -> T:
@@ -87,14 +126,28 @@ def _switch_components(recipe: Any, args: list[str]) -> tuple[Any, list[str]]:
         if not equals and position + 1 >= len(args):
             raise UserError(f"--{path} needs a name{suggest('', kind.members)}")
         name = inline if equals else args[position + 1]
-        recipe = _replace(recipe, path.split("."), lambda old: _switched(kind, name, old, path))  # noqa: B023
+        if name.lower() == "none":
+            recipe = _without(recipe, path)
+        else:
+            recipe = _replace(recipe, path.split("."), lambda old: _switched(kind, name, old, path))  # noqa: B023
         position += 1 if equals else 2
     return recipe, rest
 
 
-def _switched(kind: type[Component], name: str, old: Any, path: str) -> Component | None:
-    if name.lower() == "none":
-        return None
+def _without(recipe: Any, path: str) -> Any:
+    """The recipe with nothing at a path: None, or a dict without the entry."""
+    *above, name = path.split(".")
+    value, hint = recipe, type(recipe)
+    for part in above:
+        value, hint = _child(value, hint, part)
+    if _is_optional(_child(value, hint, name)[1]):
+        return _replace(recipe, [*above, name], lambda _: None)
+    if isinstance(value, dict):
+        return _replace(recipe, above, lambda old: {k: v for k, v in old.items() if k != name})
+    raise UserError(f"{path}: cannot be none")
+
+
+def _switched(kind: type[Component], name: str, old: Any, path: str) -> Component:
     cls = member(kind, name, path)
     if old is not None and type(old) is cls:
         return old
@@ -117,14 +170,24 @@ def _kind_at(recipe: Any, path: str) -> type[Component] | None:
         value, hint = _child(value, hint, name)
         if hint is None:
             return None
-    options = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-    for option in options:
+    return _kind(hint)
+
+
+def _kind(hint: Any) -> type[Component] | None:
+    """The kind of component that an annotation allows, if it does."""
+    for option in _options(hint):
         if isinstance(option, type) and issubclass(option, Component):
             return option.__mro__[option.__mro__.index(Component) - 1]
     return None
 
 
-_UNIONS = (typing.Union, types.UnionType)
+def _options(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _is_optional(hint: Any) -> bool:
+    return types.NoneType in _options(hint)
 
 
 def _child(value: Any, hint: Any, name: str) -> tuple[Any, Any]:

@@ -175,9 +175,7 @@ def prepare(run: Run) -> Prepared:
     task = Task(model, run.objectives, run.optim, run.steps)
     variables = _check_outputs(run, model)
     transformation = run.optim.transformation()
-    for objective in run.objectives:
-        pattern = run.objectives[objective].trains
-        layout.select(pattern, variables.params, f"objectives.{objective}.trains")
+    _check_groups(run, variables)
     layout.match(run.optim.decay_rules, variables.params, "optim.decay_rules")
     shapes = jax.eval_shape(lambda v: create(v, transformation, task.groups), variables)
     placed = shardings(shapes, model.axes, transformation, task.groups, mesh)
@@ -201,14 +199,25 @@ def _check_outputs(run: Run, model: Model) -> Variables:
     return variables
 
 
+def _check_groups(run: Run, variables: Variables) -> None:
+    """A parameter in two groups would be decayed and moved twice a step."""
+    owner: dict[tuple[str, ...], str] = {}
+    for name, objective in run.objectives.items():
+        part = layout.select(objective.trains, variables.params, f"objectives.{name}.trains")
+        for keys, _ in layout.leaves(part):
+            other = owner.setdefault(keys, objective.trains)
+            if other != objective.trains:
+                both = f"{objective.trains!r} and {other!r} share {'/'.join(keys)!r}"
+                raise UserError(f"objectives.{name}.trains: {both}; let them be equal or apart")
+
+
 def _check_vocabulary(run: Run) -> None:
     """Ids that the text tower has no embedding for would be clamped to another word's."""
     tokenizer = load_tokenizer(run)
     for name, encoder in run.model.encoders.items():
-        if tokenizer is None or not isinstance(encoder, TextTransformer):
-            continue
-        if tokenizer.vocab_size > encoder.vocab_size:
-            sizes = f"{encoder.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} ids"
+        size = getattr(encoder, "vocab_size", None)
+        if tokenizer is not None and size is not None and tokenizer.vocab_size > size:
+            sizes = f"{size} is less than the tokenizer's {tokenizer.vocab_size} ids"
             raise UserError(f"model.encoders.{name}.vocab_size: {sizes}")
 
 

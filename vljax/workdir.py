@@ -1,4 +1,4 @@
-"""The workdir of a run: whose it is, and what produced it (`run.json`)."""
+"""The workdir of a run: whose it is, what a checkpoint holds beside the arrays, and resuming."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,25 @@ from etils import epath
 
 from vljax import config
 from vljax.config import UserError
-from vljax.run import Prepared, Run
-from vljax.training import storage
+from vljax.data.pipeline import plan
+from vljax.data.preprocessing import preprocessing
+from vljax.run import Prepared, Run, load_tokenizer
+from vljax.training import checkpoint, storage
+from vljax.training.checkpoint import Checkpointer
+from vljax.training.state import TrainState
+
+Files = Callable[[int], dict[str, bytes]]
+
+FORMAT_VERSION = 1
 
 
-def claim(workdir: str, prepared: Prepared) -> None:
-    """Writes `run.json`. Raises UserError if the workdir belongs to a run of another recipe."""
-    file = epath.Path(workdir) / "run.json"
-    if file.exists():
-        _compare(_saved_recipe(file), prepared.run, workdir)
-    if jax.process_index() == 0:
-        storage.write(file, (json.dumps(_description(prepared), indent=2) + "\n").encode())
+def refuse_another_recipe(workdir: str, run: Run) -> None:
+    """Raises UserError if the workdir belongs to a run of another recipe.
 
-
-def _saved_recipe(file: epath.Path) -> Run:
-    try:
-        return config.decode(Run, json.loads(file.read_text())["recipe"])
-    except (ValueError, KeyError, UserError) as error:
-        raise UserError(
-            f"{file}: no recipe of this version ({error}); use another workdir"
-        ) from None
-
-
-def _compare(saved: Run, wanted: Run, workdir: str) -> None:
-    different = config.differences(saved, wanted)
+    The recipe of the newest readable checkpoint counts, and `run.json` where there is none.
+    """
+    saved = _saved_recipe(workdir)
+    different = [] if saved is None else config.differences(saved, run)
     if different:
         shown = "; ".join(
             f"{k} is {there!r} there, {here!r} here" for k, there, here in different[:3]
@@ -48,11 +44,42 @@ def _compare(saved: Run, wanted: Run, workdir: str) -> None:
         )
 
 
-def _description(prepared: Prepared) -> dict[str, Any]:
+def _saved_recipe(workdir: str) -> Run | None:
+    for step in reversed(checkpoint.steps(workdir)):
+        folder = checkpoint.step_folder(workdir, step)
+        try:
+            content = checkpoint.read_file(folder, "recipe.json")
+        except UserError:
+            continue  # damaged; restoring passes it over, and says so
+        return decode_recipe(json.loads(content), f"{folder}/recipe.json")
+    file = epath.Path(workdir) / "run.json"
+    try:
+        return decode_recipe(json.loads(file.read_text())["recipe"], str(file))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing is saved yet that could be lost
+
+
+def decode_recipe(data: Any, where: str) -> Run:
+    """A stored recipe. Raises UserError if it is none of this version of vljax."""
+    try:
+        run: Run = config.decode(Run, data)
+    except UserError as error:
+        raise UserError(f"{where}: no recipe of this version of vljax ({error})") from None
+    return run
+
+
+def describe(workdir: str, prepared: Prepared) -> None:
+    """Writes `run.json`: the recipe, and everything about the machine that made the run."""
+    if jax.process_index() == 0:
+        content = {"recipe": config.encode(prepared.run), **_environment(prepared)}
+        storage.write(epath.Path(workdir) / "run.json", _json(content))
+
+
+def _environment(prepared: Prepared) -> dict[str, Any]:
     packages = ("vljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     devices = prepared.mesh.devices.flatten()
     return {
-        "recipe": config.encode(prepared.run),
+        "format_version": FORMAT_VERSION,
         "resolved": {
             "platform": prepared.platform,
             "precision": prepared.run.precision.resolve(prepared.platform).compute,
@@ -68,15 +95,53 @@ def _description(prepared: Prepared) -> dict[str, Any]:
 
 def _revision() -> str | None:
     """The git revision of the source tree, with `+` where it has changes; None outside of one."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     folder = Path(__file__).parent
     try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError:
         return None
     return run.stdout.strip() or None
+
+
+def checkpoint_files(prepared: Prepared) -> Files:
+    """What stands beside the arrays in the checkpoint of a step.
+
+    Raises:
+      UserError: if the data or the tokenizer cannot be opened.
+    """
+    run = prepared.run
+    normalisation = {name: e.preprocessing() for name, e in run.model.encoders.items()}
+    fixed = {
+        "recipe.json": config.to_json(run).encode(),
+        "environment.json": _json(_environment(prepared)),
+        "preprocess.json": _json({**preprocessing(run.data), "normalisation": normalisation}),
+    }
+    tokenizer = load_tokenizer(run)
+    if tokenizer is not None:
+        fixed |= {f"tokenizer/{name}": content for name, content in tokenizer.files().items()}
+    stream = plan(run.data, seed=run.seed, global_batch=run.global_batch)
+    return lambda step: {**fixed, "data.json": _json({"step": step, "plan": stream})}
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=2) + "\n").encode()
+
+
+def resume(prepared: Prepared, checkpointer: Checkpointer, files: Files) -> TrainState | None:
+    """The state of the newest intact checkpoint; None where the workdir holds none.
+
+    Raises:
+      UserError: if the data are not those that the checkpoint was trained on.
+    """
+    restored = checkpointer.restore(prepared.shapes)
+    if restored is None:
+        return None
+    position = checkpointer.files(restored.step)["data.json"]
+    if json.loads(position) != json.loads(files(restored.step)["data.json"]):
+        raise UserError(
+            f"the data have changed since step {restored.step} of {prepared.run.workdir}: "
+            "bring them back, or use another --workdir"
+        )
+    state: TrainState = restored.state
+    return state

@@ -96,9 +96,37 @@ def test_a_workdir_that_cannot_be_written(refused, tmp_path):
     assert str(tmp_path / "file") in said
 
 
-def test_a_run_json_that_cannot_be_read(refused, workdir):
-    (workdir / "run.json").write_text("{}")
-    assert "run.json: no recipe of this version" in refused(*SHORT, "--workdir", workdir)
+@pytest.mark.parametrize("content", [None, "", "{}", "null"])
+def test_a_run_json_that_was_lost_is_written_again(call, refused, workdir, content):
+    (workdir / "run.json").unlink()
+    if content is not None:
+        (workdir / "run.json").write_text(content)
+    said = refused(*SHORT, "--workdir", workdir, "--seed", "3")
+    assert "holds a run of another recipe (seed is 0 there, 3 here)" in said
+    if content == "":
+        status, _, err = call(*SHORT, "--workdir", workdir)
+        assert status == 0, err
+        assert json.loads((workdir / "run.json").read_text())["recipe"]["steps"] == 20
+
+
+def test_a_workdir_without_a_checkpoint_yet(call, refused, workdir):
+    """Killed before the first checkpoint: the same recipe begins again, another is refused."""
+    shutil.rmtree(workdir / "checkpoints")
+    assert "seed is 0 there, 3 here" in refused(*SHORT, "--workdir", workdir, "--seed", "3")
+    status, _, err = call(*SHORT, "--workdir", workdir)
+    assert status == 0, err
+    assert "resuming" not in err
+    rows = [row["step"] for row in metrics.read(str(workdir)) if "loss" in row]
+    assert rows == list(range(1, 21))
+
+
+def test_a_recipe_of_another_version(refused, workdir):
+    shutil.rmtree(workdir / "checkpoints")
+    described = json.loads((workdir / "run.json").read_text())
+    described["recipe"]["new_field"] = 1
+    (workdir / "run.json").write_text(json.dumps(described))
+    said = refused(*SHORT, "--workdir", workdir)
+    assert "run.json: no recipe of this version of vljax (unknown field 'new_field'" in said
 
 
 def test_paths_that_training_needs(refused, tmp_path):
@@ -155,6 +183,21 @@ def test_data_that_have_changed_since(call, refused, folder, tmp_path):
     folder.write_text(folder.read_text().replace("picture 1", "painting 1"))
     said = refused(*command)
     assert "the data have changed since step 5" in said
+
+
+def test_evaluation_data_are_opened_before_any_compile(refused, folder, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{oops\n")
+    evaluator = (
+        "--evaluators.retrieval.source",
+        "jsonl",
+        "--evaluators.retrieval.source.path",
+        bad,
+    )
+    said = refused(*on(folder, tmp_path / "w", *evaluator))
+    assert said.startswith("error: evaluators.retrieval: ")
+    assert "bad.jsonl:1" in said
+    assert not (tmp_path / "w" / "run.json").exists()
 
 
 def test_a_line_that_is_no_json(refused, folder, tmp_path):

@@ -35,6 +35,9 @@ def test_help_of_a_recipe_lists_its_fields(call):
     for field in ("--optim.learning_rate", "--model.encoders.image.patch_size", "--mesh.fsdp"):
         assert field in out
     assert "Examples in a batch, over all devices and processes." in " ".join(out.split())
+    assert "  --objectives.contrastive {sigmoid, softmax}" in out.splitlines()
+    assert "  --data.source {builtin, jsonl}" in out.splitlines()
+    assert out.splitlines()[-1].startswith("--json PATH")
 
 
 def test_version(call):

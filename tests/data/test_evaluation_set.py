@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vljax.config import UserError
 from vljax.data.evaluation_set import EvaluationSet
 from vljax.data.example import unpack_ids
 from vljax.data.pipeline import train_batches
-from vljax.data.sources import JsonLines
-from vljax.data.tokenizers import Clip
+from vljax.data.sources import Builtin, JsonLines
+from vljax.data.tokenizers import Clip, SentencePiece
 from vljax.data.transforms import ChooseText, Decode, Resize
 
 from .samples import captioned, encoded, picture, sample_data, write_jsonl
@@ -112,6 +113,40 @@ def test_an_unusable_example_keeps_its_id_and_label(tmp_path):
     assert batch["valid"].tolist() == [True, False, False]
     assert unpack_ids(batch["example_id"]).tolist() == [0, 1, -1]
     assert batch["label"].tolist() == [0, 1, -1]
+
+
+def test_bad_examples_are_logged_once_in_a_process(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("vljax.data.batching._logged", set())
+    rows = [*captioned(1), {"image": "lost.png", "caption": "a"}, {"image": "b.png"}]
+    (tmp_path / "b.png").write_bytes(b"no image")
+    path = write_jsonl(tmp_path, rows)
+
+    def messages():
+        caplog.clear()
+        for examples in [EvaluationSet(sample_data(path), JsonLines(path)) for _ in range(2)]:
+            for _ in range(2):
+                list(examples.batches(2))
+        return [record.getMessage().split(": ")[0] for record in caplog.records]
+
+    assert messages() == ["example jsonl:pets.jsonl/1", "example jsonl:pets.jsonl/2"]
+    assert messages() == []
+    (tmp_path / "other").mkdir()
+    path = write_jsonl(tmp_path / "other", [{"image": "lost.png"}])  # of the same name
+    assert messages() == ["example jsonl:pets.jsonl/0"]
+
+
+def test_open_reports_bad_files_at_once_and_reads_them_once(tmp_path):
+    path = write_jsonl(tmp_path, captioned(2))
+    data = sample_data(path)
+    examples = EvaluationSet(data, JsonLines(path))
+    examples.open()
+    (tmp_path / "pets.jsonl").unlink()
+    assert len(examples) == 2
+    with pytest.raises(UserError, match=r"pets\.jsonl: cannot be read"):
+        EvaluationSet(data, JsonLines(path)).open()
+    data = sample_data(path, tokenizer=SentencePiece(str(tmp_path / "lost.model")))
+    with pytest.raises(UserError, match=r"lost\.model: cannot be read"):
+        EvaluationSet(data, Builtin("test")).open()
 
 
 def test_thumbnails_show_the_whole_image_or_grey(tmp_path):

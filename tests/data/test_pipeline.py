@@ -16,7 +16,7 @@ from vljax.data.pipeline import plan, train_batches
 from vljax.data.randomness import example_generator
 from vljax.data.sources import Builtin, JsonLines
 from vljax.data.tokenizers import Clip, SentencePiece
-from vljax.data.transforms import ChooseText, Decode, RandomResizedCrop, Resize
+from vljax.data.transforms import ChooseText, Decode, RandomCrop, RandomResizedCrop, Resize
 
 from .samples import captioned, encoded, picture, sample_data, write_jsonl
 
@@ -205,7 +205,10 @@ REASONS = {
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unusable_examples_keep_their_slots_and_are_logged_once(tmp_path, caplog, workers):
+def test_unusable_examples_keep_their_slots_and_are_logged_once(
+    tmp_path, caplog, monkeypatch, workers
+):
+    monkeypatch.setattr("vljax.data.batching._logged", set())
     data = sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path)), workers=workers)
     with caplog.at_level(logging.WARNING):
         batches = take(data, 4, global_batch=8)  # four epochs
@@ -282,7 +285,7 @@ def test_the_last_transform_with_a_size_decides_it(path):
 def test_the_published_recipes_can_be_written_down(path):
     clip = sample_data(
         path,
-        train_transforms=(Decode(), RandomResizedCrop(224, (0.9, 1.0), (1.0, 1.0)), ChooseText()),
+        train_transforms=(Decode(), RandomCrop(224), ChooseText()),
         eval_transforms=(Decode(), Resize(224, mode="shortest"), ChooseText()),
     )
     plain = Resize(256, interpolation="bilinear", antialias=False)
@@ -331,6 +334,13 @@ def test_the_plan_changes_with_all_that_changes_the_stream(path, tmp_path):
     ]
     assert len(set(variants)) == len(variants)
     assert all(len(variant) == 64 for variant in variants)
+
+
+def test_the_plan_changes_with_the_tags_of_the_builtin_set(path, monkeypatch):
+    data = sample_data(path, source=Builtin("test"))
+    now = plan(data, seed=0, global_batch=8)
+    monkeypatch.setattr("vljax.data.source_builtin._tags", lambda item: tuple(item["tags"]))
+    assert plan(data, seed=0, global_batch=8) != now
 
 
 def test_the_data_package_needs_no_jax_to_describe_a_recipe():

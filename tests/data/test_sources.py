@@ -1,5 +1,6 @@
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from vljax.config import UserError, decode
 from vljax.data.source_builtin import BuiltinRecords
 from vljax.data.sources import Builtin, ExampleError, JsonLines, Source
+from vljax.data.tokenizers import SentencePiece, load_tokenizer
 
 from .samples import encoded, picture, write_jsonl
 
@@ -46,6 +48,14 @@ def test_builtin_identity_follows_the_content(tmp_path):
     assert BuiltinRecords(tmp_path, "train").identity == before
     write_builtin(tmp_path, ["train"], ["another"])
     assert BuiltinRecords(tmp_path, "train").identity != before
+
+
+def test_builtin_identity_follows_how_the_content_is_read(tmp_path, monkeypatch):
+    write_builtin(tmp_path, ["train"], ["a"])
+    records = BuiltinRecords(tmp_path, "train")
+    assert records[0].tags == ("t", "animal")
+    monkeypatch.setattr("vljax.data.source_builtin._tags", lambda item: tuple(item["tags"]))
+    assert BuiltinRecords(tmp_path, "train").identity != records.identity
 
 
 def test_a_lost_image_file_of_the_builtin_set_rejects_examples(tmp_path):
@@ -129,3 +139,42 @@ def test_sources_are_found_by_name():
     assert decode(Source, {"type": "builtin", "split": "test"}) == Builtin("test")
     assert Builtin("test").full_name == "builtin:test"
     assert JsonLines("/somewhere/pets.jsonl").full_name == "jsonl:pets.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (Builtin("test"), ("builtin", "test")),
+        (Builtin("train"), ("builtin", "train")),
+        (JsonLines("/data/coco/val.jsonl"), ("val", "all")),
+        (JsonLines("test.jsonl"), ("test", "all")),
+        (JsonLines("gs://bucket/folder/val.2017.jsonl"), ("val.2017", "all")),
+        (JsonLines("my own $data$.jsonl"), ("my_own_data_", "all")),
+        (JsonLines("a\\b\n.jsonl"), ("a_b_", "all")),
+        (JsonLines(), ("jsonl", "all")),
+    ],
+)
+def test_names_in_metrics_tell_files_and_splits_apart(source, names):
+    assert (source.dataset, source.split_name) == names
+
+
+@pytest.mark.parametrize(("url", "package"), [("gs://b/x", "gcsfs"), ("s3://b/x", "s3fs")])
+def test_remote_files_without_their_package_say_what_to_install(monkeypatch, url, package):
+    monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    message = f"^{url}: .*:// needs a package: pip install {package}$"
+    with pytest.raises(UserError, match=message):
+        JsonLines(url).open()
+    with pytest.raises(UserError, match=message):
+        SentencePiece(url).load()
+    with pytest.raises(UserError, match=f"{url}/config.json: .* pip install {package}$"):
+        load_tokenizer(url)
+
+
+def test_other_urls_are_refused():
+    with pytest.raises(UserError, match=r"unknown kind of address; known: gs://, s3://$"):
+        JsonLines("http://b/x").open()
+
+
+def test_local_files_that_are_missing_say_so(tmp_path):
+    with pytest.raises(UserError, match=r"x\.jsonl: cannot be read \(No such file or directory\)"):
+        JsonLines(str(tmp_path / "x.jsonl")).open()

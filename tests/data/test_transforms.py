@@ -2,6 +2,7 @@ import dataclasses
 import io
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from vljax.config import UserError, decode, encode, validate
+from vljax.config import UserError, decode, encode, load, validate
+from vljax.data.cleaning import clean
 from vljax.data.sources import ExampleError, Record
 from vljax.data.transform_resize import resample
 from vljax.data.transforms import (
@@ -17,12 +19,16 @@ from vljax.data.transforms import (
     ColourJitter,
     Decode,
     Flip,
+    RandomCrop,
     RandomResizedCrop,
     Resize,
     Transform,
 )
+from vljax.run import Run
 
 from .samples import encoded, picture
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def generator(seed=0):
@@ -232,6 +238,18 @@ def test_the_filters_are_pillows():
     assert not np.array_equal(resample(image, 16, 16, "bicubic"), bilinear)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "size"), [("siglip_vit_b16", 224), ("siglip_so400m14_384", 384)]
+)
+def test_siglip_is_given_what_big_vision_trains_with(recipe, size):
+    """`resize(SIZE)` of pp/ops_image.py and `tokenize` of pp/ops_text.py, with their defaults."""
+    data = load(str(CONFIGS / f"{recipe}.py"), Run).data
+    for transforms in (data.train_transforms, data.eval_transforms):
+        (resize,) = [t for t in transforms if t.output_size is not None]
+        assert resize == Resize(size, "squash", interpolation="bilinear", antialias=False)
+    assert clean("A dog, running!", data.tokenizer.cleaning) == "a dog, running!"
+
+
 # --- random crops
 
 
@@ -281,6 +299,48 @@ def test_a_square_crop_is_resampled_from_its_part_of_the_image():
 def test_crops_that_never_fit_fall_back_to_the_centre():
     crop = RandomResizedCrop(8, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     assert crop.rectangle(20, 60, generator()) == (0, 20, 20, 20)
+
+
+def offset(crop, resized):
+    """Top and left of the place in an image where a crop was cut out."""
+    size = len(crop)
+    places = [
+        (top, left)
+        for top in range(resized.shape[0] - size + 1)
+        for left in range(resized.shape[1] - size + 1)
+        if np.array_equal(resized[top : top + size, left : left + size], crop)
+    ]
+    assert len(places) == 1
+    return places[0]
+
+
+@pytest.mark.parametrize(("shape", "resized"), [((48, 64), (24, 32)), ((64, 48), (32, 24))])
+def test_random_crops_are_squares_at_every_place_of_the_resized_image(shape, resized):
+    image = picture(*shape)
+    small = pillow_resized(image, *resized)
+    seen = [offset(transformed(RandomCrop(24), image, seed), small) for seed in range(900)]
+    along = [max(place) for place in seen]
+    assert {min(place) for place in seen} == {0}
+    assert {place.index(max(place)) for place in seen if any(place)} == {int(shape[1] > shape[0])}
+    assert all(abs(along.count(place) / 900 - 1 / 9) < 0.05 for place in range(9))
+
+
+def test_clips_training_crops_differ():
+    recipe = load(str(CONFIGS / "clip_vit_b16.py"), Run)
+    (crop,) = [t for t in recipe.data.train_transforms if t.output_size is not None]
+    image = picture(480, 640)
+    crops = {transformed(crop, image, seed).tobytes() for seed in range(50)}
+    assert len(crops) > 30  # of 75 places
+
+
+def test_a_square_image_is_its_own_only_random_crop():
+    image = picture(40, 40)
+    assert np.array_equal(transformed(RandomCrop(16), image), pillow_resized(image, 16, 16))
+
+
+def test_random_crops_of_long_strips_are_rejected():
+    with pytest.raises(ExampleError, match="image of 400000 x 1 pixels is too long to resize"):
+        transformed(RandomCrop(224), np.zeros((1, 400_000, 3), np.uint8))
 
 
 # --- flip and colour
@@ -384,6 +444,7 @@ def test_no_caption_is_rejected(captions):
 EVERY = (
     Decode(),
     Resize(8),
+    RandomCrop(8),
     RandomResizedCrop(8),
     Flip(),
     ColourJitter(0.1),
@@ -406,7 +467,7 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
 
 
 def test_only_those_that_fix_the_size_say_so():
-    assert [t.output_size for t in EVERY] == [None, 8, 8, None, None, None]
+    assert [t.output_size for t in EVERY] == [None, 8, 8, 8, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -414,6 +475,7 @@ def test_only_those_that_fix_the_size_say_so():
     [
         (Resize(0), "size: must be at least 1 pixel, got 0"),
         (Resize(8, background=(0, 0, 256)), "background: channels must be within 0 and 255"),
+        (RandomCrop(-1), "size: must be at least 1 pixel, got -1"),
         (RandomResizedCrop(8, scale=(0.9, 0.5)), "scale: must be two positive numbers in order"),
         (RandomResizedCrop(8, scale=(0.5, 2.0)), "scale: must not exceed 1"),
         (RandomResizedCrop(8, ratio=(0.0, 1.0)), "ratio: must be two positive numbers in order"),

@@ -14,6 +14,14 @@ from vljax.data.sources import Source
 class FakeSource(Source):
     split: str = "test"
 
+    @property
+    def full_name(self) -> str:
+        return f"fake:{self.split}"
+
+    @property
+    def split_name(self) -> str:
+        return self.split
+
 
 FakeSource.type_name = "fake"
 

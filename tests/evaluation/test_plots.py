@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vljax.data.sources import JsonLines
 from vljax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, save
 from vljax.evaluation.plots import plot_run, series, smooth
+from vljax.evaluation.retrieval import Retrieval
 
 
 def recall_rows(steps, prefix="retrieval/builtin/validation", value=0.5):
@@ -50,6 +52,14 @@ def test_a_run_gives_one_picture_for_each_quantity(tmp_path):
         picture = read(path)
         assert min(picture.shape[:2]) > 200
         assert share(path, BLUE) > 1e-4
+
+
+def test_evaluations_of_two_files_are_two_pictures(tmp_path, drawn):
+    prefixes = [Retrieval(JsonLines(f"{name}.jsonl")).prefix for name in ("val", "my test")]
+    rows = [row for prefix in prefixes for row in recall_rows([1, 2], prefix)]
+    names = [path.name for path in plot_run(rows, tmp_path)]
+    assert sorted(names) == ["recall_my_test_all.png", "recall_val_all.png"]
+    assert drawn["recall_val_all"].get_suptitle() == "Retrieval on val (dotted: chance)"
 
 
 def test_only_what_was_measured_is_drawn(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError, decode, encode, validate
+from vljax.data.sources import JsonLines
 from vljax.evaluation.evaluator import Evaluator
 from vljax.evaluation.retrieval import Retrieval, distinct_captions
 
@@ -46,7 +47,20 @@ def test_names_are_evaluator_dataset_split_metric():
     ]
     metrics += [f"{way}/median_rank" for way in ways] + ["examples", "captions", "unreadable"]
     assert names == {f"retrieval/fake/test/{metric}" for metric in metrics}
-    assert Retrieval(FakeSource(split=""), batch_size=2).prefix == "retrieval/fake/all"
+
+
+def test_files_are_told_apart_by_their_names():
+    prefixes = [Retrieval(JsonLines(f"/data/{name}.jsonl")).prefix for name in ("val", "test")]
+    assert prefixes == ["retrieval/val/all", "retrieval/test/all"]
+
+
+def test_data_without_captions_are_refused_before_anything_is_computed():
+    evaluator = Retrieval(FakeSource())
+    evaluator.check(FakeData(["", "a caption"], TEXTS))
+    with pytest.raises(UserError, match=r"^retrieval/fake/test: no example has a caption$"):
+        evaluator.check(FakeData(["", " "], TEXTS))
+    with pytest.raises(UserError, match=r"^retrieval/fake/test: fake:test has no examples$"):
+        evaluator.check(FakeData([], TEXTS))
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])

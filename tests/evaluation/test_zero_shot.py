@@ -141,6 +141,38 @@ def test_data_without_labels_is_the_users_error():
         evaluate(data_set(labels=(-1,) * 5))
 
 
+def test_data_that_cannot_be_classified_are_refused_before_anything_is_computed():
+    evaluator = ZeroShot(FakeSource())
+    evaluator.check(data_set(labels=(-1, 1)))
+    with pytest.raises(UserError, match=r"^zero_shot/fake/test: no example has a class; give"):
+        evaluator.check(data_set(labels=(-1, -1)))
+    with pytest.raises(UserError, match=r"^zero_shot/fake/test: fake:test has no classes; give"):
+        evaluator.check(data_set(labels=(-1, -1), names=()))
+    with pytest.raises(UserError, match=r"^zero_shot/fake/test: fake:test has no examples$"):
+        evaluator.check(data_set(labels=()))
+
+
+@pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+def test_where_lengths_count_a_class_is_the_plain_mean_of_its_prompts(similarity):
+    evaluator = ZeroShot(
+        FakeSource(), batch_size=3, templates=("{}", "one {}"), similarity=similarity
+    )
+    classes = evaluator.class_embeddings(FakeModel(IMAGES, TEXTS, 3), data_set())
+    np.testing.assert_allclose(classes, [[5.0, 0.5], [1.8, -2.4]], atol=1e-6)
+    assert classes.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("similarity", "accuracy"), [("dot", 0.5), ("cosine", 0.0), ("euclidean", 1.0)]
+)
+def test_classes_are_ranked_by_what_the_model_compares_by(similarity, accuracy):
+    """The dot product takes the longer one, cosines tie, the distance tells both apart."""
+    vectors = np.array([[1.0, 0.0], [9.0, 0.0]], np.float32)
+    data = FakeData(["x", "x"], ["near", "far"], np.array([0, 1]), ("near", "far"))
+    metrics = evaluate(data, vectors, vectors, templates=("{}",), similarity=similarity)
+    assert metrics["accuracy@1"] == accuracy
+
+
 @pytest.mark.parametrize(
     ("templates", "message"),
     [

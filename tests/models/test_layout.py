@@ -92,10 +92,38 @@ def test_canonical_paths_are_unrolled_ones() -> None:
 
 
 def test_the_first_match_wins() -> None:
-    rules = [("image/.*", 1), ("image/positions", 2), (".*", 3)]
+    rules = [("image/p.*", 1), ("image/.*", 2), (".*", 3)]
     matched = layout.match(rules, scanned(), "field")
     assert matched[("image", "positions")] == [1]
+    assert matched[("image", "blocks", "norm", "scale")] == [2] * 12
     assert matched[("logit_scale",)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("rules", "hidden", "before"),
+    [
+        ([(".*", 0), (".*kernel", 1)], ".*kernel", ".*"),
+        ([("image/.*", 1), ("image/positions", 2), (".*", 3)], "image/positions", "image/.*"),
+        ([(".*scale", 1), (".*scale", 2), (".*", 3)], ".*scale", ".*scale"),
+        ([(".*", 0), (".*", 1), (".*", 2)], ".*", ".*"),
+        # Two rules hide it together; the one named comes before it and takes some of it.
+        ([("image/.*", 1), ("text/.*", 2), (".*kernel", 3), (".*", 4)], ".*kernel", "text/.*"),
+    ],
+)
+def test_a_rule_that_is_never_first_is_an_error(
+    rules: list[tuple[str, int]], hidden: str, before: str
+) -> None:
+    message = f"field: {hidden!r} is never reached: {before!r} comes before it"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        layout.match(rules, scanned(), "field")
+
+
+def test_a_last_rule_for_the_rest_may_find_nothing_left() -> None:
+    rules = [("image/.*", 1), ("text/.*|logit_scale", 2), (".*", 3)]
+    matched = layout.match(rules, scanned(), "field")
+    assert {value for values in matched.values() for value in values} == {1, 2}
+    params = scanned()
+    assert bitwise_equal(layout.select(".*", params), params)
 
 
 def test_a_pattern_matches_the_whole_path() -> None:

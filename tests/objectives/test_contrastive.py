@@ -211,7 +211,9 @@ def test_views_are_computed_once_and_replace_their_entries():
     [
         (SoftmaxContrastive(temperature=0.0), "temperature: must be positive, not 0.0"),
         (SoftmaxContrastive(temperature=0.001), "exceeds max_scale (100.0)"),
-        (SigmoidContrastive(weight=float("nan")), "weight: must be finite, not nan"),
+        (SoftmaxContrastive(max_scale=0.0), "max_scale: must be positive, or None for no limit"),
+        (SigmoidContrastive(max_scale=-1.0), "max_scale: must be positive, or None for no limit"),
+        (SigmoidContrastive(weight=float("nan")), "weight: must be finite, got nan"),
     ],
 )
 def test_bad_fields(objective, message):

@@ -25,6 +25,10 @@ def count(state, batch, hyper):
     return state._replace(step=state.step + 1), {"loss": batch}
 
 
+def nothing(step):
+    pass
+
+
 def state(step=0):
     return TrainState(jnp.int32(step), jnp.int32(0), {"x": jnp.zeros(2)}, {}, {})
 
@@ -33,7 +37,7 @@ def state(step=0):
 def run(tmp_path):
     """Runs the loop from a step; returns the state and what happened, in order."""
 
-    def go(start=0, cadence=Cadence(3, 4, 5), on_batch=lambda k: None):  # noqa: B008
+    def go(start=0, cadence=Cadence(3, 4, 5), on_batch=nothing, on_evaluate=nothing):  # noqa: B008
         log = []
 
         def batches(first):
@@ -44,6 +48,7 @@ def run(tmp_path):
 
         def evaluate(name):
             def call(state):
+                on_evaluate(int(state.step))
                 log.append((name, int(state.step)))
                 return {name: float(state.step)}
 
@@ -56,7 +61,7 @@ def run(tmp_path):
                 step=jax.jit(count),
                 hyper=tiny.hyper(),
                 batches=batches,
-                evaluators={"validation": evaluate("validation")},
+                evaluators={"first": evaluate("first"), "validation": evaluate("validation")},
                 final_evaluators={"test": evaluate("test")},
                 cadence=cadence,
                 checkpointer=Checkpointer(str(tmp_path), keep=9),
@@ -96,7 +101,40 @@ def test_it_goes_on_where_the_state_stands(run):
 def test_a_finished_state_is_only_evaluated(run):
     final, log = run(start=STEPS)
     assert int(final.step) == STEPS
-    assert log == [("test", STEPS)]
+    assert log == [("first", STEPS), ("validation", STEPS), ("test", STEPS)]
+
+
+def test_an_evaluation_that_an_interrupted_attempt_missed_is_made_up_for(run):
+    _, log = run(start=8)
+    assert log[:3] == [("first", 8), ("validation", 8), ("batch", 8)]
+
+
+def stop(step):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_during_an_evaluation_leaves_the_rest_for_later(run, tmp_path):
+    with pytest.raises(Interrupted, match="at step 4"):
+        run(on_evaluate=stop)
+    assert steps(str(tmp_path)) == [4]
+    assert [list(row)[1] for row in metrics.read(str(tmp_path)) if row["step"] == 4] == ["first"]
+    _, log = run(start=4)
+    assert log[1] == ("validation", 4)
+
+
+def test_a_signal_during_the_final_evaluation(run, tmp_path):
+    with pytest.raises(Interrupted, match="at step 10"):
+        run(cadence=Cadence(3, 100, 5), start=STEPS, on_evaluate=stop)
+
+
+def test_an_evaluator_that_fails_costs_no_step(run, tmp_path):
+    def fail(step):
+        if step == 8:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(on_evaluate=fail)
+    assert steps(str(tmp_path)) == [5, 8]
 
 
 def test_a_signal_saves_the_current_step(run, tmp_path):

@@ -1,6 +1,7 @@
 """What a person sees of a run, on a terminal and elsewhere."""
 
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -17,37 +18,72 @@ def clock(monkeypatch):
     return now
 
 
-def test_plain_lines_off_a_terminal(clock):
+def off_a_terminal(start, steps):
     out = io.StringIO()
-    with ProgressDisplay(0, 40, 8, Console(file=out, width=200)) as display:
-        clock[0] += 2
-        display.advance(10)
-        assert display.metrics(10, {"loss": 1.25}) == 40
+    return ProgressDisplay(start, steps, 8, Console(file=out, width=200)), out
+
+
+def take(display, clock, seconds, *steps):
+    """Goes through steps that take some seconds each."""
+    for step in steps:
+        clock[0] += seconds
+        display.advance(step)
+
+
+def test_plain_lines_off_a_terminal(clock):
+    display, out = off_a_terminal(0, 40)
+    with display:
+        take(display, clock, 7.6, 1)
+        assert math.isnan(display.metrics(1, {"loss": 5.5}))
+        take(display, clock, 0.2, *range(2, 12))
+        assert display.metrics(11, {"loss": 1.25}) == pytest.approx(40)
         display.activity("evaluating retrieval")
         clock[0] += 1000
         display.activity("")
-        clock[0] += 4
-        assert display.metrics(20, {"loss": 1.0}) == 20
+        take(display, clock, 0.4, *range(12, 21))
+        assert display.metrics(20, {"loss": 1.0}) == pytest.approx(20)
     assert out.getvalue().splitlines() == [
-        "step 10/40  loss 1.2500  40 examples/s  0:06 left",
+        "step 1/40  loss 5.5000  (compiled in 8 s)",
+        "step 11/40  loss 1.2500  40 examples/s  0:06 left",
         "evaluating retrieval ...",
         "step 20/40  loss 1.0000  20 examples/s  0:08 left",
     ]
 
 
+def test_an_activity_between_two_rows_does_not_count(clock):
+    display, _ = off_a_terminal(0, 40)
+    take(display, clock, 9, 1)
+    display.metrics(1, {"loss": 1.0})
+    take(display, clock, 0.2, *range(2, 5))
+    for name in ("retrieval", "zero_shot"):
+        display.activity(f"evaluating {name}")
+        clock[0] += 1000
+        display.activity("")
+    take(display, clock, 0.2, *range(5, 12))
+    assert display.metrics(11, {"loss": 1.0}) == pytest.approx(40)
+
+
+def test_compiling_does_not_count_where_the_first_row_comes_later(clock):
+    """As in a resumed run."""
+    display, out = off_a_terminal(30, 60)
+    take(display, clock, 50, 31)
+    take(display, clock, 0.2, *range(32, 41))
+    assert display.metrics(40, {"loss": 1.0}) == pytest.approx(40)
+    assert out.getvalue() == "step 40/60  loss 1.0000  40 examples/s  0:04 left\n"
+
+
 def test_a_bar_on_a_terminal(clock):
     out = io.StringIO()
-    console = Console(file=out, width=120, force_terminal=True)
+    console = Console(file=out, width=80, force_terminal=True)
     with ProgressDisplay(30, 40, 8, console) as display:
-        clock[0] += 1
-        display.advance(35)
+        take(display, clock, 0.2, *range(31, 36))
         display.metrics(35, {"loss": 0.5})
-        display.activity("evaluating retrieval")
+        display.activity("evaluating zero_shot")
         display.say("a [line] above")
     text = out.getvalue()
     assert "35/40" in text
-    assert "loss 0.5000  40 examples/s" in text
-    assert "evaluating retrieval" in text
+    assert "loss 0.5000  40 examples/s  0:01 left" in text
+    assert "evaluating zero_shot" in text
     assert "a [line] above" in text
 
 

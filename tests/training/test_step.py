@@ -72,6 +72,14 @@ def test_invalid_examples_do_not_matter():
     assert tiny.distance(first.params, second.params) < 1e-6
 
 
+def test_a_batch_without_valid_examples_is_skipped():
+    _, step, state = tiny.standard()
+    state, _ = step(state, tiny.batch(), tiny.hyper())
+    after, _ = step(state, tiny.batch(valid=np.zeros(tiny.BATCH, bool)), tiny.hyper())
+    assert (int(after.step), int(after.skipped)) == (2, 1)
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+
+
 def test_learning_rate_weight_decay_and_seed_share_one_compile():
     of = tiny.task(dropout=0.1)
     step, state = jax.jit(make_step(of)), tiny.state(of)

@@ -18,6 +18,10 @@ Batch = dict[str, np.ndarray]
 
 logger = logging.getLogger(__name__)
 
+# Source, identity of its records, and index of the examples that this process has logged. Every
+# evaluation and plot reads the same examples again.
+_logged: set[tuple[str, str, int]] = set()
+
 
 def make_batches(
     loader: Loader,
@@ -51,7 +55,7 @@ def make_batches(
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
         )
-    return Batches(iter(batches), loader.source)
+    return Batches(iter(batches), loader)
 
 
 def _parse_flags() -> None:
@@ -65,20 +69,21 @@ def _parse_flags() -> None:
 class Batches(Iterator[Batch]):
     """An iterator of batches, prepared in the background from the moment it is made.
 
-    It logs each example that is masked out once, here and not in the workers.
+    It logs each example that is masked out, here and not in the workers, once in this process.
     """
 
-    def __init__(self, iterator: grain.DatasetIterator[Any], source: str):
+    def __init__(self, iterator: grain.DatasetIterator[Any], loader: Loader):
         self._iterator = iterator
-        self._source = source
-        self._logged: set[int] = set()
+        self._source = loader.source
+        self._identity = loader.records.identity
         iterator.start_prefetch()
 
     def __next__(self) -> Batch:
         batch: dict[str, Any] = dict(next(self._iterator))
         for rejected in batch.pop(REJECTED):
-            if rejected.index not in self._logged:
-                self._logged.add(rejected.index)
+            key = (self._source, self._identity, rejected.index)
+            if key not in _logged:
+                _logged.add(key)
                 where = f"{self._source}/{rejected.index}"
                 logger.warning("example %s: %s: masked out", where, rejected.reason)
         return batch

@@ -19,7 +19,9 @@ _GREY = 128
 
 
 class EvaluationSet:
-    """The examples of one source in order, each once. Files are opened when first needed.
+    """The examples of one source in order, each once.
+
+    Files are opened when first needed, or by `open`.
 
     Args:
       data: the transforms for evaluation and the tokenizer.
@@ -32,6 +34,14 @@ class EvaluationSet:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def open(self) -> None:
+        """Opens the source and the tokenizer, so that bad files are reported now.
+
+        Raises:
+          UserError: if one of them cannot be opened.
+        """
+        _ = self.records, self.tokenizer
 
     @functools.cached_property
     def records(self) -> Records:

@@ -89,7 +89,7 @@ def _list_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
     if not transforms or transforms[0].provides != "image":
         yield "must begin with decode"
     if output_size(transforms) is None:
-        yield "none of them fixes the image size; add resize or random_resized_crop"
+        yield "none of them fixes the image size; add resize, random_crop or random_resized_crop"
     if not any(transform.provides == "text" for transform in transforms):
         yield "none of them makes a text; add choose_text"
 

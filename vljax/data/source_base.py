@@ -79,6 +79,16 @@ class Source(Component):
         """The name in messages and in the keys of random numbers, free of machine paths."""
         raise NotImplementedError
 
+    @property
+    def dataset(self) -> str:
+        """The name of the data set in metric names, without "/"."""
+        return self.type_name
+
+    @property
+    def split_name(self) -> str:
+        """The name of the part in metric names, without "/"; "all" where there are no parts."""
+        return "all"
+
     def open(self) -> Records:
         """Opens the data set. Raises UserError if it is unset, missing or malformed."""
         raise NotImplementedError

@@ -31,6 +31,10 @@ class Builtin(Source, name="builtin"):
     def full_name(self) -> str:
         return f"builtin:{self.split}"
 
+    @property
+    def split_name(self) -> str:
+        return self.split
+
     def open(self) -> Records:
         return BuiltinRecords(DIRECTORY, self.split)
 
@@ -49,7 +53,6 @@ class BuiltinRecords(Records):
             raise UserError(f"{error.filename}: the built-in data set is not installed") from error
         items = [json.loads(line) for line in index.splitlines()]
         self.class_names = tuple(sorted({item["class"] for item in items}))
-        self.identity = hashlib.sha256(index).hexdigest()
         self._images_path = directory / "images.array_record"
         labels = {name: label for label, name in enumerate(self.class_names)}
         chosen = [item for item in items if item["split"] == split]
@@ -57,6 +60,8 @@ class BuiltinRecords(Records):
         self._annotations = [
             Annotation((item["caption"],), _tags(item), labels[item["class"]]) for item in chosen
         ]
+        # Annotations are more than a copy of the file: the same file may come to be read otherwise.
+        self.identity = hashlib.sha256(index + repr(self._annotations).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._annotations)

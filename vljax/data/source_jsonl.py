@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from vljax.config import UserError, setting
-from vljax.data.files import as_path
+from vljax.data.files import as_path, read_bytes
 from vljax.data.source_base import Annotation, ExampleError, Records, Source
 
 
@@ -30,6 +32,12 @@ class JsonLines(Source, name="jsonl"):
     def full_name(self) -> str:
         return f"jsonl:{as_path(self.path).name}" if self.path else "jsonl"
 
+    @property
+    def dataset(self) -> str:
+        """The name of the file without its ending, so that files are told apart."""
+        stem = PurePosixPath(self.path).stem if self.path else ""
+        return re.sub(r"[^\w.+-]+", "_", stem) or self.type_name
+
     def open(self) -> Records:
         if self.path is None:
             raise UserError("data.source.path: unset; set --data.source.path to a JSON-lines file")
@@ -41,10 +49,7 @@ class JsonLinesRecords(Records):
 
     def __init__(self, path: str):
         file = as_path(path)
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        content = read_bytes(path)
         lines = content.split(b"\n")
         rows = [
             _parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int32
 
 from vljax.config import Component, UserError, decode, encode
 from vljax.data.cleaning import Cleaning, clean
-from vljax.data.files import as_path
+from vljax.data.files import as_path, read_bytes
 
 CONFIG_FILE = "config.json"
 
@@ -45,11 +45,7 @@ class Tokenizer(Component):
         path: str | None = getattr(self, "path", None)
         if path is None:
             raise UserError(f"data.tokenizer.path: unset; set it to a {self.type_name} vocabulary")
-        try:
-            content: bytes = as_path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        return content
+        return read_bytes(path)
 
 
 class LoadedTokenizer(abc.ABC):
@@ -125,9 +121,10 @@ def load_tokenizer(directory: str) -> LoadedTokenizer:
       UserError: if a file is missing or broken.
     """
     folder = as_path(str(directory))
+    content = read_bytes(str(folder / CONFIG_FILE))
     try:
-        data = json.loads((folder / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError) as error:
+        data = json.loads(content)
+    except ValueError as error:
         raise UserError(f"{folder / CONFIG_FILE}: not a saved tokenizer ({error})") from error
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         # Only a name is stored: a path that points elsewhere was not written by us.

@@ -15,7 +15,8 @@ class SentencePiece(Tokenizer, name="sentencepiece"):
     """A SentencePiece `.model`.
 
     Each text ends with the model's end token, also when it is cut: `eos="sticky"` in big_vision's
-    pp/ops_text.py. The defaults are SigLIP's, which pads with id 1, the end token of its model.
+    pp/ops_text.py. The defaults are SigLIP's, which pads with id 1, the end token of its model;
+    the cleaning is that of its evaluations, training used "lower".
 
     Attributes:
       path: the `.model` file.

@@ -58,10 +58,6 @@ class Resize(Transform, name="resize"):
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
         height, width = _resized_shape(image.shape[0], image.shape[1], self.size, self.mode)
-        if height * width > _MAX_RESIZED_PIXELS:
-            raise ExampleError(
-                f"image of {image.shape[1]} x {image.shape[0]} pixels is too long to resize"
-            )
         image = resample(image, height, width, self.interpolation, antialias=self.antialias)
         if self.mode == "shortest":
             # Rounds as torchvision's center_crop does.
@@ -81,9 +77,43 @@ def _resized_shape(height: int, width: int, size: int, mode: str) -> tuple[int, 
     if mode == "shortest":
         # Truncates as torchvision's Resize does.
         shortest = min(height, width)
-        return int(size * height / shortest), int(size * width / shortest)
+        resized = int(size * height / shortest), int(size * width / shortest)
+        if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
+            raise ExampleError(f"image of {width} x {height} pixels is too long to resize")
+        return resized
     longest = max(height, width)
     return max(1, round(size * height / longest)), max(1, round(size * width / longest))
+
+
+@dataclass(frozen=True)
+class RandomCrop(Transform, name="random_crop"):
+    """Resizes the shortest side and cuts out a random square of that size.
+
+    CLIP's "random square crop from resized images" (Radford et al. 2021, section 2.3): the square
+    moves along the longest side only, all places alike. Its centre is `Resize` with "shortest".
+
+    Attributes:
+      size: height and width that come out, pixels.
+      interpolation: the filter, always antialiased.
+    """
+
+    size: int
+    interpolation: Interpolation = "bicubic"
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        height, width = _resized_shape(image.shape[0], image.shape[1], self.size, "shortest")
+        image = resample(image, height, width, self.interpolation)
+        top = int(rng.integers(0, height - self.size + 1))
+        left = int(rng.integers(0, width - self.size + 1))
+        return {**example, "image": image[top : top + self.size, left : left + self.size]}
 
 
 @dataclass(frozen=True)
@@ -92,7 +122,7 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
 
     The rectangle is drawn as in Szegedy et al. 2015 and torchvision: its area uniformly, its
     aspect ratio uniformly on a logarithmic scale; after ten that do not fit, the central rectangle
-    nearest to the allowed ratios. `ratio=(1, 1)` is CLIP's random square crop.
+    nearest to the allowed ratios.
 
     Attributes:
       size: height and width that come out, pixels.

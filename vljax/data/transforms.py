@@ -3,7 +3,7 @@
 from vljax.data.transform_base import Transform
 from vljax.data.transform_colour import ColourJitter, Flip
 from vljax.data.transform_decode import Decode
-from vljax.data.transform_resize import RandomResizedCrop, Resize
+from vljax.data.transform_resize import RandomCrop, RandomResizedCrop, Resize
 from vljax.data.transform_text import ChooseText
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ColourJitter",
     "Decode",
     "Flip",
+    "RandomCrop",
     "RandomResizedCrop",
     "Resize",
     "Transform",

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from vljax.config import Component, setting
+from vljax.config import Component, UserError, setting
 from vljax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
@@ -81,9 +81,19 @@ class Evaluator(Component, abc.ABC):
 
     @property
     def prefix(self) -> str:
-        """`EVALUATOR/DATASET/SPLIT`, how metric names begin; without a split it says `all`."""
-        split = getattr(self.source, "split", None) or "all"
-        return f"{self.type_name}/{self.source.type_name}/{split}"
+        """`EVALUATOR/DATASET/SPLIT`, how metric names begin."""
+        return f"{self.type_name}/{self.source.dataset}/{self.source.split_name}"
+
+    def check(self, data: EvaluationData) -> None:
+        """Looks whether the data can be measured at all, before anything is computed.
+
+        Images are not read: that none is readable shows only in `measure`.
+
+        Raises:
+          UserError: if the data lacks what the metrics are about.
+        """
+        if not len(data.labels):
+            raise UserError(f"{self.prefix}: {self.source.full_name} has no examples")
 
     def __call__(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
         """The metrics of a model, named `EVALUATOR/DATASET/SPLIT/METRIC`.

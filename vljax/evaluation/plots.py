@@ -102,7 +102,8 @@ def _plot_recall(metrics: Sequence[Row], prefix: str, recalls: set[int], path: P
     drawn = figure(10.0, 4.0)
     panels = drawn.subplots(1, 2, sharex=True, sharey=True)
     _, dataset, split = prefix.split("/")
-    drawn.suptitle(f"Retrieval on {dataset}, {split} split (dotted: chance)", parse_math=False)
+    part = "" if split == "all" else f", {split} split"
+    drawn.suptitle(f"Retrieval on {dataset}{part} (dotted: chance)", parse_math=False)
     highest, last = 0.0, 1
     for panel, (way, title) in zip(panels, WAYS.items(), strict=True):
         axes = _axes(panel, title, "recall (%)" if panel is panels[0] else "")

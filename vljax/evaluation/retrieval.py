@@ -35,6 +35,12 @@ class Retrieval(Evaluator, name="retrieval"):
 
     similarity: Similarity = "cosine"
 
+    def check(self, data: EvaluationData) -> None:
+        """See `Evaluator.check`. Raises UserError if no example has a caption."""
+        super().check(data)
+        if not captioned(data).any():
+            raise UserError(f"{self.prefix}: no example has a caption")
+
     def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
         """See the class. Raises UserError if no readable example has a caption."""
         images = embed_images(encode, data, self.batch_size, where=captioned(data))

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from einops import reduce
 from jaxtyping import Float
 
 from vljax.config import UserError
 from vljax.evaluation.embedding import embed_images, embed_texts
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
 from vljax.evaluation.metrics.classification import mean_per_class_recall, top_k_accuracy
-from vljax.evaluation.metrics.ranking import embedding_ranks
+from vljax.evaluation.metrics.ranking import Similarity, embedding_ranks
 
 ACCURACY_AT = (1, 5)
 
@@ -21,15 +22,17 @@ ACCURACY_AT = (1, 5)
 class ZeroShot(Evaluator, name="zero_shot"):
     """How well images are told apart by the names of their classes alone.
 
-    The embedding of a class is the normalised mean of its normalised prompt embeddings (Radford et
-    al. 2021, section 3.1.4); an image belongs to the class of the largest dot product. Examples
-    without a label or a readable image take no part.
+    An image belongs to the class whose embedding is most similar. By cosine, that embedding is the
+    normalised mean of the normalised embeddings of the prompts (Radford et al. 2021, section
+    3.1.4); otherwise, where lengths have a meaning, it is their plain mean. Examples without a
+    label or a readable image take no part.
 
     Metrics, in [0, 1]: `accuracy@K`, `accuracy@K_chance` (a random ranking of the classes) and
     `mean_per_class`. Beside them the counts `examples`, `classes` and `unreadable`.
 
     Attributes:
       templates: prompts, each with `{}` once, where the class name goes.
+      similarity: what the model was trained to compare embeddings by.
     """
 
     templates: tuple[str, ...] = (
@@ -39,6 +42,7 @@ class ZeroShot(Evaluator, name="zero_shot"):
         "a drawing of {}",
         "something from the category {}",
     )
+    similarity: Similarity = "cosine"
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
@@ -52,6 +56,16 @@ class ZeroShot(Evaluator, name="zero_shot"):
                     f"must hold '{{}}' once, where the class name goes, got {template!r}",
                 )
 
+    def check(self, data: EvaluationData) -> None:
+        """See `Evaluator.check`. Raises UserError if there are no class names or no labels."""
+        super().check(data)
+        if not data.class_names:
+            raise UserError(
+                f"{self.prefix}: {self.source.full_name} has no classes; give a source with labels"
+            )
+        if not (data.labels >= 0).any():
+            raise UserError(f"{self.prefix}: no example has a class; give a source with labels")
+
     def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
         """See the class. Raises UserError if no example has both a label and a readable image."""
         images = embed_images(encode, data, self.batch_size, where=data.labels >= 0)
@@ -61,7 +75,8 @@ class ZeroShot(Evaluator, name="zero_shot"):
             )
         classes = self.class_embeddings(encode, data)
         labels = data.labels[images.index]
-        ranks = embedding_ranks(images.embedding, classes, labels, np.arange(len(classes)))
+        own = np.arange(len(classes))
+        ranks = embedding_ranks(images.embedding, classes, labels, own, similarity=self.similarity)
         metrics = {"mean_per_class": mean_per_class_recall(ranks, labels)}
         for k in ACCURACY_AT:
             metrics[f"accuracy@{k}"] = top_k_accuracy(ranks, k)
@@ -72,16 +87,18 @@ class ZeroShot(Evaluator, name="zero_shot"):
     def class_embeddings(
         self, encode: Encode, data: EvaluationData
     ) -> Float[np.ndarray, "classes embed"]:
-        """A unit vector a class, in float64."""
+        """An embedding a class, in float64: the mean over prompts, a unit vector by cosine."""
         prompts = [
             template.replace("{}", name) for name in data.class_names for template in self.templates
         ]
-        embeddings = _normalise(embed_texts(encode, data, prompts, self.batch_size))
-        shape = (len(data.class_names), len(self.templates), embeddings.shape[-1])
-        return _normalise(embeddings.reshape(shape).mean(axis=1))
+        embeddings = embed_texts(encode, data, prompts, self.batch_size).astype(np.float64)
+        by_class = {"classes": len(data.class_names), "templates": len(self.templates)}
+        grouped = "(classes templates) embed -> classes embed"
+        if self.similarity != "cosine":
+            return reduce(embeddings, grouped, "mean", **by_class)
+        return _normalise(reduce(_normalise(embeddings), grouped, "mean", **by_class))
 
 
 def _normalise(vectors: Float[np.ndarray, "rows embed"]) -> Float[np.ndarray, "rows embed"]:
-    vectors = vectors.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.maximum(norms, np.finfo(np.float64).tiny)

@@ -34,6 +34,10 @@ class Encoder(Component):
         """The Flax module, under the name that its parameters get."""
         raise NotImplementedError  # pragma: no cover
 
+    def preprocessing(self) -> dict[str, list[float]]:
+        """What the module does to its raw inputs first, for readers of `preprocess.json`."""
+        return {}
+
     def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of the inputs: `inputs` and, where the encoder reads one, `mask`."""
         raise NotImplementedError  # pragma: no cover

@@ -88,11 +88,12 @@ def match(
       For each array (by its keys) one value, or one for each layer where it is scanned.
 
     Raises:
-      UserError: for an expression that is not valid or matches nothing, and for a parameter that no
-        rule covers.
+      UserError: for an expression that is not valid, matches nothing, or only what earlier rules
+        match (except a last '.*'), and for a parameter that no rule covers.
     """
-    patterns = [(_compile(pattern, field), value) for pattern, value in rules]
-    used: set[str] = set()
+    patterns = [_compile(pattern, field) for pattern, _ in rules]
+    reached: set[int] = set()
+    hidden_by: dict[int, int] = {}
     result: dict[tuple[str, ...], list[T]] = {}
     every: list[str] = []
     for keys, leaf in leaves(params):
@@ -100,15 +101,21 @@ def match(
         every += names
         result[keys] = []
         for name in names:
-            hits = [(pattern, value) for pattern, value in patterns if pattern.fullmatch(name)]
-            used |= {pattern.pattern for pattern, _ in hits}
+            hits = [i for i, pattern in enumerate(patterns) if pattern.fullmatch(name)]
             if not hits:
                 raise UserError(f"{field}: no pattern covers {name!r}; end with a rule for '.*'")
-            result[keys].append(hits[0][1])
-    for pattern, _ in rules:
-        if pattern not in used:
-            (near,) = difflib.get_close_matches(pattern, every, n=1, cutoff=0)
-            raise UserError(f"{field}: {pattern!r} matches no parameter; the nearest is {near!r}")
+            first, *later = hits
+            reached.add(first)
+            hidden_by |= dict.fromkeys(later, first)
+            result[keys].append(rules[first][1])
+    for i, (pattern, _) in enumerate(rules):
+        if i in reached or (pattern == ".*" and i == len(rules) - 1):
+            continue
+        if i in hidden_by:
+            before = rules[hidden_by[i]][0]
+            raise UserError(f"{field}: {pattern!r} is never reached: {before!r} comes before it")
+        (near,) = difflib.get_close_matches(pattern, every, n=1, cutoff=0)
+        raise UserError(f"{field}: {pattern!r} matches no parameter; the nearest is {near!r}")
     return result
 
 

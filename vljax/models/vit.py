@@ -81,6 +81,9 @@ class ViT(TransformerConfig, Encoder, name="vit"):
     def module(self, compute: Compute, name: str) -> nn.Module:
         return ViTModule(self, compute, name=name)
 
+    def preprocessing(self) -> dict[str, list[float]]:
+        return {"mean": list(self.pixel_mean), "std": list(self.pixel_std)}
+
     def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (batch_size, self.image_size, self.image_size, 3)
         return {"inputs": jax.ShapeDtypeStruct(shape, jnp.uint8)}

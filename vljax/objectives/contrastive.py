@@ -103,6 +103,8 @@ class Contrastive(Objective):
         yield from super().problems()
         if self.temperature <= 0:
             yield "temperature", f"must be positive, not {self.temperature}"
+        elif self.max_scale is not None and self.max_scale <= 0:
+            yield "max_scale", f"must be positive, or None for no limit, not {self.max_scale}"
         elif self.max_scale is not None and 1 / self.temperature > self.max_scale:
             yield "temperature", f"1/{self.temperature} exceeds max_scale ({self.max_scale})"
 

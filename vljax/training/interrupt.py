@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
@@ -17,8 +18,10 @@ class Interrupted(Exception):
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM is noted; a second one acts as it always does."""
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        """`announce` is told in one line of the first signal."""
         self.signum: int | None = None
+        self._announce = announce
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -37,6 +40,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signum = number
         self._restore()
+        self._announce("stopping once this step is saved; again to stop at once")
 
     def _restore(self) -> None:
         while self._previous:

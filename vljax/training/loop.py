@@ -61,28 +61,30 @@ class Loop:
         step = int(state.step)
         batches = self.batches(step)
         in_flight: deque[Metrics] = deque()
-        with StopRequest() as stop:
+        with StopRequest(self.display.say) as stop:
+            if step:
+                self._evaluate_if_due(
+                    step, state, stop
+                )  # an interrupted attempt may have missed it
             while step < self.steps:
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.step(state, batch, self.hyper)
                 step += 1
-                # Steps run behind the loop; without a limit, their batches would pile up in memory.
+                # Steps run behind the loop; without a limit, batches would pile up in memory.
                 in_flight.append(metrics)
                 if len(in_flight) > IN_FLIGHT:
                     jax.block_until_ready(in_flight.popleft())
                 self.display.advance(step)
                 if self._due(self.cadence.log, step) or step == 1:
                     self._log(step, metrics)
-                if self._due(self.cadence.evaluate, step):
-                    self._evaluate(step, state, self.evaluators)
+                self._evaluate_if_due(step, state, stop)
                 if self._due(self.cadence.checkpoint, step) or stop.signum is not None:
                     self._save(step, state)
-                if stop.signum is not None and step < self.steps:
-                    self.checkpointer.wait()
-                    raise Interrupted(stop.signum, step)
-            self._evaluate(step, state, self.final_evaluators)
+                self._leave_if_asked(step, stop)
+            self._evaluate(step, state, self.final_evaluators, stop)
             self.display.activity("waiting for the last checkpoint")
+            self._leave_if_asked(step, stop)
             self.checkpointer.wait()
             self.display.activity("")
         return state
@@ -95,12 +97,33 @@ class Loop:
         values["examples_per_second"] = self.display.metrics(step, values)
         self.writer.write(step, values)
 
-    def _evaluate(self, step: int, state: TrainState, evaluators: Mapping[str, Evaluate]) -> None:
+    def _evaluate_if_due(self, step: int, state: TrainState, stop: StopRequest) -> None:
+        if self._due(self.cadence.evaluate, step):
+            self._evaluate(step, state, self.evaluators, stop)
+
+    def _evaluate(
+        self, step: int, state: TrainState, evaluators: Mapping[str, Evaluate], stop: StopRequest
+    ) -> None:
+        """Runs evaluators one by one; what is left when a signal comes is done on resuming."""
         for name, evaluate in evaluators.items():
+            if stop.signum is not None:
+                return
             self.display.activity(f"evaluating {name}")
-            self.writer.write(step, evaluate(state))
+            try:
+                values = evaluate(state)
+            except Exception:
+                self._save(step, state)  # the steps since the last checkpoint are not to blame
+                self.checkpointer.wait()
+                raise
+            if values:
+                self.writer.write(step, values)
             self.display.activity("")
         self.writer.flush()
+
+    def _leave_if_asked(self, step: int, stop: StopRequest) -> None:
+        if stop.signum is not None:
+            self.checkpointer.wait()
+            raise Interrupted(stop.signum, step)
 
     def _save(self, step: int, state: TrainState) -> None:
         self.writer.flush()

@@ -80,6 +80,8 @@ class AdamW(Optimizer, name="adamw"):
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 yield name, f"must be in [0, 1), not {getattr(self, name)}"
+        if self.epsilon <= 0:
+            yield "epsilon", f"must be positive, not {self.epsilon}"
 
     def direction(self) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.b1, self.b2, self.epsilon)

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 
 class ProgressDisplay:
     """Step, loss, examples/s, time left, and what is going on beside the steps."""
 
     def __init__(self, start: int, steps: int, global_batch: int, console: Console) -> None:
-        self._steps, self._batch, self.console = steps, global_batch, console
+        self._start, self._steps, self._batch, self.console = start, steps, global_batch, console
         self._mark, self._marked_step = time.monotonic(), start
-        self._left: float | None = None
+        self._compiling = 0.0
+        self._activity_since: float | None = None
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
         )
         # A live display that is no terminal would print every refresh as a line of its own.
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        disable = not console.is_terminal
+        self._bar = Progress(*columns, console=console, disable=disable, expand=True)
         self._task = self._bar.add_task("compiling", total=steps, completed=start, numbers="")
 
     def __enter__(self) -> ProgressDisplay:
@@ -50,19 +45,31 @@ class ProgressDisplay:
 
     def advance(self, step: int) -> None:
         """After each step."""
+        if step == self._start + 1:
+            # The first call returns once the step is compiled, which is no part of the speed.
+            now = time.monotonic()
+            self._compiling = now - self._mark
+            self._mark, self._marked_step = now, step
         self._bar.update(self._task, completed=step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> float:
-        """Shows the metrics of a step; returns examples/s since the last call."""
+        """Shows the metrics of a step; returns the examples/s of the steps since the last call.
+
+        Neither compiling nor activities count. After the first step alone, the speed is NaN.
+        """
         now = time.monotonic()
         seconds, done = now - self._mark, step - self._marked_step
-        speed = done * self._batch / seconds if seconds > 0 else 0.0
         self._mark, self._marked_step = now, step
-        numbers = f"loss {values['loss']:.4f}  {speed:,.0f} examples/s"
+        numbers = f"loss {values['loss']:.4f}"
+        speed = done * self._batch / seconds if done and seconds > 0 else math.nan
+        if step == self._start + 1:
+            numbers += f"  (compiled in {self._compiling:.0f} s)"
+        elif speed > 0:
+            left = (self._steps - step) * self._batch / speed
+            numbers += f"  {speed:,.0f} examples/s  {duration(left)} left"
         self._bar.update(self._task, numbers=numbers, description="training")
         if self._bar.disable:
-            left = (self._steps - step) * self._batch / speed if speed else 0.0
-            self.say(f"step {step}/{self._steps}  {numbers}  {duration(left)} left")
+            self.say(f"step {step}/{self._steps}  {numbers}")
         return speed
 
     def activity(self, what: str) -> None:
@@ -70,8 +77,10 @@ class ProgressDisplay:
         self._bar.update(self._task, description=what or "training")
         if what and self._bar.disable:
             self.say(f"{what} ...")
-        if not what:
-            self._mark = time.monotonic()  # so that it does not count against the speed
+        now = time.monotonic()
+        if self._activity_since is not None:
+            self._mark += now - self._activity_since  # so that it does not count against the speed
+        self._activity_since = now if what else None
 
     def say(self, line: str) -> None:
         """A line above the bar."""

@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     """Batches consumed."""
     skipped: Int[Array, ""]
-    """Steps among them whose gradients were not finite, so that nothing was updated."""
+    """Steps among them without finite gradients or valid examples: nothing was updated."""
     params: dict[str, Any]
     state: dict[str, Any]
     """The model's state that is not optimized."""

@@ -53,7 +53,8 @@ def make_step(task: Task) -> Step:
 
         metrics: Metrics = {"loss": jnp.zeros(())}
         params, optimizer, model_state = state.params, dict(state.optimizer), state.state
-        finite = jnp.asarray(True)
+        # Without a valid example the gradient is zero, but momentum and decay would still act.
+        usable = jnp.any(batch["valid"])
         norms = []
         for i, pattern in enumerate(task.groups):
             trained = select(pattern, state.params)
@@ -66,15 +67,15 @@ def make_step(task: Task) -> Step:
             moved = apply_direction(before, direction, rate, hyper.weight_decay, scale)
             params = merge(params, moved)
             norms.append(optax.tree.norm(gradients))
-            finite &= jnp.isfinite(norms[-1]) & jnp.isfinite(value)
+            usable &= jnp.isfinite(norms[-1]) & jnp.isfinite(value)
             metrics |= aux[0]
             metrics["loss"] += value
             model_state = {**model_state, **aux[1]}
 
         params = _limited(params, task.scalars)
         updated = TrainState(state.step, state.skipped, params, model_state, optimizer)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        skipped = state.skipped + jnp.where(finite, 0, 1)
+        kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), updated, state)
+        skipped = state.skipped + jnp.where(usable, 0, 1)
         metrics |= {
             "learning_rate": rate,
             "gradient_norm": jnp.sqrt(sum(jnp.square(norm) for norm in norms)),

@@ -80,6 +80,9 @@ Captions come from:
 - Captions are short, mostly a noun or a name, and many series of like pictures share one. Use the
   caption, not the item, as the unit of a retrieval test. Like pictures under different captions
   ("muffin", "muffin (black and white)") can stand in different splits.
+- Readers (`vljax.data.sources.Builtin`) see the class as one more tag, so training on tags shows
+  the model the class names: zero-shot classification into these classes then means seen class
+  names, unseen images.
 - Pictures that seemed offensive, unclear or broken were excluded by eye, by one reader; another
   one may draw the line elsewhere.
 - The licence is what the uploaders stated. Some drawings show trademarks or product designs.

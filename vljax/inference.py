@@ -1,0 +1,111 @@
+"""A trained model from its checkpoint alone, without the recipe file or any path that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float
+
+from vljax.config import UserError
+from vljax.data.preprocessing import ImagePreprocessor
+from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
+from vljax.models.assembly import Model, Variables, parameter_shapes
+from vljax.models.compute import Precision
+from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.run import Run, build_model
+from vljax.training import checkpoint, storage
+from vljax.workdir import FORMAT_VERSION, decode_recipe
+
+Forward = Callable[[Variables, dict[str, np.ndarray]], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with everything that it needs to go from files and strings to embeddings."""
+
+    run: Run
+    """The recipe that it was trained by; its paths may not exist here."""
+    step: int
+    model: Model
+    variables: Variables
+    forward: Forward
+    """The compiled forward pass."""
+    tokenizer: LoadedTokenizer
+    images: ImagePreprocessor
+
+    def encode_image(self, files: Sequence[bytes]) -> Float[np.ndarray, "images dim"]:
+        """Embeddings of encoded image files (JPEG, PNG, WebP ...).
+
+        Raises:
+          ExampleError: if one cannot be decoded.
+        """
+        return self._encode({"image": np.stack([self.images(file) for file in files])}, "image")
+
+    def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+        """Embeddings of texts, cleaned as in training."""
+        ids, mask = self.tokenizer(texts)
+        return self._encode({"text": ids, "text_mask": mask}, "text")
+
+    def _encode(self, batch: dict[str, np.ndarray], name: str) -> np.ndarray:
+        outputs = self.forward(self.variables, batch)
+        return np.asarray(outputs[f"{name}/embedding"])
+
+
+def load(path: str, precision: Precision | None = None) -> Loaded:
+    """The model of a checkpoint, on the first device.
+
+    Args:
+      path: a checkpoint (`W/checkpoints/STEP`), or a workdir: its newest intact one.
+      precision: how to compute; by default as the model was trained, whatever the platform.
+
+    Raises:
+      UserError: if there is no intact checkpoint of a format that this version reads.
+    """
+    folder = _folder(path)
+    problems = checkpoint.verify(folder)
+    if problems:
+        raise UserError(f"{folder}: {problems[0]}")
+
+    environment = json.loads(checkpoint.read_file(folder, "environment.json"))
+    if environment["format_version"] != FORMAT_VERSION:
+        found = environment["format_version"]
+        raise UserError(f"{folder}: format {found}, this version of vljax reads {FORMAT_VERSION}")
+    recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
+    run = decode_recipe(recipe, f"{folder}/recipe.json")
+    precision = precision or Precision(environment["resolved"]["precision"])
+    run = dataclasses.replace(run, precision=precision)
+
+    model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
+    shapes = parameter_shapes(model, run.model)
+    arrays = checkpoint.read_state(folder, shapes._asdict(), partial=True)
+
+    @jax.jit
+    def forward(variables: Variables, batch: dict[str, Array]) -> dict[str, Array]:
+        return model.apply(variables, batch, None, train=False)[0]
+
+    return Loaded(
+        run=run,
+        step=int(folder.name),
+        model=model,
+        variables=Variables(**arrays),
+        forward=forward,
+        tokenizer=load_tokenizer(str(folder / "tokenizer")),
+        images=ImagePreprocessor.load(json.loads(checkpoint.read_file(folder, "preprocess.json"))),
+    )
+
+
+def _folder(path: str) -> epath.Path:
+    folder = storage.absolute(path)
+    if (folder / "manifest.json").exists():
+        return folder
+    for step in reversed(checkpoint.steps(path)):
+        candidate = checkpoint.step_folder(path, step)
+        if not checkpoint.verify(candidate):
+            return candidate
+    raise UserError(f"{path}: no intact checkpoint")
