@@ -272,7 +272,7 @@ def path_exists(path: str) -> bool:
     scheme, remote, _ = path.partition("://")
     if not remote:
         return Path(path).expanduser().exists()
-    if scheme not in _REMOTE:
+    if scheme not in REMOTE_PACKAGES:
         raise UserError(f"{path}: unknown kind of address; known: gs://, s3://")
     from etils import epath
 
@@ -280,11 +280,11 @@ def path_exists(path: str) -> bool:
         return epath.Path(path).exists()
     except ImportError:
         raise UserError(
-            f"{path}: {scheme}:// needs a package: pip install {_REMOTE[scheme]}"
+            f"{path}: {scheme}:// needs a package: pip install {REMOTE_PACKAGES[scheme]}"
         ) from None
 
 
-_REMOTE = {"gs": "gcsfs", "s3": "s3fs"}
+REMOTE_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 """The packages that read remote addresses; fsspec loads them."""
 
 

@@ -120,4 +120,6 @@ def _values(name: str, metrics: Mapping[str, float | None]) -> tuple[str, str]:
 def _number(value: float | None) -> str:
     if value is None:
         return "not finite"
-    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
+    if value == round(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1 else f"{value:.4g}"

@@ -93,6 +93,7 @@ class Run:
         yield from self._scalar_problems()
         yield from self._shape_problems()
         yield from self._similarity_problems()
+        yield from self._name_problems()
 
     def _scalar_problems(self) -> Iterator[tuple[str, str]]:
         asked: dict[str, tuple[str, Any]] = {}
@@ -120,6 +121,14 @@ class Run:
                 if measured and trained and measured not in trained:
                     path = f"{field_name}.{name}.similarity"
                     yield path, f"is {measured}, but the objectives use {'/'.join(sorted(trained))}"
+
+    def _name_problems(self) -> Iterator[tuple[str, str]]:
+        """Metrics of one name would overwrite each other."""
+        seen: dict[str, str] = {}
+        for path, evaluator in self.all_evaluators.items():
+            other = seen.setdefault(evaluator.prefix, path)
+            if other != path:
+                yield path, f"and {other} both measure {evaluator.prefix!r}; drop one"
 
     @property
     def all_evaluators(self) -> dict[str, Evaluator]:

@@ -98,6 +98,11 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
             ["--model.encoders.text.vocab_size", "100"],
             "model.encoders.text.vocab_size: 100 is less than the tokenizer's 2048 ids",
         ),
+        (
+            ["--final_evaluators.retrieval.source.split", "validation"],
+            "final_evaluators.retrieval: and evaluators.retrieval both measure "
+            "'retrieval/builtin/validation'; drop one",
+        ),
         (["--mesh.data", "3"], "mesh: data 3 x fsdp 1 x tensor 1 does not fit 1 device(s)"),
         (
             ["--optim.decay_rules", ".*kernell", "1", ".*", "0"],

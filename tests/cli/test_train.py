@@ -45,6 +45,7 @@ def test_it_leaves_everything_behind(uninterrupted):
     assert names == {
         "state",
         "recipe.json",
+        "environment.json",
         "tokenizer",
         "preprocess.json",
         "data.json",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vljax.config import UserError
+from vljax.config import REMOTE_PACKAGES, UserError
+
 
 # What reads each kind of URL; none is installed with vljax.
-_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
-
-
 def as_path(path: str) -> Any:
     """A `pathlib.Path`, or for `gs://` and `s3://` an object with the same methods.
 
@@ -20,8 +18,8 @@ def as_path(path: str) -> Any:
     scheme, separator, _ = path.partition("://")
     if not separator:
         return Path(path).expanduser()
-    if scheme not in _PACKAGES:
-        known = ", ".join(f"{name}://" for name in _PACKAGES)
+    if scheme not in REMOTE_PACKAGES:
+        known = ", ".join(f"{name}://" for name in REMOTE_PACKAGES)
         raise UserError(f"{path}: unknown kind of address; known: {known}")
     from etils import epath
 
@@ -41,6 +39,6 @@ def read_bytes(path: str) -> bytes:
     except ImportError as error:
         scheme = path.partition("://")[0]
         raise UserError(
-            f"{path}: {scheme}:// needs a package: pip install {_PACKAGES[scheme]}"
+            f"{path}: {scheme}:// needs a package: pip install {REMOTE_PACKAGES[scheme]}"
         ) from error
     return content

@@ -100,7 +100,6 @@ class Contrastive(Objective):
     """euclidean is the negative squared distance; it and dot are for embeddings of free length."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
         if self.temperature <= 0:
             yield "temperature", f"must be positive, not {self.temperature}"
         elif self.max_scale is not None and self.max_scale <= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,10 +66,6 @@ class Objective(Component):
     """Factor of the loss in the total."""
     trains: str = ".*"
     """Pattern of the parameters that it updates; each distinct one has its own optimizer state."""
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if not math.isfinite(self.weight):
-            yield "weight", f"must be finite, not {self.weight}"
 
     def scalars(self) -> dict[str, Scalar]:
         """The learned scalars that it reads from the outputs, by name."""
