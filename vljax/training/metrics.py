@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,6 +63,8 @@ class MetricsWriter:
         else:
             with open(self._workdir / _FILE, "a") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def read(workdir: str) -> list[Row]:
