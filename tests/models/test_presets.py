@@ -67,8 +67,10 @@ def test_vit_g() -> None:
 
 @pytest.mark.parametrize("size", sorted(presets.SIZES))
 def test_every_size_is_a_valid_recipe(size: str) -> None:
-    validate(presets.vit(f"{size}/14", image_size=224))
-    validate(presets.text(size, vocab_size=100, context_length=8))
+    image = presets.vit(f"{size}/14", image_size=224)
+    text = presets.text(size, vocab_size=100, context_length=8)
+    assert validate(image) == image
+    assert validate(text) == text
 
 
 def test_fields_override_a_preset() -> None:

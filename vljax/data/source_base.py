@@ -71,13 +71,13 @@ class Records(abc.ABC):
         return Record(about.captions, about.tags, about.label, image=self.image(index))
 
 
-class Source(Component):
+class Source(Component, abc.ABC):
     """Where examples come from. Members are named by the format they read."""
 
     @property
+    @abc.abstractmethod
     def full_name(self) -> str:
         """The name in messages and in the keys of random numbers, free of machine paths."""
-        raise NotImplementedError
 
     @property
     def dataset(self) -> str:
@@ -89,6 +89,6 @@ class Source(Component):
         """The name of the part in metric names, without "/"; "all" where there are no parts."""
         return "all"
 
+    @abc.abstractmethod
     def open(self) -> Records:
         """Opens the data set. Raises UserError if it is unset, missing or malformed."""
-        raise NotImplementedError

@@ -18,7 +18,7 @@ from vljax.data.files import as_path, read_bytes
 CONFIG_FILE = "config.json"
 
 
-class Tokenizer(Component):
+class Tokenizer(Component, abc.ABC):
     """Text to ids. Members are frozen dataclasses; `load` reads the vocabulary.
 
     Attributes:
@@ -33,9 +33,9 @@ class Tokenizer(Component):
         """Reads the vocabulary. Raises UserError if it is unset, missing or broken."""
         return self.load_vocabulary(self._read_vocabulary())
 
+    @abc.abstractmethod
     def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
         """The tokenizer with the content of its vocabulary file. Raises UserError if broken."""
-        raise NotImplementedError
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.context_length < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ Example = dict[str, Any]
 Colour = tuple[int, int, int]
 
 
-class Transform(Component):
+class Transform(Component, abc.ABC):
     """A step from a record to an example. Members are frozen dataclasses.
 
     The first one is given `{"record": Record}`. Afterwards `image` is uint8[height, width, 3] and
@@ -28,9 +29,9 @@ class Transform(Component):
         """Height and width of the square images that come out, if this fixes them."""
         return None
 
+    @abc.abstractmethod
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """A new example. Raises ExampleError if the record cannot be used."""
-        raise NotImplementedError
 
 
 def check_colour(field: str, colour: Colour) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import NamedTuple
 
 import jax
@@ -23,21 +24,21 @@ class Encoded(NamedTuple):
     """Centres of image tokens as (y, x) in [0, 1]; -1 for tokens that stand nowhere."""
 
 
-class Encoder(Component):
+class Encoder(Component, abc.ABC):
     """Kind of components that encode one modality.
 
     The module is called as `(inputs, mask or None, *, train) -> Encoded`. An encoder named `image`
     in a model reads the batch entries `image` and `image_mask`.
     """
 
+    @abc.abstractmethod
     def module(self, compute: Compute, name: str) -> nn.Module:
         """The Flax module, under the name that its parameters get."""
-        raise NotImplementedError  # pragma: no cover
 
     def preprocessing(self) -> dict[str, list[float]]:
         """What the module does to its raw inputs first, for readers of `preprocess.json`."""
         return {}
 
+    @abc.abstractmethod
     def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of the inputs: `inputs` and, where the encoder reads one, `mask`."""
-        raise NotImplementedError  # pragma: no cover

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,20 +17,20 @@ from vljax.models.encoder import Encoded
 from vljax.models.layers import Linear
 
 
-class Head(Component):
+class Head(Component, abc.ABC):
     """Kind of components that turn encoded streams into named arrays.
 
     The module is called as `(streams) -> dict[name, array]`; streams that a batch lacks are left
     out.
     """
 
+    @abc.abstractmethod
     def module(self, compute: Compute, name: str) -> nn.Module:
         """The Flax module, under the name that its parameters get."""
-        raise NotImplementedError  # pragma: no cover
 
+    @abc.abstractmethod
     def reads(self) -> tuple[str, ...]:
         """The streams that the head needs."""
-        raise NotImplementedError  # pragma: no cover
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(Component):
+class Objective(Component, abc.ABC):
     """Kind of components that the model is trained on; the total loss is their weighted sum.
 
     An objective must leave out examples whose `valid` is False, also as negatives.
@@ -75,6 +76,6 @@ class Objective(Component):
         """The outputs that it needs, so that a model without them is refused before any compile."""
         return ()
 
+    @abc.abstractmethod
     def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:
         """The loss of a batch."""
-        raise NotImplementedError  # pragma: no cover

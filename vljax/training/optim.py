@@ -6,6 +6,7 @@ differ only in them share a compiled program.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ class Hyper(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer(Component):
+class Optimizer(Component, abc.ABC):
     """Kind of optimizers: a direction, scaled by a scheduled learning rate, with weight decay."""
 
     learning_rate: float = 1e-3
@@ -53,9 +54,9 @@ class Optimizer(Component):
         if self.clip_norm is not None and self.clip_norm <= 0:
             yield "clip_norm", f"must be positive, or None for no clipping, not {self.clip_norm}"
 
+    @abc.abstractmethod
     def direction(self) -> optax.GradientTransformation:
         """Gradients to a direction that still lacks learning rate and sign."""
-        raise NotImplementedError  # pragma: no cover
 
     def transformation(self) -> optax.GradientTransformation:
         """Clipping and the direction."""

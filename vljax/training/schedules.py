@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,12 +12,12 @@ from jaxtyping import Array, Float, Int
 from vljax.config import Component
 
 
-class Schedule(Component):
+class Schedule(Component, abc.ABC):
     """Kind of components that map a step to a factor of the peak learning rate."""
 
+    @abc.abstractmethod
     def __call__(self, step: Int[Array, ""], steps: int) -> Float[Array, ""]:
         """The factor of step `step` (from 0) in a run of `steps` steps."""
-        raise NotImplementedError  # pragma: no cover
 
     def problems_in(self, steps: int) -> Iterator[tuple[str, str]]:
         """What is wrong with the schedule in a run of that many steps."""
