@@ -22,6 +22,9 @@ class FakeSource(Source):
     def split_name(self) -> str:
         return self.split
 
+    def open(self):
+        raise AssertionError("evaluators read the data that they are given")
+
 
 FakeSource.type_name = "fake"
 
