@@ -9,6 +9,7 @@ import functools
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ def silence() -> None:
     """Installs the filters, once a process."""
     logging.getLogger("absl").addFilter(_is_news)
     logging.getLogger("asyncio").addFilter(_is_awaited)
+    # Of a save that failed, Orbax leaves coroutines behind; vljax itself has none.
+    never_awaited = "coroutine '.*' was never awaited"
+    warnings.filterwarnings("ignore", message=never_awaited, category=RuntimeWarning)
     sys.unraisablehook = functools.partial(_without_closed_loops, sys.unraisablehook)
 
 
