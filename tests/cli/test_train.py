@@ -118,7 +118,7 @@ def test_killed_and_started_again_it_ends_the_same(start, call, uninterrupted, t
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 128 + getattr(signal, name)
-        said = err.splitlines()[-1]
+        (said,) = (line for line in err.splitlines() if line.startswith("stopped by "))
         assert said.startswith(f"stopped by {name}; saved at step ")
         assert said.endswith(f"To go on: python {' '.join(map(str, command))}")
     saved = steps(str(tmp_path / "w"))
