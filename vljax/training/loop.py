@@ -63,9 +63,8 @@ class Loop:
         in_flight: deque[Metrics] = deque()
         with StopRequest(self.display.say) as stop:
             if step:
-                self._evaluate_if_due(
-                    step, state, stop
-                )  # an interrupted attempt may have missed it
+                # An interrupted attempt may have saved this step without evaluating it.
+                self._evaluate_if_due(step, state, stop)
             while step < self.steps:
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):
@@ -79,12 +78,12 @@ class Loop:
                 if self._due(self.cadence.log, step) or step == 1:
                     self._log(step, metrics)
                 self._evaluate_if_due(step, state, stop)
-                if self._due(self.cadence.checkpoint, step) or stop.signum is not None:
+                if self._due(self.cadence.checkpoint, step):
                     self._save(step, state)
-                self._leave_if_asked(step, stop)
+                self._leave_if_asked(step, state, stop)
             self._evaluate(step, state, self.final_evaluators, stop)
             self.display.activity("waiting for the last checkpoint")
-            self._leave_if_asked(step, stop)
+            self._leave_if_asked(step, state, stop)
             self.checkpointer.wait()
             self.display.activity("")
         return state
@@ -120,8 +119,10 @@ class Loop:
             self.display.activity("")
         self.writer.flush()
 
-    def _leave_if_asked(self, step: int, stop: StopRequest) -> None:
+    def _leave_if_asked(self, step: int, state: TrainState, stop: StopRequest) -> None:
         if stop.signum is not None:
+            # Here and not before: a signal may come at any line, and what is said must be saved.
+            self._save(step, state)
             self.checkpointer.wait()
             raise Interrupted(stop.signum, step)
 
