@@ -79,7 +79,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
     run = decode_recipe(recipe, f"{folder}/recipe.json")
     precision = precision or Precision(environment["resolved"]["precision"])
-    run = dataclasses.replace(run, precision=precision)
+    run = dataclasses.replace(run, precision=precision, attention="auto")
 
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
     shapes = parameter_shapes(model, run.model)

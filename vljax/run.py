@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vljax import config
@@ -18,12 +19,14 @@ from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot
 from vljax.models import layout
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
-from vljax.models.compute import Compute, Precision
+from vljax.models.compute import AttentionKind, Compute, Precision, resolve_attention
 from vljax.models.text import TextTransformer
 from vljax.models.vit import ViT
 from vljax.objectives.contrastive import Contrastive, SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Objective
+from vljax.parallel.distributed import DistributedConfig
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
+from vljax.parallel.per_device import on_each_device
 from vljax.parallel.rules import constrain
 from vljax.training.optim import AdamW, Optimizer
 from vljax.training.state import TrainState, abstract, create, shardings
@@ -61,7 +64,10 @@ class Run:
     final_evaluators: dict[str, Evaluator] = setting(dict, identity=False)
     """Run at the end only: on test sets."""
     precision: Precision = field(default_factory=Precision)
+    attention: AttentionKind = setting("auto", identity=False)
+    """xla; cudnn: fused, on GPU; splash: tiled, on TPU; auto: by platform, on TPU by length too."""
     mesh: MeshConfig = setting(MeshConfig)
+    distributed: DistributedConfig = setting(DistributedConfig)
     steps: int
     """Batches to train on."""
     global_batch: int
@@ -78,10 +84,12 @@ class Run:
     """Steps between checkpoints."""
     keep_checkpoints: int = setting(3, identity=False)
     """How many of the newest checkpoints stay."""
+    max_skipped_steps: int = setting(10, identity=False)
+    """A run ends after so many steps in a row without an update."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         names = ("steps", "global_batch", "log_every", "evaluate_every", "checkpoint_every")
-        for name in (*names, "keep_checkpoints"):
+        for name in (*names, "keep_checkpoints", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, not {getattr(self, name)}"
         if not 0 <= self.seed < 2**32:
@@ -156,10 +164,17 @@ class Prepared:
         return self.mesh.devices.flat[0].platform
 
 
-def build_model(run: Run, mesh: Mesh) -> Model:
-    """The model of a run as it is computed on a mesh."""
+def build_model(run: Run, mesh: Mesh, here: bool = True) -> Model:
+    """The model of a run as it is computed on a mesh; `here` unless it is only compiled for it."""
     platform = mesh.devices.flat[0].platform
-    compute = Compute.of(run.precision, platform, constrain(mesh))
+    precision = run.precision.resolve(platform)
+    compute = Compute(
+        jnp.dtype(precision.compute),
+        jnp.dtype(precision.params),
+        constrain(mesh),
+        on_each_device(mesh),
+        resolve_attention(run.attention, platform, here),
+    )
     initial = {
         name: scalar.initial
         for objective in run.objectives.values()
@@ -168,26 +183,31 @@ def build_model(run: Run, mesh: Mesh) -> Model:
     return build(run.model, compute, initial)
 
 
-def prepare(run: Run) -> Prepared:
+def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     """Checks a run from end to end without computing anything.
+
+    Args:
+      run: the recipe.
+      devices: what the mesh is made of: all that there are, or those of a topology to compile for.
 
     Raises:
       UserError: for the first thing that is wrong.
     """
     run = config.validate(run)
-    mesh = make_mesh(run.mesh)
+    mesh = make_mesh(run.mesh, devices)
     check_batch(mesh, run.global_batch)
     for path, evaluator in run.all_evaluators.items():
         check_batch(mesh, evaluator.batch_size, f"{path}.batch_size")
     _check_vocabulary(run)
-    model = build_model(run, mesh)
+    model = build_model(run, mesh, here=devices is None)
     task = Task(model, run.objectives, run.optim, run.steps)
     variables = _check_outputs(run, model)
     transformation = run.optim.transformation()
     _check_groups(run, variables)
     layout.match(run.optim.decay_rules, variables.params, "optim.decay_rules")
     shapes = jax.eval_shape(lambda v: create(v, transformation, task.groups), variables)
-    placed = shardings(shapes, model.axes, transformation, task.groups, mesh)
+    min_size = run.mesh.fsdp_min_size
+    placed = shardings(shapes, model.axes, transformation, task.groups, mesh, min_size)
     return Prepared(run, mesh, model, task, abstract(shapes, placed), config.notes(run))
 
 

@@ -208,7 +208,9 @@ class Nameless(nn.Module):
     """An encoder whose author forgot the names."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> Encoded:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None, *, train: bool, places: jax.Array | None
+    ) -> Encoded:
         x = x + self.param("offset", nn.initializers.zeros, (1,))
         return Encoded(x, jnp.ones(x.shape[:2], bool), x[:, 0])
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from vljax.models.compute import Compute, Precision
+from vljax.config import UserError, validate
+from vljax.models.compute import Compute, Precision, resolve_attention, widened
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,37 @@ def test_auto_follows_the_platform_that_is_targeted(platform: str, dtype: str) -
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_chosen_precision_stays(platform: str, dtype: str) -> None:
-    compute = Compute.of(Precision(compute=dtype), platform, lambda x, axes: x)
-    assert compute.dtype == jnp.dtype(dtype)
-    assert compute.param_dtype == jnp.float32
+    assert Precision(compute=dtype).resolve(platform) == Precision(compute=dtype)
+
+
+def test_float64_has_to_be_on_in_jax() -> None:
+    with pytest.raises(UserError, match=r"^compute: float64 is off in JAX; set .* JAX_ENABLE"):
+        validate(Precision(compute="float64"))
+    with jax.enable_x64(True):
+        validate(Precision(compute="float64", params="float64"))
+
+
+@pytest.mark.parametrize(("dtype", "sums"), [("bfloat16", "float32"), ("float64", "float64")])
+def test_sums_are_at_least_float32(dtype: str, sums: str) -> None:
+    with jax.enable_x64(True):
+        assert Compute(jnp.dtype(dtype)).reduction_dtype == sums
+        assert widened(jnp.ones(3, dtype)).dtype == sums
+
+
+@pytest.mark.parametrize(
+    ("platform", "here", "kind"),
+    [("cpu", True, "xla"), ("gpu", True, "cudnn"), ("gpu", False, "xla"), ("tpu", True, "auto")],
+)
+def test_attention_follows_the_platform(platform: str, here: bool, kind: str) -> None:
+    assert resolve_attention("auto", platform, here) == kind
+
+
+@pytest.mark.parametrize(("kind", "platform"), [("cudnn", "cpu"), ("splash", "gpu")])
+def test_an_attention_that_the_platform_lacks_is_refused(kind: str, platform: str) -> None:
+    with pytest.raises(UserError, match=f"^attention: {kind} needs a .*, and the mesh is of"):
+        resolve_attention(kind, platform)
+
+
+def test_cudnn_is_not_compiled_without_a_gpu() -> None:
+    with pytest.raises(UserError, match=r"^attention: cudnn can't be compiled .* use auto or xla"):
+        resolve_attention("cudnn", "gpu", here=False)

@@ -3,15 +3,12 @@ from __future__ import annotations
 import functools
 import math
 import typing
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.linen import meta
-from jax.extend.core import jaxprs_in_params
 
 from vljax.models import layers
 from vljax.models.compute import Compute
@@ -109,54 +106,6 @@ def test_layer_norm_epsilon_is_added_to_the_variance() -> None:
 
 # --- Attention ---------------------------------------------------------------------------------
 
-attend = jax.jit(layers.attend, static_argnames="causal")
-MASK = np.array([[1, 1, 1, 0, 1], [0, 1, 1, 1, 0], [1, 0, 0, 0, 0]], bool)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_attend_is_softmax_of_scaled_products(masked: bool, causal: bool) -> None:
-    query, key, value = (normal(3, 5, 2, 8, seed=i) for i in range(3))
-    mask = MASK if masked else None
-    ours = attend(query, key, value, mask, causal=causal)
-    theirs = reference.attend(*(x.astype(np.float64) for x in (query, key, value)), mask, causal)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
-
-
-def test_attend_to_nothing_gives_the_mean_of_the_values() -> None:
-    query, key, value = (normal(1, 5, 2, 8, seed=i) for i in range(3))
-    ours = attend(query, key, value, np.zeros((1, 5), bool))
-    mean = np.broadcast_to(value.astype(np.float64).mean(1, keepdims=True), value.shape)
-    np.testing.assert_allclose(ours, mean, rtol=0, atol=1e-6)
-
-
-def test_masked_keys_have_no_gradient() -> None:
-    query, key, value = (jnp.asarray(normal(1, 5, 2, 8, seed=i)) for i in range(3))
-    mask = jnp.asarray(MASK[:1])
-
-    def total(key: jax.Array, value: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(layers.attend(query, key, value, mask)))
-
-    for gradient in jax.jit(jax.grad(total, argnums=(0, 1)))(key, value):
-        assert not gradient[:, 3].any()
-        assert gradient[:, 0].any()
-
-
-def primitives(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a program, those of inner functions too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from primitives(inner)
-
-
-def test_attend_takes_its_softmax_in_float32() -> None:
-    x = jnp.ones((1, 5, 2, 8), jnp.bfloat16)
-    program = jax.make_jaxpr(layers.attend)(x, x, x).jaxpr
-    types = [e.invars[0].aval.dtype for e in primitives(program) if e.primitive.name == "exp"]
-    assert types == [jnp.float32]
-    assert program.outvars[0].aval.dtype == jnp.bfloat16
-
 
 def test_attention_to_a_context_of_another_width() -> None:
     x, context = normal(3, 4, 16), normal(3, 5, 12, seed=1)
@@ -166,11 +115,12 @@ def test_attention_to_a_context_of_another_width() -> None:
         for i, (name, width) in enumerate({"query": 16, "key": 12, "value": 12}.items())
     }
     params["output"] = {"kernel": 0.3 * normal(2, 8, 16, seed=5), "bias": normal(16, seed=6)}
-    args = jnp.asarray(x), jnp.asarray(context), jnp.asarray(MASK)
+    mask = np.arange(5) < np.array([[5], [2], [1]])
+    args = jnp.asarray(x), jnp.asarray(context), jnp.asarray(mask)
     shapes = meta.unbox(jax.eval_shape(module.init, jax.random.key(0), *args)["params"])
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
     ours = module.apply({"params": params}, *args)
-    theirs = reference.attention(params, x.astype(np.float64), context, MASK, causal=False)
+    theirs = reference.attention(params, x.astype(np.float64), context, mask, causal=False)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-6)
 
 
@@ -202,6 +152,13 @@ def test_dropout_rate_zero_is_the_identity() -> None:
 def test_dropout_of_a_row_does_not_depend_on_the_batch(whole: bool) -> None:
     x = jnp.asarray(normal(64, 3, 4))
     assert np.array_equal(drop(x, 0.5, whole=whole)[:5], drop(x[:5], 0.5, whole=whole))
+
+
+def test_dropout_is_keyed_by_the_place_in_the_global_batch() -> None:
+    x = jnp.asarray(normal(64, 3, 4))
+    places = jnp.array([40, 3, 63])
+    module, rngs = layers.Dropout(), {"dropout": jax.random.key(0)}
+    assert np.array_equal(module.apply({}, x[places], 0.5, places, rngs=rngs), drop(x, 0.5)[places])
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax._src.ad_checkpoint import saved_residuals
 
 from vljax.config import UserError, decode, validate
 from vljax.models.compute import Compute
@@ -208,3 +209,50 @@ def test_dropout_of_zero_is_not_in_the_program(scan: bool) -> None:
     assert program(plain, train=True) == expected
     assert program(dropping, train=False) == expected
     assert program(dropping, train=True) != expected
+
+
+# --- Rematerialisation -------------------------------------------------------------------------
+
+
+def gradient_and_saved(config: TransformerConfig, x: jax.Array) -> tuple[Any, list[Any]]:
+    """The gradient, and shapes and types of what the forward pass keeps for it."""
+    stack = Stack(config)
+    params = stack.init(jax.random.key(0), x, train=False)
+    rngs = {"dropout": jax.random.key(1)}
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.sum(jnp.sin(stack.apply(params, x, train=True, rngs=rngs)))
+
+    kept = saved_residuals(loss, params)
+    return jax.jit(jax.grad(loss))(params), [aval for aval, _ in kept]
+
+
+@LAYOUTS
+def test_rematerialisation_saves_less_and_changes_nothing(scan: bool) -> None:
+    """Offloading is left out: without a host memory space of its own, CPU cannot run it."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16, 32)), jnp.float32)
+    base = TransformerConfig(**{**STACK, "mlp_dim": 128}, scan=scan, dropout=0.1)
+    gradients, everything = gradient_and_saved(base, x)
+    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradients))
+    sizes = {"none": sum(a.size for a in everything)}
+    for remat in ("full", "save", "dots"):
+        ours, saved = gradient_and_saved(dataclasses.replace(base, remat=remat), x)
+        sizes[remat] = sum(a.size for a in saved)
+        for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(gradients), strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * largest)
+    assert sizes["full"] < sizes["save"] < sizes["none"]
+    assert sizes["full"] < sizes["dots"] < sizes["none"]
+
+
+def test_only_the_named_intermediates_are_saved() -> None:
+    x = jnp.ones((4, 16, 32))
+    config = TransformerConfig(**STACK, scan=False, remat="save", remat_names=("mlp_hidden",))
+    saved = [a.shape for a in gradient_and_saved(config, x)[1]]
+    assert saved.count((4, 16, 40)) == config.depth
+    assert (4, 16, 4, 8) not in saved  # queries, keys, values
+
+
+def test_an_unknown_name_to_save_is_named() -> None:
+    config = TransformerConfig(**STACK, remat="save", remat_names=("mlp_hiden",))
+    with pytest.raises(UserError, match=r"^remat_names: unknown name 'mlp_hiden'.*'mlp_hidden'"):
+        validate(config)

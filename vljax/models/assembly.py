@@ -36,7 +36,11 @@ class Apply(Protocol):
     def __call__(
         self, variables: Variables, batch: Batch, rngs: dict[str, Array] | None, *, train: bool
     ) -> tuple[Outputs, dict[str, Any]]:
-        """Outputs by name, and the new state. A modality that the batch lacks is not computed."""
+        """Outputs by name, and the new state. A modality that the batch lacks is not computed.
+
+        Where the batch is a part of a larger one, its entry `place` says where each example stands
+        there: dropout is keyed by it.
+        """
 
 
 class Model(NamedTuple):
@@ -90,14 +94,15 @@ class AssembledModule(nn.Module):
             if name not in batch:
                 continue
             module = encoder.module(self.compute, name)
-            encoded = module(batch[name], batch.get(f"{name}_mask"), train=train)
+            mask, places = batch.get(f"{name}_mask"), batch.get("place")
+            encoded = module(batch[name], mask, train=train, places=places)
             streams[name] = encoded
             outputs |= {f"{name}/{k}": v for k, v in encoded._asdict().items() if v is not None}
         for name, head in self.config.heads.items():
             outputs |= head.module(self.compute, name)(streams)
         for name, initial in self.scalars.items():
             init = named(nn.initializers.constant(initial))
-            outputs[name] = self.param(name, init, (), jnp.float32)
+            outputs[name] = self.param(name, init, (), self.compute.param_dtype)
         return outputs
 
 

@@ -27,8 +27,9 @@ class Encoded(NamedTuple):
 class Encoder(Component, abc.ABC):
     """Kind of components that encode one modality.
 
-    The module is called as `(inputs, mask or None, *, train) -> Encoded`. An encoder named `image`
-    in a model reads the batch entries `image` and `image_mask`.
+    The module is called as `(inputs, mask or None, *, train, places) -> Encoded`. An encoder named
+    `image` in a model reads the batch entries `image` and `image_mask`; `places` are the examples'
+    places in the global batch, or None, for `layers.Dropout`.
     """
 
     @abc.abstractmethod

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from vljax.config import Component
-from vljax.models.compute import Compute
+from vljax.models.compute import Compute, widened
 from vljax.models.encoder import Encoded
 from vljax.models.layers import Linear
 
@@ -58,7 +58,7 @@ class Embedding(Head, name="embedding"):
 
 
 class EmbeddingModule(nn.Module):
-    """Pooled features to float32 embeddings."""
+    """Pooled features to embeddings, in at least float32."""
 
     config: Embedding
     compute: Compute
@@ -75,7 +75,7 @@ class EmbeddingModule(nn.Module):
                 bias = projection == "affine"
                 linear = Linear((config.dim,), ("embed", "none"), self.compute, 1, bias, name=name)
                 x = linear(x)
-            x = x.astype(jnp.float32)
+            x = widened(x)
             outputs[f"{name}/embedding"] = unit(x) if config.normalize else x
         return outputs
 

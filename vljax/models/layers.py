@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int
 
+from vljax.models.attention import attend
 from vljax.models.compute import Compute
 
 Initializer = Callable[..., Array]
+Places = Int[Array, "batch"] | None
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -74,41 +77,26 @@ class Dropout(nn.Module):
     """Dropout of single values, or of whole examples (drop path, Huang et al. 2016).
 
     Every example of the batch has a key of its own, so that its mask depends on its row alone.
+    `places` are where the examples stand in the global batch, where `x` is only a part of it.
     """
 
     whole_examples: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch ..."], rate: float | Array
+        self, x: Float[Array, "batch ..."], rate: float | Array, places: Places = None
     ) -> Float[Array, "batch ..."]:
         key = self.make_rng("dropout")
         shape = (1,) * (x.ndim - 1) if self.whole_examples else x.shape[1:]
-        rows = jnp.arange(x.shape[0])
+        places = jnp.arange(x.shape[0]) if places is None else places
         keep = jax.vmap(
-            lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), 1 - rate, shape)
+            lambda place: jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, shape)
         )
-        return jnp.where(keep(rows), x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+        return jnp.where(keep(places), x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
-def attend(
-    query: Float[Array, "batch queries heads head_dim"],
-    key: Float[Array, "batch keys heads head_dim"],
-    value: Float[Array, "batch keys heads head_dim"],
-    mask: Bool[Array, "batch keys"] | None = None,
-    causal: bool = False,
-) -> Float[Array, "batch queries heads head_dim"]:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), softmax in float32.
-
-    Args:
-      query, key, value: projected tokens.
-      mask: the keys that may be attended to; where none may, the result is the mean of the values.
-      causal: whether a query sees only the keys up to its own place.
-    """
-    allowed = None if mask is None else mask[:, None, None, :]
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=allowed, is_causal=causal, implementation="xla"
-    )
+SAVEABLE = ("attention_query", "attention_key", "attention_value", "attention_mixed", "mlp_hidden")
+"""Names of intermediates that rematerialisation may save (`TransformerConfig.remat_names`)."""
 
 
 class Attention(nn.Module):
@@ -129,12 +117,15 @@ class Attention(nn.Module):
         width = x.shape[-1]
         inward = ((self.heads, width // self.heads), ("embed", "heads", "head_dim"), self.compute)
         names = ("batch", "length", "heads", "head_dim")
-        query = self.compute.constrain(Linear(*inward, name="query")(x), names)
-        key = self.compute.constrain(Linear(*inward, name="key")(context), names)
-        value = self.compute.constrain(Linear(*inward, name="value")(context), names)
-        y = attend(query, key, value, mask, self.causal)
+
+        def project(name: str, tokens: Array) -> Array:
+            y = self.compute.constrain(Linear(*inward, name=name)(tokens), names)
+            return checkpoint_name(y, f"attention_{name}")
+
+        query, key = project("query", x), project("key", context)
+        y = attend(query, key, project("value", context), mask, self.causal, self.compute)
         outward = Linear((width,), ("heads", "head_dim", "embed"), self.compute, 2, name="output")
-        return outward(y)
+        return outward(checkpoint_name(y, "attention_mixed"))
 
 
 class MLP(nn.Module):
@@ -148,6 +139,7 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
         hidden = Linear((self.hidden,), ("embed", "mlp"), self.compute, name="up")(x)
         hidden = self.compute.constrain(hidden, ("batch", "length", "mlp"))
+        hidden = checkpoint_name(hidden, "mlp_hidden")
         hidden = ACTIVATIONS[self.activation](hidden)
         return Linear((x.shape[-1],), ("mlp", "embed"), self.compute, name="down")(hidden)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vljax.models.compute import Compute
+from vljax.models.compute import Compute, widened
 from vljax.models.layers import MLP, Attention, layer_norm, named
 from vljax.models.transformer import TransformerConfig
 
@@ -31,9 +31,10 @@ def end(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch len
 
 
 def mean(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
-    """The mean of the tokens that are no padding, in float32; zero where there are none."""
-    weights = mask.astype(jnp.float32)[:, :, None]
-    total = jnp.sum(tokens.astype(jnp.float32) * weights, axis=1)
+    """The mean of the tokens that are no padding; zero where there are none."""
+    wide = widened(tokens)
+    weights = mask.astype(wide.dtype)[:, :, None]
+    total = jnp.sum(wide * weights, axis=1)
     return (total / jnp.maximum(jnp.sum(weights, axis=1), 1)).astype(tokens.dtype)
 
 

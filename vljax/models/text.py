@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.layers import named
+from vljax.models.layers import Places, named
 from vljax.models.pooling import pool
 from vljax.models.transformer import TransformerConfig, transformer
 
@@ -65,6 +65,7 @@ class TextModule(nn.Module):
         mask: Bool[Array, "batch length"] | None = None,
         *,
         train: bool,
+        places: Places = None,
     ) -> Encoded:
         """Ids in [0, vocab_size), at most `context_length` of them; `mask` is False for padding.
 
@@ -83,8 +84,13 @@ class TextModule(nn.Module):
         shape = (config.context_length, config.width)
         positions = self.param("positions", init, shape, compute.param_dtype)
 
-        x = (jnp.take(embedding, ids, axis=0) + positions[:length]).astype(compute.dtype)
+        # A lookup in a table that fsdp and tensor split both would gather the whole batch.
+        table = compute.constrain(embedding, ("vocab", "embed"))
+        x = compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
+        x = (x + positions[:length]).astype(compute.dtype)
         x = compute.constrain(x, ("batch", "length", "embed"))
         attended = mask if config.mask_padding else None
-        x = transformer(x, attended, config, compute, causal=config.causal, train=train)
+        x = transformer(
+            x, attended, config, compute, causal=config.causal, train=train, places=places
+        )
         return Encoded(x, mask, pool(config.pooling, x, mask, config, compute))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from vljax.config import setting, suggest
 from vljax.models.compute import Compute
-from vljax.models.layers import MLP, Attention, Dropout, layer_norm
+from vljax.models.layers import MLP, SAVEABLE, Attention, Dropout, Places, layer_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,11 @@ class TransformerConfig:
     """Added to the variance in layer norms."""
     scan: bool = True
     """One compiled block in a loop (compiles fast) instead of unrolled ones (more fusion)."""
+    remat: Literal["none", "full", "dots", "save", "offload"] = setting("none", identity=False)
+    """What the backward pass computes again: none; full: all of a block; dots: all but matrix
+    products; save: all but `remat_names`; offload: as save, but they are kept in host memory."""
+    remat_names: tuple[str, ...] = setting(lambda: SAVEABLE, identity=False)
+    """What `save` and `offload` keep; the default is the inputs of a block's matrix products."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("width", "depth", "heads", "mlp_dim"):
@@ -44,6 +51,9 @@ class TransformerConfig:
         if self.width % self.heads:
             near = next(h for h in range(self.heads, 0, -1) if self.width % h == 0)
             yield "heads", f"{self.heads} heads do not divide the width {self.width}; {near} would"
+        for name in self.remat_names:
+            if name not in SAVEABLE:
+                yield "remat_names", f"unknown name {name!r}{suggest(name, SAVEABLE)}"
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 yield name, f"must be in [0, 1), not {getattr(self, name)}"
@@ -55,6 +65,7 @@ class Block(nn.Module):
     config: TransformerConfig
     causal: bool
     compute: Compute
+    train: bool
 
     @nn.compact
     def __call__(
@@ -62,15 +73,16 @@ class Block(nn.Module):
         x: Float[Array, "batch length embed"],
         drop_path: Float[Array, ""],
         mask: Bool[Array, "batch length"] | None,
-        train: bool,
+        places: Places,
     ) -> Float[Array, "batch length embed"]:
         config, compute = self.config, self.compute
 
         def residual(x: Array, branch: Array, name: str) -> Array:
-            if train and config.dropout:
-                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout)
-            if train and config.drop_path:
-                branch = Dropout(whole_examples=True, name=f"{name}_drop_path")(branch, drop_path)
+            if self.train and config.dropout:
+                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, places)
+            if self.train and config.drop_path:
+                drop = Dropout(whole_examples=True, name=f"{name}_drop_path")
+                branch = drop(branch, drop_path, places)
             return compute.constrain(x + branch, ("batch", "length", "embed"))
 
         y = layer_norm(compute, config.norm_epsilon, "attention_norm")(x)
@@ -87,16 +99,39 @@ class Unrolled(nn.Module):
     config: TransformerConfig
     causal: bool
     compute: Compute
+    train: bool
 
     @nn.compact
     def __call__(
-        self, x: Array, drop_path: Float[Array, "layers"], mask: Array | None, train: bool
+        self, x: Array, drop_path: Float[Array, "layers"], mask: Array | None, places: Places
     ) -> Array:
+        block = rematerialised(self.config)
+        fields = (self.config, self.causal, self.compute, self.train)
         for i in range(self.config.depth):
-            x = Block(self.config, self.causal, self.compute, name=str(i))(
-                x, drop_path[i], mask, train
-            )
+            x = block(*fields, name=str(i))(x, drop_path[i], mask, places)
         return x
+
+
+def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
+    """The block with the recipe's choice of what is saved for the backward pass."""
+    if config.remat == "none":
+        return Block
+    names = list(config.remat_names)
+    policies = jax.checkpoint_policies
+    policy = {
+        "full": lambda: policies.nothing_saveable,
+        "dots": lambda: policies.dots_saveable,
+        "save": lambda: policies.save_only_these_names(*names),
+        "offload": lambda: policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=names,
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+    }[config.remat]()
+    # In a loop nothing can be merged with the forward pass; unrolled, XLA would undo the work.
+    block: Callable[..., Block] = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
+    return block
 
 
 def transformer(
@@ -107,6 +142,7 @@ def transformer(
     *,
     causal: bool = False,
     train: bool,
+    places: Places = None,
 ) -> Float[Array, "batch length embed"]:
     """The stack and its final norm, called inside a compact module.
 
@@ -116,17 +152,20 @@ def transformer(
       x: tokens with their positions added.
       mask: the tokens that may be attended to; None for all.
       causal: whether a token sees only those before it.
+      train: whether dropout acts.
+      places: the examples' places in the global batch, which key their dropout; None: in order.
     """
+    fields = (config, causal, compute, train)
     rates = jnp.linspace(0, config.drop_path, config.depth, dtype=jnp.float32)
     if config.scan:
         scan = nn.scan(
-            lambda block, x, rate: (block(x, rate, mask, train), None),
+            lambda block, x, rate: (block(x, rate, mask, places), None),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=config.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = scan(Block(config, causal, compute, name="blocks"), x, rates)
+        x, _ = scan(rematerialised(config)(*fields, name="blocks"), x, rates)
     else:
-        x = Unrolled(config, causal, compute, name="blocks")(x, rates, mask, train)
+        x = Unrolled(*fields, name="blocks")(x, rates, mask, places)
     return layer_norm(compute, config.norm_epsilon, "norm")(x)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
 from vljax.models.layers import (
+    Places,
     layer_norm,
     named,
     patchify,
@@ -102,6 +103,7 @@ class ViTModule(nn.Module):
         mask: Bool[Array, "batch patches"] | None = None,
         *,
         train: bool,
+        places: Places = None,
     ) -> Encoded:
         """Images as uint8, or as floats that are normalised already; `mask` marks real patches."""
         config, compute = self.config, self.compute
@@ -118,7 +120,7 @@ class ViTModule(nn.Module):
         patch_mask = jnp.ones((batch, rows * columns), bool) if mask is None else mask
         full_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=True)
         attended = None if mask is None else full_mask
-        tokens = transformer(x, attended, config, compute, train=train)
+        tokens = transformer(x, attended, config, compute, train=train, places=places)
 
         pooled_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=False)
         pooled = pool(config.pooling, tokens, pooled_mask, config, compute)
@@ -130,7 +132,7 @@ class ViTModule(nn.Module):
     def _normalised(self, image: Array) -> Float[Array, "batch height width 3"]:
         if image.dtype == jnp.uint8:
             mean, std = jnp.asarray(self.config.pixel_mean), jnp.asarray(self.config.pixel_std)
-            image = (image.astype(jnp.float32) / 255 - mean) / std
+            image = (image.astype(self.compute.reduction_dtype) / 255 - mean) / std
         return image.astype(self.compute.dtype)
 
     def _embed(

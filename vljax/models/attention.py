@@ -1,0 +1,131 @@
+"""Scaled dot-product attention behind one function, whatever computes it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+from vljax.models.compute import Compute
+
+SPLASH_FROM = 1024
+"""Keys from which on TPU the tiled kernel is chosen; below, a head's logits fit on the chip."""
+TILE = 128
+"""Rows and columns of a tile of the TPU's matrix unit."""
+
+_TOKENS = ("batch", "length", "heads", "head_dim")
+_MASK = ("batch", "length")
+
+
+def attend(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "batch keys"] | None = None,
+    causal: bool = False,
+    compute: Compute | None = None,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), softmax in at least float32.
+
+    Args:
+      query, key, value: projected tokens.
+      mask: the keys that may be attended to. Where none may, XLA gives the mean of the values.
+      causal: whether a query sees only the keys up to its own place.
+      compute: names the implementation; XLA's own if None.
+    """
+    compute = compute or Compute()
+    if _implementation(compute, key.shape[1]) == "splash":
+        local = functools.partial(splash, causal=causal)
+        axes = (_TOKENS, _TOKENS, _TOKENS, _MASK)
+        return compute.on_each_device(local, (query, key, value, mask), axes, _TOKENS)
+    allowed = None if mask is None else mask[:, None, None, :]
+    cudnn = compute.attention == "cudnn" and _cudnn_takes(query)
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=allowed,
+        is_causal=causal,
+        implementation="cudnn" if cudnn else "xla",
+    )
+
+
+def _implementation(compute: Compute, keys: int) -> str:
+    if compute.attention == "auto":
+        return "splash" if keys >= SPLASH_FROM else "xla"
+    return compute.attention
+
+
+def _cudnn_takes(query: Array) -> bool:
+    """What cuDNN's fused attention is made for; anything else goes to XLA."""
+    head_dim = query.shape[-1]
+    return query.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+
+
+def splash(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "batch keys"] | None,
+    causal: bool = False,
+    interpret: bool = False,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """Attention by the tiled TPU kernel that ships with JAX; logits never reach main memory.
+
+    Lengths are padded to whole tiles, and padded keys masked; `interpret` runs it anywhere, slowly.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    batch, queries, heads, head_dim = query.shape
+    keys = key.shape[1]
+    seen = jnp.ones((batch, keys), bool) if mask is None else mask
+    query = query * jnp.asarray(head_dim**-0.5, query.dtype)
+    query, key, value = (_padded(x) for x in (query, key, value))
+    shape = (query.shape[2], key.shape[2])
+    one = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+    attention = kernel.make_splash_mha(
+        masks.MultiHeadMask([one] * heads),
+        block_sizes=_blocks(kernel, *shape),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    # A query and a key meet where their segments are equal: masked keys have one of their own.
+    segments = kernel.SegmentIds(
+        q=jnp.ones((batch, shape[0]), jnp.int32),
+        kv=jnp.pad(seen.astype(jnp.int32), ((0, 0), (0, shape[1] - keys))),
+    )
+    out = jax.vmap(attention)(query, key, value, segments)
+    return rearrange(out, "b h n d -> b n h d")[:, :queries, :, :head_dim]
+
+
+def _blocks(kernel: Any, queries: int, keys: int) -> Any:
+    """The largest blocks that divide the lengths, up to what fits on the chip."""
+    rows, columns = (next(b for b in (512, 256, TILE) if n % b == 0) for n in (queries, keys))
+    return kernel.BlockSizes(
+        block_q=rows,
+        block_kv=columns,
+        block_kv_compute=columns,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_kv_dkv_compute=columns,
+        block_q_dq=rows,
+        block_kv_dq=columns,
+    )
+
+
+def _padded(x: Float[Array, "batch length heads head_dim"]) -> Float[Array, "batch heads n d"]:
+    """Heads first, length and head size filled up with zeros to what the kernel takes."""
+    x = rearrange(x, "b n h d -> b h n d")
+    head_dim = x.shape[-1]
+    wide = head_dim if head_dim in (TILE // 2, TILE) else -(-head_dim // TILE) * TILE
+    return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % TILE), (0, wide - head_dim)))
