@@ -1,0 +1,90 @@
+"""Run by all processes at once: are all devices there, is the workdir writable, do they add up?
+
+python tpu_scripts/worker/preflight.py --devices N --workdir DIR [--distributed.FIELD VALUE ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vljax.config import UserError
+from vljax.parallel import distributed
+from vljax.parallel.distributed import DistributedConfig
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is expected."""
+
+    devices: int
+    """Of all processes together."""
+    workdir: str
+    """Storage that all processes share."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """As for a training run."""
+
+
+def check(expected: Preflight) -> str:
+    """One line of what was found. Raises UserError for what would end a run."""
+    found = jax.device_count()
+    if found != expected.devices:
+        raise UserError(
+            f"--devices {expected.devices}: there are {found}, {jax.local_device_count()} on this"
+            f" worker, {jax.process_count()} processes"
+        )
+    _write(expected.workdir)
+    total = _sum_over_devices()
+    if total != found * (found + 1) // 2:
+        raise UserError(f"the sum of 1 to {found} over the devices came out as {total}")
+    return f"{found} devices of {jax.process_count()} processes: {jax.devices()[0].device_kind}"
+
+
+def _write(workdir: str) -> None:
+    """Raises UserError if this process cannot write to the workdir and read what it wrote."""
+    file = epath.Path(workdir) / f"preflight-{jax.process_index()}"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("written")
+        written = file.read_text() == "written"
+        file.unlink()
+    except Exception as error:  # each kind of storage has its own
+        raise UserError(f"--workdir {workdir}: {error}") from None
+    if not written:
+        raise UserError(f"--workdir {workdir}: what was written is not what was read")
+
+
+def _sum_over_devices() -> int:
+    """1 to the number of devices, one number a device, summed by a collective over all."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    numbers = np.arange(1, jax.device_count() + 1)
+    spread = jax.make_array_from_callback(
+        numbers.shape, NamedSharding(mesh, PartitionSpec("data")), lambda index: numbers[index]
+    )
+    total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(spread)
+    return int(total)
+
+
+def main() -> int:
+    """Prints what was found; 2 if something is wrong."""
+    expected = tyro.cli(Preflight)
+    facts = {"devices": str(expected.devices), "workdir": expected.workdir}
+    try:
+        distributed.start(expected.distributed, facts)
+        print(check(expected))
+    except UserError as error:
+        distributed.fail(error)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
