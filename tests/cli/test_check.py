@@ -40,6 +40,8 @@ def test_a_table_for_people(call):
     assert "configs/quickstart.py:tiny: valid" in out
     assert "parameters, total" in out
     assert "to train, set" not in out
+    assert "on each device, optimizer state" in out
+    assert "every parameter whole on each device" in out
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,11 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
             "final_evaluators.retrieval: and evaluators.retrieval both measure "
             "'retrieval/builtin/validation'; drop one",
         ),
-        (["--mesh.data", "3"], "mesh: data 3 x fsdp 1 x tensor 1 does not fit 1 device(s)"),
+        (
+            ["--mesh.data", "3"],
+            "mesh: data 3 x fsdp 1 x tensor 1 does not fit 1 device(s); --mesh.data -1 takes the "
+            "rest; for another machine: vljax compile RECIPE --topology",
+        ),
         (
             ["--optim.decay_rules", ".*kernell", "1", ".*", "0"],
             "optim.decay_rules: '.*kernell' matches no parameter",

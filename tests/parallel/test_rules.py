@@ -12,6 +12,7 @@ from vljax.parallel.rules import (
     batch_sharding,
     constrain,
     parameter_shardings,
+    place_parameter,
     spec,
 )
 
@@ -32,13 +33,86 @@ def mesh():
         ((), (), P()),
     ],
 )
-def test_parameters(mesh, axes, shape, expected):
+def test_tables(mesh, axes, shape, expected):
     assert spec(axes, shape, PARAMETERS, mesh) == expected
 
 
 def test_activations_split_the_batch_and_not_the_embedding(mesh):
     axes, shape = ("batch", "length", "embed"), (8, 5, 16)
     assert spec(axes, shape, ACTIVATIONS, mesh) == P(("data", "fsdp"), None, None)
+
+
+def test_a_mesh_axis_of_one_device_splits_nothing():
+    mesh = make_mesh(MeshConfig(8, 1, 1))
+    assert spec(("embed", "mlp"), (8, 16), PARAMETERS, mesh) == P(None, None)
+    assert place_parameter(("embed", "mlp"), (7, 5), mesh, 0) == (P(None, None), {})
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "expected"),
+    [
+        # embed goes first, however small; where it is missing or odd, the largest that is even
+        (("embed", "none"), (4, 64), P("fsdp", None)),
+        (("embed", "none", "classes"), (5, 6, 8), P(None, None, "fsdp")),
+        (("patch", "patch", "conv_in", "conv_out"), (3, 3, 16, 32), P(None, None, None, "fsdp")),
+        (("heads", "head_dim"), (6, 8), P("tensor", "fsdp")),
+        # equally large: the first
+        (("conv_in", "conv_out"), (8, 8), P("fsdp", None)),
+        # never the layers, which a loop takes apart
+        (("layers", "positions", "none"), (8, 3, 2), P(None, None, "fsdp")),
+    ],
+)
+def test_fsdp_finds_an_axis(mesh, axes, shape, expected):
+    assert place_parameter(axes, shape, mesh, 0) == (expected, {})
+
+
+@pytest.mark.parametrize("fsdp_min_size", [32, 33])
+def test_small_arrays_stay_whole_for_fsdp_alone(mesh, fsdp_min_size):
+    """Both arrays have 32 elements, a stack counting as one layer."""
+    by_fsdp = "fsdp" if fsdp_min_size == 32 else None
+    found = place_parameter(("embed", "mlp"), (4, 8), mesh, fsdp_min_size)
+    assert found == (P(by_fsdp, "tensor"), {})
+    found = place_parameter(("layers", "embed", "mlp"), (100, 4, 8), mesh, fsdp_min_size)
+    assert found == (P(None, by_fsdp, "tensor"), {})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axes", "shape", "reasons"),
+    [
+        (
+            (1, 1, 8),
+            ("embed", "heads", "head_dim"),
+            (16, 12, 4),
+            {"tensor": "tensor 8 does not divide heads 12; 4 would do"},
+        ),
+        ((1, 1, 8), ("mlp",), (15,), {"tensor": "tensor 8 does not divide mlp 15"}),
+        (
+            (1, 8, 1),
+            ("layers", "embed", "mlp"),
+            (8, 12, 9),
+            {"fsdp": "fsdp 8 does not divide embed 12 or mlp 9; 4 would do"},
+        ),
+        # another axis serves
+        ((1, 8, 1), ("embed", "mlp"), (12, 16), {}),
+        # a single element cannot be split, and nothing wants to
+        ((1, 8, 1), (), (), {}),
+        ((1, 4, 2), ("mlp",), (64,), {"fsdp": "fsdp 4 finds every axis taken"}),
+        (
+            (1, 4, 2),
+            ("embed", "mlp"),
+            (6, 9),
+            {
+                "tensor": "tensor 2 does not divide mlp 9",
+                "fsdp": "fsdp 4 does not divide embed 6 or mlp 9; 2 would do",
+            },
+        ),
+    ],
+)
+def test_why_an_array_is_not_split(sizes, axes, shape, reasons):
+    place = place_parameter(axes, shape, make_mesh(MeshConfig(*sizes)), 0)
+    assert place.unsplit == reasons
+    for name in reasons:
+        assert name not in place.spec
 
 
 def test_what_jax_would_replicate_silently_is_an_error(mesh):
@@ -49,7 +123,7 @@ def test_what_jax_would_replicate_silently_is_an_error(mesh):
     with pytest.raises(ValueError, match="1 axis names"):
         spec(("embed",), (8, 8), PARAMETERS, mesh)
     with pytest.raises(ValueError, match="unknown logical axis 'batch'"):
-        spec(("batch",), (8,), PARAMETERS, mesh)
+        place_parameter(("batch",), (8,), mesh, 0)
 
 
 def test_every_axis_of_the_vocabulary_has_a_place():
@@ -61,8 +135,10 @@ def test_every_axis_of_the_vocabulary_has_a_place():
 
 def test_shardings_mirror_the_parameters(mesh):
     shapes = {"a": {"kernel": jax.ShapeDtypeStruct((8, 4), jnp.float32)}}
-    placed = parameter_shardings({"a": {"kernel": ("embed", "mlp")}}, shapes, mesh)
-    assert placed["a"]["kernel"].spec == P("fsdp", "tensor")
+    axes = {"a": {"kernel": ("embed", "mlp")}}
+    for size, by_fsdp in ((32, "fsdp"), (33, None)):
+        placed = parameter_shardings(axes, shapes, mesh, size)
+        assert placed["a"]["kernel"].spec == P(by_fsdp, "tensor")
     assert batch_sharding(mesh).spec == P(("data", "fsdp"))
 
 

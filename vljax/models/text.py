@@ -84,7 +84,8 @@ class TextModule(nn.Module):
         shape = (config.context_length, config.width)
         positions = self.param("positions", init, shape, compute.param_dtype)
 
-        # A lookup in a table that fsdp and tensor split both would gather the whole batch.
+        # Of a table that fsdp and tensor split both, the compiler would gather the vocabulary on
+        # each device, and then the parts of every token: it is the split by fsdp that has to go.
         table = compute.constrain(embedding, ("vocab", "embed"))
         x = compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
         x = (x + positions[:length]).astype(compute.dtype)

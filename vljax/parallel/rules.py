@@ -6,8 +6,9 @@ activations, where the batch takes that mesh axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -37,16 +38,62 @@ ACTIVATIONS: Table = {
 }
 
 
+class Place(NamedTuple):
+    """Where an array goes."""
+
+    spec: PartitionSpec
+    """For each axis of the array, the mesh axes that split it; mesh axes of size 1 are left out."""
+    unsplit: dict[str, str]
+    """For each mesh axis that was to split the array and could not: why."""
+
+
+def place_parameter(
+    axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, fsdp_min_size: int
+) -> Place:
+    """Where a parameter goes: by the table, except that `fsdp` looks for an axis that it divides.
+
+    `fsdp` splits every array of at least `fsdp_min_size` elements (ZeRO-3, Rajbhandari et al.
+    2020) along `embed`; where that is missing or cannot be divided, along the largest axis that
+    can. A stack of layers counts as one layer, and is never split along its layers: the loop over
+    them would gather the whole stack.
+
+    Raises:
+      ValueError: as `spec`.
+    """
+    parts = mesh.shape["fsdp"]
+    size = math.prod(n for name, n in zip(axes, shape, strict=True) if name != "layers")
+    if size < max(fsdp_min_size, parts):
+        table = {name: None if to == "fsdp" else to for name, to in PARAMETERS.items()}
+        return _place(axes, shape, table, mesh)
+    place = _place(axes, shape, PARAMETERS, mesh)
+    if parts == 1 or "fsdp" in place.spec:
+        return place
+    free = [i for i, to in enumerate(place.spec) if to is None and axes[i] != "layers"]
+    divisible = [i for i in free if shape[i] % parts == 0]
+    if not divisible:
+        reason = _reason("fsdp", parts, [(axes[i], shape[i]) for i in free])
+        return Place(place.spec, {**place.unsplit, "fsdp": reason})
+    chosen = max(divisible, key=lambda i: shape[i])
+    entries = ["fsdp" if i == chosen else to for i, to in enumerate(place.spec)]
+    unsplit = {name: why for name, why in place.unsplit.items() if name != "fsdp"}
+    return Place(PartitionSpec(*entries), unsplit)
+
+
 def spec(axes: tuple[str, ...], shape: tuple[int, ...], table: Table, mesh: Mesh) -> PartitionSpec:
-    """Where an array's axes go. An axis that its mesh axes do not divide stays whole.
+    """Where an array's axes go by a table. An axis that its mesh axes do not divide stays whole.
 
     Raises:
       ValueError: for a logical name that the table lacks, a wrong number of names, or two axes of
         one array on the same mesh axis; JAX itself would replicate silently.
     """
+    return _place(axes, shape, table, mesh).spec
+
+
+def _place(axes: tuple[str, ...], shape: tuple[int, ...], table: Table, mesh: Mesh) -> Place:
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} axis names {axes} for an array of shape {shape}")
     entries: list[MeshAxes] = []
+    unsplit: dict[str, str] = {}
     taken: set[str] = set()
     for name, size in zip(axes, shape, strict=True):
         if name not in table:
@@ -56,20 +103,31 @@ def spec(axes: tuple[str, ...], shape: tuple[int, ...], table: Table, mesh: Mesh
         if taken & set(members):
             raise ValueError(f"two axes of {axes} go to the mesh axis {target!r}")
         taken |= set(members)
-        parts = 1
-        for member in members:
-            parts *= mesh.shape[member]
-        entries.append(target if size % parts == 0 else None)
-    return PartitionSpec(*entries)
+        parts = math.prod(mesh.shape[member] for member in members)
+        if size % parts:
+            split_by = " x ".join(members)
+            unsplit[split_by] = _reason(split_by, parts, [(name, size)])
+        entries.append(target if parts > 1 and size % parts == 0 else None)
+    return Place(PartitionSpec(*entries), unsplit)
 
 
-def parameter_shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
+def _reason(mesh_axis: str, parts: int, axes: Sequence[tuple[str, int]]) -> str:
+    """Why a mesh axis cannot split an array, with the largest divisor of it that could."""
+    if not axes:
+        return f"{mesh_axis} {parts} finds every axis taken"
+    sizes = " or ".join(f"{name} {size}" for name, size in axes)
+    near = max(math.gcd(size, parts) for _, size in axes)
+    remedy = f"; {near} would do" if near > 1 else ""
+    return f"{mesh_axis} {parts} does not divide {sizes}{remedy}"
+
+
+def parameter_shardings(axes: Any, shapes: Any, mesh: Mesh, fsdp_min_size: int = 0) -> Any:
     """A sharding for every parameter; `axes` mirrors `shapes` with tuples of logical names."""
-    return jax.tree.map(
-        lambda shape, names: NamedSharding(mesh, spec(names, shape.shape, PARAMETERS, mesh)),
-        shapes,
-        axes,
-    )
+
+    def place(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
+        return NamedSharding(mesh, place_parameter(names, shape.shape, mesh, fsdp_min_size).spec)
+
+    return jax.tree.map(place, shapes, axes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

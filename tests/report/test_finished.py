@@ -1,24 +1,11 @@
-"""What commands print for people, at the width of a small terminal."""
+"""What is printed of a finished run, at the width of a small terminal."""
 
 from pathlib import Path
 
 import pytest
 
 from vljax.launch import Finished
-from vljax.report import print_finished, print_summary
-
-SUMMARY = {
-    "ready": False,
-    "unset": ["data.source.path", "data.tokenizer.path"],
-    "parameters": {"image": 428_225_600, "total": 877_960_498},
-    "platform": "tpu",
-    "precision": "bfloat16",
-    "mesh": {"data": 8, "fsdp": 64, "tensor": 1},
-    "steps": 1_373_291,
-    "global_batch": 32_768,
-    "examples": 44_999_999_488,
-    "notes": ["model.x: " + "long " * 30 + "end", "data.source.path: unset"],
-}
+from vljax.report import print_finished
 
 RETRIEVAL = "retrieval/builtin/test"
 METRICS = {
@@ -38,24 +25,6 @@ METRICS = {
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-
-
-def test_a_recipe_that_lacks_paths(capsys):
-    print_summary("configs/x.py", SUMMARY)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "configs/x.py: valid"
-    assert lines[-1] == "to train, set: --data.source.path, --data.tokenizer.path"
-    assert lines[-2] == f"note: {SUMMARY['notes'][0]}"
-    assert not any("unset" in line for line in lines)
-    assert max(map(len, lines[:-2])) <= 80
-
-
-def test_a_recipe_that_is_ready(capsys):
-    print_summary("configs/x.py", SUMMARY | {"ready": True, "unset": [], "notes": []})
-    out = capsys.readouterr().out
-    assert "to train" not in out
-    assert "data 8 x fsdp 64 x tensor 1" in out
-    assert "44,999,999,488" in out
 
 
 def test_metrics_of_a_finished_run(capsys):

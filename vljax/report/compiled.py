@@ -1,0 +1,106 @@
+"""What `vljax compile` says of a step on devices that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vljax.compile import Report
+from vljax.report.text import in_bytes, say
+
+
+def print_compiled(spec: str, report: Report) -> None:
+    """The report on standard output: what the program is, then what it is predicted to take."""
+    console = Console()
+    verdict = "fits" if report.fits else "does not fit"
+    say(console, f"{spec} on {report.topology} ({report.accelerator}): {verdict}")
+    table = Table(box=box.HORIZONTALS, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
+    for rows in (_program(report), _memory(report), _collectives(report), _predicted(report)):
+        for name, value in rows:
+            table.add_row(name, value)
+        table.add_section()
+    console.print(table)
+    for note in report.notes:
+        say(console, f"note: {note}")
+    for row in report.proposals:
+        say(console, _proposal(row))
+    if report.predicted_step_seconds is not None:
+        say(console, "Predictions are estimates of a cost model, not measurements.")
+
+
+Rows = Iterator[tuple[str, str]]
+
+
+def _program(report: Report) -> Rows:
+    mesh = " x ".join(f"{name} {size}" for name, size in report.mesh.items())
+    yield "devices", f"{report.devices:,}: {mesh}"
+    yield "global batch", f"{report.global_batch:,}"
+    yield "seconds to compile", f"{report.compile_seconds:.1f}"
+    yield "model FLOPs of all devices", f"{report.model_flops:.4g}"
+    if report.program_flops is not None:
+        share = report.model_flops / report.devices / report.program_flops
+        yield "program FLOPs of a device", f"{report.program_flops:.4g} ({share:.0%} of them model)"
+
+
+def _memory(report: Report) -> Rows:
+    for name in ("argument", "output", "alias", "temp"):
+        size = getattr(report, f"{name}_bytes")
+        if size is not None:
+            yield _BYTES[name], in_bytes(size)
+    if report.total_bytes is not None:
+        total, memory = report.total_bytes, report.device_memory_bytes
+        of = f"{in_bytes(total)} of {in_bytes(memory)} ({total / memory:.0%})"
+        yield "on each device, in all", of
+
+
+_BYTES = {
+    "argument": "on each device, arguments",
+    "output": "on each device, outputs",
+    "alias": "on each device, shared by both",
+    "temp": "on each device, temporaries",
+}
+
+
+def _collectives(report: Report) -> Rows:
+    for row in report.collectives or []:
+        beside = row["overlapped_bytes"] / row["bytes"] if row["bytes"] else 0.0
+        where = f"{row['kind']} over {' and '.join(row['axes'])}"
+        text = f"{row['count']:,}, {in_bytes(row['bytes'])}"
+        yield where, text + (f", {beside:.0%} overlapped" if beside else "")
+
+
+def _predicted(report: Report) -> Rows:
+    if report.predicted_step_seconds is None or report.predicted_mfu is None:
+        return
+    if report.predicted_cycles is not None and report.clock_hz is not None:
+        clock = f"at {report.clock_hz / 1e9:.2f} GHz"
+        yield "predicted cycles", f"{report.predicted_cycles:.4g} {clock}"
+        seconds = report.predicted_cycles / report.clock_hz
+        yield "  their time", _milliseconds(seconds)
+    share = f"with {report.uncosted_flops_share:.0%} of the FLOPs"
+    yield "  roofline of what has none", f"{_milliseconds(report.uncosted_seconds)} {share}"
+    yield "  collectives not overlapped", _milliseconds(report.exposed_collective_seconds)
+    yield "  copies not overlapped", _milliseconds(report.exposed_copy_seconds)
+    yield "predicted step", _milliseconds(report.predicted_step_seconds)
+    yield "predicted MFU", f"{report.predicted_mfu:.1%} of {report.peak_flops / 1e12:.0f} TFLOP/s"
+    yield "roofline, compute", _milliseconds(report.roofline_compute_seconds)
+    yield "roofline, memory", _milliseconds(report.roofline_memory_seconds)
+    yield "roofline, interconnect", _milliseconds(report.roofline_interconnect_seconds)
+
+
+def _proposal(row: dict[str, Any]) -> str:
+    needs = "unknown" if row["total_bytes"] is None else in_bytes(row["total_bytes"])
+    if not row["fits"]:
+        return f"tried: {row['overrides']}: does not fit either ({needs})"
+    takes = _milliseconds(row["predicted_step_seconds"])
+    return f"fits with: {row['overrides']} ({needs}, predicted step {takes})"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:.4g} ms"
