@@ -17,9 +17,11 @@ from vljax.data.preprocessing import ImagePreprocessor
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
 from vljax.models.assembly import Model, Variables, parameter_shapes
 from vljax.models.compute import Precision
+from vljax.models.layout import merge
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint, storage
+from vljax.training.state import averaged
 from vljax.workdir import FORMAT_VERSION, decode_recipe
 
 Forward = Callable[[Variables, dict[str, np.ndarray]], dict[str, Array]]
@@ -58,7 +60,7 @@ class Loaded:
 
 
 def load(path: str, precision: Precision | None = None) -> Loaded:
-    """The model of a checkpoint, on the first device.
+    """The model of a checkpoint, on the first device; its averaged parameters if it has them.
 
     Args:
       path: a checkpoint (`W/checkpoints/STEP`), or a workdir: its newest intact one.
@@ -83,7 +85,8 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
 
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
     shapes = parameter_shapes(model, run.model)
-    arrays = checkpoint.read_state(folder, shapes._asdict(), partial=True)
+    wanted = {**shapes._asdict(), "average": averaged(run.optim, shapes.params)}
+    arrays = checkpoint.read_state(folder, wanted, partial=True)
 
     @jax.jit
     def forward(variables: Variables, batch: dict[str, Array]) -> dict[str, Array]:
@@ -93,7 +96,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
         run=run,
         step=int(folder.name),
         model=model,
-        variables=Variables(**arrays),
+        variables=Variables(merge(arrays["params"], arrays["average"]), arrays["state"]),
         forward=forward,
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
         images=ImagePreprocessor.load(json.loads(checkpoint.read_file(folder, "preprocess.json"))),

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vljax.data.batching import Batches
 from vljax.data.pipeline import train_batches
+from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
 from vljax.models.assembly import Variables, example_batch
+from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
 from vljax.run import Prepared
 from vljax.training.optim import Hyper
@@ -31,7 +34,7 @@ def initial_state(prepared: Prepared) -> TrainState:
     def init(seed: jax.Array) -> TrainState:
         batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in shapes.items()}
         variables = task.model.init(jax.random.key(seed), batch)
-        return create(variables, task.optimizer.transformation(), task.groups)
+        return create(variables, task)
 
     compiled = jax.jit(init, out_shardings=_shardings(prepared.shapes))
     state: TrainState = compiled(jnp.uint32(prepared.run.seed))
@@ -52,47 +55,46 @@ def compile_step(prepared: Prepared) -> Any:
 def hyper(prepared: Prepared) -> Hyper:
     """The traced inputs of the step, on the devices."""
     run = prepared.run
+    real = jnp.result_type(float)  # float32, unless JAX has float64 enabled
     values = (
-        np.float32(run.optim.learning_rate),
-        np.float32(run.optim.weight_decay),
+        np.asarray(run.optim.learning_rate, real),
+        np.asarray(run.optim.weight_decay, real),
         np.uint32(run.seed),
     )
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
 def device_batches(prepared: Prepared, step: int) -> Iterator[dict[str, jax.Array]]:
-    """Training batches from a step on, split over the mesh; this process reads its own rows."""
+    """Training batches from a step on, split over the mesh; a process reads its devices' rows."""
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
-    batches = train_batches(
-        run.data,
-        seed=run.seed,
-        global_batch=run.global_batch,
-        start_step=step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    try:
-        for batch in batches:
-            yield {
-                name: jax.make_array_from_process_local_data(sharding, rows)
-                for name, rows in batch.items()
-            }
-    finally:
-        batches.close()
+
+    def open_part(part: int, count: int) -> Batches:
+        return train_batches(
+            run.data,
+            seed=run.seed,
+            global_batch=run.global_batch,
+            start_step=step,
+            process_index=part,
+            process_count=count,
+        )
+
+    for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):
+        yield rows.place(own, sharding, run.global_batch)
 
 
 def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
-    """From variables to a function of host batches that returns their embeddings.
+    """From variables to a function of batches that returns their embeddings on the host.
 
-    It compiles once for each combination of modalities and batch size.
+    Batches are whole and the same in all processes, or already on the devices. It compiles once for
+    each combination of modalities and batch size.
     """
     mesh, model = prepared.mesh, prepared.model
     inputs = example_batch(prepared.run.model)
 
     def forward(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         outputs, _ = model.apply(variables, batch, None, train=False)
-        return {name: rows for name, rows in outputs.items() if name.endswith("/embedding")}
+        return {name: array for name, array in outputs.items() if name.endswith("/embedding")}
 
     variables_at = Variables(*map(_shardings, (prepared.shapes.params, prepared.shapes.state)))
     compiled = jax.jit(
@@ -102,10 +104,14 @@ def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
     )
 
     def bind(variables: Variables) -> Encode:
-        def encode(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            known = {name: rows for name, rows in batch.items() if name in inputs}
-            outputs = compiled(variables, jax.device_put(known, batch_sharding(mesh)))
-            return {name: np.asarray(rows) for name, rows in outputs.items()}
+        def encode(batch: EvaluationBatch) -> dict[str, np.ndarray]:
+            known = {
+                name: rows.place_whole(array, batch_sharding(mesh))
+                for name, array in batch.items()
+                if name in inputs
+            }
+            outputs = compiled(variables, known)
+            return {name: np.asarray(array) for name, array in outputs.items()}
 
         return encode
 

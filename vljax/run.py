@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +29,9 @@ from vljax.parallel.distributed import DistributedConfig
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
 from vljax.parallel.rules import constrain
-from vljax.training.optim import AdamW, Optimizer
+from vljax.training.optim import AdamW, Optimizer, rate_factors
 from vljax.training.state import TrainState, abstract, create, shardings
-from vljax.training.step import Task
+from vljax.training.task import Task
 
 __all__ = [
     "AdamW",
@@ -72,6 +73,8 @@ class Run:
     """Batches to train on."""
     global_batch: int
     """Examples in a batch, over all devices and processes."""
+    accumulate: int = setting(1, identity=False)
+    """Parts that a batch is computed in, one after the other, to save memory; exact."""
     seed: int = 0
     """Of initial values, the order of the data, augmentation and dropout."""
     workdir: str | None = setting(None, identity=False)
@@ -88,8 +91,8 @@ class Run:
     """A run ends after so many steps in a row without an update."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        names = ("steps", "global_batch", "log_every", "evaluate_every", "checkpoint_every")
-        for name in (*names, "keep_checkpoints", "max_skipped_steps"):
+        names = ("steps", "global_batch", "accumulate", "log_every", "evaluate_every")
+        for name in (*names, "checkpoint_every", "keep_checkpoints", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, not {getattr(self, name)}"
         if not 0 <= self.seed < 2**32:
@@ -195,20 +198,35 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     """
     run = config.validate(run)
     mesh = make_mesh(run.mesh, devices)
-    check_batch(mesh, run.global_batch)
+    check_batch(mesh, run.global_batch, parts=run.accumulate)
     for path, evaluator in run.all_evaluators.items():
         check_batch(mesh, evaluator.batch_size, f"{path}.batch_size")
     _check_vocabulary(run)
     model = build_model(run, mesh, here=devices is None)
-    task = Task(model, run.objectives, run.optim, run.steps)
     variables = _check_outputs(run, model)
-    transformation = run.optim.transformation()
+    _check_parameter_rules(run, variables)
     _check_groups(run, variables)
-    layout.match(run.optim.decay_rules, variables.params, "optim.decay_rules")
-    shapes = jax.eval_shape(lambda v: create(v, transformation, task.groups), variables)
-    min_size = run.mesh.fsdp_min_size
-    placed = shardings(shapes, model.axes, transformation, task.groups, mesh, min_size)
+    if run.accumulate > 1 and variables.state:
+        raise UserError(
+            f"accumulate: {run.accumulate} parts of a batch would each have their own statistics "
+            f"({', '.join(sorted(variables.state))}); set it to 1"
+        )
+    task = Task(model, run.objectives, run.optim, run.steps, run.accumulate, mesh)
+    shapes = jax.eval_shape(lambda v: create(v, task), variables)
+    placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size)
+    task = dataclasses.replace(task, shardings=placed.params)
     return Prepared(run, mesh, model, task, abstract(shapes, placed), config.notes(run))
+
+
+def _check_parameter_rules(run: Run, variables: Variables) -> None:
+    """Patterns of the optimizer match parameters, and leave some to train."""
+    optim, params = run.optim, variables.params
+    layout.match(optim.decay_rules, params, "optim.decay_rules")
+    rate_factors(optim, params)
+    frozen = [(pattern, True) for pattern in optim.frozen]
+    chosen = layout.match([*frozen, (".*", False)], params, "optim.frozen")
+    if all(all(layers) for layers in chosen.values()):
+        raise UserError("optim.frozen: nothing is left to train; freeze less")
 
 
 def _check_outputs(run: Run, model: Model) -> Variables:
@@ -232,7 +250,8 @@ def _check_groups(run: Run, variables: Variables) -> None:
     """A parameter in two groups would be decayed and moved twice a step."""
     owner: dict[tuple[str, ...], str] = {}
     for name, objective in run.objectives.items():
-        part = layout.select(objective.trains, variables.params, f"objectives.{name}.trains")
+        field, frozen = f"objectives.{name}.trains", run.optim.frozen
+        part = layout.select(objective.trains, variables.params, field, frozen)
         for keys, _ in layout.leaves(part):
             other = owner.setdefault(keys, objective.trains)
             if other != objective.trains:

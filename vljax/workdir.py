@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from etils import epath
 
 from vljax import config
 from vljax.config import UserError
 from vljax.data.pipeline import plan
 from vljax.data.preprocessing import preprocessing
+from vljax.parallel import distributed
 from vljax.run import Prepared, Run, load_tokenizer
 from vljax.training import checkpoint, storage
 from vljax.training.checkpoint import Checkpointer
@@ -24,7 +24,31 @@ from vljax.training.state import TrainState
 
 Files = Callable[[int], dict[str, bytes]]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+def facts(run: Run) -> dict[str, str]:
+    """What must be the same in all processes of a run: versions, and every field of the recipe.
+
+    Paths of data may differ from host to host; what is found there is compared in `resume`.
+    """
+    recipe = _flat(config.encode(run))
+    loose = {path for path, _ in config.paths(run)} - {"workdir"}
+    same = {
+        path: value
+        for path, value in recipe.items()
+        if path not in loose and not path.startswith("distributed.")
+    }
+    return {**same, **_versions(), "revision of vljax": str(_revision())}
+
+
+def _flat(data: Any, path: str = "") -> dict[str, str]:
+    if not isinstance(data, dict | list):
+        return {path: repr(data)}
+    flat: dict[str, str] = {}
+    for key, item in data.items() if isinstance(data, dict) else enumerate(data):
+        flat |= _flat(item, f"{path}.{key}" if path else str(key))
+    return flat
 
 
 def refuse_another_recipe(workdir: str, run: Run) -> None:
@@ -32,6 +56,10 @@ def refuse_another_recipe(workdir: str, run: Run) -> None:
 
     The recipe of the newest readable checkpoint counts, and `run.json` where there is none.
     """
+    distributed.decided("recipe", lambda: _refuse(workdir, run))
+
+
+def _refuse(workdir: str, run: Run) -> str:
     saved = _saved_recipe(workdir)
     different = [] if saved is None else config.differences(saved, run)
     if different:
@@ -42,6 +70,7 @@ def refuse_another_recipe(workdir: str, run: Run) -> None:
         raise UserError(
             f"{workdir} holds a run of another recipe ({shown}{more}); use another --workdir"
         )
+    return ""
 
 
 def _saved_recipe(workdir: str) -> Run | None:
@@ -70,13 +99,17 @@ def decode_recipe(data: Any, where: str) -> Run:
 
 def describe(workdir: str, prepared: Prepared) -> None:
     """Writes `run.json`: the recipe, and everything about the machine that made the run."""
-    if jax.process_index() == 0:
+    if distributed.is_first():
         content = {"recipe": config.encode(prepared.run), **_environment(prepared)}
         storage.write(epath.Path(workdir) / "run.json", _json(content))
 
 
-def _environment(prepared: Prepared) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
     packages = ("vljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def _environment(prepared: Prepared) -> dict[str, Any]:
     devices = prepared.mesh.devices.flatten()
     return {
         "format_version": FORMAT_VERSION,
@@ -84,10 +117,10 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
             "platform": prepared.platform,
             "precision": prepared.run.precision.resolve(prepared.platform).compute,
             "mesh": dict(prepared.mesh.shape),
-            "processes": jax.process_count(),
+            "processes": len({d.process_index for d in prepared.mesh.devices.flat}),
         },
         "devices": {"kind": devices[0].device_kind, "count": len(devices)},
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": _versions(),
         "python": sys.version.split()[0],
         "revision": _revision(),
     }
@@ -132,16 +165,30 @@ def resume(prepared: Prepared, checkpointer: Checkpointer, files: Files) -> Trai
     """The state of the newest intact checkpoint; None where the workdir holds none.
 
     Raises:
-      UserError: if the data are not those that the checkpoint was trained on.
+      UserError: if the data are not those that the checkpoint was trained on, or not the same in
+        all processes.
     """
+    _check_data(files)
     restored = checkpointer.restore(prepared.shapes)
     if restored is None:
         return None
-    position = checkpointer.files(restored.step)["data.json"]
-    if json.loads(position) != json.loads(files(restored.step)["data.json"]):
-        raise UserError(
-            f"the data have changed since step {restored.step} of {prepared.run.workdir}: "
-            "bring them back, or use another --workdir"
-        )
+
+    def refuse_other_data() -> str:
+        position = checkpointer.files(restored.step)["data.json"]
+        if json.loads(position) != json.loads(files(restored.step)["data.json"]):
+            raise UserError(
+                f"the data have changed since step {restored.step} of {prepared.run.workdir}: "
+                "bring them back, or use another --workdir"
+            )
+        return ""
+
+    distributed.decided("data of the checkpoint", refuse_other_data)
     state: TrainState = restored.state
     return state
+
+
+def _check_data(files: Files) -> None:
+    """Paths may differ between the hosts of a run, but not what is found there."""
+    own = files(0)["data.json"].decode()
+    if own != distributed.decided("data", lambda: own):
+        raise UserError("data: not the same as in process 0; bring the same files to all hosts")

@@ -20,8 +20,7 @@ def test_three_steps_equal_those_of_one_device(sizes):
     mesh = make_mesh(MeshConfig(*sizes))
     of = tiny.task(constrain=constrain(mesh), optimizer=tiny.standard()[0].optimizer)
     shapes = jax.eval_shape(lambda: first)
-    transformation = of.optimizer.transformation()
-    placed = shardings(shapes, of.model.axes, transformation, of.groups, mesh)
+    placed = shardings(shapes, of, mesh)
     split = jax.jit(
         make_step(of),
         in_shardings=(placed, batch_sharding(mesh), replicated(mesh)),
@@ -44,7 +43,7 @@ def test_parameters_and_moments_are_split():
     mesh = make_mesh(MeshConfig(2, 2, 2))
     of, _, first = tiny.standard()
     shapes = jax.eval_shape(lambda: first)
-    placed = shardings(shapes, of.model.axes, of.optimizer.transformation(), of.groups, mesh)
+    placed = shardings(shapes, of, mesh)
     up = placed.params["image"]["blocks"]["0"]["mlp"]["up"]["kernel"]
     assert up.spec == jax.sharding.PartitionSpec("fsdp", "tensor")
     (adam,) = (

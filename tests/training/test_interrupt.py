@@ -3,8 +3,10 @@
 import os
 import signal
 
+import jax.numpy as jnp
 import pytest
 
+from vljax.parallel.shared_maximum import SharedMaximum
 from vljax.training.interrupt import StopRequest
 
 
@@ -31,3 +33,40 @@ def test_handlers_come_back():
     with StopRequest(print):
         assert {n: signal.getsignal(n) for n in before} != before
     assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_among_several_processes_a_signal_counts_once_all_know_of_it():
+    """The devices' sharing is the real one; the numbers of other processes are made up."""
+    sent = []
+
+    class Shared(SharedMaximum):
+        def __call__(self, value):
+            sent.append(value)
+            return super().__call__(max(sent))
+
+    with StopRequest(str, Shared()) as stop:
+        before = stop.ask()
+        os.kill(os.getpid(), signal.SIGTERM)
+        after = stop.ask()
+        assert stop.signum is None
+        stop.take(before)
+        assert stop.signum is None
+        stop.take(after)
+        assert stop.signum == signal.SIGTERM
+    assert sent == [0, signal.SIGTERM]
+
+
+def test_the_signal_of_another_process_is_honoured():
+    class Other(SharedMaximum):
+        def __call__(self, value):
+            return jnp.int32(signal.SIGINT)
+
+    with StopRequest(str, Other()) as stop:
+        assert stop.agreed() == signal.SIGINT
+
+
+def test_a_process_alone_asks_nobody():
+    with StopRequest(str) as stop:
+        assert stop.ask() is None
+        stop.take(None)
+        assert stop.agreed() is None

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.training import tiny
+from vljax.config import UserError
 from vljax.training import metrics
 from vljax.training.checkpoint import Checkpointer, steps
 from vljax.training.interrupt import Interrupted
@@ -22,7 +23,10 @@ STEPS = 10
 
 
 def count(state, batch, hyper):
-    return state._replace(step=state.step + 1), {"loss": batch}
+    """Batch k has the loss k; those from 100 on are skipped."""
+    skipped = jnp.where(batch < 100, 0, state.skipped_in_a_row + 1)
+    metrics = {"loss": batch, "skipped_in_a_row": skipped}
+    return state._replace(step=state.step + 1, skipped_in_a_row=skipped), metrics
 
 
 def nothing(step):
@@ -30,21 +34,28 @@ def nothing(step):
 
 
 def state(step=0):
-    return TrainState(jnp.int32(step), jnp.int32(0), {"x": jnp.zeros(2)}, {}, {})
+    zero = jnp.int32(0)
+    return TrainState(jnp.int32(step), zero, zero, {"x": jnp.zeros(2)}, {}, {}, {})
 
 
 @pytest.fixture
 def run(tmp_path):
     """Runs the loop from a step; returns the state and what happened, in order."""
 
-    def go(start=0, cadence=Cadence(3, 4, 5), on_batch=nothing, on_evaluate=nothing):  # noqa: B008
+    def go(
+        start=0,
+        cadence=Cadence(3, 4, 5),  # noqa: B008
+        on_batch=nothing,
+        on_evaluate=nothing,
+        loss=float,
+    ):
         log = []
 
         def batches(first):
             for k in range(first, 10_000):
                 on_batch(k)
                 log.append(("batch", k))
-                yield jnp.float32(k)
+                yield jnp.float32(loss(k))
 
         def evaluate(name):
             def call(state):
@@ -64,6 +75,7 @@ def run(tmp_path):
                 evaluators={"first": evaluate("first"), "validation": evaluate("validation")},
                 final_evaluators={"test": evaluate("test")},
                 cadence=cadence,
+                max_skipped=3,
                 checkpointer=Checkpointer(str(tmp_path), keep=9),
                 files=lambda step: {"note": str(step).encode()},
                 writer=MetricsWriter(str(tmp_path), start),
@@ -135,6 +147,19 @@ def test_an_evaluator_that_fails_costs_no_step(run, tmp_path):
     with pytest.raises(ZeroDivisionError):
         run(on_evaluate=fail)
     assert steps(str(tmp_path)) == [5, 8]
+
+
+def test_too_many_skipped_steps_end_the_run_before_they_are_saved(run, tmp_path):
+    """Batches 7 to 9 are bad: at step 10, where the end is saved, it is known."""
+    with pytest.raises(UserError, match="3 steps in a row were skipped up to step 10 "):
+        run(loss=lambda k: 100 if k > 6 else k)
+    assert steps(str(tmp_path)) == [5]
+    assert not [row for row in metrics.read(str(tmp_path)) if row["step"] == 10 and "test" in row]
+
+
+def test_skipped_steps_with_a_good_one_between_go_on(run):
+    final, _ = run(loss=lambda k: 100 if k % 3 else k)
+    assert int(final.step) == STEPS
 
 
 def test_a_signal_saves_the_current_step(run, tmp_path):

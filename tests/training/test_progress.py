@@ -87,6 +87,18 @@ def test_a_bar_on_a_terminal(clock):
     assert "a [line] above" in text
 
 
+def test_a_quiet_console_shows_nothing(clock):
+    """As of all processes but the first, on a terminal too."""
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, quiet=True)
+    with ProgressDisplay(0, 4, 8, console) as display:
+        take(display, clock, 1, 1, 2)
+        assert display.metrics(2, {"loss": 0.5}) == pytest.approx(8)
+        display.activity("evaluating retrieval")
+        display.say("a line")
+    assert out.getvalue() == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3723, "1:02:03")]
 )

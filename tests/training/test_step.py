@@ -31,7 +31,7 @@ def test_one_step_is_adamw_in_float64():
 
     def loss(params):
         batch = tiny.batch()
-        forward = lambda view: of.model.apply(Variables(params, {}), view, None, train=True)[0]  # noqa: E731
+        forward = lambda _, view: of.model.apply(Variables(params, {}), view, None, train=True)[0]  # noqa: E731
         objective = of.objectives["main"]
         return objective(Context(forward, batch), batch, jax.random.key(0)).loss
 

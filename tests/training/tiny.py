@@ -15,7 +15,8 @@ from vljax.objectives.contrastive import SoftmaxContrastive
 from vljax.training.optim import AdamW, Hyper
 from vljax.training.schedules import WarmupCosine
 from vljax.training.state import TrainState, create
-from vljax.training.step import Task, make_step
+from vljax.training.step import make_step
+from vljax.training.task import Task
 
 BATCH, STEPS = 8, 10
 TOWER = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32, "scan": False}
@@ -28,7 +29,7 @@ def model_config(**tower) -> ModelConfig:
     return ModelConfig({"image": image, "text": text}, {"embedding": Embedding(16)})
 
 
-def task(objectives=None, optimizer=None, constrain=None, **tower) -> Task:
+def task(objectives=None, optimizer=None, constrain=None, accumulate=1, mesh=None, **tower) -> Task:
     objectives = objectives or {"main": SoftmaxContrastive()}
     scalars = {k: v.initial for o in objectives.values() for k, v in o.scalars().items()}
     compute = Compute(constrain=constrain) if constrain else Compute()
@@ -36,7 +37,7 @@ def task(objectives=None, optimizer=None, constrain=None, **tower) -> Task:
     # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for
     # rounding (those of key biases are) would become steps of full size, and nothing be compared.
     optimizer = optimizer or AdamW(weight_decay=0.1, epsilon=1e-3, schedule=WarmupCosine(2))
-    return Task(model, objectives, optimizer, STEPS)
+    return Task(model, objectives, optimizer, STEPS, accumulate, mesh)
 
 
 def batch(seed=0, size=BATCH, valid=None):
@@ -63,7 +64,7 @@ def variables(of: Task, seed=0) -> Variables:
 
 
 def state(of: Task, seed=0) -> TrainState:
-    return create(variables(of, seed), of.optimizer.transformation(), of.groups)
+    return create(variables(of, seed), of)
 
 
 @functools.cache

@@ -43,6 +43,8 @@ def attend(
         axes = (_TOKENS, _TOKENS, _TOKENS, _MASK)
         return compute.on_each_device(local, (query, key, value, mask), axes, _TOKENS)
     allowed = None if mask is None else mask[:, None, None, :]
+    if query.dtype == jnp.float64:
+        return _in_float64(query, key, value, allowed, causal)
     cudnn = compute.attention == "cudnn" and _cudnn_takes(query)
     return jax.nn.dot_product_attention(
         query,
@@ -52,6 +54,18 @@ def attend(
         is_causal=causal,
         implementation="cudnn" if cudnn else "xla",
     )
+
+
+def _in_float64(
+    query: Array, key: Array, value: Array, allowed: Array | None, causal: bool
+) -> Float[Array, "batch queries heads head_dim"]:
+    """The formula written out: JAX's own function takes the softmax of float64 in float32."""
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
+    rows, columns = logits.shape[-2:]
+    seen = jnp.tri(rows, columns, dtype=bool) if causal else jnp.ones((), bool)
+    seen = seen if allowed is None else seen & allowed
+    logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), value)
 
 
 def _implementation(compute: Compute, keys: int) -> str:

@@ -141,13 +141,16 @@ def factors(rules: Sequence[tuple[str, float]], params: Tree, field: str) -> Tre
     return at((), params)
 
 
-def select(pattern: str, params: Tree, field: str = "trains") -> Tree:
-    """The part of the parameters whose paths a pattern full-matches.
+def select(
+    pattern: str, params: Tree, field: str = "trains", frozen: Sequence[str] = ()
+) -> Tree:
+    """The part of the parameters whose paths a pattern full-matches, and no frozen one.
 
     Raises:
       UserError: if it matches nothing, or only some layers of a scanned stack.
     """
-    chosen = match([(pattern, True), (".*", False)], params, field)
+    out = [(other, False) for other in frozen]
+    chosen = match([*out, (pattern, True), (".*", False)], params, field)
 
     def at(keys: tuple[str, ...], node: Mapping[str, Any]) -> Tree:
         part: Tree = {}

@@ -5,87 +5,68 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from vljax.models.heads import unit
 from vljax.objectives.objective import Batch, Context, Objective, Result, Scalar
-
-Similarity = Literal["cosine", "dot", "euclidean"]
-Direction = Literal["both", "image_to_text", "text_to_image"]
-
-
-def similarities(
-    image: Float[Array, "images dim"], text: Float[Array, "texts dim"], similarity: Similarity
-) -> Float[Array, "images texts"]:
-    """All pairs: cosine, dot product, or negative squared Euclidean distance.
-
-    The last is the similarity of Chou & Alam 2024 (Embedding Geometries of CLIP).
-
-    Computed in float32 whatever the inputs are.
-    """
-    image, text = image.astype(jnp.float32), text.astype(jnp.float32)
-    if similarity == "cosine":
-        return _inner(unit(image), unit(text))
-    if similarity == "dot":
-        return _inner(image, text)
-    squares = jnp.sum(image**2, axis=1)[:, None] + jnp.sum(text**2, axis=1)[None, :]
-    return -jnp.maximum(squares - 2 * _inner(image, text), 0)
+from vljax.objectives.pairs import Pairs, Similarity, pairs
+from vljax.objectives.sigmoid_negatives import sigmoid_negatives
+from vljax.objectives.softmax_negatives import Direction, softmax_negatives
+from vljax.objectives.tiles import ONE_DEVICE, Layout
 
 
-def _inner(image: Array, text: Array) -> Array:
-    return jnp.einsum("id,td->it", image, text, precision=jax.lax.Precision.HIGHEST)
+class Outcome(NamedTuple):
+    """What a loss makes of the pairs."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    """Share of valid images whose logit with their own text exceeds those with all other valid
+    texts by more than rounding: ties count against the model, as in retrieval."""
 
 
-def softmax_loss(
-    logits: Float[Array, "batch batch"], valid: Bool[Array, "batch"], direction: Direction = "both"
-) -> Float[Array, ""]:
+def softmax_loss(of: Pairs, direction: Direction = "both", layout: Layout = ONE_DEVICE) -> Outcome:
     """Cross-entropy of each example against the batch (InfoNCE, van den Oord et al. 2018, eq. 4).
 
     Args:
-      logits: scaled similarities, images in rows and texts in columns; pairs on the diagonal.
-      valid: rows and columns that count; the others are no negatives either.
+      of: the pairs; examples that are not valid are no negatives either.
       direction: which modality asks; `both` is the mean of the two (Radford et al. 2021, fig. 3).
+      layout: how the computation is laid out.
 
     Returns:
       The mean over valid examples; 0 if there are none.
     """
-    pairs = valid[:, None] & valid[None, :]
-    # An invalid row keeps its diagonal, so that its log-sum-exp (and gradient) stays finite.
-    logits = jnp.where(pairs | jnp.eye(len(valid), dtype=bool), logits, -jnp.inf)
-    positive = jnp.diagonal(logits)
-    axes = {"image_to_text": (1,), "text_to_image": (0,), "both": (1, 0)}[direction]
-    losses = [jax.nn.logsumexp(logits, axis=axis) - positive for axis in axes]
-    total = sum(jnp.sum(jnp.where(valid, loss, 0)) for loss in losses) / len(axes)
-    return total / jnp.maximum(jnp.sum(valid), 1)
+    negatives = softmax_negatives(of.images, of.texts, direction, layout)
+    asked = [x for x in (negatives.image, negatives.text) if x is not None]
+    # log(e^p + sum e^n) - p = log(1 + e^(log sum e^n - p)), exact also where p is far above all n.
+    total = sum(jnp.sum(jax.nn.softplus(x - of.positive)) for x in asked)
+    return Outcome(total / len(asked) / _count(of), _accuracy(of, negatives.best))
 
 
-def sigmoid_loss(
-    logits: Float[Array, "batch batch"], valid: Bool[Array, "batch"]
-) -> Float[Array, ""]:
+def sigmoid_loss(of: Pairs, layout: Layout = ONE_DEVICE) -> Outcome:
     """Binary cross-entropy of every pair (Zhai et al. 2023, eq. 1).
 
     Args:
-      logits: scaled and biased similarities; pairs on the diagonal.
-      valid: rows and columns that count.
+      of: the pairs.
+      layout: how the computation is laid out.
 
     Returns:
       The sum over valid pairs divided by the number of valid examples; 0 if there are none.
     """
-    labels = 2 * jnp.eye(len(valid), dtype=logits.dtype) - 1
-    losses = -jax.nn.log_sigmoid(labels * logits)
-    pairs = valid[:, None] & valid[None, :]
-    return jnp.sum(jnp.where(pairs, losses, 0)) / jnp.maximum(jnp.sum(valid), 1)
+    negatives = sigmoid_negatives(of.images, of.texts, layout)
+    positives = jnp.sum(jnp.where(of.valid, jax.nn.softplus(-of.positive), 0))
+    return Outcome((positives + negatives.total) / _count(of), _accuracy(of, negatives.best))
 
 
-def accuracy(logits: Float[Array, "batch batch"], valid: Bool[Array, "batch"]) -> Float[Array, ""]:
-    """Share of valid images whose own text has the highest logit in the batch."""
-    best = jnp.argmax(jnp.where(valid[None, :], logits, -jnp.inf), axis=1)
-    hits = (best == jnp.arange(len(valid))) & valid
-    return jnp.sum(hits) / jnp.maximum(jnp.sum(valid), 1)
+def _accuracy(of: Pairs, best: Float[Array, "batch"]) -> Float[Array, ""]:
+    hits = of.valid & (of.positive > best + of.rounding)
+    return jnp.sum(hits) / _count(of)
+
+
+def _count(of: Pairs) -> Array:
+    return jnp.maximum(jnp.sum(of.valid), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +95,15 @@ class Contrastive(Objective):
     def reads(self) -> tuple[str, ...]:
         return ("image/embedding", "text/embedding")
 
-    def _scaled(self, outputs: dict[str, Array]) -> Float[Array, "batch batch"]:
-        image, text = outputs["image/embedding"], outputs["text/embedding"]
-        return jnp.exp(outputs["logit_scale"]) * similarities(image, text, self.similarity)
+    def _pairs(self, outputs: dict[str, Array], batch: Batch) -> Pairs:
+        return pairs(
+            outputs["image/embedding"],
+            outputs["text/embedding"],
+            batch["valid"],
+            self.similarity,
+            jnp.exp(outputs["logit_scale"]),
+            outputs["logit_bias"] if "logit_bias" in self.scalars() else 0.0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +117,9 @@ class SoftmaxContrastive(Contrastive, name="softmax"):
 
     def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:
         outputs = ctx.outputs()
-        logits = self._scaled(outputs)
-        loss = softmax_loss(logits, batch["valid"], self.direction)
+        loss, accuracy = softmax_loss(self._pairs(outputs, batch), self.direction, Layout(ctx.mesh))
         scale = jnp.exp(outputs["logit_scale"])
-        metrics = {"accuracy": accuracy(logits, batch["valid"]), "logit_scale": scale}
-        return Result(loss, metrics, {})
+        return Result(loss, {"accuracy": accuracy, "logit_scale": scale}, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +138,9 @@ class SigmoidContrastive(Contrastive, name="sigmoid"):
 
     def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:
         outputs = ctx.outputs()
-        logits = self._scaled(outputs) + outputs["logit_bias"]
-        loss = sigmoid_loss(logits, batch["valid"])
+        loss, accuracy = sigmoid_loss(self._pairs(outputs, batch), Layout(ctx.mesh))
         metrics = {
-            "accuracy": accuracy(logits, batch["valid"]),
+            "accuracy": accuracy,
             "logit_scale": jnp.exp(outputs["logit_scale"]),
             "logit_bias": outputs["logit_bias"],
         }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vljax.config import Component
@@ -38,9 +39,22 @@ class Context:
 
     A view named `masked` is the batch with the entries `masked/NAME` in place of `NAME`; the view
     without a name is the batch itself.
+
+    Attributes:
+      mesh: the devices that the batch is split over; None if there is one.
+
+    Args:
+      forward: from the name of a view and its batch to the model's outputs.
+      batch: the whole batch.
     """
 
-    def __init__(self, forward: Callable[[Batch], dict[str, Array]], batch: Batch) -> None:
+    def __init__(
+        self,
+        forward: Callable[[str, Batch], dict[str, Array]],
+        batch: Batch,
+        mesh: Mesh | None = None,
+    ) -> None:
+        self.mesh = mesh
         self._forward = forward
         self._batch = batch
         self._outputs: dict[str, dict[str, Array]] = {}
@@ -48,12 +62,15 @@ class Context:
     def outputs(self, view: str = "") -> dict[str, Array]:
         """The model's outputs for a view of the batch."""
         if view not in self._outputs:
-            prefix = f"{view}/"
-            changed = {
-                k.removeprefix(prefix): v for k, v in self._batch.items() if k.startswith(prefix)
-            }
-            self._outputs[view] = self._forward({**self._batch, **changed} if view else self._batch)
+            self._outputs[view] = self._forward(view, view_of(self._batch, view))
         return self._outputs[view]
+
+
+def view_of(batch: Batch, view: str) -> Batch:
+    """A view of a batch, see `Context`."""
+    prefix = f"{view}/"
+    changed = {k.removeprefix(prefix): v for k, v in batch.items() if k.startswith(prefix)}
+    return {**batch, **changed} if view else batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +92,10 @@ class Objective(Component, abc.ABC):
     def reads(self) -> tuple[str, ...]:
         """The outputs that it needs, so that a model without them is refused before any compile."""
         return ()
+
+    def views(self) -> tuple[str, ...]:
+        """The views of the batch whose outputs it asks for."""
+        return ("",)
 
     @abc.abstractmethod
     def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import optax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from vljax.models.assembly import Variables
-from vljax.models.layout import select, select_like
+from vljax.models.layout import merge, select, select_like
 from vljax.parallel.rules import parameter_shardings, replicated
+from vljax.training.optim import Optimizer, place
+from vljax.training.task import Task
 
 
 class TrainState(NamedTuple):
@@ -21,57 +23,64 @@ class TrainState(NamedTuple):
     """Batches consumed."""
     skipped: Int[Array, ""]
     """Steps among them without finite gradients or valid examples: nothing was updated."""
+    skipped_in_a_row: Int[Array, ""]
+    """How many of the last steps were skipped, without another between them."""
     params: dict[str, Any]
+    average: dict[str, Any]
+    """Moving average of the parameters that are trained; empty where the recipe has none."""
     state: dict[str, Any]
     """The model's state that is not optimized."""
     optimizer: dict[str, Any]
     """Optimizer state of each group of parameters that is trained together, by its number."""
 
 
-def create(
-    variables: Variables, transformation: optax.GradientTransformation, groups: tuple[str, ...]
-) -> TrainState:
-    """The state before the first step; `groups` are the patterns of what is trained together."""
-    zero = jax.numpy.zeros((), jax.numpy.int32)
+def create(variables: Variables, task: Task) -> TrainState:
+    """The state before the first step."""
+    params = variables.params
+    zero = jnp.zeros((), jnp.int32)
     optimizer = {
-        str(i): transformation.init(select(pattern, variables.params))
-        for i, pattern in enumerate(groups)
+        str(i): task.transformation(pattern, params).init(task.trained(pattern, params))
+        for i, pattern in enumerate(task.groups)
     }
-    return TrainState(zero, zero, variables.params, variables.state, optimizer)
+    # A copy: the step is given both to overwrite.
+    average = jax.tree.map(jnp.copy, averaged(task.optimizer, params))
+    return TrainState(zero, zero, zero, params, average, variables.state, optimizer)
 
 
-def shardings(
-    shapes: TrainState,
-    axes: dict[str, Any],
-    transformation: optax.GradientTransformation,
-    groups: tuple[str, ...],
-    mesh: Mesh,
-) -> Any:
+def averaged(optimizer: Optimizer, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that have a moving average."""
+    if optimizer.ema_decay is None:
+        return {}
+    return select(".*", params, frozen=optimizer.frozen)
+
+
+def evaluated(state: TrainState) -> Variables:
+    """The variables that a run is judged by: averaged ones where there is an average."""
+    return Variables(merge(state.params, state.average), state.state)
+
+
+def shardings(shapes: TrainState, task: Task, mesh: Mesh, fsdp_min_size: int = 0) -> Any:
     """A sharding for every array: parameters by the rules, their moments alike, the rest whole.
 
     Args:
       shapes: the state as shapes and types.
-      axes: mirrors the parameters with logical axis names.
+      task: what they belong to.
+      mesh: the devices.
+      fsdp_min_size: elements below which `fsdp` leaves a parameter whole.
     """
     whole = replicated(mesh)
-    params = parameter_shardings(axes, shapes.params, mesh)
-
-    def place(i: int, pattern: str) -> Any:
-        return optax.tree_map_params(
-            transformation,
-            lambda _, sharding: sharding,
-            shapes.optimizer[str(i)],
-            select_like(params, select(pattern, shapes.params)),
-            transform_non_params=lambda _: whole,
-        )
-
-    optimizer = {str(i): place(i, pattern) for i, pattern in enumerate(groups)}
-    placed = {"params": params, "optimizer": optimizer}
-    rest = {name: jax.tree.map(lambda _: whole, getattr(shapes, name)) for name in _UNSPLIT}
-    return shapes._replace(**placed, **rest)
-
-
-_UNSPLIT = ("step", "skipped", "state")
+    params = parameter_shardings(task.model.axes, shapes.params, mesh, fsdp_min_size)
+    optimizer = {
+        str(i): place(shapes.optimizer[str(i)], task.trained(pattern, shapes.params), params, whole)
+        for i, pattern in enumerate(task.groups)
+    }
+    placed = {
+        "params": params,
+        "average": select_like(params, shapes.average),
+        "optimizer": optimizer,
+    }
+    rest = {name: getattr(shapes, name) for name in TrainState._fields if name not in placed}
+    return shapes._replace(**placed, **jax.tree.map(lambda _: whole, rest))
 
 
 def abstract(shapes: TrainState, placed: Any) -> TrainState:

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from vljax.models.assembly import Model, Variables
-from vljax.models.layout import factors, merge, select, select_like
-from vljax.objectives.objective import Batch, Context, Objective, Scalar
-from vljax.training.optim import Hyper, Optimizer, apply_direction
+from vljax.models.layout import factors, merge, select_like
+from vljax.objectives.objective import Batch, Scalar
+from vljax.training.gradients import Metrics, gradients_of
+from vljax.training.optim import Hyper, apply_direction, rate_factors
 from vljax.training.state import TrainState
+from vljax.training.task import Task
 
-Metrics = dict[str, Array]
 Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a step trains, and how."""
-
-    model: Model
-    objectives: Mapping[str, Objective]
-    optimizer: Optimizer
-    steps: int
-    """Length of the run, for the schedule."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The distinct patterns of parameters that objectives train, in their order."""
-        return tuple(dict.fromkeys(o.trains for o in self.objectives.values()))
-
-    @property
-    def scalars(self) -> dict[str, Scalar]:
-        """The learned scalars of all objectives."""
-        return {k: v for o in self.objectives.values() for k, v in o.scalars().items()}
 
 
 def make_step(task: Task) -> Step:
@@ -47,9 +25,9 @@ def make_step(task: Task) -> Step:
 
     def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(hyper.seed), state.step)
-        factor = task.optimizer.schedule(state.step, task.steps)
-        rate = hyper.learning_rate * factor
-        decay = factors(task.optimizer.decay_rules, state.params, "optim.decay_rules")
+        rate = hyper.learning_rate * task.optimizer.schedule(state.step, task.steps)
+        decays = factors(task.optimizer.decay_rules, state.params, "optim.decay_rules")
+        rates = rate_factors(task.optimizer, state.params)
 
         metrics: Metrics = {"loss": jnp.zeros(())}
         params, optimizer, model_state = state.params, dict(state.optimizer), state.state
@@ -57,64 +35,64 @@ def make_step(task: Task) -> Step:
         usable = jnp.any(batch["valid"])
         norms = []
         for i, pattern in enumerate(task.groups):
-            trained = select(pattern, state.params)
-            loss = _loss_of(task, pattern, state, batch, key)
-            (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-            direction, optimizer[str(i)] = task.optimizer.transformation().update(
-                gradients, state.optimizer[str(i)], trained
+            found = gradients_of(task, pattern, state, batch, key)
+            trained = task.trained(pattern, state.params)
+            direction, optimizer[str(i)] = task.transformation(pattern, state.params).update(
+                found.gradients, state.optimizer[str(i)], trained
             )
-            before, scale = select(pattern, params), select_like(decay, trained)
-            moved = apply_direction(before, direction, rate, hyper.weight_decay, scale)
+            moved = apply_direction(
+                select_like(params, trained),
+                direction,
+                rate,
+                hyper.weight_decay,
+                select_like(decays, trained),
+                select_like(rates, trained),
+            )
             params = merge(params, moved)
-            norms.append(optax.tree.norm(gradients))
-            usable &= jnp.isfinite(norms[-1]) & jnp.isfinite(value)
-            metrics |= aux[0]
-            metrics["loss"] += value
-            model_state = {**model_state, **aux[1]}
+            norms.append(optax.tree.norm(found.gradients))
+            usable &= jnp.isfinite(norms[-1]) & jnp.isfinite(found.loss)
+            metrics |= found.metrics
+            metrics["loss"] += found.loss
+            model_state = {**model_state, **found.state}
 
         params = _limited(params, task.scalars)
-        updated = TrainState(state.step, state.skipped, params, model_state, optimizer)
+        updates = state.step - state.skipped
+        average = _averaged(task.optimizer.ema_decay, state.average, params, updates)
+        updated = state._replace(
+            params=params, average=average, state=model_state, optimizer=optimizer
+        )
         kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), updated, state)
         skipped = state.skipped + jnp.where(usable, 0, 1)
+        in_a_row = jnp.where(usable, 0, state.skipped_in_a_row + 1)
         metrics |= {
             "learning_rate": rate,
             "gradient_norm": jnp.sqrt(sum(jnp.square(norm) for norm in norms)),
             "skipped_steps": skipped,
+            "skipped_in_a_row": in_a_row,
             "valid_examples": jnp.sum(batch["valid"]),
         }
-        return kept._replace(step=state.step + 1, skipped=skipped), metrics
+        counts = {"step": state.step + 1, "skipped": skipped, "skipped_in_a_row": in_a_row}
+        return kept._replace(**counts), metrics
 
     return step
 
 
-def _loss_of(
-    task: Task, pattern: str, state: TrainState, batch: Batch, key: Array
-) -> Callable[[dict[str, Any]], tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]]:
-    """The weighted loss of one group as a function of the parameters that it trains."""
+def _averaged(
+    decay: float | None, average: dict[str, Any], params: dict[str, Any], updates: Int[Array, ""]
+) -> dict[str, Any]:
+    """The moving average after one more update.
 
-    def loss(trained: dict[str, Any]) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
-        variables = Variables(merge(state.params, trained), state.state)
-        new_state: dict[str, Any] = {}
+    Its decay rises from 1/10 to the recipe's, as (1 + updates) / (10 + updates), so that initial
+    values are soon forgotten (the schedule of TensorFlow's ExponentialMovingAverage).
+    """
+    if decay is None:
+        return average
+    share = 1 - jnp.minimum(decay, (1 + updates) / (10 + updates))
 
-        def forward(view: Batch) -> dict[str, Array]:
-            rngs = {"dropout": jax.random.fold_in(key, 0)}
-            outputs, changed = task.model.apply(variables, view, rngs, train=True)
-            new_state.update(changed)
-            return outputs
+    def toward(old: Float[Array, "..."], new: Float[Array, "..."]) -> Float[Array, "..."]:
+        return (old + share * (new - old)).astype(old.dtype)
 
-        ctx = Context(forward, batch)
-        total, metrics = jnp.zeros(()), {}
-        for i, (name, objective) in enumerate(task.objectives.items()):
-            if objective.trains != pattern:
-                continue
-            result = objective(ctx, batch, jax.random.fold_in(key, i + 1))
-            total += objective.weight * result.loss
-            metrics[f"{name}/loss"] = result.loss
-            metrics |= {f"{name}/{k}": v for k, v in result.metrics.items()}
-            new_state.update(result.state)
-        return total, (metrics, new_state)
-
-    return loss
+    return jax.tree.map(toward, average, select_like(params, average))
 
 
 def _limited(params: dict[str, Any], scalars: Mapping[str, Scalar]) -> dict[str, Any]:

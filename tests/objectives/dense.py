@@ -1,0 +1,52 @@
+"""Contrastive losses by their definition, all logits at once, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def logits(image, text, similarity, scale=1.0, bias=0.0):
+    if similarity == "cosine":
+        image = image / jnp.sqrt(jnp.sum(image**2, axis=1, keepdims=True))
+        text = text / jnp.sqrt(jnp.sum(text**2, axis=1, keepdims=True))
+    if similarity == "euclidean":
+        distances = jnp.sum((image[:, None] - text[None, :]) ** 2, axis=2)
+        return -scale * distances + bias
+    return scale * jnp.einsum("id,td->it", image, text) + bias
+
+
+def softmax(logits, direction):
+    """Mean of -log(exp(l_ii) / sum_j exp(l_ij)), over rows, columns or both."""
+    asks_image = -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits, axis=1)))
+    asks_text = -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits, axis=0)))
+    both = (asks_image + asks_text) / 2
+    return {"image_to_text": asks_image, "text_to_image": asks_text, "both": both}[direction]
+
+
+def sigmoid(logits):
+    """Zhai et al. 2023, eq. 1: -1/|B| sum_ij log 1 / (1 + exp(z_ij (-t x.y - b)))."""
+    z = 2 * jnp.eye(len(logits)) - 1
+    return jnp.sum(jnp.logaddexp(0, -z * logits)) / len(logits)
+
+
+def value_and_gradients(image, text, valid, similarity, direction, scale, bias):
+    """The loss, and its gradients by both embeddings, scale and bias; sigmoid without direction.
+
+    Examples that are not valid are taken out of the batch.
+    """
+    keep = np.flatnonzero(valid)
+
+    def loss(image, text, scale, bias):
+        pairs = logits(image[keep], text[keep], similarity, scale, bias)
+        return softmax(pairs, direction) if direction else sigmoid(pairs)
+
+    with jax.enable_x64():
+        arguments = map(jnp.float64, (image, text, scale, bias))
+        value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(*arguments)
+        return jax.tree.map(np.asarray, (value, *gradients))
+
+
+def distance(ours, truth):
+    """Relative L2 error."""
+    ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
+    return np.linalg.norm(ours - truth) / np.linalg.norm(truth)
