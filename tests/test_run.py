@@ -1,0 +1,82 @@
+"""What is wrong with a run is said before anything is compiled."""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.training import tiny
+from vljax import config
+from vljax.config import UserError
+from vljax.models.compute import Compute
+from vljax.models.encoder import Encoded
+from vljax.models.vit import ViT
+from vljax.run import Run, prepare
+
+
+def recipe(**changes):
+    run = config.load("configs/quickstart.py:tiny", Run)
+    optim = dataclasses.replace(run.optim, **changes.pop("optim", {}))
+    return dataclasses.replace(run, optim=optim, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": {"frozen": (".*",)}}, "optim.frozen: nothing is left to train; freeze less"),
+        ({"optim": {"frozen": ("imag/.*",)}}, "optim.frozen: 'imag/.*' matches no parameter"),
+        ({"optim": {"rate_rules": (("imag/.*", 0.1), (".*", 1.0))}}, "optim.rate_rules: 'imag/.*'"),
+        ({"accumulate": 0}, "accumulate: must be at least 1, not 0"),
+        ({"max_skipped_steps": 0}, "max_skipped_steps: must be at least 1, not 0"),
+        (
+            {"accumulate": 3},
+            "global_batch: the mesh (data 8 x fsdp 1) and accumulate 3 cannot split 64; 72 would",
+        ),
+        ({"attention": "cudnn"}, "attention: cudnn needs a gpu, and the mesh is of cpu"),
+    ],
+)
+def test_what_cannot_be_is_said(changes, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        prepare(recipe(**changes))
+
+
+def test_a_frozen_tower_has_no_optimizer_state():
+    shapes = prepare(recipe(optim={"frozen": ("image/.*", "embedding/image/.*")})).shapes
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(shapes.optimizer)]
+    assert any("['text']" in path for path in paths)
+    assert not any("['image']" in path for path in paths)
+
+
+class Normalised(nn.Module):
+    """An image tower that keeps statistics of its batches."""
+
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, image, mask=None, *, train, places=None):
+        x = image.reshape(*image.shape[:1], -1).astype(jnp.float32)[:, None, :32]
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
+        kernel = self.param("scale", init, (32,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(32))
+        x = (x - mean.value) * kernel
+        return Encoded(x, jnp.ones(x.shape[:2], bool), x[:, 0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchNormViT(ViT, name="test_batch_norm_vit"):
+    """Stands where a ViT does."""
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        return Normalised(compute, name=name)
+
+
+def test_accumulation_is_refused_for_batch_statistics():
+    run = recipe(accumulate=2)
+    image = BatchNormViT(image_size=60, patch_size=12, **{**tiny.TOWER, "width": 32})
+    model = dataclasses.replace(run.model, encoders={**run.model.encoders, "image": image})
+    message = "accumulate: 2 parts of a batch would each have their own statistics (batch_stats)"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}; set it to 1"):
+        prepare(dataclasses.replace(run, model=model))
