@@ -23,6 +23,12 @@ RECIPE is a file with a function recipe(), or FILE:VARIANT. Every field of the r
 behind it: --optim.learning_rate 3e-4, --steps 20, --objectives.main sigmoid.
 `vljax %s RECIPE --help` lists the fields of a recipe with their values."""
 
+_TOPOLOGIES = """\
+v5e:4x4 (chips of a TPU slice), v5e:4x4*2 (slices), h100:8 (GPUs of a node), h100:2x8 (nodes);
+TPU: v4, v5e, v5p, v6e, tpu7x; GPU: a100, h100, h200, b200"""
+
+_ASKED = {"compile": " --topology TOPOLOGY"}
+
 _RESULT = "--json PATH writes the result as JSON too; - for standard output"
 
 
@@ -91,6 +97,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
     for name, run, summary in (
         ("train", _train, "train a model as a recipe says; goes on where an earlier run stopped"),
         ("check", _check, "say within seconds whether a recipe can run, and what it is"),
+        ("compile", _compile, "compile the step for a TPU slice or GPU node that is not there"),
     ):
         command = commands.add_parser(
             name,
@@ -98,10 +105,12 @@ def _dispatch(argv: list[str], prog: str) -> int:
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=_OVERRIDES % name,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            usage=f"{prog} {name} RECIPE [--json PATH] [--FIELD VALUE ...]",
+            usage=f"{prog} {name} RECIPE{_ASKED.get(name, '')} [--json PATH] [--FIELD VALUE ...]",
         )
         command.set_defaults(run=run, name=name)
         command.add_argument("recipe", metavar="RECIPE", help="such as configs/quickstart.py")
+        if name == "compile":
+            command.add_argument("--topology", metavar="TOPOLOGY", help=_TOPOLOGIES)
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
@@ -126,6 +135,7 @@ def _train(argv: list[str], json_path: str | None, prog: str) -> int:
     import signal
 
     from vljax.launch import train
+    from vljax.parallel.distributed import is_first
     from vljax.report import print_finished
     from vljax.training.interrupt import Interrupted
 
@@ -135,8 +145,12 @@ def _train(argv: list[str], json_path: str | None, prog: str) -> int:
         to_json = [] if json_path is None else ["--json", json_path]
         again = shlex.join([*prog.split(), *argv, *to_json])
         name = signal.Signals(stop.signum).name
-        print(f"stopped by {name}; saved at step {stop.step}. To go on: {again}", file=sys.stderr)
+        if is_first():
+            saved = f"stopped by {name}; saved at step {stop.step}"
+            print(f"{saved}. To go on: {again}", file=sys.stderr)
         return 128 + stop.signum
+    if finished is None:
+        return 0  # the first process speaks for all
     print_finished(finished)
     _write_json(json_path, {"workdir": finished.workdir, "step": finished.step, **finished.metrics})
     return 0
@@ -152,6 +166,26 @@ def _check(argv: list[str], json_path: str | None, prog: str) -> int:
         print_summary(argv[0], summary)
     _write_json(json_path, summary)
     return 0
+
+
+def _compile(argv: list[str], json_path: str | None, prog: str) -> int:
+    """Status 1 if the step does not fit the devices."""
+    from vljax.parallel.topologies import quiet_environment, topology
+
+    name, argv = _take("--topology", "a name, such as v5e:4x4 or h100:8", argv)
+    if name is None and "--help" not in argv:
+        raise UserError(f"add --topology, such as: {prog} {argv[0]} --topology v5e:4x4")
+    target = topology(name or "v5e:4x4")
+    quiet_environment(os.environ)
+    run = _load(argv, prog)
+    from vljax.proposals import compile_or_propose
+    from vljax.report import print_compiled
+
+    report = compile_or_propose(run, target, lambda line: print(line, file=sys.stderr, flush=True))
+    if json_path != "-":
+        print_compiled(argv[0], report)
+    _write_json(json_path, report.as_dict())
+    return 0 if report.fits else 1
 
 
 def _load(argv: list[str], prog: str) -> Run:
@@ -171,18 +205,22 @@ def _load(argv: list[str], prog: str) -> Run:
 
 
 def _take_json(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The value of `--json`, wherever it stands, and the other arguments."""
-    path, rest = None, list[str]()
+    return _take("--json", "a path, or - for standard output", argv)
+
+
+def _take(wanted: str, what: str, argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of an option, wherever it stands, and the other arguments."""
+    value, rest = None, list[str]()
     arguments = iter(argv)
     for argument in arguments:
         flag, equals, inline = argument.partition("=")
-        if flag != "--json":
+        if flag != wanted:
             rest.append(argument)
             continue
-        path = inline if equals else next(arguments, "")
-        if not path or path.startswith("--"):
-            raise UserError("--json needs a path, or - for standard output")
-    return path, rest
+        value = inline if equals else next(arguments, "")
+        if not value or value.startswith("--"):
+            raise UserError(f"{wanted} needs {what}")
+    return value, rest
 
 
 def _write_json(path: str | None, data: dict[str, Any]) -> None:

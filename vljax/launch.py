@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +15,23 @@ from rich.console import Console
 from vljax import config
 from vljax.config import UserError
 from vljax.data.evaluation_set import EvaluationSet
-from vljax.evaluation.evaluator import Encode, Evaluator
+from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
+from vljax.evaluation.split_set import SplitSet
 from vljax.models.assembly import Variables
+from vljax.parallel import distributed
 from vljax.programs import compile_step, device_batches, hyper, initial_state, make_encode
 from vljax.run import Prepared, Run, prepare
 from vljax.training import metrics, storage
 from vljax.training.checkpoint import Checkpointer
+from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
+from vljax.training.metrics import NoWriter
 from vljax.training.progress import ProgressDisplay
-from vljax.training.state import TrainState
-from vljax.workdir import checkpoint_files, describe, refuse_another_recipe, resume
+from vljax.training.state import TrainState, evaluated
+from vljax.workdir import checkpoint_files, describe, facts, refuse_another_recipe, resume
 
 Say = Callable[[str], None]
 BindEncode = Callable[[Variables], Encode]
@@ -43,24 +48,48 @@ class Finished:
     plots: list[Path]
 
 
-def train(run: Run, console: Console | None = None) -> Finished:
+def train(run: Run, console: Console | None = None) -> Finished | None:
     """Trains, evaluates and saves; goes on from the newest checkpoint of the workdir.
+
+    Where several processes train together, each calls it, before it asks JAX for devices; the first
+    one writes and speaks for all.
+
+    Returns:
+      None in all processes but the first.
 
     Raises:
       UserError: for anything wrong with recipe, data or workdir, before any compile; and later if
         a checkpoint cannot be written.
       Interrupted: after SIGINT or SIGTERM, once everything is saved.
     """
-    console = console or Console(stderr=True)
+    run = dataclasses.replace(run, workdir=str(storage.absolute(_require_set(run))))
+    distributed.start(run.distributed, lambda: facts(run))
+    try:
+        finished = _train(run, console or Console(stderr=True))
+    except Interrupted:
+        raise
+    except BaseException as error:
+        distributed.fail(error)
+        if isinstance(error, UserError) and not distributed.is_first():
+            raise UserError(f"[process {distributed.process()}] {error}") from error
+        raise
+    return finished if distributed.is_first() else None
+
+
+def _train(run: Run, console: Console) -> Finished:
+    _show_log(console)
+    if not distributed.is_first():
+        console = Console(quiet=True)
     say = _speaker(console)
-    workdir = str(storage.absolute(_require_set(run)))
-    prepared = prepare(dataclasses.replace(run, workdir=workdir))
+    prepared = prepare(run)
     run = prepared.run
+    assert run.workdir is not None
+    workdir = run.workdir
     for note in prepared.notes:
         say(f"note: {note}")
 
     files = checkpoint_files(prepared)
-    data = {path: _open(run, path, e) for path, e in run.all_evaluators.items()}
+    data = {path: _open(prepared, path, e) for path, e in run.all_evaluators.items()}
     if warning := storage.check_space(workdir, storage.required_bytes(prepared.shapes)):
         say(f"warning: {warning}")
     refuse_another_recipe(workdir, run)
@@ -73,12 +102,13 @@ def train(run: Run, console: Console | None = None) -> Finished:
     state = initial_state(prepared) if state is None else state
     start = int(state.step)
     encode = make_encode(prepared)
-    earlier = [row for row in metrics.read(workdir) if row["step"] <= start]
+    measured = _measured(run, start)
 
     def bound(field: str, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluate]:
         return {
-            name: _bind(evaluator, data[f"{field}.{name}"], encode, earlier)
+            name: _bind(evaluator, data[path], encode, measured[path])
             for name, evaluator in evaluators.items()
+            for path in [f"{field}.{name}"]
         }
 
     with ProgressDisplay(start, run.steps, run.global_batch, console) as display:
@@ -90,35 +120,42 @@ def train(run: Run, console: Console | None = None) -> Finished:
             evaluators=bound("evaluators", run.evaluators),
             final_evaluators=bound("final_evaluators", run.final_evaluators),
             cadence=Cadence(run.log_every, run.evaluate_every, run.checkpoint_every),
+            max_skipped=run.max_skipped_steps,
             checkpointer=checkpointer,
             files=files,
-            writer=metrics.MetricsWriter(workdir, start),
+            writer=metrics.MetricsWriter(workdir, start) if distributed.is_first() else NoWriter(),
             display=display,
         )
+        distributed.barrier("the first step")
         try:
             state = loop.run(state)
         finally:
             checkpointer.close()
     rows = metrics.read(workdir)
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
-    plots = _plots(prepared, data, encode(_variables(state)), rows, say)
+    plots = _plots(prepared, data, encode(evaluated(state)), rows, say)
     return Finished(workdir, run.steps, final, plots)
 
 
 def _speaker(console: Console) -> Say:
-    """One way for everything that happens to reach a person, log records of vljax included."""
-
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    return say
+
+
+def _show_log(console: Console) -> None:
+    """Log records of vljax reach a person like everything else, and say where they come from."""
+    say = _speaker(console)
+    origin = "" if distributed.is_first() else f"[process {distributed.process()}] "
+
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(f"{record.levelname.lower()}: {record.getMessage()}")
+            say(f"{record.levelname.lower()}: {origin}{record.getMessage()}")
 
     logger = logging.getLogger("vljax")
     logger.handlers = [Handler()]
     logger.propagate = False
-    return say
 
 
 def _require_set(run: Run) -> str:
@@ -130,39 +167,50 @@ def _require_set(run: Run) -> str:
     return run.workdir
 
 
-def _open(run: Run, path: str, evaluator: Evaluator) -> EvaluationSet:
+def _open(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData:
     """The data of an evaluator, opened and known to be of use to it."""
-    data = EvaluationSet(run.data, evaluator.source)
+    data = EvaluationSet(prepared.run.data, evaluator.source)
     try:
         data.open()
         evaluator.check(data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return data
+    return data if jax.process_count() == 1 else SplitSet(data, prepared.mesh)
 
 
-def _variables(state: TrainState) -> Variables:
-    return Variables(state.params, state.state)
+def _measured(run: Run, start: int) -> dict[str, list[int]]:
+    """By evaluator, the steps up to `start` at which earlier attempts ran it."""
+    assert run.workdir is not None
+    workdir = run.workdir
+
+    def look() -> str:
+        rows = [row for row in metrics.read(workdir) if row["step"] <= start]
+        steps = {
+            path: [row["step"] for row in rows if any(n.startswith(f"{e.prefix}/") for n in row)]
+            for path, e in run.all_evaluators.items()
+        }
+        return json.dumps(steps)
+
+    found: dict[str, list[int]] = json.loads(distributed.decided("measured", look))
+    return found
 
 
 def _bind(
-    evaluator: Evaluator, data: EvaluationSet, encode: BindEncode, earlier: Sequence[metrics.Row]
+    evaluator: Evaluator, data: EvaluationData, encode: BindEncode, done: Collection[int]
 ) -> Evaluate:
     """An evaluator as a function of the state; nothing new where an earlier attempt measured it."""
-    prefix = f"{evaluator.prefix}/"
-    done = {row["step"] for row in earlier if any(name.startswith(prefix) for name in row)}
 
     def evaluate(state: TrainState) -> dict[str, float]:
         if int(state.step) in done:
             return {}
-        return evaluator(encode(_variables(state)), data)
+        return evaluator(encode(evaluated(state)), data)
 
     return evaluate
 
 
 def _plots(
     prepared: Prepared,
-    data: Mapping[str, EvaluationSet],
+    data: Mapping[str, EvaluationData],
     encode: Encode,
     rows: list[metrics.Row],
     say: Say,
@@ -184,7 +232,7 @@ def _plots(
         for name, evaluator in run.final_evaluators.items()
         if isinstance(evaluator, Retrieval)
     }
-    if jax.process_index() != 0:
+    if not distributed.is_first():
         return []
     try:
         written = plot_run(rows, folder)

@@ -151,8 +151,12 @@ def _switched(kind: type[Component], name: str, old: Any, path: str) -> Componen
     cls = member(kind, name, path)
     if old is not None and type(old) is cls:
         return old
-    kept = {}
+    # What every member of the kind has (learning rate, schedule, weight) is not the member's own.
+    shared = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    kept = {name: getattr(old, name) for name in shared if old is not None}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in kept:
+            continue
         missing = dataclasses.MISSING
         if field.default is missing and field.default_factory is missing:
             if not hasattr(old, field.name):

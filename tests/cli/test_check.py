@@ -18,7 +18,9 @@ CHECK = ("-m", "vljax.cli", "check")
         # Counts of the released models: open_clip's ViT-B-16, timm's SigLIP models.
         ("clip_vit_b16", 149_620_737),
         ("siglip_vit_b16", 203_155_970),
+        ("siglip_vit_l16_256", 652_150_786),
         ("siglip_so400m14_384", 877_960_498),
+        ("clip_vit_g14", 1_366_678_273),
     ],
 )
 def test_published_recipes_pass_with_their_data_unset(call, recipe, parameters):

@@ -190,7 +190,7 @@ def test_factors_scale_each_layer_by_its_own() -> None:
     params = scanned()
     single = layout.factors(RULES, layout.unroll(params), "field")
     stacked = layout.factors(RULES, params, "field")
-    multiply = lambda tree, factors: jax.tree.map(lambda x, f: x * f, tree, factors)  # noqa: E731
+    multiply = lambda tree, factors: jax.tree.map(lambda x, f: jnp.asarray(x) * f, tree, factors)  # noqa: E731
     product = multiply(params, stacked)
     assert jax.tree.map(np.shape, product) == jax.tree.map(np.shape, params)
     assert bitwise_equal(layout.unroll(product), multiply(layout.unroll(params), single))

@@ -33,7 +33,7 @@ def one_device():
 def placed(sizes, fsdp_min_size=0):
     """On a mesh: the task, its state as shapes with shardings, and the placement by path."""
     mesh = make_mesh(MeshConfig(*sizes))
-    of = tiny.task(constrain=constrain(mesh), **MODEL)
+    of = tiny.task(constrain=constrain(mesh), mesh=mesh, **MODEL)
     variables = parameter_shapes(of.model, tiny.model_config(**MODEL))
     shapes = jax.eval_shape(lambda v: create(v, of), variables)
     axes = of.model.axes

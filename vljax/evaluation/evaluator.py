@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -13,7 +13,8 @@ from jaxtyping import Bool, Int, UInt8
 from vljax.config import Component, UserError, setting
 from vljax.data.sources import Source
 
-Batch = dict[str, np.ndarray]
+Batch = Mapping[str, Any]
+"""Whole arrays of the host (NumPy), or global ones that are on the devices already (JAX)."""
 
 
 @runtime_checkable
@@ -25,7 +26,7 @@ class Encode(Protocol):
     float32[B,D]. B is the evaluator's `batch_size` in every call: one compile a modality.
     """
 
-    def __call__(self, batch: Batch, /) -> Batch: ...
+    def __call__(self, batch: Batch, /) -> dict[str, np.ndarray]: ...
 
 
 @runtime_checkable

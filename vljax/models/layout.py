@@ -136,7 +136,7 @@ def factors(rules: Sequence[tuple[str, float]], params: Tree, field: str) -> Tre
         values = matched[keys]
         if len(set(values)) == 1:
             return values[0]
-        return np.asarray(values, np.float32).reshape(-1, *(1,) * (len(node.shape) - 1))
+        return np.asarray(values).reshape(-1, *(1,) * (len(node.shape) - 1))
 
     return at((), params)
 

@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from vljax.config import UserError
+from vljax.parallel import distributed
 from vljax.training import manifest, orbax_noise, retention, saved_state, storage
 from vljax.training.manifest import read_file, step_folder, steps, verify
 from vljax.training.saved_state import read_state
@@ -37,7 +36,7 @@ __all__ = [
     "verify",
 ]
 
-_TIMEOUT_SECONDS = 3600
+_TIMEOUT_SECONDS = 3600.0
 
 
 class Restored(NamedTuple):
@@ -66,17 +65,15 @@ class Checkpointer:
         if keep < 1:
             raise UserError(f"keep: at least 1 checkpoint must stay, not {keep}")
         self._workdir = storage.absolute(workdir)
-        storage.make_writable(self._workdir / "checkpoints", jax.process_index())
+        storage.make_writable(self._workdir / "checkpoints", distributed.process())
         self._keep = keep
         self._report = report
-        self._first = jax.process_index() == 0
+        self._first = distributed.is_first()
         orbax_noise.silence()
         self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
-        self._barrier = ocp.multihost.get_barrier_sync_fn()
         self._thread: threading.Thread | None = None
         self._failure: UserError | None = None
         self._damaged: set[int] = set()
-        self._started = 0
 
     def save(self, step: int, state: Any, files: Mapping[str, bytes]) -> None:
         """Starts to save; returns once the arrays are on the host and may be donated.
@@ -98,13 +95,12 @@ class Checkpointer:
         folder = step_folder(self._workdir, step)
         if self._agreed(lambda: not verify(folder)):
             return
-        self._started += 1
         arrays = ocp.args.StandardSave(saved_state.to_nested(state))
         try:
             if self._first:
                 storage.remove(folder)
                 folder.mkdir(parents=True)
-            self._meet("empty")
+            distributed.barrier("save", _TIMEOUT_SECONDS)  # in the folder that is empty now
             self._arrays.save(folder / "state", args=arrays)
         except Exception as error:
             self._discard(folder)
@@ -153,7 +149,7 @@ class Checkpointer:
                 )
         else:
             self.wait()
-            self._require(step)
+            distributed.decided("checkpoint", lambda: self._require(step), _TIMEOUT_SECONDS)
         if step is None:
             return None
         return Restored(step, read_state(step_folder(self._workdir, step), target))
@@ -174,16 +170,7 @@ class Checkpointer:
     def _finish(self, step: int, folder: epath.Path, files: dict[str, bytes]) -> None:
         """The part of a save that runs in the background."""
         try:
-            try:
-                self._arrays.wait_until_finished()
-                if self._first:
-                    for name, content in files.items():
-                        storage.write(folder / name, content)
-                    manifest.write(folder)
-            finally:
-                self._meet("written")  # also after a failure, or the others would wait in vain
-            if not (folder / manifest.NAME).exists():
-                raise OSError("the first process could not write the manifest")
+            self._complete(folder, files)
         except Exception as error:
             self._discard(folder)
             self._failure = self._explain(step, error)
@@ -192,6 +179,33 @@ class Checkpointer:
             self._damaged.discard(step)
             if self._first:
                 retention.prune(self._workdir, step, self._keep, self._damaged, self._report)
+
+    def _complete(self, folder: epath.Path, files: Mapping[str, bytes]) -> None:
+        """Once the arrays of all processes are written, writes what makes them a checkpoint.
+
+        Raises the same as in the first process, whatever its kind there, in all.
+        """
+        failure: Exception | None = None
+        try:
+            self._arrays.wait_until_finished()
+            if self._first:
+                for name, content in files.items():
+                    storage.write(folder / name, content)
+                manifest.write(folder)
+        except Exception as error:
+            failure = error
+            if not self._first:
+                raise  # which ends the run at the next save
+        # Through the processes, since a shared file system may show the manifest late.
+        said = distributed.decided(
+            "checkpoint complete",
+            lambda: "" if failure is None else storage.reason(failure),
+            _TIMEOUT_SECONDS,
+        )
+        if failure is not None:
+            raise failure
+        if said:
+            raise OSError(said)
 
     def _discard(self, folder: epath.Path) -> None:
         """Removes what a failed save left; without a manifest it would not count anyway."""
@@ -224,25 +238,19 @@ class Checkpointer:
 
         return manifest.newest_intact(self._workdir, passed_over)
 
-    def _require(self, step: int) -> None:
+    def _require(self, step: int) -> str:
         folder = step_folder(self._workdir, step)
         known = manifest.folders(self._workdir)
         if step not in known:
             listed = ", ".join(map(str, known)) or "none"
             raise UserError(f"no checkpoint of step {step} in {folder.parent}; there are: {listed}")
-        problems = verify(folder) if self._first else []
-        if self._agreed(lambda: bool(problems)):
-            first = problems[0] if problems else "the first process says which file"
-            raise UserError(f"checkpoint {folder} is damaged: {first}; choose another step")
+        if problems := verify(folder):
+            raise UserError(f"checkpoint {folder} is damaged: {problems[0]}; choose another step")
+        return ""
 
     def _agreed(self, answer: Callable[[], int]) -> int:
         """The first process looks, all go by what it saw."""
-        value = np.int32(answer() if self._first else 0)
-        return int(ocp.multihost.broadcast_one_to_all(value))
-
-    def _meet(self, phase: str) -> None:
-        key = f"vljax_checkpoint_{self._started}_{phase}"
-        self._barrier(key=key, timeout_ms=_TIMEOUT_SECONDS * 1000)
+        return int(distributed.decided("checkpoint", lambda: str(int(answer())), _TIMEOUT_SECONDS))
 
 
 def _check_name(name: str) -> None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from vljax.config import UserError
+from vljax.parallel import distributed
+from vljax.parallel.shared_maximum import shared_maximum
 from vljax.training.checkpoint import Checkpointer
+from vljax.training.gradients import Metrics
+from vljax.training.in_flight import InFlight
 from vljax.training.interrupt import Interrupted, StopRequest
-from vljax.training.metrics import MetricsWriter
+from vljax.training.metrics import Writer
 from vljax.training.optim import Hyper
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState
-from vljax.training.step import Metrics
 
 Values = dict[str, float]
-IN_FLIGHT = 2
 Evaluate = Callable[[TrainState], Values]
+
+_RESCUE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,11 @@ class Cadence:
 
 @dataclass(frozen=True)
 class Loop:
-    """What a run does, apart from how it is computed."""
+    """What a run does, apart from how it is computed.
+
+    All processes of a run go through it alike. What they do next depends on the step, and on values
+    that are the same in all of them.
+    """
 
     steps: int
     step: Callable[[TrainState, Any, Hyper], tuple[TrainState, Metrics]]
@@ -43,10 +51,12 @@ class Loop:
     evaluators: Mapping[str, Evaluate]
     final_evaluators: Mapping[str, Evaluate]
     cadence: Cadence
+    max_skipped: int
+    """So many skipped steps in a row end the run."""
     checkpointer: Checkpointer
     files: Callable[[int], Mapping[str, bytes]]
     """What a checkpoint of a step holds beside the arrays."""
-    writer: MetricsWriter
+    writer: Writer
     display: ProgressDisplay
 
     def run(self, state: TrainState) -> TrainState:
@@ -56,12 +66,12 @@ class Loop:
 
         Raises:
           Interrupted: after SIGINT or SIGTERM, once the state is saved.
-          UserError: if a checkpoint cannot be written.
+          UserError: if a checkpoint cannot be written, or too many steps in a row were skipped.
         """
         step = int(state.step)
         batches = self.batches(step)
-        in_flight: deque[Metrics] = deque()
-        with StopRequest(self.display.say) as stop:
+        with StopRequest(self.display.say, shared_maximum()) as stop:
+            in_flight = InFlight(stop, self.max_skipped, self.writer, self.display.say)
             if step:
                 # An interrupted attempt may have saved this step without evaluating it.
                 self._evaluate_if_due(step, state, stop)
@@ -70,13 +80,12 @@ class Loop:
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.step(state, batch, self.hyper)
                 step += 1
-                # Steps run behind the loop; without a limit, batches would pile up in memory.
-                in_flight.append(metrics)
-                if len(in_flight) > IN_FLIGHT:
-                    jax.block_until_ready(in_flight.popleft())
+                in_flight.add(step, metrics)
                 self.display.advance(step)
                 if self._due(self.cadence.log, step) or step == 1:
                     self._log(step, metrics)
+                if self._looks_back(step):
+                    in_flight.drain()
                 self._evaluate_if_due(step, state, stop)
                 if self._due(self.cadence.checkpoint, step):
                     self._save(step, state)
@@ -90,6 +99,10 @@ class Loop:
 
     def _due(self, every: int, step: int) -> bool:
         return step % every == 0 or step == self.steps
+
+    def _looks_back(self, step: int) -> bool:
+        """Whether the state is measured or saved, which what ends the run has to come before."""
+        return self._due(self.cadence.evaluate, step) or self._due(self.cadence.checkpoint, step)
 
     def _log(self, step: int, metrics: Metrics) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -105,19 +118,28 @@ class Loop:
     ) -> None:
         """Runs evaluators one by one; what is left when a signal comes is done on resuming."""
         for name, evaluate in evaluators.items():
-            if stop.signum is not None:
+            if stop.agreed() is not None:
                 return
             self.display.activity(f"evaluating {name}")
             try:
                 values = evaluate(state)
-            except Exception:
-                self._save(step, state)  # the steps since the last checkpoint are not to blame
-                self.checkpointer.wait()
+            except Exception as error:
+                self._rescue(step, state, error)
                 raise
             if values:
                 self.writer.write(step, values)
             self.display.activity("")
+        stop.agreed()
         self.writer.flush()
+
+    def _rescue(self, step: int, state: TrainState, error: Exception) -> None:
+        """Saves after an evaluator failed: the steps since the last checkpoint are not to blame."""
+        try:
+            distributed.barrier("saving after an evaluator failed", _RESCUE_SECONDS)
+        except UserError:
+            raise error from None  # it failed here alone, and saving takes all processes
+        self._save(step, state)
+        self.checkpointer.wait()
 
     def _leave_if_asked(self, step: int, state: TrainState, stop: StopRequest) -> None:
         if stop.signum is not None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from etils import epath
 
@@ -15,6 +15,28 @@ Row = dict[str, Any]
 _FILE = "metrics.jsonl"
 _PARTS = "metrics"
 _RESUMED = "resumed"
+
+
+class Writer(Protocol):
+    """Where rows of metrics go."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a row."""
+        ...
+
+    def flush(self) -> None:
+        """Makes all rows durable."""
+        ...
+
+
+class NoWriter:
+    """Of all processes but the first."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
 
 
 class MetricsWriter:

@@ -1,0 +1,47 @@
+"""An evaluation set that is read in parts is the same row by row."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vljax import config
+from vljax.data.evaluation_set import EvaluationSet
+from vljax.data.sources import Builtin
+from vljax.evaluation.evaluator import EvaluationData
+from vljax.evaluation.split_set import SplitSet
+from vljax.parallel import rows
+from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.parallel.rules import batch_sharding
+from vljax.run import Run
+
+RECIPE = Path(__file__).parents[2] / "configs" / "quickstart.py"
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return EvaluationSet(config.load(f"{RECIPE}:tiny", Run).data, Builtin("validation"))
+
+
+def test_batches_are_the_same(whole, monkeypatch):
+    # As on a host whose devices are not next to each other in the mesh: parts are read apart.
+    monkeypatch.setattr(rows, "own_parts", lambda sharding, size: rows.Parts((0, 1, 2, 3), 4))
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    split = SplitSet(whole, mesh)
+    for found, expected in zip(split.batches(64), whole.batches(64), strict=True):
+        assert found.keys() == {"image", "valid"}
+        assert found["image"].sharding == batch_sharding(mesh)
+        np.testing.assert_array_equal(found["image"], expected["image"])
+        assert isinstance(found["valid"], np.ndarray)
+        np.testing.assert_array_equal(found["valid"], expected["valid"])
+
+
+def test_the_rest_is_that_of_the_whole(whole):
+    split = SplitSet(whole, make_mesh(MeshConfig()))
+    assert isinstance(split, EvaluationData)
+    assert split.captions == whole.captions
+    assert split.class_names == whole.class_names
+    np.testing.assert_array_equal(split.labels, whole.labels)
+    np.testing.assert_array_equal(split.thumbnail(3, 16), whole.thumbnail(3, 16))
+    jax.tree.map(np.testing.assert_array_equal, split.tokenizer(["a b"]), whole.tokenizer(["a b"]))

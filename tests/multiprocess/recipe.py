@@ -1,0 +1,32 @@
+"""The quickstart's tiny model with one layer a tower, for a few steps and little to evaluate."""
+
+import dataclasses
+
+from vljax import config
+from vljax.data.sources import Builtin
+from vljax.run import AdamW, Retrieval, Run
+from vljax.training.schedules import WarmupCosine
+
+STEPS = 10
+
+
+def recipe(variant: str = "") -> Run:
+    """A checkpoint every five steps, an evaluation in the middle and at the end."""
+    run = config.load("configs/quickstart.py:tiny", Run)
+    encoders = {
+        name: dataclasses.replace(encoder, depth=1) for name, encoder in run.model.encoders.items()
+    }
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, encoders=encoders),
+        # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for
+        # rounding (those of key biases are) would become steps of full size and differ at will.
+        optim=AdamW(learning_rate=1e-3, epsilon=1e-3, schedule=WarmupCosine(2)),
+        evaluators={"retrieval": Retrieval(Builtin("validation"))},
+        final_evaluators={},
+        steps=STEPS,
+        global_batch=16,
+        log_every=1,
+        evaluate_every=5,
+        checkpoint_every=5,
+    )
