@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import pytest
 
 from tests.test_config import Box, Circle, Picture, Shape, picture
+from vljax import config
 from vljax.config import UserError
 from vljax.overrides import components, override
+from vljax.run import Run
 
 
 def test_typed_values():
@@ -28,6 +30,15 @@ def test_a_component_is_switched_by_name_and_then_set():
 def test_switching_to_the_same_type_keeps_the_fields():
     recipe = override(picture(), ["--shapes.b", "box"])
     assert recipe.shapes["b"] == Box(2)
+
+
+def test_switching_keeps_what_all_members_of_the_kind_have():
+    recipe = config.load("configs/siglip_vit_b16.py", Run)
+    switched = override(recipe, ["--optim", "lion", "--optim.schedule", "linear"]).optim
+    assert type(switched).__name__ == "Lion"
+    for name in ("learning_rate", "weight_decay", "decay_rules", "clip_norm"):
+        assert getattr(switched, name) == getattr(recipe.optim, name)
+    assert switched.schedule.warmup_steps == recipe.optim.schedule.warmup_steps
 
 
 def test_an_optional_component_can_be_set_and_unset():

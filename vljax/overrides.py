@@ -152,8 +152,9 @@ def _switched(kind: type[Component], name: str, old: Any, path: str) -> Componen
     if old is not None and type(old) is cls:
         return old
     # What every member of the kind has (learning rate, schedule, weight) is not the member's own.
-    shared = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
-    kept = {name: getattr(old, name) for name in shared if old is not None}
+    kept: dict[str, Any] = {}
+    if old is not None and dataclasses.is_dataclass(kind):
+        kept = {field.name: getattr(old, field.name) for field in dataclasses.fields(kind)}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in kept:
             continue

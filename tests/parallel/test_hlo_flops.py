@@ -142,6 +142,7 @@ frontend_attributes={kernel_metadata={
 def test_kernels_by_name_and_size():
     """Line breaks in the metadata of a kernel end nothing."""
     module = parse(KERNEL)
+    assert module.entry.instructions["tiled.1.clone"].op_name == "jit(f)/tiled"
     assert unknown_kernels(module) == ["tiled"]
     assert program_flops(module, executions(module)) == 0
     known = dataclasses.replace(module, kernels={("tiled", ((8,),)): 123, ("tiled", ((9,),)): 5})

@@ -31,7 +31,7 @@ def test_frozen_parameters_have_no_state_and_do_not_move():
         frozen = keys[0] == "image" or keys[:2] == ("embedding", "image")
         if frozen:
             np.testing.assert_array_equal(dict(leaves(after.params))[keys], before, str(keys))
-        moments = [path for path in jax.tree_util.tree_leaves_with_path(first.optimizer)]
+        moments = jax.tree.leaves_with_path(first.optimizer)
         names = {tuple(k.key for k in path if hasattr(k, "key")) for path, _ in moments}
         assert any(name[-len(keys) :] == keys for name in names) != frozen
 

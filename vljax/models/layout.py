@@ -141,9 +141,7 @@ def factors(rules: Sequence[tuple[str, float]], params: Tree, field: str) -> Tre
     return at((), params)
 
 
-def select(
-    pattern: str, params: Tree, field: str = "trains", frozen: Sequence[str] = ()
-) -> Tree:
+def select(pattern: str, params: Tree, field: str = "trains", frozen: Sequence[str] = ()) -> Tree:
     """The part of the parameters whose paths a pattern full-matches, and no frozen one.
 
     Raises:

@@ -82,25 +82,27 @@ def _predicted(report: Report) -> Rows:
         clock = f"at {report.clock_hz / 1e9:.2f} GHz"
         yield "predicted cycles", f"{report.predicted_cycles:.4g} {clock}"
         seconds = report.predicted_cycles / report.clock_hz
-        yield "  their time", _milliseconds(seconds)
+        yield "  their time", _duration(seconds)
     share = f"with {report.uncosted_flops_share:.0%} of the FLOPs"
-    yield "  roofline of what has none", f"{_milliseconds(report.uncosted_seconds)} {share}"
-    yield "  collectives not overlapped", _milliseconds(report.exposed_collective_seconds)
-    yield "  copies not overlapped", _milliseconds(report.exposed_copy_seconds)
-    yield "predicted step", _milliseconds(report.predicted_step_seconds)
+    yield "  roofline of what has none", f"{_duration(report.uncosted_seconds)} {share}"
+    yield "  collectives not overlapped", _duration(report.exposed_collective_seconds)
+    yield "  copies not overlapped", _duration(report.exposed_copy_seconds)
+    yield "predicted step", _duration(report.predicted_step_seconds)
     yield "predicted MFU", f"{report.predicted_mfu:.1%} of {report.peak_flops / 1e12:.0f} TFLOP/s"
-    yield "roofline, compute", _milliseconds(report.roofline_compute_seconds)
-    yield "roofline, memory", _milliseconds(report.roofline_memory_seconds)
-    yield "roofline, interconnect", _milliseconds(report.roofline_interconnect_seconds)
+    yield "roofline, compute", _duration(report.roofline_compute_seconds)
+    yield "roofline, memory", _duration(report.roofline_memory_seconds)
+    yield "roofline, interconnect", _duration(report.roofline_interconnect_seconds)
 
 
 def _proposal(row: dict[str, Any]) -> str:
     needs = "unknown" if row["total_bytes"] is None else in_bytes(row["total_bytes"])
     if not row["fits"]:
         return f"tried: {row['overrides']}: does not fit either ({needs})"
-    takes = _milliseconds(row["predicted_step_seconds"])
+    takes = _duration(row["predicted_step_seconds"])
     return f"fits with: {row['overrides']} ({needs}, predicted step {takes})"
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1e3:.4g} ms"
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.4g} s" if seconds >= 1 else f"{seconds * 1e3:.4g} ms"
