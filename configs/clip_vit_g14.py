@@ -5,7 +5,7 @@ examples are in the name of its released weights, `laion2b_s34b_b88k`.
 
 Where it differs:
   - LAION-2B is no longer published: `data.source.path` is unset.
-  - `learning_rate`, `warmup_steps` and `weight_decay` are what the paper's table gives for its large
+  - `learning_rate`, `warmup_steps` and `weight_decay` are what the paper's table gives for large
     models, from memory: check them before a long run.
   - The crop is `RandomResizedCrop(scale=(0.9, 1))`: the default of open_clip's training transform.
 """
