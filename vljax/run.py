@@ -167,8 +167,8 @@ class Prepared:
         return self.mesh.devices.flat[0].platform
 
 
-def build_model(run: Run, mesh: Mesh, here: bool = True) -> Model:
-    """The model of a run as it is computed on a mesh; `here` unless it is only compiled for it."""
+def build_model(run: Run, mesh: Mesh) -> Model:
+    """The model of a run as it is computed on a mesh."""
     platform = mesh.devices.flat[0].platform
     precision = run.precision.resolve(platform)
     compute = Compute(
@@ -176,7 +176,7 @@ def build_model(run: Run, mesh: Mesh, here: bool = True) -> Model:
         jnp.dtype(precision.params),
         constrain(mesh),
         on_each_device(mesh),
-        resolve_attention(run.attention, platform, here),
+        resolve_attention(run.attention, platform),
     )
     initial = {
         name: scalar.initial
@@ -202,7 +202,7 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     for path, evaluator in run.all_evaluators.items():
         check_batch(mesh, evaluator.batch_size, f"{path}.batch_size")
     _check_vocabulary(run)
-    model = build_model(run, mesh, here=devices is None)
+    model = build_model(run, mesh)
     variables = _check_outputs(run, model)
     _check_parameter_rules(run, variables)
     _check_groups(run, variables)

@@ -55,7 +55,7 @@ class Precision:
         return Precision("float32" if platform == "cpu" else "bfloat16", self.params)
 
 
-def resolve_attention(kind: AttentionKind, platform: str, here: bool = True) -> AttentionKind:
+def resolve_attention(kind: AttentionKind, platform: str) -> AttentionKind:
     """The attention implementation for a platform, without auto on CPU and GPU.
 
     On TPU, auto is left to each layer, which knows its length (`attention.attend`).
@@ -63,7 +63,6 @@ def resolve_attention(kind: AttentionKind, platform: str, here: bool = True) -> 
     Args:
       kind: as the recipe says.
       platform: what the mesh targets: "cpu", "gpu" or "tpu".
-      here: whether this machine has those devices; cuDNN cannot be compiled for without them.
 
     Raises:
       UserError: if the platform does not have what the recipe asks for.
@@ -73,10 +72,8 @@ def resolve_attention(kind: AttentionKind, platform: str, here: bool = True) -> 
         raise UserError(
             f"attention: {kind} needs a {wanted}, and the mesh is of {platform}; use auto"
         )
-    if kind == "auto":
-        return {"cpu": "xla", "gpu": "cudnn" if here else "xla"}.get(platform, "auto")
-    if kind == "cudnn" and not here:
-        raise UserError("attention: cudnn can't be compiled where there is no GPU; use auto or xla")
+    if kind == "auto" and platform != "tpu":
+        return "cudnn" if platform == "gpu" else "xla"
     return kind
 
 
