@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +27,7 @@ from vljax.objectives.objective import Objective
 from vljax.parallel.distributed import DistributedConfig
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
-from vljax.parallel.rules import constrain
+from vljax.parallel.rules import constrain, parameter_shardings, update_shardings
 from vljax.training.optim import AdamW, Optimizer, rate_factors
 from vljax.training.state import TrainState, abstract, create, shardings
 from vljax.training.task import Task
@@ -211,10 +210,11 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
             f"accumulate: {run.accumulate} parts of a batch would each have their own statistics "
             f"({', '.join(sorted(variables.state))}); set it to 1"
         )
-    task = Task(model, run.objectives, run.optim, run.steps, run.accumulate, mesh)
+    place = update_shardings if run.mesh.shard_updates else parameter_shardings
+    updates = place(model.axes, variables.params, mesh, run.mesh.fsdp_min_size)
+    task = Task(model, run.objectives, run.optim, run.steps, run.accumulate, mesh, updates)
     shapes = jax.eval_shape(lambda v: create(v, task), variables)
-    placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size)
-    task = dataclasses.replace(task, shardings=placed.params)
+    placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size, updates)
     return Prepared(run, mesh, model, task, abstract(shapes, placed), config.notes(run))
 
 

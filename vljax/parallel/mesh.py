@@ -33,6 +33,9 @@ class MeshConfig:
     fsdp_min_size: int = setting(2**16, identity=False)
     """Elements, of one layer, below which `fsdp` leaves an array whole on each device."""
 
+    shard_updates: bool = setting(True, identity=False)
+    """Whether `data` splits optimizer state and update: less memory, and no work done twice."""
+
     def problems(self) -> Iterator[tuple[str, str]]:
         sizes = {name: getattr(self, name) for name in AXES}
         for name, size in sizes.items():

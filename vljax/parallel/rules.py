@@ -130,6 +130,29 @@ def parameter_shardings(axes: Any, shapes: Any, mesh: Mesh, fsdp_min_size: int =
     return jax.tree.map(place, shapes, axes)
 
 
+def update_shardings(axes: Any, shapes: Any, mesh: Mesh, fsdp_min_size: int = 0) -> Any:
+    """A sharding for the update of every parameter: its gradient and its moments.
+
+    Copies of the model share the work (Xu et al. 2020, arXiv 2004.13336): beside what splits the
+    parameter, `data` splits the update of every array of at least `fsdp_min_size` elements, along
+    the largest axis that it divides. Gradients are then summed where they are used, half of what an
+    all-reduce sends, and the other half puts the parameters together.
+    """
+    parts = mesh.shape["data"]
+
+    def place(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
+        spec = place_parameter(names, shape.shape, mesh, fsdp_min_size).spec
+        one_layer = [i for i, name in enumerate(names) if name != "layers"]
+        free = [i for i in one_layer if spec[i] is None and shape.shape[i] % parts == 0]
+        size = math.prod(shape.shape[i] for i in one_layer)
+        if parts > 1 and free and size >= fsdp_min_size:
+            chosen = max(free, key=lambda i: shape.shape[i])
+            spec = PartitionSpec(*("data" if i == chosen else to for i, to in enumerate(spec)))
+        return NamedSharding(mesh, spec)
+
+    return jax.tree.map(place, shapes, axes)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are split along their first axis."""
     return NamedSharding(mesh, PartitionSpec(ACTIVATIONS["batch"]))

@@ -55,13 +55,18 @@ def placed(prepared: Prepared) -> list[Placed]:
 def state_bytes(prepared: Prepared) -> dict[str, int]:
     """What each device holds of the training state, and the gradients, by kind, in bytes."""
     shapes, patterns = prepared.shapes, prepared.task.groups
-    trained = [prepared.task.trained(pattern, shapes.params) for pattern in patterns]
+    gradients = jax.tree.map(_with_sharding, shapes.params, prepared.task.shardings)
+    trained = [prepared.task.trained(pattern, gradients) for pattern in patterns]
     state = {
         _STATE.get(name, name): bytes_per_device(part)
         for name, part in shapes._asdict().items()
         if isinstance(part, dict) and part
     }
     return {**state, "gradients": bytes_per_device(trained)}
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def print_summary(spec: str, summary: dict[str, Any]) -> None:

@@ -59,19 +59,25 @@ def evaluated(state: TrainState) -> Variables:
     return Variables(merge(state.params, state.average), state.state)
 
 
-def shardings(shapes: TrainState, task: Task, mesh: Mesh, fsdp_min_size: int = 0) -> Any:
-    """A sharding for every array: parameters by the rules, their moments alike, the rest whole.
+def shardings(
+    shapes: TrainState, task: Task, mesh: Mesh, fsdp_min_size: int = 0, updates: Any = None
+) -> Any:
+    """A sharding for every array: parameters by the rules, moments as updates, the rest whole.
 
     Args:
       shapes: the state as shapes and types.
       task: what they belong to.
       mesh: the devices.
       fsdp_min_size: elements below which `fsdp` leaves a parameter whole.
+      updates: mirrors the parameters with the shardings of their updates; None: as parameters.
     """
     whole = replicated(mesh)
     params = parameter_shardings(task.model.axes, shapes.params, mesh, fsdp_min_size)
+    moments = params if updates is None else updates
     optimizer = {
-        str(i): place(shapes.optimizer[str(i)], task.trained(pattern, shapes.params), params, whole)
+        str(i): place(
+            shapes.optimizer[str(i)], task.trained(pattern, shapes.params), moments, whole
+        )
         for i, pattern in enumerate(task.groups)
     }
     placed = {

@@ -31,7 +31,7 @@ class Task:
     mesh: Mesh | None = None
     """The devices; None for one."""
     shardings: Tree | None = None
-    """Mirrors the parameters; gradients are placed alike. None leaves that to the compiler."""
+    """Mirrors the parameters: where gradients are summed. None leaves that to the compiler."""
 
     @property
     def groups(self) -> tuple[str, ...]:
