@@ -33,13 +33,15 @@ VOCABULARY = 32_000
 CONTEXT = 64
 
 
-def siglip(image: str, text: str, image_size: int, *, width: int, examples: int) -> Run:
+def siglip(
+    image: str, text: str, image_size: int, *, width: int, examples: int, scan: bool = True
+) -> Run:
     """SigLIP with towers of named sizes (`vljax.models.presets`) that are both `width` wide."""
     resize = Resize(image_size, mode="squash", interpolation="bilinear", antialias=False)
     return Run(
         model=ModelConfig(
             encoders={
-                "image": presets.vit(image, image_size=image_size, pooling="map"),
+                "image": presets.vit(image, image_size=image_size, pooling="map", scan=scan),
                 # Bidirectional; padding (more end tokens) takes part, as in the released models.
                 "text": presets.text(
                     text,
@@ -47,6 +49,7 @@ def siglip(image: str, text: str, image_size: int, *, width: int, examples: int)
                     context_length=CONTEXT,
                     mask_padding=False,
                     pooling="last",
+                    scan=scan,
                 ),
             },
             heads={"embedding": Embedding(width, projections={"image": "none", "text": "affine"})},
@@ -77,4 +80,5 @@ def siglip(image: str, text: str, image_size: int, *, width: int, examples: int)
 def recipe(variant: str = "") -> Run:
     """The published hyper-parameters; there are no variants."""
     choose(variant, {"": None})
-    return siglip("B/16", "B", 224, width=768, examples=EXAMPLES)
+    # Unrolled: slower to compile, and faster to run (docs/tpu_performance.md).
+    return siglip("B/16", "B", 224, width=768, examples=EXAMPLES, scan=False)

@@ -176,6 +176,7 @@ def build_model(run: Run, mesh: Mesh) -> Model:
         constrain(mesh),
         on_each_device(mesh),
         resolve_attention(run.attention, platform),
+        sums_by_matmul=platform == "tpu",
     )
     initial = {
         name: scalar.initial

@@ -111,6 +111,6 @@ def test_the_tiled_kernel_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -
     assert seen[-1] == (1, 5, 2, 8)
 
 
-@pytest.mark.parametrize(("keys", "kind"), [(1023, "xla"), (1024, "splash")])
+@pytest.mark.parametrize(("keys", "kind"), [(1023, "dense"), (1024, "splash")])
 def test_long_sequences_take_the_tiled_kernel(keys: int, kind: str) -> None:
     assert attention._implementation(Compute(attention="auto"), keys) == kind

@@ -88,7 +88,7 @@ def test_linear_starts_xavier_uniform_over_all_axes(
 def test_layer_norm_far_from_zero() -> None:
     """The variance is taken after the mean is gone: E[x^2] - E[x]^2 would lose it at 1,000 +- 1."""
     x = normal(4, 32) + 1000
-    params = {"scale": normal(32, seed=1), "bias": normal(32, seed=2)}
+    params = {"scale": jnp.asarray(normal(32, seed=1)), "bias": jnp.asarray(normal(32, seed=2))}
     module = layers.layer_norm(Compute(), 1e-6, "norm")
     ours = module.apply({"params": params}, jnp.asarray(x))
     theirs = reference.layer_norm(x.astype(np.float64), params, 1e-6)
@@ -98,7 +98,7 @@ def test_layer_norm_far_from_zero() -> None:
 
 def test_layer_norm_epsilon_is_added_to_the_variance() -> None:
     x = 0.1 * normal(4, 32)
-    params = {"scale": np.ones(32, np.float32), "bias": np.zeros(32, np.float32)}
+    params = {"scale": jnp.ones(32), "bias": jnp.zeros(32)}
     ours = layers.layer_norm(Compute(), 0.5, "norm").apply({"params": params}, jnp.asarray(x))
     theirs = reference.layer_norm(x.astype(np.float64), params, 0.5)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7)

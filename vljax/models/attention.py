@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from vljax.models.compute import Compute
+from vljax.models.dense_attention import dense_attention
 
 SPLASH_FROM = 1024
 """Keys from which on TPU the tiled kernel is chosen; below, a head's logits fit on the chip."""
@@ -38,13 +39,15 @@ def attend(
       compute: names the implementation; XLA's own if None.
     """
     compute = compute or Compute()
-    if _implementation(compute, key.shape[1]) == "splash":
+    kind = _implementation(compute, key.shape[1])
+    if kind == "splash":
         local = functools.partial(splash, causal=causal)
         axes = (_TOKENS, _TOKENS, _TOKENS, _MASK)
         return compute.on_each_device(local, (query, key, value, mask), axes, _TOKENS)
     allowed = None if mask is None else mask[:, None, None, :]
-    if query.dtype == jnp.float64:
-        return _in_float64(query, key, value, allowed, causal)
+    # JAX's own function takes the softmax of float64 in float32.
+    if kind == "dense" or query.dtype == jnp.float64:
+        return dense_attention(query, key, value, _with_causal(allowed, query, key, causal))
     cudnn = compute.attention == "cudnn" and _cudnn_takes(query)
     return jax.nn.dot_product_attention(
         query,
@@ -56,22 +59,17 @@ def attend(
     )
 
 
-def _in_float64(
-    query: Array, key: Array, value: Array, allowed: Array | None, causal: bool
-) -> Float[Array, "batch queries heads head_dim"]:
-    """The formula written out: JAX's own function takes the softmax of float64 in float32."""
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
-    rows, columns = logits.shape[-2:]
-    seen = jnp.tri(rows, columns, dtype=bool) if causal else jnp.ones((), bool)
-    seen = seen if allowed is None else seen & allowed
-    logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
-    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), value)
-
-
 def _implementation(compute: Compute, keys: int) -> str:
     if compute.attention == "auto":
-        return "splash" if keys >= SPLASH_FROM else "xla"
+        return "splash" if keys >= SPLASH_FROM else "dense"
     return compute.attention
+
+
+def _with_causal(allowed: Array | None, query: Array, key: Array, causal: bool) -> Array | None:
+    if not causal:
+        return allowed
+    seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
+    return seen if allowed is None else seen & allowed
 
 
 def _cudnn_takes(query: Array) -> bool:

@@ -88,6 +88,8 @@ class Compute:
     on_each_device: OnEachDevice = _on_one_device
     """For kernels that the compiler cannot split over devices."""
     attention: AttentionKind = "xla"
+    sums_by_matmul: bool = False
+    """Whether bfloat16 features are summed by a product with ones: cheaper on TPU."""
 
     @property
     def reduction_dtype(self) -> Any:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vljax.models.attention import attend
 from vljax.models.compute import Compute
+from vljax.models.norm import normalise
 
 Initializer = Callable[..., Array]
 Places = Int[Array, "batch"] | None
@@ -60,17 +61,25 @@ class Linear(nn.Module):
         return y
 
 
-def layer_norm(compute: Compute, epsilon: float, name: str) -> nn.LayerNorm:
+class LayerNorm(nn.Module):
     """Layer normalisation over the embedding axis, statistics in float32 by two passes."""
-    return nn.LayerNorm(
-        epsilon=epsilon,
-        dtype=compute.dtype,
-        param_dtype=compute.param_dtype,
-        use_fast_variance=False,
-        scale_init=named(nn.initializers.ones_init(), "embed"),
-        bias_init=named(nn.initializers.zeros_init(), "embed"),
-        name=name,
-    )
+
+    compute: Compute
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows embed"]) -> Float[Array, "*rows embed"]:
+        shape, compute = x.shape[-1:], self.compute
+        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+        scale = self.param("scale", named(ones, "embed"), shape, compute.param_dtype)
+        bias = self.param("bias", named(zeros, "embed"), shape, compute.param_dtype)
+        y = normalise(x, scale, bias, self.epsilon, compute.sums_by_matmul)
+        return y.astype(compute.dtype)
+
+
+def layer_norm(compute: Compute, epsilon: float, name: str) -> LayerNorm:
+    """A layer normalisation of that name."""
+    return LayerNorm(compute, epsilon, name=name)
 
 
 class Dropout(nn.Module):
