@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -213,9 +214,10 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
         )
     place = update_shardings if run.mesh.shard_updates else parameter_shardings
     updates = place(model.axes, variables.params, mesh, run.mesh.fsdp_min_size)
-    task = Task(model, run.objectives, run.optim, run.steps, run.accumulate, mesh, updates)
+    task = Task(model, run.objectives, run.optim, run.steps, run.accumulate, mesh)
     shapes = jax.eval_shape(lambda v: create(v, task), variables)
     placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size, updates)
+    task = dataclasses.replace(task, shardings=placed.params, updates=updates)
     return Prepared(run, mesh, model, task, abstract(shapes, placed), config.notes(run))
 
 

@@ -135,8 +135,7 @@ def update_shardings(axes: Any, shapes: Any, mesh: Mesh, fsdp_min_size: int = 0)
 
     Copies of the model share the work (Xu et al. 2020, arXiv 2004.13336): beside what splits the
     parameter, `data` splits the update of every array of at least `fsdp_min_size` elements, along
-    the largest axis that it divides. Gradients are then summed where they are used, half of what an
-    all-reduce sends, and the other half puts the parameters together.
+    the largest axis that it divides; afterwards the parameters are put together again.
     """
     parts = mesh.shape["data"]
 

@@ -55,7 +55,7 @@ def placed(prepared: Prepared) -> list[Placed]:
 def state_bytes(prepared: Prepared) -> dict[str, int]:
     """What each device holds of the training state, and the gradients, by kind, in bytes."""
     shapes, patterns = prepared.shapes, prepared.task.groups
-    gradients = jax.tree.map(_with_sharding, shapes.params, prepared.task.shardings)
+    gradients = jax.tree.map(_with_sharding, shapes.params, prepared.task.updates)
     trained = [prepared.task.trained(pattern, gradients) for pattern in patterns]
     state = {
         _STATE.get(name, name): bytes_per_device(part)

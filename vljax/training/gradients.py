@@ -139,8 +139,13 @@ def _loss(
 
 
 def _placed(task: Task, gradients: Tree) -> Tree:
-    """Gradients where their parameters are: left alone, they come out whole on every device."""
-    if task.shardings is None:
-        return gradients
-    where = select_like(task.shardings, gradients)
-    return jax.lax.with_sharding_constraint(gradients, where)
+    """Gradients where their updates are: left alone, they come out whole on every device.
+
+    They pass by where the parameters are: asked for parts of a sum at once, XLA would cut the
+    products that make them in pieces, which costs more than it saves.
+    """
+    for shardings in (task.shardings, task.updates):
+        if shardings is not None:
+            where = select_like(shardings, gradients)
+            gradients = jax.lax.with_sharding_constraint(gradients, where)
+    return gradients

@@ -31,7 +31,9 @@ class Task:
     mesh: Mesh | None = None
     """The devices; None for one."""
     shardings: Tree | None = None
-    """Mirrors the parameters: where gradients are summed. None leaves that to the compiler."""
+    """Mirrors the parameters: where they are. None leaves that to the compiler."""
+    updates: Tree | None = None
+    """Mirrors the parameters: where gradients and moments are."""
 
     @property
     def groups(self) -> tuple[str, ...]:
