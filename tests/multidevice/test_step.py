@@ -10,7 +10,7 @@ import pytest
 from tests.training import tiny
 from vljax.models.layout import leaves
 from vljax.parallel.mesh import MeshConfig, make_mesh
-from vljax.parallel.rules import batch_sharding, constrain, replicated
+from vljax.parallel.rules import batch_sharding, constrain, replicated, update_shardings
 from vljax.training.optim import Adafactor, Muon
 from vljax.training.state import abstract, shardings
 from vljax.training.step import make_step
@@ -32,20 +32,21 @@ def moved(params):
 
 @pytest.mark.parametrize(
     ("sizes", "optimizer"),
-    [*((sizes, "adamw") for sizes in MESHES), ((2, 2, 2), "adafactor"), ((2, 2, 2), "muon")],
+    [*((sizes, "adamw") for sizes in MESHES), ((2, 2, 2), "adafactor"), ((4, 1, 2), "muon")],
     ids=str,
 )
 def test_three_steps_equal_those_of_one_device(sizes, optimizer):
-    """With dropout and an example that is not valid."""
+    """With dropout and an example that is not valid; `data` splits the updates."""
     fields = {"optimizer": OPTIMIZERS[optimizer], "dropout": 0.2, "drop_path": 0.1}
     alone = tiny.task(**fields)
     step, first = jax.jit(make_step(alone)), tiny.state(alone)
     mesh = make_mesh(MeshConfig(*sizes))
     of = tiny.task(constrain=constrain(mesh), mesh=mesh, **fields)
     shapes = jax.eval_shape(lambda: first)
-    placed = shardings(shapes, of, mesh)
+    updates = update_shardings(of.model.axes, shapes.params, mesh)
+    placed = shardings(shapes, of, mesh, updates=updates)
     split = jax.jit(
-        make_step(dataclasses.replace(of, shardings=placed.params)),
+        make_step(dataclasses.replace(of, shardings=placed.params, updates=updates)),
         in_shardings=(placed, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(placed, replicated(mesh)),
     )

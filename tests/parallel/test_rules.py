@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vljax.parallel.mesh import MeshConfig, make_mesh
@@ -14,6 +15,7 @@ from vljax.parallel.rules import (
     parameter_shardings,
     place_parameter,
     spec,
+    update_shardings,
 )
 
 
@@ -131,6 +133,22 @@ def test_every_axis_of_the_vocabulary_has_a_place():
     names += " classes positions rank none"
     assert set(ACTIVATIONS) == set(names.split())
     assert set(PARAMETERS) == set(names.split()) - {"batch"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "expected"),
+    [
+        (("embed", "mlp"), (8, 32), P("fsdp", "tensor")),  # nothing is left for data
+        (("embed", "heads", "head_dim"), (8, 4, 6), P("fsdp", "tensor", "data")),
+        (("positions", "embed"), (16, 8), P("data", "fsdp")),
+        (("layers", "embed", "none"), (4, 8, 5), P(None, "fsdp", None)),
+        (("embed",), (8,), P()),  # small
+    ],
+)
+def test_updates_are_split_by_data_too(mesh, axes, shape, expected):
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    placed = update_shardings({"x": axes}, {"x": leaf}, mesh, 10)["x"]
+    assert placed.is_equivalent_to(NamedSharding(mesh, expected), len(shape))
 
 
 def test_shardings_mirror_the_parameters(mesh):

@@ -67,7 +67,7 @@ def prepared(*overrides):
 
 def test_bytes_on_each_device_with_everything_whole():
     """Adam has two moments and a count; all is float32."""
-    summary = summarise(prepared())
+    summary = summarise(prepared("--mesh.shard_updates", "False"))
     count = summary["parameters"]["total"]
     assert summary["bytes_per_device"] == {
         "parameters": 4 * count,
@@ -76,6 +76,16 @@ def test_bytes_on_each_device_with_everything_whole():
     }
     assert sum(row["bytes"] for row in summary["placement"]) == 4 * count
     assert not any(row["split"] or row["unsplit"] for row in summary["placement"])
+
+
+def test_copies_of_the_model_share_its_moments_and_gradients():
+    """Eight copies: an eighth of all that has at least 2**16 elements, and of it no parameter."""
+    of = prepared()
+    on_device = summarise(of)["bytes_per_device"]
+    sizes = [leaf.size for leaf in jax.tree.leaves(of.shapes.params)]
+    assert on_device["parameters"] == 4 * sum(sizes)
+    assert 4 * sum(sizes) / 8 < on_device["gradients"] < 4 * sum(sizes) / 7
+    assert on_device["optimizer state"] == 2 * on_device["gradients"] + 4
 
 
 def test_placement_of_a_recipe():
