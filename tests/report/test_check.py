@@ -61,7 +61,8 @@ def test_several_slices_are_named(capsys):
 
 
 def prepared(*overrides):
-    run = override(config.load(str(RECIPE), Run), list(overrides))
+    scanned = [f"--model.encoders.{name}.scan=True" for name in ("image", "text")]
+    run = override(config.load(str(RECIPE), Run), [*scanned, *overrides])
     return prepare(run)
 
 
