@@ -135,7 +135,8 @@ def update_shardings(axes: Any, shapes: Any, mesh: Mesh, fsdp_min_size: int = 0)
 
     Copies of the model share the work (Xu et al. 2020, arXiv 2004.13336): beside what splits the
     parameter, `data` splits the update of every array of at least `fsdp_min_size` elements, along
-    the largest axis that it divides; afterwards the parameters are put together again.
+    the largest axis that it divides; afterwards the parameters are put together again. `embed`
+    comes last: it fills the lanes of a TPU, and parts of it make XLA choose layouts that do not.
     """
     parts = mesh.shape["data"]
 
@@ -145,7 +146,7 @@ def update_shardings(axes: Any, shapes: Any, mesh: Mesh, fsdp_min_size: int = 0)
         free = [i for i in one_layer if spec[i] is None and shape.shape[i] % parts == 0]
         size = math.prod(shape.shape[i] for i in one_layer)
         if parts > 1 and free and size >= fsdp_min_size:
-            chosen = max(free, key=lambda i: shape.shape[i])
+            chosen = max(free, key=lambda i: (names[i] != "embed", shape.shape[i]))
             spec = PartitionSpec(*("data" if i == chosen else to for i, to in enumerate(spec)))
         return NamedSharding(mesh, spec)
 
