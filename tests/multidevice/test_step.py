@@ -1,6 +1,7 @@
 """The same step on one device and on meshes of eight."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -30,6 +31,17 @@ def moved(params):
     return {keys: leaf for keys, leaf in leaves(params) if keys[-2:] != ("key", "bias")}
 
 
+def fields(optimizer):
+    return {"optimizer": OPTIMIZERS[optimizer], "dropout": 0.2, "drop_path": 0.1}
+
+
+@functools.cache
+def one_device(optimizer):
+    """The jitted step and the first state."""
+    alone = tiny.task(**fields(optimizer))
+    return jax.jit(make_step(alone)), tiny.state(alone)
+
+
 @pytest.mark.parametrize(
     ("sizes", "optimizer"),
     [*((sizes, "adamw") for sizes in MESHES), ((2, 2, 2), "adafactor"), ((4, 1, 2), "muon")],
@@ -37,11 +49,9 @@ def moved(params):
 )
 def test_three_steps_equal_those_of_one_device(sizes, optimizer):
     """With dropout and an example that is not valid; `data` splits the updates."""
-    fields = {"optimizer": OPTIMIZERS[optimizer], "dropout": 0.2, "drop_path": 0.1}
-    alone = tiny.task(**fields)
-    step, first = jax.jit(make_step(alone)), tiny.state(alone)
+    step, first = one_device(optimizer)
     mesh = make_mesh(MeshConfig(*sizes))
-    of = tiny.task(constrain=constrain(mesh), mesh=mesh, **fields)
+    of = tiny.task(constrain=constrain(mesh), mesh=mesh, **fields(optimizer))
     shapes = jax.eval_shape(lambda: first)
     updates = update_shardings(of.model.axes, shapes.params, mesh)
     placed = shardings(shapes, of, mesh, updates=updates)

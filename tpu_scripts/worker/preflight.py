@@ -77,7 +77,7 @@ def main() -> int:
     expected = tyro.cli(Preflight)
     facts = {"devices": str(expected.devices), "workdir": expected.workdir}
     try:
-        distributed.start(expected.distributed, facts)
+        distributed.start(expected.distributed, lambda: facts)
         print(check(expected))
     except UserError as error:
         distributed.fail(error)
