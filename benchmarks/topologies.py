@@ -18,31 +18,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-REMAT = "--model.encoders.image.remat full --model.encoders.text.remat full"
+SAVE = "--model.encoders.image.remat save --model.encoders.text.remat save"
 BATCH = "--global_batch 32768"
 
 RECIPES = {
-    "b16_v5e_16": f"configs/siglip_vit_b16.py --topology v5e:4x4 {BATCH} --accumulate 32 {REMAT}",
+    "b16_v5e_16": f"configs/siglip_vit_b16.py --topology v5e:4x4 {BATCH} --accumulate 32",
     "l16_v5e_256": (
-        f"configs/siglip_vit_l16_256.py --topology v5e:16x16 {BATCH} --accumulate 4 {REMAT} "
-        "--mesh.data -1 --mesh.fsdp 16"
+        f"configs/siglip_vit_l16_256.py --topology v5e:16x16 {BATCH} --accumulate 4 {SAVE}"
     ),
     "so400m_v5p_64": (
-        f"configs/siglip_so400m14_384.py --topology v5p:4x4x4 {BATCH} --accumulate 8 {REMAT} "
-        "--mesh.data -1 --mesh.fsdp 16"
+        f"configs/siglip_so400m14_384.py --topology v5p:4x4x4 {BATCH} --accumulate 8 {SAVE}"
     ),
     "so400m_v6e_256": (
-        f"configs/siglip_so400m14_384.py --topology v6e:16x16 {BATCH} --accumulate 4 {REMAT} "
-        "--mesh.data -1 --mesh.fsdp 16"
+        f"configs/siglip_so400m14_384.py --topology v6e:16x16 {BATCH} --accumulate 8 {SAVE}"
     ),
-    "g14_v5p_1024": (
-        f"configs/clip_vit_g14.py --topology v5p:8x8x16 {BATCH} {REMAT} "
-        "--mesh.data -1 --mesh.fsdp 16"
-    ),
-    "g14_h100_8": (
-        f"configs/clip_vit_g14.py --topology h100:8 {BATCH} --accumulate 128 {REMAT} "
-        "--mesh.data -1 --mesh.fsdp 8"
-    ),
+    "g14_v5p_1024": f"configs/clip_vit_g14.py --topology v5p:8x8x16 {BATCH} {SAVE}",
+    "g14_h100_8": (f"configs/clip_vit_g14.py --topology h100:8 {BATCH} --accumulate 64 {SAVE}"),
 }
 
 
