@@ -12,6 +12,9 @@ from typing import Any
 
 from etils import epath
 
+import vljax.data.sources
+import vljax.data.tokenizers
+import vljax.data.transforms  # noqa: F401  a stored recipe may name any component
 from vljax import config
 from vljax.config import UserError
 from vljax.data.pipeline import plan

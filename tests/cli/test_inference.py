@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,8 @@ from PIL import Image
 import vljax.data.builtin.vocabulary as vocabulary
 from vljax.config import UserError
 from vljax.inference import load
+from vljax.models.layout import merge, select
+from vljax.training.saved_state import read_state
 
 
 def picture(seed):
@@ -33,7 +36,8 @@ def moved(call, tmp_path_factory):
         *("train.py", "configs/quickstart.py:tiny", "--workdir", home / "w"),
         *("--data.source", "jsonl", "--data.source.path", home / "data.jsonl"),
         *("--data.tokenizer.path", home / "tokenizer.json", "--global_batch", "8", "--steps", "2"),
-        *("--optim.schedule.warmup_steps", "1"),
+        *("--optim.schedule.warmup_steps", "1", "--optim.ema_decay", "0.9"),
+        *("--optim.frozen", "image/positions"),
     )
     assert status == 0, err
     before = load(str(home / "w"))
@@ -53,6 +57,23 @@ def test_it_gives_the_same_embeddings(moved, part):
     np.testing.assert_array_equal(image, expected[0])
     np.testing.assert_array_equal(text, expected[1])
     np.testing.assert_allclose(np.linalg.norm([image[0], text[0]], axis=1), 1, rtol=1e-6)
+
+
+def test_it_is_loaded_by_a_process_that_knows_no_recipe(moved, call):
+    code = f"from vljax.inference import load; print(load({str(moved[0])!r}).step)"
+    status, out, err = call("-c", code)
+    assert (status, out.strip()) == (0, "2"), err
+
+
+def test_it_has_averaged_parameters_and_frozen_ones_as_they_are(moved):
+    loaded = load(str(moved[0]))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.variables.params)
+    wanted = {"params": shapes, "average": select(".*", shapes, frozen=("image/positions",))}
+    stored = read_state(moved[0] / "checkpoints" / "2", wanted, partial=True)
+    expected = merge(stored["params"], stored["average"])
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables.params, expected)
+    assert "positions" not in stored["average"]["image"]
+    assert np.any(stored["average"]["logit_scale"] != stored["params"]["logit_scale"])
 
 
 def test_cleaning_and_preprocessing_are_those_of_training(moved):
