@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+FULL = "--model.encoders.image.remat full --model.encoders.text.remat full"
 SAVE = "--model.encoders.image.remat save --model.encoders.text.remat save"
 BATCH = "--global_batch 32768"
 
 RECIPES = {
     "b16_v5e_16": f"configs/siglip_vit_b16.py --topology v5e:4x4 {BATCH} --accumulate 32",
     "l16_v5e_256": (
-        f"configs/siglip_vit_l16_256.py --topology v5e:16x16 {BATCH} --accumulate 4 {SAVE}"
+        f"configs/siglip_vit_l16_256.py --topology v5e:16x16 {BATCH} --accumulate 4 {FULL}"
     ),
     "so400m_v5p_64": (
         f"configs/siglip_so400m14_384.py --topology v5p:4x4x4 {BATCH} --accumulate 8 {SAVE}"
