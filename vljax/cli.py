@@ -33,7 +33,10 @@ _RESULT = "--json PATH writes the result as JSON too; - for standard output"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status: 0, 2 for bad input, 128 + signal if stopped."""
+    """Runs one command; returns its exit status.
+
+    0; 1 if a compiled step does not fit; 2 for bad input; 128 + signal if stopped.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     return _guarded(lambda: _dispatch(argv, "vljax"))
 

@@ -155,7 +155,7 @@ def model_flops(prepared: Prepared) -> int:
     )
     batch = example_batch(run.model, run.global_batch)
     params = prepared.shapes.params
-    trained = [layout.select(pattern, params) for pattern in prepared.task.groups]
+    trained = [prepared.task.trained(pattern, params) for pattern in prepared.task.groups]
 
     def forward(trained: list[dict[str, Any]], params: dict[str, Any], batch: Any) -> Any:
         for part in trained:
@@ -250,13 +250,16 @@ def _costs(
 
 
 def _remarks(values: dict[str, Any], topology: Topology) -> list[str]:
+    notes = []
+    if topology.slices > 1 and topology.accelerator.network_bandwidth is None:
+        notes.append("the network between slices is not published: what crosses it costs nothing")
     share = values["total_bytes"] / topology.accelerator.memory_bytes
     if topology.platform == "gpu" and GPU_SHARE < share <= 1:
-        return [
+        notes.append(
             f"takes {share:.0%} of the memory: set XLA_PYTHON_CLIENT_MEM_FRACTION above that "
             f"(default {GPU_SHARE})"
-        ]
-    return []
+        )
+    return notes
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -267,7 +270,8 @@ def needed_bytes(message: str) -> int | None:
 
     Where the compiler stops at the temporaries, only those.
     """
-    if "RESOURCE_EXHAUSTED" not in message:
+    on_chip = re.search(r"memory space (vmem|smem|sflag|cmem)", message)
+    if "RESOURCE_EXHAUSTED" not in message or on_chip:
         return None
     for form in (r"Used ([\d.]+)([KMGT]?) of", r"temporaries \(([\d.]+)([KMGT]?)\)"):
         if match := re.search(form, message):

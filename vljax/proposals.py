@@ -6,6 +6,8 @@ import dataclasses
 import shlex
 from collections.abc import Callable
 
+import jax
+
 from vljax.compile import Report, compile_report
 from vljax.config import UserError
 from vljax.overrides import override
@@ -33,8 +35,8 @@ def compile_or_propose(run: Run, topology: Topology, say: Callable[[str], None])
         say(f"does not fit; trying {overrides}")
         try:
             tried = compile_report(override(run, arguments), topology, say)
-        except UserError as error:
-            say(f"not possible: {error}")
+        except (UserError, jax.errors.JaxRuntimeError) as error:
+            say(f"not possible: {str(error).splitlines()[0]}")
             continue
         names = ("fits", "total_bytes", "predicted_step_seconds", "predicted_mfu")
         rows.append({"overrides": overrides, **{name: getattr(tried, name) for name in names}})

@@ -263,7 +263,7 @@ def _check_groups(run: Run, variables: Variables) -> None:
 
 
 def _check_vocabulary(run: Run) -> None:
-    """Ids that the text tower has no embedding for would be clamped to another word's."""
+    """Ids that the text tower has no embedding for would have NaN for an embedding."""
     tokenizer = load_tokenizer(run)
     for name, encoder in run.model.encoders.items():
         size = getattr(encoder, "vocab_size", None)

@@ -114,3 +114,47 @@ def test_the_tiled_kernel_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(("keys", "kind"), [(1023, "dense"), (1024, "splash")])
 def test_long_sequences_take_the_tiled_kernel(keys: int, kind: str) -> None:
     assert attention._implementation(Compute(attention="auto"), keys) == kind
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (6, 6), (1, 4), (1, 5)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_cudnn_is_given_what_it_takes(
+    queries: int, keys: int, masked: bool, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even lengths and a mask with a row for each query; the kernel itself needs a GPU."""
+    if causal and queries != keys:
+        queries = keys
+    arguments = qkv(queries, keys, 8)
+    mask = jnp.asarray(np.arange(keys) < np.array([[keys], [keys - 2]])) if masked else None
+    expected = attention.attend(*arguments, mask, causal)
+    xla, seen = jax.nn.dot_product_attention, []
+
+    def kernel(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
+        assert options.pop("implementation") == "cudnn"
+        assert query.shape[1] % 2 == key.shape[1] % 2 == 0
+        if options["mask"] is not None:
+            assert options["mask"].shape == (2, 1, query.shape[1], key.shape[1])
+        seen.append(query.shape)
+        return xla(query, key, value, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    ours = attention._cudnn(*arguments, mask, causal)
+    assert seen
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_tiled_kernel_gives_zero_where_nothing_may_be_attended_to(causal: bool) -> None:
+    query, key, value = qkv(4, 4, 16)
+    mask = jnp.array([[True] * 4, [False, False, True, True] if causal else [False] * 4])
+    blind = slice(0, 2) if causal else slice(None)
+
+    def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(attention.splash(query, key, value, mask, causal, interpret=True)))
+
+    assert not np.any(attention.splash(query, key, value, mask, causal, interpret=True)[1, blind])
+    slopes = jax.grad(loss, (0, 1, 2))(query, key, value)
+    assert not np.any(slopes[0][1, blind])
+    if not causal:
+        assert not any(np.any(slope[1]) for slope in slopes)

@@ -34,7 +34,8 @@ def attend(
 
     Args:
       query, key, value: projected tokens.
-      mask: the keys that may be attended to. Where none may, XLA gives the mean of the values.
+      mask: the keys that may be attended to. Where none may, the result is the mean of the values,
+        or zero by the tiled kernel.
       causal: whether a query sees only the keys up to its own place.
       compute: names the implementation; XLA's own if None.
     """
@@ -48,14 +49,10 @@ def attend(
     # JAX's own function takes the softmax of float64 in float32.
     if kind == "dense" or query.dtype == jnp.float64:
         return dense_attention(query, key, value, _with_causal(allowed, query, key, causal))
-    cudnn = compute.attention == "cudnn" and _cudnn_takes(query)
+    if kind == "cudnn" and _cudnn_takes(query):
+        return _cudnn(query, key, value, mask, causal)
     return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        mask=allowed,
-        is_causal=causal,
-        implementation="cudnn" if cudnn else "xla",
+        query, key, value, mask=allowed, is_causal=causal, implementation="xla"
     )
 
 
@@ -76,6 +73,23 @@ def _cudnn_takes(query: Array) -> bool:
     """What cuDNN's fused attention is made for; anything else goes to XLA."""
     head_dim = query.shape[-1]
     return query.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+
+
+def _cudnn(query: Array, key: Array, value: Array, mask: Array | None, causal: bool) -> Array:
+    """In training its kernels take even lengths only, and a mask with a row for each query."""
+    batch, queries, keys = *query.shape[:2], key.shape[1]
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    if keys % 2 and not causal and mask is None:
+        mask = jnp.ones((batch, keys), bool)
+    if mask is not None:
+        mask = jnp.pad(mask, ((0, 0), (0, keys % 2)))[:, None, None, :]
+        mask = jnp.broadcast_to(mask, (batch, 1, query.shape[1], key.shape[1]))
+    out = jax.nn.dot_product_attention(
+        query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
+    )
+    return out[:, :queries]
 
 
 def splash(
@@ -117,7 +131,11 @@ def splash(
         kv=jnp.pad(seen.astype(jnp.int32), ((0, 0), (0, shape[1] - keys))),
     )
     out = jax.vmap(attention)(query, key, value, segments)
-    return rearrange(out, "b h n d -> b n h d")[:, :queries, :, :head_dim]
+    out = rearrange(out, "b h n d -> b n h d")[:, :queries, :, :head_dim]
+    # Where a query may attend to nothing, the kernel's backward pass is wrong.
+    able = jax.lax.cummax(seen.astype(jnp.int32), 1)
+    able = (able[:, :queries] if causal else able[:, -1:]) > 0
+    return jnp.where(able[..., None, None], out, 0)
 
 
 def _blocks(kernel: Any, queries: int, keys: int) -> Any:

@@ -24,22 +24,35 @@ def collective_seconds(
     known: dict[Any, float] = {}
 
     def seconds(collective: Collective) -> float:
-        if collective.groups not in known:
-            known[collective.groups] = _bandwidth(devices, collective.groups, accelerator)
-        return collective.sent_bytes / known[collective.groups]
+        shared = collective.kind in _SHARED
+        key = collective.groups, shared
+        if key not in known:
+            known[key] = _bandwidth(devices, collective.groups, accelerator, shared)
+        return collective.sent_bytes / known[key]
 
     return seconds
 
 
+_SHARED = ("all-reduce", "all-gather", "reduce-scatter")
+
+
 def _bandwidth(
-    devices: Sequence[Any], groups: Sequence[Sequence[int]], accelerator: Accelerator
+    devices: Sequence[Any],
+    groups: Sequence[Sequence[int]],
+    accelerator: Accelerator,
+    shared: bool,
 ) -> float:
-    """Bytes/s out of a device; infinite where the network's share is not known."""
+    """Bytes/s out of a device; infinite where the network's share is not known.
+
+    Where the work is `shared`, all devices of a slice or node carry what goes to the next one.
+    """
     slowest = float("inf")
     for group in groups:
         members = [devices[i] for i in group]
-        if len({_neighbourhood(device) for device in members}) > 1:
+        parts = len({_neighbourhood(device) for device in members})
+        if parts > 1:
             limit = accelerator.network_bandwidth or float("inf")
+            limit *= (len(members) - 1) / (parts - 1) if shared else 1
         else:
             links = accelerator.links_per_dimension * _dimensions(members)
             limit = accelerator.link_bandwidth * links

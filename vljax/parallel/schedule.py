@@ -107,6 +107,9 @@ class _Walk:
         return self.total
 
     def _step(self, instruction: Instruction) -> None:
+        if instruction.opcode.endswith("-update") and instruction.operands[0] in self.started:
+            self.started[instruction.name] = self.started.pop(instruction.operands[0])
+            return
         if instruction.opcode.endswith("-done"):
             self._finish(instruction.operands[0] if instruction.operands else "")
             return
