@@ -19,8 +19,13 @@ from vljax.run import Run, prepare
 
 def recipe(**changes):
     run = config.load("configs/quickstart.py:tiny", Run)
-    optim = dataclasses.replace(run.optim, **changes.pop("optim", {}))
-    return dataclasses.replace(run, optim=optim, **changes)
+    optim = dataclasses.replace(run.optim, **changes.get("optim", {}))
+    encoders = {
+        name: dataclasses.replace(encoder, **changes.get("model", {}).get(name, {}))
+        for name, encoder in run.model.encoders.items()
+    }
+    model = dataclasses.replace(run.model, encoders=encoders)
+    return dataclasses.replace(run, **{**changes, "optim": optim, "model": model})
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,13 @@ def recipe(**changes):
         ({"optim": {"frozen": (".*",)}}, "optim.frozen: nothing is left to train; freeze less"),
         ({"optim": {"frozen": ("imag/.*",)}}, "optim.frozen: 'imag/.*' matches no parameter"),
         ({"optim": {"rate_rules": (("imag/.*", 0.1), (".*", 1.0))}}, "optim.rate_rules: 'imag/.*'"),
+        (
+            {
+                "optim": {"frozen": ("image/blocks/0/.*",)},
+                "model": {"image": {"scan": True}},
+            },
+            "optim.frozen: 'image/blocks/0/.*' takes only some layers of image/blocks/",
+        ),
         ({"accumulate": 0}, "accumulate: must be at least 1, not 0"),
         ({"max_skipped_steps": 0}, "max_skipped_steps: must be at least 1, not 0"),
         (

@@ -80,7 +80,8 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
         raise UserError(f"{folder}: format {found}, this version of vljax reads {FORMAT_VERSION}")
     recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
     run = decode_recipe(recipe, f"{folder}/recipe.json")
-    precision = precision or Precision(environment["resolved"]["precision"])
+    stored = Precision(environment["resolved"]["precision"], run.precision.params)
+    precision = precision or stored
     run = dataclasses.replace(run, precision=precision, attention="auto")
 
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))

@@ -37,6 +37,9 @@ Say = Callable[[str], None]
 BindEncode = Callable[[Variables], Encode]
 
 
+_PLOT_SECONDS = 3600.0
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a run left behind."""
@@ -130,10 +133,14 @@ def _train(run: Run, console: Console) -> Finished:
         try:
             state = loop.run(state)
         finally:
-            checkpointer.close()
+            try:
+                loop.writer.flush()
+            finally:
+                checkpointer.close()
     rows = metrics.read(workdir)
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
     plots = _plots(prepared, data, encode(evaluated(state)), rows, say)
+    distributed.barrier("the end", _PLOT_SECONDS)  # until then, a failure of one ends all
     return Finished(workdir, run.steps, final, plots)
 
 

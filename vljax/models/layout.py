@@ -161,9 +161,10 @@ def select(pattern: str, params: Tree, field: str = "trains", frozen: Sequence[s
                 part[name] = child
             elif any(chosen[here]):
                 path = "/".join(here)
-                raise UserError(
-                    f"{field}: {pattern!r} takes only some layers of {path}; unset scan"
-                )
+                names = canonical_paths(here, child.shape)
+                stays = [o for o in frozen if any(re.fullmatch(o, name) for name in names)]
+                who, what = ("optim.frozen", stays[0]) if stays else (field, pattern)
+                raise UserError(f"{who}: {what!r} takes only some layers of {path}; unset scan")
         return part
 
     return at((), params)

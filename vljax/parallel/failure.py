@@ -7,6 +7,7 @@ looks for bad news; JAX's heartbeat remains for a process that had no time to te
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import multiprocessing
 import os
@@ -42,9 +43,10 @@ def tell(client: Any, process: int, error: BaseException) -> None:
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}"
     news = json.dumps({"status": status, "text": text})
-    client.key_value_set(f"{_FOLDER}/{process}", news)
     # The news are kept by process 0, which has to stay until they are read.
     atexit.register(_leave, status, 3 * _LOOK_SECONDS if process == 0 else 0.0)
+    with contextlib.suppress(Exception):  # process 0 is gone, and the error itself is what counts
+        client.key_value_set(f"{_FOLDER}/{process}", news)
 
 
 def _is_stop(error: BaseException) -> bool:

@@ -31,7 +31,7 @@ class MeshConfig:
     dcn_fsdp: int = setting(1, identity=False)
     """Slices (of a TPU pod; on GPU: nodes) that `fsdp` reaches across; `data` takes the others."""
     fsdp_min_size: int = setting(2**16, identity=False)
-    """Elements, of one layer, below which `fsdp` leaves an array whole on each device."""
+    """Elements, of one layer, below which an array is split by neither fsdp nor data."""
 
     shard_updates: bool = setting(True, identity=False)
     """Whether `data` splits optimizer state and update: less memory, and no work done twice."""

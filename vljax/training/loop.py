@@ -75,6 +75,7 @@ class Loop:
             if step:
                 # An interrupted attempt may have saved this step without evaluating it.
                 self._evaluate_if_due(step, state, stop)
+                self._leave_if_asked(step, state, stop, in_flight)
             while step < self.steps:
                 batch = next(batches)
                 with jax.transfer_guard("disallow"):
@@ -89,10 +90,10 @@ class Loop:
                 self._evaluate_if_due(step, state, stop)
                 if self._due(self.cadence.checkpoint, step):
                     self._save(step, state)
-                self._leave_if_asked(step, state, stop)
+                self._leave_if_asked(step, state, stop, in_flight)
             self._evaluate(step, state, self.final_evaluators, stop)
             self.display.activity("waiting for the last checkpoint")
-            self._leave_if_asked(step, state, stop)
+            self._leave_if_asked(step, state, stop, in_flight)
             self.checkpointer.wait()
             self.display.activity("")
         return state
@@ -141,8 +142,11 @@ class Loop:
         self._save(step, state)
         self.checkpointer.wait()
 
-    def _leave_if_asked(self, step: int, state: TrainState, stop: StopRequest) -> None:
+    def _leave_if_asked(
+        self, step: int, state: TrainState, stop: StopRequest, in_flight: InFlight
+    ) -> None:
         if stop.signum is not None:
+            in_flight.drain()  # what ends the run comes before saving
             # Here and not before: a signal may come at any line, and what is said must be saved.
             self._save(step, state)
             self.checkpointer.wait()

@@ -44,7 +44,7 @@ class Optimizer(Component, abc.ABC):
     schedule: Schedule = field(default_factory=WarmupCosine)
     """The learning rate over time."""
     clip_norm: float | None = 1.0
-    """Gradients longer than that, over all parameters, are scaled down to it."""
+    """Gradients longer than that, over the parameters of a `trains` pattern, are scaled to it."""
     frozen: tuple[str, ...] = ()
     """Patterns of parameters that stay as they are: without gradients and optimizer state."""
     ema_decay: float | None = None

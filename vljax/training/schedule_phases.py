@@ -17,7 +17,7 @@ from vljax.training.schedule_base import Schedule, not_a_part
 class WarmupStableDecay(Schedule, name="wsd"):
     """A linear rise, the peak for most of the run, then a fall (Hu et al. 2024, MiniCPM).
 
-    While the peak lasts, a run may be lengthened: only the fall depends on where it ends.
+    Until the fall, runs of different lengths are the same; a workdir keeps its `steps`, though.
     """
 
     decay_fraction: float = 0.2
