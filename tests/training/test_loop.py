@@ -171,3 +171,22 @@ def test_a_signal_saves_the_current_step(run, tmp_path):
         run(on_batch=on_batch)
     assert (stop.value.signum, stop.value.step) == (signal.SIGTERM, 7)
     assert steps(str(tmp_path)) == [5, 7]
+
+
+def test_a_signal_while_an_evaluation_is_made_up_for_trains_no_further(run, tmp_path):
+    with pytest.raises(Interrupted) as stopped:
+        run(start=4, on_evaluate=stop)
+    assert stopped.value.step == 4
+    assert steps(str(tmp_path)) == [4]
+
+
+def test_a_stop_looks_at_the_steps_in_flight_first(run, tmp_path):
+    """The last of three skipped steps is still in flight when the signal comes."""
+
+    def on_batch(k):
+        if k == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(UserError, match="skipped"):
+        run(on_batch=on_batch, loss=lambda k: 100 if k else 0, cadence=Cadence(9, 9, 9))
+    assert steps(str(tmp_path)) == []
