@@ -1,6 +1,7 @@
 """Real processes on this machine, as on the hosts of a cluster: four devices among them."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 4
+_GLOO = (
+    r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. "
+    r"|Expected number of connected peer ranks is : )+"
+)
+
+
+def news(text):
+    """The lines that the program itself wrote.
+
+    The CPU collectives say on standard output whom they are connected to, from several threads and
+    piece by piece: lines may be empty, or of pieces that belong to several messages.
+    """
+    return [line for line in text.splitlines() if line and not re.fullmatch(_GLOO, line)]
 
 
 class Group:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.multiprocess.conftest import news
 from tests.multiprocess.recipe import STEPS
 from tests.training.tiny import distance
 from vljax.training import metrics, saved_state
@@ -52,11 +53,6 @@ def assert_same(workdir: Path, reference: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, left["step"], right["step"])
 
 
-def is_news(line: str) -> bool:
-    """The CPU collectives say on standard output whom they are connected to."""
-    return bool(line) and not line.startswith("[Gloo]")
-
-
 @pytest.mark.parametrize(
     ("count", "mesh"),
     [
@@ -70,7 +66,7 @@ def test_it_trains_as_one_process(run, alone, tmp_path, count, mesh):
     assert_same(tmp_path, alone)
     assert "step 1/10" in err[0]
     for text in (*out[1:], *err[1:]):
-        assert not [line for line in text.splitlines() if is_news(line)]
+        assert not news(text)
     described = json.loads((tmp_path / "run.json").read_text())
     assert described["resolved"]["processes"] == count
     assert described["devices"]["count"] == 4
