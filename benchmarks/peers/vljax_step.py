@@ -1,0 +1,100 @@
+"""vljax's own step, as `vljax train` runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.peers import inputs
+from benchmarks.peers.worker import ROOT, Spec, Workloads, serve
+from vljax import config
+from vljax.models.assembly import Variables
+from vljax.parallel.rules import batch_sharding
+from vljax.programs import compile_step, hyper, initial_state, make_encode
+from vljax.run import Prepared, Run, prepare
+
+
+def recipe(spec: Spec) -> Run:
+    """`clip_vit_b16.py` with the size, batch and activation of the comparison."""
+    run = config.load(str(ROOT / "configs/clip_vit_b16.py"), Run)
+    encoders: dict[str, Any] = {
+        name: dataclasses.replace(encoder, activation=spec.activation, scan=False)
+        for name, encoder in run.model.encoders.items()
+    }
+    encoders["image"] = dataclasses.replace(encoders["image"], patch_size=spec.patch_size)
+    model = dataclasses.replace(run.model, encoders=encoders)
+    return dataclasses.replace(run, model=model, global_batch=spec.batch)
+
+
+def make(spec: Spec) -> Workloads:
+    """Compiles the step, its forward pass, each tower's training alone, and encoding."""
+    prepared = prepare(recipe(spec))
+    arrays = inputs.batch(spec)
+    arrays["example_id"] = np.zeros((spec.batch, 2), np.uint32)
+    arrays["valid"] = np.ones(spec.batch, bool)
+    batch = jax.device_put(arrays, batch_sharding(prepared.mesh))
+    step, values = compile_step(prepared), hyper(prepared)
+    held = {"state": initial_state(prepared)}
+
+    def train() -> None:
+        held["state"], metrics = step(held["state"], batch, values)
+        jax.block_until_ready((held["state"], metrics))
+
+    def encode() -> None:
+        # As evaluators do, from the host and back.
+        bound(held["state"])({"image": arrays["image"]})
+
+    encode_with = make_encode(prepared)
+
+    def bound(state: Any) -> Any:
+        return encode_with(Variables(state.params, state.state))
+
+    def on_params(function: Any) -> Any:
+        return lambda: jax.block_until_ready(function(held["state"].params, batch))
+
+    towers = {
+        f"{name} tower": on_params(tower_gradient(prepared, name)) for name in ("image", "text")
+    }
+    return {
+        "step": train,
+        "forward": on_params(forward(prepared)),
+        **towers,
+        "encode images": encode,
+    }
+
+
+def forward(prepared: Prepared) -> Any:
+    """Both towers, without gradients."""
+
+    @jax.jit
+    def embeddings(params: Any, batch: Any) -> Any:
+        outputs, _ = prepared.model.apply(Variables(params, {}), batch, None, train=False)
+        return outputs["image/embedding"], outputs["text/embedding"]
+
+    return embeddings
+
+
+def tower_gradient(prepared: Prepared, name: str) -> Any:
+    """Forward and backward pass of one tower."""
+
+    @jax.jit
+    def gradient(params: Any, batch: Any) -> Any:
+        own = {key: value for key, value in batch.items() if key.startswith(name)}
+
+        def mean(params: Any) -> Any:
+            outputs, _ = prepared.model.apply(Variables(params, {}), own, None, train=True)
+            embedding = outputs[f"{name}/embedding"]
+            return jnp.sum(embedding * jnp.arange(embedding.shape[-1]))
+
+        return jax.grad(mean)({k: v for k, v in params.items() if k != other})
+
+    other = {"image": "text", "text": "image"}[name]
+    return gradient
+
+
+if __name__ == "__main__":
+    serve(make)
