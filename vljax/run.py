@@ -66,7 +66,8 @@ class Run:
     """Run at the end only: on test sets."""
     precision: Precision = field(default_factory=Precision)
     attention: AttentionKind = setting("auto", identity=False)
-    """xla; cudnn: fused, on GPU; splash: tiled, on TPU; auto: by platform, on TPU by length too."""
+    """xla; heads_first: for CPU; cudnn: fused, on GPU; splash: tiled, on TPU; auto: by platform, on
+    TPU by length too."""
     mesh: MeshConfig = setting(MeshConfig)
     distributed: DistributedConfig = setting(DistributedConfig)
     steps: int
@@ -178,6 +179,7 @@ def build_model(run: Run, mesh: Mesh) -> Model:
         on_each_device(mesh),
         resolve_attention(run.attention, platform),
         sums_by_matmul=platform == "tpu",
+        products_by_rows=platform == "cpu",
     )
     initial = {
         name: scalar.initial

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from vljax.models.compute import Compute
 from vljax.models.dense_attention import dense_attention
+from vljax.models.heads_first_attention import heads_first_attention
 
 SPLASH_FROM = 1024
 """Keys from which on TPU the tiled kernel is chosen; below, a head's logits fit on the chip."""
@@ -45,6 +46,8 @@ def attend(
         local = functools.partial(splash, causal=causal)
         axes = (_TOKENS, _TOKENS, _TOKENS, _MASK)
         return compute.on_each_device(local, (query, key, value, mask), axes, _TOKENS)
+    if kind == "heads_first":
+        return heads_first_attention(query, key, value, mask, causal)
     allowed = None if mask is None else mask[:, None, None, :]
     # JAX's own function takes the softmax of float64 in float32.
     if kind == "dense" or query.dtype == jnp.float64:

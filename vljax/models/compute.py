@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from vljax.config import UserError
 
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
-AttentionKind = Literal["auto", "xla", "cudnn", "splash"]
+AttentionKind = Literal["auto", "xla", "heads_first", "cudnn", "splash"]
 
 
 class OnEachDevice(Protocol):
@@ -73,7 +73,7 @@ def resolve_attention(kind: AttentionKind, platform: str) -> AttentionKind:
             f"attention: {kind} needs a {wanted}, and the mesh is of {platform}; use auto"
         )
     if kind == "auto" and platform != "tpu":
-        return "cudnn" if platform == "gpu" else "xla"
+        return "cudnn" if platform == "gpu" else "heads_first"
     return kind
 
 
@@ -90,6 +90,8 @@ class Compute:
     attention: AttentionKind = "xla"
     sums_by_matmul: bool = False
     """Whether bfloat16 features are summed by a product with ones: cheaper on TPU."""
+    products_by_rows: bool = False
+    """Whether a linear map is a product of two matrices, gradients too: cheaper on CPU."""
 
     @property
     def reduction_dtype(self) -> Any:

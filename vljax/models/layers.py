@@ -13,19 +13,14 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from vljax.models.activations import ACTIVATIONS
 from vljax.models.attention import attend
 from vljax.models.compute import Compute
+from vljax.models.linear_map import linear_map
 from vljax.models.norm import normalise
 
 Initializer = Callable[..., Array]
 Places = Int[Array, "batch"] | None
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
-    # The sigmoid approximation of Hendrycks & Gimpel 2016 that CLIP was trained with.
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
-}
 
 
 def named(init: Initializer, *axes: str) -> Callable[..., Any]:
@@ -54,7 +49,8 @@ class Linear(nn.Module):
         shape = (*x.shape[x.ndim - self.inputs :], *self.features)
         param_dtype, dtype = self.compute.param_dtype, self.compute.dtype
         kernel = self.param("kernel", named(xavier, *self.axes), shape, param_dtype)
-        y = jnp.tensordot(x.astype(dtype), kernel.astype(dtype), self.inputs)
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        y = linear_map(x, kernel, self.inputs, self.compute.products_by_rows)
         if self.use_bias:
             zeros = named(nn.initializers.zeros_init(), *self.axes[self.inputs :])
             y = y + self.param("bias", zeros, self.features, param_dtype).astype(dtype)

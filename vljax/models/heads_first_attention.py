@@ -1,0 +1,83 @@
+"""Attention for the CPU: heads before tokens, and a backward pass that reads the saved softmax.
+
+XLA's products of many small matrices are fastest there where each is contiguous, so tokens and
+heads change places once, before and after, instead of in each product.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+from vljax.models.compute import widened
+
+
+def heads_first_attention(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "batch keys"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), softmax in at least float32.
+
+    Args:
+      query, key, value: projected tokens.
+      mask: the keys that may be attended to; where none may, the result is the mean of the values.
+      causal: whether a query sees only the keys up to its own place.
+    """
+    allowed = None if mask is None else mask[:, None, None, :]
+    if causal:
+        seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
+        allowed = seen if allowed is None else seen & allowed
+    query, key, value = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
+    return rearrange(_attention(query, key, value, allowed), "b h n d -> b n h d")
+
+
+class _Saved(NamedTuple):
+    query: Array
+    key: Array
+    value: Array
+    allowed: Array | None
+    weights: Array
+    output: Array
+
+
+@jax.custom_vjp
+def _attention(query: Array, key: Array, value: Array, allowed: Array | None) -> Array:
+    return _forward(query, key, value, allowed)[0]
+
+
+def _forward(query: Array, key: Array, value: Array, allowed: Array | None) -> tuple[Array, _Saved]:
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=wide)
+    logits *= query.shape[-1] ** -0.5
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, jnp.finfo(wide).min)
+    weights = jnp.exp(logits - jnp.max(logits, -1, keepdims=True))
+    weights = (weights / jnp.sum(weights, -1, keepdims=True)).astype(query.dtype)
+    output = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    return output, _Saved(query, key, value, allowed, weights, output)
+
+
+def _backward(saved: _Saved, gradient: Array) -> tuple[Array, Array, Array, None]:
+    """With p the weights: the gradient of the logits is p (g v - g output)."""
+    query, key, value, allowed, weights, output = saved
+    wide = jnp.promote_types(weights.dtype, jnp.float32)
+    along_output = jnp.sum(widened(gradient) * widened(output), -1, keepdims=True)
+    to_weights = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=wide)
+    to_logits = widened(weights) * (to_weights - along_output) * query.shape[-1] ** -0.5
+    if allowed is not None:  # matters where a query may attend to nothing
+        to_logits = jnp.where(allowed, to_logits, 0)
+    to_logits = to_logits.astype(weights.dtype)
+    to_query = jnp.einsum("bhqk,bhkd->bhqd", to_logits, key)
+    to_key = jnp.einsum("bhqk,bhqd->bhkd", to_logits, query)
+    to_value = jnp.einsum("bhqk,bhqd->bhkd", weights, gradient)
+    return to_query, to_key, to_value, None
+
+
+_attention.defvjp(_forward, _backward)
