@@ -132,6 +132,9 @@ def _dispatch(argv: list[str], prog: str) -> int:
 
 
 def _train(argv: list[str], json_path: str | None, prog: str) -> int:
+    from vljax.host_memory import keep_freed_memory
+
+    keep_freed_memory()  # before NumPy and JAX start threads
     run = _load(argv, prog)
     if run.workdir is not None and "://" in run.workdir:
         config.path_exists(run.workdir)  # which raises if it is out of reach

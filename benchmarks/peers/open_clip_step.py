@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
 
-from benchmarks.peers import inputs
+from benchmarks.peers import gemm, inputs
 from benchmarks.peers.worker import Spec, Workloads, serve
 
 MODELS = {(32, "gelu"): "ViT-B-32", (16, "gelu"): "ViT-B-16"}
@@ -62,6 +63,20 @@ def make(spec: Spec) -> Workloads:
         with torch.inference_mode():
             model.encode_image(normalised(), normalize=True).numpy()
 
+    folder = tempfile.TemporaryDirectory()
+    file = f"{folder.name}/epoch.pt"
+
+    def save() -> None:
+        # As `open_clip_train.main` does.
+        state = {"epoch": 1, "name": "", "state_dict": model.state_dict()}
+        torch.save({**state, "optimizer": moves.state_dict()}, file)
+
+    def restore() -> None:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+        model.load_state_dict(stored["state_dict"])
+        moves.load_state_dict(stored["optimizer"])
+        assert folder
+
     def tower(encoder: Callable[..., torch.Tensor], inputs: torch.Tensor) -> Callable[[], None]:
         def run() -> None:
             model.train()
@@ -77,6 +92,9 @@ def make(spec: Spec) -> Workloads:
         "image tower": tower(model.encode_image, image),
         "text tower": tower(model.encode_text, text),
         "encode images": encode,
+        "save checkpoint": save,
+        "restore checkpoint": restore,
+        **gemm.workloads("torch", torch.from_numpy, lambda a, b: a @ b.T),
     }
 
 

@@ -169,7 +169,7 @@ def make(spec: Spec) -> Workloads:
 
     @jax.jit
     def encoded(p: Tree, image: jax.Array) -> jax.Array:
-        return encode_image(p["image"], image, spec)
+        return encode_image(p, image, spec)
 
     def tower(name: str) -> Callable[[], None]:
         encode, tokens = encoders[name]

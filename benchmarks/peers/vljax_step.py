@@ -1,21 +1,30 @@
 """vljax's own step, as `vljax train` runs it."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
+from vljax.host_memory import keep_freed_memory
+
+keep_freed_memory()  # as the command does, before NumPy and JAX start threads
+
 import dataclasses
+import itertools
+import tempfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.peers import inputs
+from benchmarks.peers import gemm, inputs
 from benchmarks.peers.worker import ROOT, Spec, Workloads, serve
 from vljax import config
+from vljax.compile import traced_step
 from vljax.models.assembly import Variables
 from vljax.parallel.rules import batch_sharding
 from vljax.programs import compile_step, hyper, initial_state, make_encode
 from vljax.run import Prepared, Run, prepare
+from vljax.training.checkpoint import Checkpointer
 
 
 def recipe(spec: Spec) -> Run:
@@ -64,7 +73,51 @@ def make(spec: Spec) -> Workloads:
         "forward": on_params(forward(prepared)),
         **towers,
         "encode images": encode,
+        **checkpoints(held),
+        "compile unrolled": lambda: compile_again(spec, scan=False),
+        "compile scanned": lambda: compile_again(spec, scan=True),
+        **gemm.workloads("xla", jnp.asarray, product),
+        **gemm.workloads("numpy", np.asarray, lambda a, b: a @ b.T),
     }
+
+
+def checkpoints(held: dict[str, Any]) -> Workloads:
+    """Saving, with digests, until the files are there; and restoring, with digests verified."""
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    saver, numbers = Checkpointer(folder.name, keep=1, report=print), itertools.count(1)
+    kept = [folder]
+
+    def save() -> None:
+        saver.save(next(numbers), held["state"], {})
+        saver.wait()
+
+    def restore() -> None:
+        assert kept
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), held["state"]
+        )
+        jax.block_until_ready(saver.restore(shapes).state)
+
+    return {"save checkpoint": save, "restore checkpoint": restore}
+
+
+@jax.jit
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return left @ right.T
+
+
+def product(left: jax.Array, right: jax.Array) -> None:
+    """The product of the first matrix and the transposed second one."""
+    _product(left, right).block_until_ready()
+
+
+def compile_again(spec: Spec, *, scan: bool) -> None:
+    """Lowers and compiles the step; nothing is cached."""
+    run = recipe(spec)
+    encoders: dict[str, Any] = dict(run.model.encoders)
+    encoders = {name: dataclasses.replace(e, scan=scan) for name, e in encoders.items()}
+    model = dataclasses.replace(run.model, encoders=encoders)
+    traced_step(prepare(dataclasses.replace(run, model=model))).lower().compile()
 
 
 def forward(prepared: Prepared) -> Any:

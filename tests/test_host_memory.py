@@ -1,0 +1,60 @@
+"""Freed memory stays with the process, and only where that is wanted."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Page faults of taking and giving back 64 MiB four times, after the first time.
+_PROGRAM = """
+import resource, sys, threading
+import ctypes
+from vljax.host_memory import keep_freed_memory
+print(keep_freed_memory())
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+def take():
+    block = libc.malloc(64 << 20)
+    ctypes.memset(block, 1, 64 << 20)
+    libc.free(block)
+def work():
+    take()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        take()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+glibc = pytest.mark.skipif(sys.platform != "linux", reason="glibc is a library of Linux")
+
+
+def faults(**environment: str) -> tuple[bool, int]:
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "JAX_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", _PROGRAM],
+        env={**known, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept, count = run.stdout.split()
+    return kept == "True", int(count)
+
+
+@glibc
+def test_a_block_is_not_taken_from_the_kernel_again() -> None:
+    kept, count = faults()
+    assert kept
+    assert count < 1000  # a block has 16,384 pages
+
+
+@glibc
+@pytest.mark.parametrize("choice", [{"JAX_PLATFORMS": "tpu,cpu"}, {"MALLOC_ARENA_MAX": "2"}])
+def test_accelerators_and_the_users_own_settings_are_left_alone(choice: dict[str, str]) -> None:
+    kept, count = faults(**choice)
+    assert not kept
+    assert count > 4 * 32  # pages may be huge ones, of 2 MiB
