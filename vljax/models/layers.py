@@ -49,7 +49,7 @@ class Linear(nn.Module):
         shape = (*x.shape[x.ndim - self.inputs :], *self.features)
         param_dtype, dtype = self.compute.param_dtype, self.compute.dtype
         kernel = self.param("kernel", named(xavier, *self.axes), shape, param_dtype)
-        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        x, kernel = x.astype(dtype), jnp.asarray(kernel, dtype)
         y = linear_map(x, kernel, self.inputs, self.compute.products_by_rows)
         if self.use_bias:
             zeros = named(nn.initializers.zeros_init(), *self.axes[self.inputs :])

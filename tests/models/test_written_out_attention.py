@@ -1,4 +1,7 @@
-"""Attention with a written-out backward pass, against float64 NumPy and finite differences."""
+"""Attention with a written-out backward pass, against float64 NumPy and finite differences.
+
+`auto` is what a TPU computes, `heads_first` what a CPU does.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from vljax.models.compute import Compute
 
 from . import reference
 
-AUTO = Compute(attention="auto")
+both = pytest.mark.parametrize(
+    "compute", [Compute(attention=kind) for kind in ("auto", "heads_first")], ids=["tpu", "cpu"]
+)
 MASK = np.array([[1, 1, 1, 0, 1], [0, 1, 1, 1, 0], [1, 0, 0, 0, 0]], bool)
 
 
@@ -27,18 +32,20 @@ def seen(mask: np.ndarray | None) -> jax.Array | None:
     return None if mask is None else jnp.asarray(mask)
 
 
+@both
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_it_is_attention(masked: bool, causal: bool) -> None:
+def test_it_is_attention(compute: Compute, masked: bool, causal: bool) -> None:
     mask = MASK if masked else None
-    ours = jax.jit(lambda *a: attention.attend(*a, seen(mask), causal, AUTO))(*qkv())
+    ours = jax.jit(lambda *a: attention.attend(*a, seen(mask), causal, compute))(*qkv())
     theirs = reference.attend(*(x.astype(np.float64) for x in qkv()), mask, causal)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
+@both
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_gradients(masked: bool, causal: bool) -> None:
+def test_gradients(compute: Compute, masked: bool, causal: bool) -> None:
     """Along a random direction, against central differences of the float64 reference.
 
     Their error is 1e-4 squared times third derivatives; float32 leaves 1e-5 of the largest value.
@@ -50,7 +57,7 @@ def test_gradients(masked: bool, causal: bool) -> None:
 
     def total(*args: Any) -> jax.Array:
         return jnp.sum(
-            attention.attend(*args, seen(mask), causal, AUTO) * upstream.astype(np.float32)
+            attention.attend(*args, seen(mask), causal, compute) * upstream.astype(np.float32)
         )
 
     gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*qkv())
@@ -66,18 +73,20 @@ def test_gradients(masked: bool, causal: bool) -> None:
         )
 
 
-def test_large_logits_do_not_overflow() -> None:
+@both
+def test_large_logits_do_not_overflow(compute: Compute) -> None:
     """Logits up to a thousand: without the maximum taken off, exp overflows at 88."""
     query, key, value = qkv(scale=30)
-    ours = jax.jit(lambda *a: attention.attend(*a, compute=AUTO))(query, key, value)
+    ours = jax.jit(lambda *a: attention.attend(*a, compute=compute))(query, key, value)
     theirs = reference.attend(*(x.astype(np.float64) for x in (query, key, value)))
     # A logit of 1,000 is known to 1e-4 in float32, and so is the ratio of two weights; |v| < 90.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-2)
 
 
-def test_bfloat16_keeps_the_softmax_in_float32() -> None:
+@both
+def test_bfloat16_keeps_the_softmax_in_float32(compute: Compute) -> None:
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in qkv())
-    ours = jax.jit(lambda *a: attention.attend(*a, compute=AUTO))(query, key, value)
+    ours = jax.jit(lambda *a: attention.attend(*a, compute=compute))(query, key, value)
     theirs = reference.attend(*(np.asarray(x, np.float64) for x in (query, key, value)))
     assert ours.dtype == jnp.bfloat16
     # Weights and result are rounded to 8 bits; values are up to 3.
