@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import jax
 from rich.console import Console
 
 from vljax import config
+from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.evaluation_set import EvaluationSet
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
@@ -22,7 +24,7 @@ from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
 from vljax.evaluation.split_set import SplitSet
 from vljax.models.assembly import Variables
 from vljax.parallel import distributed
-from vljax.programs import compile_step, device_batches, hyper, initial_state, make_encode
+from vljax.programs import device_batches, hyper, initial_state, make_encode, trace_step
 from vljax.run import Prepared, Run, prepare
 from vljax.training import metrics, storage
 from vljax.training.checkpoint import Checkpointer
@@ -84,6 +86,7 @@ def _train(run: Run, console: Console) -> Finished:
     if not distributed.is_first():
         console = Console(quiet=True)
     say = _speaker(console)
+    keep_compiled()
     prepared = prepare(run)
     run = prepared.run
     assert run.workdir is not None
@@ -102,6 +105,8 @@ def _train(run: Run, console: Console) -> Finished:
         say(f"resuming at step {state.step} of {run.steps}")
     describe(workdir, prepared)
 
+    # Tracing takes turns, but the compilers of both work side by side.
+    step = ThreadPoolExecutor(1).submit(lambda: trace_step(prepared).lower().compile())
     state = initial_state(prepared) if state is None else state
     start = int(state.step)
     encode = make_encode(prepared)
@@ -117,7 +122,7 @@ def _train(run: Run, console: Console) -> Finished:
     with ProgressDisplay(start, run.steps, run.global_batch, console) as display:
         loop = Loop(
             steps=run.steps,
-            step=compile_step(prepared),
+            step=lambda *inputs: step.result()(*inputs),
             hyper=hyper(prepared),
             batches=lambda step: device_batches(prepared, step),
             evaluators=bound("evaluators", run.evaluators),
