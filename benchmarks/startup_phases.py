@@ -70,7 +70,7 @@ begun: list[float] = []
 
 def main() -> None:
     """Times the real command, by wrapping what it calls."""
-    from vljax import cli, launch
+    from vljax import cli, launch, programs
     from vljax.training import loop
 
     phases["imports"] = time.time() - STARTED
@@ -78,8 +78,8 @@ def main() -> None:
     wrap(launch, "prepare", "checks (shapes, patterns, shardings)")
     wrap(launch, "checkpoint_files", "opening data and tokenizer")
     wrap(launch, "_open", "opening data and tokenizer")
-    trace = timed("step: trace", launch.trace_step)
-    launch.trace_step = lambda prepared: Traced(trace(prepared))
+    trace = timed("step: trace", programs.trace_step)
+    programs.trace_step = lambda prepared: Traced(trace(prepared))
     wrap(launch, "initial_state", "initial state: compile and run")
     batches = launch.device_batches
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,14 @@ from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
 from vljax.evaluation.split_set import SplitSet
 from vljax.models.assembly import Variables
 from vljax.parallel import distributed
-from vljax.programs import device_batches, hyper, initial_state, make_encode, trace_step
+from vljax.programs import (
+    compile_ahead,
+    compile_step,
+    device_batches,
+    hyper,
+    initial_state,
+    make_encode,
+)
 from vljax.run import Prepared, Run, prepare
 from vljax.training import metrics, storage
 from vljax.training.checkpoint import Checkpointer
@@ -105,10 +111,9 @@ def _train(run: Run, console: Console) -> Finished:
         say(f"resuming at step {state.step} of {run.steps}")
     describe(workdir, prepared)
 
-    # Tracing takes turns, but the compilers of both work side by side.
-    step = ThreadPoolExecutor(1).submit(lambda: trace_step(prepared).lower().compile())
+    start = 0 if state is None else int(state.step)
+    step = compile_ahead(prepared) if start < run.steps else compile_step(prepared)
     state = initial_state(prepared) if state is None else state
-    start = int(state.step)
     encode = make_encode(prepared)
     measured = _measured(run, start)
 
@@ -122,7 +127,7 @@ def _train(run: Run, console: Console) -> Finished:
     with ProgressDisplay(start, run.steps, run.global_batch, console) as display:
         loop = Loop(
             steps=run.steps,
-            step=lambda *inputs: step.result()(*inputs),
+            step=step,
             hyper=hyper(prepared),
             batches=lambda step: device_batches(prepared, step),
             evaluators=bound("evaluators", run.evaluators),

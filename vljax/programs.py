@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -66,6 +67,15 @@ def trace_step(prepared: Prepared) -> Any:
     real = jnp.result_type(float)  # float32, unless JAX has float64 enabled
     scalars: list[Any] = [jax.ShapeDtypeStruct((), d) for d in (real, real, np.uint32)]
     return compile_step(prepared).trace(prepared.shapes, batch, Hyper(*scalars))
+
+
+def compile_ahead(prepared: Prepared) -> Any:
+    """The step, compiled in a thread from now on; the first call waits for it.
+
+    Tracing takes turns with what else is traced, but compilers work side by side.
+    """
+    program = ThreadPoolExecutor(1).submit(lambda: trace_step(prepared).lower().compile())
+    return lambda *inputs: program.result()(*inputs)
 
 
 def hyper(prepared: Prepared) -> Hyper:
