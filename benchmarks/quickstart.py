@@ -38,9 +38,10 @@ def run(seed: int, overrides: list[str]) -> dict[str, float]:
         result = Path(folder) / "result.json"
         command = [sys.executable, "train.py", "configs/quickstart.py", "--seed", str(seed)]
         command += ["--workdir", f"{folder}/run", "--json", str(result), *overrides]
+        environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}
         begin = time.monotonic()
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         watched, peak, first_step, seconds = psutil.Process(process.pid), 0, 0.0, 0.0
         assert process.stderr is not None

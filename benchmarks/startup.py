@@ -1,14 +1,21 @@
 """Seconds that starting takes: median of several runs of each command, caches of the disk warm.
 
-python benchmarks/startup.py [--runs 7]
+    python benchmarks/startup.py [--runs 7] [--phases 3]
+
+Then the phases of `python train.py configs/quickstart.py` up to its first step, without and with
+programs compiled before. The step is traced and compiled beside the initial state, so the phases
+add up to more than the whole.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,20 +38,51 @@ def seconds(args: list[str]) -> float:
     return time.perf_counter() - begin
 
 
+def phases(folder: str) -> dict[str, float]:
+    """The phases of one start of the quickstart; compiled programs are kept in the folder."""
+    script = str(ROOT / "benchmarks" / "startup_phases.py")
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, script, str(time.time()), "--workdir", workdir]
+        environment = {**os.environ, "XDG_CACHE_HOME": folder}
+        quiet = subprocess.DEVNULL
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, stderr=quiet
+        )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def print_phases(runs: int) -> None:
+    """A row a phase: medians with an empty and with a filled cache of compiled programs."""
+    cold, warm = [], []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as folder:
+            cold.append(phases(folder))
+            warm.append(phases(folder))
+    print(f"\n{'train.py configs/quickstart.py to step 1':45} {'cold':>6}   {'warm':>6} s")
+    for name in cold[0]:
+        values = (statistics.median(run[name] for run in group) for group in (cold, warm))
+        print(f"{name:45} " + "   ".join(f"{value:6.2f}" for value in values))
+
+
 def main() -> None:
-    """Prints a row for each command."""
+    """Prints a row for each command, then the phases of training."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=7)
-    runs = parser.parse_args().runs
-    for args in COMMANDS.values():
-        seconds(args)  # compiled modules and disk caches
+    parser.add_argument("--phases", type=int, default=3, help="runs for the phases; 0 for none")
+    args = parser.parse_args()
+    runs = args.runs
+    for command in COMMANDS.values():
+        seconds(command)  # compiled modules and disk caches
     times = {name: [] for name in COMMANDS}
     for _ in range(runs):
-        for name, args in COMMANDS.items():
-            times[name].append(seconds(args))
+        for name, command in COMMANDS.items():
+            times[name].append(seconds(command))
     for name, values in times.items():
         spread = f"of {runs}: {min(values):.2f} to {max(values):.2f}"
         print(f"{name:45} {statistics.median(values):6.2f} s  ({spread})")
+    if args.phases:
+        print_phases(args.phases)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # the user's is no business of tests
 # Tests compile many small programs and run each a few times: compile quickly, run slowly.
 os.environ["XLA_FLAGS"] = " ".join(
     (

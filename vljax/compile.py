@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 
+from vljax.compilation_cache import keep_compiled
 from vljax.models import layout
 from vljax.models.assembly import Variables, build, example_batch
 from vljax.models.compute import Compute
@@ -27,9 +27,8 @@ from vljax.parallel.jaxpr_flops import training_flops
 from vljax.parallel.pallas_flops import kernel_flops
 from vljax.parallel.schedule import Cost, program_cost
 from vljax.parallel.topologies import Topology, devices
-from vljax.programs import compile_step
+from vljax.programs import trace_step
 from vljax.run import Prepared, Run, prepare
-from vljax.training.optim import Hyper
 
 GPU_SHARE = 0.75
 """Of the memory of a GPU, what JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."""
@@ -107,12 +106,13 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     Raises:
       UserError: for anything wrong with the recipe, or a compiler that is not installed.
     """
+    keep_compiled()
     prepared = prepare(run, devices(topology))
     flops = model_flops(prepared)
     count, mesh = prepared.mesh.size, _in_words(prepared.mesh.shape)
     say(f"compiling for {topology.name}: {count} devices, {mesh} (some minutes for large models)")
     start = time.perf_counter()
-    traced = traced_step(prepared)
+    traced = trace_step(prepared)
     try:
         compiled = traced.lower().compile(_OPTIONS.get(topology.platform))
     except jax.errors.JaxRuntimeError as error:
@@ -129,19 +129,6 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
 
 def _in_words(mesh: Any) -> str:
     return " x ".join(f"{name} {size}" for name, size in mesh.items())
-
-
-def traced_step(prepared: Prepared) -> Any:
-    """The step, traced for its shapes; nothing is computed."""
-    run = prepared.run
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in run.data.batch_spec(run.global_batch).items()
-    }
-    scalars: list[Any] = [
-        jax.ShapeDtypeStruct((), dtype) for dtype in (np.float32, np.float32, np.uint32)
-    ]
-    return compile_step(prepared).trace(prepared.shapes, batch, Hyper(*scalars))
 
 
 def model_flops(prepared: Prepared) -> int:

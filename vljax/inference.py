@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
+from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.preprocessing import ImagePreprocessor
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
@@ -69,6 +70,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     Raises:
       UserError: if there is no intact checkpoint of a format that this version reads.
     """
+    keep_compiled()
     folder = _folder(path)
     problems = checkpoint.verify(folder)
     if problems:

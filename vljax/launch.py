@@ -13,6 +13,7 @@ import jax
 from rich.console import Console
 
 from vljax import config
+from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.evaluation_set import EvaluationSet
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
@@ -22,7 +23,14 @@ from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
 from vljax.evaluation.split_set import SplitSet
 from vljax.models.assembly import Variables
 from vljax.parallel import distributed
-from vljax.programs import compile_step, device_batches, hyper, initial_state, make_encode
+from vljax.programs import (
+    compile_ahead,
+    compile_step,
+    device_batches,
+    hyper,
+    initial_state,
+    make_encode,
+)
 from vljax.run import Prepared, Run, prepare
 from vljax.training import metrics, storage
 from vljax.training.checkpoint import Checkpointer
@@ -84,6 +92,7 @@ def _train(run: Run, console: Console) -> Finished:
     if not distributed.is_first():
         console = Console(quiet=True)
     say = _speaker(console)
+    keep_compiled()
     prepared = prepare(run)
     run = prepared.run
     assert run.workdir is not None
@@ -102,8 +111,9 @@ def _train(run: Run, console: Console) -> Finished:
         say(f"resuming at step {state.step} of {run.steps}")
     describe(workdir, prepared)
 
+    start = 0 if state is None else int(state.step)
+    step = compile_ahead(prepared) if start < run.steps else compile_step(prepared)
     state = initial_state(prepared) if state is None else state
-    start = int(state.step)
     encode = make_encode(prepared)
     measured = _measured(run, start)
 
@@ -117,7 +127,7 @@ def _train(run: Run, console: Console) -> Finished:
     with ProgressDisplay(start, run.steps, run.global_batch, console) as display:
         loop = Loop(
             steps=run.steps,
-            step=compile_step(prepared),
+            step=step,
             hyper=hyper(prepared),
             batches=lambda step: device_batches(prepared, step),
             evaluators=bound("evaluators", run.evaluators),

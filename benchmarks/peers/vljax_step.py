@@ -19,10 +19,9 @@ import numpy as np
 from benchmarks.peers import gemm, inputs
 from benchmarks.peers.worker import ROOT, Spec, Workloads, serve
 from vljax import config
-from vljax.compile import traced_step
 from vljax.models.assembly import Variables
 from vljax.parallel.rules import batch_sharding
-from vljax.programs import compile_step, hyper, initial_state, make_encode
+from vljax.programs import compile_step, hyper, initial_state, make_encode, trace_step
 from vljax.run import Prepared, Run, prepare
 from vljax.training.checkpoint import Checkpointer
 
@@ -117,7 +116,7 @@ def compile_again(spec: Spec, *, scan: bool) -> None:
     encoders: dict[str, Any] = dict(run.model.encoders)
     encoders = {name: dataclasses.replace(e, scan=scan) for name, e in encoders.items()}
     model = dataclasses.replace(run.model, encoders=encoders)
-    traced_step(prepare(dataclasses.replace(run, model=model))).lower().compile()
+    trace_step(prepare(dataclasses.replace(run, model=model))).lower().compile()
 
 
 def forward(prepared: Prepared) -> Any:

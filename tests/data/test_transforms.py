@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from vljax.config import UserError, decode, encode, load, validate
+from vljax.data import transform_decode
 from vljax.data.cleaning import clean
+from vljax.data.decoded_images import DecodedImages
 from vljax.data.sources import ExampleError, Record
 from vljax.data.transform_resize import resample
 from vljax.data.transforms import (
@@ -52,6 +54,23 @@ def test_decode_equals_pillow(kind):
     content = encoded(picture(30, 41), kind)
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert np.array_equal(decoded(content), expected)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_an_image_decoded_before_has_the_same_pixels(channels, monkeypatch):
+    content = encoded(picture(30, 41, channels), "WEBP")
+    backgrounds = [(0, 0, 0), (10, 200, 90), (0, 0, 0)]
+    repeated = [decoded(content, background=colour) for colour in backgrounds]
+    for colour, image in zip(backgrounds, repeated, strict=True):
+        monkeypatch.setattr(transform_decode, "_decoded", DecodedImages(0))
+        assert np.array_equal(decoded(content, background=colour), image)
+
+
+def test_an_image_decoded_before_is_refused_by_a_lower_limit_all_the_same():
+    content = encoded(picture(30, 41))
+    decoded(content)
+    with pytest.raises(ExampleError, match="more than 1,000"):
+        decoded(content, max_pixels=1000)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
+from vljax.data.decoded_images import DecodedImages
 from vljax.data.source_base import ExampleError
 from vljax.data.transform_base import Colour, Example, Transform, check_colour
 
@@ -59,6 +60,20 @@ def decode_image(
     Raises:
       ExampleError: if the content is not an image, is damaged, or has more than `max_pixels`.
     """
+    key = content, max_pixels
+    pixels = _decoded.find(key)
+    if pixels is None:
+        pixels = _decode(content, max_pixels)
+        _decoded.keep(key, pixels)
+    return pixels if pixels.shape[2] == 3 else _on_background(pixels, background)
+
+
+# Of this process: the evaluators share theirs, and threads that prepare batches.
+_decoded = DecodedImages()
+
+
+def _decode(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height width channels"]:
+    """Red, green and blue, and alpha if any is transparent."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -71,7 +86,7 @@ def decode_image(
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 pixels = _decode_jpeg(content, image.getexif().get(_ORIENTATION, 1))
             else:
-                pixels = _to_rgb(ImageOps.exif_transpose(image), background)
+                pixels = _to_rgb(ImageOps.exif_transpose(image))
     except ExampleError:
         raise
     except UnidentifiedImageError as error:
@@ -100,14 +115,21 @@ def _decode_jpeg(content: bytes, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _to_rgb(image: Image.Image, background: Colour) -> np.ndarray:
-    from PIL import Image
-
+def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         # Pillow clips 16-bit greys at 255 instead of scaling them.
         grey = (np.asarray(image).astype(np.float32) * (255 / 65535)).round().astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
+    return np.asarray(image.convert("RGBA"))
+
+
+def _on_background(
+    pixels: UInt8[np.ndarray, "height width 4"], background: Colour
+) -> UInt8[np.ndarray, "height width 3"]:
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
     canvas = Image.new("RGBA", image.size, (*background, 255))
-    return np.asarray(Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB"))
+    return np.asarray(Image.alpha_composite(canvas, image).convert("RGB"))
