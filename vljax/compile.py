@@ -112,7 +112,7 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     count, mesh = prepared.mesh.size, _in_words(prepared.mesh.shape)
     say(f"compiling for {topology.name}: {count} devices, {mesh} (some minutes for large models)")
     start = time.perf_counter()
-    traced = _trace(prepared)
+    traced = trace_step(prepared)
     try:
         compiled = traced.lower().compile(_OPTIONS.get(topology.platform))
     except jax.errors.JaxRuntimeError as error:
@@ -131,7 +131,8 @@ def _in_words(mesh: Any) -> str:
     return " x ".join(f"{name} {size}" for name, size in mesh.items())
 
 
-def _trace(prepared: Prepared) -> Any:
+def trace_step(prepared: Prepared) -> Any:
+    """The step with the shapes of its inputs (`jax.stages.Traced`), to be lowered and compiled."""
     run = prepared.run
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
