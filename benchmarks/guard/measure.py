@@ -1,0 +1,128 @@
+"""Compiles the step of a case, the one that training runs and `vljax compile` reads, and counts.
+
+In a process of its own (`python -m benchmarks.guard.measure NAME`, which prints JSON) with an
+environment that `counts` makes: what XLA compiles depends on flags and, for CPU, on the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.guard.cases import CASES, Case
+
+if TYPE_CHECKING:
+    from vljax.parallel.hlo import Module
+    from vljax.parallel.hlo_loops import Executions
+    from vljax.run import Prepared
+
+ROOT = Path(__file__).parents[2]
+PINNED = {
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",  # as if the host had no newer vector units
+    "PJRT_NPROC": "2",  # as if it had two cores: XLA splits loops among them
+}
+"""Environment that makes all hosts alike to the compiler for CPU."""
+_SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "PJRT_")
+
+
+def counts(name: str) -> dict[str, int]:
+    """The counts of a case (`benchmarks.guard.cases`), from a process of its own.
+
+    Raises:
+      SystemExit: if it cannot be compiled; the reason is on standard error.
+    """
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(_SETTINGS)}
+    command = [sys.executable, "-m", "benchmarks.guard.measure", name]
+    run = subprocess.run(command, cwd=ROOT, env=clean | PINNED, stdout=subprocess.PIPE, text=True)
+    if run.returncode:
+        raise SystemExit(f"{name}: {shlex.join(command)} failed with status {run.returncode}")
+    result: dict[str, int] = json.loads(run.stdout)
+    return result
+
+
+def measure(case: Case) -> dict[str, int]:
+    """Compiles the step of a case in this process, and counts."""
+    from vljax.parallel.topologies import devices, quiet_environment, topology
+
+    quiet_environment(os.environ)  # before anything imports JAX
+    import jax
+
+    from vljax import config
+    from vljax.overrides import override
+    from vljax.parallel import hlo
+    from vljax.parallel.hlo_flops import program_flops
+    from vljax.parallel.hlo_loops import executions
+    from vljax.programs import trace_step
+    from vljax.run import Run, prepare
+
+    run = override(config.load(case.recipe, Run), shlex.split(case.overrides), "counts", "")
+    on_host = case.target == "cpu"
+    prepared = prepare(run, jax.devices()[:1] if on_host else devices(topology(case.target)))
+    compiled = trace_step(prepared).lower().compile()
+    module = hlo.parse(compiled.as_text())
+    runs = executions(module)
+    memory = compiled.memory_analysis()
+    return {
+        "program_flops": program_flops(module, runs),
+        "memory_bytes": moved_bytes(module, runs),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        **instructions(module, runs),
+        **({} if on_host else _predicted(module, runs, prepared, case.target)),
+    }
+
+
+def moved_bytes(module: Module, runs: Executions) -> int:
+    """Main memory read and written in a step."""
+    from vljax.parallel.hlo_bytes import memory_bytes
+
+    return sum(
+        runs.times[name] * memory_bytes(module, module.computations[name], instruction)
+        for name in runs.scheduled
+        for instruction in module.computations[name].instructions.values()
+    )
+
+
+def instructions(module: Module, runs: Executions) -> dict[str, int]:
+    """How many transposes and copies a step runs: those inside fusions too, loops times trips.
+
+    So that a scanned layer weighs what an unrolled one does. `copy-start`, by which a TPU fetches
+    ahead into on-chip memory, is no copy here: more of them are no loss.
+    """
+    found: Counter[str] = Counter()
+    for name, times in runs.times.items():
+        for instruction in module.computations[name].instructions.values():
+            found[instruction.opcode] += times
+    return {"transposes": found["transpose"], "copies": found["copy"]}
+
+
+def _predicted(module: Module, runs: Executions, prepared: Prepared, target: str) -> dict[str, int]:
+    """The cycles that the compiler notes, and those of the whole predicted step.
+
+    The second has what the first lacks (kernels, exposed collectives and copies), at the limits of
+    the device: `vljax.parallel.schedule`.
+    """
+    from vljax.parallel.hlo_collectives import collectives
+    from vljax.parallel.interconnect import collective_seconds
+    from vljax.parallel.schedule import program_cost
+    from vljax.parallel.topologies import topology
+
+    accelerator, mesh = topology(target).accelerator, prepared.mesh
+    found = collectives(module, runs, mesh)
+    seconds = collective_seconds(list(mesh.devices.flat), accelerator)
+    cost = program_cost(module, runs, found, accelerator, seconds)
+    assert accelerator.clock is not None, f"{target} is no TPU"
+    whole = round(cost.seconds(accelerator.clock) * accelerator.clock)
+    return {"predicted_cycles": cost.cycles, "predicted_step_cycles": whole}
+
+
+if __name__ == "__main__":
+    answer: Any = sys.stdout
+    sys.stdout = sys.stderr
+    print(json.dumps(measure(CASES[sys.argv[1]])), file=answer)
