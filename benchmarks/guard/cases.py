@@ -36,9 +36,7 @@ CASES = {
     # Unrolled, copies of the model with a shared update, the sigmoid's ring.
     "siglip_b16_v5e": Case("configs/siglip_vit_b16.py", "v5e:2x2", FEW.format(1, 16)),
     # Scanned and rematerialised, long sequences.
-    "so400m_v5p": Case(
-        "configs/siglip_so400m14_384.py", "v5p:2x2x1", f"{FEW.format(2, 4)} {SAVE}"
-    ),
+    "so400m_v5p": Case("configs/siglip_so400m14_384.py", "v5p:2x2x1", f"{FEW.format(2, 4)} {SAVE}"),
     # Parameters split over devices, a causal text tower, the softmax's ring.
     "g14_v5p": Case(
         "configs/clip_vit_g14.py",
