@@ -2,8 +2,7 @@
 
 XLA takes the temporaries of a program from the C library at each call and gives them back after it.
 glibc returns so large a block to the kernel at once, and the next step gets it page by page again,
-each filled with zeros: a step of ViT-B/32 with 3 GB of temporaries spent a fifth of its time on
-740,000 page faults (docs/performance.md).
+each filled with zeros (docs/performance.md).
 """
 
 from __future__ import annotations
