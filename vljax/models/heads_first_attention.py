@@ -75,9 +75,16 @@ def _backward(saved: _Saved, gradient: Array) -> tuple[Array, Array, Array, None
         to_logits = jnp.where(allowed, to_logits, 0)
     to_logits = to_logits.astype(weights.dtype)
     to_query = jnp.einsum("bhqk,bhkd->bhqd", to_logits, key)
-    to_key = jnp.einsum("bhqk,bhqd->bhkd", to_logits, query)
-    to_value = jnp.einsum("bhqk,bhqd->bhkd", weights, gradient)
+    to_key = jnp.einsum("bhkq,bhqd->bhkd", _keys_first(to_logits), query)
+    to_value = jnp.einsum("bhkq,bhqd->bhkd", _keys_first(weights), gradient)
     return to_query, to_key, to_value, None
+
+
+def _keys_first(
+    weights: Float[Array, "batch heads queries keys"],
+) -> Float[Array, "batch heads keys queries"]:
+    """Transposed in memory: XLA hands a product that contracts queries to a slower library."""
+    return jax.lax.optimization_barrier(jnp.swapaxes(weights, -1, -2))
 
 
 _attention.defvjp(_forward, _backward)

@@ -42,7 +42,19 @@ def _forward(rows: Array, matrix: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     rows, matrix = saved
-    return gradient @ matrix.T, rows.T @ gradient
+    return gradient @ matrix.T, _sum_of_outer_products(rows, gradient)
+
+
+def _sum_of_outer_products(
+    left: Float[Array, "rows inputs"], right: Float[Array, "rows outputs"]
+) -> Float[Array, "inputs outputs"]:
+    """The transposed `left` times `right`, the smaller of them transposed in memory.
+
+    XLA hands a product that contracts the rows of both to a slower library.
+    """
+    if left.shape[1] > right.shape[1]:
+        return (jax.lax.optimization_barrier(right.T) @ left).T
+    return jax.lax.optimization_barrier(left.T) @ right
 
 
 _rows_by_matrix.defvjp(_forward, _backward)
