@@ -11,7 +11,6 @@ from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, Random
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models.heads import Embedding
 from vljax.run import (
-    AdamW,
     Data,
     ModelConfig,
     Retrieval,
@@ -21,6 +20,7 @@ from vljax.run import (
     ViT,
     ZeroShot,
 )
+from vljax.training.optim import Muon
 from vljax.training.schedules import WarmupCosine
 
 IMAGE_SIZE = 60
@@ -38,7 +38,7 @@ def evaluators(source: Builtin) -> dict[str, Evaluator]:
 def recipe(variant: str = "") -> Run:
     """The quickstart; `tiny` takes some seconds."""
     tiny = choose(variant, {"": False, "tiny": True})
-    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 270, 256)
+    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 150, 256)
     tower = {
         "width": width,
         "heads": width // 32,
@@ -72,8 +72,8 @@ def recipe(variant: str = "") -> Run:
             eval_transforms=(Decode(), Resize(IMAGE_SIZE, mode="pad"), ChooseText()),
         ),
         objectives={"contrastive": SoftmaxContrastive()},
-        optim=AdamW(
-            learning_rate=1e-3,
+        optim=Muon(
+            learning_rate=3e-3,
             weight_decay=0.3,
             b2=0.98,
             schedule=WarmupCosine(warmup_steps=steps // 10),
