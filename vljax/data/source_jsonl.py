@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from vljax.config import UserError, setting
 from vljax.data.files import as_path, read_bytes
-from vljax.data.source_base import Annotation, ExampleError, Records, Source
+from vljax.data.source_base import Annotation, ExampleError, Records, Source, dataset_name
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,7 @@ class JsonLines(Source, name="jsonl"):
     @property
     def dataset(self) -> str:
         """The name of the file without its ending, so that files are told apart."""
-        stem = PurePosixPath(self.path).stem if self.path else ""
-        return re.sub(r"[^\w.+-]+", "_", stem) or self.type_name
+        return dataset_name(self.path or "") or self.type_name
 
     def open(self) -> Records:
         if self.path is None:
