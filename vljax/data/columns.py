@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from vljax.config import UserError, setting, suggest
+from vljax.config import UserError, encode, setting, suggest
+from vljax.data.accounting import Accounting
 from vljax.data.file_sets import File, expand, read_file
 from vljax.data.filters import Filter
 from vljax.data.source_base import Annotation, ExampleError, Record, Records, Source, dataset_name
@@ -66,7 +69,7 @@ class FileSource(Source):
         return tuple(dict.fromkeys(condition.column for condition in self.filters))
 
     def check_columns(self, known: Iterable[str], *more: tuple[str, str | None]) -> None:
-        """Raises UserError, with a suggestion, if a column that was chosen is not among those known.
+        """Raises UserError, with a suggestion, if a chosen column is not among those known.
 
         Args:
           known: the columns that there are.
@@ -85,6 +88,16 @@ class FileSource(Source):
         yield from (("tags", self.tags), ("label", self.label))
         for i, condition in enumerate(self.filters):
             yield f"filters.{i}.column", condition.column
+
+    def identity(self, *parts: object) -> str:
+        """A hash of what is read of the data, and of what determines that.
+
+        Args:
+          *parts: names, sizes and the like, free of machine paths.
+        """
+        choices = [self.captions, self.tags, self.label, self.stated_classes()]
+        content = [self.type_name, encode(choices), encode(self.filters), *parts]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def stated_classes(self) -> tuple[str, ...]:
         """The names in the file `classes`; empty where it is unset. Raises UserError."""
@@ -105,12 +118,14 @@ class DescribedRecords(Records):
 
     Args:
       source: which columns are read.
-      found_classes: the names that occur in the column with the class.
+      class_names: what the data says of them; those of the file `classes` go before.
     """
 
-    def __init__(self, source: FileSource, found_classes: Sequence[str] = ()):
+    accounting: Accounting
+
+    def __init__(self, source: FileSource, class_names: Sequence[str] = ()):
         self.source = source
-        self.class_names = source.stated_classes() or tuple(sorted(found_classes))
+        self.class_names = source.stated_classes() or tuple(class_names)
         self._labels = {name: label for label, name in enumerate(self.class_names)}
 
     def annotation(self, index: int) -> Annotation:
@@ -147,6 +162,12 @@ class DescribedRecords(Records):
         if self.class_names and int(text) >= len(self.class_names):
             raise ExampleError(f"class {text} has no name; there are {len(self.class_names)}")
         return int(text)
+
+
+def class_names_of(values: Iterable[str]) -> tuple[str, ...]:
+    """The names among the values of a column with the class; none where all are indices."""
+    names = sorted(set(values))
+    return () if all(name.isdecimal() for name in names) else tuple(names)
 
 
 def class_text(value: Any) -> str:

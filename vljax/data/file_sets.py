@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,9 +63,10 @@ def expand(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: str) 
                 kinds = " or ".join(suffixes)
                 raise UserError(f"{field}: no file {plain}, nor a folder with {kinds} files there")
             infos |= found
-    folders = [path.split("/")[:-1] for path in infos]
-    shared = os.path.commonprefix(folders)
-    skipped = sum(len(part) + 1 for part in shared)
+    folders = {path.rpartition("/")[0] for path in infos}
+    # Not os.path.commonpath, which mistakes the two slashes of a URL for one.
+    levels = zip(*(folder.split("/") for folder in folders), strict=False)
+    skipped = sum(len(level[0]) + 1 for level in takewhile(lambda x: len(set(x)) == 1, levels))
     return [File(path, path[skipped:], size, stamp) for path, (size, stamp) in infos.items()]
 
 
@@ -241,4 +242,3 @@ def join(folder: str, *names: str) -> str:
 
 def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
-

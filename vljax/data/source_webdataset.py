@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from jaxtyping import UInt32
 
 from vljax.config import setting
 from vljax.data.accounting import Progress
-from vljax.data.columns import DescribedRecords, FileSource
+from vljax.data.columns import DescribedRecords, FileSource, class_names_of
 from vljax.data.file_sets import File, read_range
+from vljax.data.last_read import LastRead
 from vljax.data.source_base import ExampleError
 from vljax.data.tar_index import TarIndex, open_index
 from vljax.data.tar_scan import BLOCK, Wanted, member_of, value_of
@@ -80,12 +80,12 @@ class WebDatasetRecords(DescribedRecords):
     def __init__(
         self, source: WebDataset, shards: list[File], members: tuple[str, ...], index: TarIndex
     ):
-        super().__init__(source, index.classes)
+        super().__init__(source, class_names_of(index.classes))
         self._shards = shards
         self._members = members
         self._index = index
-        self._memory = _LastRead()
-        self.identity = index.identity
+        self._last = LastRead()
+        self.identity = source.identity(index.identity)
         self.accounting = index.accounting
         self.accounting.log(source.full_name)
 
@@ -102,13 +102,13 @@ class WebDatasetRecords(DescribedRecords):
 
     def _texts(self, index: int) -> dict[str, bytes | None]:
         """The contents of the members that describe an example, by their endings."""
-        last = self._memory.last
-        if last is not None and last[0] == index:  # its label is asked for before its captions
-            return last[1]
-        shard, row = self._index.row(index)
-        contents = self._read(shard, row[1:])
-        self._memory.last = index, dict(zip(self._members, contents, strict=True))
-        return self._memory.last[1]
+
+        def read() -> dict[str, bytes | None]:
+            shard, row = self._index.row(index)
+            return dict(zip(self._members, self._read(shard, row[1:]), strict=True))
+
+        contents: dict[str, bytes | None] = self._last.get(index, read)
+        return contents
 
     def _read(self, shard: int, places: UInt32[np.ndarray, "members 2"]) -> list[bytes | None]:
         """Members of one example, in one piece where they lie together; None for one not there."""
@@ -139,12 +139,3 @@ class WebDatasetRecords(DescribedRecords):
         if len(content) != size:
             raise ExampleError(f"shard {file.name} is shorter than when it was indexed")
         return content
-
-
-class _LastRead(threading.local):
-    """What a thread read last; not carried to other processes."""
-
-    last: tuple[int, dict[str, bytes | None]] | None = None
-
-    def __reduce__(self) -> tuple[type[_LastRead], tuple[()]]:
-        return _LastRead, ()

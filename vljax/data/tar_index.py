@@ -14,7 +14,6 @@ an example and column.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
@@ -31,11 +30,20 @@ from jaxtyping import UInt32
 
 from vljax.config import UserError, encode
 from vljax.data.accounting import Accounting, Progress
-from vljax.data.file_sets import File, filesystem, is_remote, join, read_file, read_range, write_file
+from vljax.data.file_sets import (
+    File,
+    filesystem,
+    is_remote,
+    join,
+    read_file,
+    read_range,
+    write_file,
+)
 from vljax.data.tar_scan import Scan, Wanted, scan
 
 # Goes up when an index is made otherwise from the same shards.
 _VERSION = 1
+_WORTH_PROCESSES = 2**27  # bytes of shards: processes take seconds to start
 _ROW = np.dtype("<u4")
 
 
@@ -122,19 +130,21 @@ def open_index(
     from filelock import FileLock
 
     key = _key(shards, wanted)
-    homes = [folder] if folder else [join(os.path.dirname(shards[0].path), ".vljax"), cache_folder()]
+    homes = (
+        [folder] if folder else [join(os.path.dirname(shards[0].path), ".vljax"), cache_folder()]
+    )
     for home in homes:
         try:
             return TarIndex.load(_fetched(join(home, key)))
         except (OSError, ValueError):
             continue
-    home = next((home for home in homes if _writable(home)), None)
-    if home is None:
+    writable = [home for home in homes if _writable(home)]
+    if not writable:
         raise UserError(f"{homes[-1]}: cannot be written to; set data.source.index_folder")
     lock = Path(cache_folder(), f"{key}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # other processes of this machine wait, and find it done
-        target = join(home, key)
+        target = join(writable[0], key)
         try:
             return TarIndex.load(_fetched(target))
         except (OSError, ValueError):
@@ -240,8 +250,8 @@ def _scanned(
 ) -> Iterator[tuple[File, str | None]]:
     """Scans shards and keeps their parts; yields each as it is done, with what was wrong."""
     workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
-    in_process = workers <= 1 or len(todo) < 4 or todo[0].path.startswith("memory://")
-    if in_process:
+    small = sum(shard.size for shard in todo) < _WORTH_PROCESSES
+    if workers <= 1 or small or todo[0].path.startswith("memory://"):
         for shard in todo:
             yield shard, _scan_part(shard, wanted, part_of[shard])
         return

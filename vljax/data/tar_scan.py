@@ -174,7 +174,7 @@ def _members(
                     stream.seek(member.offset_data)
                     content = stream.read(member.size)
                 yield member, content
-                tar.members.clear()  # or a shard's headers stay in memory
+                tar.members.clear()  # type: ignore[attr-defined]  # or a shard's headers stay in memory
             end = tar.offset
         stream.seek(end)
         closing = stream.read(BLOCK)
@@ -188,7 +188,9 @@ def _members(
             "(truncated?); write or download it again"
         )
     if closing.strip(b"\0"):
-        raise UserError(f"{shard.path}: no valid header at byte {end:,}; write or download it again")
+        raise UserError(
+            f"{shard.path}: no valid header at byte {end:,}; write or download it again"
+        )
 
 
 def _damaged(shard: File, stream: Any, message: str) -> str:
