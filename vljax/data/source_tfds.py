@@ -84,8 +84,7 @@ class TfdsRecords(DescribedRecords):
             self._kept = self._filtered(source)
         else:
             self.accounting.examples = len(self._data)
-        names = getattr(features.get(source.label), "names", None) if source.label else None
-        super().__init__(source, tuple(names or ()))
+        super().__init__(source, _class_names(features, source.label) if source.label else ())
         self.identity = source.identity(
             source.image, source.split, builder.info.full_name, ArrayRecords(files).summary()
         )
@@ -172,6 +171,12 @@ def _names(features: Any, above: str = "") -> list[str]:
         return [above]
     prefix = f"{above}." if above else ""
     return [name for key, f in features.items() for name in _names(f, f"{prefix}{key}")]
+
+
+def _class_names(features: Any, name: str) -> tuple[str, ...]:
+    for key in name.split("."):
+        features = getattr(features, "feature", features)[key]
+    return tuple(getattr(features, "names", None) or ())
 
 
 def _feature(example: dict[str, Any], name: str) -> Any:

@@ -57,7 +57,7 @@ class WebDataset(FileSource, name="webdataset"):
             shards, wanted, folder=self.index_folder, workers=workers, progress=progress
         )
         if index.columns:
-            self.check_columns({*index.columns, *self.image})
+            self.check_columns(index.columns)
         return WebDatasetRecords(self, shards, members, index)
 
 
