@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,23 @@ logger = logging.getLogger(__name__)
 
 # How many of the examples left out for one reason are named.
 _NAMED = 5
+_SECONDS_BETWEEN_LINES = 10
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
+
+
+def log_progress(name: str) -> Progress:
+    """Says a line now and then, where no bar can be drawn."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            logger.warning("%s: indexed %d of %d shards", name, done, total)
+
+    return progress
 
 
 @dataclass

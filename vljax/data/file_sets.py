@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from itertools import product, takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vljax.config import REMOTE_PACKAGES, UserError
 
@@ -158,16 +158,19 @@ def filesystem(url: str) -> tuple[Any, str]:
     return system, path
 
 
-def open_file(path: str) -> IO[bytes]:
-    """A local or remote file, to be read from its beginning on. Raises UserError."""
+def open_file(path: str) -> Any:
+    """A local or remote file as a binary stream to be read from its beginning on.
+
+    Raises:
+      UserError: if it cannot be opened.
+    """
     try:
         if not is_remote(path):
             return open(path, "rb")
         system, inner = filesystem(path)
-        stream: IO[bytes] = system.open(inner, "rb", cache_type="readahead")
+        return system.open(inner, "rb", cache_type="readahead")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
-    return stream
 
 
 def read_range(path: str, stamp: str, start: int, size: int) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import setting
-from vljax.data.accounting import Progress
+from vljax.data.accounting import Progress, log_progress
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of
 from vljax.data.file_sets import File, read_range
 from vljax.data.last_read import LastRead
@@ -20,9 +18,6 @@ from vljax.data.source_base import ExampleError
 from vljax.data.tar_index import TarIndex, open_index
 from vljax.data.tar_scan import BLOCK, Wanted, member_of, value_of
 
-logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LINES = 10
 _GAP = 2**16  # bytes read in vain rather than asking twice
 
 
@@ -47,7 +42,7 @@ class WebDataset(FileSource, name="webdataset"):
     index_folder: str | None = setting(None, identity=False)
 
     def open(self) -> WebDatasetRecords:
-        return self.index(None, _log_progress(self.full_name))
+        return self.index(None, log_progress(self.full_name))
 
     def index(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
         shards = self.files("tar shards, such as DIR/{00000..00123}.tar", ".tar")
@@ -59,19 +54,6 @@ class WebDataset(FileSource, name="webdataset"):
         if index.columns:
             self.check_columns(index.columns)
         return WebDatasetRecords(self, shards, members, index)
-
-
-def _log_progress(name: str) -> Progress:
-    """A line now and then, for an index that is built as training starts."""
-    last = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            logger.warning("%s: indexed %d of %d shards", name, done, total)
-
-    return progress
 
 
 class WebDatasetRecords(DescribedRecords):

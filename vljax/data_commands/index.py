@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 from rich import box
@@ -14,10 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vljax.config import UserError
+from vljax.data.accounting import log_progress
 from vljax.data.sources import Records, Source
 from vljax.data_commands.given import HELP, given_sources
-
-_SECONDS_BETWEEN_LINES = 10
 
 _DESCRIPTION = """\
 Builds the index of tar shards in parallel, keeps it beside them, and counts what is in any data
@@ -68,24 +64,11 @@ def _take_workers(argv: list[str]) -> tuple[int | None, list[str]]:
 def _indexed(source: Source, workers: int | None) -> Records:
     console = Console(stderr=True)
     if not console.is_terminal:
-        return source.index(workers, _lines(source.full_name))
+        return source.index(workers, log_progress(source.full_name))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(source.full_name, total=None)
         return source.index(workers, lambda done, all: bar.update(task, completed=done, total=all))
-
-
-def _lines(name: str) -> Callable[[int, int], None]:
-    """Progress where no bar can be drawn: a line now and then."""
-    last = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"{name}: {done:,} of {total:,} shards", file=sys.stderr, flush=True)
-
-    return progress
 
 
 def _as_dict(source: Source, records: Records) -> dict[str, Any]:
