@@ -43,8 +43,10 @@ def test_tabs_several_files_and_columns_by_name(tmp_path):
     (tmp_path / "b").mkdir()
     second = write(tmp_path / "b" / "b.tsv", rows[1:], delimiter="\t")
     records = Tsv((first, second), captions=("long", "title")).open()
-    assert [records[i].captions for i in range(3)] == [("l, 0", "t0"), ("l, 1", "t1")] + [
-        ("l, 1", "t1")
+    assert [records[i].captions for i in range(3)] == [
+        ("l, 0", "t0"),
+        ("l, 1", "t1"),
+        ("l, 1", "t1"),
     ]
     assert records[1].image == jpeg(1)
     assert records[2].image == jpeg(0)

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from vljax.config import UserError
-from vljax.data import tar_index
+from vljax.data import tar_index_build
 from vljax.data.file_sets import expand
 from vljax.data.tar_index import open_index
 from vljax.data.tar_scan import Wanted
@@ -35,13 +35,13 @@ def shards(tmp_path, monkeypatch):
 
 @pytest.fixture
 def scans(monkeypatch):
-    names, plain = [], tar_index.scan
+    names, plain = [], tar_index_build.scan
 
     def scan(shard, wanted):
         names.append(shard.name)
         return plain(shard, wanted)
 
-    monkeypatch.setattr(tar_index, "scan", scan)
+    monkeypatch.setattr(tar_index_build, "scan", scan)
     return names
 
 
@@ -63,7 +63,7 @@ def test_an_index_is_built_once_and_kept_beside_the_shards(shards, scans):
 
 def test_processes_build_the_same_index(shards, tmp_path, monkeypatch):
     alone = opened(shards, folder=str(tmp_path / "alone"))
-    monkeypatch.setattr(tar_index, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(tar_index_build, "_WORTH_PROCESSES", 0)
     together = opened(shards, folder=str(tmp_path / "together"), workers=2)
     assert everything(together) == everything(alone)
     assert together.identity == alone.identity

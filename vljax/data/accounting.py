@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 _NAMED = 5
 _SECONDS_BETWEEN_LINES = 10
 
+# Of this process: source, reason and count.
+_said: set[tuple[str, str, int]] = set()
+
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
@@ -76,6 +79,9 @@ class Accounting:
     def log(self, source: str) -> None:
         """Says what was left out, a line for each reason."""
         for reason, count in self.left_out.items():
+            if (source, reason, count) in _said:  # a run opens the same source several times
+                continue
+            _said.add((source, reason, count))
             names = ", ".join(self.named[reason])
             more = ", ..." if count > len(self.named[reason]) else ""
             logger.warning("%s: left out %d: %s (%s%s)", source, count, reason, names, more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -147,9 +148,9 @@ class DescribedRecords(Records):
         label = value(source.label) if source.label else None
         return Annotation(tuple(captions), tuple(tags), self._label(label))
 
+    @abc.abstractmethod
     def values(self, index: int) -> Callable[[str], Any]:
-        """What gives the value of a column of an example; may raise ExampleError."""
-        raise NotImplementedError
+        """What gives the value of a column of an example; both may raise ExampleError."""
 
     def _label(self, value: Any) -> int | None:
         if value is None:

@@ -14,21 +14,16 @@ an example and column.
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt32
 
-from vljax.config import UserError, encode
+from vljax.config import UserError
 from vljax.data.accounting import Accounting, Progress
 from vljax.data.file_sets import (
     File,
@@ -39,12 +34,8 @@ from vljax.data.file_sets import (
     read_range,
     write_file,
 )
-from vljax.data.tar_scan import Scan, Wanted, scan
-
-# Goes up when an index is made otherwise from the same shards.
-_VERSION = 1
-_WORTH_PROCESSES = 2**27  # bytes of shards: processes take seconds to start
-_ROW = np.dtype("<u4")
+from vljax.data.tar_index_build import ROW, build, index_name
+from vljax.data.tar_scan import Wanted
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ class TarIndex:
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         stamp = self.identity
         content = read_range(self._rows, stamp, index * self._row_bytes, self._row_bytes)
-        return shard, np.frombuffer(content, _ROW).reshape(self.width, 2)
+        return shard, np.frombuffer(content, ROW).reshape(self.width, 2)
 
     @property
     def _rows(self) -> str:
@@ -104,7 +95,7 @@ class TarIndex:
 
     @property
     def _row_bytes(self) -> int:
-        return self.width * 2 * _ROW.itemsize
+        return self.width * 2 * ROW.itemsize
 
 
 def open_index(
@@ -129,7 +120,7 @@ def open_index(
     """
     from filelock import FileLock
 
-    key = _key(shards, wanted)
+    key = index_name(shards, wanted)
     homes = (
         [folder] if folder else [join(os.path.dirname(shards[0].path), ".vljax"), cache_folder()]
     )
@@ -148,7 +139,9 @@ def open_index(
         try:
             return TarIndex.load(_fetched(target))
         except (OSError, ValueError):
-            _build(shards, wanted, target, workers, progress)
+            # Another machine may be quicker, and remove the parts that it put together.
+            with contextlib.suppress(FileNotFoundError):
+                build(shards, wanted, target, workers, progress)
     return TarIndex.load(_fetched(target))
 
 
@@ -156,23 +149,6 @@ def cache_folder() -> str:
     """Where indices are kept that cannot be kept beside their shards."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(base, "vljax", "indices")
-
-
-def _key(shards: list[File], wanted: Wanted) -> str:
-    content = [
-        _VERSION,
-        [[shard.name, shard.size, shard.stamp] for shard in shards],
-        _content(wanted),
-    ]
-    return _hash(content)
-
-
-def _content(wanted: Wanted) -> Any:
-    return encode(wanted)
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def _writable(folder: str) -> bool:
@@ -207,126 +183,3 @@ def _fetched(folder: str) -> str:
                 raise OSError(str(error)) from error
             os.replace(partial, join(copy, name))
     return copy
-
-
-def _build(
-    shards: list[File], wanted: Wanted, target: str, workers: int | None, progress: Progress
-) -> None:
-    parts = join(target, "parts")
-    part_of = {shard: join(parts, f"{_part_name(shard, wanted)}.npz") for shard in shards}
-    existing = _existing(parts)
-    todo = [shard for shard in shards if os.path.basename(part_of[shard]) not in existing]
-    done = len(shards) - len(todo)
-    progress(done, len(shards))
-    errors: dict[str, str] = {}
-    for shard, error in _scanned(todo, wanted, part_of, workers):
-        done += 1
-        if error is not None:
-            errors[shard.path] = error
-        progress(done, len(shards))
-    if errors:
-        first = next(errors[shard.path] for shard in shards if shard.path in errors)
-        more = f" (and {len(errors) - 1} more shards)" if len(errors) > 1 else ""
-        raise UserError(f"{first}{more}")
-    _merge(shards, wanted, [part_of[shard] for shard in shards], target)
-
-
-def _part_name(shard: File, wanted: Wanted) -> str:
-    return _hash([_VERSION, shard.name, shard.size, shard.stamp, _content(wanted)])
-
-
-def _existing(parts: str) -> set[str]:
-    if not is_remote(parts):
-        return set(os.listdir(parts)) if os.path.isdir(parts) else set()
-    system, path = filesystem(parts)
-    try:
-        return {os.path.basename(name) for name in system.ls(path, detail=False)}
-    except FileNotFoundError:
-        return set()
-
-
-def _scanned(
-    todo: list[File], wanted: Wanted, part_of: dict[File, str], workers: int | None
-) -> Iterator[tuple[File, str | None]]:
-    """Scans shards and keeps their parts; yields each as it is done, with what was wrong."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
-    small = sum(shard.size for shard in todo) < _WORTH_PROCESSES
-    if workers <= 1 or small or todo[0].path.startswith("memory://"):
-        for shard in todo:
-            yield shard, _scan_part(shard, wanted, part_of[shard])
-        return
-    # JAX has threads, with which a process must not fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_scan_part, s, wanted, part_of[s]): s for s in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def _scan_part(shard: File, wanted: Wanted, path: str) -> str | None:
-    """Scans one shard into a file; returns what is wrong with the shard."""
-    try:
-        result = scan(shard, wanted)
-    except UserError as error:
-        return str(error)
-    rest = {
-        "accounting": result.accounting.as_dict(),
-        "classes": sorted(result.classes),
-        "columns": sorted(result.columns),
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, rows=result.rows, rest=np.array(json.dumps(rest)))
-    write_file(path, buffer.getvalue())
-    return None
-
-
-def _load_part(path: str) -> Scan:
-    with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as part:
-        rest = json.loads(str(part["rest"]))
-        accounting = Accounting(**rest["accounting"])
-        return Scan(part["rows"], accounting, set(rest["classes"]), set(rest["columns"]))
-
-
-def _merge(shards: list[File], wanted: Wanted, parts: list[str], target: str) -> None:
-    """Writes the index from its parts, and removes these."""
-    accounting, examples = Accounting(), []
-    classes: set[str] = set()
-    columns: set[str] = set()
-    digest = hashlib.sha256(json.dumps([_VERSION, _content(wanted)]).encode())
-    rows_path = join(target, "rows.bin")
-    with _writing(rows_path) as rows:
-        for shard, path in zip(shards, parts, strict=True):
-            part = _load_part(path)
-            content = part.rows.astype(_ROW).tobytes()
-            rows.write(content)
-            digest.update(f"{shard.name} {shard.size} {len(part.rows)}\n".encode() + content)
-            examples.append(len(part.rows))
-            accounting.add(part.accounting)
-            classes |= part.classes
-            columns |= part.columns
-    index = {
-        "width": 1 + len(wanted.members),
-        "examples": examples,
-        "accounting": accounting.as_dict(),
-        "classes": sorted(classes),
-        "columns": sorted(columns),
-        "identity": digest.hexdigest(),
-    }
-    write_file(join(target, "index.json"), json.dumps(index).encode())
-    _remove_tree(join(target, "parts"))
-
-
-def _writing(path: str) -> Any:
-    if not is_remote(path):
-        return open(path, "wb")
-    system, inner = filesystem(path)
-    return system.open(inner, "wb")
-
-
-def _remove_tree(folder: str) -> None:
-    import shutil
-
-    if is_remote(folder):
-        system, path = filesystem(folder)
-        system.rm(path, recursive=True)
-    else:
-        shutil.rmtree(folder)
