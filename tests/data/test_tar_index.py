@@ -132,9 +132,9 @@ def test_remote_shards_keep_their_index_beside_them(shards, tmp_path, scans):
 
 
 READ = """
-import json, resource, sys, time
+import json, resource, sys
+import numpy as np
 from vljax.data.tar_index import TarIndex
-begin = time.perf_counter()
 index = TarIndex.load(sys.argv[1])
 places = np.random.default_rng(0).integers(0, len(index), 1000)
 shards = [index.row(int(place))[0] for place in places]
