@@ -17,8 +17,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt32
@@ -85,8 +85,8 @@ class TarIndex:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
-        stamp = self.identity
-        content = read_range(self._rows, stamp, index * self._row_bytes, self._row_bytes)
+        size = self._row_bytes
+        content = read_range(self._rows, self.identity, index * size, size)
         return shard, np.frombuffer(content, ROW).reshape(self.width, 2)
 
     @property
@@ -125,15 +125,12 @@ def open_index(
         [folder] if folder else [join(os.path.dirname(shards[0].path), ".vljax"), cache_folder()]
     )
     for home in homes:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             return TarIndex.load(_fetched(join(home, key)))
-        except (OSError, ValueError):
-            continue
     writable = [home for home in homes if _writable(home)]
     if not writable:
         raise UserError(f"{homes[-1]}: cannot be written to; set data.source.index_folder")
-    lock = Path(cache_folder(), f"{key}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.path.join(tempfile.gettempdir(), f"vljax-{os.getuid()}-{key}.lock")
     with FileLock(lock):  # other processes of this machine wait, and find it done
         target = join(writable[0], key)
         try:
