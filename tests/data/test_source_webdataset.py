@@ -177,6 +177,20 @@ def test_recipes_hold_the_source_and_check_where_it_is(folder, tmp_path):
         validate(WebDataset(f"{tmp_path}/gone/{{00000..00001}}.tar"))
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/cc12m", "cc12m"),
+        ("gs://bucket/cc12m/{00000..01242}.tar", "cc12m"),
+        ("cc12m.tar", "cc12m"),
+        (("/a/cc3m", "/b/cc12m/*.tar"), "cc3m+cc12m"),
+        (None, "webdataset"),
+    ],
+)
+def test_the_set_is_named_by_its_folder(path, name):
+    assert WebDataset(path).dataset == name
+
+
 def test_the_plan_follows_the_shards_and_what_is_read_of_them(folder, tmp_path):
     def plan_of(**changes):
         source = WebDataset(f"{folder}/{{00000..00002}}.tar", **changes)

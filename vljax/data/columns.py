@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -50,7 +51,7 @@ class FileSource(Source):
     @property
     def _last_part(self) -> str:
         paths = (self.path,) if isinstance(self.path, str) else self.path or ()
-        return "+".join(PurePosixPath(path).name for path in paths)
+        return "+".join(_named(PurePosixPath(path)) for path in paths)
 
     def files(self, what: str, *suffixes: str) -> list[File]:
         """The files that `path` names. Raises UserError if it is unset or names none."""
@@ -109,6 +110,12 @@ class FileSource(Source):
         except (OSError, ValueError) as error:
             raise UserError(f"data.source.classes: {self.classes}: {error}") from error
         return tuple(line.strip() for line in lines if line.strip())
+
+
+def _named(path: PurePosixPath) -> str:
+    """The last part of a path; of a pattern for files, the folder that they lie in."""
+    is_pattern = re.search(r"[*?\[{]", path.name) and path.parent.name
+    return path.parent.name if is_pattern else path.name
 
 
 class DescribedRecords(Records):
