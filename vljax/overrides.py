@@ -56,7 +56,7 @@ def components(recipe: Any) -> dict[str, list[str]]:
 
 
 def _components(value: Any, hint: Any, path: str) -> Iterator[tuple[str, list[str]]]:
-    if kind := _kind(hint):
+    if path and (kind := _kind(hint)):
         names = [*sorted(kind.members), *(["none"] if _is_optional(hint) else [])]
         if len(names) > 1:
             yield path, names

@@ -1,7 +1,28 @@
 """The sources a recipe can name; `Source` is the kind, the others its members."""
 
+from vljax.data.source_array_record import ArrayRecord
 from vljax.data.source_base import Annotation, ExampleError, Record, Records, Source
 from vljax.data.source_builtin import Builtin
+from vljax.data.source_csv import Csv, Tsv
+from vljax.data.source_folder import Folder
 from vljax.data.source_jsonl import JsonLines
+from vljax.data.source_parquet import Parquet
+from vljax.data.source_tfds import Tfds
+from vljax.data.source_webdataset import WebDataset
 
-__all__ = ["Annotation", "Builtin", "ExampleError", "JsonLines", "Record", "Records", "Source"]
+__all__ = [
+    "Annotation",
+    "ArrayRecord",
+    "Builtin",
+    "Csv",
+    "ExampleError",
+    "Folder",
+    "JsonLines",
+    "Parquet",
+    "Record",
+    "Records",
+    "Source",
+    "Tfds",
+    "Tsv",
+    "WebDataset",
+]
