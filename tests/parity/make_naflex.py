@@ -62,7 +62,13 @@ def tower() -> None:
     images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in IMAGES]
     processor = processing.Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=BUDGET)
     # As uint8: what comes before normalisation is what a batch holds here.
-    made = processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")
+    made = processor(
+        images,
+        do_rescale=False,
+        do_normalize=False,
+        input_data_format="channels_last",
+        return_tensors="pt",
+    )
     pixels = made["pixel_values"]
     assert pixels.shape[1:] == (BUDGET, 3 * PATCH**2)
     out = model(

@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vljax.config import Component
+from vljax.data.randomness import Step
 
 Example = dict[str, Any]
+Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Name -> shape and type."""
 Colour = tuple[int, int, int]
 
 
@@ -28,6 +31,16 @@ class Transform(Component, abc.ABC):
     def output_size(self) -> int | None:
         """Height and width of the square images that come out, if this fixes them."""
         return None
+
+    def image_arrays(self, step: Step | None = None) -> Arrays | None:
+        """What an image is in the batch of a step, if this fixes it; the largest without a step."""
+        size = self.output_size
+        return None if size is None else {"image": ((size, size, 3), np.dtype(np.uint8))}
+
+    def blank(self, step: Step | None = None) -> dict[str, np.ndarray]:
+        """The arrays of an image that is not there, where this fixes what an image is: black."""
+        arrays = self.image_arrays(step) or {}
+        return {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
     @abc.abstractmethod
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
