@@ -32,7 +32,8 @@ from vljax.programs import (
     make_encode,
 )
 from vljax.run import Prepared, Run, prepare
-from vljax.training import metrics, storage
+from vljax.training import accounting, metrics, storage
+from vljax.training.accounting import Accounting
 from vljax.training.checkpoint import Checkpointer
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
@@ -116,6 +117,8 @@ def _train(run: Run, console: Console) -> Finished:
     state = initial_state(prepared) if state is None else state
     encode = make_encode(prepared)
     measured = _measured(run, start)
+    counts = checkpointer.files(start) if start and distributed.is_first() else {}
+    examples = Accounting(workdir, start, run.data.max_rejected_share, counts.get(accounting.FILE))
 
     def bound(field: str, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluate]:
         return {
@@ -129,7 +132,8 @@ def _train(run: Run, console: Console) -> Finished:
             steps=run.steps,
             step=step,
             hyper=hyper(prepared),
-            batches=lambda step: device_batches(prepared, step),
+            batches=lambda step: device_batches(prepared, step, examples.take),
+            accounting=examples,
             evaluators=bound("evaluators", run.evaluators),
             final_evaluators=bound("final_evaluators", run.final_evaluators),
             cadence=Cadence(run.log_every, run.evaluate_every, run.checkpoint_every),

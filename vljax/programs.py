@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
-from vljax.data.batching import Batches
+from vljax.data.batching import Account, Batches
 from vljax.data.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
@@ -21,6 +22,8 @@ from vljax.run import Prepared
 from vljax.training.optim import Hyper
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
+
+Take = Callable[[Account, Bool[np.ndarray, " rows"]], None]
 
 # A program that runs once need not be fast. LLVM takes half the time, and the numbers are the same.
 _QUICK: dict[str, bool | int | float | str] = {"xla_backend_optimization_level": 1}
@@ -90,12 +93,26 @@ def hyper(prepared: Prepared) -> Hyper:
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
-def device_batches(prepared: Prepared, step: int) -> Iterator[dict[str, jax.Array]]:
-    """Training batches from a step on, split over the mesh; a process reads its devices' rows."""
+def _nobody(account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+    """Where nobody asks what became of the examples."""
+
+
+def device_batches(
+    prepared: Prepared, step: int, take: Take = _nobody
+) -> Iterator[dict[str, jax.Array]]:
+    """Training batches from a step on, split over the mesh; a process reads its devices' rows.
+
+    Args:
+      prepared: the run.
+      step: the number of the first batch.
+      take: told what became of the examples, and which of them this process counts.
+    """
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
+    counted = rows.first_held(sharding, run.global_batch)
 
     def open_part(part: int, count: int) -> Batches:
+        own = np.split(counted, count)[part]
         return train_batches(
             run.data,
             seed=run.seed,
@@ -103,6 +120,7 @@ def device_batches(prepared: Prepared, step: int) -> Iterator[dict[str, jax.Arra
             start_step=step,
             process_index=part,
             process_count=count,
+            report=lambda account: take(account, own),
         )
 
     for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):

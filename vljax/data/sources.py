@@ -3,5 +3,17 @@
 from vljax.data.source_base import Annotation, ExampleError, Record, Records, Source
 from vljax.data.source_builtin import Builtin
 from vljax.data.source_jsonl import JsonLines
+from vljax.data.source_mixture import Mixture, Part, Phase
 
-__all__ = ["Annotation", "Builtin", "ExampleError", "JsonLines", "Record", "Records", "Source"]
+__all__ = [
+    "Annotation",
+    "Builtin",
+    "ExampleError",
+    "JsonLines",
+    "Mixture",
+    "Part",
+    "Phase",
+    "Record",
+    "Records",
+    "Source",
+]

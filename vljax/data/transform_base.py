@@ -20,7 +20,8 @@ Colour = tuple[int, int, int]
 class Transform(Component, abc.ABC):
     """A step from a record to an example. Members are frozen dataclasses.
 
-    The first one is given `{"record": Record}`. Afterwards `image` is uint8[height, width, 3] and
+    The first one is given `{"record": Record}`, and in training `step`: the `randomness.Step` that
+    the example is for, from which a whole batch can draw the same. Afterwards `image` is uint8[height, width, 3] and
     `text` a string. All randomness comes from the generator that is passed in.
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from vljax.config import Component, UserError, setting
-from vljax.data.sources import Source
+from vljax.data.sources import Mixture, Source
 
 Batch = Mapping[str, Any]
 """Whole arrays of the host (NumPy), or global ones that are on the devices already (JAX)."""
@@ -79,6 +79,8 @@ class Evaluator(Component, abc.ABC):
         """What is wrong with the fields."""
         if self.batch_size < 1:
             yield "batch_size", f"must be at least 1, got {self.batch_size}"
+        if isinstance(self.source, Mixture):
+            yield "source", "is a mixture, which is for training; evaluate on one of its sources"
 
     @property
     def prefix(self) -> str:
