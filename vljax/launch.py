@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -24,8 +25,7 @@ from vljax.evaluation.split_set import SplitSet
 from vljax.models.assembly import Variables
 from vljax.parallel import distributed
 from vljax.programs import (
-    compile_ahead,
-    compile_step,
+    StepPrograms,
     device_batches,
     hyper,
     initial_state,
@@ -113,7 +113,9 @@ def _train(run: Run, console: Console) -> Finished:
     describe(workdir, prepared)
 
     start = 0 if state is None else int(state.step)
-    step = compile_ahead(prepared) if start < run.steps else compile_step(prepared)
+    step = StepPrograms(prepared)
+    if start < run.steps:
+        step.begin(start)
     state = initial_state(prepared) if state is None else state
     encode = make_encode(prepared)
     measured = _measured(run, start)
@@ -130,7 +132,7 @@ def _train(run: Run, console: Console) -> Finished:
     with ProgressDisplay(start, run.steps, run.global_batch, console) as display:
         loop = Loop(
             steps=run.steps,
-            step=step,
+            step=functools.partial(step, display.activity),
             hyper=hyper(prepared),
             batches=lambda step: device_batches(prepared, step, examples.take),
             accounting=examples,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -60,25 +60,70 @@ def compile_step(prepared: Prepared) -> Any:
     )
 
 
-def trace_step(prepared: Prepared) -> Any:
-    """The step, traced for the batches of the run; `lower().compile()` of it needs no arrays."""
+def trace_step(prepared: Prepared, length: int | None = None) -> Any:
+    """The step, traced for the batches of the run; `lower().compile()` of it needs no arrays.
+
+    Args:
+      prepared: the run.
+      length: of the sequences of patches; by default the longest.
+    """
     run = prepared.run
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in run.data.batch_spec(run.global_batch).items()
+        for name, (shape, dtype) in run.data.batch_spec(run.global_batch, length).items()
     }
     real = jnp.result_type(float)  # float32, unless JAX has float64 enabled
     scalars: list[Any] = [jax.ShapeDtypeStruct((), d) for d in (real, real, np.uint32)]
     return compile_step(prepared).trace(prepared.shapes, batch, Hyper(*scalars))
 
 
-def compile_ahead(prepared: Prepared) -> Any:
-    """The step, compiled in a thread from now on; the first call waits for it.
+class StepPrograms:
+    """The step, compiled once for each length that sequences of patches have.
 
-    Tracing takes turns with what else is traced, but compilers work side by side.
+    What is begun ahead is compiled in a thread, and the first call waits for it; other programs are
+    compiled when their first batch comes. Tracing takes turns with what else is traced, but
+    compilers work side by side.
     """
-    program = ThreadPoolExecutor(1).submit(lambda: trace_step(prepared).lower().compile())
-    return lambda *inputs: program.result()(*inputs)
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._thread = ThreadPoolExecutor(1)
+        self._programs: dict[int | None, Future[Any]] = {}
+
+    def begin(self, step: int) -> None:
+        """Compiles the program for the batch of a step from now on."""
+        self._begin(self._prepared.run.data.length_at(self._prepared.run.seed, step))
+
+    def _begin(self, length: int | None) -> None:
+        def compiled() -> Any:
+            return trace_step(self._prepared, length).lower().compile()
+
+        # A program takes batches of its own shape only: none is ever compiled unasked.
+        self._programs[length] = self._thread.submit(compiled)
+
+    def __call__(self, activity: Callable[[str], None], *inputs: Any) -> Any:
+        """The next step.
+
+        Args:
+          activity: told what the time is spent on where a program is compiled, "" afterwards.
+          inputs: state, batch and hyper.
+        """
+        length = self._length(inputs[1])
+        if length not in self._programs:
+            self._begin(length)
+            activity(f"compiling the step for images of {length} patches")
+            self._programs[length].result()
+            activity("")
+        return self._programs[length].result()(*inputs)
+
+    def _length(self, batch: Mapping[str, jax.Array]) -> int | None:
+        lengths = self._prepared.run.data.image_lengths
+        if not lengths:
+            return None
+        length: int = batch["image_mask"].shape[1]
+        if length not in lengths:
+            raise ValueError(f"a batch of {length} patches, where lengths are {list(lengths)}")
+        return length
 
 
 def hyper(prepared: Prepared) -> Hyper:

@@ -118,12 +118,20 @@ class Run:
     def _shape_problems(self) -> Iterator[tuple[str, str]]:
         """Batches that don't fit the encoders they are meant for."""
         batch = self.data.batch_spec(self.global_batch)
-        for name, spec in example_batch(self.model, self.global_batch).items():
-            if name not in batch:
-                yield f"model.encoders.{name}", f"the data has no {name!r}{suggest(name, batch)}"
-            elif batch[name][0][1:] != spec.shape[1:]:
-                made, wanted = batch[name][0][1:], spec.shape[1:]
-                yield f"model.encoders.{name}", f"is made for {wanted}, but the data gives {made}"
+        for name, encoder in self.model.encoders.items():
+            specs = example_batch(ModelConfig({name: encoder}, {}), self.global_batch)
+            for entry, spec in specs.items():
+                if entry not in batch:
+                    yield (
+                        f"model.encoders.{entry}",
+                        f"the data has no {entry!r}{suggest(entry, batch)}",
+                    )
+                elif not _fits(batch[entry][0], spec.shape, any_length=encoder.any_length):
+                    made, wanted = batch[entry][0][1:], spec.shape[1:]
+                    message = f"is made for {wanted}, but the data gives {made}"
+                    if encoder.any_length:
+                        message += "; any length will do: end the transforms with patchify, and let patch_size be the same"
+                    yield f"model.encoders.{entry}", message
 
     def _similarity_problems(self) -> Iterator[tuple[str, str]]:
         trained = {o.similarity for o in self.objectives.values() if isinstance(o, Contrastive)}
@@ -147,6 +155,12 @@ class Run:
         """Evaluators by the recipe field that holds them."""
         both = {"evaluators": self.evaluators, "final_evaluators": self.final_evaluators}
         return {f"{k}.{name}": e for k, group in both.items() for name, e in group.items()}
+
+
+def _fits(made: tuple[int, ...], wanted: tuple[int, ...], *, any_length: bool) -> bool:
+    """Whether arrays of a batch are what an encoder is made for, length aside if it is free."""
+    first = 2 if any_length else 1
+    return len(made) == len(wanted) and made[first:] == wanted[first:]
 
 
 @dataclass(frozen=True)

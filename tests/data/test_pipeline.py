@@ -279,7 +279,12 @@ def test_recipes_that_cannot_work_are_refused(path, changes, message):
 
 def test_the_last_transform_with_a_size_decides_it(path):
     transforms = (Decode(), Resize(40), RandomResizedCrop(16), ChooseText())
-    assert sample_data(path, train_transforms=transforms).image_size == 16
+    assert sample_data(path, train_transforms=transforms).batch_spec(1)["image"][0] == (
+        1,
+        16,
+        16,
+        3,
+    )
 
 
 def test_the_published_recipes_can_be_written_down(path):
@@ -291,7 +296,7 @@ def test_the_published_recipes_can_be_written_down(path):
     plain = Resize(256, interpolation="bilinear", antialias=False)
     transforms = (Decode(), plain, ChooseText("random"))
     siglip = sample_data(path, train_transforms=transforms, eval_transforms=transforms)
-    assert [validate(data).image_size for data in (clip, siglip)] == [224, 256]
+    assert [validate(d).batch_spec(1)["image"][0][1] for d in (clip, siglip)] == [224, 256]
 
 
 def test_ids_hold_source_and_index_beyond_32_bits():

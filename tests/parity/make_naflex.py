@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import interpolate
 from transformers import Siglip2VisionConfig, Siglip2VisionModel
 from transformers.models.siglip2 import image_processing_pil_siglip2 as processing
+from transformers.models.siglip2 import modeling_siglip2 as modeling
 
 DATA = Path(__file__).parent / "data"
 PATCH, BUDGET, SIDE = 4, 12, 5
@@ -28,6 +29,16 @@ PATCH, BUDGET, SIDE = 4, 12, 5
 IMAGES = [(16, 16), (23, 61), (5, 90), (120, 7), (3, 2)]
 GRIDS = [(16, 16), (7, 3), (1, 1), (1, 40), (40, 1), (100, 1), (1, 128), (23, 11), (17, 64)]
 LARGE_GRID = (128, 128)
+
+
+class Functional:
+    """`torch.nn.functional` as Siglip2 uses it, without the fault at one column."""
+
+    @staticmethod
+    def interpolate(table: torch.Tensor, size: tuple[int, int], **options: object) -> torch.Tensor:
+        if size[1] > 1:
+            return interpolate(table, size, **options)
+        return interpolate(table.mT, size[::-1], **options).mT
 
 
 def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
@@ -103,7 +114,8 @@ def positions() -> None:
         arrays[name] = table.permute(1, 2, 0).numpy().astype(np.float32)
         exact = torch.from_numpy(arrays[name]).double().permute(2, 0, 1)[None]
         for grid in GRIDS + ([LARGE_GRID] if name == "fine" else []):
-            new = interpolate(exact, grid, mode="bilinear", align_corners=False, antialias=True)
+            options = {"mode": "bilinear", "align_corners": False, "antialias": True}
+            new = Functional.interpolate(exact, grid, **options)
             rows = new[0].permute(1, 2, 0).reshape(-1, len(table))
             arrays[f"{name}/{grid[0]}x{grid[1]}"] = rows.numpy().astype(np.float32)
     np.savez_compressed(DATA / "naflex_positions.npz", **arrays)
@@ -124,6 +136,7 @@ def sizes() -> None:
 @torch.no_grad()
 def main() -> None:
     DATA.mkdir(exist_ok=True)
+    modeling.F = Functional
     tower()
     positions()
     sizes()

@@ -9,7 +9,7 @@ from jaxtyping import Int32, UInt8
 
 from vljax.data.batching import Batches, make_batches
 from vljax.data.example import Loader, OpenPart
-from vljax.data.pipeline import Data, output_size
+from vljax.data.pipeline import Data
 from vljax.data.source_base import Annotation, ExampleError, Records, Source
 from vljax.data.tokenizer_base import LoadedTokenizer
 from vljax.data.transform_decode import Decode
@@ -123,13 +123,9 @@ class EvaluationSet:
 
     @functools.cached_property
     def _loader(self) -> Loader:
-        size = output_size(self.data.eval_transforms)
-        if size is None:
-            raise ValueError("eval_transforms do not fix the image size; validate the recipe first")
         return Loader(
             parts=(OpenPart(self.source.full_name, self.records, self.data.eval_transforms),),
             tokenizer=self.tokenizer,
-            size=size,
             seed=0,
             evaluation=True,
         )

@@ -13,13 +13,15 @@ from vljax.data.order import Visit
 from vljax.data.randomness import Step, example_generator
 from vljax.data.source_base import ExampleError, Records
 from vljax.data.tokenizer_base import LoadedTokenizer
-from vljax.data.transform_base import Transform
+from vljax.data.transform_base import Transform, image_transform
 
 # The keys under which travels with a batch what is no part of it: rejected examples, and which
 # have been seen before.
 REJECTED = "rejected"
 REPEATED = "repeated"
 PADDING_INDEX = -1
+# Under this key, an example has a dict of all arrays of its image.
+IMAGE = "image"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,6 @@ class Loader:
     Attributes:
       parts: the opened sources.
       tokenizer: makes the ids.
-      size: height and width of the images, pixels.
       seed: of the random numbers.
       evaluation: whether batches have a `label` and keep images without a text as valid, to be
         classified; training has no use for these.
@@ -73,36 +74,43 @@ class Loader:
 
     parts: tuple[OpenPart, ...]
     tokenizer: LoadedTokenizer
-    size: int
     seed: int
     evaluation: bool = False
 
     def visit(self, visit: Visit) -> dict[str, Any]:
         """An example for training, masked out if it cannot be used."""
-        start = {"step": Step(self.seed, visit.step)}
-        return self._load(visit.part, visit.epoch, visit.index, start)
+        return self._load(visit.part, visit.epoch, visit.index, Step(self.seed, visit.step))
 
     def evaluate(self, index: int) -> dict[str, Any]:
         """An example for evaluation; past the end, one that is masked out."""
         if index >= len(self.parts[0].records):
-            return self._example(0, PADDING_INDEX, None, "")
-        return self._load(0, 0, index, {})
+            return self._example(0, PADDING_INDEX, self._blank(0, None), "", valid=False)
+        return self._load(0, 0, index, None)
 
-    def _load(self, number: int, epoch: int, index: int, start: dict[str, Any]) -> dict[str, Any]:
-        part, label = self.parts[number], None
+    def _load(self, number: int, epoch: int, index: int, step: Step | None) -> dict[str, Any]:
+        part = self.parts[number]
+        about: dict[str, Any] = {"epoch": epoch}
         try:
             if self.evaluation:
-                label = part.records.annotation(index).label
-            image, text = self._transformed(part, epoch, index, start)
+                about["label"] = part.records.annotation(index).label
+            image, text = self._transformed(part, epoch, index, step)
         except ExampleError as error:
             rejected = Rejected(0, part.name, part.records.identity, index, error.kind, str(error))
-            return self._example(number, index, None, "", label, epoch, rejected)
-        return self._example(number, index, image, text, label, epoch)
+            blank = self._blank(number, step)
+            return self._example(number, index, blank, "", valid=False, rejected=rejected, **about)
+        return self._example(number, index, image, text, **about)
+
+    def _blank(self, part: int, step: Step | None) -> dict[str, np.ndarray]:
+        fixes = image_transform(self.parts[part].transforms)
+        return fixes.blank(fixes.length_at(step))
 
     def _transformed(
-        self, part: OpenPart, epoch: int, index: int, start: dict[str, Any]
-    ) -> tuple[np.ndarray, str]:
-        example: dict[str, Any] = {"record": part.records[index], **start}
+        self, part: OpenPart, epoch: int, index: int, step: Step | None
+    ) -> tuple[dict[str, np.ndarray], str]:
+        """The arrays of an image, and the text."""
+        example: dict[str, Any] = {"record": part.records[index]}
+        if step is not None:
+            example["step"] = step
         rng = example_generator(self.seed, part.name, epoch, index)
         for transform in part.transforms:
             try:
@@ -111,32 +119,38 @@ class Loader:
                 if not self.evaluation or transform.provides != "text":
                     raise
                 example = {**example, "text": ""}
-        image, text = example["image"], example["text"]
-        if image.shape != (self.size, self.size, 3) or image.dtype != np.uint8:
-            raise ValueError(
-                f"transforms made {image.dtype}{list(image.shape)} of example "
-                f"{part.name}/{index}, expected uint8[{self.size}, {self.size}, 3]"
-            )
+        fixes = image_transform(part.transforms)
+        arrays = {}
+        for name, wanted in (fixes.image_arrays(fixes.length_at(step)) or {}).items():
+            arrays[name] = array = example[name]
+            if (array.shape, array.dtype) != wanted:
+                raise ValueError(
+                    f"transforms made {array.dtype}{list(array.shape)} of example "
+                    f"{part.name}/{index}, expected {wanted[1]}{list(wanted[0])}"
+                )
+        text = example["text"]
         if not self.evaluation and not self.tokenizer.clean(text):
             raise ExampleError(f"text {text!r} is empty after cleaning", kind="no_caption")
-        return image, text
+        return arrays, text
 
     def _example(
         self,
         part: int,
         index: int,
-        image: np.ndarray | None,
+        image: dict[str, np.ndarray],
         text: str,
+        *,
+        valid: bool = True,
         label: int | None = None,
         epoch: int = 0,
         rejected: Rejected | None = None,
     ) -> dict[str, Any]:
         return {
-            "image": np.zeros((self.size, self.size, 3), np.uint8) if image is None else image,
+            IMAGE: image,
             "text": text,
             "part": part,
             "example_id": index,
-            "valid": image is not None,
+            "valid": valid,
             "label": -1 if label is None else label,
             REPEATED: epoch > 0,
             REJECTED: rejected,
@@ -150,8 +164,9 @@ class Loader:
         column = {key: [example[key] for example in examples] for key in examples[0]}
         ids, mask = self.tokenizer(column["text"])
         indices = np.array(column["example_id"], np.int64)
+        images = column[IMAGE]
         batch = {
-            "image": np.stack(column["image"]),
+            **{name: np.stack([arrays[name] for arrays in images]) for name in images[0]},
             "text": ids,
             "text_mask": mask,
             "example_id": pack_ids(indices, np.array(column["part"], np.int64)),

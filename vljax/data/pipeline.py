@@ -23,10 +23,11 @@ from vljax.config import UserError, encode, setting
 from vljax.data.batching import Batches, Report, make_batches
 from vljax.data.example import Loader, OpenPart
 from vljax.data.order import MAX_LENGTH, Order
+from vljax.data.randomness import Step
 from vljax.data.source_base import Source
 from vljax.data.source_mixture import Mixture, parts_of
 from vljax.data.tokenizer_base import Tokenizer
-from vljax.data.transform_base import Transform
+from vljax.data.transform_base import Transform, image_transform
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,20 @@ class Data:
     max_rejected_share: float = setting(0.1, identity=False)
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the images in batches, pixels."""
-        size = output_size(self.train_transforms)
-        if size is None:
-            raise UserError("data.train_transforms: none of them fixes the image size")
-        return size
+    def image_lengths(self) -> dict[int, float]:
+        """The lengths of sequences of patches in training, and how likely each is; mostly none."""
+        return image_transform(self.train_transforms).image_lengths
+
+    def length_at(self, seed: int, step: int) -> int | None:
+        """The length of the sequences of patches in a batch; None where there are none."""
+        return image_transform(self.train_transforms).length_at(Step(seed, step))
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for field in ("train_transforms", "eval_transforms"):
             yield from ((field, message) for message in _list_problems(getattr(self, field)))
-        sizes = output_size(self.train_transforms), output_size(self.eval_transforms)
-        if None not in sizes and sizes[0] != sizes[1]:
-            yield (
-                "eval_transforms",
-                f"make images of {sizes[1]} pixels, train_transforms of {sizes[0]}",
-            )
+        made = _makes(self.train_transforms), _makes(self.eval_transforms)
+        if None not in made and made[0] != made[1]:
+            yield "eval_transforms", f"make {made[1]}, train_transforms {made[0]}"
         yield from self._part_problems()
         if not 0 <= self.max_rejected_share <= 1:
             yield "max_rejected_share", f"must be within 0 and 1, got {self.max_rejected_share}"
@@ -79,19 +78,31 @@ class Data:
             yield "prefetch", f"must be at least 1, got {self.prefetch}"
 
     def _part_problems(self) -> Iterator[tuple[str, str]]:
-        wanted = output_size(self.train_transforms)
+        wanted = _makes(self.train_transforms)
         for name, part in parts_of(self.source).items():
             field = f"source.parts.{name}.transforms"
-            if part.transforms:
-                yield from ((field, message) for message in _list_problems(part.transforms))
-                if (size := output_size(part.transforms)) != wanted:
-                    yield field, f"make images of {size} pixels, train_transforms of {wanted}"
+            if not part.transforms:
+                continue
+            yield from ((field, message) for message in _list_problems(part.transforms))
+            made = _makes(part.transforms)
+            if made != wanted:
+                yield field, f"make {made}, train_transforms {wanted}"
+            elif made and image_transform(part.transforms).image_lengths != self.image_lengths:
+                yield field, "patchify has other lengths or weights than in train_transforms"
 
-    def batch_spec(self, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Name -> shape and dtype of the arrays in a training batch; opens no file."""
+    def batch_spec(
+        self, batch_size: int, length: int | None = None
+    ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Name -> shape and dtype of the arrays in a training batch; opens no file.
+
+        Args:
+          batch_size: examples.
+          length: of the sequences of patches; by default the longest.
+        """
         text = (batch_size, self.tokenizer.context_length)
+        image = image_transform(self.train_transforms).image_arrays(length) or {}
         return {
-            "image": ((batch_size, self.image_size, self.image_size, 3), np.dtype(np.uint8)),
+            **{name: ((batch_size, *shape), dtype) for name, (shape, dtype) in image.items()},
             "text": (text, np.dtype(np.int32)),
             "text_mask": (text, np.dtype(bool)),
             "example_id": ((batch_size, 2), np.dtype(np.uint32)),
@@ -99,17 +110,22 @@ class Data:
         }
 
 
-def output_size(transforms: tuple[Transform, ...]) -> int | None:
-    """Height and width of the images that a list of transforms makes, if it fixes them."""
-    sizes = [transform.output_size for transform in transforms]
-    return next((size for size in reversed(sizes) if size is not None), None)
+def _makes(transforms: tuple[Transform, ...]) -> str | None:
+    """In words, what a list of transforms makes of images, if it fixes that."""
+    made = [transform.makes for transform in transforms if transform.makes is not None]
+    return made[-1] if made else None
 
 
 def _list_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
     if not transforms or transforms[0].provides != "image":
         yield "must begin with decode"
-    if output_size(transforms) is None:
-        yield "none of them fixes the image size; add resize, random_crop or random_resized_crop"
+    if _makes(transforms) is None:
+        sizing = "resize, random_crop, random_resized_crop or patchify"
+        yield f"none of them fixes the image size; add {sizing}"
+    for i, transform in enumerate(transforms):
+        later = [t.type_name for t in transforms[i + 1 :] if t.provides != "text"]
+        if transform.image_lengths and later:
+            yield f"{later[0]} cannot follow {transform.type_name}, which leaves no picture; swap"
     if not any(transform.provides == "text" for transform in transforms):
         yield "none of them makes a text; add choose_text"
 
@@ -147,7 +163,7 @@ def train_batches(
 
     parts = _open_parts(data)
     lengths = [len(part.records) for part in parts]
-    loader = Loader(parts=parts, tokenizer=data.tokenizer.load(), size=data.image_size, seed=seed)
+    loader = Loader(parts=parts, tokenizer=data.tokenizer.load(), seed=seed)
     order = Order(
         seed=seed,
         names=[part.name for part in parts],

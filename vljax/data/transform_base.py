@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from vljax.config import Component
+from vljax.config import Component, UserError
 from vljax.data.randomness import Step
 
 Example = dict[str, Any]
@@ -33,19 +33,48 @@ class Transform(Component, abc.ABC):
         """Height and width of the square images that come out, if this fixes them."""
         return None
 
-    def image_arrays(self, step: Step | None = None) -> Arrays | None:
-        """What an image is in the batch of a step, if this fixes it; the largest without a step."""
+    @property
+    def image_lengths(self) -> dict[int, float]:
+        """The lengths that sequences of patches may have in training, and how likely each is.
+
+        Empty where an image is no sequence.
+        """
+        return {}
+
+    def length_at(self, step: Step | None) -> int | None:
+        """The length of sequences in the batch of a step; without a step, that of evaluation."""
+        return None
+
+    def image_arrays(self, length: int | None = None) -> Arrays | None:
+        """What an image is afterwards, if this fixes it; by default in evaluation."""
         size = self.output_size
         return None if size is None else {"image": ((size, size, 3), np.dtype(np.uint8))}
 
-    def blank(self, step: Step | None = None) -> dict[str, np.ndarray]:
-        """The arrays of an image that is not there, where this fixes what an image is: black."""
-        arrays = self.image_arrays(step) or {}
+    def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays of an image that is not there: black."""
+        arrays = self.image_arrays(length) or {}
         return {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
+
+    @property
+    def makes(self) -> str | None:
+        """In words, what images are afterwards, if this fixes it."""
+        return None if self.output_size is None else f"images of {self.output_size} pixels"
 
     @abc.abstractmethod
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """A new example. Raises ExampleError if the record cannot be used."""
+
+
+def image_transform(transforms: Sequence[Transform]) -> Transform:
+    """The one of a list that fixes what an image is in a batch: the last that can.
+
+    Raises:
+      UserError: if none does.
+    """
+    for transform in reversed(transforms):
+        if transform.makes is not None:
+            return transform
+    raise UserError("transforms: none of them fixes the image size; add resize or patchify")
 
 
 def check_colour(field: str, colour: Colour) -> Iterator[tuple[str, str]]:

@@ -59,35 +59,39 @@ class Patchify(Transform, name="patchify"):
 
     def notes(self) -> Iterator[tuple[str, str]]:
         if len(self.lengths) > 1:
-            shares = zip(self.lengths, self.probabilities, strict=True)
+            shares = self.image_lengths.items()
             listed = ", ".join(f"{length} ({share:.0%})" for length, share in shares)
             yield "lengths", f"images of {listed} patches: the step is compiled for each"
 
     @property
-    def probabilities(self) -> tuple[float, ...]:
-        """How likely each length is."""
+    def image_lengths(self) -> dict[int, float]:
         weights = self.weights or (1.0,) * len(self.lengths)
-        return tuple(weight / sum(weights) for weight in weights)
+        shares = (weight / sum(weights) for weight in weights)
+        return dict(zip(self.lengths, shares, strict=True))
 
-    def length(self, step: Step | None) -> int:
-        """The budget of the batch of a step; the longest without one."""
+    def length_at(self, step: Step | None) -> int:
         if step is None or len(self.lengths) == 1:
             return self.lengths[-1]
-        return int(step.generator().choice(self.lengths, p=self.probabilities))
+        chances = list(self.image_lengths.values())
+        return int(step.generator().choice(self.lengths, p=chances))
 
-    def image_arrays(self, step: Step | None = None) -> Arrays:
-        return patch_arrays(self.length(step), self.patch_size)
+    def image_arrays(self, length: int | None = None) -> Arrays:
+        return patch_arrays(length or self.lengths[-1], self.patch_size)
 
-    def blank(self, step: Step | None = None) -> dict[str, np.ndarray]:
-        arrays = super().blank(step)
+    def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
+        arrays = super().blank(length)
         # A sequence without any token would leave attention nothing to attend to.
         arrays["image_mask"][0] = True
         arrays["image_grid"][:] = 1
         return arrays
 
+    @property
+    def makes(self) -> str:
+        return f"patches of {self.patch_size} pixels"
+
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image, size = example["image"], self.patch_size
-        length = self.length(example.get("step"))
+        length = self.length_at(example.get("step"))
         rows, columns = grid_within(image.shape[0], image.shape[1], size, length)
         image = resample(image, rows * size, columns * size, self.interpolation)
         return {**example, **sequence(image, size, length)}

@@ -40,6 +40,7 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
         "steps": run.steps,
         "global_batch": run.global_batch,
         "examples": run.steps * run.global_batch,
+        "image_lengths": run.data.image_lengths,
         "bytes_per_device": state_bytes(prepared),
         "placement": [dataclasses.asdict(row) for row in placed(prepared)],
         "notes": prepared.notes,
@@ -69,6 +70,12 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
+def _lengths(shares: dict[int, float]) -> list[tuple[str, str]]:
+    """A row about sequences of patches, where there are any."""
+    listed = ", ".join(f"{length} ({share:.0%})" for length, share in shares.items())
+    return [("patches of an image", listed)] if listed else []
+
+
 def print_summary(spec: str, summary: dict[str, Any]) -> None:
     """The summary of a check on standard output."""
     mesh = " x ".join(f"{name} {size}" for name, size in summary["mesh"].items())
@@ -78,6 +85,7 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
         ("steps", f"{summary['steps']:,}"),
         ("global batch", f"{summary['global_batch']:,}"),
         ("examples seen", f"{summary['examples']:,}"),
+        *_lengths(summary["image_lengths"]),
         ("mesh", mesh + over),
         ("platform", f"{summary['platform']}, {summary['precision']}"),
     ]
