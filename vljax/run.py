@@ -21,6 +21,7 @@ from vljax.evaluation.zero_shot import ZeroShot
 from vljax.models import layout
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import AttentionKind, Compute, Precision, resolve_attention
+from vljax.models.naflex import NaFlexViT
 from vljax.models.text import TextTransformer
 from vljax.models.vit import ViT
 from vljax.objectives.contrastive import Contrastive, SigmoidContrastive, SoftmaxContrastive
@@ -38,6 +39,7 @@ __all__ = [
     "Data",
     "MeshConfig",
     "ModelConfig",
+    "NaFlexViT",
     "Precision",
     "Prepared",
     "Retrieval",
