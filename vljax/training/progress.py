@@ -12,7 +12,6 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-
 _SHOWN_WAIT = 0.02
 """Less is not worth the room on a line."""
 
