@@ -32,9 +32,9 @@ class Interleaving:
     first n elements. Of more, the two lightest are put together until one is left, as in a Huffman
     code. In a window of m elements, part i then has m * w_i of them, within less than
     `bound(i)`: a split adds less than 1, and of what came from above only its share. Since weights
-    in the tree grow upward at least like the Fibonacci numbers, this is less than the sum of
-    their reciprocals, 3.36, for any number of parts and any weights. (For three parts
-    and more, no order keeps within 1 for all weights: Fraenkel's conjecture is about the few that can.)
+    in the tree grow upward at least like the Fibonacci numbers, this is less than the sum of their
+    reciprocals, 3.36, for any number of parts and any weights: the sibling of a node was no lighter
+    than the node's children when these were put together.
 
     Where the weights are in the proportion of whole numbers with sum s, each s elements from a
     multiple of s on hold exactly so many of each part.

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from vljax.data.interleave import Interleaving
 from vljax.data.randomness import shuffle_seed
 
-
 MAX_LENGTH = 2**32
 """Examples of a source: what Grain's permutations are made for."""
 

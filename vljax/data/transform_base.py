@@ -21,8 +21,9 @@ class Transform(Component, abc.ABC):
     """A step from a record to an example. Members are frozen dataclasses.
 
     The first one is given `{"record": Record}`, and in training `step`: the `randomness.Step` that
-    the example is for, from which a whole batch can draw the same. Afterwards `image` is uint8[height, width, 3] and
-    `text` a string. All randomness comes from the generator that is passed in.
+    the example is for, by which all examples of a batch can draw the same. Afterwards `image` is
+    uint8[height, width, 3] and `text` a string. All other randomness comes from the generator that
+    is passed in.
     """
 
     # What a transform does to `image` or `text`, so that a list can be checked before it runs.

@@ -145,6 +145,10 @@ class Accounting:
             self._window.clear()
         return ""
 
+    @property
+    def _file_name(self) -> str:
+        return f"{_NAME}/" if self._file and self._file.in_parts else f"{_NAME}.jsonl"
+
     def _summary(self, step: int, kinds: Mapping[str, int], seen: int) -> str:
         bad = sum(kinds.values())
         counts = ", ".join(
@@ -157,8 +161,8 @@ class Accounting:
         return (
             f"data.max_rejected_share: {bad:,} of the last {seen:,} examples up to step {step}"
             f" cannot be used, more than {self._limit:.3g} of them ({counts}{first}); they are"
-            f" listed in {self._workdir}/{_NAME}; the checkpoints before stay: mend the data and go"
-            " on, or raise the limit"
+            f" listed in {self._workdir}/{self._file_name}; the checkpoints before stay: mend the"
+            " data and go on, or raise the limit"
         )
 
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+_SHOWN_WAIT = 0.02
+"""Less is not worth the room on a line."""
+
 
 class Speed(NamedTuple):
     """How fast the last steps were; NaN where there is nothing to tell it from."""
@@ -86,7 +89,8 @@ class ProgressDisplay:
             numbers += f"  (compiled in {self._compiling:.0f} s)"
         elif speed > 0:
             left = (self._steps - step) * self._batch / speed
-            numbers += f"  {speed:,.0f} examples/s  input wait {wait:.0%}  {duration(left)} left"
+            waited = f"  input wait {wait:.0%}" if wait >= _SHOWN_WAIT else ""
+            numbers += f"  {speed:,.0f} examples/s{waited}  {duration(left)} left"
         self._bar.update(self._task, numbers=numbers, description="training")
         if self._bar.disable:
             self.say(f"step {step}/{self._steps}  {numbers}")
