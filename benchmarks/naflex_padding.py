@@ -51,7 +51,9 @@ def padding(sizes: Sizes, patch: int, length: int) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a row for each length."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--lengths", default="16,36,64,144,256,576,1024", help="patches, with commas")
+    parser.add_argument(
+        "--lengths", default="16,36,64,144,256,576,1024", help="patches, with commas"
+    )
     parser.add_argument("--patch", type=int, default=16, help="height and width of a patch, pixels")
     options = parser.parse_args(argv)
     sets = {"1/2 to 2": drawn(), "built-in set": builtin()}

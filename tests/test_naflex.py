@@ -17,7 +17,7 @@ from vljax.config import UserError
 from vljax.data.sources import Builtin
 from vljax.data.transforms import ChooseText, Decode, Patchify, Resize
 from vljax.report.check import summarise
-from vljax.run import Run, Retrieval, prepare
+from vljax.run import Retrieval, Run, prepare
 from vljax.training import metrics
 
 RECIPE = Path(__file__).parents[1] / "configs" / "naflex.py"
@@ -95,7 +95,9 @@ def test_check_tells_the_lengths() -> None:
     prepared = prepare(recipe())
     assert summarise(prepared)["image_lengths"] == pytest.approx({16: 1 / 3, 36: 1 / 3, 64: 1 / 3})
     (note,) = [note for note in prepared.notes if "patches" in note]
-    assert note.endswith("images of 16 (33%), 36 (33%), 64 (33%) patches: the step is compiled for each")
+    assert note.endswith(
+        "images of 16 (33%), 36 (33%), 64 (33%) patches: the step is compiled for each"
+    )
 
 
 @pytest.mark.parametrize(

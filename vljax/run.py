@@ -123,17 +123,13 @@ class Run:
         for name, encoder in self.model.encoders.items():
             specs = example_batch(ModelConfig({name: encoder}, {}), self.global_batch)
             for entry, spec in specs.items():
+                field = f"model.encoders.{entry}"
                 if entry not in batch:
-                    yield (
-                        f"model.encoders.{entry}",
-                        f"the data has no {entry!r}{suggest(entry, batch)}",
-                    )
+                    yield field, f"the data has no {entry!r}{suggest(entry, batch)}"
                 elif not _fits(batch[entry][0], spec.shape, any_length=encoder.any_length):
                     made, wanted = batch[entry][0][1:], spec.shape[1:]
-                    message = f"is made for {wanted}, but the data gives {made}"
-                    if encoder.any_length:
-                        message += "; any length will do: end the transforms with patchify, and let patch_size be the same"
-                    yield f"model.encoders.{entry}", message
+                    remedy = "; use patchify with its patch_size" if encoder.any_length else ""
+                    yield field, f"is made for {wanted}, but the data gives {made}{remedy}"
 
     def _similarity_problems(self) -> Iterator[tuple[str, str]]:
         trained = {o.similarity for o in self.objectives.values() if isinstance(o, Contrastive)}

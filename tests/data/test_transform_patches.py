@@ -170,9 +170,7 @@ def test_what_changes_pixels_comes_before(data) -> None:
 
 def test_training_and_evaluation_have_patches_of_one_size(data) -> None:
     transforms = (Decode(), Patchify(4, lengths=(9,)), ChooseText())
-    message = (
-        "eval_transforms: make patches of 4 pixels, train_transforms patches of 2 pixels"
-    )
+    message = "eval_transforms: make patches of 4 pixels, train_transforms patches of 2 pixels"
     with pytest.raises(UserError, match=message):
         validate(dataclasses.replace(data, eval_transforms=transforms))
 

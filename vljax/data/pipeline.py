@@ -152,8 +152,9 @@ def train_batches(
       report: told of each batch that is taken what became of its examples.
 
     Returns:
-      An iterator of batches as `Data.batch_spec(global_batch // process_count)` says. Examples
-      that cannot be used have `valid` False, a black image and an empty text.
+      An iterator of batches as `Data.batch_spec(global_batch // process_count)` says, for the
+      length of the step where images are sequences of patches. Examples that cannot be used have
+      `valid` False, a black image and an empty text.
 
     Raises:
       UserError: if a source or the tokenizer cannot be opened, a source is empty, or the batch
