@@ -82,7 +82,7 @@ def test_batches_are_those_of_any_number_of_processes_and_of_a_later_start(data)
             train_batches(
                 dataclasses.replace(data, workers=workers),
                 seed=5,
-                global_batch=4,
+                global_batch=8,
                 start_step=start,
                 process_index=i,
                 process_count=count,
@@ -102,7 +102,7 @@ def test_batches_are_those_of_any_number_of_processes_and_of_a_later_start(data)
     assert set(lengths) == set(LENGTHS)
     assert lengths == [data.length_at(5, step) for step in range(12)]
     for batch, length in zip(one, lengths, strict=True):
-        spec = data.batch_spec(4, length)
+        spec = data.batch_spec(8, length)
         assert {name: (array.shape, array.dtype) for name, array in batch.items()} == spec
     for others, first in ((batches(2), 0), (batches(4, start=7), 7)):
         for ours, theirs in zip(one[first:], others, strict=True):

@@ -35,11 +35,11 @@ def forward(config: NaFlexViT, compute: Compute | None = None) -> Callable[..., 
     module = config.module(compute or Compute(), "image")
 
     @jax.jit
-    def encode(image: Any, mask: Any, positions: Any, grid: Any) -> Encoded:
+    def encode(params: Any, image: Any, mask: Any, positions: Any, grid: Any) -> Encoded:
         inputs = {"positions": positions, "grid": grid}
         return module.apply({"params": params}, image, mask, **inputs, train=False)
 
-    return lambda batch: jax.device_get(encode(*(batch[name] for name in NAMES)))
+    return lambda batch: jax.device_get(encode(params, *(batch[name] for name in NAMES)))
 
 
 def batch(sizes: list[tuple[int, int]], length: int, seed: int = 0) -> dict[str, np.ndarray]:

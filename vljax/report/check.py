@@ -70,12 +70,6 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _lengths(shares: dict[int, float]) -> list[tuple[str, str]]:
-    """A row about sequences of patches, where there are any."""
-    listed = ", ".join(f"{length} ({share:.0%})" for length, share in shares.items())
-    return [("patches of an image", listed)] if listed else []
-
-
 def print_summary(spec: str, summary: dict[str, Any]) -> None:
     """The summary of a check on standard output."""
     mesh = " x ".join(f"{name} {size}" for name, size in summary["mesh"].items())
@@ -85,7 +79,6 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
         ("steps", f"{summary['steps']:,}"),
         ("global batch", f"{summary['global_batch']:,}"),
         ("examples seen", f"{summary['examples']:,}"),
-        *_lengths(summary["image_lengths"]),
         ("mesh", mesh + over),
         ("platform", f"{summary['platform']}, {summary['precision']}"),
     ]
