@@ -8,6 +8,7 @@ import logging
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -48,15 +49,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str, list[st
         def emit(self, record: logging.LogRecord) -> None:
             names.extend(re.findall(r"Finished XLA compilation of (\S+)", record.getMessage()))
 
-    logger, listen = logging.getLogger("jax"), Listen(logging.DEBUG)
-    import jax
-
-    said = io.StringIO()
+    logger, listen, said = logging.getLogger("jax"), Listen(), io.StringIO()
     logger.addHandler(listen)
+    jax.config.update("jax_log_compiles", True)  # in all threads, as jax.log_compiles() is not
     try:
-        with jax.log_compiles():
-            launch.train(run, Console(file=said))
+        launch.train(run, Console(file=said))
     finally:
+        jax.config.update("jax_log_compiles", False)
         logger.removeHandler(listen)
     return run, said.getvalue(), names
 
@@ -67,7 +66,7 @@ def test_the_step_is_compiled_once_for_each_length(
     run, said, names = trained
     drawn = [run.data.length_at(run.seed, step) for step in range(STEPS)]
     assert set(drawn) == set(run.data.image_lengths)
-    assert sum("step" in name for name in names) == len(run.data.image_lengths) == 3
+    assert names.count("jit(step)") == len(run.data.image_lengths) == 3
     # One ahead, in a thread; of the others a person is told.
     told = re.findall(r"compiling the step for images of (\d+) patches", said)
     assert sorted(map(int, [*told, drawn[0]])) == sorted(run.data.image_lengths)
