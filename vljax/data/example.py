@@ -80,7 +80,7 @@ class Loader:
     def visit(self, visit: Visit) -> dict[str, Any]:
         """An example for training, masked out if it cannot be used."""
         start = {"step": Step(self.seed, visit.step)}
-        return self._load(visit.part, visit.epoch, visit.index, start)
+        return self._load(visit.part, visit.epoch, visit.record, start)
 
     def evaluate(self, index: int) -> dict[str, Any]:
         """An example for evaluation; past the end, one that is masked out."""

@@ -24,8 +24,8 @@ class Visit(NamedTuple):
     """The number of the source in the mixture."""
     epoch: int
     """How often the source has been gone through before."""
-    index: int
-    """Of the example in the source."""
+    record: int
+    """The index of the example in the source."""
 
 
 class Order:
@@ -71,7 +71,7 @@ class Order:
         part, within = self._interleavings[phase].at(position - self._begins[phase])
         length = self._lengths[part]
         epoch, place = divmod(self._before[phase][part] + within, length)
-        index = index_shuffle(
+        record = index_shuffle(
             place, max_index=length - 1, seed=(self._seeds[part] + epoch) % 2**32, rounds=4
         )
-        return Visit(position // self._global_batch, part, epoch, index)
+        return Visit(position // self._global_batch, part, epoch, record)
