@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -13,6 +12,10 @@ from vljax.data.randomness import shuffle_seed
 
 MAX_LENGTH = 2**32
 """Examples of a source: what Grain's permutations are made for."""
+
+
+# Less than Python allows, since Grain rounds lengths up to whole batches.
+_ENDLESS = 2**62
 
 
 class Visit(NamedTuple):
@@ -62,7 +65,7 @@ class Order:
             self._before.append([a + b for a, b in zip(self._before[-1], counts, strict=True)])
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return _ENDLESS
 
     def __getitem__(self, position: int) -> Visit:
         from grain.experimental import index_shuffle
