@@ -41,7 +41,7 @@ def test_one_source_is_in_the_order_of_grains_own_shuffle():
 def test_each_source_goes_through_its_epochs_across_changes_of_weights():
     taken = [[], [], []]
     for visit in visits(mixed(), 0, 800):
-        taken[visit.part].append((visit.epoch, visit.index))
+        taken[visit.part].append((visit.epoch, visit.record))
     for part, length in enumerate(LENGTHS):
         epochs = [
             list(group) for _, group in itertools.groupby(taken[part], key=lambda visit: visit[0])
@@ -87,7 +87,7 @@ def test_by_size_an_epoch_of_the_mixture_has_each_example_once():
     total = sum(LENGTHS)
     for epoch in (0, 1, 10**9):
         seen = {
-            (visit.part, visit.index, visit.epoch)
+            (visit.part, visit.record, visit.epoch)
             for visit in visits(order, epoch * total, (epoch + 1) * total)
         }
         assert len(seen) == total

@@ -87,7 +87,8 @@ def test_paths_in_it_are_known_to_be_unset():
         (Mixture({"x": Part(two())}), "source.parts.x.source: is a mixture itself"),
         (
             Mixture({"x": Part(Builtin(), transforms=(Decode(), Resize(8), ChooseText()))}),
-            "source.parts.x.transforms: make images of 8 pixels, train_transforms of 16",
+            "source.parts.x.transforms: make images of 8 pixels, "
+            "train_transforms images of 16 pixels",
         ),
         (
             Mixture({"x": Part(Builtin(), transforms=(Decode(), Resize(16)))}),

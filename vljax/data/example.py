@@ -79,7 +79,7 @@ class Loader:
 
     def visit(self, visit: Visit) -> dict[str, Any]:
         """An example for training, masked out if it cannot be used."""
-        return self._load(visit.part, visit.epoch, visit.index, Step(self.seed, visit.step))
+        return self._load(visit.part, visit.epoch, visit.record, Step(self.seed, visit.step))
 
     def evaluate(self, index: int) -> dict[str, Any]:
         """An example for evaluation; past the end, one that is masked out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -15,6 +14,10 @@ MAX_LENGTH = 2**32
 """Examples of a source: what Grain's permutations are made for."""
 
 
+# Less than Python allows, since Grain rounds lengths up to whole batches.
+_ENDLESS = 2**62
+
+
 class Visit(NamedTuple):
     """One example, at one time."""
 
@@ -24,8 +27,8 @@ class Visit(NamedTuple):
     """The number of the source in the mixture."""
     epoch: int
     """How often the source has been gone through before."""
-    index: int
-    """Of the example in the source."""
+    record: int
+    """The index of the example in the source."""
 
 
 class Order:
@@ -62,7 +65,7 @@ class Order:
             self._before.append([a + b for a, b in zip(self._before[-1], counts, strict=True)])
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return _ENDLESS
 
     def __getitem__(self, position: int) -> Visit:
         from grain.experimental import index_shuffle
@@ -71,7 +74,7 @@ class Order:
         part, within = self._interleavings[phase].at(position - self._begins[phase])
         length = self._lengths[part]
         epoch, place = divmod(self._before[phase][part] + within, length)
-        index = index_shuffle(
+        record = index_shuffle(
             place, max_index=length - 1, seed=(self._seeds[part] + epoch) % 2**32, rounds=4
         )
-        return Visit(position // self._global_batch, part, epoch, index)
+        return Visit(position // self._global_batch, part, epoch, record)

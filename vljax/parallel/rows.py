@@ -55,7 +55,8 @@ def first_held(sharding: NamedSharding, rows: int) -> Bool[np.ndarray, "{rows}"]
     Where a layer is split over processes, these read the same rows; of each row, one counts.
     """
     lowest = np.full(rows, np.iinfo(np.int64).max)
-    for device, index in sharding.devices_indices_map((rows,)).items():
+    holders: Mapping[Any, Any] = sharding.devices_indices_map((rows,))
+    for device, index in holders.items():
         begin, end = _span(index, rows)
         lowest[begin:end] = np.minimum(lowest[begin:end], device.process_index)
     return lowest == jax.process_index()
