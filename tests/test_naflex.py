@@ -50,6 +50,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str, list[st
             names.extend(re.findall(r"Finished XLA compilation of (\S+)", record.getMessage()))
 
     logger, listen, said = logging.getLogger("jax"), Listen(), io.StringIO()
+    ours = logging.getLogger("vljax")
+    before = ours.handlers, ours.propagate  # a run takes them over
     logger.addHandler(listen)
     jax.config.update("jax_log_compiles", True)  # in all threads, as jax.log_compiles() is not
     try:
@@ -57,6 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str, list[st
     finally:
         jax.config.update("jax_log_compiles", False)
         logger.removeHandler(listen)
+        ours.handlers, ours.propagate = before
     return run, said.getvalue(), names
 
 
