@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -166,7 +167,8 @@ def test_the_whole_of_a_grid_of_128_a_side() -> None:
     flat, expected = stored["fine"].reshape(64 * 64, -1), stored["fine/128x128"]
     places = np.indices((128, 128)).reshape(2, -1).T.astype(np.int32)
     for part in np.arange(128**2).reshape(-1, LONGEST)[::3]:
-        ours = resample_at(flat, places[None, part], np.array([[128, 128]], np.int32))
+        grid = jnp.full((1, 2), 128)
+        ours = resample_at(jnp.asarray(flat), jnp.asarray(places[None, part]), grid)
         np.testing.assert_allclose(ours[0], expected[part], rtol=0, atol=POSITION_TOLERANCE)
 
 
