@@ -100,12 +100,13 @@ def test_no_grid_gives_nan(pooling: str) -> None:
     params = tower(vit(scan=False, pooling=pooling)).params
     rest = {"positions": positions, "grid": np.array(grids, np.int32)}
 
-    @jax.jit
-    def loss(params: Any) -> tuple[jax.Array, Encoded]:
-        encoded = module.apply({"params": params}, pixels, mask, **rest, train=False)
+    def loss(params: Any, *inputs: Any) -> tuple[jax.Array, Encoded]:
+        image, mask, rest = inputs
+        encoded = module.apply({"params": params}, image, mask, **rest, train=False)
         return jnp.sum(encoded.pooled**2), encoded
 
-    (_, encoded), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    both = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, encoded), gradients = both(params, pixels, mask, rest)
     for array in jax.tree.leaves((encoded, gradients)):
         assert np.isfinite(array).all()
 
