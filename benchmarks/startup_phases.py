@@ -83,8 +83,8 @@ def main() -> None:
     wrap(launch, "initial_state", "initial state: compile and run")
     batches = launch.device_batches
 
-    def first(prepared: Any, step: int) -> Iterator[Any]:
-        rest = batches(prepared, step)
+    def first(*arguments: Any) -> Iterator[Any]:
+        rest = batches(*arguments)
         batch = timed("first batch", next)(rest)
         begun.append(time.perf_counter())
         yield batch

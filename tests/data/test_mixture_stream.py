@@ -34,7 +34,8 @@ def path(tmp_path_factory):
 
 
 def take(data, steps, **options):
-    batches = train_batches(data, seed=SEED, global_batch=GLOBAL_BATCH, **options)
+    options = {"seed": SEED, "global_batch": GLOBAL_BATCH, **options}
+    batches = train_batches(data, **options)
     try:
         return list(itertools.islice(batches, steps))
     finally:
@@ -135,7 +136,7 @@ def test_by_default_the_mixture_is_gone_through_as_a_whole(path):
     parts = {"photos": Part(JsonLines(path)), "art": Part(Builtin("test"))}
     sizes = [22, len(Builtin("test").open())]
     data = sample_data(path, source=Mixture(parts))
-    batch = next(iter(train_batches(data, seed=0, global_batch=sum(sizes))))
+    (batch,) = take(data, 1, global_batch=sum(sizes))
     assert sorted(numbers(batch)) == [
         (part, index) for part, size in enumerate(sizes) for index in range(size)
     ]
