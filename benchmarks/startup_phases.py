@@ -79,12 +79,12 @@ def main() -> None:
     wrap(launch, "checkpoint_files", "opening data and tokenizer")
     wrap(launch, "_open", "opening data and tokenizer")
     trace = timed("step: trace", programs.trace_step)
-    programs.trace_step = lambda prepared: Traced(trace(prepared))
+    programs.trace_step = lambda *inputs: Traced(trace(*inputs))
     wrap(launch, "initial_state", "initial state: compile and run")
     batches = launch.device_batches
 
-    def first(prepared: Any, step: int) -> Iterator[Any]:
-        rest = batches(prepared, step)
+    def first(*arguments: Any) -> Iterator[Any]:
+        rest = batches(*arguments)
         batch = timed("first batch", next)(rest)
         begun.append(time.perf_counter())
         yield batch

@@ -53,6 +53,8 @@ class Report:
     devices: int
     mesh: dict[str, int]
     global_batch: int
+    image_patches: int | None
+    """Length of the sequences of patches, the longest that the recipe has; None without any."""
     compile_seconds: float
     fits: bool
     model_flops: int
@@ -111,6 +113,8 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     flops = model_flops(prepared)
     count, mesh = prepared.mesh.size, _in_words(prepared.mesh.shape)
     say(f"compiling for {topology.name}: {count} devices, {mesh} (some minutes for large models)")
+    if lengths := run.data.image_lengths:
+        say(f"images of {max(lengths)} patches: the longest of {len(lengths)} lengths")
     start = time.perf_counter()
     traced = trace_step(prepared)
     try:
@@ -141,7 +145,11 @@ def model_flops(prepared: Prepared) -> int:
     model = build(
         run.model, Compute(), {name: s.initial for name, s in prepared.task.scalars.items()}
     )
-    batch = example_batch(run.model, run.global_batch)
+    data = run.data.batch_spec(run.global_batch)
+    batch = {
+        name: jax.ShapeDtypeStruct(*data[name])
+        for name in example_batch(run.model, run.global_batch)
+    }
     params = prepared.shapes.params
     trained = [prepared.task.trained(pattern, params) for pattern in prepared.task.groups]
 
@@ -169,6 +177,7 @@ def _report(
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
         "global_batch": prepared.run.global_batch,
+        "image_patches": max(prepared.run.data.image_lengths, default=None),
         "compile_seconds": round(seconds, 1),
         "fits": False,
         "model_flops": flops,

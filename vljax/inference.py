@@ -48,7 +48,9 @@ class Loaded:
         Raises:
           ExampleError: if one cannot be decoded.
         """
-        return self._encode({"image": np.stack([self.images(file) for file in files])}, "image")
+        images = [self.images(file) for file in files]
+        batch = {name: np.stack([image[name] for image in images]) for name in images[0]}
+        return self._encode(batch, "image")
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """Embeddings of texts, cleaned as in training."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -24,15 +25,15 @@ from vljax.evaluation.split_set import SplitSet
 from vljax.models.assembly import Variables
 from vljax.parallel import distributed
 from vljax.programs import (
-    compile_ahead,
-    compile_step,
+    StepPrograms,
     device_batches,
     hyper,
     initial_state,
     make_encode,
 )
 from vljax.run import Prepared, Run, prepare
-from vljax.training import metrics, storage
+from vljax.training import accounting, metrics, storage
+from vljax.training.accounting import Accounting
 from vljax.training.checkpoint import Checkpointer
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
@@ -112,10 +113,14 @@ def _train(run: Run, console: Console) -> Finished:
     describe(workdir, prepared)
 
     start = 0 if state is None else int(state.step)
-    step = compile_ahead(prepared) if start < run.steps else compile_step(prepared)
+    step = StepPrograms(prepared)
+    if start < run.steps:
+        step.begin(start)
     state = initial_state(prepared) if state is None else state
     encode = make_encode(prepared)
     measured = _measured(run, start)
+    counts = checkpointer.files(start) if start and distributed.is_first() else {}
+    examples = Accounting(workdir, start, run.data.max_rejected_share, counts.get(accounting.FILE))
 
     def bound(field: str, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluate]:
         return {
@@ -127,9 +132,10 @@ def _train(run: Run, console: Console) -> Finished:
     with ProgressDisplay(start, run.steps, run.global_batch, console) as display:
         loop = Loop(
             steps=run.steps,
-            step=step,
+            step=functools.partial(step, display.activity),
             hyper=hyper(prepared),
-            batches=lambda step: device_batches(prepared, step),
+            batches=lambda step: device_batches(prepared, step, examples.take),
+            accounting=examples,
             evaluators=bound("evaluators", run.evaluators),
             final_evaluators=bound("final_evaluators", run.final_evaluators),
             cadence=Cadence(run.log_every, run.evaluate_every, run.checkpoint_every),

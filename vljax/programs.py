@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
-from vljax.data.batching import Batches
+from vljax.data.batching import Account, Batches
 from vljax.data.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
@@ -21,6 +22,8 @@ from vljax.run import Prepared
 from vljax.training.optim import Hyper
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
+
+Take = Callable[[Account, Bool[np.ndarray, " rows"]], None]
 
 # A program that runs once need not be fast. LLVM takes half the time, and the numbers are the same.
 _QUICK: dict[str, bool | int | float | str] = {"xla_backend_optimization_level": 1}
@@ -57,25 +60,70 @@ def compile_step(prepared: Prepared) -> Any:
     )
 
 
-def trace_step(prepared: Prepared) -> Any:
-    """The step, traced for the batches of the run; `lower().compile()` of it needs no arrays."""
+def trace_step(prepared: Prepared, length: int | None = None) -> Any:
+    """The step, traced for the batches of the run; `lower().compile()` of it needs no arrays.
+
+    Args:
+      prepared: the run.
+      length: of the sequences of patches; by default the longest.
+    """
     run = prepared.run
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in run.data.batch_spec(run.global_batch).items()
+        for name, (shape, dtype) in run.data.batch_spec(run.global_batch, length).items()
     }
     real = jnp.result_type(float)  # float32, unless JAX has float64 enabled
     scalars: list[Any] = [jax.ShapeDtypeStruct((), d) for d in (real, real, np.uint32)]
     return compile_step(prepared).trace(prepared.shapes, batch, Hyper(*scalars))
 
 
-def compile_ahead(prepared: Prepared) -> Any:
-    """The step, compiled in a thread from now on; the first call waits for it.
+class StepPrograms:
+    """The step, compiled once for each length that sequences of patches have.
 
-    Tracing takes turns with what else is traced, but compilers work side by side.
+    What is begun ahead is compiled in a thread, and the first call waits for it; other programs are
+    compiled when their first batch comes. Tracing takes turns with what else is traced, but
+    compilers work side by side.
     """
-    program = ThreadPoolExecutor(1).submit(lambda: trace_step(prepared).lower().compile())
-    return lambda *inputs: program.result()(*inputs)
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._thread = ThreadPoolExecutor(1)
+        self._programs: dict[int | None, Future[Any]] = {}
+
+    def begin(self, step: int) -> None:
+        """Compiles the program for the batch of a step from now on."""
+        self._begin(self._prepared.run.data.length_at(self._prepared.run.seed, step))
+
+    def _begin(self, length: int | None) -> None:
+        def compiled() -> Any:
+            return trace_step(self._prepared, length).lower().compile()
+
+        # A program takes batches of its own shape only: none is ever compiled unasked.
+        self._programs[length] = self._thread.submit(compiled)
+
+    def __call__(self, activity: Callable[[str], None], *inputs: Any) -> Any:
+        """The next step.
+
+        Args:
+          activity: told what the time is spent on where a program is compiled, "" afterwards.
+          inputs: state, batch and hyper.
+        """
+        length = self._length(inputs[1])
+        if length not in self._programs:
+            self._begin(length)
+            activity(f"compiling the step for images of {length} patches")
+            self._programs[length].result()
+            activity("")
+        return self._programs[length].result()(*inputs)
+
+    def _length(self, batch: Mapping[str, jax.Array]) -> int | None:
+        lengths = self._prepared.run.data.image_lengths
+        if not lengths:
+            return None
+        length: int = batch["image_mask"].shape[1]
+        if length not in lengths:
+            raise ValueError(f"a batch of {length} patches, where lengths are {list(lengths)}")
+        return length
 
 
 def hyper(prepared: Prepared) -> Hyper:
@@ -90,12 +138,26 @@ def hyper(prepared: Prepared) -> Hyper:
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
-def device_batches(prepared: Prepared, step: int) -> Iterator[dict[str, jax.Array]]:
-    """Training batches from a step on, split over the mesh; a process reads its devices' rows."""
+def _nobody(account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+    """Where nobody asks what became of the examples."""
+
+
+def device_batches(
+    prepared: Prepared, step: int, take: Take = _nobody
+) -> Iterator[dict[str, jax.Array]]:
+    """Training batches from a step on, split over the mesh; a process reads its devices' rows.
+
+    Args:
+      prepared: the run.
+      step: the number of the first batch.
+      take: told what became of the examples, and which of them this process counts.
+    """
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
+    counted = rows.first_held(sharding, run.global_batch)
 
     def open_part(part: int, count: int) -> Batches:
+        own = np.split(counted, count)[part]
         return train_batches(
             run.data,
             seed=run.seed,
@@ -103,6 +165,7 @@ def device_batches(prepared: Prepared, step: int) -> Iterator[dict[str, jax.Arra
             start_step=step,
             process_index=part,
             process_count=count,
+            report=lambda account: take(account, own),
         )
 
     for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):

@@ -21,6 +21,7 @@ from vljax.evaluation.zero_shot import ZeroShot
 from vljax.models import layout
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import AttentionKind, Compute, Precision, resolve_attention
+from vljax.models.naflex import NaFlexViT
 from vljax.models.text import TextTransformer
 from vljax.models.vit import ViT
 from vljax.objectives.contrastive import Contrastive, SigmoidContrastive, SoftmaxContrastive
@@ -38,6 +39,7 @@ __all__ = [
     "Data",
     "MeshConfig",
     "ModelConfig",
+    "NaFlexViT",
     "Precision",
     "Prepared",
     "Retrieval",
@@ -118,12 +120,16 @@ class Run:
     def _shape_problems(self) -> Iterator[tuple[str, str]]:
         """Batches that don't fit the encoders they are meant for."""
         batch = self.data.batch_spec(self.global_batch)
-        for name, spec in example_batch(self.model, self.global_batch).items():
-            if name not in batch:
-                yield f"model.encoders.{name}", f"the data has no {name!r}{suggest(name, batch)}"
-            elif batch[name][0][1:] != spec.shape[1:]:
-                made, wanted = batch[name][0][1:], spec.shape[1:]
-                yield f"model.encoders.{name}", f"is made for {wanted}, but the data gives {made}"
+        for name, encoder in self.model.encoders.items():
+            specs = example_batch(ModelConfig({name: encoder}, {}), self.global_batch)
+            for entry, spec in specs.items():
+                field = f"model.encoders.{entry}"
+                if entry not in batch:
+                    yield field, f"the data has no {entry!r}{suggest(entry, batch)}"
+                elif not _fits(batch[entry][0], spec.shape, any_length=encoder.any_length):
+                    made, wanted = batch[entry][0][1:], spec.shape[1:]
+                    remedy = "; use patchify with its patch_size" if encoder.any_length else ""
+                    yield field, f"is made for {wanted}, but the data gives {made}{remedy}"
 
     def _similarity_problems(self) -> Iterator[tuple[str, str]]:
         trained = {o.similarity for o in self.objectives.values() if isinstance(o, Contrastive)}
@@ -147,6 +153,12 @@ class Run:
         """Evaluators by the recipe field that holds them."""
         both = {"evaluators": self.evaluators, "final_evaluators": self.final_evaluators}
         return {f"{k}.{name}": e for k, group in both.items() for name, e in group.items()}
+
+
+def _fits(made: tuple[int, ...], wanted: tuple[int, ...], *, any_length: bool) -> bool:
+    """Whether arrays of a batch are what an encoder is made for, length aside if it is free."""
+    first = 2 if any_length else 1
+    return len(made) == len(wanted) and made[first:] == wanted[first:]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vljax.training import metrics
+from vljax.training import accounting, metrics
 from vljax.training.checkpoint import steps, verify
 
 TINY = ("train.py", "configs/quickstart.py:tiny")
@@ -174,6 +174,26 @@ def test_bad_examples_are_masked_and_named(call, folder, tmp_path):
     rows = [row for row in metrics.read(str(tmp_path / "w")) if "loss" in row]
     assert [row["valid_examples"] for row in rows] == [17] * 5
     assert all(row["loss"] is not None for row in rows)
+    kinds = {3: "truncated", 5: "not_an_image", 7: "no_caption"}
+    last = {name: value for name, value in rows[-1].items() if name.startswith("data/")}
+    assert last == {
+        "data/decoded": 85,
+        "data/repeated": 80,
+        "data/rejected": 15,
+        **{f"data/rejected/{kind}": 5 for kind in kinds.values()},
+    }
+    listed = accounting.read(str(tmp_path / "w"))
+    assert {row["index"]: row["kind"] for row in listed} == kinds
+    assert {(row["step"], row["source"]) for row in listed} == {(1, "jsonl:captions.jsonl")}
+
+
+def test_too_many_bad_examples_end_the_run(call, folder, tmp_path):
+    status, _, err = call(*on(folder, tmp_path / "w", "--data.max_rejected_share", "0.01"))
+    assert status == 2
+    (said,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert "data.max_rejected_share: 3 of the last 20 examples up to step 1 cannot be used" in said
+    assert "(no_caption 1, not_an_image 1, truncated 1; such as jsonl:captions.jsonl/" in said
+    assert len(accounting.read(str(tmp_path / "w"))) == 3
 
 
 def test_data_that_have_changed_since(call, refused, folder, tmp_path):

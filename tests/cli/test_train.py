@@ -13,7 +13,6 @@ from vljax.training import metrics
 from vljax.training.checkpoint import steps, verify
 
 TINY = ("train.py", "configs/quickstart.py:tiny")
-SPEED = "examples_per_second"
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +33,7 @@ def uninterrupted(call, tmp_path_factory):
 
 
 def comparable(result):
-    return {k: v for k, v in result.items() if k not in (SPEED, "workdir")}
+    return {k: v for k, v in result.items() if k not in (*metrics.TIMED, "workdir")}
 
 
 def test_it_leaves_everything_behind(uninterrupted):
@@ -49,6 +48,7 @@ def test_it_leaves_everything_behind(uninterrupted):
         "tokenizer",
         "preprocess.json",
         "data.json",
+        "accounting.json",
         "manifest.json",
     }
     plots = {path.name for path in (workdir / "plots").iterdir()}
@@ -91,6 +91,9 @@ def test_rows_of_metrics(uninterrupted):
     logged = [row["step"] for row in rows if "loss" in row]
     assert logged == list(range(1, 21))
     assert all(row["valid_examples"] == 64 for row in rows if "loss" in row)
+    taken = [(row["data/decoded"], row["data/rejected"]) for row in rows if "loss" in row]
+    assert taken == [(64 * step, 0) for step in range(1, 21)]
+    assert all(0 <= row["input/wait"] <= 1 for row in rows[1:] if "loss" in row)
     evaluated = [r["step"] for r in rows if "zero_shot/builtin/validation/accuracy@1" in r]
     assert evaluated == [10, 20]
 

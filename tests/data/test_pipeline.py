@@ -204,6 +204,16 @@ REASONS = {
 }
 
 
+KINDS = {
+    1: "truncated",
+    2: "damaged",
+    3: "not_an_image",
+    4: "unreadable",
+    5: "no_caption",
+    6: "no_caption",
+}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unusable_examples_keep_their_slots_and_are_logged_once(
     tmp_path, caplog, monkeypatch, workers
@@ -229,6 +239,33 @@ def test_unusable_examples_keep_their_slots_and_are_logged_once(
         assert message.startswith(f"example jsonl:pets.jsonl/{index}: {reason}")
         assert message.endswith(": masked out")
         assert "\n" not in message
+
+
+def test_of_very_many_bad_examples_the_first_are_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("vljax.data.batching._logged", set())
+    monkeypatch.setattr("vljax.data.batching._MOST_LOGGED", 2)
+    with caplog.at_level(logging.WARNING):
+        take(sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path))), 2)
+    said = [r.getMessage() for r in caplog.records if r.name == "vljax.data.batching"]
+    assert [line.endswith(": masked out") for line in said] == [True, True, False]
+    assert said[2] == "more examples are masked out; from here on, they are not named"
+
+
+def test_each_batch_is_accounted_for(tmp_path):
+    accounts = []
+    data = sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path)))
+    batches = take(data, 2, start_step=1, global_batch=6, report=accounts.append)
+    assert [account.step for account in accounts] == [1, 2]
+    for batch, account in zip(batches, accounts, strict=True):
+        assert np.array_equal(account.valid, batch["valid"])
+        found = {bad.row: (bad.index, bad.kind) for bad in account.rejected}
+        bad = np.flatnonzero(~batch["valid"])
+        order = indices([batch])
+        assert found == {row: (order[row], KINDS[order[row]]) for row in bad}
+        assert {bad.source for bad in account.rejected} == {"jsonl:pets.jsonl"}
+    # Positions 6 to 17 of epochs of eight.
+    repeated = np.concatenate([account.repeated for account in accounts])
+    assert repeated.tolist() == [False] * 2 + [True] * 10
 
 
 def test_a_fault_in_a_transform_is_not_taken_for_bad_data(path):
@@ -265,10 +302,11 @@ def test_what_cannot_be_started_says_why(path, tmp_path):
         ),
         (
             {"eval_transforms": (Decode(), Resize(32), ChooseText())},
-            "eval_transforms: make images of 32 pixels, train_transforms of 16",
+            "eval_transforms: make images of 32 pixels, train_transforms images of 16 pixels",
         ),
         ({"workers": -1}, "workers: must be 0 or more"),
         ({"prefetch": 0}, "prefetch: must be at least 1"),
+        ({"max_rejected_share": 1.5}, "max_rejected_share: must be within 0 and 1, got 1.5"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused(path, changes, message):
@@ -279,7 +317,12 @@ def test_recipes_that_cannot_work_are_refused(path, changes, message):
 
 def test_the_last_transform_with_a_size_decides_it(path):
     transforms = (Decode(), Resize(40), RandomResizedCrop(16), ChooseText())
-    assert sample_data(path, train_transforms=transforms).image_size == 16
+    assert sample_data(path, train_transforms=transforms).batch_spec(1)["image"][0] == (
+        1,
+        16,
+        16,
+        3,
+    )
 
 
 def test_the_published_recipes_can_be_written_down(path):
@@ -291,7 +334,7 @@ def test_the_published_recipes_can_be_written_down(path):
     plain = Resize(256, interpolation="bilinear", antialias=False)
     transforms = (Decode(), plain, ChooseText("random"))
     siglip = sample_data(path, train_transforms=transforms, eval_transforms=transforms)
-    assert [validate(data).image_size for data in (clip, siglip)] == [224, 256]
+    assert [validate(d).batch_spec(1)["image"][0][1] for d in (clip, siglip)] == [224, 256]
 
 
 def test_ids_hold_source_and_index_beyond_32_bits():

@@ -25,7 +25,7 @@ def test_images_come_out_of_the_stored_file_as_in_evaluation(data):
     preprocess = ImagePreprocessor.load(stored)
     examples = EvaluationSet(data, JsonLines(data.source.path))
     batch = next(iter(examples.batches(2)))
-    images = [preprocess(examples.records[i].image) for i in range(2)]
+    images = [preprocess(examples.records[i].image)["image"] for i in range(2)]
     assert np.array_equal(images, batch["image"])
     assert preprocess.size == 16
 

@@ -21,6 +21,7 @@ from vljax.data.transforms import (
     ColourJitter,
     Decode,
     Flip,
+    Patchify,
     RandomCrop,
     RandomResizedCrop,
     Resize,
@@ -468,6 +469,7 @@ EVERY = (
     Flip(),
     ColourJitter(0.1),
     ChooseText("random", tags=0.5),
+    Patchify(2, lengths=(4, 9)),
 )
 
 
@@ -482,11 +484,11 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
         result = transform(example, generator())
         assert example == {"record": record, "image": image, "text": "before"}
         assert np.array_equal(image, picture(9, 9))
-        assert result.keys() == example.keys()
+        assert result.keys() == example.keys() | (transform.image_arrays() or {}).keys()
 
 
 def test_only_those_that_fix_the_size_say_so():
-    assert [t.output_size for t in EVERY] == [None, 8, 8, 8, None, None, None]
+    assert [t.output_size for t in EVERY] == [None, 8, 8, 8, None, None, None, None]
 
 
 @pytest.mark.parametrize(

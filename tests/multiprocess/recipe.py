@@ -1,9 +1,13 @@
-"""The quickstart's tiny model with one layer a tower, for a few steps and little to evaluate."""
+"""The quickstart's tiny model with one layer a tower, for a few steps and little to evaluate.
+
+It trains on a mixture, a part of which refuses many of its examples.
+"""
 
 import dataclasses
 
 from vljax import config
-from vljax.data.sources import Builtin
+from vljax.data.sources import Builtin, Mixture, Part, Phase
+from vljax.data.transforms import Decode
 from vljax.run import AdamW, Retrieval, Run
 from vljax.training.schedules import WarmupCosine
 
@@ -16,8 +20,15 @@ def recipe(variant: str = "") -> Run:
     encoders = {
         name: dataclasses.replace(encoder, depth=1) for name, encoder in run.model.encoders.items()
     }
+    strict = (Decode(max_pixels=12_000), *run.data.train_transforms[1:])
+    parts = {
+        "all": Part(Builtin("train"), 3),
+        "small": Part(Builtin("train"), 1, transforms=strict),
+    }
+    source = Mixture(parts, schedule=(Phase(6, {"small": 3}),))
     return dataclasses.replace(
         run,
+        data=dataclasses.replace(run.data, source=source, max_rejected_share=1.0),
         model=dataclasses.replace(run.model, encoders=encoders),
         # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for
         # rounding (those of key biases are) would become steps of full size and differ at will.

@@ -90,3 +90,16 @@ def test_what_the_first_process_decides_holds_for_all(start):
     assert said(err[0]) == ["error: field: no"]
     (line,) = said(err[1])
     assert line.endswith("field: no")
+
+
+def test_what_all_say_is_gathered_by_the_first(run):
+    """Five megabytes each, more than a message of gRPC holds by default; and twice one name."""
+    mode = (
+        "for letter in 'ab':\n"
+        "    own = letter * 5_000_000 + str(distributed.process())\n"
+        "    texts = distributed.gathered('news', own)\n"
+        "    print(distributed.process(), len(texts), [text[-2:] for text in texts])"
+    )
+    out, _ = run(3, joined(mode))
+    assert out[0].splitlines()[-2:] == ["0 3 ['a0', 'a1', 'a2']", "0 3 ['b0', 'b1', 'b2']"]
+    assert [text.splitlines()[-2:] for text in out[1:]] == [[f"{i} 0 []"] * 2 for i in (1, 2)]

@@ -6,12 +6,16 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from rich.console import Console
 
 from tests.training import tiny
 from vljax.config import UserError
-from vljax.training import metrics
+from vljax.data.batching import Account
+from vljax.data.example import Rejected
+from vljax.training import accounting, metrics
+from vljax.training.accounting import Accounting
 from vljax.training.checkpoint import Checkpointer, steps
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Loop
@@ -48,12 +52,20 @@ def run(tmp_path):
         on_batch=nothing,
         on_evaluate=nothing,
         loss=float,
+        bad=lambda k: False,
+        limit=1.0,
     ):
         log = []
+
+        saved = Checkpointer(str(tmp_path)).files(start) if start in steps(str(tmp_path)) else {}
+        counts = Accounting(str(tmp_path), start, limit, saved.get(accounting.FILE))
 
         def batches(first):
             for k in range(first, 10_000):
                 on_batch(k)
+                rejected = (Rejected(0, "pets", "", k, "truncated", "ends"),) if bad(k) else ()
+                valid = np.array([not rejected, True])
+                counts.take(Account(k, valid, np.array([k > 4] * 2), rejected), np.ones(2, bool))
                 log.append(("batch", k))
                 yield jnp.float32(loss(k))
 
@@ -72,6 +84,7 @@ def run(tmp_path):
                 step=jax.jit(count),
                 hyper=tiny.hyper(),
                 batches=batches,
+                accounting=counts,
                 evaluators={"first": evaluate("first"), "validation": evaluate("validation")},
                 final_evaluators={"test": evaluate("test")},
                 cadence=cadence,
@@ -103,6 +116,40 @@ def test_everything_happens_when_it_is_due(run, tmp_path):
     assert logged == [(1, 0), (3, 2), (6, 5), (9, 8), (10, 9)]
     assert [row["step"] for row in rows if "validation" in row] == [4, 8, 10]
     assert [row["step"] for row in rows if "test" in row] == [10]
+
+
+def test_rows_have_the_counts_of_examples_and_the_wait_for_them(run, tmp_path):
+    run(bad=lambda k: k in (1, 6))
+    rows = {row["step"]: row for row in metrics.read(str(tmp_path)) if "loss" in row}
+    names = ("decoded", "repeated", "rejected")
+    counts = [tuple(rows[step][f"data/{name}"] for name in names) for step in (1, 3, 10)]
+    assert counts == [(2, 0, 0), (5, 0, 1), (18, 10, 2)]
+    assert rows[10]["data/rejected/truncated"] == 2
+    assert [row["index"] for row in accounting.read(str(tmp_path))] == [1, 6]
+    assert rows[1]["input/wait"] is None
+    assert all(0 <= rows[step]["input/wait"] <= 1 for step in (3, 6, 9, 10))
+
+
+def test_counts_go_on_from_a_checkpoint_between_two_rows(run, tmp_path):
+    def on_batch(k):
+        if k == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(on_batch=on_batch, bad=lambda k: k in (1, 6))
+    run(start=7, bad=lambda k: k in (1, 6))
+    (last,) = (row for row in metrics.read(str(tmp_path)) if row["step"] == 10 and "loss" in row)
+    assert (last["data/decoded"], last["data/repeated"], last["data/rejected"]) == (18, 10, 2)
+    assert [row["index"] for row in accounting.read(str(tmp_path))] == [1, 6]
+
+
+def test_too_many_bad_examples_end_the_run_and_what_was_saved_stays(run, tmp_path):
+    """Batch 5 is the first bad one, which the row of step 6 shows."""
+    with pytest.raises(UserError, match="1 of the last 12 examples up to step 6 cannot be used"):
+        run(bad=lambda k: k > 4, limit=0.0)
+    assert steps(str(tmp_path)) == [5]
+    assert metrics.read(str(tmp_path))[-1]["data/rejected"] == 1
+    assert [row["index"] for row in accounting.read(str(tmp_path))] == [5]
 
 
 def test_it_goes_on_where_the_state_stands(run):

@@ -34,20 +34,43 @@ def test_plain_lines_off_a_terminal(clock):
     display, out = off_a_terminal(0, 40)
     with display:
         take(display, clock, 7.6, 1)
-        assert math.isnan(display.metrics(1, {"loss": 5.5}))
+        assert all(map(math.isnan, display.metrics(1, {"loss": 5.5})))
         take(display, clock, 0.2, *range(2, 12))
-        assert display.metrics(11, {"loss": 1.25}) == pytest.approx(40)
+        assert display.metrics(11, {"loss": 1.25}) == pytest.approx((40, 0))
         display.activity("evaluating retrieval")
         clock[0] += 1000
         display.activity("")
         take(display, clock, 0.4, *range(12, 21))
-        assert display.metrics(20, {"loss": 1.0}) == pytest.approx(20)
+        assert display.metrics(20, {"loss": 1.0}) == pytest.approx((20, 0))
     assert out.getvalue().splitlines() == [
         "step 1/40  loss 5.5000  (compiled in 8 s)",
         "step 11/40  loss 1.2500  40 examples/s  0:06 left",
         "evaluating retrieval ...",
         "step 20/40  loss 1.0000  20 examples/s  0:08 left",
     ]
+
+
+def test_the_wait_for_input_is_its_share_of_the_time(clock):
+    """Neither that before the first step counts, nor what else goes on between two rows."""
+    display, out = off_a_terminal(0, 40)
+
+    def wait(seconds):
+        with display.waiting_for_input():
+            clock[0] += seconds
+
+    wait(5)
+    take(display, clock, 9, 1)
+    display.metrics(1, {"loss": 1.0})
+    for step in range(2, 12):
+        wait(0.05)
+        take(display, clock, 0.15, step)
+    display.activity("evaluating retrieval")
+    clock[0] += 1000
+    display.activity("")
+    assert display.metrics(11, {"loss": 1.0}) == pytest.approx((40, 0.25))
+    assert "  40 examples/s  input wait 25%  " in out.getvalue()
+    take(display, clock, 0.2, *range(12, 21))
+    assert display.metrics(20, {"loss": 1.0}).input_wait == 0
 
 
 def test_an_activity_between_two_rows_does_not_count(clock):
@@ -60,7 +83,7 @@ def test_an_activity_between_two_rows_does_not_count(clock):
         clock[0] += 1000
         display.activity("")
     take(display, clock, 0.2, *range(5, 12))
-    assert display.metrics(11, {"loss": 1.0}) == pytest.approx(40)
+    assert display.metrics(11, {"loss": 1.0}).examples_per_second == pytest.approx(40)
 
 
 def test_compiling_does_not_count_where_the_first_row_comes_later(clock):
@@ -68,8 +91,9 @@ def test_compiling_does_not_count_where_the_first_row_comes_later(clock):
     display, out = off_a_terminal(30, 60)
     take(display, clock, 50, 31)
     take(display, clock, 0.2, *range(32, 41))
-    assert display.metrics(40, {"loss": 1.0}) == pytest.approx(40)
-    assert out.getvalue() == "step 40/60  loss 1.0000  40 examples/s  0:04 left\n"
+    assert display.metrics(40, {"loss": 1.0}).examples_per_second == pytest.approx(40)
+    said = "step 40/60  loss 1.0000  40 examples/s  0:04 left\n"
+    assert out.getvalue() == said
 
 
 def test_a_bar_on_a_terminal(clock):
@@ -93,7 +117,7 @@ def test_a_quiet_console_shows_nothing(clock):
     console = Console(file=out, width=80, force_terminal=True, quiet=True)
     with ProgressDisplay(0, 4, 8, console) as display:
         take(display, clock, 1, 1, 2)
-        assert display.metrics(2, {"loss": 0.5}) == pytest.approx(8)
+        assert display.metrics(2, {"loss": 0.5}).examples_per_second == pytest.approx(8)
         display.activity("evaluating retrieval")
         display.say("a line")
     assert out.getvalue() == ""

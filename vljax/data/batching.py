@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from vljax.config import UserError
-from vljax.data.example import REJECTED, Loader
+from vljax.data.example import REJECTED, REPEATED, Loader, Rejected
 
 if TYPE_CHECKING:
     import grain
@@ -21,6 +23,27 @@ logger = logging.getLogger(__name__)
 # Source, identity of its records, and index of the examples that this process has logged. Every
 # evaluation and plot reads the same examples again.
 _logged: set[tuple[str, str, int]] = set()
+_MOST_LOGGED = 200
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of the examples of one batch, or of a process's part of it.
+
+    Attributes:
+      step: the number of the batch.
+      valid: which examples can be used.
+      repeated: which come from a source that has been gone through before.
+      rejected: why the others cannot be used.
+    """
+
+    step: int
+    valid: Bool[np.ndarray, " rows"]
+    repeated: Bool[np.ndarray, " rows"]
+    rejected: tuple[Rejected, ...]
+
+
+Report = Callable[[Account], None]
 
 
 def make_batches(
@@ -33,6 +56,7 @@ def make_batches(
     process_count: int,
     workers: int,
     prefetch: int,
+    report: Report | None = None,
 ) -> Batches:
     """This process's part of the batches from number `first` on.
 
@@ -55,7 +79,7 @@ def make_batches(
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
         )
-    return Batches(iter(batches), loader)
+    return Batches(iter(batches), first, report)
 
 
 def _parse_flags() -> None:
@@ -70,24 +94,41 @@ class Batches(Iterator[Batch]):
     """An iterator of batches, prepared in the background from the moment it is made.
 
     It logs each example that is masked out, here and not in the workers, once in this process.
+
+    Args:
+      iterator: of batches with what `Loader.batch` adds to them.
+      step: the number of the first one.
+      report: told of each batch that is taken, in order.
     """
 
-    def __init__(self, iterator: grain.DatasetIterator[Any], loader: Loader):
-        self._iterator = iterator
-        self._source = loader.source
-        self._identity = loader.records.identity
+    def __init__(
+        self, iterator: grain.DatasetIterator[Any], step: int = 0, report: Report | None = None
+    ):
+        self._iterator, self._step, self._report = iterator, step, report
         iterator.start_prefetch()
 
     def __next__(self) -> Batch:
         batch: dict[str, Any] = dict(next(self._iterator))
-        for rejected in batch.pop(REJECTED):
-            key = (self._source, self._identity, rejected.index)
-            if key not in _logged:
-                _logged.add(key)
-                where = f"{self._source}/{rejected.index}"
-                logger.warning("example %s: %s: masked out", where, rejected.reason)
+        rejected, repeated = batch.pop(REJECTED), batch.pop(REPEATED)
+        for example in rejected:
+            _log(example)
+        if self._report is not None:
+            self._report(Account(self._step, batch["valid"], repeated, rejected))
+        self._step += 1
         return batch
 
     def close(self) -> None:
         """Ends the threads and processes that prepare batches."""
         self._iterator.close()
+
+
+def _log(example: Rejected) -> None:
+    key = example.source, example.identity, example.index
+    if key in _logged or len(_logged) > _MOST_LOGGED:
+        return
+    _logged.add(key)
+    if len(_logged) > _MOST_LOGGED:
+        logger.warning("more examples are masked out; from here on, they are not named")
+    else:
+        where = f"{example.source}/{example.index}"
+        logger.warning("example %s: %s: masked out", where, example.reason)

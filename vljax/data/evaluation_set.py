@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from vljax.data.batching import Batches, make_batches
-from vljax.data.example import Loader
-from vljax.data.pipeline import Data, output_size
-from vljax.data.source_base import ExampleError, Records, Source
+from vljax.data.example import Loader, OpenPart
+from vljax.data.pipeline import Data
+from vljax.data.source_base import Annotation, ExampleError, Records, Source
 from vljax.data.tokenizer_base import LoadedTokenizer
 from vljax.data.transform_decode import Decode
 from vljax.data.transform_resize import Resize
@@ -61,14 +61,21 @@ class EvaluationSet:
     @functools.cached_property
     def captions(self) -> list[str]:
         """The first caption of each example, "" where cleaning leaves nothing of it."""
-        captions = [self.records.annotation(i).first_caption for i in range(len(self))]
+        captions = [self._annotation(i).first_caption for i in range(len(self))]
         return [caption if self.tokenizer.clean(caption) else "" for caption in captions]
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " examples"]:
         """Index of each example's class, -1 where there is none."""
-        labels = [self.records.annotation(i).label for i in range(len(self))]
+        labels = [self._annotation(i).label for i in range(len(self))]
         return np.array([-1 if label is None else label for label in labels], np.int32)
+
+    def _annotation(self, index: int) -> Annotation:
+        """What is written about an example; nothing where it cannot be read."""
+        try:
+            return self.records.annotation(index)
+        except ExampleError:
+            return Annotation(())
 
     def batches(self, batch_size: int, process_index: int = 0, process_count: int = 1) -> Batches:
         """Each example once, in order, through the transforms for evaluation.
@@ -116,15 +123,9 @@ class EvaluationSet:
 
     @functools.cached_property
     def _loader(self) -> Loader:
-        size = output_size(self.data.eval_transforms)
-        if size is None:
-            raise ValueError("eval_transforms do not fix the image size; validate the recipe first")
         return Loader(
-            records=self.records,
-            source=self.source.full_name,
-            transforms=self.data.eval_transforms,
+            parts=(OpenPart(self.source.full_name, self.records, self.data.eval_transforms),),
             tokenizer=self.tokenizer,
-            size=size,
             seed=0,
             evaluation=True,
         )

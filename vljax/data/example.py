@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from vljax.data.randomness import example_generator
+from vljax.data.order import Visit
+from vljax.data.randomness import Step, example_generator
 from vljax.data.source_base import ExampleError, Records
 from vljax.data.tokenizer_base import LoadedTokenizer
-from vljax.data.transform_base import Transform
+from vljax.data.transform_base import Transform, image_transform
 
-# The key under which rejected examples travel with a batch until they are logged.
+# The keys under which travels with a batch what is no part of it: rejected examples, and which
+# have been seen before.
 REJECTED = "rejected"
+REPEATED = "repeated"
 PADDING_INDEX = -1
+# Under this key, an example has a dict of all arrays of its image.
+IMAGE = "image"
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why an example was masked out."""
+    """Why an example was masked out.
 
+    Attributes:
+      row: of the batch.
+      source: the name of its source.
+      identity: of the records of the source.
+      index: of the example in the source.
+      kind: the class of reasons, see `ExampleError`.
+      reason: for people.
+    """
+
+    row: int
+    source: str
+    identity: str
     index: int
+    kind: str
     reason: str
+
+
+@dataclass(frozen=True)
+class OpenPart:
+    """An opened source, and what is done to its examples.
+
+    Attributes:
+      name: in messages and in the keys of random numbers.
+      records: by index.
+      transforms: from record to `image` and `text`.
+    """
+
+    name: str
+    records: Records
+    transforms: tuple[Transform, ...]
 
 
 @dataclass(frozen=True)
@@ -32,91 +65,118 @@ class Loader:
     """Makes examples by index, and batches of them. Travels to worker processes.
 
     Attributes:
-      records: the opened source.
-      source: its full name.
-      transforms: from record to `image` and `text`.
+      parts: the opened sources.
       tokenizer: makes the ids.
-      size: height and width of the images, pixels.
       seed: of the random numbers.
       evaluation: whether batches have a `label` and keep images without a text as valid, to be
         classified; training has no use for these.
     """
 
-    records: Records
-    source: str
-    transforms: tuple[Transform, ...]
+    parts: tuple[OpenPart, ...]
     tokenizer: LoadedTokenizer
-    size: int
     seed: int
     evaluation: bool = False
 
-    def at_position(self, position: int, index: int) -> dict[str, Any]:
-        """The example at a position of the endless stream, which tells its epoch."""
-        return self.load(position // len(self.records), index)
+    def visit(self, visit: Visit) -> dict[str, Any]:
+        """An example for training, masked out if it cannot be used."""
+        return self._load(visit.part, visit.epoch, visit.record, Step(self.seed, visit.step))
 
     def evaluate(self, index: int) -> dict[str, Any]:
         """An example for evaluation; past the end, one that is masked out."""
-        if index >= len(self.records):
-            return self._example(PADDING_INDEX, None, "")
-        return self.load(0, index)
+        if index >= len(self.parts[0].records):
+            return self._example(0, PADDING_INDEX, self._blank(0, None), "", valid=False)
+        return self._load(0, 0, index, None)
 
-    def load(self, epoch: int, index: int) -> dict[str, Any]:
-        """The example, masked out if it cannot be used."""
-        label = self.records.annotation(index).label
+    def _load(self, number: int, epoch: int, index: int, step: Step | None) -> dict[str, Any]:
+        part = self.parts[number]
+        about: dict[str, Any] = {"epoch": epoch}
         try:
-            image, text = self._transformed(epoch, index)
+            if self.evaluation:
+                about["label"] = part.records.annotation(index).label
+            image, text = self._transformed(part, epoch, index, step)
         except ExampleError as error:
-            return self._example(index, None, "", label, Rejected(index, str(error)))
-        return self._example(index, image, text, label)
+            rejected = Rejected(0, part.name, part.records.identity, index, error.kind, str(error))
+            blank = self._blank(number, step)
+            return self._example(number, index, blank, "", valid=False, rejected=rejected, **about)
+        return self._example(number, index, image, text, **about)
 
-    def _transformed(self, epoch: int, index: int) -> tuple[np.ndarray, str]:
-        example: dict[str, Any] = {"record": self.records[index]}
-        rng = example_generator(self.seed, self.source, epoch, index)
-        for transform in self.transforms:
+    def _blank(self, part: int, step: Step | None) -> dict[str, np.ndarray]:
+        fixes = image_transform(self.parts[part].transforms)
+        return fixes.blank(fixes.length_at(step))
+
+    def _transformed(
+        self, part: OpenPart, epoch: int, index: int, step: Step | None
+    ) -> tuple[dict[str, np.ndarray], str]:
+        """The arrays of an image, and the text."""
+        example: dict[str, Any] = {"record": part.records[index]}
+        if step is not None:
+            example["step"] = step
+        rng = example_generator(self.seed, part.name, epoch, index)
+        for transform in part.transforms:
             try:
                 example = transform(example, rng)
             except ExampleError:
                 if not self.evaluation or transform.provides != "text":
                     raise
                 example = {**example, "text": ""}
-        image, text = example["image"], example["text"]
-        if image.shape != (self.size, self.size, 3) or image.dtype != np.uint8:
-            raise ValueError(
-                f"transforms made {image.dtype}{list(image.shape)} of example "
-                f"{self.source}/{index}, expected uint8[{self.size}, {self.size}, 3]"
-            )
+        fixes = image_transform(part.transforms)
+        arrays = {}
+        for name, wanted in (fixes.image_arrays(fixes.length_at(step)) or {}).items():
+            arrays[name] = array = example[name]
+            if (array.shape, array.dtype) != wanted:
+                raise ValueError(
+                    f"transforms made {array.dtype}{list(array.shape)} of example "
+                    f"{part.name}/{index}, expected {wanted[1]}{list(wanted[0])}"
+                )
+        text = example["text"]
         if not self.evaluation and not self.tokenizer.clean(text):
-            raise ExampleError(f"text {text!r} is empty after cleaning")
-        return image, text
+            raise ExampleError(f"text {text!r} is empty after cleaning", kind="no_caption")
+        return arrays, text
 
     def _example(
         self,
+        part: int,
         index: int,
-        image: np.ndarray | None,
+        image: dict[str, np.ndarray],
         text: str,
+        *,
+        valid: bool = True,
         label: int | None = None,
+        epoch: int = 0,
         rejected: Rejected | None = None,
     ) -> dict[str, Any]:
         return {
-            "image": np.zeros((self.size, self.size, 3), np.uint8) if image is None else image,
+            IMAGE: image,
             "text": text,
+            "part": part,
             "example_id": index,
-            "valid": image is not None,
+            "valid": valid,
             "label": -1 if label is None else label,
+            REPEATED: epoch > 0,
             REJECTED: rejected,
         }
 
     def batch(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Examples stacked and tokenized, with the rejected ones as a tuple under `REJECTED`."""
+        """Examples stacked and tokenized.
+
+        Under `REJECTED` is a tuple of those masked out, under `REPEATED` a bool for each example.
+        """
         column = {key: [example[key] for example in examples] for key in examples[0]}
         ids, mask = self.tokenizer(column["text"])
+        indices = np.array(column["example_id"], np.int64)
+        images = column[IMAGE]
         batch = {
-            "image": np.stack(column["image"]),
+            **{name: np.stack([arrays[name] for arrays in images]) for name in images[0]},
             "text": ids,
             "text_mask": mask,
-            "example_id": pack_ids(np.array(column["example_id"], np.int64)),
+            "example_id": pack_ids(indices, np.array(column["part"], np.int64)),
             "valid": np.array(column["valid"], bool),
-            REJECTED: tuple(rejected for rejected in column[REJECTED] if rejected is not None),
+            REPEATED: np.array(column[REPEATED], bool),
+            REJECTED: tuple(
+                replace(rejected, row=row)
+                for row, rejected in enumerate(column[REJECTED])
+                if rejected is not None
+            ),
         }
         if self.evaluation:
             batch["label"] = np.array(column["label"], np.int32)
@@ -124,7 +184,7 @@ class Loader:
 
 
 def pack_ids(
-    indices: Int64[np.ndarray, " batch"], source_number: int = 0
+    indices: Int64[np.ndarray, " batch"], source_number: int | Int64[np.ndarray, " batch"] = 0
 ) -> UInt32[np.ndarray, "batch 2"]:
     """Example ids for the device, which has no 64-bit integers.
 
@@ -135,7 +195,9 @@ def pack_ids(
     Returns:
       High and low half of `source_number << 48 | index`; all ones for padding.
     """
-    ids = np.where(indices < 0, -1, indices | (source_number << 48)).astype(np.uint64)
+    sources = np.asarray(source_number, np.uint64) << np.uint64(48)
+    padding = np.uint64(2**64 - 1)
+    ids = np.where(indices < 0, padding, indices.astype(np.uint64) | sources)
     halves = np.stack([ids >> np.uint64(32), ids & np.uint64(0xFFFFFFFF)], axis=-1)
     return halves.astype(np.uint32)
 

@@ -1,9 +1,11 @@
 """From the data of a recipe to batches: an exact global order, the same for any set-up.
 
-Batch k of a run is a pure function of the data, the seed and k. Position p of the endless stream of
-examples belongs to epoch `p // n` of a source with n examples, each epoch is a permutation, and
-batch k is the positions from `k * global_batch` on. A process makes its own contiguous part of each
-batch, so the parts in process order are the batch that one process would make, row by row.
+Batch k of a run is a pure function of the data, the seed and k. It is the positions from
+`k * global_batch` on of an endless stream. What stands at a position follows from its number alone
+(`order`): the source, by the weights of the mixture; and of the source, with n examples, number
+`s % n` of the permutation for epoch `s // n`, if s of its examples come before. A process makes its
+own contiguous part of each batch, so the parts in process order are the batch that one process
+would make, row by row.
 """
 
 from __future__ import annotations
@@ -12,17 +14,20 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from vljax.config import UserError, encode, setting
-from vljax.data.batching import Batches, make_batches
-from vljax.data.example import Loader
-from vljax.data.randomness import shuffle_seed
+from vljax.data.batching import Batches, Report, make_batches
+from vljax.data.example import Loader, OpenPart
+from vljax.data.order import MAX_LENGTH, Order
+from vljax.data.randomness import Step
 from vljax.data.source_base import Source
+from vljax.data.source_mixture import Mixture, parts_of
 from vljax.data.tokenizer_base import Tokenizer
-from vljax.data.transform_base import Transform
+from vljax.data.transform_base import Transform, image_transform
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,15 @@ class Data:
     """What a model is trained on.
 
     Attributes:
-      source: the training examples.
+      source: the training examples; several sources together are a `mixture`.
       tokenizer: for all texts, in evaluation too.
-      train_transforms: from record to `image` and `text`, in order.
+      train_transforms: from record to `image` and `text`, in order; a part of a mixture may have
+        transforms of its own.
       eval_transforms: the same for evaluation; they travel with checkpoints.
       workers: processes that prepare batches; 0 prepares them in threads of this process.
       prefetch: batches prepared ahead (by each worker, where there are any).
+      max_rejected_share: a run ends once more of its examples cannot be used than this share,
+        beyond what chance explains; 1 never ends it.
     """
 
     source: Source
@@ -44,34 +52,57 @@ class Data:
     eval_transforms: tuple[Transform, ...]
     workers: int = setting(0, identity=False)
     prefetch: int = setting(2, identity=False)
+    max_rejected_share: float = setting(0.1, identity=False)
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the images in batches, pixels."""
-        size = output_size(self.train_transforms)
-        if size is None:
-            raise UserError("data.train_transforms: none of them fixes the image size")
-        return size
+    def image_lengths(self) -> dict[int, float]:
+        """The lengths of sequences of patches in training, and how likely each is; mostly none."""
+        return image_transform(self.train_transforms).image_lengths
+
+    def length_at(self, seed: int, step: int) -> int | None:
+        """The length of the sequences of patches in a batch; None where there are none."""
+        return image_transform(self.train_transforms).length_at(Step(seed, step))
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for field in ("train_transforms", "eval_transforms"):
             yield from ((field, message) for message in _list_problems(getattr(self, field)))
-        sizes = output_size(self.train_transforms), output_size(self.eval_transforms)
-        if None not in sizes and sizes[0] != sizes[1]:
-            yield (
-                "eval_transforms",
-                f"make images of {sizes[1]} pixels, train_transforms of {sizes[0]}",
-            )
+        made = _makes(self.train_transforms), _makes(self.eval_transforms)
+        if None not in made and made[0] != made[1]:
+            yield "eval_transforms", f"make {made[1]}, train_transforms {made[0]}"
+        yield from self._part_problems()
+        if not 0 <= self.max_rejected_share <= 1:
+            yield "max_rejected_share", f"must be within 0 and 1, got {self.max_rejected_share}"
         if self.workers < 0:
             yield "workers", f"must be 0 or more, got {self.workers}"
         if self.prefetch < 1:
             yield "prefetch", f"must be at least 1, got {self.prefetch}"
 
-    def batch_spec(self, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Name -> shape and dtype of the arrays in a training batch; opens no file."""
+    def _part_problems(self) -> Iterator[tuple[str, str]]:
+        wanted = _makes(self.train_transforms)
+        for name, part in parts_of(self.source).items():
+            field = f"source.parts.{name}.transforms"
+            if not part.transforms:
+                continue
+            yield from ((field, message) for message in _list_problems(part.transforms))
+            made = _makes(part.transforms)
+            if made != wanted:
+                yield field, f"make {made}, train_transforms {wanted}"
+            elif made and image_transform(part.transforms).image_lengths != self.image_lengths:
+                yield field, "patchify has other lengths or weights than in train_transforms"
+
+    def batch_spec(
+        self, batch_size: int, length: int | None = None
+    ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Name -> shape and dtype of the arrays in a training batch; opens no file.
+
+        Args:
+          batch_size: examples.
+          length: of the sequences of patches; by default the longest.
+        """
         text = (batch_size, self.tokenizer.context_length)
+        image = image_transform(self.train_transforms).image_arrays(length) or {}
         return {
-            "image": ((batch_size, self.image_size, self.image_size, 3), np.dtype(np.uint8)),
+            **{name: ((batch_size, *shape), dtype) for name, (shape, dtype) in image.items()},
             "text": (text, np.dtype(np.int32)),
             "text_mask": (text, np.dtype(bool)),
             "example_id": ((batch_size, 2), np.dtype(np.uint32)),
@@ -79,17 +110,22 @@ class Data:
         }
 
 
-def output_size(transforms: tuple[Transform, ...]) -> int | None:
-    """Height and width of the images that a list of transforms makes, if it fixes them."""
-    sizes = [transform.output_size for transform in transforms]
-    return next((size for size in reversed(sizes) if size is not None), None)
+def _makes(transforms: tuple[Transform, ...]) -> str | None:
+    """In words, what a list of transforms makes of images, if it fixes that."""
+    made = [transform.makes for transform in transforms if transform.makes is not None]
+    return made[-1] if made else None
 
 
 def _list_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
     if not transforms or transforms[0].provides != "image":
         yield "must begin with decode"
-    if output_size(transforms) is None:
-        yield "none of them fixes the image size; add resize, random_crop or random_resized_crop"
+    if _makes(transforms) is None:
+        sizing = "resize, random_crop, random_resized_crop or patchify"
+        yield f"none of them fixes the image size; add {sizing}"
+    for i, transform in enumerate(transforms):
+        later = [t.type_name for t in transforms[i + 1 :] if t.provides != "text"]
+        if transform.image_lengths and later:
+            yield f"{later[0]} cannot follow {transform.type_name}, which leaves no picture; swap"
     if not any(transform.provides == "text" for transform in transforms):
         yield "none of them makes a text; add choose_text"
 
@@ -102,6 +138,7 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    report: Report | None = None,
 ) -> Batches:
     """The training batches from `start_step` on, without end; it starts there at once.
 
@@ -112,44 +149,63 @@ def train_batches(
       start_step: the number of the first batch.
       process_index: which part of each batch to make.
       process_count: into how many parts the batches are divided.
+      report: told of each batch that is taken what became of its examples.
 
     Returns:
-      An iterator of batches as `Data.batch_spec(global_batch // process_count)` says. Examples
-      that cannot be used have `valid` False, a black image and an empty text.
+      An iterator of batches as `Data.batch_spec(global_batch // process_count)` says, for the
+      length of the step where images are sequences of patches. Examples that cannot be used have
+      `valid` False, a black image and an empty text.
 
     Raises:
-      UserError: if the source or tokenizer cannot be opened, the source is empty, or the batch
+      UserError: if a source or the tokenizer cannot be opened, a source is empty, or the batch
         does not divide by the processes.
     """
     import grain
 
-    records = data.source.open()
-    if len(records) == 0:
-        raise UserError(f"data.source: {data.source.full_name} has no examples")
-    loader = Loader(
-        records=records,
-        source=data.source.full_name,
-        transforms=data.train_transforms,
-        tokenizer=data.tokenizer.load(),
-        size=data.image_size,
+    parts = _open_parts(data)
+    lengths = [len(part.records) for part in parts]
+    loader = Loader(parts=parts, tokenizer=data.tokenizer.load(), seed=seed)
+    order = Order(
         seed=seed,
-    )
-    stream = (
-        grain.MapDataset.source(range(len(records)))
-        .shuffle(seed=shuffle_seed(seed, loader.source))
-        .repeat(None)
-        .map_with_index(loader.at_position)
+        names=[part.name for part in parts],
+        lengths=lengths,
+        phases=_phases(data.source, lengths),
+        global_batch=global_batch,
     )
     return make_batches(
         loader,
-        stream,
+        grain.MapDataset.source(order).map(loader.visit),
         batch_size=global_batch,
         first=start_step,
         process_index=process_index,
         process_count=process_count,
         workers=data.workers,
         prefetch=data.prefetch,
+        report=report,
     )
+
+
+def _open_parts(data: Data) -> tuple[OpenPart, ...]:
+    opened = []
+    for name, part in parts_of(data.source).items():
+        field = f"data.source.parts.{name}" if name else "data.source"
+        try:
+            records = part.source.open()
+        except UserError as error:
+            raise UserError(f"{field}: {error}" if name else str(error)) from error
+        if len(records) == 0:
+            raise UserError(f"{field}: {part.source.full_name} has no examples")
+        if len(records) > MAX_LENGTH:
+            count = f"{len(records):,} examples, more than {MAX_LENGTH:,}"
+            raise UserError(f"{field}: {part.source.full_name} has {count}; divide it into parts")
+        full_name = f"{name}:{part.source.full_name}" if name else part.source.full_name
+        opened.append(OpenPart(full_name, records, part.transforms or data.train_transforms))
+    return tuple(opened)
+
+
+def _phases(source: Source, lengths: list[int]) -> list[tuple[int, tuple[Fraction, ...]]]:
+    """First step and weights of each phase of the schedule."""
+    return source.weights(lengths) if isinstance(source, Mixture) else [(0, (Fraction(1),))]
 
 
 # Goes up when the order of examples or the draws of transforms change for the same recipe.
@@ -162,16 +218,28 @@ def plan(data: Data, *, seed: int, global_batch: int) -> str:
     The place of files does not enter, their content does. Workers and prefetch do not enter.
 
     Raises:
-      UserError: if the source or tokenizer cannot be opened.
+      UserError: if a source or the tokenizer cannot be opened, or a source is empty.
     """
-    records = data.source.open()
+    parts = _open_parts(data)
     files = data.tokenizer.load().files()
-    content = {
+    content: dict[str, Any] = {
         "version": _PLAN_VERSION,
-        "source": [data.source.full_name, len(records), records.identity],
+        "source": [parts[0].name, len(parts[0].records), parts[0].records.identity],
         "seed": seed,
         "global_batch": global_batch,
         "transforms": encode(data.train_transforms),
         "tokenizer": {name: hashlib.sha256(file).hexdigest() for name, file in files.items()},
     }
+    if isinstance(data.source, Mixture):
+        lengths = [len(part.records) for part in parts]
+        content["source"] = {
+            "parts": [
+                [part.name, len(part.records), part.records.identity, encode(part.transforms)]
+                for part in parts
+            ],
+            "phases": [
+                [step, *(str(weight / sum(weights)) for weight in weights)]
+                for step, weights in data.source.weights(lengths)
+            ],
+        }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

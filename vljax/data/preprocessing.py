@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from vljax.config import UserError, decode, encode
-from vljax.data.pipeline import Data, output_size
+from vljax.data.pipeline import Data
 from vljax.data.source_base import Record
-from vljax.data.transform_base import Transform
+from vljax.data.transform_base import Transform, image_transform
 
 VERSION = 1
 
@@ -20,7 +19,7 @@ def preprocessing(data: Data) -> dict[str, Any]:
     """The content of `preprocess.json`: what evaluation does to images, and to texts first."""
     return {
         "version": VERSION,
-        "image_size": output_size(data.eval_transforms),
+        "image_size": image_transform(data.eval_transforms).output_size,
         "transforms": encode(data.eval_transforms),
         "text_cleaning": data.tokenizer.cleaning,
         "context_length": data.tokenizer.context_length,
@@ -32,11 +31,11 @@ class ImagePreprocessor:
     """Image files to the pixels that a model was evaluated with.
 
     Attributes:
-      size: height and width that come out, pixels.
+      size: height and width that come out, pixels; None where patches do.
       transforms: those of evaluation up to the last that touches images.
     """
 
-    size: int
+    size: int | None
     transforms: tuple[Transform, ...]
 
     @classmethod
@@ -48,11 +47,14 @@ class ImagePreprocessor:
         transforms = decode(tuple[Transform, ...], content["transforms"], "transforms")
         return cls(content["image_size"], tuple(t for t in transforms if t.provides != "text"))
 
-    def __call__(self, image: bytes) -> UInt8[np.ndarray, "size size 3"]:
-        """The pixels of an image file. Raises ExampleError if it cannot be decoded."""
+    def __call__(self, image: bytes) -> dict[str, np.ndarray]:
+        """What a batch holds of an image file: `image`, uint8[size, size, 3]; or patches and more.
+
+        Raises:
+          ExampleError: if it cannot be decoded.
+        """
         example: dict[str, Any] = {"record": Record(captions=(), image=image)}
         rng = np.random.default_rng(0)
         for transform in self.transforms:
             example = transform(example, rng)
-        pixels: np.ndarray = example["image"]
-        return pixels
+        return {name: example[name] for name in image_transform(self.transforms).blank()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,23 @@ def example_generator(seed: int, source: str, epoch: int, index: int) -> np.rand
     return np.random.Generator(
         np.random.Philox(key=_hash(16, "example", seed, source, epoch, index))
     )
+
+
+@dataclass(frozen=True)
+class Step:
+    """The batch that an example is made for; transforms find it as `example["step"]`.
+
+    Attributes:
+      seed: of the run.
+      number: of the batch.
+    """
+
+    seed: int
+    number: int
+
+    def generator(self) -> np.random.Generator:
+        """A new generator, the same for all examples of the batch in all processes."""
+        return np.random.Generator(np.random.Philox(key=_hash(16, "step", self.seed, self.number)))
 
 
 def shuffle_seed(seed: int, source: str) -> int:

@@ -12,7 +12,18 @@ from vljax.data.accounting import Accounting, Progress
 
 
 class ExampleError(Exception):
-    """Why an example cannot be used. It keeps its slot in the batch, masked out."""
+    """Why an example cannot be used. It keeps its slot in the batch, masked out.
+
+    Args:
+      message: for people, on one line.
+      kind: the class that it is counted in, a name in small letters and `_`. In use are:
+        `unreadable` (the file or record), `truncated`, `damaged`, `not_an_image`,
+        `too_many_pixels`, `no_caption`, `bad_utf8`; and `other`.
+    """
+
+    def __init__(self, message: str, *, kind: str = "other") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,10 @@ class Records(abc.ABC):
 
     @abc.abstractmethod
     def annotation(self, index: int) -> Annotation:
-        """Captions, tags and label of an example, without reading its image."""
+        """Captions, tags and label of an example, without reading its image.
+
+        Raises ExampleError if they cannot be read.
+        """
 
     @abc.abstractmethod
     def image(self, index: int) -> bytes:

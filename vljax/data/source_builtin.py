@@ -73,7 +73,7 @@ class BuiltinRecords(Records):
         try:
             return bytes(self._images[self._positions[index]])
         except (OSError, RuntimeError, ValueError) as error:
-            raise ExampleError(f"image cannot be read ({error})") from error
+            raise ExampleError(f"image cannot be read ({error})", kind="unreadable") from error
 
     @functools.cached_property
     def _images(self) -> Any:

@@ -88,7 +88,9 @@ class JsonLinesRecords(Records):
             content: bytes = (self._folder / name).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a null byte in the name
             reason = getattr(error, "strerror", None) or error
-            raise ExampleError(f"image {name!r} cannot be read ({reason})") from error
+            raise ExampleError(
+                f"image {name!r} cannot be read ({reason})", kind="unreadable"
+            ) from error
         return content
 
 

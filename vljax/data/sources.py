@@ -6,6 +6,7 @@ from vljax.data.source_builtin import Builtin
 from vljax.data.source_csv import Csv, Tsv
 from vljax.data.source_folder import Folder
 from vljax.data.source_jsonl import JsonLines
+from vljax.data.source_mixture import Mixture, Part, Phase
 from vljax.data.source_parquet import Parquet
 from vljax.data.source_tfds import Tfds
 from vljax.data.source_webdataset import WebDataset
@@ -18,7 +19,10 @@ __all__ = [
     "ExampleError",
     "Folder",
     "JsonLines",
+    "Mixture",
     "Parquet",
+    "Part",
+    "Phase",
     "Record",
     "Records",
     "Source",

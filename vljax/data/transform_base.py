@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from vljax.config import Component
+from vljax.config import Component, UserError
+from vljax.data.randomness import Step
 
 Example = dict[str, Any]
+Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Name -> shape and type."""
 Colour = tuple[int, int, int]
 
 
 class Transform(Component, abc.ABC):
     """A step from a record to an example. Members are frozen dataclasses.
 
-    The first one is given `{"record": Record}`. Afterwards `image` is uint8[height, width, 3] and
-    `text` a string. All randomness comes from the generator that is passed in.
+    The first one is given `{"record": Record}`, and in training `step`: the `randomness.Step` that
+    the example is for, by which all examples of a batch can draw the same. Afterwards `image` is
+    uint8[height, width, 3] and `text` a string. All other randomness comes from the generator that
+    is passed in.
     """
 
     # What a transform does to `image` or `text`, so that a list can be checked before it runs.
@@ -29,9 +34,48 @@ class Transform(Component, abc.ABC):
         """Height and width of the square images that come out, if this fixes them."""
         return None
 
+    @property
+    def image_lengths(self) -> dict[int, float]:
+        """The lengths that sequences of patches may have in training, and how likely each is.
+
+        Empty where an image is no sequence.
+        """
+        return {}
+
+    def length_at(self, step: Step | None) -> int | None:
+        """The length of sequences in the batch of a step; without a step, that of evaluation."""
+        return None
+
+    def image_arrays(self, length: int | None = None) -> Arrays | None:
+        """What an image is afterwards, if this fixes it; by default in evaluation."""
+        size = self.output_size
+        return None if size is None else {"image": ((size, size, 3), np.dtype(np.uint8))}
+
+    def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays of an image that is not there: black."""
+        arrays = self.image_arrays(length) or {}
+        return {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
+
+    @property
+    def makes(self) -> str | None:
+        """In words, what images are afterwards, if this fixes it."""
+        return None if self.output_size is None else f"images of {self.output_size} pixels"
+
     @abc.abstractmethod
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """A new example. Raises ExampleError if the record cannot be used."""
+
+
+def image_transform(transforms: Sequence[Transform]) -> Transform:
+    """The one of a list that fixes what an image is in a batch: the last that can.
+
+    Raises:
+      UserError: if none does.
+    """
+    for transform in reversed(transforms):
+        if transform.makes is not None:
+            return transform
+    raise UserError("transforms: none of them fixes the image size; add resize or patchify")
 
 
 def check_colour(field: str, colour: Colour) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,7 +82,8 @@ def _decode(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height width 
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise ExampleError(
-                    f"image has {image.width} x {image.height} pixels, more than {max_pixels:,}"
+                    f"image has {image.width} x {image.height} pixels, more than {max_pixels:,}",
+                    kind="too_many_pixels",
                 )
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 pixels = _decode_jpeg(content, image.getexif().get(_ORIENTATION, 1))
@@ -90,15 +92,19 @@ def _decode(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height width 
     except ExampleError:
         raise
     except UnidentifiedImageError as error:
-        raise ExampleError(f"image is none of {', '.join(FORMATS)}") from error
+        formats = ", ".join(FORMATS)
+        raise ExampleError(f"image is none of {formats}", kind="not_an_image") from error
     # Decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
         message = " ".join(str(error).split())
-        raise ExampleError(f"image cannot be decoded ({message[:200]})") from error
+        kind = "truncated" if _TRUNCATED.search(message) else "damaged"
+        raise ExampleError(f"image cannot be decoded ({message[:200]})", kind=kind) from error
     return pixels
 
 
 _ORIENTATION = 0x0112
+# What Pillow and libjpeg-turbo say of a file that ends too early.
+_TRUNCATED = re.compile(r"truncated|premature end|unexpected end", re.IGNORECASE)
 
 
 def _decode_jpeg(content: bytes, orientation: int) -> np.ndarray:

@@ -79,7 +79,8 @@ def _resized_shape(height: int, width: int, size: int, mode: str) -> tuple[int, 
         shortest = min(height, width)
         resized = int(size * height / shortest), int(size * width / shortest)
         if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
-            raise ExampleError(f"image of {width} x {height} pixels is too long to resize")
+            message = f"image of {width} x {height} pixels is too long to resize"
+            raise ExampleError(message, kind="too_many_pixels")
         return resized
     longest = max(height, width)
     return max(1, round(size * height / longest)), max(1, round(size * width / longest))

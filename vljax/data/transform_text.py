@@ -40,7 +40,7 @@ class ChooseText(Transform, name="choose_text"):
         record = example["record"]
         captions = [caption for caption in record.captions if caption.strip()]
         if not captions:
-            raise ExampleError("no caption")
+            raise ExampleError("no caption", kind="no_caption")
         position = int(rng.integers(len(captions))) if self.choice == "random" else 0
         text = captions[position]
         draw = rng.random()

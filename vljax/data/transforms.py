@@ -3,6 +3,7 @@
 from vljax.data.transform_base import Transform
 from vljax.data.transform_colour import ColourJitter, Flip
 from vljax.data.transform_decode import Decode
+from vljax.data.transform_patches import Patchify
 from vljax.data.transform_resize import RandomCrop, RandomResizedCrop, Resize
 from vljax.data.transform_text import ChooseText
 
@@ -11,6 +12,7 @@ __all__ = [
     "ColourJitter",
     "Decode",
     "Flip",
+    "Patchify",
     "RandomCrop",
     "RandomResizedCrop",
     "Resize",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vljax.evaluation.evaluator import Encode, EvaluationData
+from vljax.evaluation.evaluator import Encode, EvaluationData, of_images
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def embed_images(
     """
     rows, valid = [], []
     for batch in data.batches(batch_size):
-        rows.append(encode({"image": batch["image"]})["image/embedding"])
+        rows.append(encode(of_images(batch))["image/embedding"])
         valid.append(batch["valid"])
     total = sum(len(flags) for flags in valid)
     if total < len(where):

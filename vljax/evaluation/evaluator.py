@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from vljax.config import Component, UserError, setting
-from vljax.data.sources import Source
+from vljax.data.sources import Mixture, Source
 
 Batch = Mapping[str, Any]
 """Whole arrays of the host (NumPy), or global ones that are on the devices already (JAX)."""
@@ -21,12 +21,18 @@ Batch = Mapping[str, Any]
 class Encode(Protocol):
     """A model with its variables bound.
 
-    Takes a batch with some modalities, `image` uint8[B,H,W,3] or `text` int32[B,L] with `text_mask`
+    Takes a batch with some modalities, `image` uint8[B,H,W,3] (or patches, with `image_mask` and
+    what else `Patchify` makes) or `text` int32[B,L] with `text_mask`
     bool[B,L], and returns host arrays for these: `image/embedding` or `text/embedding`
     float32[B,D]. B is the evaluator's `batch_size` in every call: one compile a modality.
     """
 
     def __call__(self, batch: Batch, /) -> dict[str, np.ndarray]: ...
+
+
+def of_images(batch: Batch) -> dict[str, Any]:
+    """The arrays of a batch that images are: `image`, and of patches `image_mask` and the like."""
+    return {k: v for k, v in batch.items() if k == "image" or k.startswith("image_")}
 
 
 @runtime_checkable
@@ -79,6 +85,8 @@ class Evaluator(Component, abc.ABC):
         """What is wrong with the fields."""
         if self.batch_size < 1:
             yield "batch_size", f"must be at least 1, got {self.batch_size}"
+        if isinstance(self.source, Mixture):
+            yield "source", "is a mixture, which is for training; evaluate on one of its sources"
 
     @property
     def prefix(self) -> str:

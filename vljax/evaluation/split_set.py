@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int32, UInt8
 
 from vljax.data.evaluation_set import EvaluationSet
-from vljax.evaluation.evaluator import Batch
+from vljax.evaluation.evaluator import Batch, of_images
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
 
@@ -52,13 +52,13 @@ class SplitSet:
         return self._whole.thumbnail(index, size)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """`image` on the devices, and `valid` of all rows on the host."""
+        """What there is of images on the devices, and `valid` of all rows on the host."""
         wanted = rows.own_parts(self._sharding, batch_size)
 
         def open_part(part: int, count: int) -> Iterator[dict[str, np.ndarray]]:
             return self._whole.batches(batch_size, part, count)
 
         for batch in rows.read(open_part, wanted):
-            own = {name: batch[name] for name in ("image", "valid")}
+            own = {**of_images(batch), "valid": batch["valid"]}
             split = rows.place(own, self._sharding, batch_size)
-            yield {"image": split["image"], "valid": np.asarray(self._gather(split["valid"]))}
+            yield {**of_images(split), "valid": np.asarray(self._gather(split["valid"]))}

@@ -20,6 +20,9 @@ from vljax.models.layers import named
 Batch = Mapping[str, Any]
 Outputs = dict[str, Array]
 
+_TAKEN = ("inputs", "mask")
+"""What of an encoder's inputs has a place among its arguments."""
+
 
 class Variables(NamedTuple):
     """All arrays of a model."""
@@ -95,7 +98,8 @@ class AssembledModule(nn.Module):
                 continue
             module = encoder.module(self.compute, name)
             mask, places = batch.get(f"{name}_mask"), batch.get("place")
-            encoded = module(batch[name], mask, train=train, places=places)
+            rest = {k: batch[f"{name}_{k}"] for k in encoder.example(1) if k not in _TAKEN}
+            encoded = module(batch[name], mask, train=train, places=places, **rest)
             streams[name] = encoded
             outputs |= {f"{name}/{k}": v for k, v in encoded._asdict().items() if v is not None}
         for name, head in self.config.heads.items():

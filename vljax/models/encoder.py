@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 from flax import linen as nn
@@ -27,10 +27,14 @@ class Encoded(NamedTuple):
 class Encoder(Component, abc.ABC):
     """Kind of components that encode one modality.
 
-    The module is called as `(inputs, mask or None, *, train, places) -> Encoded`. An encoder named
-    `image` in a model reads the batch entries `image` and `image_mask`; `places` are the examples'
-    places in the global batch, or None, for `layers.Dropout`.
+    The module is called as `(inputs, mask or None, *, train, places, ...) -> Encoded`. An encoder
+    named `image` in a model reads the batch entries `image` and `image_mask`, and passes on as
+    keyword arguments what else it has in `example`; `places` are the examples' places in the global
+    batch, or None, for `layers.Dropout`.
     """
+
+    any_length: ClassVar[bool] = False
+    """Whether sequences may have another length than in `example`."""
 
     @abc.abstractmethod
     def module(self, compute: Compute, name: str) -> nn.Module:
@@ -42,4 +46,4 @@ class Encoder(Component, abc.ABC):
 
     @abc.abstractmethod
     def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of the inputs: `inputs` and, where the encoder reads one, `mask`."""
+        """Shapes and types of `inputs`, of `mask` where the encoder reads one, and of the rest."""

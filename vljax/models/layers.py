@@ -160,7 +160,13 @@ def patchify(image: Float[Array, "batch height width channels"], size: int) -> F
 
 
 def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, "length embed"]:
-    """Fixed 2-D sine-cosine positions (Chen et al. 2021, MoCo v3), row-major.
+    """Fixed 2-D sine-cosine positions of a grid, row-major; see `sincos_at`."""
+    grid = jnp.stack(jnp.mgrid[:rows, :columns], axis=-1)
+    return sincos_at(grid.reshape(-1, 2), width)
+
+
+def sincos_at(positions: Int[Array, "*shape 2"], width: int) -> Float[Array, "*shape embed"]:
+    """Fixed 2-D sine-cosine positions (Chen et al. 2021, MoCo v3) of rows and columns.
 
     Wavelengths end at exactly 10,000 and x comes before y, as in big_vision; MoCo v3 stops short.
 
@@ -169,9 +175,8 @@ def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, "length embed
     """
     if width % 4 or width < 8:
         raise ValueError(f"2-D sine-cosine positions need a width of 8, 12, 16, ..., not {width}")
-    y, x = jnp.mgrid[:rows, :columns]
     frequency = 1.0 / 10_000 ** (jnp.arange(width // 4) / (width // 4 - 1))
-    angles = [axis.reshape(-1, 1) * frequency for axis in (x, y)]
+    angles = [positions[..., axis, None] * frequency for axis in (1, 0)]
     return jnp.concatenate([f(angle) for angle in angles for f in (jnp.sin, jnp.cos)], axis=-1)
 
 

@@ -106,38 +106,50 @@ class ViTModule(nn.Module):
         places: Places = None,
     ) -> Encoded:
         """Images as uint8, or as floats that are normalised already; `mask` marks real patches."""
+        patches = patchify(self._normalised(image), self.config.patch_size)
+        rows, columns = patches.shape[1:3]
+        x = rearrange(self._embed(patches), "b r c d -> b (r c) d")
+        x = x + self._positions(rows, columns).astype(self.compute.dtype)
+        centres = jnp.broadcast_to(_centres(rows, columns), (*x.shape[:2], 2))
+        return self._encoded(x, mask, centres, train=train, places=places)
+
+    def _encoded(
+        self,
+        x: Float[Array, "batch patches embed"],
+        mask: Bool[Array, "batch patches"] | None,
+        centres: Float[Array, "batch patches 2"],
+        *,
+        train: bool,
+        places: Places,
+    ) -> Encoded:
+        """From embedded patches on; `centres` are `Encoded.positions` of the patches."""
         config, compute = self.config, self.compute
-        patches = patchify(self._normalised(image), config.patch_size)
-        batch, rows, columns = patches.shape[:3]
-        x = self._embed(patches) + self._positions(rows, columns).astype(compute.dtype)
-        prefix = self._prefix(batch)
+        prefix = self._prefix(x.shape[0])
         extra = prefix.shape[1]
+        patch_mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
         x = jnp.concatenate([prefix, x], axis=1)
         x = compute.constrain(x, ("batch", "length", "embed"))
         if config.input_norm:
             x = layer_norm(compute, config.norm_epsilon, "input_norm")(x)
 
-        patch_mask = jnp.ones((batch, rows * columns), bool) if mask is None else mask
         full_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=True)
         attended = None if mask is None else full_mask
         tokens = transformer(x, attended, config, compute, train=train, places=places)
 
         pooled_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=False)
         pooled = pool(config.pooling, tokens, pooled_mask, config, compute)
-        positions = jnp.pad(_centres(rows, columns), ((extra, 0), (0, 0)), constant_values=-1.0)
-        return Encoded(
-            tokens, full_mask, pooled, jnp.broadcast_to(positions, (batch, *positions.shape))
-        )
+        positions = jnp.pad(centres, ((0, 0), (extra, 0), (0, 0)), constant_values=-1.0)
+        return Encoded(tokens, full_mask, pooled, positions)
 
-    def _normalised(self, image: Array) -> Float[Array, "batch height width 3"]:
+    def _normalised(self, image: UInt8[Array, "... 3"] | Float[Array, "... 3"]) -> Array:
         if image.dtype == jnp.uint8:
             mean, std = jnp.asarray(self.config.pixel_mean), jnp.asarray(self.config.pixel_std)
             image = (image.astype(self.compute.reduction_dtype) / 255 - mean) / std
         return image.astype(self.compute.dtype)
 
     def _embed(
-        self, patches: Float[Array, "batch rows columns p q channels"]
-    ) -> Float[Array, "batch patches embed"]:
+        self, patches: Float[Array, "*patches p q channels"]
+    ) -> Float[Array, "*patches embed"]:
         """The patch embedding: a linear map of a patch's pixels, stored as a convolution kernel."""
         config, compute = self.config, self.compute
         shape = (config.patch_size, config.patch_size, 3, config.width)
@@ -151,16 +163,20 @@ class ViTModule(nn.Module):
             zeros = named(nn.initializers.zeros_init(), "embed")
             bias = self.param("patch_bias", zeros, (config.width,), compute.param_dtype)
             x = x + bias.astype(compute.dtype)
-        return rearrange(x, "b r c d -> b (r c) d")
+        return x
 
     def _positions(self, rows: int, columns: int) -> Float[Array, "patches embed"]:
+        if self.config.positions == "sincos":
+            return sincos_2d(rows, columns, self.config.width)
+        return resample_positions(self._position_table(), rows, columns)
+
+    def _position_table(self) -> Float[Array, "positions embed"]:
+        """Learned positions of a square grid, row-major."""
         config = self.config
-        if config.positions == "sincos":
-            return sincos_2d(rows, columns, config.width)
         init = named(nn.initializers.normal(config.width**-0.5), "positions", "embed")
         shape = (config.grid**2, config.width)
-        table = self.param("positions", init, shape, self.compute.param_dtype)
-        return resample_positions(table, rows, columns)
+        table: Array = self.param("positions", init, shape, self.compute.param_dtype)
+        return table
 
     def _prefix(self, batch: int) -> Float[Array, "batch extra embed"]:
         """CLS and register tokens, which have no position of their own."""

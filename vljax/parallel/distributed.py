@@ -7,6 +7,7 @@ where a process is alone.
 from __future__ import annotations
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,16 @@ from vljax.config import UserError
 from vljax.parallel import failure, roll_call
 from vljax.parallel.cluster import DistributedConfig, locate
 
-__all__ = ["DistributedConfig", "barrier", "decided", "fail", "is_first", "process", "start"]
+__all__ = [
+    "DistributedConfig",
+    "barrier",
+    "decided",
+    "fail",
+    "gathered",
+    "is_first",
+    "process",
+    "start",
+]
 
 _HOUR = 3600.0
 
@@ -139,6 +149,36 @@ def decided(name: str, answer: Callable[[], str], seconds: float = _HOUR) -> str
     if reply.startswith("!"):
         raise UserError(reply[1:])
     return reply[1:]
+
+
+def gathered(name: str, text: str, seconds: float = _HOUR) -> list[str]:
+    """What all processes say, in process 0; the others get an empty list, and do not wait.
+
+    Args:
+      name: of what is told; may be used again.
+      text: of this process.
+      seconds: how long process 0 waits.
+
+    Raises:
+      UserError: in process 0, if it waited in vain.
+    """
+    if _world.client is None:
+        return [text]
+    key = _unique("gathered", name)
+    if _world.process:
+        _world.client.key_value_set(f"{key}/{_world.process}", text)
+        return []
+    deadline, pause = time.monotonic() + seconds, 0.001
+    while len(others := _world.client.key_value_dir_get(key)) < _world.processes - 1:
+        if time.monotonic() > deadline:
+            here = {int(k.rpartition("/")[2]) for k, _ in others}
+            missing = [_named(i) for i in range(1, _world.processes) if i not in here]
+            raise UserError(f"{', '.join(missing)} did not tell {name!r} within {seconds:g} s")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    _world.client.key_value_delete(key)
+    texts = {int(k.rpartition("/")[2]): said for k, said in others}
+    return [text, *(texts[i] for i in sorted(texts))]
 
 
 def fail(error: BaseException) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Bool
 
 Rows = Mapping[str, np.ndarray]
 
@@ -46,6 +47,19 @@ def own_parts(sharding: NamedSharding, rows: int) -> Parts:
     """The parts of a batch that this process's devices hold."""
     indices = sharding.addressable_devices_indices_map((rows,)).values()
     return parts([_span(index, rows) for index in indices], rows)
+
+
+def first_held(sharding: NamedSharding, rows: int) -> Bool[np.ndarray, "{rows}"]:
+    """The rows of a batch that this process holds and none of a lower number does.
+
+    Where a layer is split over processes, these read the same rows; of each row, one counts.
+    """
+    lowest = np.full(rows, np.iinfo(np.int64).max)
+    holders: Mapping[Any, Any] = sharding.devices_indices_map((rows,))
+    for device, index in holders.items():
+        begin, end = _span(index, rows)
+        lowest[begin:end] = np.minimum(lowest[begin:end], device.process_index)
+    return lowest == jax.process_index()
 
 
 def _span(index: Any, rows: int) -> tuple[int, int]:

@@ -40,6 +40,7 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
         "steps": run.steps,
         "global_batch": run.global_batch,
         "examples": run.steps * run.global_batch,
+        "image_lengths": run.data.image_lengths,
         "bytes_per_device": state_bytes(prepared),
         "placement": [dataclasses.asdict(row) for row in placed(prepared)],
         "notes": prepared.notes,

@@ -41,6 +41,8 @@ def _program(report: Report) -> Rows:
     mesh = " x ".join(f"{name} {size}" for name, size in report.mesh.items())
     yield "devices", f"{report.devices:,}: {mesh}"
     yield "global batch", f"{report.global_batch:,}"
+    if report.image_patches is not None:
+        yield "patches of an image", f"{report.image_patches:,}"
     yield "seconds to compile", f"{report.compile_seconds:.1f}"
     yield "model FLOPs of all devices", f"{report.model_flops:.4g}"
     if report.program_flops is not None:

@@ -11,6 +11,7 @@ import jax
 from vljax.config import UserError
 from vljax.parallel import distributed
 from vljax.parallel.shared_maximum import shared_maximum
+from vljax.training.accounting import Accounting
 from vljax.training.checkpoint import Checkpointer
 from vljax.training.gradients import Metrics
 from vljax.training.in_flight import InFlight
@@ -47,7 +48,8 @@ class Loop:
     step: Callable[[TrainState, Any, Hyper], tuple[TrainState, Metrics]]
     hyper: Hyper
     batches: Callable[[int], Iterator[Any]]
-    """Device batches from a step on."""
+    """Device batches from a step on; `accounting` is told of each."""
+    accounting: Accounting
     evaluators: Mapping[str, Evaluate]
     final_evaluators: Mapping[str, Evaluate]
     cadence: Cadence
@@ -66,7 +68,8 @@ class Loop:
 
         Raises:
           Interrupted: after SIGINT or SIGTERM, once the state is saved.
-          UserError: if a checkpoint cannot be written, or too many steps in a row were skipped.
+          UserError: if a checkpoint cannot be written, too many steps in a row were skipped, or too
+            many examples cannot be used.
         """
         step = int(state.step)
         batches = self.batches(step)
@@ -77,7 +80,8 @@ class Loop:
                 self._evaluate_if_due(step, state, stop)
                 self._leave_if_asked(step, state, stop, in_flight)
             while step < self.steps:
-                batch = next(batches)
+                with self.display.waiting_for_input():
+                    batch = next(batches)
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.step(state, batch, self.hyper)
                 step += 1
@@ -107,8 +111,10 @@ class Loop:
 
     def _log(self, step: int, metrics: Metrics) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        values["examples_per_second"] = self.display.metrics(step, values)
+        values["examples_per_second"], values["input/wait"] = self.display.metrics(step, values)
+        values |= self.accounting.settle(step)
         self.writer.write(step, values)
+        self.accounting.check(step)
 
     def _evaluate_if_due(self, step: int, state: TrainState, stop: StopRequest) -> None:
         if self._due(self.cadence.evaluate, step):
@@ -154,4 +160,6 @@ class Loop:
 
     def _save(self, step: int, state: TrainState) -> None:
         self.writer.flush()
-        self.checkpointer.save(step, state, self.files(step))
+        self.accounting.settle(step)
+        files = {**self.files(step), **self.accounting.files()}
+        self.checkpointer.save(step, state, files)

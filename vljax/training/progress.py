@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+_SHOWN_WAIT = 0.02
+"""Less is not worth the room on a line."""
+
+
+class Speed(NamedTuple):
+    """How fast the last steps were; NaN where there is nothing to tell it from."""
+
+    examples_per_second: float
+    input_wait: float
+    """The share of the time, 0..1, that the loop waited for batches. The devices, which lag behind
+    it by up to two steps, waited for no longer than that."""
+
 
 class ProgressDisplay:
-    """Step, loss, examples/s, time left, and what is going on beside the steps."""
+    """Step, loss, examples/s, input wait, time left, and what is going on beside the steps."""
 
     def __init__(self, start: int, steps: int, global_batch: int, console: Console) -> None:
         self._start, self._steps, self._batch, self.console = start, steps, global_batch, console
         self._mark, self._marked_step = time.monotonic(), start
-        self._compiling = 0.0
+        self._compiling = self._waited = 0.0
         self._activity_since: float | None = None
         columns = (
             SpinnerColumn(),
@@ -49,28 +63,38 @@ class ProgressDisplay:
             # The first call returns once the step is compiled, which is no part of the speed.
             now = time.monotonic()
             self._compiling = now - self._mark
-            self._mark, self._marked_step = now, step
+            self._mark, self._marked_step, self._waited = now, step, 0.0
         self._bar.update(self._task, completed=step)
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> float:
-        """Shows the metrics of a step; returns the examples/s of the steps since the last call.
+    @contextmanager
+    def waiting_for_input(self) -> Iterator[None]:
+        """While the loop does nothing but wait for a batch."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> Speed:
+        """Shows the metrics of a step; returns the speed of the steps since the last call.
 
         Neither compiling nor activities count. After the first step alone, the speed is NaN.
         """
         now = time.monotonic()
         seconds, done = now - self._mark, step - self._marked_step
-        self._mark, self._marked_step = now, step
+        timed = done > 0 and seconds > 0
+        speed = done * self._batch / seconds if timed else math.nan
+        wait = self._waited / seconds if timed else math.nan
+        self._mark, self._marked_step, self._waited = now, step, 0.0
         numbers = f"loss {values['loss']:.4f}"
-        speed = done * self._batch / seconds if done and seconds > 0 else math.nan
         if step == self._start + 1:
             numbers += f"  (compiled in {self._compiling:.0f} s)"
         elif speed > 0:
             left = (self._steps - step) * self._batch / speed
-            numbers += f"  {speed:,.0f} examples/s  {duration(left)} left"
+            waited = f"  input wait {wait:.0%}" if wait >= _SHOWN_WAIT else ""
+            numbers += f"  {speed:,.0f} examples/s{waited}  {duration(left)} left"
         self._bar.update(self._task, numbers=numbers, description="training")
         if self._bar.disable:
             self.say(f"step {step}/{self._steps}  {numbers}")
-        return speed
+        return Speed(speed, wait)
 
     def activity(self, what: str) -> None:
         """Names what is done beside the steps, such as an evaluation; "" when it is over."""

@@ -71,10 +71,18 @@ def make_step(task: Task) -> Step:
             "skipped_in_a_row": in_a_row,
             "valid_examples": jnp.sum(batch["valid"]),
         }
+        if "image_mask" in batch:
+            metrics["data/padding"] = _padding(batch)
         counts = {"step": state.step + 1, "skipped": skipped, "skipped_in_a_row": in_a_row}
         return kept._replace(**counts), metrics
 
     return step
+
+
+def _padding(batch: Batch) -> Float[Array, ""]:
+    """The share of places in sequences of patches that hold none, of examples that count."""
+    mask, valid = batch["image_mask"], batch["valid"][:, None]
+    return jnp.sum(~mask & valid) / jnp.maximum(jnp.sum(valid) * mask.shape[1], 1)
 
 
 def _averaged(

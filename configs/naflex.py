@@ -1,0 +1,90 @@
+"""A small CLIP over images in their own aspect ratio: minutes on two CPU cores.
+
+The quickstart with NaFlex (docs/naflex.md): the built-in clip art, which is wide, tall and seldom
+square, as sequences of up to 64 patches. `naflex.py:tiny` is the same in seconds.
+"""
+
+from vljax.config import choose
+from vljax.data.builtin.vocabulary import FILE as VOCABULARY
+from vljax.data.sources import Builtin
+from vljax.data.tokenizers import HuggingFace
+from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, Patchify
+from vljax.evaluation.evaluator import Evaluator
+from vljax.models.heads import Embedding
+from vljax.run import (
+    AdamW,
+    Data,
+    ModelConfig,
+    NaFlexViT,
+    Retrieval,
+    Run,
+    SoftmaxContrastive,
+    TextTransformer,
+    ZeroShot,
+)
+from vljax.training.schedules import WarmupCosine
+
+PATCH = 8
+SIDE = 8  # of the table of positions, and of the grid of a square image at the longest length
+LENGTHS = (16, 36, SIDE**2)  # squares: square images fill them to the last patch
+CONTEXT = 16
+
+
+def evaluators(source: Builtin) -> dict[str, Evaluator]:
+    """Retrieval, and classification by the bare class names, since captions are as short."""
+    return {
+        "retrieval": Retrieval(source),
+        "zero_shot": ZeroShot(source, templates=("{}",)),
+    }
+
+
+def recipe(variant: str = "") -> Run:
+    """Three lengths; `tiny` takes some seconds."""
+    tiny = choose(variant, {"": False, "tiny": True})
+    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 270, 256)
+    tower = {
+        "width": width,
+        "heads": width // 32,
+        "mlp_dim": 4 * width,
+        "dropout": 0.1,
+        "scan": False,
+    }
+    return Run(
+        model=ModelConfig(
+            encoders={
+                "image": NaFlexViT(
+                    image_size=SIDE * PATCH, patch_size=PATCH, depth=depth, pooling="map", **tower
+                ),
+                "text": TextTransformer(
+                    vocab_size=2048, context_length=CONTEXT, depth=2, pooling="mean", **tower
+                ),
+            },
+            heads={"embedding": Embedding(dim=width)},
+        ),
+        data=Data(
+            source=Builtin("train"),
+            tokenizer=HuggingFace(str(VOCABULARY), context_length=CONTEXT, cleaning="lower"),
+            train_transforms=(
+                Decode(random_background=True),
+                Flip(),
+                ColourJitter(0.2, 0.2, 0.2),
+                Patchify(PATCH, lengths=LENGTHS),
+                ChooseText("random", tags=0.3, caption_and_tags=0.3),
+            ),
+            eval_transforms=(Decode(), Patchify(PATCH, lengths=LENGTHS[-1:]), ChooseText()),
+        ),
+        objectives={"contrastive": SoftmaxContrastive()},
+        optim=AdamW(
+            learning_rate=1e-3,
+            weight_decay=0.3,
+            b2=0.98,
+            schedule=WarmupCosine(warmup_steps=steps // 10),
+        ),
+        evaluators=evaluators(Builtin("validation")),
+        final_evaluators=evaluators(Builtin("test")),
+        steps=steps,
+        global_batch=batch,
+        log_every=max(1, steps // 60),
+        evaluate_every=steps // (2 if tiny else 6),
+        checkpoint_every=steps // (4 if tiny else 6),
+    )
