@@ -195,7 +195,7 @@ def texts(value: Any, column: str) -> list[str]:
         return [value]
     if isinstance(value, list | tuple):
         return [text for item in value for text in texts(item, column)]
-    raise ExampleError(f"{column} is no text but {type(value).__name__}")
+    raise ExampleError(f"{column} is no text but {type(value).__name__}", kind="damaged")
 
 
 def decoded(content: bytes, column: str) -> str:
@@ -203,4 +203,6 @@ def decoded(content: bytes, column: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ExampleError(f"{column} is not UTF-8 (byte {error.start})") from error
+        raise ExampleError(
+            f"{column} is not UTF-8 (byte {error.start})", kind="bad_utf8"
+        ) from error

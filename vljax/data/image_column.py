@@ -23,10 +23,12 @@ def image_file(value: Any, folder: str) -> bytes:
     if isinstance(value, bytes) and value:
         return value
     if not isinstance(value, str) or not value:
-        raise ExampleError("no image")
+        raise ExampleError("no image", kind="not_an_image")
     path = value if is_remote(value) or value.startswith("/") else join(folder, value)
     try:
         return read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
-        raise ExampleError(f"image {value!r} cannot be read ({reason})") from error
+        raise ExampleError(
+            f"image {value!r} cannot be read ({reason})", kind="unreadable"
+        ) from error

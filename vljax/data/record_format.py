@@ -34,12 +34,14 @@ def pack(description: dict[str, Any], image: bytes) -> bytes:
 def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
     """Description and image of a record. Raises ExampleError if it is in another format."""
     if record[:4] != _MAGIC or len(record) < _HEADER:
-        raise ExampleError("record is not in vljax's format")
+        raise ExampleError("record is not in vljax's format", kind="damaged")
     end = _HEADER + int.from_bytes(record[4:_HEADER], "little")
     try:
         description = json.loads(record[_HEADER:end])
     except ValueError as error:
-        raise ExampleError(f"description of the record is damaged ({error})") from error
+        raise ExampleError(
+            f"description of the record is damaged ({error})", kind="damaged"
+        ) from error
     if end > len(record) or not isinstance(description, dict):
-        raise ExampleError("description of the record is damaged")
+        raise ExampleError("description of the record is damaged", kind="damaged")
     return description, record[end:]

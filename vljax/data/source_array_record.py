@@ -122,7 +122,7 @@ class ArrayRecordRecords(DescribedRecords):
             try:
                 record = self._records[number]
             except (OSError, RuntimeError, ValueError) as error:
-                raise ExampleError(f"record cannot be read ({error})") from error
+                raise ExampleError(f"record cannot be read ({error})", kind="unreadable") from error
             return unpack(record)
 
         unpacked: tuple[dict[str, Any], bytes] = self._last.get(number, read)

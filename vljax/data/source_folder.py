@@ -118,7 +118,9 @@ def _read(path: str, name: str) -> bytes:
     try:
         return read_file(path)
     except OSError as error:
-        raise ExampleError(f"{name} cannot be read ({error.strerror or error})") from error
+        raise ExampleError(
+            f"{name} cannot be read ({error.strerror or error})", kind="unreadable"
+        ) from error
 
 
 def _files(folder: str) -> Iterator[tuple[str, int]]:

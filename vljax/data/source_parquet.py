@@ -105,4 +105,6 @@ class ParquetRecords(DescribedRecords):
             return self._groups.row(row, columns)
         except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
             name = self._groups.file_of(row).name
-            raise ExampleError(f"row {row} of {name} cannot be read ({error})") from error
+            raise ExampleError(
+                f"row {row} of {name} cannot be read ({error})", kind="unreadable"
+            ) from error

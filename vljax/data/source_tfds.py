@@ -125,7 +125,9 @@ class TfdsRecords(DescribedRecords):
             try:
                 example: dict[str, Any] = self._data[number]
             except (OSError, RuntimeError, ValueError) as error:
-                raise ExampleError(f"example cannot be read ({error})") from error
+                raise ExampleError(
+                    f"example cannot be read ({error})", kind="unreadable"
+                ) from error
             return example
 
         example: dict[str, Any] = self._last.get(number, read)

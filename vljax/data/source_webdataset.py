@@ -117,7 +117,11 @@ class WebDatasetRecords(DescribedRecords):
             content = read_range(file.path, file.stamp, start, size)
         except OSError as error:
             reason = error.strerror or error
-            raise ExampleError(f"shard {file.name} cannot be read ({reason})") from error
+            raise ExampleError(
+                f"shard {file.name} cannot be read ({reason})", kind="unreadable"
+            ) from error
         if len(content) != size:
-            raise ExampleError(f"shard {file.name} is shorter than when it was indexed")
+            raise ExampleError(
+                f"shard {file.name} is shorter than when it was indexed", kind="truncated"
+            )
         return content

@@ -90,7 +90,7 @@ def value_of(column: str, content: bytes | None) -> Any:
     try:
         value = json.loads(content)
     except ValueError as error:
-        raise ExampleError(f"json is not valid ({error})") from error
+        raise ExampleError(f"json is not valid ({error})", kind="damaged") from error
     return value.get(column.removeprefix("json.")) if isinstance(value, dict) else None
 
 
