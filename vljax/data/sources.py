@@ -3,5 +3,15 @@
 from vljax.data.source_base import Annotation, ExampleError, Record, Records, Source
 from vljax.data.source_builtin import Builtin
 from vljax.data.source_jsonl import JsonLines
+from vljax.data.source_tuxpaint import Tuxpaint
 
-__all__ = ["Annotation", "Builtin", "ExampleError", "JsonLines", "Record", "Records", "Source"]
+__all__ = [
+    "Annotation",
+    "Builtin",
+    "ExampleError",
+    "JsonLines",
+    "Record",
+    "Records",
+    "Source",
+    "Tuxpaint",
+]
