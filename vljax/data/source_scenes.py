@@ -16,6 +16,7 @@ from vljax.data.randomness import example_generator
 from vljax.data.scenes import backgrounds, captions, compose, content, cutouts, layout, questions
 from vljax.data.source_base import Annotation, Records, Region, Source
 from vljax.data.source_builtin import Builtin
+from vljax.data.source_tuxpaint import Tuxpaint
 
 # Goes up when the same recipe comes to make other scenes.
 _VERSION = 1
@@ -61,6 +62,9 @@ class Scenes(Source, name="scenes"):
             yield "size", f"must be 64 to 1024, got {self.size}"
         if not 0 <= self.min_visible <= 1:
             yield "min_visible", f"must be 0 to 1, got {self.min_visible}"
+        if isinstance(self.objects, Tuxpaint) and not self.objects.languages[0].startswith("en"):
+            language = self.objects.languages[0]
+            yield "objects", f"captions in {language!r}, scenes are in English: begin its languages with 'en'"
 
     @property
     def full_name(self) -> str:

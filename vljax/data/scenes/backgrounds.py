@@ -17,7 +17,7 @@ Colours = Float[np.ndarray, "2 3"]
 Share = UInt8[np.ndarray, "size size"]
 
 _TRIES = 8
-_LEAST_DISTANCE = 90
+_LEAST_DISTANCE = 80  # between colours, of 442 from black to white
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def draw(rng: np.random.Generator, objects: Float[np.ndarray, "objects 3"]) -> B
     kind = list(_KINDS)[int(rng.integers(len(_KINDS)))]
     palettes = rng.uniform(0, 255, (_TRIES, 2, 3))
     palettes[:, 1] = palettes[:, 0] + rng.uniform(-60, 60, (_TRIES, 3))
-    palettes = palettes.clip(0, 255)
+    grey = palettes.mean(-1, keepdims=True)
+    palettes = (0.4 * grey + 0.6 * palettes).clip(0, 255)
     gaps = np.linalg.norm(palettes[:, :, None] - objects, axis=-1).min((1, 2))
     enough = gaps >= _LEAST_DISTANCE
     chosen = int(np.argmax(enough)) if enough.any() else int(np.argmax(gaps))

@@ -16,6 +16,7 @@ from vljax.data.scenes.cutouts import Cutout, Thing
 from vljax.data.scenes.layout import Cell, draw_cells
 
 _TRIES = 1000
+_REPEATING = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ def draw(
 ) -> Content:
     """The content of a scene.
 
-    The number of objects n is uniform in 1..`most_objects`, the number of the first thing uniform
-    in 1..n, and each other thing is there once.
+    The number of objects n is uniform in 1..`most_objects`. In half of the scenes the number of the
+    first thing is uniform in 1..n, in the others it is 1; each other thing is there once.
 
     Raises:
       UserError: if no different enough things are found.
     """
     count = int(rng.integers(1, most_objects + 1))
-    repeats = int(rng.integers(1, count + 1))
+    repeats = int(rng.integers(1, count + 1)) if rng.random() < _REPEATING else 1
     *present, absent = draw_things(rng, things, count - repeats + 2)
     kinds = rng.permutation([0] * repeats + list(range(1, len(present)))).tolist()
     cells = draw_cells(rng, count, size)
@@ -100,7 +101,8 @@ def draw_things(rng: np.random.Generator, things: Sequence[Thing], count: int) -
 def repeat_odds(most_objects: int) -> list[float]:
     """Probability that the first thing is there 1, 2, ... `most_objects` times."""
     counts = range(1, most_objects + 1)
-    return [sum(1 / n for n in counts if n >= repeats) / most_objects for repeats in counts]
+    uniform = [sum(1 / n for n in counts if n >= repeats) / most_objects for repeats in counts]
+    return [_REPEATING * p + (1 - _REPEATING) * (i == 0) for i, p in enumerate(uniform)]
 
 
 def colour_odds(things: Sequence[Thing]) -> dict[str, float]:

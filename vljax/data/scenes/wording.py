@@ -14,7 +14,8 @@ _NAME = re.compile(r"[A-Za-z]?[a-z]{2,}(?:[ -][a-z]+)*")
 # A caption with one of these says more than what a thing is, or speaks of several things.
 _SAYING_MORE = _ARTICLES | frozenset(
     "and or not no from in on at by for to being some many several pair set group collection "
-    "both various behind icon symbol silhouette contour outline pattern texture sign".split()
+    "both various behind sketch drawing plays pose icon symbol silhouette contour outline pattern "
+    "texture sign".split()
 ) | frozenset(NUMBERS)  # fmt: skip
 # What has neither article nor plural.
 _MASS = frozenset(
