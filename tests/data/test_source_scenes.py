@@ -231,10 +231,12 @@ def test_settings_out_of_range_are_named(changes, message):
 
 
 def test_too_few_objects_are_an_error(objects, tmp_path):
-    with pytest.raises(UserError, match="has pictures of 12 things that can be used, too few for 9"):
+    with pytest.raises(
+        UserError, match="has pictures of 12 things that can be used, too few for 9"
+    ):
         Scenes(objects, max_objects=9).open()
     opaque = write_jsonl(tmp_path, [{"caption": f"{n}"} for n in OBJECTS])
-    with pytest.raises(UserError, match="pictures of 0 things .* they need transparency"):
+    with pytest.raises(UserError, match=r"pictures of 0 things .* they need transparency"):
         Scenes(JsonLines(opaque)).open()
 
 
@@ -247,5 +249,7 @@ def test_classes_can_be_left_out_by_name():
 
 
 def test_scenes_are_worded_in_english():
-    with pytest.raises(UserError, match=r"objects: captions in 'de'.*begin its languages with 'en'"):
+    with pytest.raises(
+        UserError, match=r"objects: captions in 'de'; begin its languages with 'en'"
+    ):
         validate(Scenes(Tuxpaint(languages=("de",))))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vljax.config import UserError, encode
+from vljax.config import UserError, encode, setting
 from vljax.data.randomness import example_generator
 from vljax.data.scenes import backgrounds, captions, compose, content, cutouts, layout, questions
 from vljax.data.source_base import Annotation, Records, Region, Source
@@ -44,7 +44,7 @@ class Scenes(Source, name="scenes"):
       seed: of all draws.
     """
 
-    objects: Source = Builtin()
+    objects: Source = setting(Builtin)
     backgrounds: Source | None = None
     examples: int = 10_000
     max_objects: int = 5
@@ -64,7 +64,10 @@ class Scenes(Source, name="scenes"):
             yield "min_visible", f"must be 0 to 1, got {self.min_visible}"
         if isinstance(self.objects, Tuxpaint) and not self.objects.languages[0].startswith("en"):
             language = self.objects.languages[0]
-            yield "objects", f"captions in {language!r}, scenes are in English: begin its languages with 'en'"
+            yield (
+                "objects",
+                f"captions in {language!r}, scenes are in English: begin its languages with 'en'",
+            )
 
     @property
     def full_name(self) -> str:

@@ -57,8 +57,8 @@ volunteers, of different quality and age. Some (`ta`) are in a broken encoding.
 
 - For multilingual tests, tutorials and small experiments, and as objects of composed scenes; not
   for a statement about a model's quality.
-- A quarter are letters, digits, coins, flags and signs, with captions to match. The choice of animals, food,
-  buildings and feasts is mostly North American and European.
+- A quarter are letters, digits, coins, flags and signs, with captions to match. The choice of
+  animals, food, buildings and feasts is mostly North American and European.
 """
 
 

@@ -52,20 +52,20 @@ def _name_pixels(pixels: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
 
     hue, saturation, value = np.moveaxis(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), -1, 0)
     hue = hue.astype(np.int32) * 2  # degrees
-    reddish = (hue < 12) | (hue >= 345)
+    reddish = (hue < 8) | (hue >= 345)
     vivid = (saturation >= 90) & (value >= 60)
     conditions = {
         "black": value < 50,
         "white": (saturation < 25) & (value >= 225),
         "grey": (saturation < 30) & (value >= 70) & (value < 205),
-        "pink": vivid & (value >= 180) & ((hue >= 300) & (hue < 340)),
+        "pink": vivid & (value >= 180) & ((hue >= 318) & (hue < 340)),
         "red": vivid & reddish & (saturation >= 140),
         "brown": vivid & (hue >= 12) & (hue < 42) & (value < 165),
         "orange": vivid & (hue >= 16) & (hue < 40) & (saturation >= 150) & (value >= 205),
         "yellow": vivid & (hue >= 46) & (hue < 66) & (value >= 170),
-        "green": vivid & (hue >= 80) & (hue < 160),
+        "green": vivid & (hue >= 90) & (hue < 160),
         "blue": vivid & (hue >= 195) & (hue < 255),
-        "purple": vivid & (hue >= 265) & (hue < 300),
+        "purple": vivid & (hue >= 265) & (hue < 312),
     }
     light_red = reddish & (saturation >= 60) & (saturation < 125) & (value >= 215)
     conditions["pink"] |= light_red

@@ -95,7 +95,9 @@ def draw_things(rng: np.random.Generator, things: Sequence[Thing], count: int) -
         chosen = [things[i] for i in rng.choice(len(things), count, replace=False)]
         if not any(chosen[i].may_be(chosen[j]) for i in range(count) for j in range(i)):
             return chosen
-    raise UserError(f"data.source.objects: no {count} things are told apart by their names and tags")
+    raise UserError(
+        f"data.source.objects: no {count} things are told apart by their names and tags"
+    )
 
 
 def repeat_odds(most_objects: int) -> list[float]:

@@ -67,9 +67,7 @@ class Thing:
 
     def may_be(self, other: Thing) -> bool:
         """Whether one of the names might be said of a picture of the other."""
-        return bool(
-            self.words & other.words or self.name in other.tags or other.name in self.tags
-        )
+        return bool(self.words & other.words or self.name in other.tags or other.name in self.tags)
 
 
 def collect(

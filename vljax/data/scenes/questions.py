@@ -209,7 +209,9 @@ def _evenly_coloured(
 def _alone(content: Content, direction: str, i: int) -> list[int]:
     """The one object that lies in a direction from object i, or nothing."""
     cells = [item.cell for item in content.objects]
-    there = [j for j in range(len(cells)) if layout.lies(direction, cells[j], cells[i], content.size)]
+    there = [
+        j for j in range(len(cells)) if layout.lies(direction, cells[j], cells[i], content.size)
+    ]
     rest = [j for j in range(len(cells)) if j not in there and j != i]
     clear = all(layout.clearly_not(direction, cells[j], cells[i]) for j in rest)
     return there if len(there) == 1 and clear else []

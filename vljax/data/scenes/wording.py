@@ -8,23 +8,20 @@ from vljax.data.scenes.colours import COLOURS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-_ARTICLES = frozenset({"a", "an", "the"})
 _MOST_WORDS = 3
-_NAME = re.compile(r"[A-Za-z]?[a-z]{2,}(?:[ -][a-z]+)*")
+_NAME = re.compile(r"[A-Za-z](?:[a-z]+|(?=-))(?:[ -][a-z]+)*")
 # A caption with one of these says more than what a thing is, or speaks of several things.
-_SAYING_MORE = _ARTICLES | frozenset(
-    "and or not no from in on at by for to being some many several pair set group collection "
-    "both various behind sketch drawing plays pose icon symbol silhouette contour outline pattern "
-    "texture sign".split()
-) | frozenset(NUMBERS)  # fmt: skip
+_SAYING_MORE = """
+    a an the and or not no from in on at by for to being some many several pair set group collection
+    both various behind sketch drawing plays pose icon symbol silhouette contour outline pattern
+    texture sign one two three four five six seven eight nine
+"""
 # What has neither article nor plural.
-_MASS = frozenset(
-    "beer bread butter cheese clothing coffee equipment fire flour food fruit furniture garlic "
-    "grass hair honey ice jewelry juice lemonade luggage meat milk money mud music paper pasta "
-    "rain rice salad salt sand smoke snow soap soup sugar sunshine tea toast water weather wheat "
-    "wine wood wool".split()
-)  # fmt: skip
-
+_MASS = """
+    beer bread butter cheese clothing coffee equipment fire flour food fruit furniture garlic grass
+    hair honey ice jewelry juice lemonade luggage meat milk money mud music paper pasta rain rice
+    salad salt sand smoke snow soap soup sugar sunshine tea toast water weather wheat wine wood wool
+"""
 _PLURAL = re.compile(
     r"(?<!s)(?<!u)(?<!i)s$(?<!^gas)(?<!lens)(?<!atlas)(?<!canvas)(?<!christmas)"
     r"|men$|^(?:children|feet|geese|mice|people|teeth|fungi|cacti|dice|antennae)$"
@@ -67,10 +64,10 @@ def object_name(caption: str) -> str | None:
         return None
     name = text[0].lower() + text[1:]
     parts = re.split(r"[ -]", name)
-    if _SAYING_MORE & set(parts) or parts[-1].endswith("ing"):
+    if set(_SAYING_MORE.split()) & set(parts) or parts[-1].endswith("ing"):
         return None
     head = name.partition(" of ")[0].split()[-1]
-    if head in _MASS or _PLURAL.search(head):
+    if head in _MASS.split() or _PLURAL.search(head):
         return None
     return name
 
