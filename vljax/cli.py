@@ -94,6 +94,8 @@ def _reader_is_gone() -> bool:
 
 
 def _dispatch(argv: list[str], prog: str) -> int:
+    if argv[:1] == ["data"]:
+        return _data(argv[1:], f"{prog} data")
     parser = argparse.ArgumentParser(prog=prog, description="Vision-language models in JAX.")
     parser.add_argument("--version", action="version", version=f"vljax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -117,6 +119,9 @@ def _dispatch(argv: list[str], prog: str) -> int:
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
+    commands.add_parser(
+        "data", help="work on data sets: build and index them, count what is in them"
+    )
     if argv and argv[0] in commands.choices:
         name = argv[0]
         json_path, rest = _take_json(argv[1:])
@@ -192,6 +197,15 @@ def _compile(argv: list[str], json_path: str | None, prog: str) -> int:
         print_compiled(argv[0], report)
     _write_json(json_path, report.as_dict())
     return 0 if report.fits else 1
+
+
+def _data(argv: list[str], prog: str) -> int:
+    from vljax import data_commands
+
+    json_path, rest = _take_json(argv)
+    result = data_commands.main(rest, prog, tables_to_stderr=json_path == "-")
+    _write_json(json_path, result)
+    return 0
 
 
 def _load(argv: list[str], prog: str) -> Run:

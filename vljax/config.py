@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import json
 import math
+import re
 import sys
 import types
 import typing
@@ -240,8 +241,11 @@ def validate(recipe: T) -> T:
         for name, message in getattr(part, "problems", tuple)():
             raise UserError(f"{_join(path, name)}: {message}")
     for path, value in paths(recipe):
-        if value is not None and not path_exists(value):
-            raise UserError(f"{path}: no such file or folder: {value}")
+        for single in (value,) if isinstance(value, str) else value or ():
+            # Of a pattern, the folder that it looks in; what matches is known once it is read.
+            above = re.split(r"[^/]*[*?\[{]", single, maxsplit=1)[0] or "."
+            if not path_exists(above):
+                raise UserError(f"{path}: no such file or folder: {above}")
     return recipe
 
 
@@ -255,8 +259,8 @@ def notes(recipe: Any) -> list[str]:
     return lines + [f"{path}: unset" for path, value in paths(recipe) if value is None]
 
 
-def paths(recipe: Any) -> Iterator[tuple[str, str | None]]:
-    """The fields of a recipe that name files or folders, with their values."""
+def paths(recipe: Any) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
+    """The fields of a recipe that name files, folders or patterns of them, with their values."""
     for path, part in walk(recipe):
         for field in dataclasses.fields(part):
             if field.metadata.get("path"):

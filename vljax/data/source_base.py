@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
+import re
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from vljax.config import Component
+from vljax.data.accounting import Accounting, Progress
 
 
 class ExampleError(Exception):
@@ -107,10 +110,12 @@ class Records(abc.ABC):
     Attributes:
       class_names: names that labels point to; empty where the data has no classes.
       identity: a hash that changes when the data set changes.
+      accounting: what was counted when the data set was opened; None where nothing is.
     """
 
     class_names: tuple[str, ...] = ()
     identity: str
+    accounting: Accounting | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -154,3 +159,20 @@ class Source(Component, abc.ABC):
     @abc.abstractmethod
     def open(self) -> Records:
         """Opens the data set. Raises UserError if it is unset, missing or malformed."""
+
+    def index(self, workers: int | None, progress: Progress) -> Records:
+        """Opens the data set like `open`, which builds its index if it needs one.
+
+        Args:
+          workers: processes that build it; as many as there are cores where it is None.
+          progress: is told the shards done and all there are.
+
+        Raises:
+          UserError: as `open` does.
+        """
+        return self.open()
+
+
+def dataset_name(file: str) -> str:
+    """A file name as the name of a data set in metric names; "" if there is none."""
+    return re.sub(r"[^\w.+-]+", "_", PurePosixPath(file).stem)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
-from vljax.config import UserError, setting
+from vljax.config import UserError, encode, setting
+from vljax.data.accounting import Accounting
 from vljax.data.files import as_path, read_bytes
-from vljax.data.source_base import Annotation, ExampleError, Records, Source
+from vljax.data.filters import Filter, left_out_by
+from vljax.data.source_base import Annotation, ExampleError, Records, Source, dataset_name
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,11 @@ class JsonLines(Source, name="jsonl"):
 
     Attributes:
       path: the file. Image paths in it are relative to its folder.
+      filters: which lines stay; any key of a line is a column.
     """
 
     path: str | None = setting(None, path=True)
+    filters: tuple[Filter, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -35,26 +37,37 @@ class JsonLines(Source, name="jsonl"):
     @property
     def dataset(self) -> str:
         """The name of the file without its ending, so that files are told apart."""
-        stem = PurePosixPath(self.path).stem if self.path else ""
-        return re.sub(r"[^\w.+-]+", "_", stem) or self.type_name
+        return dataset_name(self.path or "") or self.type_name
 
     def open(self) -> Records:
         if self.path is None:
             raise UserError("data.source.path: unset; set --data.source.path to a JSON-lines file")
-        return JsonLinesRecords(self.path)
+        return JsonLinesRecords(self.path, self.filters)
 
 
 class JsonLinesRecords(Records):
     """The examples of a JSON-lines file; images are read when asked for."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, filters: tuple[Filter, ...] = ()):
         file = as_path(path)
         content = read_bytes(path)
         lines = content.split(b"\n")
-        rows = [
-            _parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
-        ]
+        self.accounting = Accounting(files=1)
+        rows = []
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                row, parsed = _parse(line, f"{path}:{number}")
+                reason = left_out_by(filters, row.get)
+                if reason is not None:
+                    self.accounting.leave_out(reason, f"line {number}")
+                    continue
+                rows.append(parsed)
+                self.accounting.count(key for key, value in parsed.items() if value)
         self.identity = hashlib.sha256(content).hexdigest()
+        if filters:
+            both = f"{self.identity} {json.dumps(encode(filters))}"
+            self.identity = hashlib.sha256(both.encode()).hexdigest()
+        self.accounting.log(f"jsonl:{file.name}")
         self.class_names = tuple(sorted({row["class"] for row in rows if row["class"] is not None}))
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._folder = file.parent
@@ -79,8 +92,8 @@ class JsonLinesRecords(Records):
         return content
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
-    """One line as a dict with `image`, `captions`, `tags` and `class` (or None)."""
+def _parse(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One line as it is, and a dict with `image`, `captions`, `tags` and `class` (or None)."""
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -107,4 +120,4 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
             wanted = "text" if name == "caption" else "a list of texts"
             raise UserError(f"{where}: {name!r} must be {wanted}, got {row[name]!r}")
         parsed[key] = tuple(parsed[key])
-    return parsed
+    return row, parsed

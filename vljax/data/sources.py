@@ -1,5 +1,6 @@
 """The sources a recipe can name; `Source` is the kind, the others its members."""
 
+from vljax.data.source_array_record import ArrayRecord
 from vljax.data.source_base import (
     Annotation,
     ExampleError,
@@ -11,15 +12,24 @@ from vljax.data.source_base import (
     Source,
 )
 from vljax.data.source_builtin import Builtin
+from vljax.data.source_csv import Csv, Tsv
+from vljax.data.source_folder import Folder
 from vljax.data.source_jsonl import JsonLines
+from vljax.data.source_parquet import Parquet
 from vljax.data.source_scenes import Scenes
+from vljax.data.source_tfds import Tfds
 from vljax.data.source_tuxpaint import Tuxpaint
+from vljax.data.source_webdataset import WebDataset
 
 __all__ = [
     "Annotation",
+    "ArrayRecord",
     "Builtin",
+    "Csv",
     "ExampleError",
+    "Folder",
     "JsonLines",
+    "Parquet",
     "Phrase",
     "Question",
     "Record",
@@ -27,5 +37,8 @@ __all__ = [
     "Region",
     "Scenes",
     "Source",
+    "Tfds",
+    "Tsv",
     "Tuxpaint",
+    "WebDataset",
 ]

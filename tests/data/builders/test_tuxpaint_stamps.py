@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from vljax.config import UserError
-from vljax.data.builders import command, stamps
+from vljax.data.builders import stamps
 from vljax.data.sources import Scenes, Tuxpaint
+from vljax.data_commands.build import build
 
 from ..samples import encoded, picture
 from .test_debian import make_package, needs_dpkg
@@ -18,6 +20,7 @@ SVG = (
     '<rect width="40" height="20" fill="red"/></svg>'
 )
 FOLDER = stamps.FOLDER
+CONSOLE = Console(stderr=True)
 
 
 def png(seed: int) -> bytes:
@@ -52,7 +55,7 @@ def built(tmp_path_factory):
     digest = hashlib.sha256(deb.read_bytes()).hexdigest()
     out = folder / "out"
     argv = ["tuxpaint-stamps", "--deb", str(deb), "--sha256", digest, "--out", str(out)]
-    return out, command.build(argv, "vljax data build"), argv
+    return out, build(argv, "vljax data build", CONSOLE), argv
 
 
 def test_the_builder_writes_pictures_captions_and_a_card(built):
@@ -78,7 +81,7 @@ def test_the_builder_writes_pictures_captions_and_a_card(built):
 
 def test_the_same_package_gives_the_same_bytes(built, tmp_path):
     out, _, argv = built
-    command.build([*argv[:-1], str(tmp_path)], "vljax data build")
+    build([*argv[:-1], str(tmp_path)], "vljax data build", CONSOLE)
     for name in ("items.jsonl", "images.array_record", "README.md"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
 
@@ -141,8 +144,8 @@ def test_bad_input_is_named(built, tmp_path):
         (["tuxpaint-stamps", "--sha256", "0"], "--sha256 goes with --deb"),
     ):
         with pytest.raises(UserError, match=message):
-            command.build(arguments, "vljax data build")
+            build(arguments, "vljax data build", CONSOLE)
     empty = make_package(tmp_path, {"usr/a": b""})
     digest = hashlib.sha256(empty.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="no stamps below usr/share/tuxpaint/stamps"):
-        command.build([*argv[:2], str(empty), "--sha256", digest], "vljax data build")
+        build([*argv[:2], str(empty), "--sha256", digest], "vljax data build", CONSOLE)

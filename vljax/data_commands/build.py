@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError, suggest
 from vljax.data.builders.debian import MIRROR
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 NAMES = {"tuxpaint-stamps": "950 pictures with alpha, captions in 77 languages (GPL-2, 161 MB)"}
 
-Build = Callable[..., dict[str, Any]]
 
-
-def build(argv: Sequence[str], prog: str) -> dict[str, Any]:
+def build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Builds a data set as the command line says, with progress on standard error.
 
     Args:
       argv: the arguments after `build`.
       prog: how the command was called, for help.
+      console: where the result is printed for people.
 
     Returns:
       What was written.
@@ -37,15 +38,19 @@ def build(argv: Sequence[str], prog: str) -> dict[str, Any]:
     if options.sha256 is not None and options.deb is None:
         raise UserError("--sha256 goes with --deb: a download is of a known version")
     with _Display() as display:
-        return dict(
-            tuxpaint_stamps.build(
-                options.out or Path("data") / options.name,
-                deb=options.deb,
-                mirror=options.mirror,
-                sha256=options.sha256 or tuxpaint_stamps.PACKAGE.sha256,
-                progress=display.update,
-            )
+        result = tuxpaint_stamps.build(
+            options.out or Path("data") / options.name,
+            deb=options.deb,
+            mirror=options.mirror,
+            sha256=options.sha256 or tuxpaint_stamps.PACKAGE.sha256,
+            progress=display.update,
         )
+    console.print(
+        f"wrote {result['images']} images with captions in {result['languages']} languages "
+        f"to {result['folder']}; README.md there tells about them",
+        highlight=False,
+    )
+    return dict(result)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -65,11 +70,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--sha256", metavar="DIGEST", help="what the package of --deb must have, for other versions"
     )
+    parser.add_argument("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
     return parser
 
 
 class _Display:
-    """Progress bars, one a stage; as lines where standard error is no terminal."""
+    """Progress bars, one a stage; their ends alone where standard error is no terminal."""
 
     def __enter__(self) -> _Display:
         from rich.console import Console

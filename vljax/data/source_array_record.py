@@ -1,0 +1,129 @@
+"""ArrayRecord files as vljax writes them."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vljax.config import UserError
+from vljax.data.accounting import Accounting
+from vljax.data.array_records import ArrayRecords
+from vljax.data.columns import DescribedRecords, FileSource, class_names_of, class_text
+from vljax.data.file_sets import File, join, read_file
+from vljax.data.filters import left_out_by
+from vljax.data.last_read import LastRead
+from vljax.data.record_format import unpack
+from vljax.data.source_base import ExampleError
+
+CLASSES = "classes.txt"
+_LOOKED_AT = 100  # records whose columns are known
+
+
+@dataclass(frozen=True)
+class ArrayRecord(FileSource, name="array_record"):
+    """Examples in ArrayRecord files; a folder stands for the `.array_record` files in it.
+
+    Columns are the entries of a record's description (`vljax.data.record_format`). Class names are
+    in `classes.txt` beside the files. Filters read all records each time the set is opened: filter
+    as you convert.
+    """
+
+    captions: tuple[str, ...] = ("captions",)
+    tags: str | None = "tags"
+    label: str | None = "class"
+
+    def open(self) -> ArrayRecordRecords:
+        return ArrayRecordRecords(self, self.files("ArrayRecord files", ".array_record"))
+
+
+class ArrayRecordRecords(DescribedRecords):
+    """The records that filters keep."""
+
+    def __init__(self, source: ArrayRecord, files: list[File]):
+        self._records = ArrayRecords(files)
+        self._last = LastRead()
+        self._kept: np.ndarray | None = None
+        self.accounting = Accounting(files=len(files))
+        looked_at = self._first_descriptions()
+        if looked_at:
+            source.check_columns({"captions", "tags", "class", *(k for d in looked_at for k in d)})
+        if source.filters:
+            self._kept = self._filtered(source)
+        else:
+            self.accounting.examples = len(self._records)
+        super().__init__(source, self._class_names(source, looked_at))
+        self.identity = source.identity(self._records.summary(), self.class_names)
+        self.accounting.log(source.full_name)
+
+    def _first_descriptions(self) -> list[dict[str, Any]]:
+        try:
+            return [self._description(i) for i in range(min(_LOOKED_AT, len(self._records)))]
+        except ExampleError as error:
+            raise UserError(
+                f"{self._records.files[0].path}: {error}; read data sets of TFDS by --data.source "
+                "tfds, and convert others"
+            ) from error
+
+    def _class_names(self, source: ArrayRecord, looked_at: list[dict[str, Any]]) -> tuple[str, ...]:
+        if source.label is None or source.classes is not None:
+            return ()
+        beside = join(os.path.dirname(self._records.files[0].path), CLASSES)
+        try:
+            return tuple(read_file(beside).decode().splitlines())
+        except OSError:
+            pass
+        found = {class_text(d[source.label]) for d in looked_at if d.get(source.label) is not None}
+        if class_names_of(found):
+            raise UserError(
+                f"{beside}: not there, but classes have names; set data.source.classes to a file "
+                "with one name a line, or data.source.label to none"
+            )
+        return ()
+
+    def _filtered(self, source: ArrayRecord) -> np.ndarray:
+        accounting = self.accounting
+        kept = array("q")
+        for number in range(len(self._records)):
+            try:
+                description = self._description(number)
+            except ExampleError as error:
+                accounting.leave_out(str(error), f"record {number}")
+                continue
+            reason = left_out_by(source.filters, description.get)
+            if reason is not None:
+                accounting.leave_out(reason, f"record {number}")
+                continue
+            kept.append(number)
+            accounting.count(key for key, value in description.items() if value)
+        return np.frombuffer(kept, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._records) if self._kept is None else len(self._kept)
+
+    def image(self, index: int) -> bytes:
+        return self._unpacked(self._number(index))[1]
+
+    def values(self, index: int) -> Callable[[str], Any]:
+        return self._description(self._number(index)).get
+
+    def _number(self, index: int) -> int:
+        return index if self._kept is None else int(self._kept[index])
+
+    def _description(self, number: int) -> dict[str, Any]:
+        return self._unpacked(number)[0]
+
+    def _unpacked(self, number: int) -> tuple[dict[str, Any], bytes]:
+        def read() -> tuple[dict[str, Any], bytes]:
+            try:
+                record = self._records[number]
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ExampleError(f"record cannot be read ({error})") from error
+            return unpack(record)
+
+        unpacked: tuple[dict[str, Any], bytes] = self._last.get(number, read)
+        return unpacked

@@ -1,0 +1,123 @@
+"""Tar shards as WebDataset and img2dataset write them, with random access."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt32
+
+from vljax.config import setting
+from vljax.data.accounting import Progress, log_progress
+from vljax.data.columns import DescribedRecords, FileSource, class_names_of
+from vljax.data.file_sets import File, read_range
+from vljax.data.last_read import LastRead
+from vljax.data.source_base import ExampleError
+from vljax.data.tar_index import TarIndex, open_index
+from vljax.data.tar_scan import BLOCK, Wanted, member_of, value_of
+
+_GAP = 2**16  # bytes read in vain rather than asking twice
+
+
+@dataclass(frozen=True)
+class WebDataset(FileSource, name="webdataset"):
+    """Examples in tar files: `KEY.jpg`, `KEY.txt`, `KEY.json`, ... belong together.
+
+    Columns are named by the endings of members, and `json.NAME` is an entry of the JSON member. A
+    folder stands for the `.tar` files in it. An index of where everything is is built at the first
+    use and kept; `vljax data index` builds it beforehand.
+
+    Attributes:
+      captions: `txt`, `json.caption`, ...
+      image: endings of images, in order of preference.
+      label: `cls` or `json.NAME`.
+      index_folder: where the index is kept: by default in `.vljax` beside the first shard, or in
+        the user's cache folder where that cannot be written to.
+    """
+
+    captions: tuple[str, ...] = ("txt",)
+    image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+    index_folder: str | None = setting(None, identity=False)
+
+    def open(self) -> WebDatasetRecords:
+        return self.index(None, log_progress(self.full_name))
+
+    def index(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
+        shards = self.files("tar shards, such as DIR/{00000..00123}.tar", ".tar")
+        members = tuple(dict.fromkeys(member_of(column) for column in self.described_by))
+        wanted = Wanted(self.image, members, self.filters, self.label)
+        index = open_index(
+            shards, wanted, folder=self.index_folder, workers=workers, progress=progress
+        )
+        if index.columns:
+            self.check_columns(index.columns)
+        return WebDatasetRecords(self, shards, members, index)
+
+
+class WebDatasetRecords(DescribedRecords):
+    """The examples of tar shards; each is read from its shard when asked for."""
+
+    def __init__(
+        self, source: WebDataset, shards: list[File], members: tuple[str, ...], index: TarIndex
+    ):
+        super().__init__(source, class_names_of(index.classes))
+        self._shards = shards
+        self._members = members
+        self._index = index
+        self._last = LastRead()
+        self.identity = source.identity(index.identity)
+        self.accounting = index.accounting
+        self.accounting.log(source.full_name)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def image(self, index: int) -> bytes:
+        shard, row = self._index.row(index)
+        return self._read(shard, row[:1])[0] or b""
+
+    def values(self, index: int) -> Callable[[str], Any]:
+        contents = self._texts(index)
+        return lambda column: value_of(column, contents[member_of(column)])
+
+    def _texts(self, index: int) -> dict[str, bytes | None]:
+        """The contents of the members that describe an example, by their endings."""
+
+        def read() -> dict[str, bytes | None]:
+            shard, row = self._index.row(index)
+            return dict(zip(self._members, self._read(shard, row[1:]), strict=True))
+
+        contents: dict[str, bytes | None] = self._last.get(index, read)
+        return contents
+
+    def _read(self, shard: int, places: UInt32[np.ndarray, "members 2"]) -> list[bytes | None]:
+        """Members of one example, in one piece where they lie together; None for one not there."""
+        there = [(int(block) * BLOCK, int(size)) for block, size in places if block]
+        if not there:
+            return [None] * len(places)
+        first, end = min(start for start, _ in there), max(start + size for start, size in there)
+        together = end - first <= sum(size for _, size in there) + _GAP
+        whole = self._range(shard, first, end - first) if together else None
+        contents: list[bytes | None] = []
+        for block, size in places.tolist():
+            if not block:
+                contents.append(None)
+            elif whole is not None:
+                start = block * BLOCK - first
+                contents.append(whole[start : start + size])
+            else:
+                contents.append(self._range(shard, block * BLOCK, size))
+        return contents
+
+    def _range(self, shard: int, start: int, size: int) -> bytes:
+        file = self._shards[shard]
+        try:
+            content = read_range(file.path, file.stamp, start, size)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ExampleError(f"shard {file.name} cannot be read ({reason})") from error
+        if len(content) != size:
+            raise ExampleError(f"shard {file.name} is shorter than when it was indexed")
+        return content

@@ -1,0 +1,106 @@
+"""`vljax data index`: builds what sources need before the first use, and says what is in them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vljax.config import UserError
+from vljax.data.accounting import log_progress
+from vljax.data.sources import Records, Source
+from vljax.data_commands.given import HELP, given_sources
+
+_DESCRIPTION = """\
+Builds the index of tar shards in parallel, keeps it beside them, and counts what is in any data
+set. What was begun and interrupted goes on where it stopped."""
+
+
+def index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    """Opens each source that arguments name and prints a table of what is in it.
+
+    Returns:
+      `sources`: for each its name, files, examples, counts of fields, and what was left out.
+
+    Raises:
+      UserError: if a source cannot be opened.
+      SystemExit: after `--help`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} SOURCE... [--workers N] [--json PATH] [--FIELD VALUE ...]",
+        description=_DESCRIPTION,
+        epilog=f"{HELP}\n`{prog} SOURCE --help` lists the fields of a source.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core")
+    parser.add_argument("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
+    if argv in ([], ["--help"], ["-h"]):
+        parser.parse_args(["--help"])
+    workers, rest = _take_workers(argv)
+    results = []
+    for source in given_sources(rest, prog):
+        records = _indexed(source, workers)
+        results.append(_as_dict(source, records))
+        _print(console, results[-1])
+    return {"sources": results}
+
+
+def _take_workers(argv: list[str]) -> tuple[int | None, list[str]]:
+    if "--workers" not in argv:
+        return None, argv
+    place = argv.index("--workers")
+    value = argv[place + 1] if place + 1 < len(argv) else ""
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"--workers needs a number of processes, got {value!r}")
+    return int(value), argv[:place] + argv[place + 2 :]
+
+
+def _indexed(source: Source, workers: int | None) -> Records:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return source.index(workers, log_progress(source.full_name))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(source.full_name, total=None)
+        return source.index(workers, lambda done, all: bar.update(task, completed=done, total=all))
+
+
+def _as_dict(source: Source, records: Records) -> dict[str, Any]:
+    counted = records.accounting
+    return {
+        "source": source.full_name,
+        "type": source.type_name,
+        "files": counted.files if counted else None,
+        "examples": len(records),
+        "classes": len(records.class_names),
+        "fields": counted.fields if counted else {},
+        "left_out": counted.left_out if counted else {},
+        "named": counted.named if counted else {},
+        "identity": records.identity,
+    }
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    table = Table(box=box.HORIZONTALS)
+    table.add_column(result["source"], overflow="fold")
+    table.add_column("number", justify="right", no_wrap=True)
+    if result["files"] is not None:
+        table.add_row("files", f"{result['files']:,}")
+    table.add_row("examples", f"{result['examples']:,}")
+    if result["classes"]:
+        table.add_row("classes", f"{result['classes']:,}")
+    if result["fields"]:
+        table.add_section()
+        for name, count in sorted(result["fields"].items()):
+            table.add_row(f"with {name}", f"{count:,}")
+    if result["left_out"]:
+        table.add_section()
+        for reason, count in sorted(result["left_out"].items()):
+            table.add_row(f"left out: {reason}", f"{count:,}")
+    console.print(table)
