@@ -120,7 +120,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
     commands.add_parser(
-        "data", help="work on data sets: build and index them, count what is in them"
+        "data", help="build data sets, index them, count what is in them"
     )
     if argv and argv[0] in commands.choices:
         name = argv[0]

@@ -14,7 +14,7 @@ from vljax.data.source_base import Source
 
 @dataclass(frozen=True)
 class Tuxpaint(Source, name="tuxpaint"):
-    """950 pictures with transparency, captions in 77 languages.
+    """948 pictures with transparency, captions in up to 78 languages.
 
     Pictures without a caption in any of the languages are left out.
 

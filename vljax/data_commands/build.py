@@ -12,7 +12,7 @@ from vljax.data.builders.debian import MIRROR
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAMES = {"tuxpaint-stamps": "950 pictures with alpha, captions in 77 languages (GPL-2, 161 MB)"}
+NAMES = {"tuxpaint-stamps": "948 pictures with alpha, captions in 78 languages (GPL-2, 161 MB)"}
 
 
 def build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
