@@ -33,7 +33,7 @@ class Builtin(Source, name="builtin"):
     def split_name(self) -> str:
         return self.split
 
-    def open(self) -> Records:
+    def open(self) -> BuiltinRecords:
         return BuiltinRecords(DIRECTORY, self.split)
 
 

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
@@ -65,7 +65,7 @@ def download(package: Package, mirror: str, folder: Path, progress: Progress) ->
     try:
         _fetch(address, part, package.size, progress)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = error.reason if type(error) is URLError else error
         raise UserError(
             f"{address}: cannot be downloaded ({reason}); "
             f"--mirror takes another mirror, --deb a file that is here already"
@@ -122,8 +122,8 @@ def read_files(
     """
     try:
         with path.open("rb") as file:
-            compression = _find_data(file, path)
-            with tarfile.open(fileobj=file, mode=f"r|{compression}") as archive:
+            mode = _find_data(file, path)
+            with tarfile.open(fileobj=file, mode=mode) as archive:
                 for member in archive:
                     name = member.name.removeprefix("./").removeprefix(f"{below}/")
                     inside = member.name.removeprefix("./") != name and ".." not in name.split("/")
@@ -144,8 +144,12 @@ def _lzma_error() -> type[Exception]:
     return lzma.LZMAError
 
 
-def _find_data(file: IO[bytes], path: Path) -> str:
-    """Goes to the first byte of the package's files; says how they are compressed.
+Mode = Literal["r|", "r|gz", "r|bz2", "r|xz"]
+_MODES: dict[str, Mode] = {"": "r|", ".gz": "r|gz", ".bz2": "r|bz2", ".xz": "r|xz"}
+
+
+def _find_data(file: IO[bytes], path: Path) -> Mode:
+    """Goes to the first byte of the package's files; says how to read them.
 
     A package is an `ar` archive (deb(5)): members with a header of 60 bytes, at even offsets.
     """
@@ -156,9 +160,8 @@ def _find_data(file: IO[bytes], path: Path) -> str:
         if not size.isdigit():
             break
         if name.startswith("data.tar"):
-            compression = {"": "", ".gz": "gz", ".bz2": "bz2", ".xz": "xz"}.get(name[8:])
-            if compression is None:
+            if name[8:] not in _MODES:
                 raise UserError(f"{path}: compressed as {name[9:]}, which cannot be read here")
-            return compression
+            return _MODES[name[8:]]
         file.seek(int(size) + int(size) % 2, 1)
     raise UserError(f"{path}: damaged Debian package (no data.tar)")
