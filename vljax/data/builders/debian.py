@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,14 +136,8 @@ def read_files(
                     content = archive.extractfile(member)
                     assert content is not None  # it is a regular file
                     yield name, content.read()
-    except (tarfile.TarError, EOFError, _lzma_error()) as error:
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path}: damaged Debian package ({error})") from error
-
-
-def _lzma_error() -> type[Exception]:
-    import lzma
-
-    return lzma.LZMAError
 
 
 Mode = Literal["r|", "r|gz", "r|bz2", "r|xz"]
