@@ -94,9 +94,9 @@ def render(
 
 def _classes(table: Mapping[str, Counter[str]]) -> str:
     names = sorted({name for column in table.values() for name in column})
-    rows = [(name, *(column[name] for column in table.values())) for name in names]
-    rows.append(("all", *(column.total() for column in table.values())))
-    return _rows((*row, sum(row[1:])) for row in rows)
+    numbers = {name: [column[name] for column in table.values()] for name in names}
+    numbers["all"] = [column.total() for column in table.values()]
+    return _rows((name, *row, sum(row)) for name, row in numbers.items())
 
 
 def _rows(rows: Iterable[Sequence[object]]) -> str:

@@ -39,7 +39,8 @@ class Background:
         import cv2
 
         share = _KINDS[self.kind](self._generator(), size)
-        steps = np.linspace(*self.colours, 256).astype(np.uint8)
+        first, second = self.colours
+        steps = np.linspace(first, second, 256).astype(np.uint8)
         return np.asarray(cv2.applyColorMap(share, steps[:, None]))
 
     def part_of(self, records: Records, size: int) -> Pixels:

@@ -84,11 +84,11 @@ def collect(
     Raises:
       UserError: for an unknown class.
     """
-    for name in leave_out or ():
-        if name not in records.class_names:
-            raise UserError(
-                f"data.source.leave_out: unknown class {name!r}{suggest(name, records.class_names)}"
-            )
+    for unknown in sorted(set(leave_out or ()) - set(records.class_names)):
+        raise UserError(
+            f"data.source.leave_out: unknown class {unknown!r}"
+            f"{suggest(unknown, records.class_names)}"
+        )
     passed_over = set(NO_THINGS if leave_out is None else leave_out)
     pictures: dict[str, list[Cutout]] = defaultdict(list)
     tags: dict[str, set[str]] = defaultdict(set)
