@@ -64,10 +64,7 @@ class Scenes(Source, name="scenes"):
             yield "min_visible", f"must be 0 to 1, got {self.min_visible}"
         if isinstance(self.objects, Tuxpaint) and not self.objects.languages[0].startswith("en"):
             language = self.objects.languages[0]
-            yield (
-                "objects",
-                f"captions in {language!r}, scenes are in English: begin its languages with 'en'",
-            )
+            yield "objects", f"captions in {language!r}; begin its languages with 'en' for scenes"
 
     @property
     def full_name(self) -> str:
@@ -87,7 +84,7 @@ class Scenes(Source, name="scenes"):
 
 @dataclass(frozen=True)
 class _Scene:
-    """A scene that is not painted yet."""
+    """A scene before it is painted."""
 
     annotation: Annotation
     composed: compose.Composed
@@ -176,7 +173,7 @@ class SceneRecords(Records):
 
 
 def _bitmap(pixels: np.ndarray) -> bytes:
-    """A BMP file: exact as PNG is, thirty times as quick to write and five times to read."""
+    """A BMP file: as exact as a PNG, and some thirty times as quick to write."""
     import cv2
 
     return bytes(cv2.imencode(".bmp", pixels)[1])
