@@ -119,7 +119,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
-    commands.add_parser("data", help="work on data sets: build indices, count what is in them")
+    commands.add_parser("data", help="build data sets, index them, count what is in them")
     if argv and argv[0] in commands.choices:
         name = argv[0]
         json_path, rest = _take_json(argv[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from vljax.config import Component
@@ -27,6 +27,54 @@ class ExampleError(Exception):
 
 
 @dataclass(frozen=True)
+class Region:
+    """An object in an image.
+
+    Attributes:
+      name: what it is, such as "cup of tea".
+      box: left, top, right and bottom of what is seen of it, in pixels; the last two are one past
+        the last pixel.
+      colour: its name, if the object has one colour.
+    """
+
+    name: str
+    box: tuple[int, int, int, int]
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A part of a caption that speaks of regions.
+
+    Attributes:
+      caption: index of the caption.
+      start: the first character.
+      end: one past the last character.
+      regions: indices of the regions.
+    """
+
+    caption: int
+    start: int
+    end: int
+    regions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image.
+
+    Attributes:
+      kind: questions of a kind are answered by the same means, and evaluated together.
+      text: the question.
+      answer: the one right answer.
+    """
+
+    kind: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class Annotation:
     """What is written about one image.
 
@@ -34,11 +82,18 @@ class Annotation:
       captions: descriptions of the image in order of preference.
       tags: keywords.
       label: index into the class names of the data set.
+      regions: objects in the image.
+      phrases: where the captions speak of them.
+      questions: with their answers.
     """
 
     captions: tuple[str, ...]
     tags: tuple[str, ...] = ()
     label: int | None = None
+    # Not in `repr`, which enters the identity of data sets that have none of these.
+    regions: tuple[Region, ...] = field(default=(), repr=False)
+    phrases: tuple[Phrase, ...] = field(default=(), repr=False)
+    questions: tuple[Question, ...] = field(default=(), repr=False)
 
     @property
     def first_caption(self) -> str:
@@ -52,9 +107,12 @@ class Record(Annotation):
 
     Attributes:
       image: an encoded image file (JPEG, PNG, WebP, ...).
+      masks: a grey image file without loss, as large as the image: i + 1 where region i is seen,
+        else 0.
     """
 
     image: bytes
+    masks: bytes | None = None
 
 
 class Records(abc.ABC):
@@ -84,10 +142,14 @@ class Records(abc.ABC):
     def image(self, index: int) -> bytes:
         """The encoded image of an example. Raises ExampleError if it cannot be read."""
 
+    def masks(self, index: int) -> bytes | None:
+        """`Record.masks` of an example; None where the data has none."""
+        return None
+
     def __getitem__(self, index: int) -> Record:
         """An example in full. Raises ExampleError if its image cannot be read."""
         about = self.annotation(index)
-        return Record(about.captions, about.tags, about.label, image=self.image(index))
+        return Record(**vars(about), image=self.image(index), masks=self.masks(index))
 
 
 class Source(Component, abc.ABC):

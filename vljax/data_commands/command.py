@@ -21,7 +21,14 @@ def _index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     return index(argv, prog, console)
 
 
+def _build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    from vljax.data_commands.build import build
+
+    return build(argv, prog, console)
+
+
 _COMMANDS: dict[str, tuple[Command, str]] = {
+    "build": (_build, "download what a data set is made from, and build the data set"),
     "index": (_index, "build the indices of data sets, and count what is in them"),
 }
 

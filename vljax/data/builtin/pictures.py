@@ -57,12 +57,32 @@ def shrink(path: Path) -> Image.Image:
             picture = file.convert("RGBA")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise RejectedError("broken PNG") from error
+    picture = crop_and_scale(picture, LONGEST_SIDE)
+    # WebP stores alpha without loss; fewer levels make the data a third smaller.
+    step = 255 / (ALPHA_LEVELS - 1)
+    picture.putalpha(picture.getchannel("A").point(lambda alpha: round(round(alpha / step) * step)))
+    return picture
+
+
+def crop_and_scale(picture: Image.Image, longest_side: int) -> Image.Image:
+    """Crops a picture to what can be seen and scales it down; never up.
+
+    Args:
+        picture: An RGBA picture.
+        longest_side: Of the result, at most, in pixels.
+
+    Returns:
+        An RGBA picture.
+
+    Raises:
+        RejectedError: Next to nothing would be seen.
+    """
     visible = picture.getchannel("A").point(lambda alpha: 255 * (alpha >= _VISIBLE_ALPHA))
     box = visible.getbbox()
     if box is None:
         raise RejectedError("almost empty")
     picture = picture.crop(box)
-    scale = min(1.0, LONGEST_SIDE / max(picture.size))
+    scale = min(1.0, longest_side / max(picture.size))
     width, height = (max(1, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     if min(width, height) < SHORTEST_SIDE:
@@ -71,9 +91,6 @@ def shrink(path: Path) -> Image.Image:
     mean_alpha = sum(alpha * count for alpha, count in enumerate(histogram)) / 255
     if mean_alpha < _LEAST_MEAN_ALPHA * width * height:
         raise RejectedError("almost empty")
-    # WebP stores alpha without loss; fewer levels make the data a third smaller.
-    step = 255 / (ALPHA_LEVELS - 1)
-    picture.putalpha(picture.getchannel("A").point(lambda alpha: round(round(alpha / step) * step)))
     return picture
 
 

@@ -1,0 +1,1 @@
+"""Data sets that `vljax data build` makes from what the user downloads."""

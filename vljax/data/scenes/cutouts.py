@@ -1,0 +1,184 @@
+"""The objects that scenes are made of: pictures with alpha whose caption names one thing."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vljax.config import UserError, suggest
+from vljax.data.scenes import wording
+from vljax.data.scenes.colours import colour_of
+from vljax.data.source_base import ExampleError, Records
+
+# Classes of the data sets we know whose pictures show no thing that can stand somewhere.
+NO_THINGS = (
+    "decorations",
+    "flags",
+    "geography",
+    "natural forces",
+    "patterns",
+    "signs and symbols",
+    "symbols",
+)
+SEEN_ALPHA = 128
+
+_LEAST_CUT_AWAY = 0.05
+_LONGEST_ASPECT = 3.0
+_MOST_PIXELS = 16_000_000
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """One picture, cropped to what can be seen.
+
+    Attributes:
+      pixels: red, green and blue multiplied by alpha, and alpha.
+      colour: its name, if there is one.
+      mean: mean red, green and blue of what can be seen.
+    """
+
+    pixels: UInt8[np.ndarray, "height width 4"]
+    colour: str | None
+    mean: Float[np.ndarray, "3"]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """All pictures of one name.
+
+    Attributes:
+      name: such as "cup of tea".
+      plural: such as "cups of tea".
+      words: of the name, without colours.
+      tags: keywords of its pictures.
+      cutouts: its pictures.
+    """
+
+    name: str
+    plural: str
+    words: frozenset[str]
+    tags: frozenset[str]
+    cutouts: tuple[Cutout, ...]
+
+    def may_be(self, other: Thing) -> bool:
+        """Whether one of the names might be said of a picture of the other."""
+        return bool(self.words & other.words or self.name in other.tags or other.name in self.tags)
+
+
+def collect(
+    records: Records, leave_out: Sequence[str] | None, longest: int, shortest: int
+) -> list[Thing]:
+    """The things in a data set, by name.
+
+    Args:
+      records: images with alpha, captions in English.
+      leave_out: classes to pass over; None for those of NO_THINGS.
+      longest: longest side of the pictures, pixels; larger ones are scaled down.
+      shortest: longest side at which a picture must still be seen as it is.
+
+    Raises:
+      UserError: for an unknown class.
+    """
+    for unknown in sorted(set(leave_out or ()) - set(records.class_names)):
+        raise UserError(
+            f"data.source.leave_out: unknown class {unknown!r}"
+            f"{suggest(unknown, records.class_names)}"
+        )
+    passed_over = set(NO_THINGS if leave_out is None else leave_out)
+    pictures: dict[str, list[Cutout]] = defaultdict(list)
+    tags: dict[str, set[str]] = defaultdict(set)
+    for index in range(len(records)):
+        about = records.annotation(index)
+        of_class = None if about.label is None else records.class_names[about.label]
+        name = wording.object_name(about.first_caption)
+        if name is None or of_class in passed_over:
+            continue
+        try:
+            cutout = _cut_out(records.image(index), name, longest, shortest)
+        except ExampleError:
+            continue
+        if cutout is not None:
+            pictures[name].append(cutout)
+            tags[name] |= set(about.tags)
+    return [
+        Thing(name, wording.plural(name), _words(name), frozenset(tags[name]), tuple(cutouts))
+        for name, cutouts in sorted(pictures.items())
+    ]
+
+
+def _words(name: str) -> frozenset[str]:
+    words = {word for word in name.replace("-", " ").split() if len(word) > 2}
+    return frozenset(words) - wording.colour_words(name)
+
+
+def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout | None:
+    """The picture of an object; None if it is no cut-out, too long, or lost when it is small."""
+    import cv2
+
+    pixels = _decode(content)
+    if pixels is None:
+        return None
+    seen = pixels[..., 3] >= SEEN_ALPHA
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = pixels.shape[:2]
+    transparent = 1 - (pixels[..., 3] >= SEEN_ALPHA).mean()
+    if max(height, width) > _LONGEST_ASPECT * min(height, width) or transparent < _LEAST_CUT_AWAY:
+        return None
+    if max(height, width) > longest:
+        pixels = fit(pixels, longest)
+    small = fit(pixels, shortest)
+    if not _fills(small):
+        return None
+    mask = pixels[..., 3] >= SEEN_ALPHA
+    opaque = cv2.cvtColor(pixels, cv2.COLOR_mRGBA2RGBA)[..., :3]
+    colour = colour_of(opaque, mask)
+    said = {"grey" if word == "gray" else word for word in wording.colour_words(name)}
+    agreed = colour if not said or said == {colour} else None
+    return Cutout(np.ascontiguousarray(pixels), agreed, opaque[mask].mean(0))
+
+
+def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
+    """Pixels multiplied by alpha; None if the image has no alpha or cannot be decoded."""
+    import cv2
+    from PIL import Image
+
+    from vljax.data.transform_decode import FORMATS
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > _MOST_PIXELS or not image.has_transparency_data:
+                return None
+            pixels = np.asarray(image.convert("RGBA"))
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+        return None
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2mRGBA))
+
+
+def fit(pixels: UInt8[np.ndarray, "height width 4"], side: int) -> UInt8[np.ndarray, "h w 4"]:
+    """A picture scaled so that its longest side is `side` pixels, enlarged by half at most."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = min(side / max(height, width), 1.5)
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, size, interpolation=kind))
+
+
+def _fills(pixels: UInt8[np.ndarray, "height width 4"]) -> bool:
+    """Whether what is seen reaches the edges within a tenth, and is no web of thin lines."""
+    seen = pixels[..., 3] >= SEEN_ALPHA
+    height, width = seen.shape
+    return bool(
+        seen.any(1).sum() >= 0.9 * height
+        and seen.any(0).sum() >= 0.9 * width
+        and seen.mean() >= 0.2
+    )
