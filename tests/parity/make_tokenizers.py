@@ -10,24 +10,22 @@ each, with the ids of some short strings beside them to look at when a digest di
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import open_clip.tokenizer
-import regex
 import sentencepiece
-import transformers
-from strings import digest, strings
+from strings import CHUNK, CONTEXT, digest, strings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 DATA = Path(__file__).parent / "data"
-BUILTIN = Path(__file__).parents[2] / "vljax/data/builtin/tokenizer.json"
-CONTEXT = 4096
-CHUNK = 250
+BUILTIN = Path(__file__).parents[2] / "vljax/data/builtin"
 
 
 def train_sentencepiece(texts: list[str], **options: object) -> bytes:
@@ -37,6 +35,7 @@ def train_sentencepiece(texts: list[str], **options: object) -> bytes:
         sentence_iterator=(text for text in texts if "\x00" not in text),
         model_writer=model,
         num_threads=1,
+        character_coverage=0.98,
         minloglevel=2,
         hard_vocab_limit=False,
         **options,
@@ -47,7 +46,7 @@ def train_sentencepiece(texts: list[str], **options: object) -> bytes:
 def c4_like(texts: list[str]) -> bytes:
     """As the models of T5 and SigLIP: unigram, NFKC, pad 0, end 1, unknown 2, no begin token."""
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    return train_sentencepiece(texts, model_type="unigram", vocab_size=1500, **ids)
+    return train_sentencepiece(texts, model_type="unigram", vocab_size=2000, **ids)
 
 
 def gemma_like(texts: list[str]) -> bytes:
@@ -56,7 +55,6 @@ def gemma_like(texts: list[str]) -> bytes:
         texts,
         model_type="bpe",
         vocab_size=2000,
-        character_coverage=0.99,
         byte_fallback=True,
         split_digits=True,
         allow_whitespace_only_pieces=True,
@@ -87,33 +85,38 @@ def bert_like(texts: list[str]) -> str:
 
 
 def clip_rows(texts: list[str]) -> np.ndarray:
-    return open_clip.tokenizer.SimpleTokenizer()(texts, context_length=CONTEXT).numpy()
+    """open_clip's default tokenizer."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    rows: np.ndarray = _once(SimpleTokenizer)(texts, context_length=CONTEXT).numpy()
+    return rows
 
 
-def sentencepiece_rows(model: bytes, pad: int) -> Callable[[list[str]], np.ndarray]:
+def sentencepiece_rows(model: str, texts: list[str], pad: int) -> np.ndarray:
     """big_vision, pp/ops_text.py `tokenize`: eos="sticky"."""
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-
-    def rows(texts: list[str]) -> np.ndarray:
-        ids = np.full((len(texts), CONTEXT), pad)
-        for row, text in zip(ids, texts, strict=True):
-            tokens = [*processor.encode(text), processor.eos_id()]
-            if len(tokens) > CONTEXT:
-                tokens = [*tokens[: CONTEXT - 1], tokens[-1]]
-            row[: len(tokens)] = tokens
-        return ids
-
-    return rows
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(DATA / model))
+    ids = np.full((len(texts), CONTEXT), pad)
+    for row, text in zip(ids, texts, strict=True):
+        tokens = [*processor.encode(text), processor.eos_id()]
+        if len(tokens) > CONTEXT:
+            tokens = [*tokens[: CONTEXT - 1], tokens[-1]]
+        row[: len(tokens)] = tokens
+    return ids
 
 
-def huggingface_rows(path: Path, pad: str) -> Callable[[list[str]], np.ndarray]:
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token=pad)
+def huggingface_rows(path: Path, texts: list[str], pad: str) -> np.ndarray:
+    """transformers, cutting and padding by the template in the file."""
+    from transformers import PreTrainedTokenizerFast
 
-    def rows(texts: list[str]) -> np.ndarray:
-        options = {"padding": "max_length", "truncation": True, "max_length": CONTEXT}
-        return np.array(fast(texts, **options)["input_ids"])
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token=pad)
+    options = {"padding": "max_length", "truncation": True, "max_length": CONTEXT}
+    return np.array(fast(texts, **options)["input_ids"])
 
-    return rows
+
+@functools.cache
+def _once(make: Callable[[], Any]) -> Any:
+    """What `make` makes, made once."""
+    return make()
 
 
 def reference(rows: Callable[[list[str]], np.ndarray], texts: list[str]) -> dict[str, object]:
@@ -128,30 +131,35 @@ def reference(rows: Callable[[list[str]], np.ndarray], texts: list[str]) -> dict
     return {"digests": digests, "first_ids": sample}
 
 
+def train(texts: list[str]) -> None:
+    """Writes the vocabularies that are trained here."""
+    items = (BUILTIN / "items.jsonl").read_text().splitlines()
+    corpus = [json.loads(line)["caption"] for line in items] + texts[::20]
+    (DATA / "c4_like.model").write_bytes(c4_like(corpus))
+    (DATA / "gemma_like.model").write_bytes(gemma_like(corpus))
+    (DATA / "bert_like.json").write_text(bert_like(corpus))
+
+
+MAKERS: dict[str, Callable[[list[str]], np.ndarray]] = {
+    "clip": clip_rows,
+    "c4_like": lambda texts: sentencepiece_rows("c4_like.model", texts, pad=1),
+    "gemma_like": lambda texts: sentencepiece_rows("gemma_like.model", texts, pad=0),
+    "bert_like": lambda texts: huggingface_rows(DATA / "bert_like.json", texts, "[PAD]"),
+    "builtin": lambda texts: huggingface_rows(BUILTIN / "tokenizer.json", texts, "<pad>"),
+}
+
+
 def main() -> None:
-    texts = strings()
-    unigram, bpe = c4_like(texts), gemma_like(texts)
-    (DATA / "c4_like.model").write_bytes(unigram)
-    (DATA / "gemma_like.model").write_bytes(bpe)
-    (DATA / "bert_like.json").write_text(bert_like(texts))
-    makers = {
-        "clip": clip_rows,
-        "c4_like": sentencepiece_rows(unigram, pad=1),
-        "gemma_like": sentencepiece_rows(bpe, pad=0),
-        "bert_like": huggingface_rows(DATA / "bert_like.json", "[PAD]"),
-        "builtin": huggingface_rows(BUILTIN, "<pad>"),
-    }
-    content = {
-        "versions": {
-            "open_clip": open_clip.__version__,
-            "regex": regex.__version__,
-            "sentencepiece": sentencepiece.__version__,
-            "transformers": transformers.__version__,
-        },
-        "strings": digest(texts),
-        **{name: reference(rows, texts) for name, rows in makers.items()},
-    }
-    (DATA / "tokenizers.json").write_text(json.dumps(content, indent=1) + "\n")
+    """`python make_tokenizers.py [train] [NAME ...]`: all of it, or some."""
+    texts, wanted = strings(), sys.argv[1:] or ["train", *MAKERS]
+    if "train" in wanted:
+        train(texts)
+    for name in (name for name in wanted if name != "train"):
+        result = reference(MAKERS[name], texts)
+        path = DATA / "tokenizers.json"
+        content = json.loads(path.read_text()) if path.exists() else {}
+        content |= {"strings": digest(texts), name: result}
+        path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

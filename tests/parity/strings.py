@@ -10,6 +10,10 @@ import hashlib
 import random
 from collections.abc import Callable
 
+# How the ids of the strings are kept: rows of `CONTEXT`, a digest for each `CHUNK` of strings.
+CONTEXT = 4096
+CHUNK = 250
+
 # The letters of scripts that Unicode 14 knows, which Python 3.11 has: what is a letter there, and
 # its lower case, has not changed since.
 SCRIPTS = {

@@ -47,6 +47,11 @@ class Tokenizer(Component, abc.ABC):
     def adds_eos(self) -> bool:
         """Whether a token ends each text that is not cut."""
 
+    @property
+    def always_ends(self) -> bool:
+        """Whether a token ends every text, cut or not."""
+        return self.adds_eos and self.truncation == "keep_eos"
+
     def load(self) -> LoadedTokenizer:
         """Reads the vocabulary. Raises UserError if it is unset, missing or broken."""
         return self.load_vocabulary(self._read_vocabulary())
