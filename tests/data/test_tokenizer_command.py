@@ -45,7 +45,9 @@ def test_what_it_writes_is_used_as_it_says(command, tmp_path):
     for name, content in tokenizer.files().items():
         (saved / name).write_bytes(content)
     path.unlink()  # it travels with the checkpoint
-    assert load_tokenizer(str(saved))(["Two CATS"])[0].tolist() == tokenizer(["two cats"])[0].tolist()
+    assert (
+        load_tokenizer(str(saved))(["Two CATS"])[0].tolist() == tokenizer(["two cats"])[0].tolist()
+    )
 
 
 def test_the_captions_of_several_data_sets(command, source, tmp_path):

@@ -16,6 +16,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from strings import CHUNK, CONTEXT, digest, strings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 DATA = Path(__file__).parent / "data"
+PACKAGES = ("open_clip_torch", "ftfy", "regex", "sentencepiece", "tokenizers", "transformers")
 BUILTIN = Path(__file__).parents[2] / "vljax/data/builtin"
 
 
@@ -158,7 +160,8 @@ def main() -> None:
         result = reference(MAKERS[name], texts)
         path = DATA / "tokenizers.json"
         content = json.loads(path.read_text()) if path.exists() else {}
-        content |= {"strings": digest(texts), name: result}
+        versions = {package: version(package) for package in PACKAGES}
+        content |= {"strings": digest(texts), "versions": versions, name: result}
         path.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -79,18 +79,64 @@ NOTHING = [(0xE000, 0xF8FF), (0xFDD0, 0xFDEF), (0x50000, 0x500FF), (0x10FF00, 0x
 PIECES = [
     *("'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'LL", "'ſ", "’s", "it's", "y'all'd've"),
     *("<start_of_text>", "<END_OF_TEXT>", "<ſtart_of_text>", "<|startoftext|>", "<|endoftext|>"),
-    *("</w>", "w</w>", "<pad>", "</s>", "<s>", "<unk>", "<bos>", "<eos>", "[CLS]", "[PAD]", "<0x0A>"),
+    *(
+        "</w>",
+        "w</w>",
+        "<pad>",
+        "</s>",
+        "<s>",
+        "<unk>",
+        "<bos>",
+        "<eos>",
+        "[CLS]",
+        "[PAD]",
+        "<0x0A>",
+    ),
     *("&amp;", "&amp;amp;lt;", "&lt;p&gt;", "&#39;", "&#x1F600;", "&nbsp;", "&#0;", "&#133;", "&"),
     *("â€™", "schÃ¶n", "ï»¿", "Ã©", "&Eacute;", "ﬁ", "ﬀ", "\x1b[31m", "\ufeff", "\x00", "\x85"),
     *("http://x.org/a?b=c&d=%20", "user@example.com", "3.14159", "1,000,000", "２０２４", "½", "Ⅷ"),
-    *("👨‍👩‍👧‍👦", "🇩🇪", "👍🏽", "❤️", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "☺️", "e\u0301", "\u0345", "ᾳ", "İ", "ı", "ß", "ẞ", "Σ", "ς"),
-    *("snake_case", "CamelCase", "don't", "▁", "▁▁a", "Ġ", "Ċ", "##ing", "\t", "\n", "\r\n", "  ", "_"),
+    *(
+        "👨‍👩‍👧‍👦",
+        "🇩🇪",
+        "👍🏽",
+        "❤️",
+        "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+        "☺️",
+        "e\u0301",
+        "\u0345",
+        "ᾳ",
+        "İ",
+        "ı",
+        "ß",
+        "ẞ",
+        "Σ",
+        "ς",
+    ),
+    *(
+        "snake_case",
+        "CamelCase",
+        "don't",
+        "▁",
+        "▁▁a",
+        "Ġ",
+        "Ċ",
+        "##ing",
+        "\t",
+        "\n",
+        "\r\n",
+        "  ",
+        "_",
+    ),
     *("\ud7ff", "\ue000", "\U0010ffff", "a\u00adb", "\u200d", "\u2028", "\u3000", "\u1680", "\x1c"),
 ]
-WORDS = """a photo of the cat dog on in with two red small large wooden beach mountain playing ball
-birthday cake street sign black white bicycle woman man child holding umbrella train station close up
-view kitchen table bowl fruit running through grass sunset ocean waves vintage illustration poster
-The Quick BROWN fox antidisestablishmentarianism pneumonoultramicroscopic x qq zzz 12 2024 7th""".split()
+_TEXT = """
+a photo of the cat dog on in with two red small large wooden beach mountain playing ball
+birthday cake street sign black white bicycle woman man child holding umbrella train station
+close up view kitchen table bowl fruit running through grass sunset ocean waves vintage
+illustration poster The Quick BROWN fox antidisestablishmentarianism pneumonoultramicroscopic x
+qq zzz 12 2024 7th
+"""
+WORDS = _TEXT.split()
 
 Ranges = list[tuple[int, int]]
 

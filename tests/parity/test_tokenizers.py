@@ -15,9 +15,7 @@ REFERENCE = json.loads((DATA / "tokenizers.json").read_text())
 
 CONFIGS = {
     "clip": Clip(context_length=CONTEXT),
-    "c4_like": SentencePiece(
-        str(DATA / "c4_like.model"), context_length=CONTEXT, cleaning="none"
-    ),
+    "c4_like": SentencePiece(str(DATA / "c4_like.model"), context_length=CONTEXT, cleaning="none"),
     "gemma_like": SentencePiece(
         str(DATA / "gemma_like.model"), context_length=CONTEXT, pad_id=None, cleaning="none"
     ),

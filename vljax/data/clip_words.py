@@ -7,6 +7,7 @@ no cleaning has taken away.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,8 @@ _PATTERN = (
 )
 _SPECIAL = {"<start_of_text>": 49406, "<end_of_text>": 49407}
 
-# The order of the first 256 ids, and with the end of a word of the 256 after them: printable Latin-1
-# first, as in GPT-2's `bytes_to_unicode`.
+# The order of the first 256 ids, and with the end of a word of the 256 after them: printable
+# Latin-1 first, as in GPT-2's `bytes_to_unicode`.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTES = bytes([*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)])
 
@@ -63,7 +64,7 @@ class ClipWords:
         while len(parts) > 1:
             # Two parts that make up a token are the two that the token was merged from in training,
             # so its id, which is its rank, can stand for the list of merges.
-            pairs = [self._ids.get(a + b) for a, b in zip(parts, parts[1:], strict=False)]
+            pairs = [self._ids.get(a + b) for a, b in itertools.pairwise(parts)]
             best = min((rank for rank in pairs if rank is not None), default=None)
             if best is None:
                 break
