@@ -1,4 +1,4 @@
-"""The two ways to CLIP's ids agree, and the vocabulary that is read back from the first is whole."""
+"""The two ways to CLIP's ids agree, and the vocabulary read back from the first is whole."""
 
 import hashlib
 
