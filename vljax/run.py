@@ -279,12 +279,17 @@ def _check_groups(run: Run, variables: Variables) -> None:
 
 def _check_vocabulary(run: Run) -> None:
     """Ids that the text tower has no embedding for would have NaN for an embedding."""
+    config = run.data.tokenizer
+    for name, encoder in run.model.encoders.items():
+        if getattr(encoder, "pooling", None) == "eos" and not config.always_ends:
+            why = "needs an end token in every text, also in one that is cut"
+            raise UserError(f"model.encoders.{name}.pooling: eos {why}; see data.tokenizer")
     tokenizer = load_tokenizer(run)
     for name, encoder in run.model.encoders.items():
         size = getattr(encoder, "vocab_size", None)
         if tokenizer is not None and size is not None and tokenizer.vocab_size > size:
             sizes = f"{size} is less than the tokenizer's {tokenizer.vocab_size} ids"
-            raise UserError(f"model.encoders.{name}.vocab_size: {sizes}")
+            raise UserError(f"model.encoders.{name}.vocab_size: {sizes}; set it to that")
 
 
 def load_tokenizer(run: Run) -> LoadedTokenizer | None:

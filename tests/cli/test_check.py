@@ -100,7 +100,11 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
         ),
         (
             ["--model.encoders.text.vocab_size", "100"],
-            "model.encoders.text.vocab_size: 100 is less than the tokenizer's 2048 ids",
+            "model.encoders.text.vocab_size: 100 is less than the tokenizer's 2048 ids; set it",
+        ),
+        (
+            ["--model.encoders.text.pooling", "eos", "--data.tokenizer.truncation", "cut"],
+            "model.encoders.text.pooling: eos needs an end token in every text, also in one that",
         ),
         (
             ["--final_evaluators.retrieval.source.split", "validation"],

@@ -1,5 +1,7 @@
+import dataclasses
 import io
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -205,6 +207,106 @@ def test_cleaning_comes_before_the_ids(huggingface_path):
     assert not np.array_equal(as_is(shouted), as_is(plain))
 
 
+def test_truncation_may_cut_the_end_token(sentencepiece_path):
+    # big_vision, pp/ops_text.py, example 2: eos="yes".
+    reference = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_path)
+    loaded = SentencePiece(
+        sentencepiece_path, context_length=4, truncation="cut", pad_id=0, cleaning="none"
+    ).load()
+    cat, fox = reference.encode("a"), reference.encode("the quick brown fox")
+    assert len(cat) <= 2
+    ids, mask = loaded(["a", "the quick brown fox"])
+    assert ids.tolist() == [[*cat, 1, *[0] * (3 - len(cat))], fox[:4]]
+    assert mask.sum(axis=1).tolist() == [len(cat) + 1, 4]
+    assert not loaded.config.always_ends
+
+
+def test_no_token_need_end_a_text(sentencepiece_path, huggingface_path):
+    for config in (
+        SentencePiece(sentencepiece_path, context_length=6, add_eos=False, cleaning="none"),
+        HuggingFace(huggingface_path, context_length=6, eos_token=None, cleaning="none"),
+    ):
+        loaded = config.load()
+        assert loaded.special.eos is None
+        ids, mask = loaded(["", "the quick brown fox jumps"])
+        assert mask.sum(axis=1).tolist() == [0, 6]
+        assert ids[0].tolist() == [loaded.special.pad] * 6
+
+
+def test_a_text_may_begin_with_the_models_own_token(tmp_path):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=36, minloglevel=2
+    )
+    path = tmp_path / "spiece.model"
+    path.write_bytes(model.getvalue())
+    reference = sentencepiece.SentencePieceProcessor(
+        model_file=str(path), add_bos=True, add_eos=True
+    )
+    config = SentencePiece(str(path), context_length=12, add_bos=True, cleaning="none")
+    ids, mask = config.load()(["a cat"])
+    assert real(ids, mask) == [reference.encode("a cat")]
+    with pytest.raises(
+        UserError, match=r"pad_id: .* no padding token; set it to an id .* such as 2"
+    ):
+        SentencePiece(str(path), pad_id=None).load()
+
+
+def test_padding_on_the_left(config):
+    left = dataclasses.replace(config, padding_side="left").load()
+    ids, mask = config.load()(["a cat", ""])
+    shifted, where = left(["a cat", ""])
+    assert real(shifted, where) == real(ids, mask)
+    assert (np.diff(where.astype(int), axis=1) >= 0).all()
+    assert (shifted[~where] == left.special.pad).all()
+
+
+def test_a_context_has_room_for_the_special_tokens(sentencepiece_path):
+    least = "context_length: must be at least"
+    for config, message in (
+        (Clip(context_length=2), f"{least} 3, for bos and eos beside the text, got 2"),
+        (SentencePiece(context_length=1), f"{least} 2, for eos beside the text, got 1"),
+        (HuggingFace(context_length=0, eos_token=None), f"{least} 1, got 0"),
+    ):
+        with pytest.raises(UserError) as caught:
+            validate(config)
+        assert str(caught.value) == message
+    assert validate(SentencePiece(sentencepiece_path, context_length=2)).load()(["a"])[1].all()
+
+
+def test_a_model_without_the_tokens_that_are_asked_for(sentencepiece_path, tmp_path):
+    with pytest.raises(UserError, match=r"add_bos: .* no begin-of-sentence token; set it to False"):
+        SentencePiece(sentencepiece_path, add_bos=True).load()
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=36, eos_id=-1, minloglevel=2
+    )
+    path = tmp_path / "endless.model"
+    path.write_bytes(model.getvalue())
+    with pytest.raises(UserError, match=r"add_eos: .* no end-of-sentence token; set it to False"):
+        SentencePiece(str(path)).load()
+
+
+def test_vocabulary_size_counts_gaps_between_ids(tmp_path):
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "cat": 999}, "<pad>"))
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    assert HuggingFace(str(path)).load().vocab_size == 1000
+
+
+def test_halves_of_surrogate_pairs_become_replacement_characters(config):
+    loaded = config.load()
+    broken, whole = loaded(["a \ud83d cat", "\ud83d\ude00"]), loaded(["a \ufffd cat", "😀"])
+    assert np.array_equal(broken, whole)
+
+
+def test_clip_in_capitals_is_as_the_reference_is():
+    # open_clip: SimpleTokenizer(clean="whitespace").
+    loaded = Clip(cleaning="whitespace").load()
+    expected = [288, 47, 606, 531, 267, 585, 6, 306, 129, 379, 6, 129, 379]
+    assert real(*loaded(["A Photo, it'S ſ'ſ"])) == [[49406, *expected, 49407]]
+
+
 @pytest.mark.parametrize("kind", [HuggingFace, SentencePiece])
 def test_unset_missing_and_broken_files(kind, tmp_path):
     with pytest.raises(UserError, match=r"data\.tokenizer\.path: unset"):
@@ -217,6 +319,29 @@ def test_unset_missing_and_broken_files(kind, tmp_path):
         with pytest.raises(UserError, match="broken: not a") as caught:
             kind(str(broken)).load()
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_named(huggingface_path, sentencepiece_path, tmp_path):
+    for kind, path, message in (
+        (SentencePiece, huggingface_path, "a tokenizer.json; use --data.tokenizer huggingface"),
+        (HuggingFace, sentencepiece_path, "a SentencePiece model; use --data.tokenizer sentence"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"it looks like {message}")):
+            kind(path).load()
+    for content, message in (
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+        (b"\x1f\x8b\x08rest", "it is compressed; unpack it"),
+        (b'{"tokenizer_class": "T5Tokenizer"}', "a tokenizer_config.json; give the tokenizer.json"),
+        (b'{"a": 1}', "JSON without a model"),
+        (b'{"model": {', "JSON that is cut or damaged"),
+    ):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        for kind in (HuggingFace, SentencePiece):
+            with pytest.raises(UserError, match=re.escape(message)) as caught:
+                kind(str(path)).load()
+            assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
@@ -232,5 +357,3 @@ def test_tokenizers_are_found_by_name():
     assert decode(Tokenizer, {"type": "clip"}) == Clip()
     with pytest.raises(UserError, match="did you mean 'sentencepiece'"):
         decode(Tokenizer, {"type": "sentencepeice"})
-    with pytest.raises(UserError, match="context_length: must be at least 2"):
-        validate(Clip(context_length=1))

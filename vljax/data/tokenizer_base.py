@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -18,16 +19,38 @@ from vljax.data.files import as_path, read_bytes
 CONFIG_FILE = "config.json"
 
 
+@dataclass(frozen=True)
 class Tokenizer(Component, abc.ABC):
     """Text to ids. Members are frozen dataclasses; `load` reads the vocabulary.
 
     Attributes:
       context_length: ids per text; longer texts are cut, shorter ones padded.
       cleaning: what is done to a text first, see `vljax.data.cleaning`.
+      truncation: of a text that is too long, keep_eos keeps the end token and cuts before it; cut
+        cuts the end token off too, as generative models want it (`eos="yes"` in big_vision).
+      padding_side: where padding goes.
     """
 
+    _: KW_ONLY
     context_length: int
     cleaning: Cleaning
+    truncation: Literal["keep_eos", "cut"] = "keep_eos"
+    padding_side: Literal["right", "left"] = "right"
+
+    @property
+    @abc.abstractmethod
+    def adds_bos(self) -> bool:
+        """Whether a token begins each text."""
+
+    @property
+    @abc.abstractmethod
+    def adds_eos(self) -> bool:
+        """Whether a token ends each text that is not cut."""
+
+    @property
+    def always_ends(self) -> bool:
+        """Whether a token ends every text, cut or not."""
+        return self.adds_eos and self.truncation == "keep_eos"
 
     def load(self) -> LoadedTokenizer:
         """Reads the vocabulary. Raises UserError if it is unset, missing or broken."""
@@ -38,8 +61,11 @@ class Tokenizer(Component, abc.ABC):
         """The tokenizer with the content of its vocabulary file. Raises UserError if broken."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.context_length < 2:
-            yield "context_length", f"must be at least 2, got {self.context_length}"
+        least = 1 + self.adds_bos + self.adds_eos
+        if self.context_length < least:
+            special = [name for name in ("bos", "eos") if getattr(self, f"adds_{name}")]
+            why = f", for {' and '.join(special)} beside the text" if special else ""
+            yield "context_length", f"must be at least {least}{why}, got {self.context_length}"
 
     def _read_vocabulary(self) -> bytes:
         path: str | None = getattr(self, "path", None)
@@ -48,22 +74,32 @@ class Tokenizer(Component, abc.ABC):
         return read_bytes(path)
 
 
+@dataclass(frozen=True)
+class Special:
+    """Ids of special tokens; None where there is none."""
+
+    pad: int
+    eos: int | None
+    bos: int | None = None
+
+
 class LoadedTokenizer(abc.ABC):
     """Turns texts into ids of a fixed length. Safe to use from threads and to pickle.
 
     Attributes:
       config: the component this was loaded from.
-      vocab_size: number of ids.
+      special: the ids of padding and of what begins and ends a text.
+      vocab_size: one more than the largest id.
       vocabulary_file: name of the vocabulary in `files()`; None if the vocabulary is built in.
     """
 
     vocabulary_file: str | None = None
-    vocab_size: int
 
-    def __init__(self, config: Tokenizer, vocabulary: bytes, pad: int):
+    def __init__(self, config: Tokenizer, vocabulary: bytes, special: Special, vocab_size: int):
         self.config = config
+        self.special = special
+        self.vocab_size = vocab_size
         self._vocabulary = vocabulary
-        self._pad = pad
 
     @property
     def context_length(self) -> int:
@@ -71,7 +107,7 @@ class LoadedTokenizer(abc.ABC):
 
     def clean(self, text: str) -> str:
         """The text after cleaning, from which the ids are made."""
-        return clean(text, self.config.cleaning)
+        return _encodable(clean(text, self.config.cleaning))
 
     def __call__(
         self, texts: Sequence[str]
@@ -80,13 +116,24 @@ class LoadedTokenizer(abc.ABC):
 
         Tokens that begin and end a text belong to it.
         """
-        ids = np.full((len(texts), self.context_length), self._pad, np.int32)
+        length = self.context_length
+        ids = np.full((len(texts), length), self.special.pad, np.int32)
         mask = np.zeros(ids.shape, bool)
         for row, text in enumerate(texts):
-            tokens = self._tokens(self.clean(text))
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = True
+            tokens = self._framed(self._encode(self.clean(text)))
+            start = length - len(tokens) if self.config.padding_side == "left" else 0
+            ids[row, start : start + len(tokens)] = tokens
+            mask[row, start : start + len(tokens)] = True
         return ids, mask
+
+    def _framed(self, tokens: list[int]) -> list[int]:
+        """Tokens between those that begin and end a text, at most `context_length` in all."""
+        start = [] if self.special.bos is None else [self.special.bos]
+        end = [] if self.special.eos is None else [self.special.eos]
+        room = self.context_length - len(start)
+        if self.config.truncation == "keep_eos":
+            return [*start, *tokens[: room - len(end)], *end]
+        return [*start, *[*tokens, *end][:room]]
 
     def files(self) -> dict[str, bytes]:
         """File name -> content: what `load_tokenizer` needs on another machine."""
@@ -97,8 +144,8 @@ class LoadedTokenizer(abc.ABC):
         return {CONFIG_FILE: _to_bytes(data), self.vocabulary_file: self._vocabulary}
 
     @abc.abstractmethod
-    def _tokens(self, text: str) -> list[int]:
-        """Ids of a cleaned text, at most `context_length`, with special tokens, not padded."""
+    def _encode(self, text: str) -> list[int]:
+        """All ids of a cleaned text, without those that begin and end it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.config, self._vocabulary)
@@ -108,10 +155,13 @@ def _rebuild(config: Tokenizer, vocabulary: bytes) -> LoadedTokenizer:
     return config.load_vocabulary(vocabulary)
 
 
-def frame(tokens: list[int], length: int, bos: int | None, eos: int) -> list[int]:
-    """Tokens between `bos` (if any) and `eos`, cut so that both stay within `length`."""
-    start = [] if bos is None else [bos]
-    return [*start, *tokens[: length - len(start) - 1], eos]
+def _encodable(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def load_tokenizer(directory: str) -> LoadedTokenizer:

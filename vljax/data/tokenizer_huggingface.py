@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vljax.config import UserError, setting, suggest
 from vljax.data.cleaning import Cleaning
-from vljax.data.tokenizer_base import LoadedTokenizer, Tokenizer, frame
+from vljax.data.tokenizer_base import LoadedTokenizer, Special, Tokenizer
+from vljax.data.tokenizer_files import not_a
 
 
 @dataclass(frozen=True)
@@ -15,23 +16,33 @@ class HuggingFace(Tokenizer, name="huggingface"):
     """A `tokenizer.json`.
 
     The file's own truncation, padding and special-token template are not used: the fields here say
-    all of it, and a text that is cut keeps its end token.
+    all of it. Unknown characters become what the file says, and the name of a special token inside
+    a text becomes that token, as in the library.
 
     Attributes:
       path: the `tokenizer.json`.
       context_length: ids per text.
       pad_token: name of the padding token in the vocabulary.
-      eos_token: name of the token after each text.
+      eos_token: name of the token after each text; None for none.
       bos_token: name of the token before each text; None for none.
       cleaning: what is done to a text first.
     """
 
     path: str | None = setting(None, path=True)
+    _: KW_ONLY
     context_length: int = 64
     pad_token: str = "<pad>"
-    eos_token: str = "</s>"
+    eos_token: str | None = "</s>"
     bos_token: str | None = None
     cleaning: Cleaning = "whitespace"
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.bos_token is not None
+
+    @property
+    def adds_eos(self) -> bool:
+        return self.eos_token is not None
 
     def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
         return LoadedHuggingFace(self, vocabulary)
@@ -48,18 +59,22 @@ class LoadedHuggingFace(LoadedTokenizer):
         try:
             tokenizer = RustTokenizer.from_buffer(vocabulary)
         except Exception as error:  # the Rust library raises nothing narrower
-            raise UserError(f"{config.path}: not a tokenizer.json ({error})") from error
+            raise not_a("tokenizer.json", config.path, vocabulary, error) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        super().__init__(config, vocabulary, pad=_id(tokenizer, config, "pad_token"))
-        self._eos = _id(tokenizer, config, "eos_token")
-        self._bos = _id(tokenizer, config, "bos_token") if config.bos_token is not None else None
-        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+        special = Special(
+            _id(tokenizer, config, "pad_token"),
+            _id(tokenizer, config, "eos_token") if config.adds_eos else None,
+            _id(tokenizer, config, "bos_token") if config.adds_bos else None,
+        )
+        # Ids may have gaps, so their number says too little.
+        largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+        super().__init__(config, vocabulary, special, largest + 1)
 
-    def _tokens(self, text: str) -> list[int]:
-        tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return frame(tokens, self.context_length, self._bos, self._eos)
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return tokens
 
 
 def _id(tokenizer: Any, config: HuggingFace, field: str) -> int:
@@ -67,7 +82,6 @@ def _id(tokenizer: Any, config: HuggingFace, field: str) -> int:
     number: int | None = tokenizer.token_to_id(token)
     if number is None:
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-        raise UserError(
-            f"data.tokenizer.{field}: {config.path} has no token {token!r}{suggest(token, added)}"
-        )
+        known = suggest(token, added) or "; name a token of its vocabulary"
+        raise UserError(f"data.tokenizer.{field}: {config.path} has no token {token!r}{known}")
     return number

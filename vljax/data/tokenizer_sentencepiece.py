@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from vljax.config import UserError, setting
 from vljax.data.cleaning import Cleaning
-from vljax.data.tokenizer_base import LoadedTokenizer, Tokenizer, frame
+from vljax.data.tokenizer_base import LoadedTokenizer, Special, Tokenizer
+from vljax.data.tokenizer_files import not_a
 
 
 @dataclass(frozen=True)
 class SentencePiece(Tokenizer, name="sentencepiece"):
     """A SentencePiece `.model`.
 
-    Each text ends with the model's end token, also when it is cut: `eos="sticky"` in big_vision's
-    pp/ops_text.py. The defaults are SigLIP's, which pads with id 1, the end token of its model;
-    the cleaning is that of its evaluations, training used "lower".
+    Begin, end and unknown tokens are those of the model. Text that looks like one ("</s>") is text,
+    as in the library. The defaults are SigLIP's (`eos="sticky"` in big_vision's pp/ops_text.py),
+    which pads with id 1, the end token of its model; the cleaning is that of its evaluations,
+    training used "lower". SigLIP 2 (Gemma's model) and T5 pad with their model's own token.
 
     Attributes:
       path: the `.model` file.
       context_length: ids per text.
-      pad_id: id of padding.
+      pad_id: id of padding; None for the model's own.
+      add_bos: whether the model's begin token begins each text.
+      add_eos: whether the model's end token ends each text.
       cleaning: what is done to a text first.
     """
 
     path: str | None = setting(None, path=True)
+    _: KW_ONLY
     context_length: int = 64
-    pad_id: int = 1
+    pad_id: int | None = 1
+    add_bos: bool = False
+    add_eos: bool = True
     cleaning: Cleaning = "siglip"
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.add_bos
+
+    @property
+    def adds_eos(self) -> bool:
+        return self.add_eos
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        if self.pad_id < 0:
-            yield "pad_id", f"must be 0 or more, got {self.pad_id}"
+        if self.pad_id is not None and self.pad_id < 0:
+            yield "pad_id", f"must be 0 or more, or None for the model's own, got {self.pad_id}"
 
     def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
         return LoadedSentencePiece(self, vocabulary)
@@ -47,23 +63,42 @@ class LoadedSentencePiece(LoadedTokenizer):
     def __init__(self, config: SentencePiece, vocabulary: bytes):
         from sentencepiece import SentencePieceProcessor
 
-        super().__init__(config, vocabulary, pad=config.pad_id)
         try:
             # Without the check an empty file loads, and fails much later.
             if not vocabulary:
                 raise RuntimeError("empty file")
             self._processor = SentencePieceProcessor(model_proto=vocabulary)
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{config.path}: not a SentencePiece model ({error})") from error
-        self.vocab_size = self._processor.vocab_size()
-        self._eos = self._processor.eos_id()
-        if self._eos < 0:
-            raise UserError(f"{config.path}: the model has no end-of-sentence token")
-        if config.pad_id >= self.vocab_size:
-            raise UserError(
-                f"data.tokenizer.pad_id: {config.pad_id} is outside the vocabulary of "
-                f"{self.vocab_size} ids"
-            )
+            raise not_a("SentencePiece model", config.path, vocabulary, error) from error
+        size = self._processor.vocab_size()
+        special = _special(config, self._processor, size)
+        super().__init__(config, vocabulary, special, size)
 
-    def _tokens(self, text: str) -> list[int]:
-        return frame(self._processor.encode(text), self.context_length, None, self._eos)
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._processor.encode(text)
+        return tokens
+
+
+def _special(config: SentencePiece, processor: Any, size: int) -> Special:
+    """The ids that the config asks for. Raises UserError if the model has no such token."""
+    if config.add_eos and processor.eos_id() < 0:
+        raise UserError(
+            f"data.tokenizer.add_eos: {config.path} has no end-of-sentence token; set it to False"
+        )
+    if config.add_bos and processor.bos_id() < 0:
+        raise UserError(
+            f"data.tokenizer.add_bos: {config.path} has no begin-of-sentence token; set it to False"
+        )
+    pad = processor.pad_id() if config.pad_id is None else config.pad_id
+    if pad < 0:
+        raise UserError(
+            f"data.tokenizer.pad_id: {config.path} has no padding token; set it to an id of the "
+            f"model, such as {max(processor.eos_id(), 0)}"
+        )
+    if pad >= size:
+        raise UserError(f"data.tokenizer.pad_id: {pad} is outside the vocabulary of {size} ids")
+    return Special(
+        pad,
+        processor.eos_id() if config.add_eos else None,
+        processor.bos_id() if config.add_bos else None,
+    )

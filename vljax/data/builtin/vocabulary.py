@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from vljax.data.train_tokenizer import train_bpe
+
 HERE = Path(__file__).parent
 FILE = HERE / "tokenizer.json"
 
@@ -24,21 +26,7 @@ def texts(items: Path) -> Iterator[str]:
 
 def train(items: Path, vocab_size: int) -> str:
     """The content of a `tokenizer.json` with `<pad>` as 0 and `</s>` as 1."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=["<pad>", "</s>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts(items), trainer)
-    content: str = tokenizer.to_str(pretty=True)
-    return content + "\n"
+    return train_bpe(texts(items), vocab_size)
 
 
 def main() -> None:

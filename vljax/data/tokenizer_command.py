@@ -1,0 +1,168 @@
+"""`vljax data train-tokenizer`: a tokenizer for the captions of data sets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from vljax.config import UserError
+from vljax.data.cleaning import Cleaning
+from vljax.data.source_base import Records, Source
+from vljax.data.train_tokenizer import captions, train_bpe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DESCRIPTION = """\
+Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json, which recipes name
+in data.tokenizer.path and checkpoints carry with them."""
+
+_MEASURED = 10_000  # captions that the lengths are measured on
+
+
+def train_tokenizer(
+    argv: list[str],
+    prog: str,
+    console: Console,
+    given_sources: Callable[[list[str], str], Sequence[Source]],
+) -> dict[str, Any]:
+    """Trains on the captions of the sources that arguments name, and says how to use the result.
+
+    Args:
+      argv: the options below, and what `given_sources` understands.
+      prog: the command that messages show.
+      console: where the summary goes.
+      given_sources: from the remaining arguments and the command to the data sets.
+
+    Returns:
+      `path`, `vocab_size`, `captions`, `cleaning`, and `tokens` of captions (mean, 95 %, longest).
+
+    Raises:
+      UserError: if a data set cannot be opened or has no captions, or the file cannot be written.
+      SystemExit: after `--help`.
+    """
+    args, rest = _parser(prog).parse_known_args(argv or ["--help"])
+    if args.out is None:
+        raise UserError(f"name the file to write: {prog} ... --out tokenizer.json")
+    if args.max_examples is not None and args.max_examples < 1:
+        raise UserError(f"--max-examples: must be at least 1, got {args.max_examples}")
+    out = Path(args.out).expanduser()
+    if out.exists():
+        raise UserError(f"--out {args.out}: is there already; remove it or name another file")
+    sources = given_sources(rest, prog)
+    every, seen = [source.open() for source in sources], list[str]()
+    total = sum(len(records) for records in every)
+    counted = _Counted(_read(every, args), seen)
+    content = train_bpe(_shown(counted, total), args.vocab_size, args.min_frequency)
+    if not counted.captions:
+        names = ", ".join(source.full_name for source in sources)
+        raise UserError(f"{names}: no captions to train on; check which field holds them")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(content)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror}") from None
+    result = {
+        "path": str(args.out),
+        "cleaning": args.cleaning,
+        "captions": counted.captions,
+        **_measured(content, seen),
+    }
+    _print(console, result)
+    return result
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} SOURCE... --out PATH [--vocab-size N] [--cleaning NAME] [--FIELD VALUE ...]",
+        description=_DESCRIPTION,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", metavar="PATH", help="the tokenizer.json to write")
+    parser.add_argument(
+        "--vocab-size", type=int, default=32_768, metavar="N", help="ids at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--min-frequency",
+        type=int,
+        default=2,
+        metavar="N",
+        help="times that a pair must occur to become a token (%(default)s)",
+    )
+    parser.add_argument(
+        "--cleaning",
+        choices=get_args(Cleaning),
+        default="lower",
+        help="what is done to captions first; set data.tokenizer.cleaning alike (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-examples",
+        type=int,
+        metavar="N",
+        help="examples of each data set at most, evenly spaced; all by default",
+    )
+    return parser
+
+
+def _read(every: list[Records], args: argparse.Namespace) -> Iterator[list[str]]:
+    for records in every:
+        yield from captions(records, args.cleaning, args.max_examples)
+
+
+class _Counted:
+    """Captions of examples on their way, counted, the first of them kept to be measured."""
+
+    def __init__(self, examples: Iterator[list[str]], kept: list[str]):
+        self._examples, self._kept, self.captions = examples, kept, 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for texts in self._examples:
+            self.captions += len(texts)
+            self._kept.extend(texts[: _MEASURED - len(self._kept)])
+            yield texts
+
+
+def _shown(examples: _Counted, total: int) -> Iterator[str]:
+    """The captions, with a progress bar on terminals."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    for texts in track(
+        examples, "captions", total, console=console, disable=not console.is_terminal
+    ):
+        yield from texts
+
+
+def _measured(content: str, texts: list[str]) -> dict[str, Any]:
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(content)
+    lengths = np.array([len(encoded.ids) for encoded in tokenizer.encode_batch(texts)])
+    tokens = {
+        "mean": float(lengths.mean()),
+        "95%": int(np.quantile(lengths, 0.95, method="higher")),
+        "longest": int(lengths.max()),
+    }
+    return {"vocab_size": tokenizer.get_vocab_size(), "tokens": tokens}
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    tokens, size = result["tokens"], result["vocab_size"]
+    console.print(
+        f"{result['path']}: {size:,} ids from {result['captions']:,} captions; tokens of a "
+        f"caption: mean {tokens['mean']:.1f}, 95 % up to {tokens['95%']}, longest "
+        f"{tokens['longest']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"To train with it: --data.tokenizer huggingface --data.tokenizer.path {result['path']} "
+        f"--data.tokenizer.cleaning {result['cleaning']} --model.encoders.text.vocab_size {size}",
+        highlight=False,
+        soft_wrap=True,
+    )
