@@ -14,8 +14,8 @@ from vljax.config import UserError, decode, encode, load, validate
 from vljax.data import transform_decode
 from vljax.data.cleaning import clean
 from vljax.data.decoded_images import DecodedImages
+from vljax.data.resampling import resample
 from vljax.data.sources import ExampleError, Record
-from vljax.data.transform_resize import resample
 from vljax.data.transforms import (
     ChooseText,
     ColourJitter,

@@ -18,11 +18,15 @@ class Transform(Component, abc.ABC):
     """A step from a record to an example. Members are frozen dataclasses.
 
     The first one is given `{"record": Record}`. Afterwards `image` is uint8[height, width, 3] and
-    `text` a string. All randomness comes from the generator that is passed in.
+    `text` a string. After a scaled decode, `image` is a `JpegImage` until the next transform on
+    images. All randomness comes from the generator that is passed in.
     """
 
     # What a transform does to `image` or `text`, so that a list can be checked before it runs.
     provides: ClassVar[str | None] = None
+
+    # Whether `image` may be a file whose header only was read.
+    reads_undecoded: ClassVar[bool] = False
 
     @property
     def output_size(self) -> int | None:

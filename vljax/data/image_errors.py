@@ -1,0 +1,21 @@
+"""What decoders raise, as the reason for which an example cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from vljax.data.source_base import ExampleError
+
+
+@contextlib.contextmanager
+def image_errors() -> Iterator[None]:
+    """Turns any exception of a decoder into an ExampleError."""
+    try:
+        yield
+    except ExampleError:
+        raise
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
+    except Exception as error:
+        message = " ".join(str(error).split())
+        raise ExampleError(f"image cannot be decoded ({message[:200]})") from error
