@@ -23,7 +23,7 @@ from vljax.data.randomness import shuffle_seed
 from vljax.data.source_base import Source
 from vljax.data.tokenizer_base import Tokenizer
 from vljax.data.transform_base import Transform
-from vljax.data.transform_decode import check_undecoded
+from vljax.data.transform_order import order_problems
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _list_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
         yield "none of them fixes the image size; add resize, random_crop or random_resized_crop"
     if not any(transform.provides == "text" for transform in transforms):
         yield "none of them makes a text; add choose_text"
-    yield from check_undecoded(transforms)
+    yield from order_problems(transforms)
 
 
 def train_batches(

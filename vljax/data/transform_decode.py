@@ -69,19 +69,6 @@ class Decode(Transform, name="decode"):
         return image
 
 
-def check_undecoded(transforms: tuple[Transform, ...]) -> Iterator[str]:
-    """A problem if a scaled decode is not followed by a transform that fixes the size."""
-    for i, transform in enumerate(transforms):
-        if isinstance(transform, Decode) and transform.scaled:
-            later = [t for t in transforms[i + 1 :] if t.provides != "text"]
-            if later and not later[0].reads_undecoded:
-                able = sorted(n for n, t in Transform.members.items() if t.reads_undecoded)
-                yield (
-                    f"{later[0].type_name} needs all pixels, but decode is scaled; put one of "
-                    f"{', '.join(able)} between them or set decode's scaled to False"
-                )
-
-
 def decode_image(
     content: bytes, background: Colour, max_pixels: int
 ) -> UInt8[np.ndarray, "height width 3"]:
