@@ -30,8 +30,8 @@ class Part(NamedTuple):
 
     pixels: UInt8[np.ndarray, "height width channels"]
     box: Box
-    upright_shape: tuple[int, int]
-    """Height and width to make of the rectangle, before it is turned."""
+    size: tuple[int, int]
+    """Height and width to make of the rectangle, as it is stored."""
 
 
 def orient(
@@ -126,10 +126,21 @@ class JpegImage:
 
 def _orientation(content: bytes) -> int:
     # Pillow takes longer than the rest of the header, and few files say anything.
-    if b"Exif" not in content and b"Orientation" not in content:
+    header = content[: _header_size(content)]
+    if b"Exif" not in header and b"Orientation" not in header:
         return 1
     from PIL import Image
 
     with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
+
+
+def _header_size(content: bytes) -> int:
+    """Bytes before the first scan (ITU-T T.81, B.1.1); of the whole file if markers are missing."""
+    position = 2
+    while content[position : position + 1] == b"\xff":
+        if content[position + 1 : position + 2] == b"\xda":
+            return position
+        position += 2 + int.from_bytes(content[position + 2 : position + 4])
+    return len(content)

@@ -73,8 +73,12 @@ def cut(
     with image_errors():
         # OpenCV moves four channels faster than three, and libjpeg makes them at no cost.
         part = image.part(box, height, width, "RGBX" if interpolation == "area" else "RGB")
-    pixels = _antialiased(part.pixels, part.box, *part.upright_shape, interpolation)
-    return np.ascontiguousarray(orient(pixels[..., :3], image.orientation))
+    pixels = _antialiased(part.pixels, part.box, *part.size, interpolation)
+    if interpolation == "area":
+        import cv2
+
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)
+    return np.ascontiguousarray(orient(pixels, image.orientation))
 
 
 def _antialiased(
