@@ -97,15 +97,15 @@ def images(options: argparse.Namespace, quality: int) -> dict[str, Any]:
 
 
 def pair_flops() -> dict[str, float]:
-    """FLOPs of a training step for one image and text, by model."""
+    """FLOPs of a training step for one image and text, by model: those of CLIP's paper."""
     from vljax import config
     from vljax.compile import model_flops
+    from vljax.overrides import override
     from vljax.run import Run, prepare
 
-    # CLIP of the paper's table 19; L/14 has the wider text tower. Batch 8: the share is the same.
     models = {
         "ViT-B/16": [],
-        "ViT-L/14": [
+        "ViT-L/14": [  # table 20
             *("--model.encoders.image.patch_size", "14"),
             *("--model.encoders.image.width", "1024", "--model.encoders.image.depth", "24"),
             *("--model.encoders.image.heads", "16", "--model.encoders.image.mlp_dim", "4096"),
@@ -113,13 +113,13 @@ def pair_flops() -> dict[str, float]:
             *("--model.encoders.text.mlp_dim", "3072", "--model.heads.embedding.dim", "768"),
         ],
     }
-    from vljax.overrides import override
-
+    batch = 8
     run = config.load(str(ROOT / "configs/clip_vit_b16.py"), Run)
-    return {
-        name: model_flops(prepare(override(run, ["--global_batch", "8", *changes]))) / 8
+    runs = {
+        name: override(run, ["--global_batch", str(batch), *changes])
         for name, changes in models.items()
     }
+    return {name: model_flops(prepare(changed)) / batch for name, changed in runs.items()}
 
 
 def demand(mfu: float, rate: float) -> list[dict[str, Any]]:
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options = parser.parse_args()
     os.environ |= dict.fromkeys(THREADS, "1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # models are traced only
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the peers inherit it
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, one of {os.cpu_count()} cores",
