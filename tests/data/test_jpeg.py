@@ -116,6 +116,16 @@ def test_a_scaled_decode_changes_no_draw_and_hardly_a_pixel(transform, interpola
         assert np.abs(exact - scaled_result).mean() < 0.5
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "area"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_edges_that_rounding_puts_beyond_the_image_are_cut_off(orientation, interpolation):
+    image = undecoded(turned(picture(300, 270), orientation))
+    beyond = 1e-9
+    box = Box(-beyond, 20, 300 + 2 * beyond, 250 + beyond)
+    exact = cut(image, Box(0, 20, 300, 250), 64, 64, interpolation).astype(int)
+    assert np.abs(cut(image, box, 64, 64, interpolation) - exact).max() <= 1
+
+
 def test_without_antialiasing_all_pixels_are_decoded():
     content = encoded(picture(300, 401), "JPEG")
     resize = Resize(32, interpolation="bilinear", antialias=False)

@@ -29,7 +29,7 @@ def resample(
       height: pixels that come out.
       width: pixels that come out.
       interpolation: "bicubic" and "bilinear" are Pillow's. "area" is an approximation of
-        antialiased bicubic in an eighth of the time (`benchmarks/data.py` prints both): bilinear
+        antialiased bicubic that is several times as fast (`benchmarks/data.py`): bilinear
         onto a grid as fine as the image, of which the mean of each 2 x 2, 4 x 4, ... is taken;
         bicubic where the image grows.
       antialias: whether the filter widens when the image shrinks, as "area" always does; without
@@ -84,16 +84,18 @@ def cut(
 def _antialiased(
     image: np.ndarray, box: Box, height: int, width: int, interpolation: Interpolation
 ) -> np.ndarray:
-    top, left = math.floor(box.top), math.floor(box.left)
-    bottom, right = math.ceil(box.top + box.height), math.ceil(box.left + box.width)
-    image = image[top:bottom, left:right]
-    box = Box(box.top - top, box.left - left, box.height, box.width)
+    # Rounding may put an edge of the rectangle just beyond the image.
+    top, left = max(0, math.floor(box.top)), max(0, math.floor(box.left))
+    image = image[top : math.ceil(box.top + box.height), left : math.ceil(box.left + box.width)]
+    y, x = max(0, box.top - top), max(0, box.left - left)
+    box = Box(y, x, min(box.height, image.shape[0] - y), min(box.width, image.shape[1] - x))
     if interpolation == "area":
         return _area(image, box, height, width)
     from PIL import Image
 
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+    bottom, right = min(y + box.height, image.shape[0]), min(x + box.width, image.shape[1])
+    corners = (x, y, right, bottom)
     resized = Image.fromarray(image).resize((width, height), filters[interpolation], corners)
     return np.asarray(resized)
 
