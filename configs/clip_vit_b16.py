@@ -5,7 +5,9 @@ Where it differs from the paper:
   - `precision`: bfloat16 in place of float16 with loss scaling.
   - Initial values: Xavier uniform in place of the paper's scaled normal ones.
   - `train_transforms`: to which size images are resized before the random square crop is not
-    published; here the shortest side gets the size of the crop.
+    published; here the shortest side gets the size of the crop. JPEGs are decoded no finer than
+    that and resized by means (`interpolation="area"`), within 2 of 255 levels of the bicubic
+    filter on photographs (`benchmarks/data.py`). Evaluation is exact.
 """
 
 from typing import Any, Literal
@@ -79,7 +81,7 @@ def clip(
         data=Data(
             source=JsonLines(),
             tokenizer=Clip(),
-            train_transforms=(Decode(), crop, ChooseText("random")),
+            train_transforms=(Decode(scaled=True), crop, ChooseText("random")),
             eval_transforms=(Decode(), Resize(IMAGE_SIZE, mode="shortest"), ChooseText()),
         ),
         objectives={"contrastive": SoftmaxContrastive(temperature=0.07, max_scale=100.0)},
@@ -107,7 +109,7 @@ def recipe(variant: str = "") -> Run:
         activation="quick_gelu",
         # "A random square crop from resized images is the only data augmentation used during
         # training" (2.3).
-        crop=RandomCrop(IMAGE_SIZE),
+        crop=RandomCrop(IMAGE_SIZE, interpolation="area"),
         optim=AdamW(
             learning_rate=5e-4,
             b1=0.9,

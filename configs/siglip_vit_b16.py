@@ -8,10 +8,9 @@ Where it differs from the paper:
     rate (1e-3); a step takes off the same.
   - `context_length` is 64 as in the released model; most experiments of the paper use 16.
   - `warmup_steps` and the number of examples are this recipe's choice: the paper has several runs.
-  - `tokenizer.cleaning` is "lower", as big_vision trains (`tokenize` in pp/ops_text.py, and the
-    SigLIP demo): no punctuation goes. Only the evaluations of big_vision strip it from class names
-    and prompts ("siglip"); here one tokenizer serves both. tf.strings.lower leaves capitals beyond
-    ASCII as they are; here they become small too.
+  - `tokenizer.cleaning` is "ascii_lower", as big_vision trains (`tokenize` in pp/ops_text.py, and
+    the SigLIP demo): no punctuation goes. Only the evaluations of big_vision strip it from class
+    names and prompts ("siglip"); here one tokenizer serves both.
   - Images are resized as `resize` of big_vision's pp/ops_image.py does: bilinear, without
     antialiasing. That is what its SigLIP demo uses, the training configuration of the released
     models not being public. OpenCV rounds to whole levels where TensorFlow cuts off: at most one
@@ -56,7 +55,7 @@ def siglip(
         ),
         data=Data(
             source=JsonLines(),
-            tokenizer=SentencePiece(context_length=CONTEXT, cleaning="lower"),
+            tokenizer=SentencePiece(context_length=CONTEXT, cleaning="ascii_lower"),
             train_transforms=(Decode(), resize, ChooseText("random")),
             eval_transforms=(Decode(), resize, ChooseText()),
         ),

@@ -41,11 +41,11 @@ class Spec:
         return f"ViT-B/{self.patch_size}, batch {self.batch}, {self.activation}"
 
 
-def serve(make: Callable[[Spec], Workloads]) -> None:
-    """Answers requests until standard input ends."""
+def serve(make: Callable[[Any], Workloads], kind: type = Spec) -> None:
+    """Answers requests until standard input ends; `make` is given a `kind`, the peers' task."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--spec", type=json.loads, required=True)
-    spec = Spec(**parser.parse_args().spec)
+    spec = kind(**parser.parse_args().spec)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     begin = time.perf_counter()
@@ -65,7 +65,7 @@ def serve(make: Callable[[Spec], Workloads]) -> None:
 class Worker:
     """The other end: starts a peer and asks it."""
 
-    def __init__(self, module: str, spec: Spec, python: str = sys.executable) -> None:
+    def __init__(self, module: str, spec: Any, python: str = sys.executable) -> None:
         command = [python, "-m", f"benchmarks.peers.{module}", "--spec", json.dumps(asdict(spec))]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

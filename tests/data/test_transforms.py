@@ -14,14 +14,20 @@ from vljax.config import UserError, decode, encode, load, validate
 from vljax.data import transform_decode
 from vljax.data.cleaning import clean
 from vljax.data.decoded_images import DecodedImages
+from vljax.data.resampling import resample
 from vljax.data.sources import ExampleError, Record
-from vljax.data.transform_resize import resample
 from vljax.data.transforms import (
+    Blur,
     ChooseText,
     ColourJitter,
     Decode,
     Flip,
+    Greyscale,
+    Noise,
+    Occlude,
     Patchify,
+    Prompt,
+    RandAugment,
     RandomCrop,
     RandomResizedCrop,
     Resize,
@@ -456,6 +462,30 @@ def test_without_tags_the_caption_stays():
 def test_no_caption_is_rejected(captions):
     with pytest.raises(ExampleError, match="no caption"):
         chosen(ChooseText(), captions, ["tag"])
+    with pytest.raises(ExampleError, match="no caption"):
+        chosen(ChooseText(tags=0.1), captions, [" "])
+
+
+def test_tags_stand_in_for_captions_that_are_missing():
+    texts = {chosen(ChooseText(tags=0.1), [], ["x", "y"], seed) for seed in range(50)}
+    assert texts == {"x", "y", "x, y", "y, x"}
+
+
+def test_the_longest_caption_and_all_of_them():
+    captions = ["a cat", " ", "one cat", "two cat"]
+    for seed in range(20):
+        assert chosen(ChooseText("longest"), captions, seed=seed) == "one cat"
+        everything = chosen(ChooseText("all", separator=". "), captions, seed=seed)
+        assert everything == "a cat. one cat. two cat"
+
+
+def test_prompts_take_the_text_in_as_often_as_asked():
+    prompt = Prompt(("a photo of {}.", "{}, drawn"), probability=0.6)
+    texts = [prompt({"text": "{1}"}, generator(seed))["text"] for seed in range(3000)]
+    assert set(texts) == {"{1}", "a photo of {1}.", "{1}, drawn"}
+    for text, share in (("{1}", 0.4), ("a photo of {1}.", 0.3), ("{1}, drawn", 0.3)):
+        assert abs(texts.count(text) / 3000 - share) < 0.04
+    assert Prompt()({"text": "cats"}, generator())["text"] == "a photo of cats"
 
 
 # --- as components
@@ -468,8 +498,14 @@ EVERY = (
     RandomResizedCrop(8),
     Flip(),
     ColourJitter(0.1),
+    Greyscale(1.0),
+    RandAugment(),
+    Occlude(1.0),
+    Blur(1.0),
+    Noise(1.0),
     ChooseText("random", tags=0.5),
     Patchify(2, lengths=(4, 9)),
+    Prompt(),
 )
 
 
@@ -485,10 +521,13 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
         assert example == {"record": record, "image": image, "text": "before"}
         assert np.array_equal(image, picture(9, 9))
         assert result.keys() == example.keys() | (transform.image_arrays() or {}).keys()
+        again = transform(example, generator())
+        assert np.array_equal(result["image"], again["image"])
+        assert result["text"] == again["text"]
 
 
 def test_only_those_that_fix_the_size_say_so():
-    assert [t.output_size for t in EVERY] == [None, 8, 8, 8, None, None, None, None]
+    assert [t.output_size for t in EVERY] == [None, 8, 8, 8] + [None] * 10
 
 
 @pytest.mark.parametrize(
@@ -505,6 +544,19 @@ def test_only_those_that_fix_the_size_say_so():
         (ColourJitter(contrast=-1.0), "contrast: must be within 0 and 1"),
         (ChooseText(tags=0.7, caption_and_tags=0.7), "caption_and_tags: must not exceed 1"),
         (Decode(max_pixels=0), "max_pixels: must be at least 1"),
+        (Resize(8, interpolation="area", antialias=False), "antialias: must be True with"),
+        (Flip(unless=("left", " ")), "unless: a blank word is in every text"),
+        (Greyscale(-0.1), "probability: must be within 0 and 1"),
+        (RandAugment(operations=0), "operations: must be at least 1, got 0"),
+        (RandAugment(bins=1), "bins: must be at least 2, got 1"),
+        (RandAugment(magnitude=31), "magnitude: must be within 0 and bins - 1 = 30"),
+        (RandAugment(fill=(0, 0, -1)), "fill: channels must be within 0 and 255"),
+        (Occlude(scale=(0.1, 1.1)), "scale: must not exceed 1, the whole image"),
+        (Occlude(colour=(0, 0, 999)), "colour: channels must be within 0 and 255"),
+        (Blur(sigma=(0.0, 1.0)), "sigma: must be two positive numbers in order"),
+        (Noise(sigma=(2.0, 1.0)), "sigma: must be two positive numbers in order"),
+        (Prompt(()), "templates: must hold at least one sentence with '{}'"),
+        (Prompt(("a {}", "b")), r"templates.1: must hold '\{\}' once, .* got 'b'"),
     ],
 )
 def test_impossible_values_are_named(transform, message):

@@ -7,9 +7,12 @@ import string
 from collections.abc import Callable
 from typing import Literal
 
-Cleaning = Literal["none", "whitespace", "lower", "clip", "siglip"]
+Cleaning = Literal[
+    "none", "whitespace", "lower", "ascii_lower", "clip", "siglip", "siglip_open_clip"
+]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def clean(text: str, cleaning: Cleaning) -> str:
@@ -18,7 +21,9 @@ def clean(text: str, cleaning: Cleaning) -> str:
     Args:
       text: any text.
       cleaning: "none"; "whitespace" (each run of white space becomes one space, ends stripped);
-        "lower" (that, in lower case); "clip"; "siglip".
+        "lower" (that, in lower case); "ascii_lower" (A to Z in lower case, as SigLIP 1 and 2 were
+        trained); "clip"; "siglip" (as big_vision evaluates them); "siglip_open_clip" (as open_clip
+        trains and evaluates them).
     """
     return _FUNCTIONS[cleaning](text)
 
@@ -35,15 +40,17 @@ def _lower(text: str) -> str:
     return _whitespace(text).lower()
 
 
+def _ascii_lower(text: str) -> str:
+    """big_vision: `tokenize` of pp/ops_text.py, by tf.strings.lower, which knows ASCII only."""
+    return text.translate(_ASCII_LOWER)
+
+
 def _clip(text: str) -> str:
     """Radford et al. 2021: clip/simple_tokenizer.py, `basic_clean` and `whitespace_clean`.
 
-    Also the default of open_clip (src/open_clip/tokenizer.py, `_clean_lower`). HTML is unescaped
-    twice, since web captions are often escaped twice.
+    Also the default of open_clip (src/open_clip/tokenizer.py, `_clean_lower`).
     """
-    import ftfy
-
-    return _lower(html.unescape(html.unescape(ftfy.fix_text(text))))
+    return _lower(_repaired(text))
 
 
 def _siglip(text: str) -> str:
@@ -51,15 +58,35 @@ def _siglip(text: str) -> str:
 
     Underscores become spaces, ASCII punctuation goes. The SiglipTokenizer of transformers differs
     in one thing: it drops underscores like other punctuation. big_vision trained on texts that
-    were only lower-cased (`lower`) and canonicalized the prompts of its evaluations.
+    were only lower-cased (`ascii_lower`) and canonicalized the prompts of its evaluations.
     """
     return _lower(text.replace("_", " ").translate(_NO_PUNCTUATION))
+
+
+def _siglip_open_clip(text: str) -> str:
+    """open_clip: src/open_clip/tokenizer.py, `_clean_canonicalize`, for SigLIP 1 and 2."""
+    return _siglip(_repaired(text))
+
+
+def _repaired(text: str) -> str:
+    """Wrongly decoded characters and HTML entities put right; the latter are often escaped twice.
+
+    ftfy changes ASCII only at ampersands and control characters, and takes far longer to find that
+    out.
+    """
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 _FUNCTIONS: dict[Cleaning, Callable[[str], str]] = {
     "none": _none,
     "whitespace": _whitespace,
     "lower": _lower,
+    "ascii_lower": _ascii_lower,
     "clip": _clip,
     "siglip": _siglip,
+    "siglip_open_clip": _siglip_open_clip,
 }

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 # An image of a web-scale set is larger, or not seen again before memory is full.
-_LARGEST_PIXELS = 2**16
+LARGEST_PIXELS = 2**16
 _BYTES = 2**28
 
 Key = tuple[bytes, int]
@@ -36,7 +36,7 @@ class DecodedImages:
     def keep(self, key: Key, pixels: UInt8[np.ndarray, "height width channels"]) -> None:
         """Keeps the pixels of a file if they are few, and nobody writes into them any more."""
         size = len(key[0]) + pixels.nbytes
-        if pixels.shape[0] * pixels.shape[1] > _LARGEST_PIXELS:
+        if pixels.shape[0] * pixels.shape[1] > LARGEST_PIXELS:
             return
         with self._lock:
             if size > self._left or key in self._kept:

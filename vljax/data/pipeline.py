@@ -28,6 +28,7 @@ from vljax.data.source_base import Source
 from vljax.data.source_mixture import Mixture, parts_of
 from vljax.data.tokenizer_base import Tokenizer
 from vljax.data.transform_base import Transform, image_transform
+from vljax.data.transform_order import order_problems
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def _list_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
             yield f"{later[0]} cannot follow {transform.type_name}, which leaves no picture; swap"
     if not any(transform.provides == "text" for transform in transforms):
         yield "none of them makes a text; add choose_text"
+    yield from order_problems(transforms)
 
 
 def train_batches(

@@ -22,12 +22,16 @@ class Transform(Component, abc.ABC):
 
     The first one is given `{"record": Record}`, and in training `step`: the `randomness.Step` that
     the example is for, by which all examples of a batch can draw the same. Afterwards `image` is
-    uint8[height, width, 3] and `text` a string. All other randomness comes from the generator that
-    is passed in.
+    uint8[height, width, 3] and `text` a string; after a scaled decode, `image` is a `JpegImage`
+    until the next transform on images. All other randomness comes from the generator that is passed
+    in.
     """
 
     # What a transform does to `image` or `text`, so that a list can be checked before it runs.
     provides: ClassVar[str | None] = None
+
+    # Whether `image` may be a file whose header only was read.
+    reads_undecoded: ClassVar[bool] = False
 
     @property
     def output_size(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Random changes that keep the size of images."""
+"""Random changes of colours."""
 
 from __future__ import annotations
 
@@ -12,25 +12,6 @@ from vljax.data.transform_base import Example, Transform, check_probability
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-@dataclass(frozen=True)
-class Flip(Transform, name="flip"):
-    """Mirrors left and right.
-
-    Attributes:
-      probability: how often.
-    """
-
-    probability: float = 0.5
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from check_probability("probability", self.probability)
-
-    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        if rng.random() >= self.probability:
-            return example
-        return {**example, "image": np.ascontiguousarray(example["image"][:, ::-1])}
 
 
 @dataclass(frozen=True)
@@ -86,6 +67,28 @@ def _shift_hue(image: Image.Image, share: float) -> Image.Image:
     from PIL import Image
 
     hue, saturation, value = image.convert("HSV").split()
-    # Unsigned bytes wrap around as the colour circle does.
-    shifted = np.asarray(hue) + np.uint8(round(share * 255) % 256)
+    # Unsigned bytes wrap around as the colour circle does; torchvision cuts the shift off.
+    shifted = np.asarray(hue) + np.uint8(int(share * 255) % 256)
     return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Greyscale(Transform, name="greyscale"):
+    """Takes the colours away, as torchvision's RandomGrayscale does on Pillow images (ITU-R 601).
+
+    Attributes:
+      probability: how often.
+    """
+
+    probability: float = 0.1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_probability("probability", self.probability)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability:
+            return example
+        from PIL import Image
+
+        grey = np.asarray(Image.fromarray(example["image"]).convert("L"))
+        return {**example, "image": np.repeat(grey[..., None], 3, axis=-1)}

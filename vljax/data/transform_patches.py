@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vljax.data.randomness import Step
+from vljax.data.resampling import Interpolation, resample
 from vljax.data.transform_base import Arrays, Example, Transform
-from vljax.data.transform_resize import Interpolation, resample
 
 _LARGEST_SCALE = 100.0
 _SCALE_TOLERANCE = 1e-5

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
+from vljax.data.jpeg import Box, JpegImage
+from vljax.data.resampling import Interpolation, cut, resample
 from vljax.data.source_base import ExampleError
 from vljax.data.transform_base import (
     Colour,
@@ -19,8 +20,6 @@ from vljax.data.transform_base import (
     check_range,
     check_size,
 )
-
-Interpolation = Literal["bicubic", "bilinear"]
 
 # A long strip a few pixels wide is a small file that "shortest" would blow up without bound.
 _MAX_RESIZED_PIXELS = 64_000_000
@@ -35,7 +34,7 @@ class Resize(Transform, name="resize"):
       mode: "squash" ignores the aspect ratio (SigLIP); "shortest" resizes the shortest side to
         `size` and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size`
         and centres the rest on `background`.
-      interpolation: the filter.
+      interpolation: the filter, see `vljax.data.resampling.resample`.
       antialias: whether the filter widens when the image shrinks, as Pillow's does. big_vision's
         `resize` op does not by default, and is bilinear.
       background: red, green, blue of the padding, 0..255.
@@ -47,6 +46,8 @@ class Resize(Transform, name="resize"):
     antialias: bool = True
     background: Colour = (255, 255, 255)
 
+    reads_undecoded = True
+
     @property
     def output_size(self) -> int:
         return self.size
@@ -54,11 +55,13 @@ class Resize(Transform, name="resize"):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_size("size", self.size)
         yield from check_colour("background", self.background)
+        if self.interpolation == "area" and not self.antialias:
+            yield "antialias", "must be True with interpolation area, which is made of means"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
         height, width = _resized_shape(image.shape[0], image.shape[1], self.size, self.mode)
-        image = resample(image, height, width, self.interpolation, antialias=self.antialias)
+        image = self._resized(image, height, width)
         if self.mode == "shortest":
             # Rounds as torchvision's center_crop does.
             top, left = round((height - self.size) / 2), round((width - self.size) / 2)
@@ -69,6 +72,16 @@ class Resize(Transform, name="resize"):
             canvas[top : top + height, left : left + width] = image
             image = canvas
         return {**example, "image": image}
+
+    def _resized(self, image: np.ndarray | JpegImage, height: int, width: int) -> np.ndarray:
+        if not isinstance(image, JpegImage):
+            return resample(image, height, width, self.interpolation, antialias=self.antialias)
+        whole = Box(0, 0, *image.shape[:2])
+        if self.antialias:
+            return cut(image, whole, height, width, self.interpolation)
+        # Without antialiasing the pixels between are left out, so none may be missing.
+        pixels = cut(image, whole, *image.shape[:2])
+        return resample(pixels, height, width, self.interpolation, antialias=False)
 
 
 def _resized_shape(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
@@ -95,11 +108,13 @@ class RandomCrop(Transform, name="random_crop"):
 
     Attributes:
       size: height and width that come out, pixels.
-      interpolation: the filter, always antialiased.
+      interpolation: the filter, always antialiased; see `vljax.data.resampling.resample`.
     """
 
     size: int
     interpolation: Interpolation = "bicubic"
+
+    reads_undecoded = True
 
     @property
     def output_size(self) -> int:
@@ -111,9 +126,13 @@ class RandomCrop(Transform, name="random_crop"):
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
         height, width = _resized_shape(image.shape[0], image.shape[1], self.size, "shortest")
-        image = resample(image, height, width, self.interpolation)
         top = int(rng.integers(0, height - self.size + 1))
         left = int(rng.integers(0, width - self.size + 1))
+        if isinstance(image, JpegImage):
+            y, x = image.shape[0] / height, image.shape[1] / width
+            box = Box(top * y, left * x, self.size * y, self.size * x)
+            return {**example, "image": cut(image, box, self.size, self.size, self.interpolation)}
+        image = resample(image, height, width, self.interpolation)
         return {**example, "image": image[top : top + self.size, left : left + self.size]}
 
 
@@ -129,13 +148,15 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
       size: height and width that come out, pixels.
       scale: least and greatest area as a share of the image.
       ratio: least and greatest width / height.
-      interpolation: the filter, always antialiased.
+      interpolation: the filter, always antialiased; see `vljax.data.resampling.resample`.
     """
 
     size: int
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Interpolation = "bicubic"
+
+    reads_undecoded = True
 
     @property
     def output_size(self) -> int:
@@ -150,9 +171,8 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
-        top, left, height, width = self.rectangle(image.shape[0], image.shape[1], rng)
-        image = image[top : top + height, left : left + width]
-        return {**example, "image": resample(image, self.size, self.size, self.interpolation)}
+        box = Box(*self.rectangle(image.shape[0], image.shape[1], rng))
+        return {**example, "image": cut(image, box, self.size, self.size, self.interpolation)}
 
     def rectangle(
         self, height: int, width: int, rng: np.random.Generator
@@ -170,26 +190,3 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
         crop_width = max(1, min(width, round(height * ratio)))
         crop_height = max(1, min(height, round(width / ratio)))
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
-
-
-def resample(
-    image: UInt8[np.ndarray, "h w 3"],
-    height: int,
-    width: int,
-    interpolation: Interpolation = "bicubic",
-    *,
-    antialias: bool = True,
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """The image in another size; pixel centres lie at one half."""
-    if image.shape[:2] == (height, width):
-        return image
-    if antialias:
-        from PIL import Image
-
-        filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-        resized = Image.fromarray(image).resize((width, height), filters[interpolation])
-        return np.asarray(resized)
-    import cv2
-
-    modes = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
-    return cv2.resize(image, (width, height), interpolation=modes[interpolation])

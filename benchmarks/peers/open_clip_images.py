@@ -1,0 +1,33 @@
+"""open_clip's transform for training with its defaults, as its datasets call it."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from benchmarks.peers.photographs import ImageSpec
+from benchmarks.peers.worker import Workloads, serve
+
+
+def make(spec: ImageSpec) -> Workloads:
+    """A normalised float32 image of each file."""
+    torch.set_num_threads(1)
+    contents = [file.read_bytes() for file in spec.files]
+    transform = image_transform_v2(
+        PreprocessCfg(size=spec.size),
+        is_train=True,
+        aug_cfg=AugmentationCfg(scale=tuple(spec.scale)),
+    )
+
+    def run() -> None:
+        for content in contents:
+            transform(Image.open(io.BytesIO(content)))
+
+    return {"open_clip": run}
+
+
+if __name__ == "__main__":
+    serve(make, ImageSpec)

@@ -1,0 +1,146 @@
+"""JPEG files that are decoded only as finely as they are needed."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+EXIF_ORIENTATION = 0x0112
+
+# Eighths of the full size. libjpeg-turbo also makes the ones between, but slower than these.
+_SCALES = (1, 2, 4, 8)
+
+
+class Box(NamedTuple):
+    """A rectangle in an image, pixels."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+class Part(NamedTuple):
+    """A decoded image as it is stored, and where in it the wanted rectangle lies."""
+
+    pixels: UInt8[np.ndarray, "height width channels"]
+    box: Box
+    size: tuple[int, int]
+    """Height and width to make of the rectangle, as it is stored."""
+
+
+def orient(
+    image: UInt8[np.ndarray, "h w channels"], orientation: int
+) -> UInt8[np.ndarray, "height width channels"]:
+    """A view of a stored image as it is to be seen, by its EXIF orientation (EXIF 2.32, 4.6.4)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image
+
+
+@dataclass(frozen=True)
+class JpegImage:
+    """A JPEG file of which only the header was read.
+
+    Attributes:
+      content: the file.
+      stored_shape: height and width, pixels, before it is turned.
+      orientation: how to turn it, 1..8 as in EXIF.
+    """
+
+    content: bytes
+    stored_shape: tuple[int, int]
+    orientation: int = 1
+
+    @classmethod
+    def open(cls, content: bytes) -> JpegImage | None:
+        """The image if it is a JPEG in grey or colour; None for any other file, CMYK too."""
+        import simplejpeg
+
+        if not content.startswith(b"\xff\xd8\xff"):
+            return None
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        except ValueError:
+            return None
+        if colours not in ("YCbCr", "Gray"):
+            return None
+        return cls(content, (height, width), _orientation(content))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height and width as it is to be seen, and 3."""
+        height, width = self.stored_shape
+        return (width, height, 3) if self.orientation >= 5 else (height, width, 3)
+
+    def part(
+        self, box: Box, height: int, width: int, colours: Literal["RGB", "RGBX"] = "RGB"
+    ) -> Part:
+        """Decodes at the least of 1/8, 1/4, 1/2 and 1 that leaves a rectangle enough pixels.
+
+        Args:
+          box: the rectangle in the image as it is to be seen.
+          height: pixels wanted of it; where the file has fewer it is decoded in full.
+          width: the same across.
+          colours: channels of the result; X is undefined.
+
+        Raises:
+          ValueError: if the file is damaged.
+        """
+        import simplejpeg
+
+        if self.orientation >= 5:
+            height, width = width, height
+        box = self._stored(box)
+        enough = (m for m in _SCALES if box.height * m >= 8 * height and box.width * m >= 8 * width)
+        share = next(enough, 8) / 8
+        pixels = simplejpeg.decode_jpeg(
+            self.content,
+            colorspace=colours,
+            # The scale is chosen by the size it makes, which libjpeg rounds up.
+            min_height=math.ceil(self.stored_shape[0] * share),
+            min_width=math.ceil(self.stored_shape[1] * share),
+        )
+        return Part(pixels, Box(*(edge * share for edge in box)), (height, width))
+
+    def _stored(self, box: Box) -> Box:
+        """Where a rectangle of the image as it is to be seen lies in the stored one."""
+        top, left, height, width = box
+        if self.orientation in (3, 4, 7, 8):
+            top = self.shape[0] - top - height
+        if self.orientation in (2, 3, 6, 7):
+            left = self.shape[1] - left - width
+        if self.orientation >= 5:
+            return Box(left, top, width, height)
+        return Box(top, left, height, width)
+
+
+def _orientation(content: bytes) -> int:
+    # Pillow takes longer than the rest of the header, and few files say anything.
+    header = content[: _header_size(content)]
+    if b"Exif" not in header and b"Orientation" not in header:
+        return 1
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _header_size(content: bytes) -> int:
+    """Bytes before the first scan (ITU-T T.81, B.1.1); of the whole file if markers are missing."""
+    position = 2
+    while content[position : position + 1] == b"\xff":
+        if content[position + 1 : position + 2] == b"\xda":
+            return position
+        position += 2 + int.from_bytes(content[position + 2 : position + 4])
+    return len(content)
