@@ -6,6 +6,9 @@ Run by hand, never by the tests, in an environment of its own, since PyTorch is 
         transformers==5.23.0 sentencepiece==0.2.3 protobuf numpy==2.4.6
     python -m tests.parity.make_interop
 
+With a folder of folders that vljax exported under the names in `data/interop`, it loads those
+instead and compares what they compute: `python -m tests.parity.make_interop FOLDER`.
+
 Every folder is written by the software itself, and zipped: a tiny model with random weights (of a
 size that keeps activations near 1, in bfloat16), its tokenizer and its preprocessing. Tokens that
 no text has are zero, so that the zip file is small. `outputs.npz` in it holds what the software
@@ -174,7 +177,7 @@ def register_trunks() -> None:
     for name, trunk in TRUNKS.items():
 
         def make(pretrained: bool = False, trunk: Any = trunk, **kwargs: Any) -> Any:
-            return VisionTransformer(
+            tower = VisionTransformer(
                 img_size=trunk["image"],
                 patch_size=trunk["patch"],
                 embed_dim=trunk["width"],
@@ -183,9 +186,11 @@ def register_trunks() -> None:
                 mlp_ratio=trunk["mlp_dim"] / trunk["width"],
                 class_token=False,
                 act_layer=trunk["activation"],
-                global_pool=kwargs["global_pool"],
-                num_classes=kwargs["num_classes"],
+                global_pool=kwargs.get("global_pool", "map"),
+                num_classes=kwargs.get("num_classes", 0),
             )
+            tower.default_cfg = {}
+            return tower
 
         make.__name__, make.__module__ = name, __name__
         timm.models.register_model(make)
@@ -241,5 +246,18 @@ def main() -> None:
             print(f"{name}: {(DATA / f'{name}.zip').stat().st_size:,} bytes", file=sys.stderr)
 
 
+def check(exported: Path) -> None:
+    """Loads what vljax exported (`NAME/` in a folder) and compares it with what is stored."""
+    register_trunks()
+    for folder in sorted(exported.iterdir()):
+        run = load_and_run_transformers if "transformers" in folder.name else load_and_run_open_clip
+        made = run(folder)
+        with zipfile.ZipFile(DATA / f"{folder.name}.zip") as archive:
+            stored = np.load(io.BytesIO(archive.read("outputs.npz")))
+            off = {name: float(np.max(abs(made[name] - stored[name]))) for name in stored}
+        assert max(off.values()) < 1e-5, (folder.name, off)
+        print(folder.name, {name: f"{value:.1e}" for name, value in off.items()})
+
+
 if __name__ == "__main__":
-    main()
+    check(Path(sys.argv[1])) if len(sys.argv) > 1 else main()
