@@ -76,4 +76,3 @@ def sentence_pieces() -> bytes:
             minloglevel=2,
         )
         return Path(f"{prefix}.model").read_bytes()
-

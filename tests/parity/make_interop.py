@@ -99,9 +99,7 @@ def clip_of_transformers(case: dict[str, Any], folder: Path) -> tuple[Any, Any]:
     if case["old_eos"]:
         text["eos_token_id"] = 2
     projection = case["projection"]
-    config = CLIPConfig(
-        vision_config=case["vision"], text_config=text, projection_dim=projection
-    )
+    config = CLIPConfig(vision_config=case["vision"], text_config=text, projection_dim=projection)
     size = case["vision"]["image_size"]
     images = CLIPImageProcessorPil(
         size={"shortest_edge": size},

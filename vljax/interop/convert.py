@@ -136,9 +136,7 @@ def export_model(
     return _converted(chosen.what, out, pairs, made, [*notes, *losses.notes])
 
 
-def _trained(
-    folder: epath.Path, vocabulary: str | None, dtype: str
-) -> tuple[Trained, list[str]]:
+def _trained(folder: epath.Path, vocabulary: str | None, dtype: str) -> tuple[Trained, list[str]]:
     environment = json.loads(checkpoint.read_file(folder, "environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
         found = environment["format_version"]
