@@ -1,4 +1,4 @@
-"""The stored folders of other software, unzipped; and their timm towers, which are no released ones."""
+"""The stored folders of other software, unzipped and their timm towers known."""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What both sides are given: image files and texts; and vocabularies that are trained on the spot."""
+"""What both sides are given: image files, texts, and vocabularies trained on the spot."""
 
 from __future__ import annotations
 

@@ -49,9 +49,11 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             value = noise * 0.1 + (math.log(10) if "scale" in name else -5)
         elif ("norm" in name or "ln_" in name) and name.endswith("weight"):
             value = 1 + 0.3 * noise
-        elif weight.ndim < 2 or "embedding" in name and "patch" not in name:
-            value = 0.5 * noise
-        elif name.endswith(("probe", "latent", "pos_embed", "positional_embedding")):
+        elif (
+            weight.ndim < 2
+            or ("embedding" in name and "patch" not in name)
+            or name.endswith(("probe", "latent", "pos_embed"))
+        ):
             value = 0.5 * noise
         else:
             value = noise / math.sqrt(weight[0].numel())

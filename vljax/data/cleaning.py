@@ -71,7 +71,7 @@ def _siglip(text: str) -> str:
 
 
 def _clip_whitespace(text: str) -> str:
-    """open_clip: src/open_clip/tokenizer.py, `_clean_whitespace`, the default of its HFTokenizer."""
+    """open_clip: src/open_clip/tokenizer.py, `_clean_whitespace`, HFTokenizer's default."""
     return _whitespace(_fixed(text))
 
 

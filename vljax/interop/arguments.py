@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
     exporting.add_argument(
         "--tokenizer",
         metavar="FILE",
-        help="a tokenizer.json in place of a vocabulary that is built in; it must give the same ids",
+        help="a tokenizer.json for a vocabulary that is built in; it must give the same ids",
     )
     for command in (importing, exporting):
         command.add_argument("--overwrite", action="store_true", help="replace what is at OUT")

@@ -1,4 +1,4 @@
-"""The two directions: a foreign model becomes a vljax checkpoint, and one becomes a foreign model."""
+"""A foreign model becomes a vljax checkpoint, and a checkpoint a foreign model."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Losses:
 
 
 class Fields:
-    """A foreign configuration, strict about what it says: every field is read or known to be moot."""
+    """A foreign configuration; its fields are read by type, and errors name them."""
 
     def __init__(self, data: Any, source: str, path: str = "") -> None:
         if not isinstance(data, Mapping):

@@ -123,16 +123,18 @@ def write(tower: ViT, head: Embedding, losses: Losses) -> tuple[dict[str, Any], 
 
 
 def _write_timm(tower: ViT, projection: str, losses: Losses) -> dict[str, Any]:
-    for name, trunk in TRUNKS.items():
-        if all(getattr(tower, field) == value for field, value in trunk.fields().items()):
-            break
-    else:
+    fitting = [
+        name
+        for name, trunk in TRUNKS.items()
+        if all(getattr(tower, field) == value for field, value in trunk.fields().items())
+    ]
+    if not fitting:
         sizes = f"{tower.width} wide, {tower.depth} deep, {tower.activation}"
         found = f"{sizes}, patch {tower.patch_size} at {tower.image_size} pixels"
         losses.refuse("model.encoders.image", found, f"the sizes of timm: {', '.join(TRUNKS)}")
     return {
         "image_size": tower.image_size,
-        "timm_model_name": name,
+        "timm_model_name": fitting[0],
         "timm_model_pretrained": False,
         "timm_pool": "map",
         "timm_proj": "none" if projection == "none" else "linear",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,9 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
     async def serialize(
         self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
     ) -> Sequence[Any]:
-        for value, info, arg in zip(values, infos, args or itertools.repeat(ocp.SaveArgs())):
+        for value, info, arg in zip(
+            values, infos, args or [ocp.SaveArgs()] * len(values), strict=True
+        ):
             for written in await super().serialize([value.read()], [info], [arg]):
                 written.result()
             self._progress(value.nbytes)

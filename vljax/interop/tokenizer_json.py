@@ -122,7 +122,10 @@ def compare(
 
 
 # What `str.split` takes for white space.
-_SPACE = r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+_SPACE = (
+    r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"
+    r"\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+)
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"
 # `str.lower` writes sigma otherwise at the end of a word; Lowercase knows no words.
 _FINAL_SIGMA = r"(?<=\p{L})\x{3a3}(?!['.:\x{b7}\x{2019}]*\p{L})"
