@@ -65,8 +65,9 @@ def test_something_that_is_no_model(tmp_path):
     assert "nothing that vljax can import" in refused(tmp_path / "src", tmp_path / "out")
 
 
-def test_what_cannot_be_expressed_ends_an_export(siglip, tmp_path):
-    import_model(str(siglip), str(tmp_path / "w"), overwrite=False, report=quiet)
+def test_what_cannot_be_expressed_ends_an_export(foreign, tmp_path):
+    clip = foreign("transformers_clip_a")
+    import_model(str(clip), str(tmp_path / "w"), overwrite=False, report=quiet)
     with pytest.raises(UserError, match=r"open_clip cannot express .*--accept text-cleaning"):
         export_model(
             str(tmp_path / "w"), str(tmp_path / "out"), "open_clip", accept=["resize"], report=quiet

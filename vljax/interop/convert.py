@@ -124,7 +124,7 @@ def export_model(
         raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
     folder = checkpoint.newest(path)
     trained, notes = _trained(folder, vocabulary, dtype)
-    losses = Losses(chosen.what, accept)
+    losses = Losses(format_name, accept)
     writing = chosen.write(trained, losses)
     shapes = {name: parameter.shape for name, parameter in trained.parameters.items()}
     pairs = pair(writing.rules, shapes, chosen.what)
