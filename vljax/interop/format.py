@@ -107,8 +107,9 @@ def two_towers(trained: Trained, losses: Losses) -> tuple[ViT, TextTransformer, 
     losses.require({"positions": "learned", "registers": 0}, image, "model.encoders.image")
     losses.require({"normalize": True}, head, f"model.heads.{name}")
     for label, objective in trained.run.objectives.items():
-        if getattr(objective, "similarity", "cosine") != "cosine":
-            losses.refuse(f"objectives.{label}.similarity", objective.similarity, "'cosine'")
+        similarity = getattr(objective, "similarity", "cosine")
+        if similarity != "cosine":
+            losses.refuse(f"objectives.{label}.similarity", similarity, "'cosine'")
     return image, text, head, name
 
 
@@ -127,7 +128,7 @@ def imported_run(
     """
     config = tokenizer.config
     if hasattr(config, "path"):
-        config = dataclasses.replace(config, path=None)  # type: ignore[call-arg]
+        config = dataclasses.replace(config, path=None)  # type: ignore[type-var]
     transforms = (Decode(), resize)
     return Run(
         model=ModelConfig({"image": image, "text": text}, {"embedding": head}),

@@ -86,7 +86,8 @@ def _write(trained: Trained, losses: Losses) -> Writing:
     text_config, plain = open_clip_text.write(text, head, tokenizer, losses)
     custom = of_timm or not plain
     bias = "logit_bias" in trained.parameters
-    quick = {tower.activation == "quick_gelu" for tower in (text, *([] if of_timm else [image]))}
+    activations = [text.activation, *([] if of_timm else [image.activation])]
+    quick = {activation == "quick_gelu" for activation in activations}
     if len(quick) == 2:
         losses.refuse("model.encoders.text.activation", text.activation, "one for both towers")
     config: dict[str, Any] = {"embed_dim": head.dim}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vljax.data.cleaning import Cleaning
 from vljax.data.tokenizers import Clip, LoadedTokenizer, SentencePiece
 from vljax.interop import transformers_texts
 from vljax.interop.expressible import Fields, Losses
@@ -55,7 +56,7 @@ def read(folder: Path, fields: Fields) -> ReadTokenizer:
         # It would be followed by what a SiglipTokenizer does, which has no name here.
         settings.fail("clean", "has to be 'canonicalize' with a SiglipTokenizer")
     vocabulary = transformers_texts.vocabulary(found.loaded)
-    loaded = dataclasses.replace(config, cleaning=cleaning).load_vocabulary(vocabulary)  # type: ignore[call-arg]
+    loaded = dataclasses.replace(config, cleaning=cleaning).load_vocabulary(vocabulary)  # type: ignore[type-var]
     return ReadTokenizer(found.eos_id, 0, found.vocab_size, {}, loaded)
 
 
@@ -78,7 +79,8 @@ def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
     if config.cleaning not in wanted:
         losses.lose("text-cleaning", _unlike(config.cleaning))
     if canonical:
-        cleaning, inside = "canonicalize", "canonical"
+        cleaning = "canonicalize"
+        inside: Cleaning = "canonical"
     elif config.cleaning in _NAMES:
         cleaning, inside = _NAMES[config.cleaning], "none"
     else:
@@ -89,8 +91,8 @@ def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
     assert eos is not None
     assert pad is not None
     # open_clip reads the files of the folder whatever the name is, if there is one.
-    settings = {"hf_tokenizer_name": "local", "tokenizer_kwargs": {"clean": cleaning}}
-    return Ids(eos, pad, trained.tokenizer.vocab_size, settings), files
+    named: dict[str, Any] = {"hf_tokenizer_name": "local", "tokenizer_kwargs": {"clean": cleaning}}
+    return Ids(eos, pad, trained.tokenizer.vocab_size, named), files
 
 
 def _unlike(cleaning: str) -> str:

@@ -140,7 +140,7 @@ def _normalizers(cleaning: Cleaning) -> list[Any]:
     lower = [Replace(Regex(_FINAL_SIGMA), "\u03c2"), Lowercase()]
     mark = Replace(Regex(rf"\A{_SPACE}(?=\S)"), "\u2581")
     drop = Replace(Regex(_PUNCTUATION), "")
-    return {
+    steps: dict[Cleaning, list[Any]] = {
         "none": [],
         "whitespace": space,
         "clip_whitespace": space,
@@ -149,7 +149,8 @@ def _normalizers(cleaning: Cleaning) -> list[Any]:
         "siglip": [Replace("_", " "), drop, *space, *lower],
         "clip_canonical": [Replace("_", " "), drop, *space, *lower],
         "canonical": [Replace("\u2581", " "), *lower, drop, mark, *space],
-    }[cleaning]
+    }
+    return steps[cleaning]
 
 
 def _load(content: bytes, source: str) -> Any:
