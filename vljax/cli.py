@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vljax import __version__, config
 from vljax.config import UserError
+from vljax.interop import arguments
 
 if TYPE_CHECKING:
     from vljax.run import Run
@@ -120,6 +121,9 @@ def _dispatch(argv: list[str], prog: str) -> int:
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
     commands.add_parser("data", help="build data sets, index them, count what is in them")
+    arguments.add(commands)
+    if argv and argv[0] in arguments.NAMES:
+        return _convert(argv[0], parser.parse_args(argv))
     if argv and argv[0] in commands.choices:
         name = argv[0]
         json_path, rest = _take_json(argv[1:])
@@ -203,6 +207,33 @@ def _data(argv: list[str], prog: str) -> int:
     json_path, rest = _take_json(argv)
     result = data_commands.main(rest, prog, tables_to_stderr=json_path == "-")
     _write_json(json_path, result)
+    return 0
+
+
+def _convert(name: str, asked: argparse.Namespace) -> int:
+    """`vljax import` and `vljax export`."""
+    # Models are only read and written; an accelerator would have to be started first.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from vljax.interop.convert import export_model, import_model
+    from vljax.report import print_converted, progress_bar
+
+    with progress_bar(name) as report:
+        if name == "import":
+            done = import_model(asked.source, asked.out, overwrite=asked.overwrite, report=report)
+        else:
+            done = export_model(
+                asked.source,
+                asked.out,
+                asked.format,
+                dtype=asked.dtype,
+                accept=asked.accept,
+                vocabulary=asked.tokenizer,
+                overwrite=asked.overwrite,
+                report=report,
+            )
+    if asked.json != "-":
+        print_converted(done)
+    _write_json(asked.json, done.as_dict())
     return 0
 
 

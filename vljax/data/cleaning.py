@@ -8,7 +8,15 @@ from collections.abc import Callable
 from typing import Literal
 
 Cleaning = Literal[
-    "none", "whitespace", "lower", "ascii_lower", "clip", "siglip", "siglip_open_clip"
+    "none",
+    "whitespace",
+    "lower",
+    "ascii_lower",
+    "clip",
+    "clip_whitespace",
+    "siglip",
+    "siglip_open_clip",
+    "canonical",
 ]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -22,8 +30,9 @@ def clean(text: str, cleaning: Cleaning) -> str:
       text: any text.
       cleaning: "none"; "whitespace" (each run of white space becomes one space, ends stripped);
         "lower" (that, in lower case); "ascii_lower" (A to Z in lower case, as SigLIP 1 and 2 were
-        trained); "clip"; "siglip" (as big_vision evaluates them); "siglip_open_clip" (as open_clip
-        trains and evaluates them).
+        trained); "clip"; "clip_whitespace" (open_clip's for tokenizers of Hugging Face); "siglip"
+        (as big_vision evaluates them); "siglip_open_clip" (as open_clip trains and evaluates them);
+        "canonical" (the SiglipTokenizer of transformers).
     """
     return _FUNCTIONS[cleaning](text)
 
@@ -81,6 +90,25 @@ def _repaired(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
+def _clip_whitespace(text: str) -> str:
+    """open_clip: src/open_clip/tokenizer.py, `_clean_whitespace`, HFTokenizer's default."""
+    return _whitespace(_repaired(text))
+
+
+def _canonical(text: str) -> str:
+    """transformers: models/siglip/tokenization_siglip.py, `tokenize` and `canonicalize_text`.
+
+    SentencePiece's mark of a space comes before the text there, and hence before white space that
+    the text begins with, so that such a text keeps an empty word in front.
+    """
+    kept = text.replace(_SPACE_MARK, " ").lower().translate(_NO_PUNCTUATION)
+    words = _whitespace(kept)
+    return _SPACE_MARK + words if words and kept[0].isspace() else words
+
+
+_SPACE_MARK = "\u2581"
+
+
 _FUNCTIONS: dict[Cleaning, Callable[[str], str]] = {
     "none": _none,
     "whitespace": _whitespace,
@@ -88,5 +116,7 @@ _FUNCTIONS: dict[Cleaning, Callable[[str], str]] = {
     "ascii_lower": _ascii_lower,
     "clip": _clip,
     "siglip": _siglip,
+    "clip_whitespace": _clip_whitespace,
     "siglip_open_clip": _siglip_open_clip,
+    "canonical": _canonical,
 }

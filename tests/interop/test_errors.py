@@ -1,0 +1,100 @@
+"""What is damaged, incomplete or cannot be expressed is named, and leaves nothing behind."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vljax.cli import main
+from vljax.config import UserError
+from vljax.interop.convert import export_model, import_model
+
+
+def quiet(done, total):
+    pass
+
+
+@pytest.fixture
+def siglip(foreign):
+    return foreign("transformers_siglip_b")
+
+
+def refused(source, out):
+    with pytest.raises(UserError) as error:
+        import_model(str(source), str(out), overwrite=False, report=quiet)
+    assert not list(out.parent.glob("out*"))
+    return str(error.value)
+
+
+def change(file, edit):
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop("logit_bias"), "lacks 'logit_bias'"),
+        (lambda t: t.update(x=np.ones(1, np.float32)), "no place for: 'x'"),
+        (lambda t: t.update(logit_bias=np.ones(2, np.float32)), r"\[2\].*asks for \[1\]"),
+        (lambda t: t.update(logit_bias=np.ones(1, np.int64)), "'logit_bias' is int64"),
+    ],
+)
+def test_arrays_that_do_not_fit(siglip, tmp_path, edit, message):
+    change(siglip / "model.safetensors", edit)
+    with pytest.raises(UserError, match=message):
+        import_model(str(siglip), str(tmp_path / "out"), overwrite=False, report=quiet)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 300, -1])
+def test_a_truncated_file(siglip, tmp_path, keep):
+    file = siglip / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    assert "no intact safetensors file" in refused(siglip, tmp_path / "out")
+
+
+def test_a_foreign_kind_of_model(siglip, tmp_path):
+    (siglip / "config.json").write_text(json.dumps({"model_type": "siglip3"}))
+    assert "did you mean 'siglip'?" in refused(siglip, tmp_path / "out")
+
+
+def test_something_that_is_no_model(tmp_path):
+    (tmp_path / "src").mkdir()
+    assert "nothing that vljax can import" in refused(tmp_path / "src", tmp_path / "out")
+
+
+def test_what_cannot_be_expressed_ends_an_export(foreign, tmp_path):
+    clip = foreign("transformers_clip_a")
+    import_model(str(clip), str(tmp_path / "w"), overwrite=False, report=quiet)
+    with pytest.raises(UserError, match=r"open_clip cannot express .*--accept text-cleaning"):
+        export_model(
+            str(tmp_path / "w"), str(tmp_path / "out"), "open_clip", accept=["resize"], report=quiet
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_export_leaves_nothing(siglip, tmp_path):
+    import_model(str(siglip), str(tmp_path / "w"), overwrite=False, report=quiet)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_model(str(tmp_path / "w"), str(tmp_path / "out"), "transformers", report=interrupt)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "w"]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_plain_formats_give_back_every_bit(siglip, tmp_path, kind, capsys):
+    first, second = tmp_path / "w", tmp_path / "again"
+    assert main(["import", str(siglip), str(first)]) == 0
+    assert main(["export", str(first), str(tmp_path / "plain"), "--format", kind]) == 0
+    assert main(["import", str(tmp_path / "plain"), str(second)]) == 0
+    assert main(["export", str(second), str(tmp_path / "out"), "--format", "transformers"]) == 0
+    before, after = (load_file(f / "model.safetensors") for f in (siglip, tmp_path / "out"))
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array.astype(np.float32), err_msg=name)
+    assert main(["import", str(siglip), str(first)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
