@@ -11,7 +11,7 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.sources import JsonLines
-from vljax.data.tokenizers import LoadedTokenizer
+from vljax.data.tokenizers import HuggingFace, LoadedTokenizer, SentencePiece
 from vljax.data.transforms import ChooseText, Decode, Resize
 from vljax.interop.expressible import Losses
 from vljax.interop.mapping import Rule
@@ -127,8 +127,8 @@ def imported_run(
     pipeline takes them.
     """
     config = tokenizer.config
-    if hasattr(config, "path"):
-        config = dataclasses.replace(config, path=None)  # type: ignore[type-var]
+    if isinstance(config, HuggingFace | SentencePiece):
+        config = dataclasses.replace(config, path=None)
     transforms = (Decode(), resize)
     return Run(
         model=ModelConfig({"image": image, "text": text}, {"embedding": head}),

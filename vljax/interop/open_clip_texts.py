@@ -47,7 +47,7 @@ def read(folder: Path, fields: Fields) -> ReadTokenizer:
     settings.must("strip_sep_token", False, False)
     if "hf_tokenizer_name" not in fields:
         cleaning = settings.one_of("clean", _CLIP_CLEANINGS, "lower")
-        loaded = Clip(context, cleaning).load()
+        loaded = Clip(context_length=context, cleaning=cleaning).load()
         return ReadTokenizer(loaded.vocab_size - 1, 0, loaded.vocab_size, {}, loaded)
     cleaning = settings.one_of("clean", _CLEANINGS, "whitespace")
     found = transformers_texts.read(folder, context)
@@ -56,7 +56,7 @@ def read(folder: Path, fields: Fields) -> ReadTokenizer:
         # It would be followed by what a SiglipTokenizer does, which has no name here.
         settings.fail("clean", "has to be 'canonicalize' with a SiglipTokenizer")
     vocabulary = transformers_texts.vocabulary(found.loaded)
-    loaded = dataclasses.replace(config, cleaning=cleaning).load_vocabulary(vocabulary)  # type: ignore[type-var]
+    loaded = dataclasses.replace(config, cleaning=cleaning).load_vocabulary(vocabulary)
     return ReadTokenizer(found.eos_id, 0, found.vocab_size, {}, loaded)
 
 
@@ -67,6 +67,7 @@ def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
       UserError: if texts would not get the same ids there.
     """
     config = trained.tokenizer.config
+    transformers_texts.check_framing(config, losses)
     if isinstance(config, Clip):
         if config.cleaning not in _CLIP_CLEANINGS.values():
             losses.lose("text-cleaning", _unlike(config.cleaning))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,6 +146,7 @@ def _normalizers(cleaning: Cleaning) -> list[Any]:
         "whitespace": space,
         "clip_whitespace": space,
         "lower": [*space, *lower],
+        "ascii_lower": [Replace(letter, letter.lower()) for letter in string.ascii_uppercase],
         "clip": [*space, *lower],
         "siglip": [Replace("_", " "), drop, *space, *lower],
         "siglip_open_clip": [Replace("_", " "), drop, *space, *lower],

@@ -9,7 +9,7 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.cleaning import Cleaning
-from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece
+from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
 from vljax.interop import tokenizer_json
 from vljax.interop.expressible import Fields, Losses
 from vljax.interop.format import Trained, read_json
@@ -113,7 +113,9 @@ def _read_siglip(folder: Path, config: Fields, context: int) -> ReadTokenizer:
     pad = pieces.piece_to_id(_token(config, "pad_token") or "</s>")
     if pieces.piece_to_id(eos) != pieces.eos_id():
         config.fail("eos_token", f"is {eos!r}, which does not end texts in {file.name}")
-    loaded = SentencePiece(str(file), context, pad, cleaning="canonical").load()
+    loaded = SentencePiece(
+        str(file), context_length=context, pad_id=pad, cleaning="canonical"
+    ).load()
     return ReadTokenizer(loaded, pieces.eos_id(), loaded.vocab_size)
 
 
@@ -148,6 +150,7 @@ def write(
       UserError: if its texts would not get the same ids there.
     """
     config = trained.tokenizer.config
+    check_framing(config, losses)
     cleaning = config.cleaning if cleaning is None else cleaning
     common = {
         "model_max_length": config.context_length,
@@ -162,7 +165,7 @@ def write(
         special = Special("<|endoftext|>", "<|endoftext|>", "<|startoftext|>")
         content = _clip_vocabulary(trained)
     elif isinstance(config, HuggingFace):
-        special = Special(config.pad_token, config.eos_token, config.bos_token)
+        special = Special(config.pad_token, str(config.eos_token), config.bos_token)
         content = vocabulary(trained.tokenizer)
     else:
         losses.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
@@ -190,6 +193,19 @@ def write(
         "special_tokens_map.json": names,
     }
     return WrittenTokenizer(ids, files)
+
+
+def check_framing(config: Tokenizer, losses: Losses) -> None:
+    """Raises UserError if texts are not ended, cut and padded as both towers there expect it."""
+    field = "data.tokenizer"
+    if not config.adds_eos:
+        losses.refuse(f"{field}.eos_token", None, "the name of the token that ends a text")
+    if config.truncation != "keep_eos":
+        losses.refuse(f"{field}.truncation", config.truncation, "keep_eos")
+    if config.padding_side != "right":
+        losses.refuse(f"{field}.padding_side", config.padding_side, "right")
+    if isinstance(config, SentencePiece) and config.add_bos:
+        losses.refuse(f"{field}.add_bos", config.add_bos, "False")
 
 
 def _clip_vocabulary(trained: Trained) -> bytes:
@@ -222,13 +238,13 @@ def _write_siglip(
     model = vocabulary(loaded)
     pieces = SentencePieceProcessor(model_proto=model)
     names = {
-        "pad_token": pieces.id_to_piece(config.pad_id),
+        "pad_token": pieces.id_to_piece(loaded.special.pad),
         "eos_token": pieces.id_to_piece(pieces.eos_id()),
         "unk_token": pieces.id_to_piece(pieces.unk_id()),
     }
     settings = {"tokenizer_class": "SiglipTokenizer", **names, "do_lower_case": True}
     ids = {
-        "pad_token_id": config.pad_id,
+        "pad_token_id": loaded.special.pad,
         "bos_token_id": pieces.bos_id() if pieces.bos_id() >= 0 else None,
         "eos_token_id": pieces.eos_id(),
     }
