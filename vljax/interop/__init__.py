@@ -1,0 +1,1 @@
+"""Weights of other software; one file a foreign format."""
