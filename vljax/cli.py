@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vljax import __version__, config
 from vljax.config import UserError
+from vljax.interop import arguments
 
 if TYPE_CHECKING:
     from vljax.run import Run
@@ -117,6 +118,9 @@ def _dispatch(argv: list[str], prog: str) -> int:
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
+    arguments.add(commands)
+    if argv and argv[0] in arguments.NAMES:
+        return _convert(argv[0], parser.parse_args(argv))
     if argv and argv[0] in commands.choices:
         name = argv[0]
         json_path, rest = _take_json(argv[1:])
@@ -195,6 +199,33 @@ def _compile(argv: list[str], json_path: str | None, prog: str) -> int:
         print_compiled(argv[0], report)
     _write_json(json_path, report.as_dict())
     return 0 if report.fits else 1
+
+
+def _convert(name: str, asked: argparse.Namespace) -> int:
+    """`vljax import` and `vljax export`."""
+    # Models are only read and written; an accelerator would have to be started first.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from vljax.interop.convert import export_model, import_model
+    from vljax.report import print_converted, progress_bar
+
+    with progress_bar(name) as report:
+        if name == "import":
+            done = import_model(asked.source, asked.out, overwrite=asked.overwrite, report=report)
+        else:
+            done = export_model(
+                asked.source,
+                asked.out,
+                asked.format,
+                dtype=asked.dtype,
+                accept=asked.accept,
+                vocabulary=asked.tokenizer,
+                overwrite=asked.overwrite,
+                report=report,
+            )
+    if asked.json != "-":
+        print_converted(done)
+    _write_json(asked.json, done.as_dict())
+    return 0
 
 
 def _load(argv: list[str], prog: str) -> Run:

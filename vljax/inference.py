@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import Array, Float
 
 from vljax.compilation_cache import keep_compiled
@@ -21,7 +20,7 @@ from vljax.models.compute import Precision
 from vljax.models.layout import merge
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
-from vljax.training import checkpoint, storage
+from vljax.training import checkpoint
 from vljax.training.state import averaged
 from vljax.workdir import FORMAT_VERSION, decode_recipe
 
@@ -71,10 +70,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
       UserError: if there is no intact checkpoint of a format that this version reads.
     """
     keep_compiled()
-    folder = _folder(path)
-    problems = checkpoint.verify(folder)
-    if problems:
-        raise UserError(f"{folder}: {problems[0]}")
+    folder = checkpoint.newest(path)
 
     environment = json.loads(checkpoint.read_file(folder, "environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
@@ -104,14 +100,3 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
         images=ImagePreprocessor.load(json.loads(checkpoint.read_file(folder, "preprocess.json"))),
     )
-
-
-def _folder(path: str) -> epath.Path:
-    folder = storage.absolute(path)
-    if (folder / "manifest.json").exists():
-        return folder
-    for step in reversed(checkpoint.steps(path)):
-        candidate = checkpoint.step_folder(path, step)
-        if not checkpoint.verify(candidate):
-            return candidate
-    raise UserError(f"{path}: no intact checkpoint")

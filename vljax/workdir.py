@@ -19,6 +19,7 @@ from vljax import config
 from vljax.config import UserError
 from vljax.data.pipeline import plan
 from vljax.data.preprocessing import preprocessing
+from vljax.data.tokenizers import LoadedTokenizer
 from vljax.parallel import distributed
 from vljax.run import Prepared, Run, load_tokenizer
 from vljax.training import checkpoint, storage
@@ -103,8 +104,12 @@ def decode_recipe(data: Any, where: str) -> Run:
 def describe(workdir: str, prepared: Prepared) -> None:
     """Writes `run.json`: the recipe, and everything about the machine that made the run."""
     if distributed.is_first():
-        content = {"recipe": config.encode(prepared.run), **_environment(prepared)}
-        storage.write(epath.Path(workdir) / "run.json", _json(content))
+        storage.write(epath.Path(workdir) / "run.json", description(prepared))
+
+
+def description(prepared: Prepared) -> bytes:
+    """The content of `run.json`."""
+    return _json({"recipe": config.encode(prepared.run), **_environment(prepared)})
 
 
 def _versions() -> dict[str, str]:
@@ -147,17 +152,23 @@ def checkpoint_files(prepared: Prepared) -> Files:
       UserError: if the data or the tokenizer cannot be opened.
     """
     run = prepared.run
+    fixed = model_files(prepared, load_tokenizer(run))
+    stream = plan(run.data, seed=run.seed, global_batch=run.global_batch)
+    return lambda step: {**fixed, "data.json": _json({"step": step, "plan": stream})}
+
+
+def model_files(prepared: Prepared, tokenizer: LoadedTokenizer | None) -> dict[str, bytes]:
+    """What makes a checkpoint self-sufficient, apart from the arrays and the place in the data."""
+    run = prepared.run
     normalisation = {name: e.preprocessing() for name, e in run.model.encoders.items()}
-    fixed = {
+    files = {
         "recipe.json": config.to_json(run).encode(),
         "environment.json": _json(_environment(prepared)),
         "preprocess.json": _json({**preprocessing(run.data), "normalisation": normalisation}),
     }
-    tokenizer = load_tokenizer(run)
     if tokenizer is not None:
-        fixed |= {f"tokenizer/{name}": content for name, content in tokenizer.files().items()}
-    stream = plan(run.data, seed=run.seed, global_batch=run.global_batch)
-    return lambda step: {**fixed, "data.json": _json({"step": step, "plan": stream})}
+        files |= {f"tokenizer/{name}": content for name, content in tokenizer.files().items()}
+    return files
 
 
 def _json(data: Any) -> bytes:

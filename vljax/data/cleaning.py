@@ -7,7 +7,16 @@ import string
 from collections.abc import Callable
 from typing import Literal
 
-Cleaning = Literal["none", "whitespace", "lower", "clip", "siglip"]
+Cleaning = Literal[
+    "none",
+    "whitespace",
+    "lower",
+    "clip",
+    "siglip",
+    "clip_whitespace",
+    "clip_canonical",
+    "canonical",
+]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -18,7 +27,8 @@ def clean(text: str, cleaning: Cleaning) -> str:
     Args:
       text: any text.
       cleaning: "none"; "whitespace" (each run of white space becomes one space, ends stripped);
-        "lower" (that, in lower case); "clip"; "siglip".
+        "lower" (that, in lower case); "clip"; "siglip"; "clip_whitespace", "clip_canonical" (others
+        of open_clip); "canonical" (the SiglipTokenizer of transformers).
     """
     return _FUNCTIONS[cleaning](text)
 
@@ -41,9 +51,13 @@ def _clip(text: str) -> str:
     Also the default of open_clip (src/open_clip/tokenizer.py, `_clean_lower`). HTML is unescaped
     twice, since web captions are often escaped twice.
     """
+    return _lower(_fixed(text))
+
+
+def _fixed(text: str) -> str:
     import ftfy
 
-    return _lower(html.unescape(html.unescape(ftfy.fix_text(text))))
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def _siglip(text: str) -> str:
@@ -56,10 +70,37 @@ def _siglip(text: str) -> str:
     return _lower(text.replace("_", " ").translate(_NO_PUNCTUATION))
 
 
+def _clip_whitespace(text: str) -> str:
+    """open_clip: src/open_clip/tokenizer.py, `_clean_whitespace`, the default of its HFTokenizer."""
+    return _whitespace(_fixed(text))
+
+
+def _clip_canonical(text: str) -> str:
+    """open_clip: src/open_clip/tokenizer.py, `_clean_canonicalize`, for its SigLIP models."""
+    return _siglip(_fixed(text))
+
+
+def _canonical(text: str) -> str:
+    """transformers: models/siglip/tokenization_siglip.py, `tokenize` and `canonicalize_text`.
+
+    SentencePiece's mark of a space comes before the text there, and hence before white space that
+    the text begins with, so that such a text keeps an empty word in front.
+    """
+    kept = text.replace(_SPACE_MARK, " ").lower().translate(_NO_PUNCTUATION)
+    words = _whitespace(kept)
+    return _SPACE_MARK + words if words and kept[0].isspace() else words
+
+
+_SPACE_MARK = "\u2581"
+
+
 _FUNCTIONS: dict[Cleaning, Callable[[str], str]] = {
     "none": _none,
     "whitespace": _whitespace,
     "lower": _lower,
     "clip": _clip,
     "siglip": _siglip,
+    "clip_whitespace": _clip_whitespace,
+    "clip_canonical": _clip_canonical,
+    "canonical": _canonical,
 }

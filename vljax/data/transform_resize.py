@@ -39,6 +39,8 @@ class Resize(Transform, name="resize"):
       antialias: whether the filter widens when the image shrinks, as Pillow's does. big_vision's
         `resize` op does not by default, and is bilinear.
       background: red, green, blue of the padding, 0..255.
+      centre: where the crop of "shortest" lies when it cuts off an odd number of pixels: "round"
+        to even, as torchvision and open_clip do, or "floor", as transformers does.
     """
 
     size: int
@@ -46,6 +48,7 @@ class Resize(Transform, name="resize"):
     interpolation: Interpolation = "bicubic"
     antialias: bool = True
     background: Colour = (255, 255, 255)
+    centre: Literal["round", "floor"] = "round"
 
     @property
     def output_size(self) -> int:
@@ -60,8 +63,8 @@ class Resize(Transform, name="resize"):
         height, width = _resized_shape(image.shape[0], image.shape[1], self.size, self.mode)
         image = resample(image, height, width, self.interpolation, antialias=self.antialias)
         if self.mode == "shortest":
-            # Rounds as torchvision's center_crop does.
-            top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+            halve = round if self.centre == "round" else math.floor
+            top, left = halve((height - self.size) / 2), halve((width - self.size) / 2)
             image = image[top : top + self.size, left : left + self.size]
         elif self.mode == "pad":
             top, left = (self.size - height) // 2, (self.size - width) // 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vljax.config import UserError, suggest
-from vljax.interop.npz_files import read_npz
+from vljax.interop.plain_npz import read_npz
 from vljax.interop.safetensors_files import read_file
 from vljax.interop.tensors import Tensor
 from vljax.interop.torch_file import state_dict

@@ -20,7 +20,7 @@ from etils import epath
 from vljax.config import UserError
 from vljax.parallel import distributed
 from vljax.training import manifest, orbax_noise, retention, saved_state, storage
-from vljax.training.manifest import read_file, step_folder, steps, verify
+from vljax.training.manifest import newest, read_file, step_folder, steps, verify
 from vljax.training.saved_state import read_state
 from vljax.training.storage import check_space, required_bytes
 
@@ -28,6 +28,7 @@ __all__ = [
     "Checkpointer",
     "Restored",
     "check_space",
+    "newest",
     "read_file",
     "read_state",
     "required_bytes",

@@ -81,6 +81,27 @@ def newest_intact(workdir: epath.PathLike, report: Callable[[int, str], None]) -
     return None
 
 
+def newest(path: str) -> epath.Path:
+    """The folder of an intact checkpoint.
+
+    Args:
+      path: that folder, or a workdir: its newest intact one.
+
+    Raises:
+      UserError: if there is none, or the folder is damaged.
+    """
+    folder = storage.absolute(path)
+    if (folder / NAME).exists():
+        problems = verify(folder)
+        if problems:
+            raise UserError(f"{folder}: {problems[0]}")
+        return folder
+    step = newest_intact(path, lambda step, problem: None)
+    if step is None:
+        raise UserError(f"{path}: no intact checkpoint")
+    return step_folder(path, step)
+
+
 def read_file(path: epath.PathLike, name: str) -> bytes:
     """The content of one file of a checkpoint, checked against its digest.
 

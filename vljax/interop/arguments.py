@@ -1,0 +1,70 @@
+"""The arguments of `vljax import` and `vljax export`. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vljax.interop.expressible import ACCEPTABLE
+from vljax.interop.formats import MODULES
+
+NAMES = ("import", "export")
+
+_IMPORT = """\
+Makes OUT a workdir with one checkpoint, of step 0, that holds all that the model needs: evaluate
+it, serve it, export it. SRC is a folder; its format is found out: a transformers folder (clip,
+siglip), an open_clip folder, or one that `vljax export` wrote as safetensors or npz."""
+
+_EXPORT = """\
+Writes OUT, a folder that the other software loads as it is: weights, configuration, image
+preprocessing and tokenizer. CHECKPOINT is one (W/checkpoints/STEP), or a workdir: its newest intact
+one. Averaged parameters are taken where the run kept an average. What the format cannot express
+ends the export; --accept names what may be lost."""
+
+
+def add(commands: Any) -> None:
+    """Adds both commands to a parser's sub-commands."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    importing = commands.add_parser(
+        "import",
+        help="make a checkpoint of a model of other software",
+        description=_IMPORT,
+        formatter_class=formatter,
+    )
+    importing.add_argument("source", metavar="SRC", help="the folder to read")
+    exporting = commands.add_parser(
+        "export",
+        help="write a checkpoint for other software",
+        description=_EXPORT,
+        formatter_class=formatter,
+    )
+    exporting.add_argument("source", metavar="CHECKPOINT", help="a checkpoint or a workdir")
+    for command in (importing, exporting):
+        command.add_argument("out", metavar="OUT", help="the folder to make")
+    exporting.add_argument(
+        "--format", required=True, choices=MODULES, metavar="FORMAT", help=", ".join(MODULES)
+    )
+    exporting.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the arrays; float32 unless said otherwise",
+    )
+    exporting.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="LOSS",
+        help="a loss that is acceptable, may be repeated: "
+        + "; ".join(f"{name} ({meaning})" for name, meaning in ACCEPTABLE.items()),
+    )
+    exporting.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a tokenizer.json in place of a vocabulary that is built in; it must give the same ids",
+    )
+    for command in (importing, exporting):
+        command.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
+        command.add_argument(
+            "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
+        )

@@ -1,0 +1,180 @@
+"""The two directions: a foreign model becomes a vljax checkpoint, and one becomes a foreign model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from vljax.config import UserError, suggest
+from vljax.data.tokenizers import load_tokenizer
+from vljax.interop import formats, stored
+from vljax.interop.expressible import ACCEPTABLE, Losses
+from vljax.interop.folders import new_folder
+from vljax.interop.format import Trained
+from vljax.interop.mapping import Pair, pair, to_foreign, to_own
+from vljax.interop.tensors import FLOATS, Lazy
+from vljax.run import prepare
+from vljax.training import checkpoint, manifest
+from vljax.workdir import FORMAT_VERSION, decode_recipe, description, model_files
+
+Report = Callable[[int, int], None]
+"""Is told how many bytes are done, of how many."""
+
+
+class Row(NamedTuple):
+    """A line of the table of what was mapped."""
+
+    own: tuple[str, ...]
+    foreign: str
+    shape: tuple[int, ...]
+    """Of the foreign array."""
+    change: str
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What an import or export did."""
+
+    what: str
+    """The foreign format."""
+    out: str
+    rows: Sequence[Row]
+    parameters: int
+    nbytes: int
+    """Of the arrays that were written."""
+    notes: Sequence[str]
+    """What a person should know."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for programs."""
+        mapped = [row._asdict() for row in self.rows]
+        return {
+            "format": self.what,
+            "out": self.out,
+            "parameters": self.parameters,
+            "bytes": self.nbytes,
+            "notes": list(self.notes),
+            "mapped": mapped,
+        }
+
+
+def import_model(source: str, out: str, *, overwrite: bool, report: Report) -> Converted:
+    """Makes the workdir `out` with one checkpoint, of step 0, of a foreign model.
+
+    Raises:
+      UserError: if the source is damaged, incomplete, or is something that vljax has nothing for.
+    """
+    chosen = formats.detect(Path(source).expanduser())
+    if chosen.read is None:
+        raise UserError(f"{source}: vljax writes {chosen.what}, and does not read it")
+    reading = chosen.read(Path(source).expanduser())
+    prepared = prepare(reading.run, jax.devices()[:1])
+    shapes = stored.unrolled_shapes(prepared.shapes.params)
+    pairs = pair(reading.rules, shapes, reading.what)
+    made = to_own(pairs, reading.tensors, reading.ignored, source)
+    files = model_files(prepared, reading.tokenizer)
+    with new_folder(out, overwrite=overwrite) as folder:
+        step = folder / "checkpoints" / "0"
+        step.mkdir(parents=True)
+        stored.write_parameters(step, made, _progress(made, report))
+        for name, content in files.items():
+            _write(step / name, content)
+        manifest.write(epath.Path(step))
+        _write(folder / "run.json", description(prepared))
+    return _converted(reading.what, out, pairs, made, [])
+
+
+def export_model(
+    path: str,
+    out: str,
+    format_name: str,
+    *,
+    dtype: str = "float32",
+    accept: Collection[str] = (),
+    vocabulary: str | None = None,
+    overwrite: bool = False,
+    report: Report,
+) -> Converted:
+    """Writes a checkpoint as a folder of a foreign format.
+
+    Args:
+      path: a checkpoint, or a workdir: its newest intact one.
+      out: the folder to make.
+      format_name: see `formats.MODULES`.
+      dtype: of the arrays, "float32" or another of `tensors.FLOATS`.
+      accept: names of losses that are acceptable, see `expressible.ACCEPTABLE`.
+      vocabulary: a `tokenizer.json` for a tokenizer whose vocabulary is built in.
+      overwrite: whether what stands at `out` may be replaced.
+      report: is told of progress.
+
+    Raises:
+      UserError: if the checkpoint is damaged, or holds what the format cannot express.
+    """
+    chosen = formats.named(format_name)
+    for name in accept:
+        if name not in ACCEPTABLE:
+            raise UserError(f"--accept: unknown loss {name!r}{suggest(name, ACCEPTABLE)}")
+    if chosen.write is None:
+        raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
+    folder = checkpoint.newest(path)
+    trained, notes = _trained(folder, vocabulary)
+    losses = Losses(chosen.what, accept)
+    writing = chosen.write(trained, losses)
+    shapes = {name: parameter.shape for name, parameter in trained.parameters.items()}
+    pairs = pair(writing.rules, shapes, chosen.what)
+    made = to_foreign(pairs, trained.parameters, FLOATS[dtype])
+    with new_folder(out, overwrite=overwrite) as target:
+        writing.write(target, made, _progress(made, report))
+        for name, content in writing.files.items():
+            _write(target / name, content)
+    return _converted(chosen.what, out, pairs, made, [*notes, *losses.notes])
+
+
+def _trained(folder: epath.Path, vocabulary: str | None) -> tuple[Trained, list[str]]:
+    environment = json.loads(checkpoint.read_file(folder, "environment.json"))
+    if environment["format_version"] != FORMAT_VERSION:
+        found = environment["format_version"]
+        raise UserError(f"{folder}: format {found}, this version of vljax reads {FORMAT_VERSION}")
+    recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
+    parameters, averages = stored.parameters(folder)
+    notes = [f"{averages} of {len(parameters)} arrays are moving averages"] if averages else []
+    names = [name for name in manifest.names(folder) if not name.startswith("state/")]
+    trained = Trained(
+        run=decode_recipe(recipe, f"{folder}/recipe.json"),
+        tokenizer=load_tokenizer(str(folder / "tokenizer")),
+        parameters=parameters,
+        files={name: checkpoint.read_file(folder, name) for name in names},
+        vocabulary=None if vocabulary is None else Path(vocabulary),
+    )
+    return trained, notes
+
+
+def _progress(made: Mapping[str, Lazy], report: Report) -> Callable[[int], None]:
+    total, done = sum(value.nbytes for value in made.values()), 0
+
+    def add(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        report(done, total)
+
+    return add
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def _converted(
+    what: str, out: str, pairs: Sequence[Pair], made: Mapping[str, Lazy], notes: Sequence[str]
+) -> Converted:
+    rows = [Row(one.own, one.foreign, one.foreign_shape, one.change.name) for one in pairs]
+    parameters = sum(value.size for value in made.values())
+    nbytes = sum(value.nbytes for value in made.values())
+    return Converted(what, out, rows, parameters, nbytes, notes)

@@ -1,0 +1,60 @@
+"""A folder that is either complete or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from vljax.config import UserError
+
+
+@contextlib.contextmanager
+def new_folder(out: str, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, that gets the name `out` once nothing went wrong.
+
+    Until then it is its sibling `out.partial`. What an interrupted command left there is removed,
+    so the same command can be run again; what stood at `out` goes last of all.
+
+    Args:
+      out: the folder to make.
+      overwrite: whether it may replace one that holds something.
+
+    Raises:
+      UserError: if there is something already, or it cannot be written.
+    """
+    target = Path(os.path.abspath(os.path.expanduser(out)))
+    if "://" in out:
+        raise UserError(f"{out}: write to a local folder, and copy it from there")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{out} is a file; name a folder")
+    if not overwrite and target.is_dir() and any(target.iterdir()):
+        raise UserError(f"{out} holds something already; add --overwrite to replace it")
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{partial}: {error.strerror}") from error
+    try:
+        yield partial
+        _replace(target, partial)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(target: Path, partial: Path) -> None:
+    if not target.exists():
+        partial.rename(target)
+        return
+    # A folder cannot replace one that holds something: the old one steps aside first.
+    old = target.with_name(f"{target.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

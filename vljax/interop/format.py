@@ -1,0 +1,157 @@
+"""What a foreign format is: a file of its own that reads, writes, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vljax.config import UserError
+from vljax.data.sources import JsonLines
+from vljax.data.tokenizers import LoadedTokenizer
+from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.interop.expressible import Losses
+from vljax.interop.mapping import Rule
+from vljax.interop.safetensors_files import Progress
+from vljax.interop.stored import StoredParameter
+from vljax.interop.tensors import Lazy, Tensor
+from vljax.models.heads import Embedding
+from vljax.objectives.objective import Objective
+from vljax.run import Data, ModelConfig, Precision, Run, TextTransformer, ViT
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A foreign model in terms of vljax; no array is read yet."""
+
+    what: str
+    """The foreign format, for people."""
+    run: Run
+    tokenizer: LoadedTokenizer
+    tensors: Mapping[str, Tensor]
+    rules: Sequence[Rule]
+    ignored: Sequence[str] = ()
+    """Expressions of foreign names that hold no parameters."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A vljax checkpoint that is to leave; no array is read yet."""
+
+    run: Run
+    tokenizer: LoadedTokenizer
+    parameters: Mapping[str, StoredParameter]
+    """By their unrolled paths."""
+    files: Mapping[str, bytes]
+    """What stands beside the arrays."""
+    vocabulary: Path | None
+    """A `tokenizer.json` in place of a vocabulary that is built in."""
+
+
+WriteTensors = Callable[[Path, Mapping[str, Lazy], Progress], Sequence[Path]]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A vljax model in terms of a foreign format."""
+
+    rules: Sequence[Rule]
+    files: Mapping[str, bytes]
+    """Everything but the arrays, by name."""
+    write: WriteTensors
+    """Writes arrays into a folder; returns the files."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A foreign format."""
+
+    what: str
+    """In a few words."""
+    recognises: Callable[[Path], bool]
+    """Whether a path looks like it; reads little."""
+    read: Callable[[Path], Reading] | None = None
+    """Raises UserError for what is damaged or has no counterpart here."""
+    write: Callable[[Trained, Losses], Writing] | None = None
+    """Raises UserError for what has no counterpart there."""
+
+
+def two_towers(trained: Trained, losses: Losses) -> tuple[ViT, TextTransformer, Embedding, str]:
+    """The parts of a model with an image and a text tower, and the name of its head.
+
+    Raises:
+      UserError: if the model is made of anything else.
+    """
+    model = trained.run.model
+    image, text = model.encoders.get("image"), model.encoders.get("text")
+    heads = list(model.heads.items())
+    if set(model.encoders) != {"image", "text"} or len(heads) != 1:
+        parts = [*model.encoders, *model.heads]
+        losses.refuse("model", parts, "an image tower, a text tower and an embedding head")
+    name, head = heads[0]
+    for path, part, kind in (
+        ("encoders.image", image, ViT),
+        ("encoders.text", text, TextTransformer),
+        (f"heads.{name}", head, Embedding),
+    ):
+        if type(part) is not kind:
+            losses.refuse(f"model.{path}", getattr(part, "type_name", part), kind.type_name)
+    assert isinstance(image, ViT)
+    assert isinstance(text, TextTransformer)
+    assert isinstance(head, Embedding)
+    losses.require({"positions": "learned", "registers": 0}, image, "model.encoders.image")
+    losses.require({"normalize": True}, head, f"model.heads.{name}")
+    for label, objective in trained.run.objectives.items():
+        if getattr(objective, "similarity", "cosine") != "cosine":
+            losses.refuse(f"objectives.{label}.similarity", objective.similarity, "'cosine'")
+    return image, text, head, name
+
+
+def imported_run(
+    image: ViT,
+    text: TextTransformer,
+    head: Embedding,
+    resize: Resize,
+    tokenizer: LoadedTokenizer,
+    objective: Objective,
+) -> Run:
+    """A recipe around an imported model: what it is is known, how to go on training is not.
+
+    Data and steps have to be set by whoever trains it; images and texts go in as the foreign
+    pipeline takes them.
+    """
+    config = tokenizer.config
+    if hasattr(config, "path"):
+        config = dataclasses.replace(config, path=None)  # type: ignore[call-arg]
+    transforms = (Decode(), resize)
+    return Run(
+        model=ModelConfig({"image": image, "text": text}, {"embedding": head}),
+        data=Data(
+            source=JsonLines(),
+            tokenizer=config,
+            train_transforms=(*transforms, ChooseText("random")),
+            eval_transforms=(*transforms, ChooseText()),
+        ),
+        objectives={"contrastive": objective},
+        precision=Precision("float32"),
+        steps=1,
+        global_batch=1,
+    )
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file. Raises UserError if it is missing or none."""
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except ValueError as error:
+        raise UserError(f"{file}: no JSON ({error})") from error
+
+
+def to_json(data: Any) -> bytes:
+    """Data as the content of a JSON file."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()

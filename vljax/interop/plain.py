@@ -1,0 +1,64 @@
+"""What the formats have in common that hold our own parameters by our own names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from vljax import config
+from vljax.data.tokenizers import load_tokenizer
+from vljax.interop.format import Reading, Trained, read_json
+from vljax.interop.mapping import Rule, rule
+from vljax.interop.stored import unrolled_shapes
+from vljax.interop.tensors import Tensor
+from vljax.parallel.mesh import MeshConfig
+from vljax.run import Run, prepare
+from vljax.workdir import decode_recipe
+
+RECIPE, PREPROCESS = "recipe.json", "preprocess.json"
+
+
+def recognises(path: Path) -> bool:
+    """Whether a folder holds a recipe of ours."""
+    return (path / RECIPE).is_file()
+
+
+def rules(names: Iterable[str]) -> list[Rule]:
+    """Each parameter under its own name."""
+    return [rule(name, name) for name in names]
+
+
+def files(trained: Trained) -> dict[str, bytes]:
+    """The recipe, the preprocessing and the tokenizer, as in a checkpoint."""
+    kept = (RECIPE, PREPROCESS)
+    return {
+        name: content
+        for name, content in trained.files.items()
+        if name in kept or name.startswith("tokenizer/")
+    }
+
+
+def read(folder: Path, tensors: Mapping[str, Tensor]) -> Reading:
+    """A folder with a recipe and its parameters."""
+    recipe = decode_recipe(read_json(folder / RECIPE), str(folder / RECIPE))
+    # Of another machine: its paths and devices are not here.
+    run = replace(_without_paths(recipe), mesh=MeshConfig(1, 1, 1), attention="auto", workdir=None)
+    shapes = unrolled_shapes(prepare(run, jax.devices()[:1]).shapes.params)
+    tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    return Reading("parameters of vljax", run, tokenizer, tensors, rules(shapes))
+
+
+def _without_paths(run: Run) -> Run:
+    data = config.encode(run)
+    for path, _ in config.paths(run):
+        *parents, name = path.split(".")
+        node = data
+        for parent in parents:
+            node = node[int(parent) if isinstance(node, list) else parent]
+        node[name] = None
+    unset: Run = config.decode(Run, data)
+    return unset

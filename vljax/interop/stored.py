@@ -1,0 +1,126 @@
+"""The parameters of vljax checkpoints, an array at a time: read for export, written by import."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from vljax.config import UserError
+from vljax.interop.safetensors_files import Progress
+from vljax.interop.tensors import Lazy
+from vljax.models.layout import canonical_paths, leaves
+from vljax.training import orbax_noise, saved_state
+
+Shape = tuple[int, ...]
+
+
+def unrolled_shapes(params: Any) -> dict[str, Shape]:
+    """The shape of every parameter by its unrolled path; `params` are arrays or their shapes."""
+    shapes: dict[str, Shape] = {}
+    for keys, leaf in leaves(params):
+        paths = canonical_paths(keys, leaf.shape)
+        scanned = paths != ["/".join(keys)]
+        shapes |= dict.fromkeys(paths, tuple(leaf.shape[1:] if scanned else leaf.shape))
+    return shapes
+
+
+@dataclass(frozen=True)
+class StoredParameter:
+    """A parameter in a checkpoint; of a scanned stack, one layer."""
+
+    state: epath.Path
+    keys: tuple[str, ...]
+    layer: int | None
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    def read(self) -> np.ndarray:
+        import tensorstore
+
+        # Orbax restores whole arrays, and a scanned one may be as large as the model.
+        spec = {
+            "driver": "zarr",
+            "kvstore": {
+                "driver": "ocdbt",
+                "base": f"file://{self.state}",
+                "path": ".".join(self.keys) + "/",
+            },
+        }
+        try:
+            array = tensorstore.open(spec, open=True, read=True).result()
+            read = array if self.layer is None else array[self.layer]
+            return np.asarray(read.read().result())
+        except (ValueError, OSError) as error:
+            path = "/".join(self.keys)
+            raise UserError(f"{self.state}: {path} cannot be read ({error})") from error
+
+
+def parameters(folder: epath.Path) -> tuple[dict[str, StoredParameter], int]:
+    """The parameters of an intact checkpoint by their unrolled paths.
+
+    Returns:
+      The parameters, averaged ones where there is an average; and how many of them are averages.
+
+    Raises:
+      UserError: if the model has state that is no parameter, which no format here has a place for.
+    """
+    saved = saved_state.shapes(folder)
+    if saved.get("state"):
+        names = ", ".join(sorted(saved["state"]))
+        raise UserError(f"{folder}: the model has state beside its parameters ({names})")
+    found: dict[str, StoredParameter] = {}
+    averages = 0
+    for kind in ("params", "average"):
+        for keys, leaf in leaves(saved.get(kind, {})):
+            paths = canonical_paths(keys, leaf.shape)
+            scanned = paths != ["/".join(keys)]
+            shape = tuple(leaf.shape[1:] if scanned else leaf.shape)
+            for i, path in enumerate(paths):
+                layer, place = i if scanned else None, (kind, *keys)
+                state = folder / "state"
+                found[path] = StoredParameter(state, place, layer, shape, np.dtype(leaf.dtype))
+                averages += kind == "average"
+    return found, averages
+
+
+class _LazyHandler(ocp.type_handlers.NumpyHandler):
+    """Makes and writes one array after the other."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+        self._progress = progress
+
+    async def serialize(
+        self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
+    ) -> Sequence[Any]:
+        for value, info, arg in zip(values, infos, args or itertools.repeat(ocp.SaveArgs())):
+            for written in await super().serialize([value.read()], [info], [arg]):
+                written.result()
+            self._progress(value.nbytes)
+        return []
+
+
+def write_parameters(folder: Path, made: Mapping[str, Lazy], progress: Progress) -> None:
+    """Writes `folder/state` as a run without optimizer would, holding an array at a time."""
+    tree: dict[str, Any] = {}
+    for path, value in made.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    orbax_noise.silence()
+    types = ocp.type_handlers.create_type_handler_registry(
+        (Lazy, _LazyHandler(progress)), (jax.Array, ocp.type_handlers.ArrayHandler())
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types)
+    with ocp.Checkpointer(handler) as writer:
+        writer.save(epath.Path(folder) / "state", args=ocp.args.PyTreeSave({"params": tree}))

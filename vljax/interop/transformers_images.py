@@ -1,0 +1,141 @@
+"""`preprocessor_config.json` of transformers, and our transforms of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vljax.data.transforms import ChooseText, Decode, Resize, Transform
+from vljax.interop.expressible import Fields, Losses
+from vljax.interop.format import read_json
+from vljax.run import ViT
+
+_FILTERS: dict[str, int] = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
+_MEANS = {
+    "CLIP": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    "Siglip": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+}
+
+
+def read(folder: Path, size: int) -> tuple[Resize, dict[str, Any]]:
+    """How images get the size of the model, and how their pixels are normalised.
+
+    Args:
+      folder: with a `preprocessor_config.json`, or a `processor_config.json` that holds the same.
+      size: height and width that the model is made for.
+
+    Raises:
+      UserError: if it does anything that no transform here does.
+    """
+    fields = _fields(folder)
+    kind = str(fields.raw("image_processor_type") or fields.raw("feature_extractor_type"))
+    family = next((name for name in _MEANS if kind.startswith(name)), None)
+    if family is None:
+        fields.fail("image_processor_type", f"unknown value {kind!r}; known: CLIP..., Siglip...")
+    for step in ("do_resize", "do_rescale"):
+        fields.must(step, True, True)
+    if abs(fields.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+        fields.fail("rescale_factor", "is not 1/255")
+    resample = fields.raw("resample", _FILTERS["bicubic"])
+    name = next((name for name, number in _FILTERS.items() if number == resample), None)
+    if name is None:
+        fields.fail("resample", f"is {resample!r}; vljax has 2 (bilinear) and 3 (bicubic)")
+    mode = _mode(fields, size, family == "CLIP")
+    resize = Resize(size, mode=mode, interpolation=name, centre="floor")  # type: ignore[arg-type]
+    mean, std = _MEANS[family or ""]
+    if not fields.get("do_normalize", True):
+        return resize, {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
+    return resize, {
+        "pixel_mean": _three(fields, "image_mean", mean),
+        "pixel_std": _three(fields, "image_std", std),
+    }
+
+
+def _fields(folder: Path) -> Fields:
+    """The older file of the two counts where both are there, as in transformers."""
+    file = folder / "preprocessor_config.json"
+    if not file.exists() and (newer := folder / "processor_config.json").exists():
+        return Fields(read_json(newer), str(newer)).part("image_processor")
+    return Fields(read_json(file), str(file))
+
+
+def _mode(fields: Fields, size: int, clip: bool) -> str:
+    """The mode of our `Resize`."""
+    given = fields.raw("size", {"shortest_edge": 224} if clip else {"height": 224, "width": 224})
+    crops = fields.get("do_center_crop", clip)
+    if isinstance(given, int):
+        given = {"shortest_edge": given} if clip else {"height": given, "width": given}
+    if given == {"height": size, "width": size}:
+        mode = "squash"
+    elif given == {"shortest_edge": size}:
+        mode = "shortest"
+        if not crops:
+            fields.fail("do_center_crop", "is false, but the shortest edge alone is resized")
+    else:
+        fields.fail("size", f"is {given!r}, but the model is made for {size} pixels")
+    if crops:
+        crop = fields.raw("crop_size", {"height": 224, "width": 224})
+        if crop not in (size, {"height": size, "width": size}):
+            fields.fail("crop_size", f"is {crop!r}, but the model is made for {size} pixels")
+    return mode
+
+
+def _three(fields: Fields, name: str, default: list[float]) -> tuple[float, ...]:
+    values = fields.raw(name, default)
+    if not (isinstance(values, list) and len(values) == 3):
+        fields.fail(name, f"{values!r} is no list of three numbers")
+    return tuple(float(value) for value in values)
+
+
+def write(
+    transforms: Sequence[Transform], tower: ViT, losses: Losses, family: str
+) -> dict[str, Any]:
+    """The content of `preprocessor_config.json`.
+
+    Args:
+      transforms: those of evaluation.
+      tower: the image tower, which normalises.
+      losses: is asked where something cannot be expressed.
+      family: "CLIP" or "Siglip"; each has its own class.
+
+    Raises:
+      UserError: if they are not a decode and a resize, or resize in another way.
+    """
+    resize = only_resize(transforms, losses)
+    if resize.mode == "pad":
+        losses.refuse("data.eval_transforms.resize.mode", "pad", "'squash' and 'shortest'")
+    if not resize.antialias:
+        losses.lose("resize", "resizing without antialiasing")
+    if resize.mode == "shortest" and resize.centre == "round":
+        losses.lose("resize", "a centre crop that is rounded to even pixels rather than down")
+    side = {"height": resize.size, "width": resize.size}
+    content: dict[str, Any] = {
+        # Pillow's filters, as here; torchvision's are off by a level now and then.
+        "image_processor_type": f"{family}ImageProcessorPil",
+        "processor_class": f"{family}Processor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": resize.size} if resize.mode == "shortest" else side,
+        "resample": _FILTERS[resize.interpolation],
+        "do_center_crop": resize.mode == "shortest",
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(tower.pixel_mean),
+        "image_std": list(tower.pixel_std),
+    }
+    if resize.mode == "shortest":
+        content["crop_size"] = side
+    return content
+
+
+def only_resize(transforms: Sequence[Transform], losses: Losses) -> Resize:
+    """The one transform between decoding and text. Raises UserError if there are others."""
+    kinds = [type(t) for t in transforms if not isinstance(t, ChooseText)]
+    if kinds != [Decode, Resize]:
+        names = [transform.type_name for transform in transforms]
+        losses.refuse("data.eval_transforms", names, "decode and resize")
+    resize = transforms[1]
+    assert isinstance(resize, Resize)
+    return resize

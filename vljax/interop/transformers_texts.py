@@ -1,0 +1,242 @@
+"""Tokenizer files of transformers, and our tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vljax.config import UserError
+from vljax.data.cleaning import Cleaning
+from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece
+from vljax.interop import tokenizer_json
+from vljax.interop.expressible import Fields, Losses
+from vljax.interop.format import Trained, read_json
+from vljax.interop.tokenizer_json import Special
+
+_CLIP_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
+        {"type": "Lowercase"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class ReadTokenizer:
+    """A tokenizer of ours that was made from files of transformers."""
+
+    loaded: LoadedTokenizer
+    eos_id: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class WrittenTokenizer:
+    """What a folder of transformers holds of a tokenizer."""
+
+    ids: dict[str, int | None]
+    """`pad_token_id`, `bos_token_id`, `eos_token_id`."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """Bytes, or what is to be JSON."""
+
+
+def read(folder: Path, context: int) -> ReadTokenizer:
+    """The tokenizer of a folder.
+
+    Args:
+      folder: with a `tokenizer.json`, or the `spiece.model` of a SiglipTokenizer.
+      context: tokens of a text.
+
+    Raises:
+      UserError: if it makes ids in a way that no tokenizer here does.
+    """
+    file = folder / "tokenizer_config.json"
+    config = Fields(read_json(file), str(file))
+    kind = str(config.raw("tokenizer_class") or "").removesuffix("Fast")
+    if config.get("padding_side", "right") != "right":
+        config.fail("padding_side", "is not 'right'")
+    if kind == "SiglipTokenizer":
+        return _read_siglip(folder, config, context)
+    return _read_json(folder, config, kind, context)
+
+
+def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTokenizer:
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        again = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one"
+        raise UserError(f"{file}: no such file; in transformers, {again}")
+    content = read_json(file)
+    if kind == "CLIPTokenizer" and content.get("normalizer") != _CLIP_NORMALIZER:
+        raise UserError(
+            f"{file}: its normalizer is not the one that a CLIPTokenizer applies in any case"
+        )
+    names = {role: _token(config, f"{role}_token") for role in ("pad", "eos", "bos")}
+    for role in ("pad", "eos"):
+        if names[role] is None:
+            config.fail(f"{role}_token", "is missing")
+    around = tokenizer_json.added_around(file)
+    if around.after != (names["eos"],) or around.before not in ((), (names["bos"],)):
+        raise UserError(
+            f"{file}: puts {list(around.before)} before and {list(around.after)} behind a"
+            f" text; vljax has the end token ({names['eos']!r}) behind it, and at most"
+            f" {names['bos']!r} before it"
+        )
+    loaded = HuggingFace(
+        path=str(file),
+        context_length=context,
+        pad_token=str(names["pad"]),
+        eos_token=str(names["eos"]),
+        bos_token=names["bos"] if around.before else None,
+        cleaning="none",
+    ).load()
+    eos = tokenizer_json.token_id(file.read_bytes(), str(names["eos"]))
+    return ReadTokenizer(loaded, eos, loaded.vocab_size)
+
+
+def _token(config: Fields, name: str) -> str | None:
+    token = config.raw(name)
+    content = token.get("content") if isinstance(token, dict) else token
+    if content is not None and not isinstance(content, str):
+        config.fail(name, f"{token!r} is no token")
+    return content
+
+
+def _read_siglip(folder: Path, config: Fields, context: int) -> ReadTokenizer:
+    config.must("do_lower_case", True, True)
+    file = folder / "spiece.model"
+    pieces = _pieces(file)
+    eos = _token(config, "eos_token") or "</s>"
+    pad = pieces.piece_to_id(_token(config, "pad_token") or "</s>")
+    if pieces.piece_to_id(eos) != pieces.eos_id():
+        config.fail("eos_token", f"is {eos!r}, which does not end texts in {file.name}")
+    loaded = SentencePiece(str(file), context, pad, cleaning="canonical").load()
+    return ReadTokenizer(loaded, pieces.eos_id(), loaded.vocab_size)
+
+
+def _pieces(file: Path) -> Any:
+    from sentencepiece import SentencePieceProcessor
+
+    if not file.exists():
+        raise UserError(f"{file}: no such file")
+    try:
+        return SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{file}: not a SentencePiece model ({error})") from error
+
+
+def vocabulary(loaded: LoadedTokenizer) -> bytes:
+    """The content of the vocabulary file of a tokenizer."""
+    return loaded.files()[str(loaded.vocabulary_file)]
+
+
+def write(
+    trained: Trained, losses: Losses, inputs: Sequence[str], cleaning: Cleaning | None = None
+) -> WrittenTokenizer:
+    """The tokenizer of a checkpoint as files of transformers.
+
+    Args:
+      trained: the checkpoint.
+      losses: is asked where something cannot be expressed.
+      inputs: what the model is given: "input_ids" and, if it reads one, "attention_mask".
+      cleaning: what the files have to do to texts; None for all that the checkpoint does.
+
+    Raises:
+      UserError: if its texts would not get the same ids there.
+    """
+    config = trained.tokenizer.config
+    cleaning = config.cleaning if cleaning is None else cleaning
+    common = {
+        "model_max_length": config.context_length,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": list(inputs),
+    }
+    if isinstance(config, SentencePiece):
+        return _write_siglip(trained.tokenizer, config, cleaning, losses, common)
+    if isinstance(config, Clip):
+        special = Special("<|endoftext|>", "<|endoftext|>", "<|startoftext|>")
+        content = _clip_vocabulary(trained)
+    elif isinstance(config, HuggingFace):
+        special = Special(config.pad_token, config.eos_token, config.bos_token)
+        content = vocabulary(trained.tokenizer)
+    else:
+        losses.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
+        raise AssertionError
+    repairs = cleaning in tokenizer_json.FTFY
+    if repairs:
+        losses.lose(
+            "text-cleaning",
+            f"data.tokenizer.cleaning = {cleaning!r}, which repairs characters and HTML (ftfy)",
+        )
+    content = tokenizer_json.complete(content, special, config.context_length, cleaning)
+    # CLIP's padding here, 0, is "!"; behind the end token it changes nothing.
+    cleaned, padding = cleaning != config.cleaning or repairs, not isinstance(config, Clip)
+    tokenizer_json.compare(
+        content, trained.tokenizer, losses.target, cleaned=cleaned, padding=padding
+    )
+    ids = {
+        f"{role}_token_id": None if token is None else tokenizer_json.token_id(content, token)
+        for role, token in special._asdict().items()
+    }
+    names = {f"{role}_token": token for role, token in special._asdict().items() if token}
+    files = {
+        "tokenizer.json": content,
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **names, **common},
+        "special_tokens_map.json": names,
+    }
+    return WrittenTokenizer(ids, files)
+
+
+def _clip_vocabulary(trained: Trained) -> bytes:
+    if trained.vocabulary is None:
+        raise UserError(
+            "data.tokenizer: the vocabulary of CLIP is built in and cannot be taken out; add"
+            " --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
+        )
+    try:
+        return trained.vocabulary.read_bytes()
+    except OSError as error:
+        raise UserError(f"--tokenizer {trained.vocabulary}: {error.strerror}") from None
+
+
+def _write_siglip(
+    loaded: LoadedTokenizer,
+    config: SentencePiece,
+    cleaning: Cleaning,
+    losses: Losses,
+    common: dict[str, Any],
+) -> WrittenTokenizer:
+    if cleaning != "canonical":
+        losses.lose(
+            "text-cleaning",
+            f"data.tokenizer.cleaning = {cleaning!r}, its SiglipTokenizer lower-cases and"
+            " drops punctuation (canonical)",
+        )
+    from sentencepiece import SentencePieceProcessor
+
+    model = vocabulary(loaded)
+    pieces = SentencePieceProcessor(model_proto=model)
+    names = {
+        "pad_token": pieces.id_to_piece(config.pad_id),
+        "eos_token": pieces.id_to_piece(pieces.eos_id()),
+        "unk_token": pieces.id_to_piece(pieces.unk_id()),
+    }
+    settings = {"tokenizer_class": "SiglipTokenizer", **names, "do_lower_case": True}
+    ids = {
+        "pad_token_id": config.pad_id,
+        "bos_token_id": pieces.bos_id() if pieces.bos_id() >= 0 else None,
+        "eos_token_id": pieces.eos_id(),
+    }
+    return WrittenTokenizer(
+        ids,
+        {
+            "spiece.model": model,
+            "tokenizer_config.json": {**settings, **common},
+            "special_tokens_map.json": names,
+        },
+    )

@@ -1,0 +1,58 @@
+"""What an import or an export did, as a table, and its progress."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from vljax.interop.convert import Converted, Row
+
+_LONG = 256 << 20
+"""Bytes from which on it takes a while."""
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error for large models; is told what is done, of how much."""
+    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=None, visible=False)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=total >= _LONG)
+
+        yield report
+
+
+def print_converted(converted: Converted) -> None:
+    """Prints what was mapped, the blocks of a tower as one."""
+    table = Table(title=f"{converted.what}: {converted.out}", title_justify="left")
+    for column in ("vljax", converted.what, "shape", "layout", "arrays"):
+        table.add_column(column, overflow="fold", justify="right" if column == "arrays" else "left")
+    for (own, foreign, change), rows in _grouped(converted.rows).items():
+        shape = " x ".join(map(str, rows[0].shape)) or "scalar"
+        table.add_row(own, foreign, shape, change, str(len(rows)))
+    console = Console()
+    console.print(table)
+    size = converted.nbytes / 1e6
+    console.print(f"{converted.parameters:,} parameters, {size:,.1f} MB", highlight=False)
+    for note in converted.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        own = "\n".join(_any_layer(path) for path in row.own)
+        groups.setdefault((own, _any_layer(row.foreign), row.change), []).append(row)
+    return groups
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"(?<=[/.])\d+(?=[/.])", "*", name)
