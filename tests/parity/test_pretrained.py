@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,6 +50,7 @@ def reference(name: str) -> dict[str, np.ndarray]:
 
 
 def shapes(module, inputs) -> dict[str, dict]:
+    inputs = [jnp.asarray(each) for each in inputs]
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, train=False))
     return jax.tree.map(lambda leaf: getattr(leaf, "value", leaf), dict(variables), is_leaf=boxed)
 
@@ -99,7 +101,7 @@ def test_efficientnet_lite0_sees_what_it_sees_in_pytorch(size):
     module, variables, tensors = efficientnet()
     wanted = reference("efficientnet_lite0")
     encoded = jax.jit(functools.partial(module.apply, train=False))(
-        variables, wanted[f"image/{size}"]
+        variables, jnp.asarray(wanted[f"image/{size}"])
     )
     np.testing.assert_allclose(encoded.pooled, wanted[f"pooled/{size}"], atol=2e-5)
     np.testing.assert_allclose(encoded.tokens[:, :2], wanted[f"tokens/{size}"], atol=1e-4)
@@ -142,7 +144,7 @@ def compare(fields: dict, params, name: str, pooling: str, *, scan: bool, tolera
     module = TextTransformer(**fields, pooling=ours, scan=scan).module(Compute(), "tower")
     given = {"params": roll(params) if scan else params}
     apply = jax.jit(functools.partial(module.apply, train=False))
-    encoded = apply(given, wanted["text"], wanted["text_mask"])
+    encoded = apply(given, jnp.asarray(wanted["text"]), jnp.asarray(wanted["text_mask"]))
     np.testing.assert_allclose(encoded.pooled, wanted[pooling], atol=tolerance)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,7 @@ FLOATS = {
 """The formats that weights come in."""
 
 
+@runtime_checkable
 class Tensor(Protocol):
     """An array that is read when it is asked for."""
 
