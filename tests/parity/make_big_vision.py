@@ -55,8 +55,7 @@ def randomised(params: dict, seed: int) -> dict:
         if name == "scale":
             value = 1 + 0.3 * noise
         elif name == "kernel":
-            fan_in = leaf.size / leaf.shape[-1]
-            value = noise / np.sqrt(fan_in if "out" in path[-2] or leaf.ndim < 3 else fan_in)
+            value = noise / np.sqrt(leaf.size / leaf.shape[-1])
         else:
             value = 0.5 * noise
         return value.astype(np.float16).astype(np.float64)
@@ -70,8 +69,9 @@ def save(name: str, model: nn.Module, seed: int) -> None:
     image = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     text = rng.integers(2, 50, (4, CONTEXT)).astype(np.int32)
     inputs = image.astype(np.float64) / 127.5 - 1, text
-    params = randomised(model.init(jax.random.key(0), *inputs)["params"], seed)
-    zimg, ztxt, out = model.apply({"params": params}, *inputs)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    params = randomised(shapes["params"], seed)
+    zimg, ztxt, out = jax.jit(lambda params: model.apply({"params": params}, *inputs))(params)
     names = flax.traverse_util.flatten_dict(params, sep="/")
     np.savez_compressed(
         DATA / f"{name}.npz", **{f"params/{k}": v.astype(np.float16) for k, v in names.items()}
