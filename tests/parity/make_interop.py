@@ -39,7 +39,9 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             value = noise * 0.1 + (math.log(10) if "scale" in name else -5)
         elif ("norm" in name or "ln_" in name) and name.endswith("weight"):
             value = 1 + 0.3 * noise
-        elif weight.ndim < 2 or ("embedding" in name and "patch" not in name) or name.endswith(("probe", "latent", "pos_embed", "positional_embedding")):
+        elif weight.ndim < 2 or "embedding" in name and "patch" not in name:
+            value = 0.5 * noise
+        elif name.endswith(("probe", "latent", "pos_embed", "positional_embedding")):
             value = 0.5 * noise
         else:
             value = noise / math.sqrt(weight[0].numel())
@@ -73,14 +75,8 @@ def transformers_folder(name: str, case: dict[str, Any], seed: int) -> None:
         vocabulary, merges = inputs.byte_pairs()
         tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=case["context"])
         text = {**case["text"], "vocab_size": len(vocabulary)}
-        text |= {
-            f"{role}_token_id": tokenizer.convert_tokens_to_ids(token)
-            for role, token in (
-                ("bos", "<|startoftext|>"),
-                ("eos", "<|endoftext|>"),
-                ("pad", "<|endoftext|>"),
-            )
-        }
+        text |= {f"{role}_token_id": tokenizer.convert_tokens_to_ids(token) for role, token in (
+            ("bos", "<|startoftext|>"), ("eos", "<|endoftext|>"), ("pad", "<|endoftext|>"))}
         if case.get("old_eos"):
             text["eos_token_id"] = 2
         config = CLIPConfig(
