@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 from pathlib import Path
 
@@ -47,8 +48,6 @@ def byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    import json
-
     model = json.loads(tokenizer.to_str())["model"]
     names = sorted(model["vocab"], key=model["vocab"].get)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -77,3 +76,4 @@ def sentence_pieces() -> bytes:
             minloglevel=2,
         )
         return Path(f"{prefix}.model").read_bytes()
+

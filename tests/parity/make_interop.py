@@ -6,26 +6,33 @@ Run by hand, never by the tests, in an environment of its own, since PyTorch is 
         transformers==5.23.0 sentencepiece==0.2.3 protobuf numpy==2.4.6
     python -m tests.parity.make_interop
 
-Every folder is written by the software itself: a tiny model with random weights (of a size that
-keeps activations near 1, in bfloat16, so that it is small), its tokenizer and its preprocessing.
-`outputs.npz` in it holds what the software computes in float32 from the files and texts of
-`tests.parity.interop_inputs`: the whole pipeline, from a file to an embedding.
+Every folder is written by the software itself, and zipped: a tiny model with random weights (of a
+size that keeps activations near 1, in bfloat16), its tokenizer and its preprocessing. Tokens that
+no text has are zero, so that the zip file is small. `outputs.npz` in it holds what the software
+computes in float32 from the files and texts of `tests.parity.interop_inputs`: the whole pipeline,
+from a file to an embedding.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import math
-import shutil
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
+import timm
 import torch
 from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 
 from tests.parity import interop_inputs as inputs
+from tests.parity.interop_cases import OPEN_CLIP, TRANSFORMERS, TRUNKS
 
 DATA = Path(__file__).parent / "data" / "interop"
 
@@ -52,67 +59,95 @@ def pictures() -> list[Image.Image]:
     return [Image.open(io.BytesIO(file)).convert("RGB") for file in inputs.images()]
 
 
-def transformers_folder(name: str, case: dict[str, Any], seed: int) -> None:
-    """A folder by `save_pretrained`, and its outputs by AutoModel and AutoProcessor."""
-    from transformers import (
-        AutoModel,
-        AutoProcessor,
-        CLIPConfig,
-        CLIPImageProcessorPil,
-        CLIPModel,
-        CLIPProcessor,
-        CLIPTokenizer,
-        SiglipConfig,
-        SiglipImageProcessorPil,
-        SiglipModel,
-        SiglipProcessor,
-        SiglipTokenizer,
+@torch.no_grad()
+def keep_used_tokens(model: torch.nn.Module, ids: np.ndarray) -> None:
+    """Zeroes the embeddings of tokens that no text has."""
+    for name, weight in model.named_parameters():
+        if name.endswith("token_embedding.weight"):
+            used = torch.zeros(len(weight), 1)
+            used[torch.from_numpy(ids).flatten().long()] = 1
+            weight *= used
+
+
+def clip_tokenizer(context: int) -> Any:
+    from transformers import CLIPTokenizer
+
+    vocabulary, merges = inputs.byte_pairs()
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context)
+
+
+def siglip_tokenizer(context: int, folder: Path) -> Any:
+    from transformers import SiglipTokenizer
+
+    (folder / "spiece.model").write_bytes(inputs.sentence_pieces())
+    return SiglipTokenizer(
+        str(folder / "spiece.model"), model_max_length=context, model_input_names=["input_ids"]
     )
 
-    folder = DATA / name
-    side = {"height": case["vision"]["image_size"], "width": case["vision"]["image_size"]}
-    if case["kind"] == "clip":
-        vocabulary, merges = inputs.byte_pairs()
-        tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=case["context"])
-        text = {**case["text"], "vocab_size": len(vocabulary)}
-        text |= {f"{role}_token_id": tokenizer.convert_tokens_to_ids(token) for role, token in (
-            ("bos", "<|startoftext|>"), ("eos", "<|endoftext|>"), ("pad", "<|endoftext|>"))}
-        if case.get("old_eos"):
-            text["eos_token_id"] = 2
-        config = CLIPConfig(
-            vision_config=case["vision"], text_config=text, projection_dim=case["projection"]
-        )
-        model = CLIPModel(config)
-        images = CLIPImageProcessorPil(
-            size={"shortest_edge": side["height"]}, crop_size=side, resample=case["resample"]
-        )
-        processor: Any = CLIPProcessor(images, tokenizer)
-    else:
-        (DATA / "spiece.model").write_bytes(inputs.sentence_pieces())
-        tokenizer = SiglipTokenizer(
-            str(DATA / "spiece.model"),
-            model_max_length=case["context"],
-            model_input_names=["input_ids"],
-        )
-        text = {**case["text"], "vocab_size": tokenizer.vocab_size}
-        text |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}
-        text |= {"projection_size": case["vision"]["hidden_size"]}
-        model = SiglipModel(SiglipConfig(vision_config=case["vision"], text_config=text))
-        images = SiglipImageProcessorPil(
-            size=side, resample=case["resample"], image_mean=case["mean"], image_std=case["std"]
-        )
-        processor = SiglipProcessor(images, tokenizer)
+
+def clip_of_transformers(case: dict[str, Any], folder: Path) -> tuple[Any, Any]:
+    """A model and its processor."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+
+    tokenizer = clip_tokenizer(case["text"]["max_position_embeddings"])
+    tokens = {"bos": "<|startoftext|>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"}
+    ids = {f"{k}_token_id": tokenizer.convert_tokens_to_ids(token) for k, token in tokens.items()}
+    text = {**case["text"], "vocab_size": len(tokenizer), **ids}
+    if case["old_eos"]:
+        text["eos_token_id"] = 2
+    projection = case["projection"]
+    config = CLIPConfig(
+        vision_config=case["vision"], text_config=text, projection_dim=projection
+    )
+    size = case["vision"]["image_size"]
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        resample=case["resample"],
+    )
+    return CLIPModel(config), CLIPProcessor(images, tokenizer)
+
+
+def siglip_of_transformers(case: dict[str, Any], folder: Path) -> tuple[Any, Any]:
+    """A model and its processor."""
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel, SiglipProcessor
+
+    tokenizer = siglip_tokenizer(case["text"]["max_position_embeddings"], folder)
+    text = {**case["text"], "vocab_size": tokenizer.vocab_size}
+    text |= {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": 1}
+    text |= {"projection_size": case["vision"]["hidden_size"]}
+    size = case["vision"]["image_size"]
+    images = SiglipImageProcessorPil(
+        size={"height": size, "width": size},
+        resample=case["resample"],
+        image_mean=case["mean"],
+        image_std=case["std"],
+    )
+    model = SiglipModel(SiglipConfig(vision_config=case["vision"], text_config=text))
+    return model, SiglipProcessor(images, tokenizer)
+
+
+def transformers_folder(case: dict[str, Any], folder: Path, seed: int) -> None:
+    """A folder by `save_pretrained`, and its outputs by AutoModel and AutoProcessor."""
+    make = clip_of_transformers if case["kind"] == "clip" else siglip_of_transformers
+    model, processor = make(case, folder)
     randomise(model, seed)
-    model.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
-    (DATA / "spiece.model").unlink(missing_ok=True)
+    keep_used_tokens(model, run_transformers(model.eval(), processor)["ids"])
+    model.to(torch.bfloat16).save_pretrained(folder)
+    np.savez_compressed(folder / "outputs.npz", **load_and_run_transformers(folder))
+
+
+def load_and_run_transformers(folder: Path) -> dict[str, np.ndarray]:
+    """What a folder computes in transformers; nothing in it may be missing or left over."""
+    from transformers import AutoModel, AutoProcessor
 
     loaded, report = AutoModel.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
     )
     assert not any(report.values()), report
-    outputs = run_transformers(loaded.eval(), AutoProcessor.from_pretrained(folder, backend="pil"))
-    np.savez(folder / "outputs.npz", **outputs)
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    return run_transformers(loaded.eval(), processor)
 
 
 @torch.no_grad()
@@ -134,109 +169,76 @@ def run_transformers(model: Any, processor: Any) -> dict[str, np.ndarray]:
     }
 
 
-CASES: dict[str, dict[str, Any]] = {
-    "transformers_clip_a": {
-        "kind": "clip",
-        "vision": {
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "intermediate_size": 40,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-        "text": {
-            "hidden_size": 16,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "intermediate_size": 36,
-            "max_position_embeddings": 12,
-        },
-        "projection": 20,
-        "context": 12,
-        "resample": 3,
-    },
-    "transformers_clip_b": {
-        "kind": "clip",
-        "vision": {
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "image_size": 30,
-            "patch_size": 6,
-            "hidden_act": "gelu",
-            "layer_norm_eps": 1e-6,
-        },
-        "text": {
-            "hidden_size": 20,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 5,
-            "intermediate_size": 28,
-            "max_position_embeddings": 8,
-            "hidden_act": "gelu",
-        },
-        "projection": 12,
-        "context": 8,
-        "resample": 2,
-        "old_eos": True,
-    },
-    "transformers_siglip_a": {
-        "kind": "siglip",
-        "vision": {
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "intermediate_size": 40,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-        "text": {
-            "hidden_size": 16,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "intermediate_size": 36,
-            "max_position_embeddings": 12,
-        },
-        "context": 12,
-        "resample": 3,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-    },
-    "transformers_siglip_b": {
-        "kind": "siglip",
-        "vision": {
-            "hidden_size": 16,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "intermediate_size": 28,
-            "image_size": 34,
-            "patch_size": 7,
-            "layer_norm_eps": 1e-5,
-        },
-        "text": {
-            "hidden_size": 20,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "intermediate_size": 44,
-            "max_position_embeddings": 7,
-            "hidden_act": "gelu",
-        },
-        "context": 7,
-        "resample": 2,
-        "mean": [0.48, 0.45, 0.4],
-        "std": [0.27, 0.26, 0.28],
-    },
-}
+def register_trunks() -> None:
+    """timm's SigLIP towers, smaller."""
+    for name, trunk in TRUNKS.items():
+
+        def make(pretrained: bool = False, trunk: Any = trunk, **kwargs: Any) -> Any:
+            return VisionTransformer(
+                img_size=trunk["image"],
+                patch_size=trunk["patch"],
+                embed_dim=trunk["width"],
+                depth=trunk["depth"],
+                num_heads=trunk["heads"],
+                mlp_ratio=trunk["mlp_dim"] / trunk["width"],
+                class_token=False,
+                act_layer=trunk["activation"],
+                global_pool=kwargs["global_pool"],
+                num_classes=kwargs["num_classes"],
+            )
+
+        make.__name__, make.__module__ = name, __name__
+        timm.models.register_model(make)
+
+
+def open_clip_folder(case: dict[str, Any], folder: Path, seed: int) -> None:
+    """A folder in open_clip's layout, and its outputs once open_clip has loaded it."""
+    import open_clip
+
+    context = case["model_cfg"]["text_cfg"]["context_length"]
+    if case["tokenizer"] == "clip":
+        clip_tokenizer(context).save_pretrained(folder)
+    elif case["tokenizer"] == "siglip":
+        siglip_tokenizer(context, folder).save_pretrained(folder)
+    content = {name: case[name] for name in ("model_cfg", "preprocess_cfg")}
+    (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2))
+    local = f"local-dir:{folder}"
+    model = open_clip.create_model(local, load_weights=False)
+    randomise(model, seed)
+    keep_used_tokens(model, open_clip.get_tokenizer(local)(inputs.TEXTS).numpy())
+    weights = {name: w.detach().bfloat16().contiguous() for name, w in model.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / "open_clip_model.safetensors")
+    np.savez_compressed(folder / "outputs.npz", **load_and_run_open_clip(folder))
+
+
+@torch.no_grad()
+def load_and_run_open_clip(folder: Path) -> dict[str, np.ndarray]:
+    """What a folder computes in open_clip, which loads it strictly."""
+    import open_clip
+
+    local = f"local-dir:{folder}"
+    model, _, preprocess = open_clip.create_model_and_transforms(local)
+    ids = open_clip.get_tokenizer(local)(inputs.TEXTS)
+    image = model.eval().encode_image(torch.stack([preprocess(i) for i in pictures()]), True)
+    text = model.encode_text(ids, True)
+    logits = image @ text.T * model.logit_scale.exp()
+    logits = logits if model.logit_bias is None else logits + model.logit_bias
+    made = {"image": image, "text": text, "logits": logits, "ids": ids}
+    return {name: value.numpy() for name, value in made.items()}
 
 
 def main() -> None:
-    shutil.rmtree(DATA, ignore_errors=True)
-    DATA.mkdir(parents=True)
-    for seed, (name, case) in enumerate(CASES.items()):
-        transformers_folder(name, case, seed)
-        size = sum(file.stat().st_size for file in (DATA / name).iterdir())
-        print(f"{name}: {size:,} bytes", file=sys.stderr)
+    DATA.mkdir(parents=True, exist_ok=True)
+    register_trunks()
+    kinds = ((TRANSFORMERS, transformers_folder), (OPEN_CLIP, open_clip_folder))
+    for cases, make in kinds:
+        for seed, (name, case) in enumerate(cases.items()):
+            with tempfile.TemporaryDirectory() as folder:
+                make(case, Path(folder), seed)
+                with zipfile.ZipFile(DATA / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+                    for file in sorted(Path(folder).iterdir()):
+                        archive.write(file, file.name)
+            print(f"{name}: {(DATA / f'{name}.zip').stat().st_size:,} bytes", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def export_model(
     if chosen.write is None:
         raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
     folder = checkpoint.newest(path)
-    trained, notes = _trained(folder, vocabulary)
+    trained, notes = _trained(folder, vocabulary, dtype)
     losses = Losses(chosen.what, accept)
     writing = chosen.write(trained, losses)
     shapes = {name: parameter.shape for name, parameter in trained.parameters.items()}
@@ -136,7 +136,9 @@ def export_model(
     return _converted(chosen.what, out, pairs, made, [*notes, *losses.notes])
 
 
-def _trained(folder: epath.Path, vocabulary: str | None) -> tuple[Trained, list[str]]:
+def _trained(
+    folder: epath.Path, vocabulary: str | None, dtype: str
+) -> tuple[Trained, list[str]]:
     environment = json.loads(checkpoint.read_file(folder, "environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
         found = environment["format_version"]
@@ -151,6 +153,7 @@ def _trained(folder: epath.Path, vocabulary: str | None) -> tuple[Trained, list[
         parameters=parameters,
         files={name: checkpoint.read_file(folder, name) for name in names},
         vocabulary=None if vocabulary is None else Path(vocabulary),
+        dtype=dtype,
     )
     return trained, notes
 

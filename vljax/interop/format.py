@@ -49,6 +49,8 @@ class Trained:
     """What stands beside the arrays."""
     vocabulary: Path | None
     """A `tokenizer.json` in place of a vocabulary that is built in."""
+    dtype: str
+    """What the arrays are written in."""
 
 
 WriteTensors = Callable[[Path, Mapping[str, Lazy], Progress], Sequence[Path]]

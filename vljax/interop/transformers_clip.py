@@ -124,6 +124,7 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
     config = {
         "architectures": ["CLIPModel"],
         "model_type": KIND,
+        "dtype": trained.dtype,
         **projection,
         "logit_scale_init_value": 2.6592,
         "initializer_factor": 1.0,

@@ -110,9 +110,12 @@ def write(
     if resize.mode == "shortest" and resize.centre == "round":
         losses.lose("resize", "a centre crop that is rounded to even pixels rather than down")
     side = {"height": resize.size, "width": resize.size}
+    losses.notes.append(
+        "pixels are the same with AutoProcessor.from_pretrained(FOLDER, backend='pil'); those that"
+        " torchvision resizes are off by a level now and then"
+    )
     content: dict[str, Any] = {
-        # Pillow's filters, as here; torchvision's are off by a level now and then.
-        "image_processor_type": f"{family}ImageProcessorPil",
+        "image_processor_type": f"{family}ImageProcessor",
         "processor_class": f"{family}Processor",
         "do_convert_rgb": True,
         "do_resize": True,

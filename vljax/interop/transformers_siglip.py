@@ -104,6 +104,7 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
     config = {
         "architectures": ["SiglipModel"],
         "model_type": KIND,
+        "dtype": trained.dtype,
         "initializer_factor": 1.0,
         "text_config": {
             "model_type": "siglip_text_model",

@@ -1,0 +1,258 @@
+"""The models of `make_interop.py`: sizes and options that differ wherever they can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "transformers_clip_a": {
+        "kind": "clip",
+        "vision": {
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "intermediate_size": 40,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        "text": {
+            "hidden_size": 16,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "intermediate_size": 36,
+            "max_position_embeddings": 12,
+        },
+        "projection": 20,
+        "resample": 3,
+        "old_eos": False,
+    },
+    "transformers_clip_b": {
+        "kind": "clip",
+        "vision": {
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "image_size": 30,
+            "patch_size": 6,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-6,
+        },
+        "text": {
+            "hidden_size": 20,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 5,
+            "intermediate_size": 28,
+            "max_position_embeddings": 8,
+            "hidden_act": "gelu",
+        },
+        "projection": 12,
+        "resample": 2,
+        "old_eos": True,
+    },
+    "transformers_siglip_a": {
+        "kind": "siglip",
+        "vision": {
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "intermediate_size": 40,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        "text": {
+            "hidden_size": 16,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "intermediate_size": 36,
+            "max_position_embeddings": 12,
+        },
+        "resample": 3,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    },
+    "transformers_siglip_b": {
+        "kind": "siglip",
+        "vision": {
+            "hidden_size": 16,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "intermediate_size": 28,
+            "image_size": 34,
+            "patch_size": 7,
+            "layer_norm_eps": 1e-5,
+        },
+        "text": {
+            "hidden_size": 20,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_size": 44,
+            "max_position_embeddings": 7,
+            "hidden_act": "gelu",
+        },
+        "resample": 2,
+        "mean": [0.48, 0.45, 0.4],
+        "std": [0.27, 0.26, 0.28],
+    },
+}
+
+OPEN_CLIP: dict[str, dict[str, Any]] = {
+    # CLIP as open_clip's ViT-B-16-quickgelu, smaller, with CLIP's own tokenizer.
+    "open_clip_clip_a": {
+        "tokenizer": "",
+        "model_cfg": {
+            "embed_dim": 20,
+            "quick_gelu": True,
+            "vision_cfg": {
+                "image_size": 32,
+                "layers": 2,
+                "width": 24,
+                "head_width": 8,
+                "patch_size": 8,
+            },
+            "text_cfg": {
+                "context_length": 12,
+                "vocab_size": 49408,
+                "width": 16,
+                "heads": 2,
+                "layers": 3,
+                "mlp_ratio": 2.25,
+            },
+        },
+        "preprocess_cfg": {"size": 32},
+    },
+    "open_clip_clip_b": {
+        "tokenizer": "clip",
+        "model_cfg": {
+            "embed_dim": 12,
+            "custom_text": True,
+            "init_logit_bias": -10,
+            "vision_cfg": {
+                "image_size": 30,
+                "layers": 1,
+                "width": 32,
+                "head_width": 8,
+                "patch_size": 6,
+                "mlp_ratio": 1.5,
+                "no_ln_pre": True,
+                "norm_kwargs": {"eps": 1e-6},
+            },
+            "text_cfg": {
+                "context_length": 8,
+                "vocab_size": 628,
+                "hf_tokenizer_name": "local",
+                "width": 20,
+                "heads": 5,
+                "layers": 2,
+                "mlp_ratio": 1.4,
+                "proj_bias": True,
+                "pool_type": "eos",
+                "eos_id": 627,
+                "act_kwargs": {"approximate": "tanh"},
+            },
+        },
+        "preprocess_cfg": {
+            "size": 30,
+            "mean": [0.48, 0.45, 0.4],
+            "std": [0.27, 0.26, 0.28],
+            "interpolation": "bilinear",
+            "resize_mode": "longest",
+            "fill_color": 127,
+        },
+    },
+    # SigLIP as open_clip's ViT-B-16-SigLIP, smaller.
+    "open_clip_siglip_a": {
+        "tokenizer": "siglip",
+        "model_cfg": {
+            "embed_dim": 24,
+            "init_logit_bias": -10,
+            "custom_text": True,
+            "vision_cfg": {
+                "image_size": 32,
+                "timm_model_name": "vit_parity_siglip_a",
+                "timm_model_pretrained": False,
+                "timm_pool": "map",
+                "timm_proj": "none",
+            },
+            "text_cfg": {
+                "context_length": 12,
+                "vocab_size": 64,
+                "hf_tokenizer_name": "local",
+                "tokenizer_kwargs": {"clean": "canonicalize"},
+                "width": 16,
+                "heads": 2,
+                "layers": 3,
+                "mlp_ratio": 2.25,
+                "no_causal_mask": True,
+                "proj_bias": True,
+                "pool_type": "last",
+                "norm_kwargs": {"eps": 1e-6},
+            },
+        },
+        "preprocess_cfg": {
+            "size": 32,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "resize_mode": "squash",
+        },
+    },
+    "open_clip_siglip_b": {
+        "tokenizer": "clip",
+        "model_cfg": {
+            "embed_dim": 20,
+            "init_logit_bias": -10,
+            "custom_text": True,
+            "vision_cfg": {
+                "image_size": 34,
+                "timm_model_name": "vit_parity_siglip_b",
+                "timm_model_pretrained": False,
+                "timm_pool": "map",
+                "timm_proj": "linear",
+                "timm_proj_bias": True,
+            },
+            "text_cfg": {
+                "context_length": 7,
+                "vocab_size": 628,
+                "hf_tokenizer_name": "local",
+                "tokenizer_kwargs": {"clean": "lower"},
+                "width": 20,
+                "heads": 4,
+                "layers": 1,
+                "mlp_ratio": 2.2,
+                "no_causal_mask": True,
+                "proj_type": "none",
+                "pool_type": "last",
+                "act_kwargs": {"approximate": "tanh"},
+                "norm_kwargs": {"eps": 1e-6},
+            },
+        },
+        "preprocess_cfg": {
+            "size": 34,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "resize_mode": "squash",
+        },
+    },
+}
+
+# timm's SigLIP towers, smaller: registered in timm by `make_interop.py`, and known to the tests.
+TRUNKS: dict[str, dict[str, Any]] = {
+    "vit_parity_siglip_a": {
+        "width": 24,
+        "depth": 2,
+        "heads": 3,
+        "mlp_dim": 40,
+        "patch": 8,
+        "image": 32,
+        "activation": "gelu",
+    },
+    "vit_parity_siglip_b": {
+        "width": 16,
+        "depth": 3,
+        "heads": 2,
+        "mlp_dim": 28,
+        "patch": 7,
+        "image": 34,
+        "activation": "gelu_tanh",
+    },
+}
