@@ -2,10 +2,10 @@
 
 Run by hand, never by the tests, with a checkout of github.com/google-research/big_vision:
 
-    pip install "flax==0.12.8" numpy==2.4.6 && python tests/parity/make_big_vision.py CHECKOUT
+    python tests/parity/make_big_vision.py CHECKOUT   # with flax 0.12.8
 
-Its utilities need TensorFlow and are no part of what is computed: they are replaced. Every weight is
-random and exact in float16; outputs are computed in float64. `big_vision.npz` is a SigLIP with
+Its utilities need TensorFlow and are no part of what is computed: they are replaced. Every weight
+is random and exact in float16; outputs are computed in float64. `big_vision.npz` is a SigLIP with
 attention pooling and scanned layers, `big_vision_cls.npz` a LiT with a class token, unrolled.
 """
 
