@@ -60,6 +60,7 @@ def _subtree(
         if hit and before.strip(separator) in ("", "params", "opt/target"):
             found[after.removesuffix(separator)] = tensor
     if not found:
-        tops = sorted({name.split(separator)[0] for name in tensors})
+        below = (name.removeprefix("params/").removeprefix("opt/target/") for name in tensors)
+        tops = sorted({name.split(separator)[0] for name in below})
         raise UserError(f"{file}: holds no {part!r}{suggest(part, tops)}")
     return found
