@@ -81,6 +81,8 @@ class Normalised(nn.Module):
 class BatchNormViT(ViT, name="test_batch_norm_vit"):
     """Stands where a ViT does."""
 
+    updates_state = True
+
     def module(self, compute: Compute, name: str) -> nn.Module:
         return Normalised(compute, name=name)
 

@@ -171,10 +171,13 @@ def _train(argv: list[str], json_path: str | None, prog: str) -> int:
 
 def _check(argv: list[str], json_path: str | None, prog: str) -> int:
     run = _load(argv, prog)
+    from vljax.interop import pretrained
     from vljax.report import print_summary, summarise
     from vljax.run import prepare
 
-    summary = summarise(prepare(run))
+    prepared = prepare(pretrained.pinned(run))
+    pretrained.check(prepared)
+    summary = summarise(prepared)
     if json_path != "-":
         print_summary(argv[0], summary)
     _write_json(json_path, summary)

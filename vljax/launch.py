@@ -22,6 +22,7 @@ from vljax.evaluation.plots import plot_run
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
 from vljax.evaluation.split_set import SplitSet
+from vljax.interop import pretrained
 from vljax.models.assembly import Variables
 from vljax.parallel import distributed
 from vljax.programs import (
@@ -75,6 +76,7 @@ def train(run: Run, console: Console | None = None) -> Finished | None:
       Interrupted: after SIGINT or SIGTERM, once everything is saved.
     """
     run = dataclasses.replace(run, workdir=str(storage.absolute(_require_set(run))))
+    run = pretrained.pinned(run)
     distributed.start(run.distributed, lambda: facts(run))
     try:
         finished = _train(run, console or Console(stderr=True))
@@ -110,13 +112,14 @@ def _train(run: Run, console: Console) -> Finished:
     state = resume(prepared, checkpointer, files)
     if state is not None:
         say(f"resuming at step {state.step} of {run.steps}")
+    given = pretrained.load(prepared) if state is None else None
     describe(workdir, prepared)
 
     start = 0 if state is None else int(state.step)
     step = StepPrograms(prepared)
     if start < run.steps:
         step.begin(start)
-    state = initial_state(prepared) if state is None else state
+    state = initial_state(prepared, given) if state is None else state
     encode = make_encode(prepared)
     measured = _measured(run, start)
     counts = checkpointer.files(start) if start and distributed.is_first() else {}

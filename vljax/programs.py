@@ -16,6 +16,7 @@ from vljax.data.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
 from vljax.models.assembly import Variables, example_batch
+from vljax.models.layout import merge, select_like
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
 from vljax.run import Prepared
@@ -33,20 +34,36 @@ def _shardings(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
-def initial_state(prepared: Prepared) -> TrainState:
-    """The state before the first step, made where it belongs."""
+def initial_state(prepared: Prepared, pretrained: Variables | None = None) -> TrainState:
+    """The state before the first step, made where it belongs.
+
+    Args:
+      prepared: the run.
+      pretrained: variables, on the host, that take the place of random ones.
+    """
     task = prepared.task
     shapes = example_batch(prepared.run.model)
+    given = _placed(pretrained or Variables({}, {}), prepared.shapes)
 
-    def init(seed: jax.Array) -> TrainState:
+    def init(seed: jax.Array, given: Variables) -> TrainState:
         batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in shapes.items()}
-        variables = task.model.init(jax.random.key(seed), batch)
-        return create(variables, task)
+        made = task.model.init(jax.random.key(seed), batch)
+        return create(Variables(*map(merge, made, given)), task)
 
     options = _QUICK if prepared.platform == "cpu" else None
     compiled = jax.jit(init, out_shardings=_shardings(prepared.shapes), compiler_options=options)
-    state: TrainState = compiled(jnp.uint32(prepared.run.seed))
+    state: TrainState = compiled(jnp.uint32(prepared.run.seed), given)
     return state
+
+
+def _placed(host: Variables, shapes: TrainState) -> Variables:
+    """Arrays of the host on the devices, each process its part; the same in all of them."""
+
+    def place(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(like.shape, like.sharding, lambda i: array[i])
+
+    wanted = [select_like(getattr(shapes, kind), getattr(host, kind)) for kind in host._fields]
+    return Variables(*(jax.tree.map(place, *pair) for pair in zip(host, wanted, strict=True)))
 
 
 def compile_step(prepared: Prepared) -> Any:

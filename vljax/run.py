@@ -22,6 +22,7 @@ from vljax.models import layout
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import AttentionKind, Compute, Precision, resolve_attention
 from vljax.models.naflex import NaFlexViT
+from vljax.models.pretrained import Pretrained
 from vljax.models.text import TextTransformer
 from vljax.models.vit import ViT
 from vljax.objectives.contrastive import Contrastive, SigmoidContrastive, SoftmaxContrastive
@@ -42,6 +43,7 @@ __all__ = [
     "NaFlexViT",
     "Precision",
     "Prepared",
+    "Pretrained",
     "Retrieval",
     "Run",
     "SigmoidContrastive",
@@ -61,6 +63,8 @@ class Run:
     data: Data
     objectives: dict[str, Objective]
     """By a name of their own; the loss is their weighted sum."""
+    pretrained: dict[str, Pretrained] = setting(dict)
+    """First values from files, by the encoder or learned scalar that gets them."""
     optim: Optimizer = field(default_factory=AdamW)
     evaluators: dict[str, Evaluator] = setting(dict, identity=False)
     """Run every `evaluate_every` steps and at the end."""
@@ -193,6 +197,7 @@ def build_model(run: Run, mesh: Mesh) -> Model:
         sums_by_matmul=platform == "tpu",
         # On several devices, the compiler would have to split the merged axes as it did each.
         products_by_rows=platform == "cpu" and mesh.size == 1,
+        depthwise_by_shifts=platform == "cpu",
     )
     initial = {
         name: scalar.initial
@@ -222,7 +227,7 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     variables = _check_outputs(run, model)
     _check_parameter_rules(run, variables)
     _check_groups(run, variables)
-    if run.accumulate > 1 and variables.state:
+    if run.accumulate > 1 and any(e.updates_state for e in run.model.encoders.values()):
         raise UserError(
             f"accumulate: {run.accumulate} parts of a batch would each have their own statistics "
             f"({', '.join(sorted(variables.state))}); set it to 1"

@@ -35,11 +35,11 @@ class NpzTensor:
                 array: np.ndarray = opened[self.name]
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.file}: {self.name!r} cannot be read ({error})") from error
-        return array
+        return array.view(self.dtype)
 
 
 def read_npz(file: Path) -> dict[str, NpzTensor]:
-    """The arrays of an npz file; none is read yet.
+    """The arrays of an npz file; none is read yet. Two nameless bytes are taken as bfloat16.
 
     Raises:
       UserError: if it is no intact npz file, or holds pickled objects.
@@ -55,6 +55,8 @@ def read_npz(file: Path) -> dict[str, NpzTensor]:
                         (2, 0): np.lib.format.read_array_header_2_0,
                     }[version]
                     shape, _, dtype = read(opened)
+                # NumPy writes a type that it does not know by its size alone.
+                dtype = FLOATS["bfloat16"] if dtype == np.dtype("V2") else dtype
                 name = member.removesuffix(".npy")
                 tensors[name] = NpzTensor(file, name, shape, dtype)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:

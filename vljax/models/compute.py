@@ -92,6 +92,8 @@ class Compute:
     """Whether bfloat16 features are summed by a product with ones: cheaper on TPU."""
     products_by_rows: bool = False
     """Whether a linear map is a product of two matrices, gradients too: cheaper on CPU."""
+    depthwise_by_shifts: bool = False
+    """Whether a depthwise convolution is a sum of shifted images: cheaper on CPU."""
 
     @property
     def reduction_dtype(self) -> Any:

@@ -40,6 +40,11 @@ class Encoder(Component, abc.ABC):
     def module(self, compute: Compute, name: str) -> nn.Module:
         """The Flax module, under the name that its parameters get."""
 
+    @property
+    def updates_state(self) -> bool:
+        """Whether training changes state that is not optimized, as moving statistics."""
+        return False
+
     def preprocessing(self) -> dict[str, list[float]]:
         """What the module does to its raw inputs first, for readers of `preprocess.json`."""
         return {}

@@ -1,4 +1,4 @@
-"""The text transformer: bidirectional (as in SigLIP) or causal (as in CLIP)."""
+"""The text transformer: bidirectional (as in SigLIP and BERT) or causal (as in CLIP)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.layers import Places, named
+from vljax.models.layers import Places, layer_norm, named
 from vljax.models.pooling import pool
 from vljax.models.transformer import TransformerConfig, transformer
 
@@ -32,12 +32,18 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     """Whether padding is kept out of attention; SigLIP lets it in."""
     pooling: Literal["first", "last", "eos", "mean", "map"] = "last"
     """last: the last position, padding or not; eos: the last token that is no padding."""
+    embedding_norm: bool = False
+    """A layer norm before the first block, as in BERT."""
+    token_types: int = 0
+    """Learned embeddings of token types, as in BERT; all tokens are of the first type."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         for name in ("vocab_size", "context_length"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, not {getattr(self, name)}"
+        if self.token_types < 0:
+            yield "token_types", f"must be at least 0, not {self.token_types}"
         if self.causal and self.pooling == "first":
             yield "pooling", "the first token of a causal text tower sees no other; use last or eos"
 
@@ -88,7 +94,14 @@ class TextModule(nn.Module):
         # each device, and then the parts of every token: it is the split by fsdp that has to go.
         table = compute.constrain(embedding, ("vocab", "embed"))
         x = compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
-        x = (x + positions[:length]).astype(compute.dtype)
+        x = x + positions[:length]
+        if config.token_types:
+            init = named(nn.initializers.normal(0.02), "none", "embed")
+            shape = (config.token_types, config.width)
+            x = x + self.param("token_types", init, shape, compute.param_dtype)[0]
+        x = x.astype(compute.dtype)
+        if config.embedding_norm:
+            x = layer_norm(compute, config.norm_epsilon, "embedding_norm")(x)
         x = compute.constrain(x, ("batch", "length", "embed"))
         attended = mask if config.mask_padding else None
         x = transformer(

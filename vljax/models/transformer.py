@@ -18,7 +18,7 @@ from vljax.models.layers import MLP, SAVEABLE, Attention, Dropout, Places, layer
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The fields of a pre-norm transformer stack."""
+    """The fields of a transformer stack."""
 
     width: int
     """Size of a token."""
@@ -36,6 +36,9 @@ class TransformerConfig:
     """Probability that a residual branch of the last block is dropped; rises linearly from 0."""
     norm_epsilon: float = 1e-6
     """Added to the variance in layer norms."""
+    post_norm: bool = False
+    """A layer norm after each residual sum, as in BERT, instead of before each branch and at the
+    end."""
     scan: bool = True
     """One compiled block in a loop (compiles fast) instead of unrolled ones (more fusion)."""
     remat: Literal["none", "full", "dots", "save", "offload"] = setting("none", identity=False)
@@ -60,7 +63,11 @@ class TransformerConfig:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each after a layer norm and added to its input (Xiong et al. 2020)."""
+    """Attention and MLP, each added to its input.
+
+    Each comes after a layer norm (Xiong et al. 2020), or the sum does (`post_norm`; Vaswani et al.
+    2017).
+    """
 
     config: TransformerConfig
     causal: bool
@@ -85,12 +92,15 @@ class Block(nn.Module):
                 branch = drop(branch, drop_path, places)
             return compute.constrain(x + branch, ("batch", "length", "embed"))
 
-        y = layer_norm(compute, config.norm_epsilon, "attention_norm")(x)
-        y = Attention(config.heads, compute, self.causal, name="attention")(y, mask=mask)
-        x = residual(x, y, "attention")
-        y = layer_norm(compute, config.norm_epsilon, "mlp_norm")(x)
-        y = MLP(config.mlp_dim, config.activation, compute, name="mlp")(y)
-        return residual(x, y, "mlp")
+        attention = Attention(config.heads, compute, self.causal, name="attention")
+        mlp = MLP(config.mlp_dim, config.activation, compute, name="mlp")
+        attention_norm = layer_norm(compute, config.norm_epsilon, "attention_norm")
+        mlp_norm = layer_norm(compute, config.norm_epsilon, "mlp_norm")
+        if config.post_norm:
+            x = attention_norm(residual(x, attention(x, mask=mask), "attention"))
+            return mlp_norm(residual(x, mlp(x), "mlp"))
+        x = residual(x, attention(attention_norm(x), mask=mask), "attention")
+        return residual(x, mlp(mlp_norm(x)), "mlp")
 
 
 class Unrolled(nn.Module):
@@ -144,7 +154,7 @@ def transformer(
     train: bool,
     places: Places = None,
 ) -> Float[Array, "batch length embed"]:
-    """The stack and its final norm, called inside a compact module.
+    """The stack and its final norm (none with `post_norm`), called inside a compact module.
 
     Parameters stand there under `blocks/...` and `norm/...`.
 
@@ -168,4 +178,4 @@ def transformer(
         x, _ = scan(rematerialised(config)(*fields, name="blocks"), x, rates)
     else:
         x = Unrolled(*fields, name="blocks")(x, rates, mask, places)
-    return layer_norm(compute, config.norm_epsilon, "norm")(x)
+    return x if config.post_norm else layer_norm(compute, config.norm_epsilon, "norm")(x)

@@ -1,0 +1,158 @@
+"""The names of big_vision: ViT, text transformer, and both towers of LiT and SigLIP."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from vljax.config import UserError
+from vljax.interop.axes import BATCHED, SAME
+from vljax.interop.mapping import Rule, rule
+from vljax.interop.tensors import Lazy, Tensor
+from vljax.models.text import TextTransformer
+from vljax.models.vit import ViT
+
+SUBTREES = {"image": "img", "text": "txt", "logit_scale": "t", "logit_bias": "b"}
+"""What of a model with two towers our parts are."""
+
+_ATTENTION, _MLP = "MultiHeadDotProductAttention_0", "MlpBlock_0"
+# As PyTorch users know them from the first published ViTs, which numbered all modules in a row.
+_OLD_NAMES = {
+    "MultiHeadDotProductAttention_1": _ATTENTION,
+    "LayerNorm_2": "LayerNorm_1",
+    "MlpBlock_3": _MLP,
+}
+
+
+def rules(name: str, encoder: ViT | TextTransformer, head: str | None) -> list[Rule]:
+    """The rules of an encoder.
+
+    Args:
+      name: of the encoder in the model.
+      encoder: its form.
+      head: our path of the projection that big_vision counts as part of the tower; None for none.
+    """
+    stack = "Transformer" if isinstance(encoder, ViT) else "Encoder_0"
+    here, there = f"{name}/blocks/{{i}}", f"{stack}/encoderblock_{{i}}"
+    made = [
+        *(_image(name, encoder) if isinstance(encoder, ViT) else _text(name)),
+        *_norm(f"{here}/attention_norm", f"{there}/LayerNorm_0"),
+        *_norm(f"{here}/mlp_norm", f"{there}/LayerNorm_1"),
+        *_attention(f"{here}/attention", f"{there}/{_ATTENTION}"),
+        *_mlp(f"{here}/mlp", f"{there}/{_MLP}"),
+        *_norm(f"{name}/norm", f"{stack}/encoder_norm"),
+    ]
+    if encoder.pooling == "map":
+        made += [
+            rule(f"{name}/pooling/probe", "MAPHead_0/probe", BATCHED),
+            *_attention(f"{name}/pooling/attention", f"MAPHead_0/{_ATTENTION}"),
+            *_norm(f"{name}/pooling/norm", "MAPHead_0/LayerNorm_0"),
+            *_mlp(f"{name}/pooling/mlp", f"MAPHead_0/{_MLP}"),
+        ]
+    if head is not None:
+        made += _linear(head, "head")
+    return made
+
+
+def has_towers(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds a model with two towers."""
+    tops = {_below_params(name).partition("/")[0] for name in tensors}
+    return {"img", "txt"} <= tops
+
+
+def adapted(tensors: Mapping[str, Tensor], encoder: ViT | TextTransformer) -> dict[str, Tensor]:
+    """The tensors of a tower under the names of today, and each layer of a scanned stack apart."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        parts = [_OLD_NAMES.get(part, part) for part in _below_params(name).split("/")]
+        if "encoderblock" in parts:
+            found |= _layers(parts, tensor)
+        else:
+            found["/".join(parts)] = tensor
+    for old in ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding"):
+        if old in found:
+            found["pos_embedding"] = found.pop(old)
+    if isinstance(encoder, ViT):
+        _split_class_position(found)
+    elif "Encoder_0/pos_embedding" in found:  # added twice in some published towers
+        found["pos_embedding"] = _sum(found["pos_embedding"], found.pop("Encoder_0/pos_embedding"))
+    return found
+
+
+def _below_params(name: str) -> str:
+    return re.sub("^(params|opt/target)/", "", name)
+
+
+def _layers(parts: list[str], tensor: Tensor) -> dict[str, Tensor]:
+    """A scanned array as one for each layer."""
+    if not tensor.shape:
+        raise UserError(f"{'/'.join(parts)}: no array of layers")
+    place = parts.index("encoderblock")
+
+    def layer(i: int) -> Lazy:
+        return Lazy(tuple(tensor.shape[1:]), tensor.dtype, lambda: tensor.read()[i])
+
+    before, after = parts[:place], parts[place + 1 :]
+    return {
+        "/".join([*before, f"encoderblock_{i}", *after]): layer(i) for i in range(tensor.shape[0])
+    }
+
+
+def _split_class_position(found: dict[str, Tensor]) -> None:
+    """Older ViTs have the class token's position as the first of the others: it joins the token."""
+    table, token = found.get("pos_embedding"), found.get("cls")
+    if table is None or token is None or len(table.shape) != 3:
+        return
+    count = table.shape[1]
+    if math.isqrt(count) ** 2 == count or math.isqrt(count - 1) ** 2 != count - 1:
+        return
+    shape = (1, count - 1, table.shape[2])
+    found["cls"] = _sum(token, Lazy((1, 1, shape[2]), table.dtype, lambda: table.read()[:, :1]))
+    found["pos_embedding"] = Lazy(shape, table.dtype, lambda: table.read()[:, 1:])
+
+
+def _sum(left: Tensor, right: Tensor) -> Lazy:
+    make: Callable[[], np.ndarray] = lambda: (left.read() + right.read()).astype(left.dtype)  # noqa: E731
+    return Lazy(tuple(left.shape), left.dtype, make)
+
+
+def _image(name: str, encoder: ViT) -> list[Rule]:
+    made = [
+        rule(f"{name}/patch_embedding", "embedding/kernel"),
+        rule(f"{name}/patch_bias", "embedding/bias"),
+    ]
+    if encoder.positions == "learned":
+        made.append(rule(f"{name}/positions", "pos_embedding", BATCHED))
+    if encoder.pooling == "cls":
+        made.append(rule(f"{name}/cls", "cls", BATCHED))
+    return made
+
+
+def _text(name: str) -> list[Rule]:
+    return [
+        rule(f"{name}/embedding", "Embed_0/embedding"),
+        rule(f"{name}/positions", "pos_embedding", BATCHED),
+    ]
+
+
+def _norm(own: str, foreign: str) -> list[Rule]:
+    return [rule(f"{own}/{part}", f"{foreign}/{part}") for part in ("scale", "bias")]
+
+
+def _linear(own: str, foreign: str) -> list[Rule]:
+    return [rule(f"{own}/{part}", f"{foreign}/{part}", SAME) for part in ("kernel", "bias")]
+
+
+def _mlp(own: str, foreign: str) -> list[Rule]:
+    return [
+        *_linear(f"{own}/up", f"{foreign}/Dense_0"),
+        *_linear(f"{own}/down", f"{foreign}/Dense_1"),
+    ]
+
+
+def _attention(own: str, foreign: str) -> list[Rule]:
+    names = {"query": "query", "key": "key", "value": "value", "output": "out"}
+    return [one for a, b in names.items() for one in _linear(f"{own}/{a}", f"{foreign}/{b}")]

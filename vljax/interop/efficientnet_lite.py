@@ -1,0 +1,39 @@
+"""The names of EfficientNet-Lite in PyTorch, as efficientnet_lite_pytorch saves it."""
+
+from __future__ import annotations
+
+from vljax.interop.axes import CONVOLUTION
+from vljax.interop.mapping import Rule, rule
+from vljax.models.cnn import EfficientNetLite
+
+IGNORED = (r".*\.num_batches_tracked", r"_fc\.(weight|bias)")
+"""Counts of steps, and the classifier, which no tower has."""
+
+_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"}
+
+
+def rules(name: str, encoder: EfficientNetLite) -> list[Rule]:
+    """The rules of an encoder; statistics stand among them by the paths of their norms.
+
+    Args:
+      name: of the encoder in the model.
+      encoder: its sizes.
+    """
+    made = [*_convolution(f"{name}/stem", "_conv_stem", "_bn0")]
+    number = 0
+    for i, stage in enumerate(encoder.stages):
+        for j in range(stage.repeats):
+            here, there = f"{name}/stage{i}/{j}", f"_blocks.{number}"
+            if stage.expansion != 1:
+                made += _convolution(f"{here}/expand", f"{there}._expand_conv", f"{there}._bn0")
+            depthwise = f"{there}._depthwise_conv"
+            made += _convolution(f"{here}/depthwise", depthwise, f"{there}._bn1")
+            made += _convolution(f"{here}/project", f"{there}._project_conv", f"{there}._bn2")
+            number += 1
+    return [*made, *_convolution(f"{name}/head", "_conv_head", "_bn1")]
+
+
+def _convolution(own: str, convolution: str, norm: str) -> list[Rule]:
+    """The rules of a convolution and the norm behind it."""
+    kernel = rule(f"{own}/kernel", f"{convolution}.weight", CONVOLUTION)
+    return [kernel, *(rule(f"{own}_norm/{k}", f"{norm}.{v}") for k, v in _NORM.items())]

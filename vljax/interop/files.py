@@ -1,0 +1,66 @@
+"""Files of named arrays in any format that is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vljax.config import UserError, suggest
+from vljax.interop.plain_npz import read_npz
+from vljax.interop.safetensors_files import read_file
+from vljax.interop.tensors import Tensor
+from vljax.interop.torch_file import state_dict
+
+_TORCH = (".pth", ".pt", ".bin")
+
+
+def split(path: str) -> tuple[Path, str | None]:
+    """The file, and the part of it that is named behind a colon: `siglip.npz:img`."""
+    whole = Path(path).expanduser()
+    name, colon, part = path.rpartition(":")
+    if whole.exists() or not colon or not name:
+        return whole, None
+    return Path(name).expanduser(), part
+
+
+def read_tensors(path: str) -> Mapping[str, Tensor]:
+    """The arrays of `FILE` or `FILE:PART`, by their names; none is read yet.
+
+    Args:
+      path: .safetensors, .npz, or what torch.save writes (.pth, .pt, .bin). A part is a subtree of
+        names (`img` of `img/...`), and a key of the outer dictionary for torch.save.
+
+    Raises:
+      UserError: if the file is missing, damaged, of another kind, or has no such part.
+    """
+    file, part = split(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    if file.suffix in _TORCH:
+        return state_dict(file, part)
+    if file.suffix == ".npz":
+        return _subtree(read_npz(file), part, "/", file)
+    if file.suffix == ".safetensors":
+        return _subtree(read_file(file), part, ".", file)
+    known = ", ".join((".safetensors", ".npz", *_TORCH))
+    raise UserError(f"{file}: unknown kind of file; known: {known}")
+
+
+def _subtree(
+    tensors: Mapping[str, Tensor], part: str | None, separator: str, file: Path
+) -> Mapping[str, Tensor]:
+    """The arrays below a name, wherever it stands; one of just that name becomes ''."""
+    if part is None:
+        return tensors
+    found = {}
+    for name, tensor in tensors.items():
+        before, hit, after = f"{separator}{name}{separator}".partition(
+            f"{separator}{part}{separator}"
+        )
+        if hit and before.strip(separator) in ("", "params", "opt/target"):
+            found[after.removesuffix(separator)] = tensor
+    if not found:
+        below = (name.removeprefix("params/").removeprefix("opt/target/") for name in tensors)
+        tops = sorted({name.split(separator)[0] for name in below})
+        raise UserError(f"{file}: holds no {part!r}{suggest(part, tops)}")
+    return found

@@ -1,0 +1,184 @@
+"""Weights of other software as the first values of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vljax.config import UserError, suggest
+from vljax.interop import bert, big_vision, efficientnet_lite
+from vljax.interop.axes import BATCHED
+from vljax.interop.files import read_tensors, split
+from vljax.interop.mapping import Rule, pair, rule, to_own
+from vljax.interop.tensors import Lazy, Tensor
+from vljax.models.assembly import ModelConfig, Variables
+from vljax.models.cnn import EfficientNetLite
+from vljax.models.encoder import Encoder
+from vljax.models.heads import Embedding
+from vljax.models.layout import canonical_paths, leaves
+from vljax.models.pretrained import Pretrained
+from vljax.models.text import TextTransformer
+from vljax.models.vit import ViT
+from vljax.run import Prepared, Run
+
+Tree = dict[str, Any]
+Shape = tuple[int, ...]
+
+# Rules, arrays, and expressions of names that are left out.
+Mapped = tuple[Sequence[Rule], Mapping[str, Tensor], Sequence[str]]
+_FORMS: dict[str, tuple[type[Encoder], ...]] = {
+    "efficientnet_lite": (EfficientNetLite,),
+    "bert": (TextTransformer,),
+    "big_vision": (ViT, TextTransformer),
+}
+
+
+def pinned(run: Run) -> Run:
+    """The run with the digest of every weights file that is here, so that it is part of the run.
+
+    Raises:
+      UserError: if a file has another digest than the recipe says.
+    """
+    pretrained = {}
+    for name, source in run.pretrained.items():
+        digest = None if source.path is None else _digest(source.path)
+        if digest and source.sha256 and digest != source.sha256:
+            raise UserError(
+                f"pretrained.{name}.sha256: {source.path} has the digest {digest}, which is not"
+                f" {source.sha256}: it is another file"
+            )
+        pretrained[name] = dataclasses.replace(source, sha256=source.sha256 or digest)
+    return dataclasses.replace(run, pretrained=pretrained)
+
+
+def _digest(path: str) -> str | None:
+    file, _ = split(path)
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check(prepared: Prepared) -> None:
+    """Raises UserError if weights that are here do not fit the model; no array is read."""
+    for name, source in prepared.run.pretrained.items():
+        if source.path is not None and split(source.path)[0].is_file():
+            _mapped(prepared, name, source)
+
+
+def load(prepared: Prepared) -> Variables | None:
+    """The variables that have pretrained values, in the layout of the model; None if none has.
+
+    Raises:
+      UserError: if a file is unset, missing, damaged, or does not fit the model.
+    """
+    made: dict[str, Lazy] = {}
+    for name, source in prepared.run.pretrained.items():
+        if source.path is None:
+            field = f"pretrained.{name}.path"
+            raise UserError(f"{field}: unset; add --{field} PATH")
+        made |= _mapped(prepared, name, source)
+    if not made:
+        return None
+    params = _filled(prepared.shapes.params, made)
+    state = {kind: _filled(tree, made) for kind, tree in prepared.shapes.state.items()}
+    return Variables(params, {kind: tree for kind, tree in state.items() if tree})
+
+
+def _filled(shapes: Tree, made: Mapping[str, Lazy], keys: tuple[str, ...] = ()) -> Tree:
+    """The entries of a tree of shapes for which there are values; scanned layers are stacked."""
+    filled: Tree = {}
+    for name, child in shapes.items():
+        here = (*keys, name)
+        if isinstance(child, Mapping):
+            if below := _filled(dict(child), made, here):
+                filled[name] = below
+            continue
+        paths = canonical_paths(here, child.shape)
+        if paths[0] not in made:
+            continue
+        if paths == ["/".join(here)]:
+            filled[name] = made[paths[0]].read().astype(child.dtype)
+        else:
+            filled[name] = np.stack([made[path].read() for path in paths]).astype(child.dtype)
+    return filled
+
+
+def _mapped(prepared: Prepared, name: str, source: Pretrained) -> dict[str, Lazy]:
+    """Values by our unrolled paths; statistics stand by the paths of their modules."""
+    model, own, path = prepared.run.model, _own_shapes(prepared), str(source.path)
+    if name in model.encoders:
+        rules, tensors, ignored = _encoder(model, name, source)
+    else:
+        rules, tensors, ignored = _scalar(name, source, own)
+    beginnings = {each.own[0].partition("/")[0] for each in rules}
+    wanted = {k: v for k, v in own.items() if k.partition("/")[0] in beginnings}
+    if name in model.encoders:
+        # A head holds the projections of the other towers, too.
+        parts = {f"{head}/{name}/" for head in model.heads} | {f"{name}/"}
+        wanted = {k: v for k, v in wanted.items() if k.startswith(tuple(parts))}
+    return to_own(pair(rules, wanted, path), tensors, ignored, path)
+
+
+def _encoder(model: ModelConfig, name: str, source: Pretrained) -> Mapped:
+    encoder, path = model.encoders[name], str(source.path)
+    if not isinstance(encoder, _FORMS[source.layout]):
+        forms = " or ".join(form.type_name for form in _FORMS[source.layout])
+        raise UserError(
+            f"pretrained.{name}.layout: {source.layout} is for {forms}, and"
+            f" model.encoders.{name} is {encoder.type_name}"
+        )
+    if isinstance(encoder, EfficientNetLite):
+        found = read_tensors(path)
+        return efficientnet_lite.rules(name, encoder), found, efficientnet_lite.IGNORED
+    if source.layout == "bert":
+        assert isinstance(encoder, TextTransformer)
+        found = bert.adapted(read_tensors(path), encoder, path)
+        return bert.rules(name, encoder), found, bert.IGNORED
+    assert isinstance(encoder, ViT | TextTransformer)
+    return _big_vision(model, name, encoder, path)
+
+
+def _big_vision(model: ModelConfig, name: str, encoder: ViT | TextTransformer, path: str) -> Mapped:
+    """A tower of its own, whose classifier is left out, or one of two, with its projection."""
+    of_two = split(path)[1] is not None
+    tensors = read_tensors(path)
+    if not of_two and big_vision.has_towers(tensors):
+        of_two, tensors = True, read_tensors(f"{path}:{big_vision.SUBTREES.get(name, name)}")
+    tensors = big_vision.adapted(tensors, encoder)
+    heads = [
+        head
+        for head, part in model.heads.items()
+        if isinstance(part, Embedding) and part.projections.get(name, "none") != "none"
+    ]
+    projection = f"{heads[0]}/{name}" if heads and of_two and "head/kernel" in tensors else None
+    ignored = () if of_two else ("head/(kernel|bias)",)
+    return big_vision.rules(name, encoder, projection), tensors, ignored
+
+
+def _scalar(name: str, source: Pretrained, own: Mapping[str, Shape]) -> Mapped:
+    """A learned scalar, which only the layout of big_vision has a file for."""
+    known = big_vision.SUBTREES.get(name)
+    if known is None or own.get(name) != ():
+        parts = [path for path in own if "/" not in path] + [*{p.partition("/")[0] for p in own}]
+        raise UserError(f"pretrained: no encoder or learned scalar {name!r}{suggest(name, parts)}")
+    if source.layout != "big_vision":
+        raise UserError(f"pretrained.{name}.layout: {source.layout} has no learned scalars")
+    path = str(source.path)
+    tensors = read_tensors(path if split(path)[1] else f"{path}:{known}")
+    return [rule(name, "", BATCHED)], tensors, ()
+
+
+def _own_shapes(prepared: Prepared) -> dict[str, Shape]:
+    """The shapes of parameters and statistics by their unrolled paths."""
+    shapes: dict[str, Shape] = {}
+    for tree in (prepared.shapes.params, *prepared.shapes.state.values()):
+        for keys, leaf in leaves(tree):
+            paths = canonical_paths(keys, leaf.shape)
+            scanned = paths != ["/".join(keys)]
+            shapes |= dict.fromkeys(paths, tuple(leaf.shape[1:] if scanned else leaf.shape))
+    return shapes
