@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vljax.config import UserError, suggest
-from vljax.interop.format import Format
+
+if TYPE_CHECKING:
+    from vljax.interop.format import Format
 
 MODULES = {
     "transformers": "vljax.interop.transformers",

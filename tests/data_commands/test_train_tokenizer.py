@@ -5,33 +5,25 @@ from rich.console import Console
 
 from tests.data.samples import write_jsonl
 from vljax.config import UserError, validate
-from vljax.data.sources import JsonLines
-from vljax.data.tokenizer_command import train_tokenizer
 from vljax.data.tokenizers import HuggingFace, load_tokenizer
+from vljax.data_commands.train_tokenizer import train_tokenizer
 
 
 @pytest.fixture
 def source(tmp_path):
     rows = [{"captions": [f"A Photo of {i} dogs", "Two cats"]} for i in range(20)]
-    return JsonLines(write_jsonl(tmp_path, rows))
+    return write_jsonl(tmp_path, rows)
 
 
-@pytest.fixture
-def command(source):
-    def run(*argv, sources=(source,)):
-        out = io.StringIO()
-        console = Console(file=out, width=1000)
-        result = train_tokenizer(
-            list(argv), "vljax data train-tokenizer", console, lambda rest, prog: list(sources)
-        )
-        return result, out.getvalue()
-
-    return run
+def command(*argv):
+    out = io.StringIO()
+    console = Console(file=out, width=1000)
+    return train_tokenizer(list(argv), "vljax data train-tokenizer", console), out.getvalue()
 
 
-def test_what_it_writes_is_used_as_it_says(command, tmp_path):
+def test_what_it_writes_is_used_as_it_says(source, tmp_path):
     path = tmp_path / "made" / "tokenizer.json"
-    result, said = command("pets.jsonl", "--out", str(path), "--vocab-size", "300")
+    result, said = command(source, "--out", str(path), "--vocab-size", "300")
     assert result["captions"] == 40
     assert result["cleaning"] == "lower"
     assert result["tokens"]["longest"] >= result["tokens"]["95%"] >= result["tokens"]["mean"] - 1
@@ -50,33 +42,33 @@ def test_what_it_writes_is_used_as_it_says(command, tmp_path):
     )
 
 
-def test_the_captions_of_several_data_sets(command, source, tmp_path):
+def test_the_captions_of_several_data_sets(source, tmp_path):
     out = str(tmp_path / "tokenizer.json")
-    result, _ = command("a", "b", "--out", out, "--max-examples", "5", sources=[source, source])
+    result, _ = command(source, source, "--out", out, "--max-examples", "5")
     assert result["captions"] == 20
 
 
-def test_errors_name_the_remedy(command, tmp_path):
+def test_errors_name_the_remedy(source, tmp_path):
     with pytest.raises(UserError, match=r"name the file to write: .* --out tokenizer\.json"):
-        command("pets.jsonl")
+        command(source)
     (tmp_path / "there.json").write_text("mine")
     with pytest.raises(UserError, match=r"there\.json: is there already; remove it"):
-        command("pets.jsonl", "--out", str(tmp_path / "there.json"))
+        command(source, "--out", str(tmp_path / "there.json"))
     assert (tmp_path / "there.json").read_text() == "mine"
     with pytest.raises(UserError, match="vocab_size: must be at least 258"):
-        command("pets.jsonl", "--out", str(tmp_path / "new.json"), "--vocab-size", "10")
+        command(source, "--out", str(tmp_path / "new.json"), "--vocab-size", "10")
     with pytest.raises(UserError, match="--max-examples: must be at least 1, got 0"):
-        command("pets.jsonl", "--out", str(tmp_path / "new.json"), "--max-examples", "0")
+        command(source, "--out", str(tmp_path / "new.json"), "--max-examples", "0")
     (tmp_path / "bare").mkdir()
-    bare = JsonLines(write_jsonl(tmp_path / "bare", [{"captions": []}]))
+    bare = write_jsonl(tmp_path / "bare", [{"captions": []}])
     with pytest.raises(UserError, match="no captions to train on; check which field"):
-        command("bare.jsonl", "--out", str(tmp_path / "new.json"), sources=[bare])
+        command(bare, "--out", str(tmp_path / "new.json"))
     assert not (tmp_path / "new.json").exists()
     with pytest.raises(UserError, match=r"--out .*new\.json: "):
-        command("pets.jsonl", "--out", str(tmp_path / "there.json" / "new.json"))
+        command(source, "--out", str(tmp_path / "there.json" / "new.json"))
 
 
-def test_help_lists_the_options(command, capsys):
+def test_help_lists_the_options(capsys):
     with pytest.raises(SystemExit):
         command()
     assert "--vocab-size" in capsys.readouterr().out

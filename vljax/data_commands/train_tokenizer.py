@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from vljax.config import UserError
 from vljax.data.cleaning import Cleaning
-from vljax.data.source_base import Records, Source
+from vljax.data.source_base import Records
 from vljax.data.train_tokenizer import captions, train_bpe
+from vljax.data_commands.given import HELP, given_sources
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,19 +23,13 @@ in data.tokenizer.path and checkpoints carry with them."""
 _MEASURED = 10_000  # captions that the lengths are measured on
 
 
-def train_tokenizer(
-    argv: list[str],
-    prog: str,
-    console: Console,
-    given_sources: Callable[[list[str], str], Sequence[Source]],
-) -> dict[str, Any]:
+def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Trains on the captions of the sources that arguments name, and says how to use the result.
 
     Args:
-      argv: the options below, and what `given_sources` understands.
+      argv: sources with their fields, and the options below.
       prog: the command that messages show.
       console: where the summary goes.
-      given_sources: from the remaining arguments and the command to the data sets.
 
     Returns:
       `path`, `vocab_size`, `captions`, `cleaning`, and `tokens` of captions (mean, 95 %, longest).
@@ -79,6 +74,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         usage=f"{prog} SOURCE... --out PATH [--vocab-size N] [--cleaning NAME] [--FIELD VALUE ...]",
         description=_DESCRIPTION,
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--out", metavar="PATH", help="the tokenizer.json to write")
