@@ -120,6 +120,7 @@ def _train(run: Run, console: Console) -> Finished:
     if start < run.steps:
         step.begin(start)
     state = initial_state(prepared, given) if state is None else state
+    del given  # as large as the model, on the host
     encode = make_encode(prepared)
     measured = _measured(run, start)
     counts = checkpointer.files(start) if start and distributed.is_first() else {}

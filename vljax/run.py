@@ -20,6 +20,7 @@ from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot
 from vljax.models import layout
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
+from vljax.models.cnn import EfficientNetLite
 from vljax.models.compute import AttentionKind, Compute, Precision, resolve_attention
 from vljax.models.naflex import NaFlexViT
 from vljax.models.pretrained import Pretrained
@@ -38,6 +39,7 @@ from vljax.training.task import Task
 __all__ = [
     "AdamW",
     "Data",
+    "EfficientNetLite",
     "MeshConfig",
     "ModelConfig",
     "NaFlexViT",
@@ -283,16 +285,22 @@ def _check_groups(run: Run, variables: Variables) -> None:
 
 
 def _check_vocabulary(run: Run) -> None:
-    """Ids that the text tower has no embedding for would have NaN for an embedding."""
+    """The tokenizer of the data fits the text towers."""
     config = run.data.tokenizer
     for name, encoder in run.model.encoders.items():
         if getattr(encoder, "pooling", None) == "eos" and not config.always_ends:
             why = "needs an end token in every text, also in one that is cut"
             raise UserError(f"model.encoders.{name}.pooling: eos {why}; see data.tokenizer")
     tokenizer = load_tokenizer(run)
+    if tokenizer is not None:
+        check_ids(run, tokenizer)
+
+
+def check_ids(run: Run, tokenizer: LoadedTokenizer) -> None:
+    """Raises UserError if a tokenizer has ids that a tower has no embedding for: they give NaN."""
     for name, encoder in run.model.encoders.items():
         size = getattr(encoder, "vocab_size", None)
-        if tokenizer is not None and size is not None and tokenizer.vocab_size > size:
+        if size is not None and tokenizer.vocab_size > size:
             sizes = f"{size} is less than the tokenizer's {tokenizer.vocab_size} ids"
             raise UserError(f"model.encoders.{name}.vocab_size: {sizes}; set it to that")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import subprocess
@@ -38,10 +39,12 @@ def facts(run: Run) -> dict[str, str]:
     """
     recipe = _flat(config.encode(run))
     loose = {path for path, _ in config.paths(run)} - {"workdir"}
+    loose |= {f"pretrained.{name}.path" for name in run.pretrained}
     same = {
         path: value
         for path, value in recipe.items()
-        if path not in loose and not path.startswith("distributed.")
+        if not any(path == p or path.startswith(f"{p}.") for p in loose)
+        and not path.startswith("distributed.")
     }
     return {**same, **_versions(), "revision of vljax": str(_revision())}
 
@@ -65,6 +68,8 @@ def refuse_another_recipe(workdir: str, run: Run) -> None:
 
 def _refuse(workdir: str, run: Run) -> str:
     saved = _saved_recipe(workdir)
+    if saved is not None:
+        run = _with_digests(run, saved)
     different = [] if saved is None else config.differences(saved, run)
     if different:
         shown = "; ".join(
@@ -75,6 +80,17 @@ def _refuse(workdir: str, run: Run) -> str:
             f"{workdir} holds a run of another recipe ({shown}{more}); use another --workdir"
         )
     return ""
+
+
+def _with_digests(run: Run, saved: Run) -> Run:
+    """The run with the digests of weights that began it: their files need not be here any more."""
+    known = {
+        name: dataclasses.replace(source, sha256=source.sha256 or saved.pretrained[name].sha256)
+        if name in saved.pretrained
+        else source
+        for name, source in run.pretrained.items()
+    }
+    return dataclasses.replace(run, pretrained=known)
 
 
 def _saved_recipe(workdir: str) -> Run | None:

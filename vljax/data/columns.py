@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from vljax.config import UserError, encode, setting, suggest
 from vljax.data.accounting import Accounting
 from vljax.data.file_sets import File, expand, read_file
@@ -127,12 +129,16 @@ class DescribedRecords(Records):
     Args:
       source: which columns are read.
       class_names: what the data says of them; those of the file `classes` go before.
+      indexed: whether whole numbers among the values are indices of these names.
     """
 
     accounting: Accounting
 
-    def __init__(self, source: FileSource, class_names: Sequence[str] = ()):
+    def __init__(
+        self, source: FileSource, class_names: Sequence[str] = (), *, indexed: bool = False
+    ):
         self.source = source
+        self._indexed = indexed or source.classes is not None
         self.class_names = source.stated_classes() or tuple(class_names)
         self._labels = {name: label for label, name in enumerate(self.class_names)}
 
@@ -163,18 +169,22 @@ class DescribedRecords(Records):
         if value is None:
             return None
         text = class_text(value)
-        if text in self._labels:
+        if not text:
+            return None
+        is_index = self._indexed and isinstance(value, int | np.integer)
+        if not is_index and text in self._labels:
             return self._labels[text]
         if not text.isdecimal():
-            raise ExampleError(f"class {text!r} is not among the class names")
+            raise ExampleError(f"class {text!r} is not among the class names", kind="damaged")
         if self.class_names and int(text) >= len(self.class_names):
-            raise ExampleError(f"class {text} has no name; there are {len(self.class_names)}")
+            count = len(self.class_names)
+            raise ExampleError(f"class {text} has no name; there are {count}", kind="damaged")
         return int(text)
 
 
 def class_names_of(values: Iterable[str]) -> tuple[str, ...]:
     """The names among the values of a column with the class; none where all are indices."""
-    names = sorted(set(values))
+    names = sorted({value for value in values if value})
     return () if all(name.isdecimal() for name in names) else tuple(names)
 
 

@@ -42,5 +42,5 @@ class DecodedImages:
             if size > self._left or key in self._kept:
                 return
             self._left -= size
-        pixels.setflags(write=False)
-        self._kept[key] = pixels
+            pixels.setflags(write=False)
+            self._kept[key] = pixels

@@ -115,10 +115,10 @@ class EvaluationSet:
         rng = np.random.default_rng(0)
         try:
             example = decode({"record": self.records[index]}, rng)
+            resize = Resize(size, mode="pad", background=decode.background)
+            thumbnail: np.ndarray = resize(example, rng)["image"]
         except ExampleError:
             return np.full((size, size, 3), _GREY, np.uint8)
-        resize = Resize(size, mode="pad", background=decode.background)
-        thumbnail: np.ndarray = resize(example, rng)["image"]
         return thumbnail
 
     @functools.cached_property

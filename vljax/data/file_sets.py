@@ -6,6 +6,7 @@ import functools
 import glob
 import os
 import re
+import uuid
 from dataclasses import dataclass
 from itertools import product, takewhile
 from pathlib import Path
@@ -92,7 +93,10 @@ def _local(path: str, suffixes: tuple[str, ...]) -> dict[str, _Info]:
         found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith(suffixes))
     else:
         found = [path] if os.path.exists(path) else sorted(glob.glob(path))
-    status = {name: os.stat(name) for name in found}
+    try:
+        status = {name: os.stat(name) for name in found}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     return {name: (s.st_size, str(s.st_mtime_ns)) for name, s in status.items()}
 
 
@@ -192,7 +196,9 @@ def read_range(path: str, stamp: str, start: int, size: int) -> bytes:
         except Exception as error:  # remote file systems raise errors of their own
             raise OSError(_reason(error)) from error
         return content
-    return os.pread(_descriptor(path, stamp).number, size, start)
+    # Held until it is read: of two made at once the cache keeps one, and the other closes its file.
+    descriptor = _descriptor(path, stamp)
+    return os.pread(descriptor.number, size, start)
 
 
 class _Descriptor:
@@ -232,10 +238,15 @@ def write_file(path: str, content: bytes) -> None:
         system, inner = filesystem(path)
         system.pipe_file(inner, content)  # an object appears once it is complete
         return
-    partial = Path(f"{path}.{os.getpid()}.partial")
+    partial = Path(partial_name(path))
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def partial_name(path: str) -> str:
+    """A name beside a file for what is not complete, that no other process or host uses."""
+    return f"{path}.{uuid.uuid4().hex}.partial"
 
 
 def join(folder: str, *names: str) -> str:

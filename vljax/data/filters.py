@@ -152,7 +152,8 @@ def left_out_by(filters: tuple[Filter, ...], value: Callable[[str], Any]) -> str
 def _texts(value: Any) -> list[str]:
     if value is None:
         return []
-    return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]
+    items = value if isinstance(value, list | tuple) else [value]
+    return [i.decode(errors="replace") if isinstance(i, bytes) else str(i) for i in items]
 
 
 def _between(value: float, minimum: float | None, maximum: float | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vljax.config import UserError
 from vljax.data.file_sets import is_remote, join, read_file
 from vljax.data.source_base import ExampleError
 
@@ -27,7 +28,7 @@ def image_file(value: Any, folder: str) -> bytes:
     path = value if is_remote(value) or value.startswith("/") else join(folder, value)
     try:
         return read_file(path)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+    except (OSError, ValueError, UserError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise ExampleError(
             f"image {value!r} cannot be read ({reason})", kind="unreadable"

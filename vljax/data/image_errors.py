@@ -23,4 +23,6 @@ def image_errors() -> Iterator[None]:
     except Exception as error:
         message = " ".join(str(error).split())
         kind = "truncated" if _TRUNCATED.search(message) else "damaged"
+        if type(error).__name__ == "DecompressionBombError":  # Pillow's, which loads late
+            kind = "too_many_pixels"
         raise ExampleError(f"image cannot be decoded ({message[:200]})", kind=kind) from error

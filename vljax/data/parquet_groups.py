@@ -41,6 +41,9 @@ class ParquetGroups:
         self._starts = np.array([0, *np.cumsum([rows for *_, rows in groups])], np.int64)
         self.schema = self._readers[0].schema_arrow
         """The Arrow schema of the first file."""
+        for file, reader in zip(files, self._readers, strict=True):
+            if missing := set(self.schema.names) - set(reader.schema_arrow.names):
+                raise UserError(f"{file.path}: no column {min(missing)!r}; {files[0].path} has it")
 
     def _open(self) -> None:
         self._readers = [_reader(file) for file in self._files]

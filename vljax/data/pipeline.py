@@ -194,7 +194,8 @@ def _open_parts(data: Data) -> tuple[OpenPart, ...]:
         try:
             records = part.source.open()
         except UserError as error:
-            raise UserError(f"{field}: {error}" if name else str(error)) from error
+            message = str(error).replace("data.source.", f"{field}.source.") if name else str(error)
+            raise UserError(message) from error
         if len(records) == 0:
             raise UserError(f"{field}: {part.source.full_name} has no examples")
         if len(records) > MAX_LENGTH:

@@ -38,7 +38,7 @@ def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
     end = _HEADER + int.from_bytes(record[4:_HEADER], "little")
     try:
         description = json.loads(record[_HEADER:end])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExampleError(
             f"description of the record is damaged ({error})", kind="damaged"
         ) from error

@@ -73,7 +73,7 @@ class CsvRecords(DescribedRecords):
             self._counts.append(len(self))
         label = self._values[source.label] if source.label else Strings()
         names = (label[i].decode(errors="replace").strip() for i in range(len(label)))
-        super().__init__(source, class_names_of(name for name in names if name))
+        super().__init__(source, class_names_of(names))
         self.identity = source.identity(source.image, source.delimiter, source.header, digests)
         self.accounting.log(source.full_name)
 

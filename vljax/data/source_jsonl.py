@@ -98,7 +98,7 @@ def _parse(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """One line as it is, and a dict with `image`, `captions`, `tags` and `class` (or None)."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not a JSON object ({error})") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: not a JSON object ({type(row).__name__})")

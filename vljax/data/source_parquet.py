@@ -52,7 +52,8 @@ class ParquetRecords(DescribedRecords):
         self._rows = self._kept(source) if source.filters else None
         if self._rows is None:
             self._count_all()
-        super().__init__(source, self._class_names(source))
+        stated = self._groups.hugging_face_classes(source.label) if source.label else ()
+        super().__init__(source, stated or self._class_names(source), indexed=bool(stated))
         self.identity = source.identity(source.image, self._groups.footers())
         self.accounting.log(source.full_name)
 
@@ -78,9 +79,6 @@ class ParquetRecords(DescribedRecords):
     def _class_names(self, source: Parquet) -> tuple[str, ...]:
         if source.label is None or source.classes is not None:
             return ()
-        stated = self._groups.hugging_face_classes(source.label)
-        if stated:
-            return stated
         values = (row[source.label] for row in self._groups.rows((source.label,)))
         return class_names_of({class_text(value) for value in values if value is not None})
 

@@ -111,9 +111,12 @@ class SceneRecords(Records):
             )
         # Now rather than in the middle of a run, should they be too much alike.
         content.draw_things(np.random.default_rng(0), self._things, config.max_objects + 1)
-        self._backgrounds = config.backgrounds.open() if config.backgrounds else None
-        if self._backgrounds is not None and not len(self._backgrounds):
-            raise UserError(f"data.source.backgrounds: {config.backgrounds} has no pictures")
+        self._backgrounds = None
+        if config.backgrounds is not None:
+            self._backgrounds = config.backgrounds.open()
+            if not len(self._backgrounds):
+                name = config.backgrounds.full_name
+                raise UserError(f"data.source.backgrounds: {name} has no pictures")
         self._asking = questions.Asking.evenly(
             content.repeat_odds(config.max_objects), content.colour_odds(self._things)
         )

@@ -77,14 +77,15 @@ class TfdsRecords(DescribedRecords):
         self._image = source.image
         self._last = LastRead()
         self._kept: np.ndarray | None = None
-        paths = [path for s in builder.info.splits.values() for path in map(str, s.filepaths)]
+        paths = map(str, builder.info.splits[source.split].filepaths)
         files = expand(tuple(paths), (), "data.source.path")
         self.accounting = Accounting(files=len(files))
         if source.filters:
             self._kept = self._filtered(source)
         else:
             self.accounting.examples = len(self._data)
-        super().__init__(source, _class_names(features, source.label) if source.label else ())
+        names = _class_names(features, source.label) if source.label else ()
+        super().__init__(source, names, indexed=True)
         self.identity = source.identity(
             source.image, source.split, builder.info.full_name, ArrayRecords(files).summary()
         )
@@ -94,7 +95,11 @@ class TfdsRecords(DescribedRecords):
         accounting = self.accounting
         kept = []
         for number in range(len(self._data)):
-            example = self._example(number)
+            try:
+                example = self._example(number)
+            except ExampleError as error:
+                accounting.leave_out(str(error), f"example {number}")
+                continue
             reason = left_out_by(source.filters, partial(_feature, example))
             if reason is None:
                 kept.append(number)

@@ -30,6 +30,7 @@ from vljax.data.file_sets import (
     filesystem,
     is_remote,
     join,
+    partial_name,
     read_file,
     read_range,
     write_file,
@@ -120,6 +121,7 @@ def open_index(
     """
     from filelock import FileLock
 
+    folder = os.path.expanduser(folder) if folder and not is_remote(folder) else folder
     key = index_name(shards, wanted)
     homes = (
         [folder] if folder else [join(os.path.dirname(shards[0].path), ".vljax"), cache_folder()]
@@ -139,7 +141,10 @@ def open_index(
             # Another machine may be quicker, and remove the parts that it put together.
             with contextlib.suppress(FileNotFoundError):
                 build(shards, wanted, target, workers, progress)
-    return TarIndex.load(_fetched(target))
+    try:
+        return TarIndex.load(_fetched(target))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{target}: cannot be read once built ({error}); remove it") from error
 
 
 def cache_folder() -> str:
@@ -149,7 +154,7 @@ def cache_folder() -> str:
 
 
 def _writable(folder: str) -> bool:
-    probe = join(folder, f".writable-{os.getpid()}")
+    probe = partial_name(join(folder, ".writable"))
     try:
         write_file(probe, b"x")
         if is_remote(folder):
@@ -170,7 +175,7 @@ def _fetched(folder: str) -> str:
     if not os.path.exists(join(copy, "index.json")):
         for name in ("rows.bin", "index.json"):
             system, path = filesystem(join(folder, name))
-            partial = f"{join(copy, name)}.{os.getpid()}.partial"
+            partial = partial_name(join(copy, name))
             os.makedirs(copy, exist_ok=True)
             try:
                 system.get_file(path, partial)

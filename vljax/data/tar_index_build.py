@@ -17,7 +17,15 @@ import numpy as np
 
 from vljax.config import UserError, encode
 from vljax.data.accounting import Accounting, Progress
-from vljax.data.file_sets import File, filesystem, is_remote, join, read_file, write_file
+from vljax.data.file_sets import (
+    File,
+    filesystem,
+    is_remote,
+    join,
+    partial_name,
+    read_file,
+    write_file,
+)
 from vljax.data.tar_scan import Scan, Wanted, scan
 
 # Goes up when an index is made otherwise from the same shards.
@@ -165,7 +173,7 @@ def _writing(path: str) -> Iterator[Any]:
         with system.open(inner, "wb") as file:
             yield file
         return
-    partial = f"{path}.{os.getpid()}.partial"
+    partial = partial_name(path)
     with open(partial, "wb") as file:
         yield file
     os.replace(partial, path)
@@ -176,4 +184,4 @@ def _remove_tree(folder: str) -> None:
         system, path = filesystem(folder)
         system.rm(path, recursive=True)
     else:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another host may still write into it

@@ -89,7 +89,7 @@ def value_of(column: str, content: bytes | None) -> Any:
         return decoded(content, column)
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExampleError(f"json is not valid ({error})", kind="damaged") from error
     return value.get(column.removeprefix("json.")) if isinstance(value, dict) else None
 
@@ -242,6 +242,6 @@ def _split(name: str) -> tuple[str, str]:
 def _keys(content: bytes) -> set[str]:
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return set()
     return {f"json.{key}" for key in value} if isinstance(value, dict) else set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from vljax.config import UserError, member, validate
@@ -41,10 +42,17 @@ def given_sources(argv: list[str], prog: str, epilog: str = "") -> list[Source]:
 
 
 def _source(word: str, fields: list[str], prog: str, epilog: str) -> Source:
-    name, colon, path = word.partition(":")
-    if not colon or path.startswith("//") or "/" in name:
-        name, path = _type_of(word), word
+    if word in Source.members:
+        name, path = word, ""
+    else:
+        name, colon, path = word.partition(":")
+        if not colon or path.startswith("//") or "/" in name:
+            name, path = _type_of(word), word
     kind: Any = member(Source, name)
+    if name != "builtin" and "path" not in {field.name for field in dataclasses.fields(kind)}:
+        raise UserError(f"{word}: {name} is made in a recipe, not from a path")
+    if not path:
+        return validate(override(kind(), fields, prog, epilog))
     source = kind(split=path) if name == "builtin" else kind(path=path)
     return validate(override(source, fields, prog, epilog))
 
@@ -61,7 +69,7 @@ def _type_of(path: str) -> str:
         return "tfds"
     for ending in (".tar", ".parquet", ".array_record"):
         try:
-            if expand(path, (ending,), path):
+            if all(file.path.endswith(ending) for file in expand(path, (ending,), path)):
                 return _BY_ENDING[ending]
         except UserError:
             continue

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -67,7 +68,7 @@ def _indexed(source: Source, workers: int | None) -> Records:
         return source.index(workers, log_progress(source.full_name))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(source.full_name, total=None)
+        task = bar.add_task(escape(source.full_name), total=None)
         return source.index(workers, lambda done, all: bar.update(task, completed=done, total=all))
 
 
@@ -88,7 +89,7 @@ def _as_dict(source: Source, records: Records) -> dict[str, Any]:
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     table = Table(box=box.HORIZONTALS)
-    table.add_column(result["source"], overflow="fold")
+    table.add_column(escape(result["source"]), overflow="fold")
     table.add_column("number", justify="right", no_wrap=True)
     if result["files"] is not None:
         table.add_row("files", f"{result['files']:,}")
@@ -98,9 +99,9 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     if result["fields"]:
         table.add_section()
         for name, count in sorted(result["fields"].items()):
-            table.add_row(f"with {name}", f"{count:,}")
+            table.add_row(escape(f"with {name}"), f"{count:,}")
     if result["left_out"]:
         table.add_section()
         for reason, count in sorted(result["left_out"].items()):
-            table.add_row(f"left out: {reason}", f"{count:,}")
+            table.add_row(escape(f"left out: {reason}"), f"{count:,}")
     console.print(table)

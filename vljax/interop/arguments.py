@@ -11,8 +11,8 @@ from vljax.interop.formats import MODULES
 NAMES = ("import", "export")
 
 _IMPORT = """\
-Makes OUT a workdir with one checkpoint, of step 0, that holds all that the model needs: evaluate
-it, serve it, export it. SRC is a folder; its format is found out: a transformers folder (clip,
+Makes OUT a workdir with one checkpoint, of step 0, that holds all that the model needs:
+vljax.inference.load and vljax export read it. SRC is a folder; its format is found out: a transformers folder (clip,
 siglip), an open_clip folder, or one that `vljax export` wrote as safetensors or npz."""
 
 _EXPORT = """\

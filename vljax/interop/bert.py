@@ -15,7 +15,13 @@ IGNORED = (r"embeddings\.position_ids", r"pooler\..*", r"cls\..*")
 
 _POSITIONS = "embeddings.position_embeddings.weight"
 # What makes a text tower a BERT; the rest are sizes.
-_FORM = {"post_norm": True, "embedding_norm": True, "causal": False}
+_FORM = {
+    "post_norm": True,
+    "embedding_norm": True,
+    "causal": False,
+    "activation": "gelu",
+    "mask_padding": True,
+}
 
 
 def rules(name: str, encoder: TextTransformer) -> list[Rule]:

@@ -34,7 +34,16 @@ def rules(name: str, encoder: ViT | TextTransformer, head: str | None) -> list[R
       name: of the encoder in the model.
       encoder: its form.
       head: our path of the projection that big_vision counts as part of the tower; None for none.
+
+    Raises:
+      UserError: if it computes something else from such weights.
     """
+    text = {"causal": False, "mask_padding": False}
+    form = {"activation": "gelu_tanh", **({} if isinstance(encoder, ViT) else text)}
+    for field, wanted in form.items():
+        if getattr(encoder, field) != wanted:
+            path = f"model.encoders.{name}.{field}"
+            raise UserError(f"{path}: must be {wanted} for weights of big_vision")
     stack = "Transformer" if isinstance(encoder, ViT) else "Encoder_0"
     here, there = f"{name}/blocks/{{i}}", f"{stack}/encoderblock_{{i}}"
     made = [

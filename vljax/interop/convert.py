@@ -19,7 +19,7 @@ from vljax.interop.folders import new_folder
 from vljax.interop.format import Trained
 from vljax.interop.mapping import Pair, pair, to_foreign, to_own
 from vljax.interop.tensors import FLOATS, Lazy
-from vljax.run import prepare
+from vljax.run import check_ids, prepare
 from vljax.training import checkpoint, manifest
 from vljax.workdir import FORMAT_VERSION, decode_recipe, description, model_files
 
@@ -75,11 +75,12 @@ def import_model(source: str, out: str, *, overwrite: bool, report: Report) -> C
         raise UserError(f"{source}: vljax writes {chosen.what}, and does not read it")
     reading = chosen.read(Path(source).expanduser())
     prepared = prepare(reading.run, jax.devices()[:1])
+    check_ids(reading.run, reading.tokenizer)
     shapes = stored.unrolled_shapes(prepared.shapes.params)
     pairs = pair(reading.rules, shapes, reading.what)
     made = to_own(pairs, reading.tensors, reading.ignored, source)
     files = model_files(prepared, reading.tokenizer)
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, source, overwrite=overwrite) as folder:
         step = folder / "checkpoints" / "0"
         step.mkdir(parents=True)
         stored.write_parameters(step, made, _progress(made, report))
@@ -129,7 +130,7 @@ def export_model(
     shapes = {name: parameter.shape for name, parameter in trained.parameters.items()}
     pairs = pair(writing.rules, shapes, chosen.what)
     made = to_foreign(pairs, trained.parameters, FLOATS[dtype])
-    with new_folder(out, overwrite=overwrite) as target:
+    with new_folder(out, path, overwrite=overwrite) as target:
         writing.write(target, made, _progress(made, report))
         for name, content in writing.files.items():
             _write(target / name, content)

@@ -15,7 +15,13 @@ _TORCH = (".pth", ".pt", ".bin")
 
 
 def split(path: str) -> tuple[Path, str | None]:
-    """The file, and the part of it that is named behind a colon: `siglip.npz:img`."""
+    """The file, and the part of it that is named behind a colon: `siglip.npz:img`.
+
+    Raises:
+      UserError: for a URL.
+    """
+    if "://" in path:
+        raise UserError(f"{path}: copy it to a local disk first")
     whole = Path(path).expanduser()
     name, colon, part = path.rpartition(":")
     if whole.exists() or not colon or not name:

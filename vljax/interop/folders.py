@@ -12,7 +12,7 @@ from vljax.config import UserError
 
 
 @contextlib.contextmanager
-def new_folder(out: str, *, overwrite: bool) -> Iterator[Path]:
+def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
     """A folder to fill, that gets the name `out` once nothing went wrong.
 
     Until then it is its sibling `out.partial`. What an interrupted command left there is removed,
@@ -20,6 +20,7 @@ def new_folder(out: str, *, overwrite: bool) -> Iterator[Path]:
 
     Args:
       out: the folder to make.
+      source: what it is made from, which it must not replace.
       overwrite: whether it may replace one that holds something.
 
     Raises:
@@ -32,29 +33,46 @@ def new_folder(out: str, *, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"{out} is a file; name a folder")
     if not overwrite and target.is_dir() and any(target.iterdir()):
         raise UserError(f"{out} holds something already; add --overwrite to replace it")
-    partial = target.with_name(f"{target.name}.partial")
+    origin = Path(source).expanduser().resolve()
+    if target.resolve() in (origin, *origin.parents):
+        raise UserError(f"{out} holds {source} itself; name another folder")
+    partial, old = (target.with_name(f"{target.name}.{end}") for end in ("partial", "replaced"))
+    for left in (partial, old):
+        if left.exists() and not (left / _MARK).exists():
+            raise UserError(f"{left} is in the way, and not of vljax; rename or remove it")
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        (partial / _MARK).touch()
     except OSError as error:
         raise UserError(f"{partial}: {error.strerror}") from error
     try:
         yield partial
-        _replace(target, partial)
+        _replace(target, partial, old)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replace(target: Path, partial: Path) -> None:
+# In folders under passing names, so that nobody else's are taken for them.
+_MARK = ".vljax"
+
+
+def _replace(target: Path, partial: Path, old: Path) -> None:
     if not target.exists():
+        (partial / _MARK).unlink()
         partial.rename(target)
         return
     # A folder cannot replace one that holds something: the old one steps aside first.
-    old = target.with_name(f"{target.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
+    (target / _MARK).touch()
     target.rename(old)
-    partial.rename(target)
+    (partial / _MARK).unlink()
+    try:
+        partial.rename(target)
+    except BaseException:
+        old.rename(target)
+        (target / _MARK).unlink()
+        raise
     shutil.rmtree(old, ignore_errors=True)

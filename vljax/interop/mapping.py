@@ -146,7 +146,11 @@ def to_foreign(
 def _foreign(one: Pair, own: Mapping[str, Tensor], dtype: np.dtype[Any]) -> Any:
     def make() -> np.ndarray:
         array = one.change.to_foreign([own[path].read() for path in one.own])
-        return np.ascontiguousarray(array, dtype).reshape(one.foreign_shape)
+        with np.errstate(over="ignore"):
+            made = np.ascontiguousarray(array, dtype).reshape(one.foreign_shape)
+        if not np.isfinite(made).all() and np.isfinite(array).all():
+            raise UserError(f"--dtype: {one.foreign!r} does not fit {dtype}; use another one")
+        return made
 
     return make
 

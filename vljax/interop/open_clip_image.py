@@ -9,7 +9,7 @@ from vljax.config import suggest
 from vljax.data.transforms import Resize, Transform
 from vljax.interop.expressible import Fields, Losses
 from vljax.interop.timm_trunks import EPSILON, TRUNKS
-from vljax.interop.transformers_images import only_resize
+from vljax.interop.transformers_images import only_resize, three
 from vljax.models.heads import Embedding
 from vljax.models.transformer import TransformerConfig
 from vljax.models.vit import ViT
@@ -156,8 +156,10 @@ def read_preprocessing(fields: Fields, image: dict[str, Any]) -> tuple[Resize, d
         interpolation=fields.one_of("interpolation", names, "bicubic"),
         background=(grey, grey, grey),
     )
-    mean, std = (fields.raw(name, value) for name, value in (("mean", _MEAN), ("std", _STD)))
-    return resize, {"pixel_mean": tuple(mean), "pixel_std": tuple(std)}
+    return resize, {
+        "pixel_mean": three(fields, "mean", _MEAN),
+        "pixel_std": three(fields, "std", _STD),
+    }
 
 
 def write_preprocessing(
@@ -165,8 +167,6 @@ def write_preprocessing(
 ) -> dict[str, Any]:
     """`preprocess_cfg`. Raises UserError if the transforms are not a decode and a resize."""
     resize = only_resize(transforms, losses)
-    if not resize.antialias:
-        losses.lose("resize", "resizing without antialiasing")
     if resize.mode == "shortest" and resize.centre == "floor":
         losses.lose("resize", "a centre crop that is rounded down rather than to even pixels")
     if resize.mode == "pad" and len(set(resize.background)) > 1:

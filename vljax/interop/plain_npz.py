@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,17 @@ from vljax.interop.tensors import FLOATS, Lazy
 
 NAME = "parameters.npz"
 
+# What zipfile and NumPy raise for damaged, encrypted and otherwise compressed files.
+_DAMAGED = (
+    ValueError,
+    OSError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 @dataclass(frozen=True)
 class NpzTensor:
@@ -33,7 +45,7 @@ class NpzTensor:
         try:
             with np.load(self.file) as opened:
                 array: np.ndarray = opened[self.name]
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise UserError(f"{self.file}: {self.name!r} cannot be read ({error})") from error
         return array.view(self.dtype)
 
@@ -59,7 +71,7 @@ def read_npz(file: Path) -> dict[str, NpzTensor]:
                 dtype = FLOATS["bfloat16"] if dtype == np.dtype("V2") else dtype
                 name = member.removesuffix(".npy")
                 tensors[name] = NpzTensor(file, name, shape, dtype)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise UserError(f"{file}: no intact npz file ({error})") from error
     return tensors
 

@@ -64,10 +64,14 @@ def _digest(path: str) -> str | None:
 
 
 def check(prepared: Prepared) -> None:
-    """Raises UserError if weights that are here do not fit the model; no array is read."""
+    """Raises UserError if weights are missing or do not fit the model; no array is read."""
     for name, source in prepared.run.pretrained.items():
-        if source.path is not None and split(source.path)[0].is_file():
-            _mapped(prepared, name, source)
+        if source.path is None:
+            continue
+        if not split(source.path)[0].is_file():
+            file = split(source.path)[0]
+            raise UserError(f"pretrained.{name}.path: no such file: {file}")
+        _mapped(prepared, name, source)
 
 
 def load(prepared: Prepared) -> Variables | None:
@@ -102,9 +106,9 @@ def _filled(shapes: Tree, made: Mapping[str, Lazy], keys: tuple[str, ...] = ()) 
         if paths[0] not in made:
             continue
         if paths == ["/".join(here)]:
-            filled[name] = made[paths[0]].read().astype(child.dtype)
+            filled[name] = made[paths[0]].read().astype(child.dtype, copy=False)
         else:
-            filled[name] = np.stack([made[path].read() for path in paths]).astype(child.dtype)
+            filled[name] = np.stack([made[path].read() for path in paths], dtype=child.dtype)
     return filled
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from vljax.config import UserError
 from vljax.interop.safetensors_files import Progress
 from vljax.interop.tensors import Lazy
 from vljax.models.layout import canonical_paths, leaves
-from vljax.training import orbax_noise, saved_state
+from vljax.training import orbax_noise, saved_state, storage
 
 Shape = tuple[int, ...]
+_CACHE_BYTES = 2**31
 
 
 def unrolled_shapes(params: Any) -> dict[str, Shape]:
@@ -44,22 +46,33 @@ class StoredParameter:
     def read(self) -> np.ndarray:
         import tensorstore
 
-        # Orbax restores whole arrays, and a scanned one may be as large as the model.
+        local = storage.is_local(self.state)
+        base = {"driver": "file", "path": f"{self.state}/"} if local else f"{self.state}/"
+        # Orbax restores whole arrays into memory, and a scanned one may be as large as the model;
+        # the cache keeps what was decoded of it for the next layer.
+        context = _context()
         spec = {
             "driver": "zarr",
             "kvstore": {
                 "driver": "ocdbt",
-                "base": f"file://{self.state}",
+                "base": base,
                 "path": ".".join(self.keys) + "/",
             },
         }
         try:
-            array = tensorstore.open(spec, open=True, read=True).result()
+            array = tensorstore.open(spec, open=True, read=True, context=context).result()
             read = array if self.layer is None else array[self.layer]
             return np.asarray(read.read().result())
         except (ValueError, OSError) as error:
             path = "/".join(self.keys)
             raise UserError(f"{self.state}: {path} cannot be read ({error})") from error
+
+
+@functools.cache
+def _context() -> Any:
+    import tensorstore
+
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
 
 
 def parameters(folder: epath.Path) -> tuple[dict[str, StoredParameter], int]:
@@ -74,7 +87,10 @@ def parameters(folder: epath.Path) -> tuple[dict[str, StoredParameter], int]:
     saved = saved_state.shapes(folder)
     if saved.get("state"):
         names = ", ".join(sorted(saved["state"]))
-        raise UserError(f"{folder}: the model has state beside its parameters ({names})")
+        raise UserError(
+            f"{folder}: the model has state beside its parameters ({names}), which no format has a"
+            " place for yet"
+        )
     found: dict[str, StoredParameter] = {}
     averages = 0
     for kind in ("params", "average"):

@@ -40,7 +40,17 @@ def state_dict(path: str | Path, subtree: str | None = None) -> dict[str, Stored
         state dicts or none.
     """
     source = str(path)
-    content = _content(Path(path), source)
+    try:
+        return _state_dict(Path(path), source, subtree)
+    except UserError:
+        raise
+    except Exception as error:  # what was made to look like such a file, or is damaged
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{source}: damaged, or no file of torch.save ({reason})") from error
+
+
+def _state_dict(path: Path, source: str, subtree: str | None) -> dict[str, StoredTensor]:
+    content = _content(path, source)
     if subtree is not None:
         if not isinstance(content, Mapping) or not _tensors(content.get(subtree)):
             known = [str(k) for k in content] if isinstance(content, Mapping) else []

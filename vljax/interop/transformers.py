@@ -10,6 +10,7 @@ from vljax.interop import transformers_clip, transformers_siglip
 from vljax.interop.expressible import Losses
 from vljax.interop.format import Format, Reading, Trained, Writing, read_json, to_json, two_towers
 from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
+from vljax.interop.torch_file import state_dict
 
 _READERS = {"clip": transformers_clip.read, "siglip": transformers_siglip.read}
 
@@ -26,10 +27,7 @@ def _read(folder: Path) -> Reading:
         near = suggest(str(kind), _READERS)
         raise UserError(f"{folder / 'config.json'}: unknown model_type {kind!r}{near}")
     if not (folder / "model.safetensors").exists() and (folder / "pytorch_model.bin").exists():
-        raise UserError(
-            f"{folder}: the weights are pickled; save them again with transformers 5, which writes"
-            " model.safetensors"
-        )
+        return _READERS[kind](folder, content, state_dict(folder / "pytorch_model.bin"))
     return _READERS[kind](folder, content, read_folder(folder, "model"))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vljax.data.transforms import ChooseText, Decode, Resize, Transform
+from vljax.data.transforms import Decode, Resize, Transform
 from vljax.interop.expressible import Fields, Losses
 from vljax.interop.format import read_json
 from vljax.run import ViT
@@ -47,8 +48,8 @@ def read(folder: Path, size: int) -> tuple[Resize, dict[str, Any]]:
     if not fields.get("do_normalize", True):
         return resize, {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
     return resize, {
-        "pixel_mean": _three(fields, "image_mean", mean),
-        "pixel_std": _three(fields, "image_std", std),
+        "pixel_mean": three(fields, "image_mean", mean),
+        "pixel_std": three(fields, "image_std", std),
     }
 
 
@@ -81,8 +82,9 @@ def _mode(fields: Fields, size: int, clip: bool) -> str:
     return mode
 
 
-def _three(fields: Fields, name: str, default: list[float]) -> tuple[float, ...]:
-    values = fields.raw(name, default)
+def three(fields: Fields, name: str, default: Sequence[float]) -> tuple[float, ...]:
+    """A number a channel; null is as good as nothing. Raises UserError for anything else."""
+    values = fields.raw(name, None) or list(default)
     if not (isinstance(values, list) and len(values) == 3):
         fields.fail(name, f"{values!r} is no list of three numbers")
     return tuple(float(value) for value in values)
@@ -105,8 +107,6 @@ def write(
     resize = only_resize(transforms, losses)
     if resize.mode == "pad":
         losses.refuse("data.eval_transforms.resize.mode", "pad", "'squash' and 'shortest'")
-    if not resize.antialias:
-        losses.lose("resize", "resizing without antialiasing")
     if resize.mode == "shortest" and resize.centre == "round":
         losses.lose("resize", "a centre crop that is rounded to even pixels rather than down")
     side = {"height": resize.size, "width": resize.size}
@@ -135,10 +135,18 @@ def write(
 
 def only_resize(transforms: Sequence[Transform], losses: Losses) -> Resize:
     """The one transform between decoding and text. Raises UserError if there are others."""
-    kinds = [type(t) for t in transforms if not isinstance(t, ChooseText)]
-    if kinds != [Decode, Resize]:
+    images = [t for t in transforms if t.provides != "text"]
+    if [type(t) for t in images] != [Decode, Resize]:
         names = [transform.type_name for transform in transforms]
         losses.refuse("data.eval_transforms", names, "decode and resize")
-    resize = transforms[1]
+    decode, resize = images
+    assert isinstance(decode, Decode)
     assert isinstance(resize, Resize)
+    if decode.scaled:
+        losses.lose("resize", "decoding JPEG files no finer than needed")
+    if not resize.antialias:
+        losses.lose("resize", "resizing without antialiasing")
+    if resize.interpolation == "area":
+        losses.lose("resize", "interpolation by area, which is bicubic there")
+        resize = dataclasses.replace(resize, interpolation="bicubic")
     return resize

@@ -59,6 +59,8 @@ def read(folder: Path, context: int) -> ReadTokenizer:
     kind = str(config.raw("tokenizer_class") or "").removesuffix("Fast")
     if config.get("padding_side", "right") != "right":
         config.fail("padding_side", "is not 'right'")
+    if config.get("truncation_side", "right") != "right":
+        config.fail("truncation_side", "is not 'right'")
     if kind == "SiglipTokenizer":
         return _read_siglip(folder, config, context)
     return _read_json(folder, config, kind, context)
@@ -110,7 +112,10 @@ def _read_siglip(folder: Path, config: Fields, context: int) -> ReadTokenizer:
     file = folder / "spiece.model"
     pieces = _pieces(file)
     eos = _token(config, "eos_token") or "</s>"
-    pad = pieces.piece_to_id(_token(config, "pad_token") or "</s>")
+    pad_token = _token(config, "pad_token") or "</s>"
+    pad = pieces.piece_to_id(pad_token)
+    if pieces.id_to_piece(pad) != pad_token:
+        config.fail("pad_token", f"is {pad_token!r}, which is not in {file.name}")
     if pieces.piece_to_id(eos) != pieces.eos_id():
         config.fail("eos_token", f"is {eos!r}, which does not end texts in {file.name}")
     loaded = SentencePiece(
@@ -199,7 +204,8 @@ def check_framing(config: Tokenizer, losses: Losses) -> None:
     """Raises UserError if texts are not ended, cut and padded as both towers there expect it."""
     field = "data.tokenizer"
     if not config.adds_eos:
-        losses.refuse(f"{field}.eos_token", None, "the name of the token that ends a text")
+        name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"
+        losses.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
     if config.truncation != "keep_eos":
         losses.refuse(f"{field}.truncation", config.truncation, "keep_eos")
     if config.padding_side != "right":

@@ -16,6 +16,7 @@ from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
 from vljax.models.grid_positions import resample_at
 from vljax.models.layers import Places, sincos_at
+from vljax.models.pixels import normalised
 from vljax.models.vit import ViT, ViTModule
 
 
@@ -77,7 +78,8 @@ class NaFlexModule(ViTModule):
         """
         size = self.config.patch_size
         patches = rearrange(image, "b n (p q c) -> b n p q c", p=size, q=size)
-        x = self._embed(self._normalised(patches))
+        config, compute = self.config, self.compute
+        x = self._embed(normalised(patches, config.pixel_mean, config.pixel_std, compute))
         x = x + self._positions_at(positions, grid).astype(self.compute.dtype)
         centres = (positions + 0.5) / jnp.maximum(grid, 1)[:, None]
         if mask is not None:

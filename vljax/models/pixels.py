@@ -1,4 +1,4 @@
-"""What image encoders that are no ViT do with pixels and places."""
+"""What image encoders do with pixels and places."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Channels = tuple[float, float, float]
 
 
 def normalised(
-    image: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
+    image: UInt8[Array, "... 3"] | Float[Array, "... 3"],
     mean: Channels,
     std: Channels,
     compute: Compute,
-) -> Float[Array, "batch height width 3"]:
+) -> Float[Array, "... 3"]:
     """uint8 images with `mean` subtracted and divided by `std`, both of pixels in [0, 1]; others as
     they are."""
     if image.dtype == jnp.uint8:

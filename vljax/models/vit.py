@@ -22,6 +22,7 @@ from vljax.models.layers import (
     resample_positions,
     sincos_2d,
 )
+from vljax.models.pixels import centres, normalised
 from vljax.models.pooling import pool
 from vljax.models.transformer import TransformerConfig, transformer
 
@@ -106,12 +107,14 @@ class ViTModule(nn.Module):
         places: Places = None,
     ) -> Encoded:
         """Images as uint8, or as floats that are normalised already; `mask` marks real patches."""
-        patches = patchify(self._normalised(image), self.config.patch_size)
+        config, compute = self.config, self.compute
+        pixels = normalised(image, config.pixel_mean, config.pixel_std, compute)
+        patches = patchify(pixels, config.patch_size)
         rows, columns = patches.shape[1:3]
         x = rearrange(self._embed(patches), "b r c d -> b (r c) d")
-        x = x + self._positions(rows, columns).astype(self.compute.dtype)
-        centres = jnp.broadcast_to(_centres(rows, columns), (*x.shape[:2], 2))
-        return self._encoded(x, mask, centres, train=train, places=places)
+        x = x + self._positions(rows, columns).astype(compute.dtype)
+        seen = jnp.broadcast_to(centres(rows, columns), (*x.shape[:2], 2))
+        return self._encoded(x, mask, seen, train=train, places=places)
 
     def _encoded(
         self,
@@ -140,12 +143,6 @@ class ViTModule(nn.Module):
         pooled = pool(config.pooling, tokens, pooled_mask, config, compute)
         positions = jnp.pad(centres, ((0, 0), (extra, 0), (0, 0)), constant_values=-1.0)
         return Encoded(tokens, full_mask, pooled, positions)
-
-    def _normalised(self, image: UInt8[Array, "... 3"] | Float[Array, "... 3"]) -> Array:
-        if image.dtype == jnp.uint8:
-            mean, std = jnp.asarray(self.config.pixel_mean), jnp.asarray(self.config.pixel_std)
-            image = (image.astype(self.compute.reduction_dtype) / 255 - mean) / std
-        return image.astype(self.compute.dtype)
 
     def _embed(
         self, patches: Float[Array, "*patches p q channels"]
@@ -194,9 +191,3 @@ class ViTModule(nn.Module):
             tables.append(table("registers", config.registers))
         tokens = jnp.concatenate(tables).astype(dtype)
         return jnp.broadcast_to(tokens, (batch, *tokens.shape))
-
-
-def _centres(rows: int, columns: int) -> Float[Array, "patches 2"]:
-    y, x = jnp.mgrid[:rows, :columns]
-    centres = jnp.stack([(y + 0.5) / rows, (x + 0.5) / columns], axis=-1)
-    return rearrange(centres, "r c d -> (r c) d")

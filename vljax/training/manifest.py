@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 from typing import Any
 
 from etils import epath
@@ -148,12 +149,18 @@ def _entries(folder: epath.Path) -> dict[str, Any]:
     try:
         entries: dict[str, Any] = json.loads(raw)["files"]
         # Rendered again it must be the same, so that no flipped byte goes by.
-        valid = raw == _render(int(folder.name), entries)
+        valid = raw == _render(int(folder.name), entries) and all(map(_is_below, entries))
     except (ValueError, KeyError, TypeError):
         valid = False
     if not valid:
         raise UserError(f"{folder / NAME} is damaged")
     return entries
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name leads to nothing outside the folder: names are written elsewhere on export."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _render(step: int, entries: dict[str, Any]) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,6 +42,8 @@ def build(
     Raises:
       UserError: if the package cannot be had, is another one, or holds no stamps.
     """
+    if (out / "README.md").exists() and not (out / "items.jsonl").exists():
+        raise UserError(f"--out {out}: has a README.md of its own; name another folder")
     rasterise = stamps.svg_rasteriser()  # before a long download
     if deb is None:
         source = debian.download(
@@ -65,7 +67,10 @@ def build(
     (out / "README.md").write_text(
         stamps_card.render(chosen, dropped, source.name, sha256, size), encoding="utf-8"
     )
-    shutil.rmtree(out / "download", ignore_errors=True)
+    if deb is None:
+        source.unlink()
+        with contextlib.suppress(OSError):  # something else is in it
+            source.parent.rmdir()
     return {
         "name": "tuxpaint-stamps",
         "folder": str(out),

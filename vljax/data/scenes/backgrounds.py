@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vljax.data.source_base import ExampleError, Records
+from vljax.data.source_base import Records
 
 Pixels = UInt8[np.ndarray, "size size 3"]
 Colours = Float[np.ndarray, "2 3"]
@@ -74,14 +74,13 @@ def _part_of_one(rng: np.random.Generator, size: int, records: Records) -> Pixel
     import cv2
     from PIL import Image
 
+    from vljax.data.image_errors import image_errors
     from vljax.data.transform_decode import FORMATS
 
     index = int(rng.integers(len(records)))
-    try:
-        with Image.open(io.BytesIO(records.image(index)), formats=FORMATS) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ExampleError(f"background {index} cannot be decoded ({error})") from error
+    content = records.image(index)
+    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        pixels = np.asarray(image.convert("RGB"))
     height, width = pixels.shape[:2]
     side = max(1, int(min(height, width) * rng.uniform(0.5, 1)))
     top, left = (int(rng.integers(0, edge - side + 1)) for edge in (height, width))

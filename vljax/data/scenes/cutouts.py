@@ -94,7 +94,8 @@ def collect(
     tags: dict[str, set[str]] = defaultdict(set)
     for index in range(len(records)):
         about = records.annotation(index)
-        of_class = None if about.label is None else records.class_names[about.label]
+        named = about.label is not None and about.label < len(records.class_names)
+        of_class = records.class_names[about.label or 0] if named else None
         name = wording.object_name(about.first_caption)
         if name is None or of_class in passed_over:
             continue
@@ -146,19 +147,17 @@ def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout |
 
 
 def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
-    """Pixels multiplied by alpha; None if the image has no alpha or cannot be decoded."""
+    """Pixels multiplied by alpha; None if there is none. Raises ExampleError for damaged files."""
     import cv2
     from PIL import Image
 
+    from vljax.data.image_errors import image_errors
     from vljax.data.transform_decode import FORMATS
 
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > _MOST_PIXELS or not image.has_transparency_data:
-                return None
-            pixels = np.asarray(image.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
-        return None
+    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > _MOST_PIXELS or not image.has_transparency_data:
+            return None
+        pixels = np.asarray(image.convert("RGBA"))
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2mRGBA))
 
 
