@@ -26,8 +26,8 @@ class NaFlexViT(ViT, name="naflex_vit"):
 
     NaFlex of SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786), after NaViT (Dehghani et al. 2023,
     arXiv 2307.06304): sequences of patches with padding, and a square table of positions that is
-    resampled to each image's own grid. Its parameters are those of `ViT`, so that one can go on
-    where the other stopped. `image_size` gives the table: `image_size / patch_size` entries a side.
+    resampled to each image's own grid. Its parameters are those of `ViT`. `image_size`
+    gives the table: `image_size / patch_size` entries a side.
     """
 
     any_length: ClassVar[bool] = True
