@@ -33,7 +33,7 @@ def workdir(finished, tmp_path):
 def test_a_workdir_from_another_recipe(refused, workdir):
     said = refused(*SHORT, "--workdir", workdir, "--optim.learning_rate", "0.5", "--seed", "3")
     assert f"{workdir} holds a run of another recipe" in said
-    assert "optim.learning_rate is 0.001 there, 0.5 here; seed is 0 there, 3 here" in said
+    assert "optim.learning_rate is 0.003 there, 0.5 here; seed is 0 there, 3 here" in said
     assert said.endswith("use another --workdir")
     assert steps(str(workdir)) == [16, 18, 20]
 

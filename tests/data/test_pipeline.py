@@ -366,7 +366,7 @@ def test_the_plan_changes_with_all_that_changes_the_stream(path, tmp_path):
         plan(data, seed=1, global_batch=8),
         plan(data, seed=0, global_batch=16),
         plan(other, seed=0, global_batch=8),
-        plan(sample_data(path, tokenizer=Clip(13)), seed=0, global_batch=8),
+        plan(sample_data(path, tokenizer=Clip(context_length=13)), seed=0, global_batch=8),
         plan(sample_data(path, source=Builtin("train")), seed=0, global_batch=8),
         plan(sample_data(path, source=Builtin("test")), seed=0, global_batch=8),
         plan(
