@@ -1,3 +1,7 @@
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import fsspec
 import pytest
 
@@ -109,3 +113,24 @@ def test_files_are_written_with_their_folders(tmp_path):
         write_file(path, b"content")
         with open_file(path) as stream:
             assert stream.read() == b"content"
+
+
+def test_threads_that_open_a_file_at_once_read_it(tmp_path, monkeypatch):
+    path = tmp_path / "rows.bin"
+    path.write_bytes(b"AAAABBBB")
+    opened = os.open
+
+    def slow_open(*args):
+        time.sleep(0.05)
+        return opened(*args)
+
+    monkeypatch.setattr(os, "open", slow_open)
+    with ThreadPoolExecutor(4) as pool:
+        read = pool.map(lambda _: read_range(str(path), "stamp", 4, 4), range(4))
+        assert list(read) == [b"BBBB"] * 4
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "0.tar").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"0\.tar: cannot be read \(No such file or directory\)"):
+        expand(str(tmp_path), (".tar",), "data.source.path")

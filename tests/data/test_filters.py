@@ -15,7 +15,7 @@ from .samples import write_jsonl
         (Range("w", minimum=2, maximum=3), [2, 3], [1, 4]),
         (Length("c", minimum=3), ["abc", ["", "abcd"]], [" ab ", None, []]),
         (Length("c", maximum=3), ["abc", "", None], ["abcd"]),
-        (Equals("s", values=("a", "1")), ["a", 1], ["b", None, ""]),
+        (Equals("s", values=("a", "1")), ["a", 1, b"a"], ["b", None, "", b"b"]),
         (Matches("c", pattern=r"\bcat"), ["a cat", ["dog", "cats"]], ["concat", None]),
         (Matches("c", pattern="^(?!.*cat)"), ["dog"], ["a cat"]),
     ],

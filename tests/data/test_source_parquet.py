@@ -134,3 +134,35 @@ def test_remote_files_are_read(tmp_path):
     records = Parquet("memory://tables/x.parquet").open()
     assert records[2].image == jpeg(2)
     fsspec.filesystem("memory").rm("/tables", recursive=True)
+
+
+def test_numbers_are_indices_where_the_data_names_its_classes(tmp_path):
+    names = {"class": {"names": ["1", "2", "3"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": names}})}
+    content = {**columns(3), "class": [0, 1, 2]}
+    path = write(tmp_path / "a.parquet", content, metadata=metadata)
+    records = Parquet(path, label="class").open()
+    assert records.class_names == ("1", "2", "3")
+    assert [records.annotation(i).label for i in range(3)] == [0, 1, 2]
+
+
+def test_no_class_is_not_a_class(tmp_path):
+    path = write(tmp_path / "a.parquet", {**columns(3), "class": ["0", "", "1"]})
+    records = Parquet(path, label="class").open()
+    assert records.class_names == ()
+    assert [records.annotation(i).label for i in range(3)] == [0, None, 1]
+
+
+def test_files_have_the_same_columns(tmp_path):
+    write(tmp_path / "0.parquet", columns(3))
+    write(tmp_path / "1.parquet", {name: c for name, c in columns(3).items() if name != "caption"})
+    with pytest.raises(UserError, match=r"1\.parquet: no column 'caption'; .*0\.parquet has it"):
+        Parquet(str(tmp_path)).open()
+
+
+def test_an_image_that_is_out_of_reach_is_masked(tmp_path):
+    content = {**columns(2), "image": ["nowhere://bucket/0.jpg", "1.jpg"]}
+    records = Parquet(write(tmp_path / "a.parquet", content)).open()
+    for index in range(2):
+        with pytest.raises(ExampleError, match="cannot be read"):
+            records[index]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -101,6 +103,16 @@ def test_a_missing_manifest_means_half_written(workdir):
 def test_a_manifest_belongs_to_its_step(workdir):
     shutil.copytree(workdir / "checkpoints" / "2", workdir / "checkpoints" / "9")
     assert restored_step(workdir)[0] == 2
+
+
+@pytest.mark.parametrize("name", ["tokenizer/../../../outside", "/outside"])
+def test_a_manifest_names_nothing_outside(workdir, name):
+    folder = workdir / "checkpoints" / "2"
+    entries = json.loads((folder / "manifest.json").read_text())["files"]
+    entries[name] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (folder / "manifest.json").write_bytes(manifest._render(2, entries))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        manifest.names(folder)
 
 
 def flip(path: Path) -> None:
