@@ -12,14 +12,16 @@ from vljax import config, proposals
 from vljax.compile import compile_report, model_flops, needed_bytes
 from vljax.parallel.topologies import Topology
 from vljax.report import print_compiled
-from vljax.run import Run, prepare
+from vljax.run import AdamW, Run, prepare
 
 EIGHT = Topology("v5e:2x4", "tpu", "v5e", (2, 4))
 
 
 @pytest.fixture(scope="module")
 def run():
-    return config.load("configs/quickstart.py:tiny", Run)
+    """With AdamW: Muon's products are not the model's."""
+    run = config.load("configs/quickstart.py:tiny", Run)
+    return dataclasses.replace(run, optim=AdamW(learning_rate=1e-3))
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_cleaning_and_preprocessing_are_those_of_training(moved):
     np.testing.assert_array_equal(
         loaded.encode_text(["a picture"]), loaded.encode_text(["  A  PICTURE "])
     )
-    assert loaded.images(picture(0)).shape == (60, 60, 3)
+    assert loaded.images(picture(0))["image"].shape == (60, 60, 3)
 
 
 def test_a_damaged_checkpoint_is_refused(moved, tmp_path):

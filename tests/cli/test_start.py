@@ -36,7 +36,9 @@ def test_help_of_a_recipe_lists_its_fields(call):
         assert field in out
     assert "Examples in a batch, over all devices and processes." in " ".join(out.split())
     assert "  --objectives.contrastive {sigmoid, softmax}" in out.splitlines()
-    assert any(line.startswith("  --data.source {builtin, ") for line in out.splitlines())
+    (sources,) = (line for line in out.splitlines() if line.startswith("  --data.source {"))
+    named = set(sources.strip(" }").split("{")[1].split(", "))
+    assert {"array_record", "builtin", "webdataset"} <= named
     assert out.splitlines()[-1].startswith("--json PATH")
 
 

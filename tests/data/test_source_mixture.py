@@ -110,7 +110,10 @@ def test_it_is_not_evaluated_on():
 
 
 def test_messages_name_the_part(tmp_path):
-    with pytest.raises(UserError, match=r"data\.source\.parts\.photos: .*unset"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.source\.parts\.photos\.source\.path: unset; set --data\.source\.parts",
+    ):
         train_batches(data(two()), seed=0, global_batch=8)
     empty = Mixture({"nothing": Part(JsonLines(write_jsonl(tmp_path, [])))})
     with pytest.raises(UserError, match=r"parts\.nothing: jsonl:pets\.jsonl has no examples"):
