@@ -53,13 +53,26 @@ def make_writable(folder: epath.Path, process: int) -> None:
 
 
 def write(path: epath.Path, content: bytes) -> None:
-    """Writes a file and its parent folders; once this returns, a crash of the machine keeps it."""
+    """Writes a file and its parent folders; once this returns, a crash of the machine keeps it.
+
+    It is there in full or not at all: an object appears once it is complete, and so does a local
+    file, whose name a killed process would otherwise leave behind without its content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    if not is_local(path):
+        path.write_bytes(content)
+        return
+    partial = f"{path}.partial"
+    with open(partial, "wb") as file:
         file.write(content)
         file.flush()
-        if is_local(path):
-            os.fsync(file.fileno())
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def remove(folder: epath.Path) -> None:
