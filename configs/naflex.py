@@ -4,23 +4,22 @@ The quickstart with NaFlex (docs/naflex.md): the built-in clip art, which is wid
 square, as sequences of up to 64 patches. `naflex.py:tiny` is the same in seconds.
 """
 
+from quickstart import evaluators
+
 from vljax.config import choose
 from vljax.data.builtin.vocabulary import FILE as VOCABULARY
 from vljax.data.sources import Builtin
 from vljax.data.tokenizers import HuggingFace
 from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, Patchify
-from vljax.evaluation.evaluator import Evaluator
 from vljax.models.heads import Embedding
 from vljax.run import (
     AdamW,
     Data,
     ModelConfig,
     NaFlexViT,
-    Retrieval,
     Run,
     SoftmaxContrastive,
     TextTransformer,
-    ZeroShot,
 )
 from vljax.training.schedules import WarmupCosine
 
@@ -28,14 +27,6 @@ PATCH = 8
 SIDE = 8  # of the table of positions, and of the grid of a square image at the longest length
 LENGTHS = (16, 36, SIDE**2)  # squares: square images fill them to the last patch
 CONTEXT = 16
-
-
-def evaluators(source: Builtin) -> dict[str, Evaluator]:
-    """Retrieval, and classification by the bare class names, since captions are as short."""
-    return {
-        "retrieval": Retrieval(source),
-        "zero_shot": ZeroShot(source, templates=("{}",)),
-    }
 
 
 def recipe(variant: str = "") -> Run:

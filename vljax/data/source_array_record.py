@@ -29,8 +29,7 @@ class ArrayRecord(FileSource, name="array_record"):
     """Examples in ArrayRecord files; a folder stands for the `.array_record` files in it.
 
     Columns are the entries of a record's description (`vljax.data.record_format`). Class names are
-    in `classes.txt` beside the files. Filters read all records each time the set is opened: filter
-    as you convert.
+    in `classes.txt` beside the files. Filters read all records each time the set is opened.
     """
 
     captions: tuple[str, ...] = ("captions",)
@@ -66,7 +65,7 @@ class ArrayRecordRecords(DescribedRecords):
         except ExampleError as error:
             raise UserError(
                 f"{self._records.files[0].path}: {error}; read data sets of TFDS by --data.source "
-                "tfds, and convert others"
+                "tfds, and write others by vljax.data.record_format.pack"
             ) from error
 
     def _class_names(self, source: ArrayRecord, looked_at: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Parquet(FileSource, name="parquet"):
     """The rows of Parquet files; a folder stands for the `.parquet` files in it.
 
     A row group is read whole for any of its rows. Where groups hold many images, training in random
-    order reads each of them again and again: convert such a set first.
+    order reads each of them again and again: write such a set with smaller groups.
 
     Attributes:
       image: column with the bytes of image files, with their paths relative to the Parquet file, or

@@ -168,7 +168,7 @@ def _split(builder: Any, source: Tfds) -> Any:
         near = suggest(source.split, builder.info.splits)
         raise UserError(
             f"data.source.split: {source.split!r} is none of {source.path}{near}"
-        ) from (error)
+        ) from error
 
 
 def _names(features: Any, above: str = "") -> list[str]:
