@@ -139,7 +139,7 @@ def test_a_damaged_header_is_named_with_its_offset(tmp_path, whole):
     [
         (b"", "is no tar file"),
         (b"not a tar " * 200, "is no tar file"),
-        (gzip.compress(b"x" * 4000), "is compressed, which allows no random access"),
+        (gzip.compress(b"x" * 4000, mtime=0), "is compressed, which allows no random access"),
     ],
 )
 def test_files_of_other_kinds_are_refused(tmp_path, content, message):
