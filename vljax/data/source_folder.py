@@ -16,6 +16,7 @@ from vljax.data.filters import left_out_by
 from vljax.data.image_column import image_file
 from vljax.data.last_read import LastRead
 from vljax.data.source_base import ExampleError
+from vljax.data.tar_scan import json_of
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -114,7 +115,8 @@ class FolderRecords(DescribedRecords):
         columns: dict[str, Any] = {"path": image}
         for ending in self._others.get(image.rpartition(".")[0], ()):
             name = _sibling(image, ending)
-            columns[ending] = _read(join(self._folder, name), name)
+            content = _read(join(self._folder, name), name)
+            columns[ending] = json_of(content) if ending == "json" else content
         return columns
 
 

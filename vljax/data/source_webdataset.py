@@ -111,8 +111,8 @@ class WebDatasetRecords(DescribedRecords):
             content, is_image = contents[ending], (place == row[0]).all()
             if content is None or is_image or ending in self.source.covered:
                 continue
-            value = json_of(content) if ending == "json" else None
-            entries = value if isinstance(value, dict) else {ending: content}
+            value = json_of(content) if ending == "json" else content
+            entries = value if isinstance(value, dict) else {ending: value}
             for name, entry in entries.items():
                 if name in columns:
                     shard_name = self._shards[shard].name
