@@ -151,7 +151,8 @@ class _Display:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def stage(self, name: str, line: str) -> Progress:
         """What shows one stage.

@@ -31,6 +31,10 @@ def completed(path: str) -> Iterator[str]:
         yield partial
         _to_disk(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # of writing, as on a full disk
+            raise OSError(error.errno, os.strerror(error.errno), path) from error
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
