@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from vljax.data.source_base import Records, Source
 
 if TYPE_CHECKING:
     from apache_beam import PTransform
+
+_STEP = re.compile(r" \[while running '.*'\]")
 
 
 def run(
@@ -60,23 +64,20 @@ def converting(source: Source, job: Job, max_rejected_share: float) -> PTransfor
       max_rejected_share: the share of examples that may be unusable.
     """
     beam = _beam()
-
-    class Convert(beam.DoFn):  # type: ignore[name-defined]
-        """Writes a shard; each worker opens the source once."""
-
-        def setup(self) -> None:
-            self.records = opened(source, job)
-
-        def process(self, shard: int) -> Iterator[Report]:
-            done = beam.metrics.Metrics.counter("vljax", "examples")
-            yield convert_shard(job, self.records, shard, max_rejected_share, done.inc)
-
     # Reshuffled, since what follows a Create at once stays on one worker.
-    transform: PTransform = beam.Reshuffle() | beam.ParDo(Convert())
+    transform: PTransform = beam.Reshuffle() | beam.Map(_converted, source, job, max_rejected_share)
     return transform
 
 
-def opened(source: Source, job: Job) -> Records:
+def _converted(shard: int, source: Source, job: Job, max_rejected_share: float) -> Report:
+    from apache_beam.metrics import Metrics
+
+    examples = Metrics.counter("vljax", "examples")
+    return convert_shard(job, _opened(source, job), shard, max_rejected_share, examples.inc)
+
+
+@functools.lru_cache(maxsize=1)  # a worker opens the source once
+def _opened(source: Source, job: Job) -> Records:
     """The source on a worker. Raises UserError if it is not what the job was planned for."""
     records = source.open_in_full(1, log_progress(source.full_name))
     if records.identity != job.plan.identity:
@@ -93,8 +94,11 @@ def _beam() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line that says something: what a worker raised, if it was that."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """What a worker raised, if it was that; else the last line that says something."""
+    text = _STEP.sub("", str(error))
+    if isinstance(error, UserError):
+        return text
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     own = [line for line in lines if "UserError: " in line]
     last = (own or lines or [type(error).__name__])[-1]
     return last.partition("UserError: ")[2] or f"beam: {last}"
