@@ -121,3 +121,14 @@ def test_tensorflow_is_not_imported(folder):
         "assert 'tensorflow_datasets' in sys.modules; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_other_columns_are_the_features_that_training_does_not_read(folder):
+    records = Tfds(folder, captions=("title",), label="label").open_in_full(1, lambda *_: None)
+    found = {}
+    for i in range(len(records)):
+        if records.values(i)("width") != 5:  # whose title is no text
+            columns = records.other_columns(i)
+            found[columns["width"]] = columns
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert found[3] == {"captions.text": ["one 3", "zwölf 3"], "captions.id": [1, 2], "width": 3}

@@ -21,15 +21,20 @@ Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
 
-def log_progress(name: str) -> Progress:
-    """Says a line now and then, where no bar can be drawn."""
+def log_progress(name: str, what: str = "indexed {:,} of {:,} shards") -> Progress:
+    """Says a line now and then, where no bar can be drawn.
+
+    Args:
+      name: of the source.
+      what: the words, with places for what is done and what there is to do.
+    """
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            logger.warning("%s: indexed %d of %d shards", name, done, total)
+            logger.warning("%s: %s", name, what.format(done, total))
 
     return progress
 

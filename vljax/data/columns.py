@@ -68,6 +68,13 @@ class FileSource(Source):
         return tuple(dict.fromkeys(column for column in columns if column))
 
     @property
+    def covered(self) -> set[str]:
+        """The columns of which an annotation holds all; of several with captions, it does not say
+        which text is from which."""
+        captions = self.captions if len(self.captions) == 1 else ()
+        return {column for column in (*captions, self.tags, self.label) if column}
+
+    @property
     def filtered_by(self) -> tuple[str, ...]:
         """The columns that decide which examples stay."""
         return tuple(dict.fromkeys(condition.column for condition in self.filters))
@@ -150,7 +157,7 @@ class DescribedRecords(Records):
 
     def __getitem__(self, index: int) -> Record:
         about = self._described(index)
-        return Record(about.captions, about.tags, about.label, image=self.image(index))
+        return Record(**vars(about), image=self.image(index), masks=self.masks(index))
 
     def _described(self, index: int) -> Annotation:
         value, source = self.values(index), self.source

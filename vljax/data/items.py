@@ -13,6 +13,8 @@ from vljax.data.source_base import Annotation, ExampleError, Records
 
 Item = dict[str, Any]
 
+_COVERED = ("index", "caption", "captions", "tags", "class")
+
 
 def read_items(content: bytes) -> list[Item]:
     """The lines of an `items.jsonl`: what is known of each record of `images.array_record`."""
@@ -43,7 +45,7 @@ class ItemRecords(Records):
         self.class_names = tuple(sorted({item["class"] for item in items}))
         self._images_path = directory / "images.array_record"
         labels = {name: label for label, name in enumerate(self.class_names)}
-        self._positions = [item["index"] for item in chosen]
+        self._items = chosen
         self._annotations = [Annotation(*annotate(item), labels[item["class"]]) for item in chosen]
         # Annotations are more than a copy of the file: the same file may come to be read otherwise.
         self.identity = hashlib.sha256(content + repr(self._annotations).encode()).hexdigest()
@@ -56,9 +58,15 @@ class ItemRecords(Records):
 
     def image(self, index: int) -> bytes:
         try:
-            return bytes(self._images[self._positions[index]])
+            return bytes(self._images[self._items[index]["index"]])
         except (OSError, RuntimeError, ValueError) as error:
             raise ExampleError(f"image cannot be read ({error})", kind="unreadable") from error
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        item = self._items[index]
+        columns = {key: value for key, value in item.items() if key not in _COVERED}
+        # An annotation has those of the languages that were asked for.
+        return columns | ({"captions_by_language": item["captions"]} if "captions" in item else {})
 
     @functools.cached_property
     def _images(self) -> Any:

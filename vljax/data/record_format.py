@@ -6,18 +6,26 @@
     ...       the image file as it is, to the end of the record
 
 The description has `captions` and `tags` (lists of texts) and `class` (a name or an index), each
-only where there is one, and whatever else is known: `width`, `height`, `url`, ...
+only where there is one, and whatever else is known: `width`, `height`, `url`, ... Of composed
+scenes it has `regions`, `phrases` and `questions`, lists of objects with the fields of
+`vljax.data.source_base.Region`, `Phrase` and `Question`, and `masks`, an image file in base64.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from vljax.data.source_base import ExampleError
+from vljax.data.source_base import Annotation, ExampleError, Phrase, Question, Region
 
 _MAGIC = b"VLX1"
 _HEADER = 8
+
+LAYOUT = ("regions", "phrases", "questions")
+"""Entries of a description of which `layout` makes an annotation."""
 
 
 def pack(description: dict[str, Any], image: bytes) -> bytes:
@@ -45,3 +53,54 @@ def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
     if end > len(record) or not isinstance(description, dict):
         raise ExampleError("description of the record is damaged", kind="damaged")
     return description, record[end:]
+
+
+def describe(annotation: Annotation, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """What the description of a record has of an annotation."""
+    label = annotation.label
+    entries: dict[str, Any] = {
+        "captions": list(annotation.captions),
+        "tags": list(annotation.tags),
+        "class": class_names[label] if class_names and label is not None else label,
+        "regions": [asdict(region) for region in annotation.regions],
+        "phrases": [asdict(phrase) for phrase in annotation.phrases],
+        "questions": [asdict(question) for question in annotation.questions],
+    }
+    return {name: value for name, value in entries.items() if value not in (None, [])}
+
+
+def layout(description: Mapping[str, Any]) -> dict[str, Any]:
+    """`regions`, `phrases` and `questions` of a description, as an annotation has them.
+
+    Raises:
+      ExampleError: if they are of another form.
+    """
+    try:
+        return {
+            "regions": tuple(
+                Region(**{**region, "box": tuple(region["box"])})
+                for region in description.get("regions", ())
+            ),
+            "phrases": tuple(
+                Phrase(**{**phrase, "regions": tuple(phrase["regions"])})
+                for phrase in description.get("phrases", ())
+            ),
+            "questions": tuple(Question(**entry) for entry in description.get("questions", ())),
+        }
+    except (KeyError, TypeError) as error:
+        raise ExampleError(
+            f"regions, phrases or questions of the record are damaged ({error})", kind="damaged"
+        ) from error
+
+
+def pack_masks(masks: bytes) -> str:
+    """The entry `masks` of a description."""
+    return base64.b64encode(masks).decode()
+
+
+def unpack_masks(entry: Any) -> bytes:
+    """The inverse of `pack_masks`. Raises ExampleError if it is damaged."""
+    try:
+        return base64.b64decode(entry, validate=True)
+    except (TypeError, ValueError) as error:
+        raise ExampleError(f"masks of the record are damaged ({error})", kind="damaged") from error

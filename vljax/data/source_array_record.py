@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from vljax.data.columns import DescribedRecords, FileSource, class_names_of, cla
 from vljax.data.file_sets import File, join, read_file
 from vljax.data.filters import left_out_by
 from vljax.data.last_read import LastRead
-from vljax.data.record_format import unpack
-from vljax.data.source_base import ExampleError
+from vljax.data.record_format import LAYOUT, layout, unpack, unpack_masks
+from vljax.data.source_base import Annotation, ExampleError
 
 CLASSES = "classes.txt"
 _LOOKED_AT = 100  # records whose columns are known
@@ -109,6 +109,19 @@ class ArrayRecordRecords(DescribedRecords):
 
     def values(self, index: int) -> Callable[[str], Any]:
         return self._description(self._number(index)).get
+
+    def masks(self, index: int) -> bytes | None:
+        entry = self.values(index)("masks")
+        return None if entry is None else unpack_masks(entry)
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        description = self._description(self._number(index))
+        covered = {*self.source.covered, *LAYOUT, "masks"}
+        return {name: value for name, value in description.items() if name not in covered}
+
+    def _described(self, index: int) -> Annotation:
+        laid_out = layout(self._description(self._number(index)))
+        return replace(super()._described(index), **laid_out)
 
     def _number(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])

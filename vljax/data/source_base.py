@@ -6,6 +6,7 @@ import abc
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 from vljax.config import Component
 from vljax.data.accounting import Accounting, Progress
@@ -18,7 +19,7 @@ class ExampleError(Exception):
       message: for people, on one line.
       kind: the class that it is counted in, a name in small letters and `_`. In use are:
         `unreadable` (the file or record), `truncated`, `damaged`, `not_an_image`,
-        `too_many_pixels`, `no_caption`, `bad_utf8`; and `other`.
+        `too_many_pixels`, `transparent`, `no_caption`, `bad_utf8`; and `other`.
     """
 
     def __init__(self, message: str, *, kind: str = "other") -> None:
@@ -146,6 +147,14 @@ class Records(abc.ABC):
         """`Record.masks` of an example; None where the data has none."""
         return None
 
+    def other_columns(self, index: int) -> dict[str, Any]:
+        """What else is stored with an example, by column: all that its `Record` does not hold.
+
+        Values are those of JSON, bytes, dates and the like. Complete where the data set was opened
+        by `Source.open_in_full`. Raises ExampleError if it cannot be read.
+        """
+        return {}
+
     def __getitem__(self, index: int) -> Record:
         """An example in full. Raises ExampleError if its image cannot be read."""
         about = self.annotation(index)
@@ -185,6 +194,18 @@ class Source(Component, abc.ABC):
           UserError: as `open` does.
         """
         return self.open()
+
+    def open_in_full(self, workers: int | None, progress: Progress) -> Records:
+        """Opens the data set with all its columns, those that training has no use for too.
+
+        Args:
+          workers: as in `index`.
+          progress: as in `index`.
+
+        Raises:
+          UserError: as `open` does.
+        """
+        return self.index(workers, progress)
 
 
 def dataset_name(file: str) -> str:

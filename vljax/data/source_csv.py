@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.accounting import Accounting
+from vljax.data.accounting import Accounting, Progress
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of, decoded
 from vljax.data.file_sets import File, read_file
 from vljax.data.filters import left_out_by
@@ -43,6 +43,9 @@ class Csv(FileSource, name="csv"):
     def open(self) -> CsvRecords:
         return CsvRecords(self, self.files("a table", ".csv", ".tsv"))
 
+    def open_in_full(self, workers: int | None, progress: Progress) -> CsvRecords:
+        return CsvRecords(self, self.files("a table", ".csv", ".tsv"), in_full=True)
+
 
 @dataclass(frozen=True)
 class Tsv(Csv, name="tsv"):
@@ -58,12 +61,13 @@ class Tsv(Csv, name="tsv"):
 class CsvRecords(DescribedRecords):
     """The rows of tables; images are read when asked for."""
 
-    def __init__(self, source: Csv, files: list[File]):
+    def __init__(self, source: Csv, files: list[File], *, in_full: bool = False):
         self._columns = tuple(dict.fromkeys((source.image, *source.described_by)))
         self._values = {column: Strings() for column in self._columns}
         self._folders = [os.path.dirname(file.path) for file in files]
         self._counts: list[int] = []
         self._image = source.image
+        self._in_full, self._covered = in_full, source.covered
         self.accounting = Accounting(files=len(files))
         digests = []
         for file in files:
@@ -84,9 +88,18 @@ class CsvRecords(DescribedRecords):
             if reason is not None:
                 accounting.leave_out(reason, f"{file.name}:{number}")
                 continue
+            if self._in_full:
+                self._add_columns(row)
             for column in self._columns:
-                self._values[column].extend([row[column]])
-            accounting.count(column for column in self._columns if row[column].strip())
+                self._values[column].extend([row.get(column, "")])
+            accounting.count(c for c in self._columns if row.get(c, "").strip())
+
+    def _add_columns(self, row: dict[str, str]) -> None:
+        """Columns that no row before had; these are as if it had been empty there."""
+        for column in row.keys() - self._values.keys():
+            self._values[column] = Strings()
+            self._values[column].extend([""] * len(self))
+        self._columns = tuple(dict.fromkeys((*self._columns, *row)))
 
     def __len__(self) -> int:
         return len(self._values[self._image])
@@ -98,6 +111,10 @@ class CsvRecords(DescribedRecords):
 
     def values(self, index: int) -> Callable[[str], Any]:
         return lambda column: decoded(self._values[column][index], column) or None
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        value = self.values(index)
+        return {column: value(column) for column in self._columns if column not in self._covered}
 
 
 def _content(file: File) -> bytes:

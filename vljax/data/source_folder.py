@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.accounting import Accounting
+from vljax.data.accounting import Accounting, Progress
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of, decoded
 from vljax.data.file_sets import filesystem, is_remote, join, read_file
 from vljax.data.filters import left_out_by
 from vljax.data.image_column import image_file
 from vljax.data.last_read import LastRead
 from vljax.data.source_base import ExampleError
+from vljax.data.tar_scan import json_of
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -42,16 +43,22 @@ class Folder(FileSource, name="folder"):
             raise UserError("data.source.path: set --data.source.path to one folder")
         return FolderRecords(self, self.path)
 
+    def open_in_full(self, workers: int | None, progress: Progress) -> FolderRecords:
+        if not isinstance(self.path, str):
+            return self.open()
+        return FolderRecords(self, self.path, in_full=True)
+
 
 class FolderRecords(DescribedRecords):
     """The images of a folder in the order of their names; read when asked for."""
 
-    def __init__(self, source: Folder, folder: str):
+    def __init__(self, source: Folder, folder: str, *, in_full: bool = False):
         self._folder = folder if is_remote(folder) else os.path.abspath(os.path.expanduser(folder))
         self._last = LastRead()
         sizes = dict(sorted(_files(self._folder)))
         self._beside = {c for c in (*source.described_by, *source.filtered_by) if c not in _OWN}
         self._there = {name for name in sizes if PurePosixPath(name).suffix[1:] in self._beside}
+        self._others = _others(sizes, source.covered) if in_full else {}
         self.accounting = Accounting(files=1)
         self._images = list(self._kept(source, [n for n in sizes if n.lower().endswith(_IMAGES)]))
         if not self._images and not self.accounting.left_out:
@@ -102,8 +109,28 @@ class FolderRecords(DescribedRecords):
         content: bytes = self._last.get(name, lambda: _read(join(self._folder, name), name))
         return [line for line in decoded(content, column).splitlines() if line.strip()]
 
+    def other_columns(self, index: int) -> dict[str, Any]:
+        """The path, and the files beside the image, by their endings."""
+        image = self._images[index]
+        columns: dict[str, Any] = {"path": image}
+        for ending in self._others.get(image.rpartition(".")[0], ()):
+            name = _sibling(image, ending)
+            content = _read(join(self._folder, name), name)
+            columns[ending] = json_of(content) if ending == "json" else content
+        return columns
+
 
 _OWN = ("class", "path")
+
+
+def _others(names: Iterable[str], covered: set[str]) -> dict[str, list[str]]:
+    """By path without its ending, the endings of the files that are no images."""
+    endings: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, ending = name.rpartition(".")
+        if not name.lower().endswith(_IMAGES) and ending not in covered:
+            endings.setdefault(stem, []).append(ending)
+    return endings
 
 
 def _class(image: str) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, encode, setting
-from vljax.data.accounting import Accounting
+from vljax.data.accounting import Accounting, Progress
 from vljax.data.files import as_path, read_bytes
 from vljax.data.filters import Filter, left_out_by
 from vljax.data.source_base import Annotation, ExampleError, Records, Source, dataset_name
@@ -40,19 +40,26 @@ class JsonLines(Source, name="jsonl"):
         return dataset_name(self.path or "") or self.type_name
 
     def open(self) -> Records:
+        return JsonLinesRecords(self._file(), self.filters)
+
+    def open_in_full(self, workers: int | None, progress: Progress) -> Records:
+        return JsonLinesRecords(self._file(), self.filters, in_full=True)
+
+    def _file(self) -> str:
         if self.path is None:
             raise UserError("data.source.path: unset; set --data.source.path to a JSON-lines file")
-        return JsonLinesRecords(self.path, self.filters)
+        return self.path
 
 
 class JsonLinesRecords(Records):
     """The examples of a JSON-lines file; images are read when asked for."""
 
-    def __init__(self, path: str, filters: tuple[Filter, ...] = ()):
+    def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, in_full: bool = False):
         file = as_path(path)
         content = read_bytes(path)
         lines = content.split(b"\n")
         self.accounting = Accounting(files=1)
+        self._others: list[dict[str, Any]] = []
         rows = []
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -62,6 +69,8 @@ class JsonLinesRecords(Records):
                     self.accounting.leave_out(reason, f"line {number}")
                     continue
                 rows.append(parsed)
+                if in_full:
+                    self._others.append({key: row[key] for key in row if key not in _COVERED})
                 self.accounting.count(key for key, value in parsed.items() if value)
         self.identity = hashlib.sha256(content).hexdigest()
         if filters:
@@ -92,6 +101,12 @@ class JsonLinesRecords(Records):
                 f"image {name!r} cannot be read ({reason})", kind="unreadable"
             ) from error
         return content
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        return self._others[index] if self._others else {}
+
+
+_COVERED = ("caption", "captions", "tags", "class")
 
 
 def _parse(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -47,6 +47,8 @@ class ParquetRecords(DescribedRecords):
         source.check_columns(self._groups.schema.names, ("image", source.image))
         self._image = source.image
         self._columns = source.described_by
+        covered = {source.image, *source.covered}
+        self._others = tuple(name for name in self._groups.schema.names if name not in covered)
         self._last = LastRead()
         self.accounting = Accounting(files=len(files))
         self._rows = self._kept(source) if source.filters else None
@@ -94,6 +96,13 @@ class ParquetRecords(DescribedRecords):
         row = self._row(index)
         values: dict[str, Any] = self._last.get(row, lambda: self._read(row, self._columns))
         return values.__getitem__
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        row = self._row(index)
+        columns = self._read(row, self._others)
+        image = self._read(row, (self._image,))[self._image]
+        path = image.get("path") if isinstance(image, dict) else image
+        return {**({self._image: path} if isinstance(path, str) else {}), **columns}
 
     def _row(self, index: int) -> int:
         return index if self._rows is None else int(self._rows[index])

@@ -14,7 +14,7 @@ import numpy as np
 from vljax.config import UserError, suggest
 from vljax.data.accounting import Accounting
 from vljax.data.array_records import ArrayRecords
-from vljax.data.columns import DescribedRecords, FileSource
+from vljax.data.columns import DescribedRecords, FileSource, decoded
 from vljax.data.file_sets import expand
 from vljax.data.filters import left_out_by
 from vljax.data.image_column import image_file
@@ -74,6 +74,9 @@ class TfdsRecords(DescribedRecords):
         features = builder.info.features
         source.check_columns(_names(features), ("image", source.image))
         self._data = _split(builder, source)
+        covered = {source.image, *source.covered}
+        self._others = tuple(name for name in _names(features) if name not in covered)
+        self._texts = {name for name in self._others if _is_text(features, name)}
         self._image = source.image
         self._last = LastRead()
         self._kept: np.ndarray | None = None
@@ -118,6 +121,14 @@ class TfdsRecords(DescribedRecords):
         example = self._example(self._number(index))
         return lambda column: _feature(example, column)
 
+    def other_columns(self, index: int) -> dict[str, Any]:
+        example = self._example(self._number(index))
+        columns = {name: _feature(example, name) for name in self._others}
+        return {
+            name: _as_text(value, name) if name in self._texts else value
+            for name, value in columns.items()
+        }
+
     def _label(self, value: Any) -> int | None:
         """TFDS stores -1 where there is no label."""
         return None if value == -1 else super()._label(value)
@@ -156,7 +167,10 @@ def _builder(folder: str) -> Any:
 def _split(builder: Any, source: Tfds) -> Any:
     import tensorflow_datasets as tfds
 
-    skip = {source.image: tfds.decode.SkipDecoding()}
+    images = {
+        name for name, f in builder.info.features.items() if isinstance(f, tfds.features.Image)
+    }
+    skip = {name: tfds.decode.SkipDecoding() for name in sorted(images | {source.image})}
     try:
         return builder.as_data_source(source.split, decoders=skip)
     except NotImplementedError as error:
@@ -180,10 +194,28 @@ def _names(features: Any, above: str = "") -> list[str]:
     return [name for key, f in features.items() for name in _names(f, f"{prefix}{key}")]
 
 
+def _is_text(features: Any, name: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    return isinstance(_at(features, name), tfds.features.Text)
+
+
 def _class_names(features: Any, name: str) -> tuple[str, ...]:
+    return tuple(getattr(_at(features, name), "names", None) or ())
+
+
+def _at(features: Any, name: str) -> Any:
+    """The feature of a name; of a sequence, what it is one of."""
     for key in name.split("."):
         features = getattr(features, "feature", features)[key]
-    return tuple(getattr(features, "names", None) or ())
+    return getattr(features, "feature", features)
+
+
+def _as_text(value: Any, name: str) -> Any:
+    """What TFDS stores of a text, or of several: bytes."""
+    if isinstance(value, list):
+        return [_as_text(item, name) for item in value]
+    return decoded(value, name)
 
 
 def _feature(example: dict[str, Any], name: str) -> Any:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt32
 
-from vljax.config import setting
+from vljax.config import UserError, setting
 from vljax.data.accounting import Progress, log_progress
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of
 from vljax.data.file_sets import File, read_range
 from vljax.data.last_read import LastRead
 from vljax.data.source_base import ExampleError
 from vljax.data.tar_index import TarIndex, open_index
-from vljax.data.tar_scan import BLOCK, Wanted, member_of, value_of
+from vljax.data.tar_scan import BLOCK, Wanted, json_of, key_before, member_of, value_of
 
 _GAP = 2**16  # bytes read in vain rather than asking twice
 
@@ -45,8 +45,24 @@ class WebDataset(FileSource, name="webdataset"):
         return self.index(None, log_progress(self.full_name))
 
     def index(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
-        shards = self.files("tar shards, such as DIR/{00000..00123}.tar", ".tar")
         members = tuple(dict.fromkeys(member_of(column) for column in self.described_by))
+        return self._records(members, workers, progress)
+
+    def open_in_full(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
+        chosen = self.index(workers, progress)
+        counts = chosen.accounting.fields
+        images = {ending for ending in counts if ending in self.image}
+        # Where no example has two, the image is the only one.
+        alone = sum(counts[ending] for ending in images) == len(chosen)
+        members = dict.fromkeys(
+            (*chosen.members, *sorted(counts.keys() - (images if alone else ())))
+        )
+        return self._records(tuple(members), workers, progress)
+
+    def _records(
+        self, members: tuple[str, ...], workers: int | None, progress: Progress
+    ) -> WebDatasetRecords:
+        shards = self.files("tar shards, such as DIR/{00000..00123}.tar", ".tar")
         wanted = Wanted(self.image, members, self.filters, self.label)
         index = open_index(
             shards, wanted, folder=self.index_folder, workers=workers, progress=progress
@@ -57,14 +73,18 @@ class WebDataset(FileSource, name="webdataset"):
 
 
 class WebDatasetRecords(DescribedRecords):
-    """The examples of tar shards; each is read from its shard when asked for."""
+    """The examples of tar shards; each is read from its shard when asked for.
+
+    Attributes:
+      members: endings of the members that are read beside the image.
+    """
 
     def __init__(
         self, source: WebDataset, shards: list[File], members: tuple[str, ...], index: TarIndex
     ):
         super().__init__(source, class_names_of(index.classes))
         self._shards = shards
-        self._members = members
+        self.members = members
         self._index = index
         self._last = LastRead()
         self.identity = source.identity(index.identity)
@@ -82,12 +102,37 @@ class WebDatasetRecords(DescribedRecords):
         contents = self._texts(index)
         return lambda column: value_of(column, contents[member_of(column)])
 
+    def other_columns(self, index: int) -> dict[str, Any]:
+        """The key, the entries of the JSON member, and the other members as they are."""
+        shard, row = self._index.row(index)
+        columns: dict[str, Any] = {"__key__": self._key(shard, int(row[0, 0]))}
+        contents = self._texts(index)
+        for ending, place in zip(self.members, row[1:], strict=True):
+            content, is_image = contents[ending], (place == row[0]).all()
+            if content is None or is_image or ending in self.source.covered:
+                continue
+            value = json_of(content) if ending == "json" else content
+            entries = value if isinstance(value, dict) else {ending: value}
+            for name, entry in entries.items():
+                if name in columns:
+                    shard_name = self._shards[shard].name
+                    raise UserError(f"shard {shard_name}: {name!r} is a member and in the json too")
+                if ending != "json" or f"json.{name}" not in self.source.covered:
+                    columns[name] = entry
+        return columns
+
+    def _key(self, shard: int, block: int) -> str:
+        """The key of the example whose image begins at a block, from the header before it."""
+        return key_before(
+            lambda blocks: self._range(shard, (block - blocks) * BLOCK, blocks * BLOCK), block
+        )
+
     def _texts(self, index: int) -> dict[str, bytes | None]:
         """The contents of the members that describe an example, by their endings."""
 
         def read() -> dict[str, bytes | None]:
             shard, row = self._index.row(index)
-            return dict(zip(self._members, self._read(shard, row[1:]), strict=True))
+            return dict(zip(self.members, self._read(shard, row[1:]), strict=True))
 
         contents: dict[str, bytes | None] = self._last.get(index, read)
         return contents

@@ -7,10 +7,12 @@ is ever unpacked: what an index does not hold cannot be read later.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,11 +89,16 @@ def value_of(column: str, content: bytes | None) -> Any:
         return None
     if not column.startswith("json."):
         return decoded(content, column)
+    value = json_of(content)
+    return value.get(column.removeprefix("json.")) if isinstance(value, dict) else None
+
+
+def json_of(content: bytes) -> Any:
+    """What a JSON member holds. Raises ExampleError if it is not valid."""
     try:
-        value = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ExampleError(f"json is not valid ({error})", kind="damaged") from error
-    return value.get(column.removeprefix("json.")) if isinstance(value, dict) else None
 
 
 def scan(shard: File, wanted: Wanted) -> Scan:
@@ -237,6 +244,29 @@ def _split(name: str) -> tuple[str, str]:
     if match is None:
         raise ValueError(name)
     return match[1].removeprefix("./"), match[2].lower()
+
+
+_MOST_HEADERS = 8  # blocks before the data, where the name is long
+
+
+def key_before(read: Callable[[int], bytes], block: int) -> str:
+    """The key of the example that a member belongs to, from the headers before its data.
+
+    Args:
+      read: gives that many blocks before the data.
+      block: the first one of the data.
+
+    Raises:
+      ExampleError: if there is no header.
+    """
+    # A long name stands in blocks of its own before the header.
+    for count in range(min(_MOST_HEADERS, block), 0, -1):
+        with contextlib.suppress(tarfile.TarError):
+            with tarfile.open(fileobj=io.BytesIO(read(count)), mode="r:") as tar:
+                member = tar.next()
+            if member is not None and member.offset_data == count * BLOCK:
+                return _split(member.name)[0]
+    raise ExampleError("no header before the image", kind="damaged")
 
 
 def _keys(content: bytes) -> set[str]:

@@ -80,7 +80,7 @@ def decode_image(
     key = content, max_pixels
     pixels = _decoded.find(key)
     if pixels is None:
-        pixels = _decode(content, max_pixels)
+        pixels = decode_pixels(content, max_pixels)
         _decoded.keep(key, pixels)
     return pixels if pixels.shape[2] == 3 else _on_background(pixels, background)
 
@@ -89,8 +89,12 @@ def decode_image(
 _decoded = DecodedImages()
 
 
-def _decode(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height width channels"]:
-    """Red, green and blue, and alpha if any is transparent."""
+def decode_pixels(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height width channels"]:
+    """Red, green and blue, and alpha if there is any, turned as EXIF says.
+
+    Raises:
+      ExampleError: as `decode_image` does.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

@@ -27,6 +27,12 @@ def _build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     return build(argv, prog, console)
 
 
+def _convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    from vljax.data_commands.convert import convert
+
+    return convert(argv, prog, console)
+
+
 def _train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     from vljax.data_commands.train_tokenizer import train_tokenizer
 
@@ -35,6 +41,7 @@ def _train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, 
 
 _COMMANDS: dict[str, tuple[Command, str]] = {
     "build": (_build, "download what a data set is made from, and build the data set"),
+    "convert": (_convert, "write any data set as tar shards or ArrayRecord files"),
     "index": (_index, "build the indices of data sets, and count what is in them"),
     "train-tokenizer": (_train_tokenizer, "train a BPE on the captions of data sets"),
 }

@@ -49,7 +49,8 @@ def _source(word: str, fields: list[str], prog: str, epilog: str) -> Source:
         if not colon or path.startswith("//") or "/" in name:
             name, path = _type_of(word), word
     kind: Any = member(Source, name)
-    if name != "builtin" and "path" not in {field.name for field in dataclasses.fields(kind)}:
+    known = {field.name for field in dataclasses.fields(kind)}
+    if path and name != "builtin" and "path" not in known:
         raise UserError(f"{word}: {name} is made in a recipe, not from a path")
     if not path:
         return validate(override(kind(), fields, prog, epilog))

@@ -1,0 +1,1 @@
+"""Any source to ArrayRecord files or tar shards: in parallel, in order, to be gone on with."""

@@ -1,0 +1,255 @@
+"""A whole conversion: begun or gone on with, in processes of this machine or by Beam."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from vljax.config import UserError
+from vljax.data.accounting import Progress
+from vljax.data.convert.images import Images
+from vljax.data.convert.job import Job, Plan, Report, begin, check_free, finish, reports
+from vljax.data.convert.shard import convert_shard, over_limit, too_many
+from vljax.data.convert.targets import Target
+from vljax.data.file_sets import is_remote
+from vljax.data.source_base import Records, Source
+
+_SECONDS = 0.25  # between two looks at how far the processes are
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a source is converted.
+
+    Attributes:
+      out: folder, local or remote.
+      to: what is written.
+      examples_per_shard: of the source; those that cannot be used leave a shard shorter.
+      images: how images are written.
+      drop: columns that are left out.
+      max_rejected_share: the share of examples that may be unusable.
+      workers: processes; None for as many as there are cores.
+      beam: arguments of a Beam runner, which then does the work; None for this machine.
+    """
+
+    out: str
+    to: Target
+    examples_per_shard: int = 10_000
+    images: Images = Images()  # noqa: RUF009  # frozen
+    drop: tuple[str, ...] = ()
+    max_rejected_share: float = 0.1
+    workers: int | None = None
+    beam: tuple[str, ...] | None = None
+
+
+def convert(
+    source: Source, options: Options, opening: Progress, progress: Progress
+) -> dict[str, Any]:
+    """Converts a source; what is there already is left as it is.
+
+    The bytes of the shards are the same whatever the number of processes and interruptions.
+
+    Args:
+      source: what to read.
+      options: what to write.
+      opening: is told how far an index is that has to be built first.
+      progress: is told the examples done and all there are.
+
+    Returns:
+      What `job.finish` says, and under `new_shards` how many were written now.
+
+    Raises:
+      UserError: if the source cannot be opened or has no examples, the folder holds something else,
+        a column cannot be written, or too many examples cannot be used.
+      OSError: if there is no room.
+    """
+    check_free(options.out)
+    records = source.open_in_full(options.workers, opening)
+    if not len(records):
+        raise UserError(f"{source.full_name}: has no examples")
+    job = Job(_plan(source, records, options), options.out.rstrip("/"))
+    limit = options.max_rejected_share
+    with _alone(job):
+        begin(job, records.class_names)
+        before = reports(job)
+        tally = _Tally(job, progress, before)
+        todo = [shard for shard in range(job.shards) if shard not in before]
+        with contextlib.closing(
+            _written(source, records, job, todo, options, tally.under_way)
+        ) as written:
+            try:
+                for report in written:
+                    tally.add(report, limit)
+            finally:
+                summary = finish(job, tally.done)
+        tally.check(limit)
+    return {**summary, "new_shards": len(tally.done) - len(before)}
+
+
+def _plan(source: Source, records: Records, options: Options) -> Plan:
+    return Plan(
+        source=source.full_name,
+        identity=records.identity,
+        examples=len(records),
+        to=options.to,
+        examples_per_shard=options.examples_per_shard,
+        images=options.images,
+        drop=tuple(sorted(set(options.drop))),
+    )
+
+
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Keeps other conversions on this machine out of a local folder."""
+    if is_remote(job.out):
+        yield
+        return
+    import hashlib
+    import tempfile
+
+    from filelock import FileLock, Timeout
+
+    name = hashlib.sha256(os.path.realpath(job.out).encode()).hexdigest()[:32]
+    lock = FileLock(os.path.join(tempfile.gettempdir(), f"vljax-{os.getuid()}-{name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"--out {job.out}: another conversion is writing there") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Tally:
+    """The reports so far."""
+
+    def __init__(self, job: Job, progress: Progress, done: dict[int, Report]):
+        self.done = dict(done)
+        self._job, self._progress = job, progress
+        self._seen = sum(len(job.indices(shard)) for shard in done)
+        self._before = self._seen
+        self._bad = [row for shard in sorted(done) for row in done[shard].rejected]
+
+    def under_way(self, new: int) -> None:
+        """Tells of examples that were read beside those of the shards that were there before."""
+        self._progress(self._before + new, self._job.plan.examples)
+
+    def add(self, report: Report, limit: float) -> None:
+        """Counts a shard. Raises UserError if more is bad than allowed and chance explains."""
+        self.done[report.shard] = report
+        self._seen += len(self._job.indices(report.shard))
+        self._bad += report.rejected
+        if too_many(len(self._bad), self._seen, limit):
+            raise UserError(over_limit(self._bad, self._seen, limit))
+
+    def check(self, limit: float) -> None:
+        """The same once all examples are known, of which none is left to chance."""
+        if len(self._bad) > limit * self._seen:
+            raise UserError(over_limit(self._bad, self._seen, limit))
+
+
+def _written(
+    source: Source,
+    records: Records,
+    job: Job,
+    todo: list[int],
+    options: Options,
+    under_way: Callable[[int], None],
+) -> Generator[Report]:
+    """Writes shards; yields the report of each as it is done."""
+    under_way(0)
+    limit = options.max_rejected_share
+    if options.beam is not None:
+        from vljax.data.convert.beam import run
+
+        yield from run(source, job, todo, limit, options.beam)
+        return
+    workers = min(options.workers or len(os.sched_getaffinity(0)), len(todo))
+    if workers > 1:
+        yield from _in_processes(records, job, todo, limit, workers, under_way)
+        return
+    seen = 0
+
+    def each() -> None:
+        nonlocal seen
+        seen += 1
+        under_way(seen)
+
+    for shard in todo:
+        yield convert_shard(job, records, shard, limit, each)
+
+
+def _in_processes(
+    records: Records,
+    job: Job,
+    todo: list[int],
+    limit: float,
+    workers: int,
+    under_way: Callable[[int], None],
+) -> Generator[Report]:
+    context = multiprocessing.get_context("spawn")  # a process with threads must not fork
+    seen, stop = context.Value("q", 0), context.RawValue("b", 0)
+    given = (records, job, limit, seen, stop)
+    with ProcessPoolExecutor(workers, context, _start, given) as pool:
+        waiting: set[Future[Report]] = {pool.submit(_convert_one, shard) for shard in todo}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, _SECONDS, FIRST_COMPLETED)
+                under_way(seen.value)
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed (out of memory?); the same command goes on where this "
+                "one stopped, with fewer --workers if need be"
+            ) from error
+        finally:
+            stop.value = 1
+            pool.shutdown(cancel_futures=True)
+
+
+_Shared = tuple[Records, Job, float, Any, Any]
+# In a worker process: what all shards have in common.
+_shared: _Shared | None = None
+
+
+def _start(*given: Any) -> None:
+    global _shared
+    _shared = given
+    # The terminal sends an interrupt to all; the parent tells the workers what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers, which would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _StoppedError(Exception):
+    """The conversion has ended; what this worker does is not wanted any more."""
+
+
+def _convert_one(shard: int) -> Report:
+    assert _shared is not None
+    records, job, limit, seen, stop = _shared
+
+    def each() -> None:
+        with seen.get_lock():
+            seen.value += 1
+        if stop.value:
+            raise _StoppedError
+
+    return convert_shard(job, records, shard, limit, each)

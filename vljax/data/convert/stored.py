@@ -1,0 +1,122 @@
+"""What is written of an example, whatever the target: JSON data, files, and nothing left out."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vljax.config import UserError
+from vljax.data.convert.images import Images, Picture, converted, lossless
+from vljax.data.record_format import describe
+from vljax.data.source_base import ExampleError, Record, Records
+
+FIELDS = ("captions", "tags", "class", "regions", "phrases", "questions")
+"""Entries of a description that are counted."""
+
+# What a reader would take for something else than a column of the source.
+_OWN = {
+    "captions": "--captions",
+    "tags": "--tags",
+    "class": "--label",
+    "masks": None,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An example as it is to be written.
+
+    Attributes:
+      description: JSON data: what `record_format.describe` says, and the columns of the source.
+      picture: the image.
+      record: the example as the source gave it.
+      files: columns that are bytes.
+      masks: an image file.
+    """
+
+    description: dict[str, Any]
+    picture: Picture
+    record: Record
+    files: dict[str, bytes]
+    masks: bytes | None
+
+
+def stored(records: Records, index: int, images: Images, drop: frozenset[str]) -> Stored:
+    """An example of a source.
+
+    Args:
+      records: opened in full.
+      index: of the example.
+      images: how images are written.
+      drop: columns that are left out.
+
+    Raises:
+      ExampleError: if the example cannot be used.
+      UserError: if a column cannot be written.
+    """
+    record = records[index]
+    columns = {k: v for k, v in records.other_columns(index).items() if k not in drop}
+    if record.regions and images.max_side is not None:
+        raise UserError("--max-side: examples have boxes, in pixels; set the size of the source")
+    own = {k: v for k, v in describe(record, records.class_names).items() if k not in drop}
+    for name in columns:
+        if name in _OWN or name in own:
+            read = f"read it ({_OWN[name]}) or " if _OWN.get(name) else ""
+            raise UserError(
+                f"column {name!r} has the name of something else in what is written; {read}"
+                f"leave it out by --drop {name}"
+            )
+    files = {name: value for name, value in columns.items() if isinstance(value, bytes)}
+    picture = converted(record.image, images)
+    plain = {name: _plain(v, name) for name, v in columns.items() if name not in files}
+    masks = None if "masks" in drop else record.masks
+    if masks is not None and images.encode is not None:
+        masks = lossless(masks)
+    return Stored({**own, **_with_size(plain, picture)}, picture, record, files, masks)
+
+
+def _with_size(columns: dict[str, Any], picture: Picture) -> dict[str, Any]:
+    """The columns with the size of the image as it is written; of another size, the original."""
+    for name, value in (("width", picture.width), ("height", picture.height)):
+        if columns.get(name) not in (None, value, str(value)):
+            columns.setdefault(f"original_{name}", columns[name])
+            columns[name] = value
+        elif columns.get(name) is None:
+            columns[name] = value
+    return columns
+
+
+def _plain(value: Any, column: str) -> Any:
+    """A value as JSON data; NaN, as which tables have missing numbers, as null."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ExampleError(
+                f"{column} is no text (half a character)", kind="bad_utf8"
+            ) from error
+        return value
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float) and not math.isinf(value):
+        return None if math.isnan(value) else value
+    if isinstance(value, list | tuple):
+        return [_plain(item, column) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item, column) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist(), column)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | uuid.UUID | datetime.timedelta):
+        return str(value)
+    what = "an infinite number" if isinstance(value, float) else type(value).__name__
+    raise UserError(
+        f"column {column!r} holds {what}, which JSON cannot; leave it out by --drop {column}"
+    )

@@ -1,0 +1,194 @@
+"""`vljax data convert`: any data set as ArrayRecord files or tar shards."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING, Any, get_args
+
+from vljax.config import UserError
+from vljax.data.accounting import Progress, log_progress
+from vljax.data.convert.images import Encoding, Images
+from vljax.data.convert.targets import TARGETS
+from vljax.data_commands.given import HELP, given_sources
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vljax.data.convert.run import Options
+
+_DESCRIPTION = """\
+Writes a data set as tar shards (KEY.jpg, KEY.txt, KEY.json, as img2dataset writes them) or
+ArrayRecord files: in parallel, in the order of the source, with all of its columns, and the same
+bytes whatever the number of processes. Images pass as they are unless they are to be smaller or of
+another format. What was begun and interrupted goes on where it stopped."""
+
+
+def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    """Converts the source that arguments name, and says how to read the result.
+
+    Args:
+      argv: the source with its fields, and the options below.
+      prog: the command that messages show.
+      console: where the summary goes.
+
+    Returns:
+      `out`, `to`, `read_with`, and what `vljax.data.convert.run.convert` returns.
+
+    Raises:
+      UserError: for bad input.
+      SystemExit: after `--help`.
+    """
+    parser = _parser(prog)
+    args, rest = parser.parse_known_args(argv or ["--help"])
+    options = _options(args, prog)
+    sources = given_sources(rest, prog)
+    if len(sources) > 1:
+        raise UserError(f"convert one data set at a time, got {len(sources)}")
+    from vljax.data.convert import run
+
+    (source,) = sources
+    with _Display(source.full_name) as display:
+        opening = display.stage("index", "indexed {:,} of {:,} shards")
+        progress = display.stage("convert", "read {:,} of {:,} examples")
+        summary = run.convert(source, options, opening, progress)
+    result = {
+        "out": options.out,
+        "to": options.to,
+        **summary,
+        "read_with": _read_with(options, summary),
+    }
+    _print(console, result)
+    return result
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} SOURCE --to {{{','.join(TARGETS)}}} --out DIR [options] [--FIELD VALUE ...]",
+        description=_DESCRIPTION,
+        epilog=f"{HELP}\nComposed scenes: {prog} scenes --examples 10000 --objects.split train.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--to", choices=TARGETS, help="what to write")
+    add("--out", metavar="DIR", help="folder of its own, local, gs:// or s3://")
+    add(
+        "--examples-per-shard",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="examples of the source in each shard (%(default)s)",
+    )
+    add("--max-side", type=int, metavar="PIXELS", help="scale longer images down to this")
+    encodings = get_args(Encoding)
+    add("--encode", choices=encodings, help="format of all images; by default that of the source")
+    add("--quality", type=int, metavar="Q", help="of jpg and webp, 1 to 100 (95)")
+    add("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
+    add(
+        "--max-rejected-share",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="stop if more of the examples cannot be used (%(default)s)",
+    )
+    add("--workers", type=int, metavar="N", help="processes; by default one a core")
+    add(
+        "--beam",
+        metavar="ARGUMENTS",
+        help="let Apache Beam do the work: --beam='--runner=DataflowRunner --project=P ...' "
+        "(extra `beam`)",
+    )
+    add("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
+    return parser
+
+
+def _options(args: argparse.Namespace, prog: str) -> Options:
+    for name in ("to", "out"):
+        if getattr(args, name) is None:
+            raise UserError(f"--{name} is missing: {prog} SOURCE --to {TARGETS[0]} --out DIR")
+    for option, least in (("examples_per_shard", 1), ("workers", 1)):
+        value = getattr(args, option)
+        if value is not None and value < least:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name}: must be at least {least}, got {value}")
+    if not 0 <= args.max_rejected_share <= 1:
+        raise UserError(f"--max-rejected-share: must be 0 to 1, got {args.max_rejected_share}")
+    images = Images(args.max_side, args.encode, args.quality)
+    for option, message in images.problems():
+        raise UserError(f"{option}: {message}")
+    from vljax.data.convert.run import Options
+
+    return Options(
+        out=args.out,
+        to=args.to,
+        examples_per_shard=args.examples_per_shard,
+        images=images,
+        drop=tuple(args.drop),
+        max_rejected_share=args.max_rejected_share,
+        workers=args.workers,
+        beam=None if args.beam is None else tuple(shlex.split(args.beam)),
+    )
+
+
+class _Display:
+    """Progress bars, one a stage, on terminals; elsewhere a line now and then."""
+
+    def __init__(self, source: str):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        self._source = source
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bars = Progress(*columns, Remaining(), console=self._console, transient=True)
+
+    def __enter__(self) -> _Display:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def stage(self, name: str, line: str) -> Progress:
+        """What shows one stage.
+
+        Args:
+          name: before the bar.
+          line: where there is no bar, with places for what is done and what there is to do.
+        """
+        if not self._console.is_terminal:
+            return log_progress(self._source, line)
+        task = self._bars.add_task(name, total=None, visible=False)
+        return lambda done, all: self._bars.update(task, completed=done, total=all, visible=True)
+
+
+def _read_with(options: Options, summary: dict[str, Any]) -> str:
+    """The fields of a recipe that read all of the result."""
+    words = ["--data.source", options.to, "--data.source.path", options.out]
+    columns = {"captions": "captions", "tags": "tags", "label": "class"}
+    for field, column in columns.items():
+        if column in summary["fields"] and options.to == "webdataset":
+            words += [f"--data.source.{field}", f"json.{column}"]
+    if summary["classes"]:
+        words += ["--data.source.classes", f"{options.out}/classes.txt"]
+    return shlex.join(words)
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    new = result["new_shards"]
+    lines = [
+        f"{result['out']}: {result['examples']:,} examples in {result['shards']:,} shards "
+        f"({result['bytes']:,} bytes), {new:,} of them written now"
+    ]
+    if result["rejected"]:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in result["rejected"].items())
+        total = sum(result["rejected"].values())
+        lines.append(f"left out {total:,}: {kinds}; {result['out']}/rejected.jsonl lists them")
+    lines.append(f"To train on it: {result['read_with']}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
