@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
 
-def log_progress(name: str) -> Progress:
+def log_progress(name: str, did: str = "indexed", what: str = "shards") -> Progress:
     """Says a line now and then, where no bar can be drawn."""
     last = time.monotonic()
 
@@ -29,7 +29,7 @@ def log_progress(name: str) -> Progress:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            logger.warning("%s: indexed %d of %d shards", name, done, total)
+            logger.warning("%s: %s %d of %d %s", name, did, done, total, what)
 
     return progress
 

@@ -34,7 +34,7 @@ EXAMPLE = np.dtype(
     [
         ("index", "<i8"),
         ("kind", "u1"),
-        ("label", "<i4"),  # -1 where there is none
+        ("label", "<i8"),  # -1 where there is none
         ("captions", "<i4"),  # without blank ones
         ("blank", "<i4"),
         ("tags", "<i4"),
