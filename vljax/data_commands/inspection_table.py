@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich import box
@@ -33,7 +34,7 @@ def print_inspection(console: Console, result: Mapping[str, Any]) -> None:
     say(console, f"\n{result['source']}")
     say(console, statement(result))
     console.print(_counts(result))
-    console.print(_distributions(result))
+    console.print(_distributions(result, wide=console.width >= 100))
     if result["labels"]:
         _print_labels(console, result["labels"])
     _print_repeated(console, result)
@@ -55,7 +56,7 @@ def share(part: int, whole: int) -> str:
         return "< 0.1 %"
     if part < whole and percent > 99.9:
         return "> 99.9 %"
-    return f"{percent:.1f} %".replace(".0 %", " %")
+    return f"{percent:.1f} %" if 0 < part < whole else f"{percent:.0f} %"
 
 
 def _counts(result: Mapping[str, Any]) -> Table:
@@ -75,7 +76,7 @@ def _counts(result: Mapping[str, Any]) -> Table:
     table.add_row("looked at", f"{whole:,}", share(whole, result["examples"]))
     table.add_row("usable", f"{result['unusable']['usable']:,}", share(result["unusable"]["usable"], whole))  # fmt: skip
     table.add_section()
-    for name, count in [*images.get("formats", {}).items(), *_special(images)]:
+    for name, count in [*images.get("formats", {}).items(), *special(images)]:
         table.add_row(name, f"{count:,}", share(count, images["number"]))
     table.add_section()
     table.add_row("captions", f"{captions['number']:,}")
@@ -89,7 +90,8 @@ def _counts(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _special(images: Mapping[str, Any]) -> list[tuple[str, int]]:
+def special(images: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Counts of images that need care, with what they are."""
     names = {
         "alpha": "with alpha channel",
         "grey": "greyscale",
@@ -99,15 +101,20 @@ def _special(images: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [(name, images[key]) for key, name in names.items() if images.get(key) is not None]
 
 
-def _distributions(result: Mapping[str, Any]) -> Table:
-    table = Table(box=box.HORIZONTALS)
+def _distributions(result: Mapping[str, Any], *, wide: bool) -> Table:
+    table = Table(box=box.HORIZONTALS, padding=(0, 1) if wide else (0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in _QUANTILES:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("histogram", no_wrap=True)
+    if wide:
+        table.add_column("histogram", no_wrap=True)
     captions, images = result["captions"], result["images"]
-    rows = [("captions per image", captions.get("per_image"), amount)]
-    rows += [(f"{unit} per caption", captions.get(unit), amount) for unit in ("characters", "words")]
+    rows: list[tuple[str, Any, Callable[[float], str]]] = [
+        ("captions per image", captions.get("per_image"), amount)
+    ]
+    rows += [
+        (f"{unit} per caption", captions.get(unit), amount) for unit in ("characters", "words")
+    ]
     rows += [("tokens per caption", captions.get("tokens"), amount)]
     rows += [(f"image {side}", images.get(side), amount) for side in ("width", "height")]
     rows += [("width / height", images.get("aspect_ratio"), amount)]
@@ -116,16 +123,17 @@ def _distributions(result: Mapping[str, Any]) -> Table:
     for name, found, write in rows:
         if found is not None:
             numbers = [write(found[quantile]) for quantile in _QUANTILES]
-            table.add_row(name, *numbers, sparkline(found["histogram"]["counts"]))
+            drawn = [sparkline(found["histogram"]["counts"])] if wide else []
+            table.add_row(name, *numbers, *drawn)
     return table
 
 
 def sparkline(counts: list[int], width: int = 12) -> str:
     """A histogram in one line of at most so many characters; whatever is there shows."""
-    group = -(-len(counts) // width)
+    group = math.ceil(len(counts) / width)
     sums = [sum(counts[i : i + group]) for i in range(0, len(counts), group)]
     top = max(*sums, 1)
-    return "".join(_BLOCKS[-(-8 * count // top)] for count in sums)
+    return "".join(_BLOCKS[math.ceil(8 * count / top)] for count in sums)
 
 
 def _print_labels(console: Console, labels: Mapping[str, Any]) -> None:

@@ -89,9 +89,7 @@ def heat_map(
         for x, count in enumerate(row)
         if count
     ]
-    frame = element(
-        "rect", x=left, y=4, width=size, height=size, fill="none", stroke="var(--line)"
-    )
+    frame = element("rect", x=left, y=4, width=size, height=size, fill="none", stroke="var(--line)")
     places = _spaced([(i, name) for i, name in enumerate(edges) if name], step)
     across = [_label(left + x, size + 18, name) for x, name in places]
     down = [_label(left - 4, 8 + size - x, name, anchor="end") for x, name in places]
@@ -117,4 +115,6 @@ def _label(x: float, y: float, text: str, anchor: str = "middle") -> Markup:
 
 
 def _svg(width: float, height: float, text: str, *content: Markup) -> Markup:
-    return element("svg", *content, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=text)
+    return element(
+        "svg", *content, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=text
+    )

@@ -153,8 +153,7 @@ class Measurer:
         row["width"], row["height"] = header.width, header.height
         if header.width * header.height > self.max_pixels:
             raise ExampleError(
-                f"image has {header.width} x {header.height} pixels, more than "
-                f"{self.max_pixels:,}",
+                f"image has {header.width} x {header.height} pixels, more than {self.max_pixels:,}",
                 kind="too_many_pixels",
             )
         if self.decodes:

@@ -32,9 +32,7 @@ def drawn(examples: int, sample: int | None, seed: int) -> Indices:
     return np.sort(rng.choice(examples, sample, replace=False, shuffle=False))
 
 
-def scan(
-    measurer: Measurer, indices: Indices, workers: int | None, progress: Progress
-) -> Measured:
+def scan(measurer: Measurer, indices: Indices, workers: int | None, progress: Progress) -> Measured:
     """Measures examples; the result does not depend on the processes.
 
     The first chunks are measured here. If they show the rest to take longer than processes need to
