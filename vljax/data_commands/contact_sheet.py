@@ -59,7 +59,7 @@ class Sheet:
             header = read_header(content)
             pixels = thumbnail(content, header, _LONGEST, self._max_pixels)
         except ExampleError as error:
-            shown = element("div", reason or str(error), class_="missing")
+            shown = element("div", "no picture" if reason else str(error), class_="missing")
             facts = f"example {index}"
         else:
             first = about.first_caption[:_CHARACTERS]

@@ -146,8 +146,8 @@ def _duplicates(duplicates: Mapping[str, Any], sheet: Sheet) -> list[Markup]:
             ]
             continue
         said = (
-            f"{found['groups']:,} groups of {found['images']:,} images; {found['superfluous']:,} are "
-            "left over once each group keeps one."
+            f"{found['groups']:,} groups of {found['images']:,} images; {found['superfluous']:,} "
+            "are left over once each group keeps one."
         )
         parts += [element("h3", title), element("p", said), *sheet.groups(found["largest"])]
     return parts
@@ -159,8 +159,9 @@ def _repeated(captions: Mapping[str, Any]) -> list[Markup]:
         return []
     rows = [(each["caption"][:200], f"{each['count']:,}") for each in repeated["most_frequent"]]
     said = (
-        f"{repeated['occurring_repeatedly']:,} captions occur more than once, {repeated['captions']:,} "
-        "times in all; letter case and white space do not count. The most frequent:"
+        f"{repeated['occurring_repeatedly']:,} captions occur more than once, "
+        f"{repeated['captions']:,} times in all; letter case and white space "
+        "do not count. The most frequent:"
     )
     return [
         element("h3", "The same caption"),

@@ -23,9 +23,9 @@ def statement(result: Mapping[str, Any]) -> str:
     if result["seed"] is None:
         return f"All {result['examples']:,} examples were looked at."
     return (
-        f"{result['examined']:,} of {result['examples']:,} examples were looked at, drawn at random "
-        f"without replacement with seed {result['seed']}; all numbers are of these, and duplicates "
-        "were looked for among these alone."
+        f"{result['examined']:,} of {result['examples']:,} examples were looked at, drawn at "
+        f"random without replacement with seed {result['seed']}; all numbers are of these, "
+        "and duplicates were looked for among these alone."
     )
 
 
@@ -74,7 +74,8 @@ def _counts(result: Mapping[str, Any]) -> Table:
         table.add_row(f"left out on opening: {escape(reason)}", f"{count:,}")
     table.add_section()
     table.add_row("looked at", f"{whole:,}", share(whole, result["examples"]))
-    table.add_row("usable", f"{result['unusable']['usable']:,}", share(result["unusable"]["usable"], whole))  # fmt: skip
+    usable = result["unusable"]["usable"]
+    table.add_row("usable", f"{usable:,}", share(usable, whole))
     table.add_section()
     for name, count in [*images.get("formats", {}).items(), *special(images)]:
         table.add_row(name, f"{count:,}", share(count, images["number"]))
@@ -102,9 +103,10 @@ def special(images: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _distributions(result: Mapping[str, Any], *, wide: bool) -> Table:
-    table = Table(box=box.HORIZONTALS, padding=(0, 1) if wide else (0, 1, 0, 0))
+    table = Table(box=box.HORIZONTALS)
     table.add_column("", no_wrap=True)
-    for name in _QUANTILES:
+    quantiles = [name for name in _QUANTILES if wide or name != "mean"]
+    for name in quantiles:
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
         table.add_column("histogram", no_wrap=True)
@@ -122,7 +124,7 @@ def _distributions(result: Mapping[str, Any], *, wide: bool) -> Table:
     rows += [("image file", images.get("file_size"), lambda size: in_bytes(round(size)))]
     for name, found, write in rows:
         if found is not None:
-            numbers = [write(found[quantile]) for quantile in _QUANTILES]
+            numbers = [write(found[quantile]) for quantile in quantiles]
             drawn = [sparkline(found["histogram"]["counts"])] if wide else []
             table.add_row(name, *numbers, *drawn)
     return table
@@ -159,8 +161,11 @@ def _print_repeated(console: Console, result: Mapping[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "duplicates" else "right", no_wrap=True)
     kinds = [("images: same file", found["exact"]), ("images: look alike", found["near"])]
     for name, groups in kinds:
-        numbers = [f"{groups[key]:,}" for key in ("groups", "images", "superfluous")] if groups else ["not looked for", "", ""]  # fmt: skip
-        table.add_row(name, *numbers)
+        if groups is None:
+            table.add_row(name, "not looked for")
+        else:
+            keys = ("groups", "images", "superfluous")
+            table.add_row(name, *(f"{groups[key]:,}" for key in keys))
     if repeated := captions.get("repeated"):
         groups, within = repeated["occurring_repeatedly"], repeated["captions"]
         table.add_row("captions", f"{groups:,}", f"{within:,}", f"{within - groups:,}")

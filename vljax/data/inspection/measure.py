@@ -162,7 +162,7 @@ class Measurer:
             row["decoded"] = True
 
 
-def _filled(row: dict[str, Any]) -> np.void:
+def _filled(row: dict[str, Any]) -> Any:
     filled = np.zeros((), EXAMPLE)
     for name, value in row.items():
         filled[name] = value
