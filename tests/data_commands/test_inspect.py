@@ -26,7 +26,7 @@ def table(tmp_path):
         "0.png": "A  dog",
         "1.png": "a dog",
         "2.png": " ",
-        "3.png": "<script>x</script> собака",
+        "3.png": "<script>x</script> собака собака собака",
     }
     rows = [["image", "caption"]]
     for name, content in files.items():
@@ -62,10 +62,7 @@ def test_everything_of_a_small_set(table, capsys):
     assert images["formats"] == {"PNG": 6, "JPEG": 4}
     assert (images["number"], images["alpha"], images["width"]["largest"]) == (10, 1, 200)
     assert (captions["number"], captions["blank"]) == (10, 1)
-    assert (
-        captions["scripts"] == {"Latin": 9, "Cyrillic": 1}
-        or sum(captions["scripts"].values()) == 10
-    )
+    assert captions["scripts"] == {"Latin": 9, "Cyrillic": 1}
     assert captions["repeated"]["most_frequent"] == [{"caption": "A  dog", "count": 2}]
     duplicates = result["duplicates"]
     assert duplicates["exact"]["largest"] == [{"size": 2, "examples": [4, 5]}]
