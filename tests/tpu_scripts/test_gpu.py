@@ -42,7 +42,8 @@ def node(standins):
 
 def start(standins, script, *arguments, **environment):
     return subprocess.Popen(
-        ["bash", str(SCRIPTS / script), *arguments],
+        # bash cannot trap a signal that it starts with ignored, as a job in the background does.
+        ["env", "--default-signal=INT", "bash", str(SCRIPTS / script), *arguments],
         cwd=ROOT,
         env=standins.environment | environment,
         stdout=subprocess.PIPE,

@@ -20,8 +20,10 @@ _said: set[tuple[str, str, int]] = set()
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
+INDEXED = "indexed {:,} of {:,} shards"
 
-def log_progress(name: str, what: str = "indexed {:,} of {:,} shards") -> Progress:
+
+def log_progress(name: str, what: str = INDEXED) -> Progress:
     """Says a line now and then, where no bar can be drawn.
 
     Args:

@@ -126,6 +126,10 @@ class LoadedTokenizer(abc.ABC):
             mask[row, start : start + len(tokens)] = True
         return ids, mask
 
+    def count(self, text: str) -> int:
+        """The ids that a text needs so as not to be cut, with those that begin and end it."""
+        return len(self._encode(self.clean(text))) + self.config.adds_bos + self.config.adds_eos
+
     def _framed(self, tokens: list[int]) -> list[int]:
         """Tokens between those that begin and end a text, at most `context_length` in all."""
         start = [] if self.special.bos is None else [self.special.bos]

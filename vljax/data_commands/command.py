@@ -21,6 +21,12 @@ def _index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     return index(argv, prog, console)
 
 
+def _inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    from vljax.data_commands.inspect import inspect
+
+    return inspect(argv, prog, console)
+
+
 def _build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     from vljax.data_commands.build import build
 
@@ -43,6 +49,7 @@ _COMMANDS: dict[str, tuple[Command, str]] = {
     "build": (_build, "download what a data set is made from, and build the data set"),
     "convert": (_convert, "write any data set as tar shards or ArrayRecord files"),
     "index": (_index, "build the indices of data sets, and count what is in them"),
+    "inspect": (_inspect, "say what is in data sets; with pictures as an HTML file"),
     "train-tokenizer": (_train_tokenizer, "train a BPE on the captions of data sets"),
 }
 

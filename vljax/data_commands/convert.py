@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, get_args
 
 from vljax.config import UserError
-from vljax.data.accounting import Progress, log_progress
+from vljax.data.accounting import INDEXED
 from vljax.data.convert.images import Encoding, Images
 from vljax.data.convert.targets import TARGETS
 from vljax.data_commands.given import HELP, given_sources
@@ -46,10 +46,11 @@ def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     if len(sources) > 1:
         raise UserError(f"convert one data set at a time, got {len(sources)}")
     from vljax.data.convert import run
+    from vljax.data_commands.progress import Display
 
     (source,) = sources
-    with _Display(source.full_name) as display:
-        opening = display.stage("index", "indexed {:,} of {:,} shards")
+    with Display(source.full_name) as display:
+        opening = display.stage("index", INDEXED)
         progress = display.stage("convert", "read {:,} of {:,} examples")
         summary = run.convert(source, options, opening, progress)
     result = {
@@ -130,41 +131,6 @@ def _options(args: argparse.Namespace, prog: str) -> Options:
         workers=args.workers,
         beam=None if args.beam is None else tuple(shlex.split(args.beam)),
     )
-
-
-class _Display:
-    """Progress bars, one a stage, on terminals; elsewhere a line now and then."""
-
-    def __init__(self, source: str):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        self._source = source
-        self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bars = Progress(*columns, Remaining(), console=self._console, transient=True)
-
-    def __enter__(self) -> _Display:
-        if self._console.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._console.is_terminal:
-            self._bars.stop()
-
-    def stage(self, name: str, line: str) -> Progress:
-        """What shows one stage.
-
-        Args:
-          name: before the bar.
-          line: where there is no bar, with places for what is done and what there is to do.
-        """
-        if not self._console.is_terminal:
-            return log_progress(self._source, line)
-        task = self._bars.add_task(name, total=None, visible=False)
-        return lambda done, all: self._bars.update(task, completed=done, total=all, visible=True)
 
 
 def _read_with(options: Options, summary: dict[str, Any]) -> str:

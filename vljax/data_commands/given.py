@@ -49,9 +49,9 @@ def _source(word: str, fields: list[str], prog: str, epilog: str) -> Source:
         if not colon or path.startswith("//") or "/" in name:
             name, path = _type_of(word), word
     kind: Any = member(Source, name)
-    known = {field.name for field in dataclasses.fields(kind)}
-    if path and name != "builtin" and "path" not in known:
-        raise UserError(f"{word}: {name} is made in a recipe, not from a path")
+    has_path = "path" in {field.name for field in dataclasses.fields(kind)}
+    if path and name != "builtin" and not has_path:
+        raise UserError(f"{word}: {name} is not made from a path; set its fields behind {name}")
     if not path:
         return validate(override(kind(), fields, prog, epilog))
     source = kind(split=path) if name == "builtin" else kind(path=path)

@@ -8,13 +8,13 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vljax.config import UserError
-from vljax.data.accounting import log_progress
+from vljax.data.accounting import INDEXED
 from vljax.data.sources import Records, Source
 from vljax.data_commands.given import HELP, given_sources
+from vljax.data_commands.progress import shown
 
 _DESCRIPTION = """\
 Builds the index of tar shards in parallel, keeps it beside them, and counts what is in any data
@@ -46,7 +46,7 @@ def index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     workers, rest = _take_workers(argv)
     results = []
     for source in given_sources(rest, prog):
-        records = _indexed(source, workers)
+        records = indexed(source, workers)
         results.append(_as_dict(source, records))
         _print(console, results[-1])
     return {"sources": results}
@@ -62,14 +62,10 @@ def _take_workers(argv: list[str]) -> tuple[int | None, list[str]]:
     return int(value), argv[:place] + argv[place + 2 :]
 
 
-def _indexed(source: Source, workers: int | None) -> Records:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return source.index(workers, log_progress(source.full_name))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(escape(source.full_name), total=None)
-        return source.index(workers, lambda done, all: bar.update(task, completed=done, total=all))
+def indexed(source: Source, workers: int | None) -> Records:
+    """Opens a source, with progress where an index is built. Raises UserError as that does."""
+    with shown(source.full_name, INDEXED) as progress:
+        return source.index(workers, progress)
 
 
 def _as_dict(source: Source, records: Records) -> dict[str, Any]:

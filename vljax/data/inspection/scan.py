@@ -1,0 +1,107 @@
+"""Measures a data set or a sample of it: chunk by chunk, over the cores where that is worth it."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+import numpy as np
+
+from vljax.config import UserError
+from vljax.data.accounting import Progress
+from vljax.data.inspection.measure import Measured, Measurer
+
+_CHUNK = 64  # examples
+# Seconds: what there is to know before processes are started, and what these take to start.
+_TRIED, _START = 1.0, 4.0
+
+Indices = Sequence[int] | np.ndarray
+
+
+def drawn(examples: int, sample: int | None, seed: int) -> Indices:
+    """The indices to look at, ascending: all, or as many drawn without replacement by a seed."""
+    if sample is None or sample >= examples:
+        return range(examples)
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(examples, sample, replace=False, shuffle=False))
+
+
+def scan(measurer: Measurer, indices: Indices, workers: int | None, progress: Progress) -> Measured:
+    """Measures examples; the result does not depend on the processes.
+
+    The first chunks are measured here. If they show the rest to take longer than processes need to
+    start, these share it.
+
+    Args:
+      measurer: what measures.
+      indices: of the examples.
+      workers: processes; as many as there are cores where it is None.
+      progress: is told the examples done and all there are.
+
+    Raises:
+      UserError: if a process is killed.
+    """
+    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+    workers = workers or len(os.sched_getaffinity(0))
+    parts, done, begun = list[Measured](), 0, time.monotonic()
+    progress(0, len(indices))
+    for chunk in chunks:
+        passed = time.monotonic() - begun
+        left = passed / max(done, 1) * (len(indices) - done)
+        if workers > 1 and passed > _TRIED and left > _START:
+            break
+        parts.append(measurer(_ints(chunk)))
+        done += len(chunk)
+        progress(done, len(indices))
+    else:
+        return Measured.joined(parts)
+    for part in _shared(measurer, chunks[len(parts) :], workers):
+        parts.append(part)
+        done += len(part.examples)
+        progress(done, len(indices))
+    return Measured.joined(parts)
+
+
+def _ints(chunk: Indices) -> list[int]:
+    return [int(index) for index in chunk]
+
+
+def _shared(measurer: Measurer, chunks: list[Indices], workers: int) -> Iterator[Measured]:
+    """The chunks in their order, measured by processes that are at most a few chunks ahead."""
+    # JAX has threads, with which a process must not fork.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (measurer,))
+    waiting: collections.deque[Future[Measured]] = collections.deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_measure, _ints(chunk)))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that measured examples was killed, which is what happens when memory runs "
+            f"out; go on with fewer than {workers} --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_measurer: Measurer
+
+
+def _begin(measurer: Measurer) -> None:
+    global _measurer
+    # The terminal sends its interrupt to all; the process that started this one ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _measurer = measurer
+
+
+def _measure(indices: list[int]) -> Measured:
+    return _measurer(indices)
