@@ -152,7 +152,7 @@ def imported_run(
     image: ViT | None,
     text: TextTransformer | None,
     head: Embedding,
-    resize: Transform,
+    images: Sequence[Transform],
     tokenizer: LoadedTokenizer,
     objective: Objective | None,
 ) -> Run:
@@ -164,7 +164,7 @@ def imported_run(
     config = tokenizer.config
     if isinstance(config, HuggingFace | SentencePiece):
         config = dataclasses.replace(config, path=None)
-    transforms = (Decode(), resize)
+    transforms = (Decode(), *images)
     towers: dict[str, Encoder | None] = {"image": image, "text": text}
     encoders = {name: tower for name, tower in towers.items() if tower is not None}
     return Run(
