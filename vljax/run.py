@@ -64,7 +64,7 @@ class Run:
     model: ModelConfig
     data: Data
     objectives: dict[str, Objective]
-    """By a name of their own; the loss is their weighted sum. None for a tower that is only kept."""
+    """By a name of their own; the loss is their weighted sum. None for a mere tower."""
     pretrained: dict[str, Pretrained] = setting(dict)
     """First values from files, by the encoder or learned scalar that gets them."""
     optim: Optimizer = field(default_factory=AdamW)

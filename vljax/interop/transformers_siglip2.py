@@ -78,6 +78,7 @@ def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]
 def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and the files beside the arrays."""
     image, text, head, name = two_towers(trained, losses, NaFlexViT)
+    assert isinstance(image, NaFlexViT)
     losses.require(_IMAGE, image, "model.encoders.image")
     losses.require(_TEXT, text, "model.encoders.text")
     losses.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")

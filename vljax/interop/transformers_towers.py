@@ -60,7 +60,7 @@ def blocks(own: str, foreign: str) -> list[Rule]:
 
 
 def embeddings(patches: Change = CONVOLUTION) -> list[Rule]:
-    """The rules of patches, tokens and the positions of texts; `patches` is a convolution or not."""
+    """The rules of patches, tokens and the positions of texts; `patches` is their layout."""
     image, text = "vision_model.embeddings", "text_model.embeddings"
     return [
         rule("image/patch_embedding", f"{image}.patch_embedding.weight", patches),
