@@ -3,8 +3,10 @@
 References are float32, as is the computation here.
 """
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,7 +15,9 @@ from tests.parity import interop_inputs as inputs
 from tests.parity.family_cases import IMAGE, SIGLIP2, TEXT
 from vljax.config import UserError
 from vljax.inference import load
+from vljax.interop import pretrained
 from vljax.interop.convert import export_model, import_model
+from vljax.run import Pretrained, check_trains, prepare
 
 TOLERANCE = 1e-5
 
@@ -106,3 +110,35 @@ def test_the_processor_of_siglip2_has_to_be_told(foreign, tmp_path):
     path = imported("siglip2_a", foreign, tmp_path)
     done = export_model(path, str(tmp_path / "out"), "transformers", report=quiet)
     assert any("patch_size=4, max_num_patches=24, max_length=12" in note for note in done.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "tower", "layout"),
+    [
+        ("vit_a", "image", "vit"),
+        ("dinov2_a", "image", "dinov2"),
+        ("dinov2_with_registers_a", "image", "dinov2"),
+        ("roberta_a", "text", "roberta"),
+    ],
+)
+def test_a_tower_as_first_values_of_a_run(name, tower, layout, foreign, tmp_path):
+    source = foreign(name)
+    model = load(imported(name, foreign, tmp_path))
+    weights_file = Pretrained(path=str(source / "model.safetensors"), layout=layout)
+    run = dataclasses.replace(model.run, pretrained={tower: weights_file})
+    made = pretrained.load(prepare(run, jax.devices()[:1]))
+    jax.tree.map(np.testing.assert_array_equal, made.params[tower], model.variables.params[tower])
+
+
+def test_a_layout_for_another_tower_is_refused(foreign, tmp_path):
+    run = load(imported("vit_a", foreign, tmp_path)).run
+    wrong = Pretrained(path=str(tmp_path / "foreign/vit_a/model.safetensors"), layout="roberta")
+    run = dataclasses.replace(run, pretrained={"image": wrong})
+    with pytest.raises(UserError, match=r"roberta is for transformer, and .* is vit"):
+        pretrained.load(prepare(run, jax.devices()[:1]))
+
+
+def test_nothing_to_train_on_is_named(foreign, tmp_path):
+    run = load(imported("vit_a", foreign, tmp_path)).run
+    with pytest.raises(UserError, match="objectives: a run needs at least one"):
+        check_trains(prepare(run, jax.devices()[:1]))

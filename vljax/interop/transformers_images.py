@@ -59,16 +59,16 @@ def read_cropped(folder: Path) -> tuple[tuple[Transform, ...], int, dict[str, An
     fields = processor(folder)
     family = _family(fields)
     given = fields.raw("size")
-    crop = fields.raw("crop_size") if fields.get("do_center_crop", family.crops) else given
-    sides = [_side(fields, "size", given), _side(fields, "crop_size", crop)]
-    resized, size = sides
-    name: Any = interpolation(fields, family.interpolation)
+    crops = fields.get("do_center_crop", family.crops)
     mode: Any = "shortest" if isinstance(given, dict) and "shortest_edge" in given else "squash"
+    if mode == "shortest" and not crops:
+        fields.fail("do_center_crop", "is false, but the shortest edge alone is resized")
+    resized = _side(fields, "size", given)
+    size = _side(fields, "crop_size", fields.raw("crop_size") if crops else given)
+    name: Any = interpolation(fields, family.interpolation)
     resize = Resize(resized, mode=mode, interpolation=name, centre="floor")
     if (resized - size) % 2 or size > resized:
-        fields.fail(
-            "crop_size", f"{size} is no even number of pixels less than {resized}"
-        )
+        fields.fail("crop_size", f"{size} is no even number of pixels less than {resized}")
     cut = () if size == resized else (CentreCrop(size),)
     return (resize, *cut), size, normalisation(fields, family.means)
 
