@@ -173,9 +173,10 @@ def _check(argv: list[str], json_path: str | None, prog: str) -> int:
     run = _load(argv, prog)
     from vljax.interop import pretrained
     from vljax.report import print_summary, summarise
-    from vljax.run import prepare
+    from vljax.run import check_trains, prepare
 
     prepared = prepare(pretrained.pinned(run))
+    check_trains(prepared)
     pretrained.check(prepared)
     summary = summarise(prepared)
     if json_path != "-":

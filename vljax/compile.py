@@ -28,7 +28,7 @@ from vljax.parallel.pallas_flops import kernel_flops
 from vljax.parallel.schedule import Cost, program_cost
 from vljax.parallel.topologies import Topology, devices
 from vljax.programs import trace_step
-from vljax.run import Prepared, Run, prepare
+from vljax.run import Prepared, Run, check_trains, prepare
 
 GPU_SHARE = 0.75
 """Of the memory of a GPU, what JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."""
@@ -110,6 +110,7 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     """
     keep_compiled()
     prepared = prepare(run, devices(topology))
+    check_trains(prepared)
     flops = model_flops(prepared)
     count, mesh = prepared.mesh.size, _in_words(prepared.mesh.shape)
     say(f"compiling for {topology.name}: {count} devices, {mesh} (some minutes for large models)")

@@ -46,17 +46,24 @@ class Loaded:
 
         Raises:
           ExampleError: if one cannot be decoded.
+          UserError: if the model has no image tower.
         """
         images = [self.images(file) for file in files]
         batch = {name: np.stack([image[name] for image in images]) for name in images[0]}
         return self._encode(batch, "image")
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
-        """Embeddings of texts, cleaned as in training."""
+        """Embeddings of texts, cleaned as in training.
+
+        Raises:
+          UserError: if the model has no text tower.
+        """
         ids, mask = self.tokenizer(texts)
         return self._encode({"text": ids, "text_mask": mask}, "text")
 
     def _encode(self, batch: dict[str, np.ndarray], name: str) -> np.ndarray:
+        if name not in self.run.model.encoders:
+            raise UserError(f"the model has no {name} tower")
         outputs = self.forward(self.variables, batch)
         return np.asarray(outputs[f"{name}/embedding"])
 

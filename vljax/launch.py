@@ -32,7 +32,7 @@ from vljax.programs import (
     initial_state,
     make_encode,
 )
-from vljax.run import Prepared, Run, prepare
+from vljax.run import Prepared, Run, check_trains, prepare
 from vljax.training import accounting, metrics, storage
 from vljax.training.accounting import Accounting
 from vljax.training.checkpoint import Checkpointer
@@ -97,6 +97,7 @@ def _train(run: Run, console: Console) -> Finished:
     say = _speaker(console)
     keep_compiled()
     prepared = prepare(run)
+    check_trains(prepared)
     run = prepared.run
     assert run.workdir is not None
     workdir = run.workdir

@@ -64,7 +64,7 @@ class Run:
     model: ModelConfig
     data: Data
     objectives: dict[str, Objective]
-    """By a name of their own; the loss is their weighted sum."""
+    """By a name of their own; the loss is their weighted sum. None for a mere tower."""
     pretrained: dict[str, Pretrained] = setting(dict)
     """First values from files, by the encoder or learned scalar that gets them."""
     optim: Optimizer = field(default_factory=AdamW)
@@ -106,8 +106,6 @@ class Run:
                 yield name, f"must be at least 1, not {getattr(self, name)}"
         if not 0 <= self.seed < 2**32:
             yield "seed", f"must be in [0, 2**32), not {self.seed}"
-        if not self.objectives:
-            yield "objectives", "a run needs at least one"
         for name, message in self.optim.schedule.problems_in(self.steps):
             yield f"optim.schedule.{name}", message
         yield from self._scalar_problems()
@@ -241,6 +239,12 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size, updates)
     task = dataclasses.replace(task, shardings=placed.params, updates=updates)
     return Prepared(run, mesh, model, task, abstract(shapes, placed), config.notes(run))
+
+
+def check_trains(prepared: Prepared) -> None:
+    """Raises UserError if there is nothing that a run could train on."""
+    if not prepared.run.objectives:
+        raise UserError("objectives: a run needs at least one")
 
 
 def _check_parameter_rules(run: Run, variables: Variables) -> None:

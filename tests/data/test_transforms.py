@@ -18,6 +18,7 @@ from vljax.data.resampling import resample
 from vljax.data.sources import ExampleError, Record
 from vljax.data.transforms import (
     Blur,
+    CentreCrop,
     ChooseText,
     ColourJitter,
     Decode,
@@ -494,6 +495,7 @@ def test_prompts_take_the_text_in_as_often_as_asked():
 EVERY = (
     Decode(),
     Resize(8),
+    CentreCrop(8),
     RandomCrop(8),
     RandomResizedCrop(8),
     Flip(),
@@ -527,7 +529,7 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
 
 
 def test_only_those_that_fix_the_size_say_so():
-    assert [t.output_size for t in EVERY] == [None, 8, 8, 8] + [None] * 10
+    assert [t.output_size for t in EVERY] == [None, 8, 8, 8, 8] + [None] * 10
 
 
 @pytest.mark.parametrize(
@@ -563,3 +565,16 @@ def test_impossible_values_are_named(transform, message):
     with pytest.raises(UserError, match=message):
         validate(transform)
     assert dataclasses.is_dataclass(transform)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 12), (8, 8), (11, 9)])
+def test_centre_crop(height, width):
+    image = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+    top, left = (height - 8) // 2, (width - 8) // 2
+    made = transformed(CentreCrop(8), image)
+    np.testing.assert_array_equal(made, image[top : top + 8, left : left + 8])
+
+
+def test_a_centre_crop_larger_than_the_image_is_refused():
+    with pytest.raises(ExampleError, match="8 pixels cannot be cut out of 9 x 7"):
+        transformed(CentreCrop(8), np.zeros((7, 9, 3), np.uint8))

@@ -70,7 +70,12 @@ def attention(
 
 
 def mlp(params: Tree, x: np.ndarray, activation: str) -> np.ndarray:
-    hidden = ACTIVATIONS[activation](x @ params["up"]["kernel"] + params["up"]["bias"])
+    up = x @ params["up"]["kernel"] + params["up"]["bias"]
+    if activation == "swiglu":
+        gate = x @ params["gate"]["kernel"] + params["gate"]["bias"]
+        hidden = gate / (1 + np.exp(-gate)) * up
+    else:
+        hidden = ACTIVATIONS[activation](up)
     return hidden @ params["down"]["kernel"] + params["down"]["bias"]
 
 
@@ -81,9 +86,9 @@ def transformer(
     for i in range(config.depth):
         block = params["blocks"][str(i)]
         y = layer_norm(x, block["attention_norm"], epsilon)
-        x = x + attention(block["attention"], y, y, mask, causal)
+        x = x + attention(block["attention"], y, y, mask, causal) * block.get("attention_scale", 1)
         y = layer_norm(x, block["mlp_norm"], epsilon)
-        x = x + mlp(block["mlp"], y, config.activation)
+        x = x + mlp(block["mlp"], y, config.activation) * block.get("mlp_scale", 1)
     return layer_norm(x, params["norm"], epsilon)
 
 

@@ -28,7 +28,7 @@ def run(head: Embedding, params: dict[str, Any], **streams: Encoded) -> dict[str
     return jax.device_get(module.apply({"params": params}, streams))
 
 
-@pytest.mark.parametrize("projection", ["none", "linear", "affine"])
+@pytest.mark.parametrize("projection", ["none", "linear", "affine", "tanh"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_projections(projection: str, normalize: bool) -> None:
     rng = np.random.default_rng(1)
@@ -39,12 +39,15 @@ def test_projections(projection: str, normalize: bool) -> None:
         "none": {},
         "linear": {"image": {"kernel": kernel}},
         "affine": {"image": {"kernel": kernel, "bias": bias}},
+        "tanh": {"image": {"kernel": kernel, "bias": bias}},
     }[projection]
     expected = POOLED.astype(np.float64)
     if projection != "none":
         expected = expected @ kernel
-    if projection == "affine":
+    if projection in ("affine", "tanh"):
         expected = expected + bias
+    if projection == "tanh":
+        expected = np.tanh(expected)
     if normalize:
         expected /= np.sqrt((expected**2).sum(-1, keepdims=True))
     head = Embedding(dim, {"image": projection}, normalize)

@@ -119,3 +119,12 @@ def test_an_unknown_pooling_is_named() -> None:
     fields = encode(text()) | {"pooling": "cls"}
     with pytest.raises(UserError, match=r"^pooling: unknown value 'cls'"):
         decode(TextTransformer, fields)
+
+
+def test_positions_begin_behind_the_offset() -> None:
+    """RoBERTa's table without its first rows is that of a tower without an offset."""
+    shifted, ids = tower(text(position_offset=2)), token_ids(2, 8)
+    assert shifted.params["positions"].shape == (10, 32)
+    plain = {**shifted.params, "positions": shifted.params["positions"][2:]}
+    expected = tower(text()).forward(plain, ids)
+    np.testing.assert_array_equal(shifted(ids).tokens, expected.tokens)

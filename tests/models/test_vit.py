@@ -9,6 +9,7 @@ import pytest
 
 from vljax.config import UserError, notes, validate
 from vljax.models.compute import Compute
+from vljax.models.layers import resample_positions
 
 from . import reference
 from .tiny import float64, images, tower, vit
@@ -157,3 +158,35 @@ def test_leftover_pixels_are_said_not_refused() -> None:
     )
     assert config.grid == 27
     assert notes(dataclasses.replace(config, image_size=378)) == []
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("scan", [True, False])
+def test_options_of_dinov2(activation: str, scan: bool) -> None:
+    options = {"layer_scale": 0.5, "registers": 3, "mask_token": True, "activation": activation}
+    config = vit(pooling="cls", scan=scan, **options)
+    model, image = tower(config), images(2, 16, 16)
+    tokens, pooled = reference.vit(float64(model.params), image, config)
+    np.testing.assert_allclose(model(image).tokens, tokens, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(model(image).pooled, pooled, rtol=0, atol=TOLERANCE)
+
+
+def test_a_table_of_positions_for_larger_images() -> None:
+    config = vit(pooling="cls", table_size=32)
+    model, image = tower(config), images(2, 16, 16)
+    assert model.params["positions"].shape == (64, 32)
+    table = reference.resample(model.params["positions"], 4, 4)
+    plain = {**model.params, "positions": table.astype(np.float32)}
+    expected = tower(vit(pooling="cls")).forward(plain, image)
+    np.testing.assert_allclose(model(image).tokens, expected.tokens, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "bicubic_pytorch"])
+def test_resampled_positions_of_a_constant_table_are_constant(name: str) -> None:
+    made = resample_positions(jnp.ones((49, 2)), 3, 10, name)
+    np.testing.assert_allclose(made, 1, rtol=0, atol=1e-6)
+
+
+def test_a_table_smaller_than_a_patch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"table_size: must be at least a patch \(4 pixels\)"):
+        validate(vit(table_size=3))

@@ -122,8 +122,9 @@ def text_tower(fields: dict, tensors, name: str):
     wanted = reference(name)
     collections = shapes(module, [wanted["text"], wanted["text_mask"]])
     own = unrolled(collections["params"], "tower/")
-    rules = bert.rules("tower", encoder)
-    made = to_own(pair(rules, own, name), bert.adapted(tensors, encoder, name), bert.IGNORED, name)
+    rules = bert.rules("tower")
+    ignored = (*bert.IGNORED, r"pooler\..*")
+    made = to_own(pair(rules, own, name), bert.adapted(tensors, encoder, name), ignored, name)
     return nested(made, collections["params"])
 
 

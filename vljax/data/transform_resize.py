@@ -103,6 +103,35 @@ def _resized_shape(height: int, width: int, size: int, mode: str) -> tuple[int, 
 
 
 @dataclass(frozen=True)
+class CentreCrop(Transform, name="centre_crop"):
+    """Cuts out the central square, a pixel nearer to the top left where it cannot be halved.
+
+    After `Resize` to a larger size, it is the usual evaluation on ImageNet.
+
+    Attributes:
+      size: height and width that come out, pixels.
+    """
+
+    size: int
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        height, width = image.shape[:2]
+        if min(height, width) < self.size:
+            sides = f"{self.size} pixels cannot be cut out of {width} x {height}"
+            raise ExampleError(sides, kind="too_small")
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return {**example, "image": image[top : top + self.size, left : left + self.size]}
+
+
+@dataclass(frozen=True)
 class RandomCrop(Transform, name="random_crop"):
     """Resizes the shortest side and cuts out a random square of that size.
 

@@ -7,11 +7,12 @@ from vljax.data.transform_flip import Flip
 from vljax.data.transform_occlude import Blur, Noise, Occlude
 from vljax.data.transform_patches import Patchify
 from vljax.data.transform_randaugment import RandAugment
-from vljax.data.transform_resize import RandomCrop, RandomResizedCrop, Resize
+from vljax.data.transform_resize import CentreCrop, RandomCrop, RandomResizedCrop, Resize
 from vljax.data.transform_text import ChooseText, Prompt
 
 __all__ = [
     "Blur",
+    "CentreCrop",
     "ChooseText",
     "ColourJitter",
     "Decode",

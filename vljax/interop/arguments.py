@@ -13,8 +13,8 @@ NAMES = ("import", "export")
 _IMPORT = """\
 Makes OUT a workdir with one checkpoint, of step 0, that holds all that the model needs:
 vljax.inference.load and vljax export read it. SRC is a folder; its format is found out: a
-transformers folder (clip, siglip), an open_clip folder, or one that `vljax export` wrote as
-safetensors or npz."""
+transformers folder (clip, siglip, siglip2, vit, dinov2, dinov2_with_registers, bert, roberta), an
+open_clip folder, or one that `vljax export` wrote as safetensors or npz."""
 
 _EXPORT = """\
 Writes OUT, a folder that the other software loads as it is: weights, configuration, image

@@ -75,6 +75,8 @@ class Stacked(Change):
 
     each: Change
     """What is done to each of them first."""
+    leading: int = 0
+    """Axes of size 1 that stand before the first one."""
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -82,15 +84,17 @@ class Stacked(Change):
 
     def foreign_shape(self, own: Sequence[Shape]) -> Shape:
         shapes = [self.each.foreign_shape([shape]) for shape in own]
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        return (*(1,) * self.leading, sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def to_own(self, foreign: np.ndarray, own: Sequence[Shape], part: int) -> np.ndarray:
         rows = [self.each.foreign_shape([shape])[0] for shape in own]
+        foreign = foreign.reshape(foreign.shape[self.leading :])
         start = sum(rows[:part])
         return self.each.to_own(foreign[start : start + rows[part]], [own[part]], 0)
 
     def to_foreign(self, own: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([self.each.to_foreign([array]) for array in own])
+        stacked = np.concatenate([self.each.to_foreign([array]) for array in own])
+        return stacked.reshape((1,) * self.leading + stacked.shape)
 
 
 SAME = Single("as it is")
@@ -106,3 +110,7 @@ ROW = Single("first axis dropped", leading=-1)
 BATCHED = Single("axis added", leading=1)
 """Our (m, n) is (1, m, n) there."""
 STACKED_LINEAR, STACKED_FLAT, STACKED = Stacked(LINEAR), Stacked(FLAT), Stacked(SAME)
+STACKED_BATCHED = Stacked(SAME, leading=1)
+"""Tables one after the other, with an axis for the batch before them."""
+PATCHES = Single("patches flattened", order=(1, 0), inputs=3)
+"""Our (row, column, channel, embed) is (embed, row x column x channel) there."""

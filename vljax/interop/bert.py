@@ -1,4 +1,4 @@
-"""The names of BERT text towers in transformers (Devlin et al. 2019)."""
+"""The names of BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019) in transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from vljax.interop.mapping import Rule, rule
 from vljax.interop.tensors import Lazy, Tensor
 from vljax.models.text import TextTransformer
 
-IGNORED = (r"embeddings\.position_ids", r"pooler\..*", r"cls\..*")
+PREFIXES = ("bert.", "roberta.")
+HEADS = r"(cls|lm_head|classifier|qa_outputs)\..*"
+IGNORED = (r"embeddings\.position_ids", HEADS)
 """A table of 0, 1, 2, ..., and heads of the tasks that it was trained on."""
 
 _POSITIONS = "embeddings.position_embeddings.weight"
@@ -24,19 +26,25 @@ _FORM = {
 }
 
 
-def rules(name: str, encoder: TextTransformer) -> list[Rule]:
+def check(name: str, encoder: TextTransformer, layout: str) -> None:
+    """Raises UserError if an encoder is none of a layout, "bert" or "roberta"."""
+    for field, wanted in _FORM.items():
+        if getattr(encoder, field) != wanted:
+            path = f"model.encoders.{name}.{field}"
+            raise UserError(f"{path}: must be {wanted} for weights of {layout}")
+    if bool(encoder.position_offset) != (layout == "roberta"):
+        wanted = "2" if layout == "roberta" else "0"
+        path = f"model.encoders.{name}.position_offset"
+        raise UserError(f"{path}: must be {wanted} for weights of {layout}")
+
+
+def rules(name: str, pooler: str | None = None) -> list[Rule]:
     """The rules of an encoder.
 
     Args:
       name: of the encoder in the model.
-      encoder: its form.
-
-    Raises:
-      UserError: if it is no BERT.
+      pooler: our path of the pooler; None for none.
     """
-    for field, wanted in _FORM.items():
-        if getattr(encoder, field) != wanted:
-            raise UserError(f"model.encoders.{name}.{field}: must be {wanted} for weights of BERT")
     here, there = f"{name}/blocks/{{i}}", "encoder.layer.{i}"
     made = [
         rule(f"{name}/embedding", "embeddings.word_embeddings.weight"),
@@ -56,7 +64,7 @@ def rules(name: str, encoder: TextTransformer) -> list[Rule]:
         ours, theirs = f"{here}/attention/{part}", f"{there}.attention.self.{part}"
         made.append(rule(f"{ours}/kernel", f"{theirs}.weight", LINEAR))
         made.append(rule(f"{ours}/bias", f"{theirs}.bias", FLAT))
-    return made
+    return made if pooler is None else [*made, *_linear(pooler, "pooler.dense")]
 
 
 def adapted(
@@ -67,13 +75,17 @@ def adapted(
     Raises:
       UserError: if there are fewer positions than the encoder has.
     """
-    found = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+    found = dict(tensors)
+    for prefix in PREFIXES:
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     table = found.get(_POSITIONS)
     if table is not None and len(table.shape) == 2:
-        count, context = table.shape[0], encoder.context_length
+        count, context = table.shape[0], encoder.context_length + encoder.position_offset
         if count < context:
+            most = count - encoder.position_offset
             raise UserError(
-                f"{source}: has {count} positions, and context_length is {context}; make it smaller"
+                f"{source}: has {most} positions, and context_length is {encoder.context_length};"
+                " make it smaller"
             )
         shape = (context, table.shape[1])
         found[_POSITIONS] = Lazy(shape, table.dtype, lambda: table.read()[:context])

@@ -88,7 +88,7 @@ def import_model(source: str, out: str, *, overwrite: bool, report: Report) -> C
             _write(step / name, content)
         manifest.write(epath.Path(step))
         _write(folder / "run.json", description(prepared))
-    return _converted(reading.what, out, pairs, made, [])
+    return _converted(reading.what, out, pairs, made, reading.notes)
 
 
 def export_model(

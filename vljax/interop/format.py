@@ -12,13 +12,15 @@ from typing import Any
 from vljax.config import UserError
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import HuggingFace, LoadedTokenizer, SentencePiece
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Transform
 from vljax.interop.expressible import Losses
 from vljax.interop.mapping import Rule
 from vljax.interop.safetensors_files import Progress
 from vljax.interop.stored import StoredParameter
 from vljax.interop.tensors import Lazy, Tensor
+from vljax.models.encoder import Encoder
 from vljax.models.heads import Embedding
+from vljax.models.transformer import TransformerConfig
 from vljax.objectives.objective import Objective
 from vljax.run import Data, ModelConfig, Precision, Run, TextTransformer, ViT
 
@@ -35,6 +37,8 @@ class Reading:
     rules: Sequence[Rule]
     ignored: Sequence[str] = ()
     """Expressions of foreign names that hold no parameters."""
+    notes: Sequence[str] = ()
+    """What a person should know."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,26 @@ class Format:
     """Raises UserError for what has no counterpart there."""
 
 
-def two_towers(trained: Trained, losses: Losses) -> tuple[ViT, TextTransformer, Embedding, str]:
+# What image towers have in the formats of one kind of model only.
+PLAIN_IMAGE = {
+    "positions": "learned",
+    "registers": 0,
+    "mask_token": False,
+    "table_size": None,
+    "position_filter": "bilinear",
+}
+PLAIN_STACK = {"layer_scale": None, "post_norm": False}
+
+
+def two_towers(
+    trained: Trained, losses: Losses, image_kind: type[ViT] = ViT
+) -> tuple[ViT, TextTransformer, Embedding, str]:
     """The parts of a model with an image and a text tower, and the name of its head.
+
+    Args:
+      trained: the checkpoint.
+      losses: is asked where something cannot be expressed.
+      image_kind: what the image tower is.
 
     Raises:
       UserError: if the model is made of anything else.
@@ -95,7 +117,7 @@ def two_towers(trained: Trained, losses: Losses) -> tuple[ViT, TextTransformer, 
         losses.refuse("model", parts, "an image tower, a text tower and an embedding head")
     name, head = heads[0]
     for path, part, kind in (
-        ("encoders.image", image, ViT),
+        ("encoders.image", image, image_kind),
         ("encoders.text", text, TextTransformer),
         (f"heads.{name}", head, Embedding),
     ):
@@ -104,7 +126,14 @@ def two_towers(trained: Trained, losses: Losses) -> tuple[ViT, TextTransformer, 
     assert isinstance(image, ViT)
     assert isinstance(text, TextTransformer)
     assert isinstance(head, Embedding)
-    losses.require({"positions": "learned", "registers": 0}, image, "model.encoders.image")
+    losses.require({**PLAIN_IMAGE, **PLAIN_STACK}, image, "model.encoders.image")
+    losses.require({**PLAIN_STACK, "position_offset": 0}, text, "model.encoders.text")
+    for tower, path in ((image, "model.encoders.image"), (text, "model.encoders.text")):
+        require_activation(tower, losses, path)
+    for stream, projection in head.projections.items():
+        if projection == "tanh":
+            path = f"model.heads.{name}.projections.{stream}"
+            losses.refuse(path, projection, "none, linear and affine")
     losses.require({"normalize": True}, head, f"model.heads.{name}")
     for label, objective in trained.run.objectives.items():
         similarity = getattr(objective, "similarity", "cosine")
@@ -113,32 +142,40 @@ def two_towers(trained: Trained, losses: Losses) -> tuple[ViT, TextTransformer, 
     return image, text, head, name
 
 
+def require_activation(tower: TransformerConfig, losses: Losses, path: str) -> None:
+    """Raises UserError for MLPs with a gate."""
+    if tower.activation == "swiglu":
+        losses.refuse(f"{path}.activation", tower.activation, "gelu, gelu_tanh and quick_gelu")
+
+
 def imported_run(
-    image: ViT,
-    text: TextTransformer,
+    image: ViT | None,
+    text: TextTransformer | None,
     head: Embedding,
-    resize: Resize,
+    images: Sequence[Transform],
     tokenizer: LoadedTokenizer,
-    objective: Objective,
+    objective: Objective | None,
 ) -> Run:
     """A recipe around an imported model: what it is is known, how to go on training is not.
 
     Data and steps have to be set by whoever trains it; images and texts go in as the foreign
-    pipeline takes them.
+    pipeline takes them. A single tower has no objective.
     """
     config = tokenizer.config
     if isinstance(config, HuggingFace | SentencePiece):
         config = dataclasses.replace(config, path=None)
-    transforms = (Decode(), resize)
+    transforms = (Decode(), *images)
+    towers: dict[str, Encoder | None] = {"image": image, "text": text}
+    encoders = {name: tower for name, tower in towers.items() if tower is not None}
     return Run(
-        model=ModelConfig({"image": image, "text": text}, {"embedding": head}),
+        model=ModelConfig(encoders, {"embedding": head}),
         data=Data(
             source=JsonLines(),
             tokenizer=config,
             train_transforms=(*transforms, ChooseText("random")),
             eval_transforms=(*transforms, ChooseText()),
         ),
-        objectives={"contrastive": objective},
+        objectives={} if objective is None else {"contrastive": objective},
         precision=Precision("float32"),
         steps=1,
         global_batch=1,

@@ -68,7 +68,7 @@ def _read(folder: Path) -> Reading:
         ViT(**image, **pixels),
         text,
         head,
-        resize,
+        (resize,),
         tokenizer.loaded,
         SigmoidContrastive() if bias else SoftmaxContrastive(),
     )

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, suggest
-from vljax.interop import bert, big_vision, efficientnet_lite
+from vljax.interop import bert, big_vision, efficientnet_lite, vit
 from vljax.interop.axes import BATCHED
 from vljax.interop.files import read_tensors, split
+from vljax.interop.lone_tower import unprefixed
 from vljax.interop.mapping import Rule, pair, rule, to_own
 from vljax.interop.tensors import Lazy, Tensor
 from vljax.models.assembly import ModelConfig, Variables
@@ -30,9 +31,13 @@ Shape = tuple[int, ...]
 
 # Rules, arrays, and expressions of names that are left out.
 Mapped = tuple[Sequence[Rule], Mapping[str, Tensor], Sequence[str]]
+_POOLER, _MASK_TOKEN = r"pooler\..*", r"embeddings\.mask_token"
 _FORMS: dict[str, tuple[type[Encoder], ...]] = {
     "efficientnet_lite": (EfficientNetLite,),
     "bert": (TextTransformer,),
+    "roberta": (TextTransformer,),
+    "vit": (ViT,),
+    "dinov2": (ViT,),
     "big_vision": (ViT, TextTransformer),
 }
 
@@ -139,10 +144,17 @@ def _encoder(model: ModelConfig, name: str, source: Pretrained) -> Mapped:
     if isinstance(encoder, EfficientNetLite):
         found = read_tensors(path)
         return efficientnet_lite.rules(name, encoder), found, efficientnet_lite.IGNORED
-    if source.layout == "bert":
+    if source.layout in ("bert", "roberta"):
         assert isinstance(encoder, TextTransformer)
+        bert.check(name, encoder, source.layout)
         found = bert.adapted(read_tensors(path), encoder, path)
-        return bert.rules(name, encoder), found, bert.IGNORED
+        return bert.rules(name), found, (*bert.IGNORED, _POOLER)
+    if source.layout in ("vit", "dinov2"):
+        assert isinstance(encoder, ViT)
+        vit.check(name, encoder, source.layout)
+        found, _ = unprefixed(read_tensors(path), vit.PREFIXES, vit.HEADS)
+        ignored = (*vit.IGNORED, _POOLER, *(() if encoder.mask_token else (_MASK_TOKEN,)))
+        return vit.rules(name, encoder), found, ignored
     assert isinstance(encoder, ViT | TextTransformer)
     return _big_vision(model, name, encoder, path)
 
@@ -157,7 +169,7 @@ def _big_vision(model: ModelConfig, name: str, encoder: ViT | TextTransformer, p
     heads = [
         head
         for head, part in model.heads.items()
-        if isinstance(part, Embedding) and part.projections.get(name, "none") != "none"
+        if isinstance(part, Embedding) and part.projections.get(name) in ("linear", "affine")
     ]
     projection = f"{heads[0]}/{name}" if heads and of_two and "head/kernel" in tensors else None
     ignored = () if of_two else ("head/(kernel|bias)",)

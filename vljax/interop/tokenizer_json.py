@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +41,13 @@ class Around(NamedTuple):
     after: tuple[str, ...]
 
 
-def added_around(file: Path) -> Around:
+def added_around(content: bytes, file: str) -> Around:
     """The special tokens that the template of a `tokenizer.json` adds.
 
     Raises:
       UserError: if it is no such file.
     """
-    tokenizer = _load(file.read_bytes(), str(file))
+    tokenizer = _load(content, file)
     plain = tokenizer.encode("a", add_special_tokens=False).tokens
     whole = tokenizer.encode("a").tokens
     for start in range(len(whole) - len(plain) + 1):

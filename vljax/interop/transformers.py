@@ -6,13 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError, suggest
-from vljax.interop import transformers_clip, transformers_siglip
+from vljax.interop import (
+    transformers_bert,
+    transformers_clip,
+    transformers_siglip,
+    transformers_siglip2,
+    transformers_vit,
+)
 from vljax.interop.expressible import Losses
-from vljax.interop.format import Format, Reading, Trained, Writing, read_json, to_json, two_towers
+from vljax.interop.format import Format, Reading, Trained, Writing, read_json, to_json
 from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
 from vljax.interop.torch_file import state_dict
+from vljax.run import NaFlexViT, TextTransformer, ViT
 
-_READERS = {"clip": transformers_clip.read, "siglip": transformers_siglip.read}
+_READERS = {
+    "clip": transformers_clip.read,
+    "siglip": transformers_siglip.read,
+    "siglip2": transformers_siglip2.read,
+    **dict.fromkeys(transformers_vit.KINDS, transformers_vit.read),
+    **dict.fromkeys(transformers_bert.KINDS, transformers_bert.read),
+}
 
 
 def _recognises(path: Path) -> bool:
@@ -32,16 +45,30 @@ def _read(folder: Path) -> Reading:
 
 
 def _write(trained: Trained, losses: Losses) -> Writing:
-    image, *_ = two_towers(trained, losses)
-    family = transformers_siglip if image.pooling == "map" else transformers_clip
-    losses.target = f"transformers {family.KIND}"
-    rules, files = family.write(trained, losses)
+    kind, family = _family(trained)
+    losses.target = f"transformers {kind}"
+    rules, files = family(trained, losses)
 
     def write(out: Path, tensors: Any, progress: Any) -> Any:
         return write_folder(out, "model", tensors, progress, SHARD_BYTES)
 
     content = {name: c if isinstance(c, bytes) else to_json(c) for name, c in files.items()}
     return Writing(rules, content, write)
+
+
+def _family(trained: Trained) -> tuple[str, Any]:
+    """The `model_type` that a model comes nearest to, and what writes it."""
+    encoders = trained.run.model.encoders
+    image, text = encoders.get("image"), encoders.get("text")
+    if len(encoders) == 1 and isinstance(image, ViT):
+        return transformers_vit.kind_of(image), transformers_vit.write
+    if len(encoders) == 1 and isinstance(text, TextTransformer):
+        return transformers_bert.kind_of(text), transformers_bert.write
+    if isinstance(image, NaFlexViT):
+        return transformers_siglip2.KIND, transformers_siglip2.write
+    if getattr(image, "pooling", None) == "map":
+        return transformers_siglip.KIND, transformers_siglip.write
+    return transformers_clip.KIND, transformers_clip.write
 
 
 FORMAT = Format("a folder of transformers", _recognises, _read, _write)

@@ -86,7 +86,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
         tower,
         encoder,
         Embedding(config.get("projection_dim", 512)),
-        resize,
+        (resize,),
         tokenizer.loaded,
         SoftmaxContrastive(),
     )

@@ -8,7 +8,14 @@ from typing import Any
 
 from vljax.interop import transformers_images as images
 from vljax.interop import transformers_texts as texts
-from vljax.interop.axes import BATCHED, LINEAR_OUT, STACKED_FLAT, STACKED_LINEAR
+from vljax.interop.axes import (
+    BATCHED,
+    CONVOLUTION,
+    LINEAR_OUT,
+    STACKED_FLAT,
+    STACKED_LINEAR,
+    Change,
+)
 from vljax.interop.expressible import Fields, Losses
 from vljax.interop.format import Reading, Trained, imported_run, two_towers
 from vljax.interop.mapping import Rule, rule
@@ -32,8 +39,13 @@ _TEXT = {"causal": False, "mask_padding": False, "pooling": "last"}
 _PROJECTIONS: Any = {"image": "none", "text": "affine"}
 
 
-def rules(head: str) -> list[Rule]:
-    """The names on both sides; `head` is that of our embedding head."""
+def rules(head: str, patches: Change = CONVOLUTION) -> list[Rule]:
+    """The names on both sides.
+
+    Args:
+      head: the name of our embedding head.
+      patches: how the patch embedding is laid out there.
+    """
     image, pool = "vision_model.embeddings", "vision_model.head"
     packed = [f"image/pooling/attention/{name}" for name in ("query", "key", "value")]
     kernels, biases = ([f"{path}/{kind}" for path in packed] for kind in ("kernel", "bias"))
@@ -41,7 +53,7 @@ def rules(head: str) -> list[Rule]:
     return [
         rule("logit_scale", "logit_scale", BATCHED),
         rule("logit_bias", "logit_bias", BATCHED),
-        *embeddings(),
+        *embeddings(patches),
         rule("image/patch_bias", f"{image}.patch_embedding.bias"),
         rule("image/positions", f"{image}.position_embedding.weight"),
         *blocks("image", "vision_model"),
@@ -88,7 +100,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
         text.fail("projection_size", f"is {dim}, but image embeddings have {tower.width} values")
     objective = SigmoidContrastive()
     head = Embedding(dim, _PROJECTIONS)
-    run = imported_run(tower, encoder, head, resize, tokenizer.loaded, objective)
+    run = imported_run(tower, encoder, head, (resize,), tokenizer.loaded, objective)
     what = "transformers siglip"
     return Reading(what, run, tokenizer.loaded, tensors, rules("embedding"), IGNORED)
 

@@ -66,6 +66,46 @@ def read(folder: Path, context: int) -> ReadTokenizer:
     return _read_json(folder, config, kind, context)
 
 
+def read_json_tokenizer(
+    folder: Path, content: bytes, config: Fields, context: int
+) -> ReadTokenizer:
+    """The tokenizer of a `tokenizer.json` whose content is given, framed as its template says.
+
+    Names of special tokens are those of `tokenizer_config.json`; BERT calls what begins and ends a
+    text cls and sep.
+
+    Raises:
+      UserError: if it puts anything else around a text than at most a token before and one behind.
+    """
+    file = folder / "tokenizer.json"
+    aliases = {"pad": "pad_token", "eos": "sep_token", "bos": "cls_token"}
+    names = {
+        role: token_name(config, f"{role}_token") or token_name(config, alias)
+        for role, alias in aliases.items()
+    }
+    for role in ("pad", "eos"):
+        if names[role] is None:
+            config.fail(f"{role}_token", "is missing")
+    around = tokenizer_json.added_around(content, str(file))
+    if around.after != (names["eos"],) or around.before not in ((), (names["bos"],)):
+        raise UserError(
+            f"{file}: puts {list(around.before)} before and {list(around.after)} behind a"
+            f" text; vljax has the end token ({names['eos']!r}) behind it, and at most"
+            f" {names['bos']!r} before it"
+        )
+    component = HuggingFace(
+        path=str(file),
+        context_length=context,
+        pad_token=str(names["pad"]),
+        eos_token=str(names["eos"]),
+        bos_token=names["bos"] if around.before else None,
+        cleaning="none",
+    )
+    loaded = component.load_vocabulary(content)
+    eos = tokenizer_json.token_id(content, str(names["eos"]))
+    return ReadTokenizer(loaded, eos, loaded.vocab_size)
+
+
 def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTokenizer:
     file = folder / "tokenizer.json"
     if not file.exists():
@@ -76,30 +116,11 @@ def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTok
         raise UserError(
             f"{file}: its normalizer is not the one that a CLIPTokenizer applies in any case"
         )
-    names = {role: _token(config, f"{role}_token") for role in ("pad", "eos", "bos")}
-    for role in ("pad", "eos"):
-        if names[role] is None:
-            config.fail(f"{role}_token", "is missing")
-    around = tokenizer_json.added_around(file)
-    if around.after != (names["eos"],) or around.before not in ((), (names["bos"],)):
-        raise UserError(
-            f"{file}: puts {list(around.before)} before and {list(around.after)} behind a"
-            f" text; vljax has the end token ({names['eos']!r}) behind it, and at most"
-            f" {names['bos']!r} before it"
-        )
-    loaded = HuggingFace(
-        path=str(file),
-        context_length=context,
-        pad_token=str(names["pad"]),
-        eos_token=str(names["eos"]),
-        bos_token=names["bos"] if around.before else None,
-        cleaning="none",
-    ).load()
-    eos = tokenizer_json.token_id(file.read_bytes(), str(names["eos"]))
-    return ReadTokenizer(loaded, eos, loaded.vocab_size)
+    return read_json_tokenizer(folder, file.read_bytes(), config, context)
 
 
-def _token(config: Fields, name: str) -> str | None:
+def token_name(config: Fields, name: str) -> str | None:
+    """The name of a special token; None where there is none."""
     token = config.raw(name)
     content = token.get("content") if isinstance(token, dict) else token
     if content is not None and not isinstance(content, str):
@@ -111,8 +132,8 @@ def _read_siglip(folder: Path, config: Fields, context: int) -> ReadTokenizer:
     config.must("do_lower_case", True, True)
     file = folder / "spiece.model"
     pieces = _pieces(file)
-    eos = _token(config, "eos_token") or "</s>"
-    pad_token = _token(config, "pad_token") or "</s>"
+    eos = token_name(config, "eos_token") or "</s>"
+    pad_token = token_name(config, "pad_token") or "</s>"
     pad = pieces.piece_to_id(pad_token)
     if pieces.id_to_piece(pad) != pad_token:
         config.fail("pad_token", f"is {pad_token!r}, which is not in {file.name}")
@@ -141,7 +162,12 @@ def vocabulary(loaded: LoadedTokenizer) -> bytes:
 
 
 def write(
-    trained: Trained, losses: Losses, inputs: Sequence[str], cleaning: Cleaning | None = None
+    trained: Trained,
+    losses: Losses,
+    inputs: Sequence[str],
+    cleaning: Cleaning | None = None,
+    *,
+    bert_names: bool = False,
 ) -> WrittenTokenizer:
     """The tokenizer of a checkpoint as files of transformers.
 
@@ -150,6 +176,7 @@ def write(
       losses: is asked where something cannot be expressed.
       inputs: what the model is given: "input_ids" and, if it reads one, "attention_mask".
       cleaning: what the files have to do to texts; None for all that the checkpoint does.
+      bert_names: whether what begins and ends a text is called cls and sep, too.
 
     Raises:
       UserError: if its texts would not get the same ids there.
@@ -192,6 +219,9 @@ def write(
         for role, token in special._asdict().items()
     }
     names = {f"{role}_token": token for role, token in special._asdict().items() if token}
+    if bert_names:
+        aliases = {"cls_token": special.bos, "sep_token": special.eos}
+        names |= {name: token for name, token in aliases.items() if token}
     files = {
         "tokenizer.json": content,
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **names, **common},

@@ -9,6 +9,7 @@ from vljax.interop.axes import (
     FLAT,
     LINEAR,
     LINEAR_OUT,
+    Change,
 )
 from vljax.interop.expressible import Fields
 from vljax.interop.mapping import Rule, rule
@@ -58,11 +59,11 @@ def blocks(own: str, foreign: str) -> list[Rule]:
     return rules
 
 
-def embeddings() -> list[Rule]:
-    """The rules of patches, tokens and the positions of texts."""
+def embeddings(patches: Change = CONVOLUTION) -> list[Rule]:
+    """The rules of patches, tokens and the positions of texts; `patches` is their layout."""
     image, text = "vision_model.embeddings", "text_model.embeddings"
     return [
-        rule("image/patch_embedding", f"{image}.patch_embedding.weight", CONVOLUTION),
+        rule("image/patch_embedding", f"{image}.patch_embedding.weight", patches),
         rule("text/embedding", f"{text}.token_embedding.weight"),
         rule("text/positions", f"{text}.position_embedding.weight"),
     ]
@@ -92,11 +93,15 @@ def read_tower(fields: Fields, *, activation: str, epsilon: float, text: bool) -
 
 def write_tower(tower: TransformerConfig) -> dict[str, Any]:
     """The inverse of `read_tower`."""
+    return {**write_stack(tower), "attention_dropout": 0.0}
+
+
+def write_stack(tower: TransformerConfig) -> dict[str, Any]:
+    """The sizes of a stack, under the names that all families share."""
     return {
         **{name: getattr(tower, own) for own, (name, _) in _SIZES.items()},
         "hidden_act": _NAMES[tower.activation],
         "layer_norm_eps": tower.norm_epsilon,
-        "attention_dropout": 0.0,
     }
 
 

@@ -39,10 +39,11 @@ class Embedding(Head, name="embedding"):
 
     dim: int
     """Size of the shared space."""
-    projections: dict[str, Literal["none", "linear", "affine"]] = field(
+    projections: dict[str, Literal["none", "linear", "affine", "tanh"]] = field(
         default_factory=lambda: {"image": "linear", "text": "linear"}
     )
-    """For each stream: none (it has the size), linear (as in CLIP), affine (with a bias)."""
+    """For each stream: none (it has the size), linear (as in CLIP), affine (with a bias), tanh
+    (affine, then tanh: the pooler of BERT)."""
     normalize: bool = True
     """Whether embeddings have unit length."""
 
@@ -72,10 +73,10 @@ class EmbeddingModule(nn.Module):
                 continue
             x = streams[name].pooled
             if projection != "none":
-                bias = projection == "affine"
+                bias = projection != "linear"
                 linear = Linear((config.dim,), ("embed", "none"), self.compute, 1, bias, name=name)
                 x = linear(x)
-            x = widened(x)
+            x = jnp.tanh(widened(x)) if projection == "tanh" else widened(x)
             outputs[f"{name}/embedding"] = unit(x) if config.normalize else x
         return outputs
 

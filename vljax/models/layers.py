@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
@@ -134,7 +135,11 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with an activation between them."""
+    """Two linear maps with an activation between them.
+
+    With `swiglu` a third one, `gate`, is activated (SiLU) and multiplies the first (Shazeer 2020,
+    eq. 6).
+    """
 
     hidden: int
     activation: str
@@ -142,10 +147,16 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
-        hidden = Linear((self.hidden,), ("embed", "mlp"), self.compute, name="up")(x)
-        hidden = self.compute.constrain(hidden, ("batch", "length", "mlp"))
-        hidden = checkpoint_name(hidden, "mlp_hidden")
-        hidden = ACTIVATIONS[self.activation](hidden)
+        def project(name: str) -> Array:
+            y = Linear((self.hidden,), ("embed", "mlp"), self.compute, name=name)(x)
+            y = self.compute.constrain(y, ("batch", "length", "mlp"))
+            return checkpoint_name(y, "mlp_hidden")
+
+        hidden = project("up")
+        if self.activation == "swiglu":
+            hidden = jax.nn.silu(project("gate")) * hidden
+        else:
+            hidden = ACTIVATIONS[self.activation](hidden)
         return Linear((x.shape[-1],), ("mlp", "embed"), self.compute, name="down")(hidden)
 
 
@@ -180,13 +191,49 @@ def sincos_at(positions: Int[Array, "*shape 2"], width: int) -> Float[Array, "*s
     return jnp.concatenate([f(angle) for angle in angles for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
+PositionFilter = Literal["bilinear", "bicubic", "bicubic_pytorch"]
+
+
 def resample_positions(
-    table: Float[Array, "length embed"], rows: int, columns: int
+    table: Float[Array, "length embed"],
+    rows: int,
+    columns: int,
+    filter_name: PositionFilter = "bilinear",
 ) -> Float[Array, "new_length embed"]:
-    """A square table of learned positions resampled (antialiased bilinear) to another grid."""
+    """A square table of learned positions resampled to another grid.
+
+    Args:
+      table: of a square grid, row-major.
+      rows, columns: of the new grid.
+      filter_name: bilinear and bicubic are antialiased; bicubic_pytorch is not, and sharper.
+    """
     side = math.isqrt(table.shape[0])
     if (rows, columns) == (side, side):
         return table
     grid = rearrange(table, "(r c) d -> r c d", r=side)
-    grid = jax.image.resize(grid, (rows, columns, table.shape[1]), "linear")
-    return rearrange(grid, "r c d -> (r c) d")
+    if filter_name == "bicubic_pytorch":
+        by_row, by_column = (jnp.asarray(_cubic_weights(side, n)) for n in (rows, columns))
+        precision = jax.lax.Precision.HIGHEST
+        grid = jnp.einsum("ri,cj,ijd->rcd", by_row, by_column, grid, precision=precision)
+    else:
+        method = "cubic" if filter_name == "bicubic" else "linear"
+        grid = jax.image.resize(grid, (rows, columns, table.shape[1]), method)
+    return rearrange(grid, "r c d -> (r c) d").astype(table.dtype)
+
+
+def _cubic_weights(size: int, cells: int) -> Float[np.ndarray, "cells size"]:
+    """Cubic convolution (Keys 1981, a = -0.75) at the centres of `cells` over `size` entries.
+
+    What is outside counts as at the edge, as in PyTorch's `interpolate(mode="bicubic")`.
+    """
+    a = -0.75
+    centres = (np.arange(cells) + 0.5) * size / cells - 0.5
+    first = np.floor(centres).astype(int)
+    weights = np.zeros((cells, size), np.float32)
+    for offset in range(-1, 3):
+        x = np.abs(centres - first - offset)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        place = np.clip(first + offset, 0, size - 1)
+        np.add.at(weights, (np.arange(cells), place), np.where(x <= 1, near, far))
+    return weights

@@ -34,6 +34,10 @@ class NaFlexViT(ViT, name="naflex_vit"):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
+        if self.table_size is not None:
+            yield "table_size", "image_size gives the table of positions; leave it unset"
+        if self.position_filter != "bilinear":
+            yield "position_filter", f"must be bilinear here, not {self.position_filter}"
         left = self.image_size % max(1, self.patch_size)
         if left and self.patch_size < self.image_size:
             table = f"{self.image_size} pixels are no whole number of patches of {self.patch_size}"

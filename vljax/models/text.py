@@ -36,14 +36,17 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     """A layer norm before the first block, as in BERT."""
     token_types: int = 0
     """Learned embeddings of token types, as in BERT; all tokens are of the first type."""
+    position_offset: int = 0
+    """Rows in the table of positions before that of the first token; RoBERTa has 2."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         for name in ("vocab_size", "context_length"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, not {getattr(self, name)}"
-        if self.token_types < 0:
-            yield "token_types", f"must be at least 0, not {self.token_types}"
+        for name in ("token_types", "position_offset"):
+            if getattr(self, name) < 0:
+                yield name, f"must be at least 0, not {getattr(self, name)}"
         if self.causal and self.pooling == "first":
             yield "pooling", "the first token of a causal text tower sees no other; use last or eos"
 
@@ -87,14 +90,15 @@ class TextModule(nn.Module):
         init = named(nn.initializers.normal(0.02), "vocab", "embed")
         embedding = self.param("embedding", init, shape, compute.param_dtype)
         init = named(nn.initializers.normal(0.01), "positions", "embed")
-        shape = (config.context_length, config.width)
+        offset = config.position_offset
+        shape = (offset + config.context_length, config.width)
         positions = self.param("positions", init, shape, compute.param_dtype)
 
         # Of a table that fsdp and tensor split both, the compiler would gather the vocabulary on
         # each device, and then the parts of every token: it is the split by fsdp that has to go.
         table = compute.constrain(embedding, ("vocab", "embed"))
         x = compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
-        x = x + positions[:length]
+        x = x + positions[offset : offset + length]
         if config.token_types:
             init = named(nn.initializers.normal(0.02), "none", "embed")
             shape = (config.token_types, config.width)

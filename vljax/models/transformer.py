@@ -9,11 +9,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from vljax.config import setting, suggest
 from vljax.models.compute import Compute
-from vljax.models.layers import MLP, SAVEABLE, Attention, Dropout, Places, layer_norm
+from vljax.models.layers import MLP, SAVEABLE, Attention, Dropout, Places, layer_norm, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,12 @@ class TransformerConfig:
     """Attention heads of a block; they divide the width."""
     mlp_dim: int
     """Hidden size of the MLP."""
-    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu_tanh"
-    """gelu is exact; gelu_tanh and quick_gelu approximate it."""
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu_tanh"
+    """gelu is exact; gelu_tanh and quick_gelu approximate it. swiglu has a gate beside them: half
+    as many weights more."""
+    layer_scale: float | None = None
+    """Initial value of learned factors of each residual branch (Touvron et al. 2021, CaiT, eq. 4),
+    as in DINOv2; None for no factors."""
     dropout: float = 0.0
     """Probability that a value of a residual branch is dropped in training."""
     drop_path: float = 0.0
@@ -85,6 +90,8 @@ class Block(nn.Module):
         config, compute = self.config, self.compute
 
         def residual(x: Array, branch: Array, name: str) -> Array:
+            if config.layer_scale is not None:
+                branch = branch * self._scale(f"{name}_scale", config.layer_scale, x.dtype)
             if self.train and config.dropout:
                 branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, places)
             if self.train and config.drop_path:
@@ -101,6 +108,12 @@ class Block(nn.Module):
             return mlp_norm(residual(x, mlp(x), "mlp"))
         x = residual(x, attention(attention_norm(x), mask=mask), "attention")
         return residual(x, mlp(mlp_norm(x)), "mlp")
+
+    def _scale(self, name: str, initial: float, dtype: DTypeLike) -> Float[Array, "embed"]:
+        init = named(nn.initializers.constant(initial), "embed")
+        shape = (self.config.width,)
+        factors: Array = self.param(name, init, shape, self.compute.param_dtype)
+        return factors.astype(dtype)
 
 
 class Unrolled(nn.Module):

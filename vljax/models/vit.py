@@ -16,6 +16,7 @@ from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
 from vljax.models.layers import (
     Places,
+    PositionFilter,
     layer_norm,
     named,
     patchify,
@@ -41,8 +42,15 @@ class ViT(TransformerConfig, Encoder, name="vit"):
     """Whether the class token has a learned position too, as in the first ViT and CLIP."""
     positions: Literal["learned", "sincos"] = "learned"
     """Learned positions are resampled when images of another size come in."""
+    position_filter: PositionFilter = "bilinear"
+    """How: bilinear and bicubic are antialiased, bicubic_pytorch is not (DINOv2 uses it)."""
+    table_size: int | None = None
+    """Height and width of the images that the table of positions is for; None for `image_size`."""
     registers: int = 0
     """Learned tokens that belong to no patch (Darcet et al. 2024)."""
+    mask_token: bool = False
+    """A learned vector in place of hidden patches, as DINOv2 has it. Nothing hides patches yet: it
+    is kept for the weights that come with one."""
     input_norm: bool = False
     """A layer norm before the first block, as in CLIP."""
     patch_bias: bool = True
@@ -66,6 +74,8 @@ class ViT(TransformerConfig, Encoder, name="vit"):
             yield "positions", f"sincos needs a width of 8, 12, 16, ..., not {self.width}"
         if self.cls_position and self.pooling != "cls":
             yield "cls_position", f"there is no class token with pooling {self.pooling!r}"
+        if self.table_size is not None and self.table_size < self.patch_size:
+            yield "table_size", f"must be at least a patch ({self.patch_size} pixels)"
         if self.registers < 0:
             yield "registers", f"must be at least 0, not {self.registers}"
 
@@ -79,6 +89,11 @@ class ViT(TransformerConfig, Encoder, name="vit"):
     def grid(self) -> int:
         """Patches along a side."""
         return self.image_size // self.patch_size
+
+    @property
+    def table_grid(self) -> int:
+        """Entries of the table of positions along a side."""
+        return (self.table_size or self.image_size) // self.patch_size
 
     def module(self, compute: Compute, name: str) -> nn.Module:
         return ViTModule(self, compute, name=name)
@@ -165,13 +180,14 @@ class ViTModule(nn.Module):
     def _positions(self, rows: int, columns: int) -> Float[Array, "patches embed"]:
         if self.config.positions == "sincos":
             return sincos_2d(rows, columns, self.config.width)
-        return resample_positions(self._position_table(), rows, columns)
+        table = self._position_table()
+        return resample_positions(table, rows, columns, self.config.position_filter)
 
     def _position_table(self) -> Float[Array, "positions embed"]:
         """Learned positions of a square grid, row-major."""
         config = self.config
         init = named(nn.initializers.normal(config.width**-0.5), "positions", "embed")
-        shape = (config.grid**2, config.width)
+        shape = (config.table_grid**2, config.width)
         table: Array = self.param("positions", init, shape, self.compute.param_dtype)
         return table
 
@@ -189,5 +205,7 @@ class ViTModule(nn.Module):
             tables.append(cls + table("cls_position", 1) if config.cls_position else cls)
         if config.registers:
             tables.append(table("registers", config.registers))
+        if config.mask_token:
+            table("mask_token", 1)
         tokens = jnp.concatenate(tables).astype(dtype)
         return jnp.broadcast_to(tokens, (batch, *tokens.shape))
