@@ -14,20 +14,6 @@ PROMPTS = ["a photo of a {c}", "{c} running on grass", "one long {c}"]
 MODELS = ["transformers_clip_a", "open_clip_siglip_a"]
 _WORDS = ["cat", "dogs", "grass", "photo", "running", "long", "text", "words", "snake", "naïve"]
 _WORDS += ["two", "one", "brackets"]
-    "cat",
-    "dogs",
-    "grass",
-    "photo",
-    "running",
-    "long",
-    "text",
-    "words",
-    "snake",
-    "naïve",
-    "two",
-    "one",
-    "brackets",
-]
 
 
 def images() -> list[bytes]:
