@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vljax import __version__, config
 from vljax.config import UserError
 from vljax.interop import arguments
+from vljax.verify import arguments as verify_arguments
 
 if TYPE_CHECKING:
     from vljax.run import Run
@@ -36,7 +37,8 @@ _RESULT = "--json PATH writes the result as JSON too; - for standard output"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status.
 
-    0; 1 if a compiled step does not fit; 2 for bad input; 128 + signal if stopped.
+    0; 1 if a compiled step does not fit, or a number is not as published; 2 for bad input;
+    128 + signal if stopped.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     return _guarded(lambda: _dispatch(argv, "vljax"))
@@ -122,6 +124,9 @@ def _dispatch(argv: list[str], prog: str) -> int:
         )
     commands.add_parser("data", help="build data sets, index them, count what is in them")
     arguments.add(commands)
+    verify_arguments.add(commands)
+    if argv[:1] == [verify_arguments.NAME]:
+        return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")
     if argv and argv[0] in arguments.NAMES:
         return _convert(argv[0], parser.parse_args(argv))
     if argv and argv[0] in commands.choices:
@@ -239,6 +244,15 @@ def _convert(name: str, asked: argparse.Namespace) -> int:
         print_converted(done)
     _write_json(asked.json, done.as_dict())
     return 0
+
+
+def _verify(asked: argparse.Namespace, prog: str) -> int:
+    """Status 1 if a number differs from the published one by more than the tolerance."""
+    from vljax.verify.command import run
+
+    result = run(asked, prog)
+    _write_json(asked.json, result)
+    return 0 if result["agrees"] else 1
 
 
 def _load(argv: list[str], prog: str) -> Run:

@@ -141,13 +141,13 @@ def transformers_folder(case: dict[str, Any], folder: Path, seed: int) -> None:
     np.savez_compressed(folder / "outputs.npz", **load_and_run_transformers(folder))
 
 
-def load_and_run_transformers(folder: Path) -> dict[str, np.ndarray]:
+def load_and_run_transformers(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> dict[str, np.ndarray]:
     """What a folder computes in transformers; nothing in it may be missing or left over."""
     from transformers import AutoModel, AutoProcessor
 
-    loaded, report = AutoModel.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+    loaded, report = AutoModel.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     assert not any(report.values()), report
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
     return run_transformers(loaded.eval(), processor)
@@ -163,7 +163,7 @@ def run_transformers(model: Any, processor: Any) -> dict[str, np.ndarray]:
         truncation=True,
         return_tensors="pt",
     )
-    made = model(**batch)
+    made = model(**batch.to(model.dtype))  # which leaves integers alone
     return {
         "image": made.image_embeds.numpy(),
         "text": made.text_embeds.numpy(),
@@ -217,14 +217,17 @@ def open_clip_folder(case: dict[str, Any], folder: Path, seed: int) -> None:
 
 
 @torch.no_grad()
-def load_and_run_open_clip(folder: Path) -> dict[str, np.ndarray]:
+def load_and_run_open_clip(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> dict[str, np.ndarray]:
     """What a folder computes in open_clip, which loads it strictly."""
     import open_clip
 
     local = f"local-dir:{folder}"
     model, _, preprocess = open_clip.create_model_and_transforms(local)
     ids = open_clip.get_tokenizer(local)(inputs.TEXTS)
-    image = model.eval().encode_image(torch.stack([preprocess(i) for i in pictures()]), True)
+    pixels = torch.stack([preprocess(picture) for picture in pictures()])
+    image = model.eval().to(dtype).encode_image(pixels.to(dtype), True)
     text = model.encode_text(ids, True)
     logits = image @ text.T * model.logit_scale.exp()
     logits = logits if model.logit_bias is None else logits + model.logit_bias

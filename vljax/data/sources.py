@@ -15,6 +15,7 @@ from vljax.data.source_builtin import Builtin
 from vljax.data.source_csv import Csv, Tsv
 from vljax.data.source_folder import Folder
 from vljax.data.source_jsonl import JsonLines
+from vljax.data.source_karpathy import Karpathy
 from vljax.data.source_mixture import Mixture, Part, Phase
 from vljax.data.source_parquet import Parquet
 from vljax.data.source_scenes import Scenes
@@ -30,6 +31,7 @@ __all__ = [
     "ExampleError",
     "Folder",
     "JsonLines",
+    "Karpathy",
     "Mixture",
     "Parquet",
     "Part",

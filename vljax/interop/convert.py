@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
 
 from vljax.config import UserError, suggest
@@ -17,9 +16,9 @@ from vljax.interop import formats, stored
 from vljax.interop.expressible import ACCEPTABLE, Losses
 from vljax.interop.folders import new_folder
 from vljax.interop.format import Trained
-from vljax.interop.mapping import Pair, pair, to_foreign, to_own
+from vljax.interop.mapping import Pair, pair, to_foreign
+from vljax.interop.reading import read_model
 from vljax.interop.tensors import FLOATS, Lazy
-from vljax.run import check_ids, prepare
 from vljax.training import checkpoint, manifest
 from vljax.workdir import FORMAT_VERSION, decode_recipe, description, model_files
 
@@ -70,16 +69,9 @@ def import_model(source: str, out: str, *, overwrite: bool, report: Report) -> C
     Raises:
       UserError: if the source is damaged, incomplete, or is something that vljax has nothing for.
     """
-    chosen = formats.detect(Path(source).expanduser())
-    if chosen.read is None:
-        raise UserError(f"{source}: vljax writes {chosen.what}, and does not read it")
-    reading = chosen.read(Path(source).expanduser())
-    prepared = prepare(reading.run, jax.devices()[:1])
-    check_ids(reading.run, reading.tokenizer)
-    shapes = stored.unrolled_shapes(prepared.shapes.params)
-    pairs = pair(reading.rules, shapes, reading.what)
-    made = to_own(pairs, reading.tensors, reading.ignored, source)
-    files = model_files(prepared, reading.tokenizer)
+    mapped = read_model(source)
+    prepared, made = mapped.prepared, mapped.made
+    files = model_files(prepared, mapped.reading.tokenizer)
     with new_folder(out, source, overwrite=overwrite) as folder:
         step = folder / "checkpoints" / "0"
         step.mkdir(parents=True)
@@ -88,7 +80,8 @@ def import_model(source: str, out: str, *, overwrite: bool, report: Report) -> C
             _write(step / name, content)
         manifest.write(epath.Path(step))
         _write(folder / "run.json", description(prepared))
-    return _converted(reading.what, out, pairs, made, reading.notes)
+    reading = mapped.reading
+    return _converted(reading.what, out, mapped.pairs, made, reading.notes)
 
 
 def export_model(

@@ -93,28 +93,28 @@ def load(prepared: Prepared) -> Variables | None:
         made |= _mapped(prepared, name, source)
     if not made:
         return None
-    params = _filled(prepared.shapes.params, made)
-    state = {kind: _filled(tree, made) for kind, tree in prepared.shapes.state.items()}
+    params = filled(prepared.shapes.params, made)
+    state = {kind: filled(tree, made) for kind, tree in prepared.shapes.state.items()}
     return Variables(params, {kind: tree for kind, tree in state.items() if tree})
 
 
-def _filled(shapes: Tree, made: Mapping[str, Lazy], keys: tuple[str, ...] = ()) -> Tree:
+def filled(shapes: Tree, made: Mapping[str, Lazy], keys: tuple[str, ...] = ()) -> Tree:
     """The entries of a tree of shapes for which there are values; scanned layers are stacked."""
-    filled: Tree = {}
+    tree: Tree = {}
     for name, child in shapes.items():
         here = (*keys, name)
         if isinstance(child, Mapping):
-            if below := _filled(dict(child), made, here):
-                filled[name] = below
+            if below := filled(dict(child), made, here):
+                tree[name] = below
             continue
         paths = canonical_paths(here, child.shape)
         if paths[0] not in made:
             continue
         if paths == ["/".join(here)]:
-            filled[name] = made[paths[0]].read().astype(child.dtype, copy=False)
+            tree[name] = made[paths[0]].read().astype(child.dtype, copy=False)
         else:
-            filled[name] = np.stack([made[path].read() for path in paths], dtype=child.dtype)
-    return filled
+            tree[name] = np.stack([made[path].read() for path in paths], dtype=child.dtype)
+    return tree
 
 
 def _mapped(prepared: Prepared, name: str, source: Pretrained) -> dict[str, Lazy]:

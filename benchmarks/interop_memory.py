@@ -1,0 +1,196 @@
+"""Peak memory of `vljax import` and `vljax export`, beside the size of the largest file.
+
+    python benchmarks/interop_memory.py [--gigabytes 5] [--folder DIR] [--json PATH]
+
+A CLIP of transformers with random weights in float32, as wide as open_clip's ViT-bigG/14 and as
+deep as the size asks for, is imported and exported again; then the same model as a scanned one,
+whose checkpoint holds a stack of layers as one array, is exported. Each command is a process of its
+own, and its peak of resident memory counts what it maps of files, too. The aim: less than 1.5 times
+the largest file of safetensors. Takes twice the size of the model on disk, and removes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TOKENIZER = ROOT / "tests/parity/data/interop/transformers_clip_a.zip"
+LIMIT = 1.5
+"""Times the largest file."""
+
+_VISION = {"hidden_size": 1664, "num_attention_heads": 16, "intermediate_size": 8192}
+_TEXT = {
+    "hidden_size": 1280,
+    "num_attention_heads": 20,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 12,
+    "vocab_size": 49408,
+}
+
+
+def configuration(folder: Path, gigabytes: float) -> dict[str, Any]:
+    """A `config.json` for about so many 10^9 bytes of float32."""
+    content = json.loads((folder / "config.json").read_text())
+    text = content["text_config"] | _TEXT
+    layer, rest = _weights(_VISION), 12 * _weights(_TEXT) + 49408 * 1280
+    depth = max(1, round((gigabytes * 1e9 / 4 - rest) / layer))
+    vision = content["vision_config"] | _VISION | {"image_size": 224, "patch_size": 14}
+    vision["num_hidden_layers"] = depth
+    return content | {"text_config": text, "vision_config": vision, "projection_dim": 1280}
+
+
+def _weights(tower: dict[str, int]) -> int:
+    width, mlp = tower["hidden_size"], tower["intermediate_size"]
+    return 4 * width * width + 2 * width * mlp
+
+
+def make_foreign(folder: Path, gigabytes: float) -> None:
+    """Writes a folder of transformers, an array at a time."""
+    from vljax.interop.mapping import pair
+    from vljax.interop.safetensors_files import SHARD_BYTES, write_folder
+    from vljax.interop.stored import unrolled_shapes
+    from vljax.interop.transformers_clip import read
+    from vljax.run import prepare
+
+    with zipfile.ZipFile(TOKENIZER) as archive:
+        archive.extractall(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "outputs.npz").unlink()
+    content = configuration(folder, gigabytes)
+    (folder / "config.json").write_text(json.dumps(content))
+    processor = json.loads((folder / "processor_config.json").read_text())
+    sides = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
+    processor["image_processor"] |= sides
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    reading = read(folder, content, {})
+    shapes = unrolled_shapes(prepare(reading.run).shapes.params)
+    tensors = {
+        one.foreign: _random(one.foreign_shape) for one in pair(reading.rules, shapes, "CLIP")
+    }
+    write_folder(folder, "model", tensors, lambda done: None, SHARD_BYTES)
+
+
+def _random(shape: tuple[int, ...]) -> Any:
+    import numpy as np
+
+    from vljax.interop.tensors import Lazy
+
+    rng = np.random.default_rng(shape)
+
+    def make() -> Any:
+        return rng.standard_normal(shape, np.float32)
+
+    return Lazy(shape, np.dtype(np.float32), make)
+
+
+def make_scanned(workdir: Path, unrolled: Path) -> None:
+    """Writes a workdir like `unrolled` whose stacks of layers are single arrays."""
+    import jax
+    from etils import epath
+
+    from vljax.config import encode
+    from vljax.interop.stored import write_parameters
+    from vljax.models.layout import leaves
+    from vljax.run import prepare
+    from vljax.training import manifest
+    from vljax.workdir import decode_recipe
+
+    old, new = (folder / "checkpoints" / "0" for folder in (unrolled, workdir))
+    shutil.copytree(old, new, ignore=shutil.ignore_patterns("state", "manifest.json"))
+    run = decode_recipe(json.loads((new / "recipe.json").read_text()), "recipe.json")
+    encoders = {name: replace(one, scan=True) for name, one in run.model.encoders.items()}
+    run = replace(run, model=replace(run.model, encoders=encoders))
+    (new / "recipe.json").write_text(json.dumps(encode(run)))
+    shapes = prepare(run, jax.devices()[:1]).shapes.params
+    arrays = {"/".join(keys): _random(tuple(leaf.shape)) for keys, leaf in leaves(shapes)}
+    write_parameters(new, arrays, lambda done: None)
+    manifest.write(epath.Path(new))
+
+
+def in_own_process(code: str) -> None:
+    """Runs a line of this module elsewhere, so that its memory is given back."""
+    # From the root: beside this file is one that is named like the package tokenizers.
+    begin = "from pathlib import Path; import benchmarks.interop_memory as m"
+    command = [sys.executable, "-c", f"{begin}; {code}"]
+    subprocess.run(command, env=_environment(), cwd=ROOT, check=True)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def peak(*arguments: str | Path) -> tuple[int, float]:
+    """Bytes of resident memory at most, and seconds, of a `vljax` command."""
+    command = [sys.executable, "-m", "vljax.cli", *map(str, arguments)]
+    began = time.monotonic()
+    process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss * 1024, time.monotonic() - began
+
+
+def largest(folder: Path) -> int:
+    """Bytes of the largest file of weights."""
+    return max(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def measure(folder: Path, gigabytes: float) -> Iterator[dict[str, Any]]:
+    """A row for each case."""
+    foreign, workdir, out, scanned = (folder / name for name in ("src", "run", "out", "scanned"))
+    in_own_process(f"m.make_foreign(Path({str(foreign)!r}), {gigabytes})")
+    shard = largest(foreign)
+    yield _row("import", shard, *peak("import", foreign, workdir))
+    shutil.rmtree(foreign)
+    yield _row("export", *_export(workdir, out))
+    in_own_process(f"m.make_scanned(Path({str(scanned)!r}), Path({str(workdir)!r}))")
+    shutil.rmtree(workdir)
+    yield _row("export of a scanned model", *_export(scanned, out))
+
+
+def _export(workdir: Path, out: Path) -> tuple[int, int, float]:
+    bytes_, seconds = peak("export", workdir, out, "--format", "transformers")
+    shard = largest(out)
+    shutil.rmtree(out)
+    return shard, bytes_, seconds
+
+
+def _row(case: str, shard: int, bytes_: int, seconds: float) -> dict[str, Any]:
+    ratio = bytes_ / shard
+    print(
+        f"{case:26} {bytes_ / 1e9:8.2f} {shard / 1e9:8.2f} {ratio:7.2f} {seconds:8.0f}", flush=True
+    )
+    return {"case": case, "peak": bytes_, "shard": shard, "ratio": ratio, "seconds": seconds}
+
+
+def main() -> int:
+    """Prints a table, and writes its numbers as JSON where asked to; status 1 above the limit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--gigabytes", type=float, default=5.0)
+    parser.add_argument("--folder", help="where there is room; a temporary one unless said")
+    parser.add_argument("--json", metavar="PATH")
+    args = parser.parse_args()
+    print(f"CLIP of {args.gigabytes:g} GB in float32; GB, limit {LIMIT} times the largest file")
+    print(f"{'':26} {'peak':>8} {'file':>8} {'ratio':>7} {'seconds':>8}")
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        rows = list(measure(Path(folder), args.gigabytes))
+    if args.json:
+        text = json.dumps({"gigabytes": args.gigabytes, "rows": rows})
+        print(text) if args.json == "-" else Path(args.json).write_text(text + "\n")
+    return 1 if any(row["ratio"] >= LIMIT for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+from tests.interop.conftest import foreign, trunks  # noqa: F401  fixtures

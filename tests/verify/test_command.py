@@ -1,0 +1,132 @@
+"""The whole command on a tiny model, against what transformers and open_clip measure with it.
+
+The numbers are those of `tests/parity/make_verify.py`, and have to come out exactly: no decision of
+the references is as close as float32 rounds.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.parity import verify_inputs as inputs
+from vljax.cli import main
+from vljax.verify import released
+from vljax.verify.released import RELEASED, Figure, Released, Task
+
+STORED = json.loads((Path(__file__).parents[1] / "parity" / "data" / "verify.json").read_text())
+TOWERS = {
+    "transformers_clip_a": {"width": 24, "patch_size": 8, "pooling": "cls"},
+    "open_clip_siglip_a": {"width": 24, "patch_size": 8, "pooling": "map"},
+}
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """The tiny models are released, with the references' numbers as published ones."""
+    count = len(inputs.images())
+    monkeypatch.setitem(released.TASKS, "imagenet", Task(count, len(inputs.CLASSES), "tiny"))
+    monkeypatch.setitem(released.TASKS, "coco", Task(count, None, "tiny"))
+    for name, tower in TOWERS.items():
+        numbers = {key: value for key, value in STORED[name].items() if "@" in key}
+        figures = [
+            Figure("imagenet" if key == "accuracy@1" else "coco", key, value)
+            for key, value in numbers.items()
+        ]
+        monkeypatch.setitem(RELEASED, name, Released(tower, tuple(figures)))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Writes both data sets for a model; the options that name them."""
+
+    def write(name):
+        inputs.write_folder(tmp_path / "imagenet", STORED[name]["labels"])
+        inputs.write_split(tmp_path / "coco", STORED[name]["captions"])
+        return ["--data", str(tmp_path / "imagenet"), "--data", str(tmp_path / "coco")]
+
+    return write
+
+
+def verify(*args):
+    return main(["verify", *map(str, args), "--batch_size", "16"])
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_every_number_comes_out_as_the_reference_has_it(name, foreign, data, capsys):
+    given = data(name)
+    assert verify(name, "--weights", foreign(name), *given, "--tolerance", 1e-9, "--json", "-") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["agrees"] is True
+    own = {row["metric"]: row["own"] for row in result["numbers"]}
+    assert own == pytest.approx({k: v for k, v in STORED[name].items() if "@" in k}, abs=1e-9)
+    assert all("docs/openclip_" in row["source"] for row in result["numbers"])
+
+
+def test_a_difference_over_the_tolerance_is_status_1(foreign, data, monkeypatch, capsys):
+    name = "transformers_clip_a"
+    (coco,) = (f for f in RELEASED[name].figures if f.metric.startswith("image_to"))
+    other = coco._replace(percent=coco.percent + 2)
+    monkeypatch.setitem(RELEASED, name, RELEASED[name]._replace(figures=(other,)))
+    command = (name, "--weights", foreign(name), *data(name)[2:])
+    assert verify(*command, "--tolerance", "1.9") == 1
+    line = next(x for x in capsys.readouterr().out.splitlines() if "image to text" in x)
+    assert f"{other.percent:.2f}" in line
+    assert f"{coco.percent:.2f}" in line
+    assert "-2.00" in line
+    assert "more than 1.9" in line
+    assert verify(*command, "--tolerance", "2.1") == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["ViT-B-32/opena"], "did you mean 'ViT-B-32/openai'?"),
+        (["ViT-B-32/openai"], "width is 24, and ViT-B-32/openai has 768"),
+        (["transformers_clip_a", "--tolerance", "-1"], "--tolerance: must be 0 or more"),
+        (["transformers_clip_a", "--classes", "/none"], "/none: no such file; add --classes FILE"),
+        (["transformers_clip_a", "--data", "/none"], "/none: cannot tell what kind of data set"),
+    ],
+)
+def test_bad_input_is_status_2(args, message, foreign, data, capsys):
+    given = data("transformers_clip_a")
+    assert verify(*args, "--weights", foreign("transformers_clip_a"), *given) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_data_than_the_published_figures_are_of(foreign, data, tmp_path, capsys):
+    name = "transformers_clip_a"
+    given, weights = data(name), foreign(name)
+
+    def complaint(*args):
+        assert verify(name, "--weights", weights, *args) == 2
+        return capsys.readouterr().err
+
+    image = next((tmp_path / "coco" / "val2014").iterdir())
+    content = image.read_bytes()
+    image.write_bytes(content[:40])
+    assert "1 images cannot be read; the published figures are of all" in complaint(*given[2:])
+    image.write_bytes(content)
+    next((tmp_path / "imagenet").glob("*/*.png")).unlink()
+    assert "17 images; the published figures are of 18" in complaint(*given[:2])
+    (tmp_path / "imagenet" / "classnames.txt").write_text("cat\n")
+    assert "classnames.txt: 1 class names; ImageNet has 6" in complaint(*given[:2])
+
+
+def test_a_prompt_without_a_place_for_the_name(foreign, data, tmp_path, capsys):
+    name, file = "transformers_clip_a", tmp_path / "prompts.txt"
+    file.write_text("a photo of a {}\nnothing\n")
+    assert verify(name, "--weights", foreign(name), *data(name), "--templates", file) == 2
+    assert "prompts.txt: 'nothing' must hold {} or {c} once" in capsys.readouterr().err
+
+
+def test_another_split_file_has_no_published_figures(foreign, data, tmp_path, capsys):
+    name = "transformers_clip_a"
+    data(name)
+    file = tmp_path / "coco" / "dataset_coco.json"
+    content = json.loads(file.read_text()) | {"dataset": "flickr8k"}
+    file.write_text(json.dumps(content))
+    assert verify(name, "--weights", foreign(name), "--data", file) == 2
+    assert "dataset 'flickr8k'; figures were published for coco, flickr30k" in (
+        capsys.readouterr().err
+    )

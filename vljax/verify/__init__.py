@@ -1,0 +1,1 @@
+"""`vljax verify`: the published numbers of released models, measured again."""

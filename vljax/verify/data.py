@@ -1,0 +1,136 @@
+"""The data sets of published figures: which one lies at a path, and how it is asked."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vljax.config import UserError
+from vljax.data.evaluation_set import EvaluationSet
+from vljax.data.pipeline import Data
+from vljax.data.sources import Karpathy, Source
+from vljax.data_commands.given import given_sources
+from vljax.verify.released import TASKS
+
+CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
+"""As CLIP_benchmark names them, which keeps them in the folder of a data set."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A data set on the command line."""
+
+    task: str
+    """A key of `TASKS`."""
+    source: Source
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    """Each with `{}` once."""
+
+    def open(self, data: Data) -> NamedSet:
+        """Its examples, once they are known to be those of the published figures.
+
+        Raises:
+          UserError: if they are others.
+        """
+        opened = NamedSet(data, self.source, self.class_names)
+        task, name = TASKS[self.task], self.source.full_name
+        if len(opened) != task.examples:
+            raise UserError(
+                f"{name}: {len(opened):,} images; the published figures are of {task.examples:,}"
+                f" ({task.what})"
+            )
+        if task.classes is None:
+            bare = [i for i in range(len(opened)) if not opened.records.annotation(i).captions]
+            if bare:
+                raise UserError(f"{name}: {len(bare):,} images have no caption")
+        elif (found := len(opened.records.class_names)) != task.classes:
+            raise UserError(f"{name}: {found:,} classes; {self.task} has {task.classes:,}")
+        return opened
+
+
+class NamedSet(EvaluationSet):
+    """An evaluation set whose classes have other names than in the data, in the same order."""
+
+    def __init__(self, data: Data, source: Source, class_names: tuple[str, ...]) -> None:
+        super().__init__(data, source)
+        self._class_names = class_names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """See `EvaluationSet`."""
+        return self._class_names
+
+
+def given(
+    path: str, *, images: str | None, classes: str | None, templates: str | None, prog: str
+) -> Given:
+    """The data set at a path.
+
+    Args:
+      path: a JSON file of Karpathy's splits, or a folder with one: retrieval. Anything else that a
+        source of ours reads, `TYPE:PATH` or a folder by class: ImageNet.
+      images: the folder with the images of a split file, where it is not the file's.
+      classes: file with a class name a line; by default `CLASSES` in the folder.
+      templates: file with a prompt a line, `{}` or `{c}` where the name goes; by default
+        `TEMPLATES` in the folder.
+      prog: the command that messages show.
+
+    Raises:
+      UserError: if it is none of them, or a file is missing or of another form.
+    """
+    split_file = _split_file(Path(path).expanduser())
+    if split_file is not None:
+        return _retrieval(split_file, images)
+    (source,) = given_sources([path], prog)
+    folder = Path(path.partition(":")[2] or path).expanduser()
+    names = _lines(classes, folder / CLASSES, "--classes")
+    wanted = TASKS["imagenet"].classes
+    if len(names) != wanted:
+        where = classes or folder / CLASSES
+        raise UserError(f"{where}: {len(names):,} class names; ImageNet has {wanted:,}")
+    file = templates or str(folder / TEMPLATES)
+    prompts = _lines(templates, folder / TEMPLATES, "--templates")
+    return Given("imagenet", source, names, tuple(_prompt(line, file) for line in prompts))
+
+
+def _split_file(path: Path) -> Path | None:
+    if path.is_file() and path.suffix == ".json":
+        return path
+    found = sorted(path.glob("dataset_*.json")) if path.is_dir() else []
+    if len(found) > 1:
+        raise UserError(f"{path}: several split files; name one: {found[0]}")
+    return found[0] if found else None
+
+
+def _retrieval(file: Path, images: str | None) -> Given:
+    match = re.fullmatch(r"dataset_(\w+)", file.stem)
+    try:
+        stated = json.loads(file.read_bytes()).get("dataset")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: no split file of Karpathy ({error})") from error
+    task = str(stated or (match and match[1]))
+    known = [name for name, about in TASKS.items() if about.classes is None]
+    if task not in known:
+        raise UserError(f"{file}: dataset {task!r}; figures were published for {', '.join(known)}")
+    return Given(task, Karpathy(str(file), images))
+
+
+def _lines(given: str | None, default: Path, flag: str) -> tuple[str, ...]:
+    file = Path(given).expanduser() if given else default
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; add {flag} FILE") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _prompt(line: str, file: str) -> str:
+    made = line.replace("{c}", "{}")
+    if made.count("{}") != 1:
+        raise UserError(f"{file}: {line!r} must hold {{}} or {{c}} once, for the class name")
+    return made
