@@ -28,7 +28,9 @@ class Form:
         most `group`, but one where these would be shorter than a quarter of that."""
         if self.group is None:
             return 1
-        count = next(n for n in range(1, inputs + 1) if inputs % n == 0 and inputs // n <= self.group)
+        count = next(
+            n for n in range(1, inputs + 1) if inputs % n == 0 and inputs // n <= self.group
+        )
         return count if inputs // count >= self.group // 4 else 1
 
 
