@@ -235,6 +235,7 @@ def _convert(name: str, asked: argparse.Namespace) -> int:
                 asked.out,
                 asked.format,
                 dtype=asked.dtype,
+                quantize=asked.quantize,
                 accept=asked.accept,
                 vocabulary=asked.tokenizer,
                 overwrite=asked.overwrite,

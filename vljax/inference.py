@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Float
 
 from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.preprocessing import ImagePreprocessor
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
+from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
 from vljax.models.compute import Precision
 from vljax.models.layout import merge
@@ -72,29 +74,37 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     """The model of a checkpoint, on the first device; its averaged parameters if it has them.
 
     Args:
-      path: a checkpoint (`W/checkpoints/STEP`), or a workdir: its newest intact one.
+      path: a checkpoint (`W/checkpoints/STEP`), or a workdir: its newest intact one; or what
+        `vljax export --format safetensors` made of one, whose weights stay in the formats that they
+        are stored in.
       precision: how to compute; by default as the model was trained, whatever the platform.
 
     Raises:
       UserError: if there is no intact checkpoint of a format that this version reads.
     """
     keep_compiled()
-    folder = checkpoint.newest(path)
+    written = exported.opened(path) if exported.recognises(path) else None
+    folder = checkpoint.newest(path) if written is None else epath.Path(written.folder)
 
-    environment = json.loads(checkpoint.read_file(folder, "environment.json"))
+    def read(name: str) -> bytes:
+        # Of what was exported all digests are checked already.
+        return checkpoint.read_file(folder, name) if written is None else written.read_file(name)
+
+    environment = json.loads(read("environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
         found = environment["format_version"]
         raise UserError(f"{folder}: format {found}, this version of vljax reads {FORMAT_VERSION}")
-    recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
+    recipe = json.loads(read("recipe.json"))
     run = decode_recipe(recipe, f"{folder}/recipe.json")
     stored = Precision(environment["resolved"]["precision"], run.precision.params)
     precision = precision or stored
     run = dataclasses.replace(run, precision=precision, attention="auto")
 
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
-    shapes = parameter_shapes(model, run.model)
-    wanted = {**shapes._asdict(), "average": averaged(run.optim, shapes.params)}
-    arrays = checkpoint.read_state(folder, wanted, partial=True)
+    if written is None:
+        variables = _stored(folder, model, run)
+    else:
+        variables = Variables(written.parameters(model, run.model), {})
 
     @jax.jit
     def forward(variables: Variables, batch: dict[str, Array]) -> dict[str, Array]:
@@ -102,10 +112,18 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
 
     return Loaded(
         run=run,
-        step=int(folder.name),
+        step=int(folder.name) if written is None else written.step,
         model=model,
-        variables=Variables(merge(arrays["params"], arrays["average"]), arrays["state"]),
+        variables=variables,
         forward=forward,
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
-        images=ImagePreprocessor.load(json.loads(checkpoint.read_file(folder, "preprocess.json"))),
+        images=ImagePreprocessor.load(json.loads(read("preprocess.json"))),
     )
+
+
+def _stored(folder: epath.Path, model: Model, run: Run) -> Variables:
+    """The variables of a checkpoint."""
+    shapes = parameter_shapes(model, run.model)
+    wanted = {**shapes._asdict(), "average": averaged(run.optim, shapes.params)}
+    arrays = checkpoint.read_state(folder, wanted, partial=True)
+    return Variables(merge(arrays["params"], arrays["average"]), arrays["state"])

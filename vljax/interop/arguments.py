@@ -7,6 +7,7 @@ from typing import Any
 
 from vljax.interop.expressible import ACCEPTABLE
 from vljax.interop.formats import MODULES
+from vljax.models.quantization import FORMS
 
 NAMES = ("import", "export")
 
@@ -50,6 +51,13 @@ def add(commands: Any) -> None:
         default="float32",
         choices=("float32", "bfloat16", "float16"),
         help="of the arrays; float32 unless said otherwise",
+    )
+    exporting.add_argument(
+        "--quantize",
+        choices=FORMS,
+        metavar="FORM",
+        help="the kernels of linear maps, with --format safetensors, which vljax.inference.load"
+        f" reads: {'; '.join(f'{name} ({form.meaning})' for name, form in FORMS.items())}",
     )
     exporting.add_argument(
         "--accept",

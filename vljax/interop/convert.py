@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,17 @@ from vljax.interop.expressible import ACCEPTABLE, Losses
 from vljax.interop.folders import new_folder
 from vljax.interop.format import Trained
 from vljax.interop.mapping import Pair, pair, to_foreign
+from vljax.interop.quantized import kernels, quantized
 from vljax.interop.reading import read_model
 from vljax.interop.tensors import FLOATS, Lazy
+from vljax.models.assembly import Model
+from vljax.models.quantization import FORMS
+from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.run import build_model
 from vljax.training import checkpoint, manifest
 from vljax.workdir import FORMAT_VERSION, decode_recipe, description, model_files
+
+_QUANTIZES = "safetensors"
 
 Report = Callable[[int, int], None]
 """Is told how many bytes are done, of how many."""
@@ -81,7 +89,7 @@ def import_model(source: str, out: str, *, overwrite: bool, report: Report) -> C
         manifest.write(epath.Path(step))
         _write(folder / "run.json", description(prepared))
     reading = mapped.reading
-    return _converted(reading.what, out, mapped.pairs, made, reading.notes)
+    return _converted(reading.what, out, mapped.pairs, made, reading.notes, {})
 
 
 def export_model(
@@ -90,6 +98,7 @@ def export_model(
     format_name: str,
     *,
     dtype: str = "float32",
+    quantize: str | None = None,
     accept: Collection[str] = (),
     vocabulary: str | None = None,
     overwrite: bool = False,
@@ -102,6 +111,7 @@ def export_model(
       out: the folder to make.
       format_name: see `formats.MODULES`.
       dtype: of the arrays, "float32" or another of `tensors.FLOATS`.
+      quantize: one of `quantization.FORMS`, for kernels; None for as they are.
       accept: names of losses that are acceptable, see `expressible.ACCEPTABLE`.
       vocabulary: a `tokenizer.json` for a tokenizer whose vocabulary is built in.
       overwrite: whether what stands at `out` may be replaced.
@@ -114,23 +124,36 @@ def export_model(
     for name in accept:
         if name not in ACCEPTABLE:
             raise UserError(f"--accept: unknown loss {name!r}{suggest(name, ACCEPTABLE)}")
+    if quantize is not None and format_name != _QUANTIZES:
+        raise UserError(f"--quantize: {format_name} has no such weights; use --format {_QUANTIZES}")
     if chosen.write is None:
         raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
     folder = checkpoint.newest(path)
-    trained, notes = _trained(folder, vocabulary, dtype)
+    trained, notes = _trained(folder, vocabulary, dtype, quantize)
     losses = Losses(format_name, accept)
     writing = chosen.write(trained, losses)
     shapes = {name: parameter.shape for name, parameter in trained.parameters.items()}
     pairs = pair(writing.rules, shapes, chosen.what)
     made = to_foreign(pairs, trained.parameters, FLOATS[dtype])
+    changes: dict[str, str] = {}
+    if quantize is not None:
+        inputs = kernels(_model(trained), trained.run.model)
+        made = quantized(made, trained.parameters, inputs, FORMS[quantize])
+        changes = dict.fromkeys(inputs, quantize)
     with new_folder(out, path, overwrite=overwrite) as target:
         writing.write(target, made, _progress(made, report))
         for name, content in writing.files.items():
             _write(target / name, content)
-    return _converted(chosen.what, out, pairs, made, [*notes, *losses.notes])
+    return _converted(chosen.what, out, pairs, made, [*notes, *losses.notes], changes)
 
 
-def _trained(folder: epath.Path, vocabulary: str | None, dtype: str) -> tuple[Trained, list[str]]:
+def _model(trained: Trained) -> Model:
+    return build_model(trained.run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
+
+
+def _trained(
+    folder: epath.Path, vocabulary: str | None, dtype: str, quantize: str | None
+) -> tuple[Trained, list[str]]:
     environment = json.loads(checkpoint.read_file(folder, "environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
         found = environment["format_version"]
@@ -146,6 +169,8 @@ def _trained(folder: epath.Path, vocabulary: str | None, dtype: str) -> tuple[Tr
         files={name: checkpoint.read_file(folder, name) for name in names},
         vocabulary=None if vocabulary is None else Path(vocabulary),
         dtype=dtype,
+        step=int(folder.name),
+        quantize=quantize,
     )
     return trained, notes
 
@@ -167,9 +192,18 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _converted(
-    what: str, out: str, pairs: Sequence[Pair], made: Mapping[str, Lazy], notes: Sequence[str]
+    what: str,
+    out: str,
+    pairs: Sequence[Pair],
+    made: Mapping[str, Lazy],
+    notes: Sequence[str],
+    changes: Mapping[str, str],
 ) -> Converted:
-    rows = [Row(one.own, one.foreign, one.foreign_shape, one.change.name) for one in pairs]
-    parameters = sum(value.size for value in made.values())
+    """`changes` are what was done to arrays instead of what their pairs say."""
+    rows = [
+        Row(one.own, one.foreign, one.foreign_shape, changes.get(one.foreign, one.change.name))
+        for one in pairs
+    ]
+    parameters = sum(math.prod(one.foreign_shape) for one in pairs)
     nbytes = sum(value.nbytes for value in made.values())
     return Converted(what, out, rows, parameters, nbytes, notes)

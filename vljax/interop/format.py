@@ -55,6 +55,10 @@ class Trained:
     """A `tokenizer.json` in place of a vocabulary that is built in."""
     dtype: str
     """What the arrays are written in."""
+    step: int = 0
+    """Of the checkpoint."""
+    quantize: str | None = None
+    """How kernels are quantized, one of `quantization.FORMS`."""
 
 
 WriteTensors = Callable[[Path, Mapping[str, Lazy], Progress], Sequence[Path]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from vljax.interop.mapping import Rule, rule
 from vljax.interop.stored import unrolled_shapes
 from vljax.interop.tensors import Tensor
 from vljax.parallel.mesh import MeshConfig
-from vljax.run import Run, prepare
+from vljax.run import Prepared, Run, prepare
 from vljax.workdir import decode_recipe
 
 RECIPE, PREPROCESS = "recipe.json", "preprocess.json"
@@ -41,12 +41,24 @@ def files(trained: Trained) -> dict[str, bytes]:
     }
 
 
-def read(folder: Path, tensors: Mapping[str, Tensor]) -> Reading:
-    """A folder with a recipe and its parameters."""
+def read(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    adapt: Callable[[Prepared], Mapping[str, Tensor]] | None = None,
+) -> Reading:
+    """A folder with a recipe and its parameters.
+
+    Args:
+      folder: what holds them.
+      tensors: the parameters.
+      adapt: makes other ones of them, once the model is known.
+    """
     recipe = decode_recipe(read_json(folder / RECIPE), str(folder / RECIPE))
     # Of another machine: its paths and devices are not here.
     run = replace(_without_paths(recipe), mesh=MeshConfig(1, 1, 1), attention="auto", workdir=None)
-    shapes = unrolled_shapes(prepare(run, jax.devices()[:1]).shapes.params)
+    prepared = prepare(run, jax.devices()[:1])
+    shapes = unrolled_shapes(prepared.shapes.params)
+    tensors = tensors if adapt is None else adapt(prepared)
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
     return Reading("parameters of vljax", run, tokenizer, tensors, rules(shapes))
 

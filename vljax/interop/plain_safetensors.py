@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vljax.interop import plain
+from vljax.interop import exported, plain
+from vljax.interop.exported import WEIGHTS
 from vljax.interop.expressible import Losses
 from vljax.interop.format import Format, Reading, Trained, Writing
+from vljax.interop.quantized import dequantizing, kernels
 from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
-
-BASE = "parameters"
+from vljax.interop.stored import unrolled_shapes
+from vljax.interop.tensors import Tensor
+from vljax.models.quantization import Form
+from vljax.run import Prepared
 
 
 def _recognises(path: Path) -> bool:
-    weights = (path / f"{BASE}.safetensors{end}" for end in ("", ".index.json"))
+    weights = (path / f"{WEIGHTS}.safetensors{end}" for end in ("", ".index.json"))
     return plain.recognises(path) and any(file.exists() for file in weights)
 
 
 def _read(folder: Path) -> Reading:
-    return plain.read(folder, read_folder(folder, BASE))
+    # Earlier versions wrote no description, and quantized nothing.
+    form = exported.opened(str(folder)).form if exported.recognises(str(folder)) else None
+    tensors = read_folder(folder, WEIGHTS)
+    if form is None:
+        return plain.read(folder, tensors)
+    return plain.read(folder, tensors, lambda prepared: _float32(prepared, tensors, form, folder))
+
+
+def _float32(
+    prepared: Prepared, tensors: Mapping[str, Tensor], form: Form, folder: Path
+) -> Mapping[str, Tensor]:
+    inputs = kernels(prepared.model, prepared.run.model)
+    shapes = unrolled_shapes(prepared.shapes.params)
+    return dequantizing(tensors, inputs, shapes, form, str(folder))
 
 
 def _write(trained: Trained, losses: Losses) -> Writing:
-    def write(out: Path, tensors: Any, progress: Any) -> Any:
-        return write_folder(out, BASE, tensors, progress, SHARD_BYTES)
+    environment = exported.ENVIRONMENT
+    files = plain.files(trained) | {environment: trained.files[environment]}
 
-    return Writing(plain.rules(trained.parameters), plain.files(trained), write)
+    def write(out: Path, tensors: Any, progress: Any) -> Any:
+        written = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
+        exported.describe(out, trained.step, trained.quantize, files)
+        return written
+
+    return Writing(plain.rules(trained.parameters), files, write)
 
 
 FORMAT = Format("a folder with parameters.safetensors of vljax", _recognises, _read, _write)

@@ -21,6 +21,7 @@ from vljax.interop.tensors import FLOATS, Lazy, Tensor
 SHARD_BYTES = 4 << 30
 _CODES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NAMES = {FLOATS[name]: code for code, name in _CODES.items()}
+_NAMES |= {np.dtype(np.int8): "I8", np.dtype(np.uint8): "U8"}
 
 Progress = Callable[[int], None]
 """Is told of each array, in bytes, once it is done."""

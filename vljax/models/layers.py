@@ -19,6 +19,7 @@ from vljax.models.attention import attend
 from vljax.models.compute import Compute
 from vljax.models.linear_map import linear_map
 from vljax.models.norm import normalise
+from vljax.models.quantized import QuantizedKernel, quantized_map
 
 Initializer = Callable[..., Array]
 Places = Int[Array, "batch"] | None
@@ -50,8 +51,11 @@ class Linear(nn.Module):
         shape = (*x.shape[x.ndim - self.inputs :], *self.features)
         param_dtype, dtype = self.compute.param_dtype, self.compute.dtype
         kernel = self.param("kernel", named(xavier, *self.axes), shape, param_dtype)
-        x, kernel = x.astype(dtype), jnp.asarray(kernel, dtype)
-        y = linear_map(x, kernel, self.inputs, self.compute.products_by_rows)
+        x, by_rows = x.astype(dtype), self.compute.products_by_rows
+        if isinstance(kernel, QuantizedKernel):
+            y = quantized_map(x, kernel, self.inputs, by_rows)
+        else:
+            y = linear_map(x, jnp.asarray(kernel, dtype), self.inputs, by_rows)
         if self.use_bias:
             zeros = named(nn.initializers.zeros_init(), *self.axes[self.inputs :])
             y = y + self.param("bias", zeros, self.features, param_dtype).astype(dtype)

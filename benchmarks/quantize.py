@@ -1,0 +1,195 @@
+"""Size, speed and quality of one checkpoint in every form that weights are exported in.
+
+    python benchmarks/quantize.py CHECKPOINT [--batch 64] [--rounds 7] [--json PATH]
+
+Each form is exported, loaded from the folder, measured by the recipe's own final evaluators, and
+timed in turn with the others: speeds are medians over the rounds of the ratio to float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+# In place of this folder, whose tokenizers.py would hide the package of that name.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from vljax.data.evaluation_set import EvaluationSet
+from vljax.evaluation.evaluator import Batch, Encode
+from vljax.inference import Loaded, load
+from vljax.interop.convert import export_model
+from vljax.models.assembly import example_batch
+from vljax.models.compute import Precision
+
+SHOWN = {
+    "T>I R@1": "retrieval/*/text_to_image/recall@1",
+    "T>I R@10": "retrieval/*/text_to_image/recall@10",
+    "I>T R@1": "retrieval/*/image_to_text/recall@1",
+    "I>T R@10": "retrieval/*/image_to_text/recall@10",
+    "zero-shot": "zero_shot/*/accuracy@1",
+}
+
+
+class Form(NamedTuple):
+    """How weights are stored, and how the model is computed."""
+
+    name: str
+    dtype: str = "float32"
+    quantize: str | None = None
+    precision: Precision | None = None
+    """None: as it was trained."""
+
+
+FORMS = (
+    Form("float32"),
+    Form("bfloat16", "bfloat16"),
+    Form("bfloat16, computed so", "bfloat16", None, Precision("bfloat16")),
+    Form("int8", "float32", "int8"),
+    Form("int4", "float32", "int4"),
+    Form("int4, rest bfloat16", "bfloat16", "int4"),
+    Form("int8-dynamic", "float32", "int8-dynamic"),
+)
+
+
+def prepared(form: Form, checkpoint: str, folder: Path) -> tuple[Loaded, float]:
+    """The model in a form, and its megabytes of weights."""
+    out = folder / form.name
+    export_model(
+        checkpoint,
+        str(out),
+        "safetensors",
+        dtype=form.dtype,
+        quantize=form.quantize,
+        report=lambda done, total: None,
+    )
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    return load(str(out), form.precision), size / 1e6
+
+
+def encoder(loaded: Loaded) -> Encode:
+    """The model as evaluators take it."""
+    known = example_batch(loaded.run.model)
+
+    def encode(batch: Batch) -> dict[str, np.ndarray]:
+        inputs = {name: array for name, array in batch.items() if name in known}
+        outputs = loaded.forward(loaded.variables, inputs)
+        return {k: np.asarray(v) for k, v in outputs.items() if k.endswith("/embedding")}
+
+    return encode
+
+
+def quality(loaded: Loaded) -> dict[str, float]:
+    """The shown metrics, in per cent."""
+    metrics: dict[str, float] = {}
+    for evaluator in loaded.run.final_evaluators.values():
+        data = EvaluationSet(loaded.run.data, evaluator.source)
+        # The one that is stored with the weights: the recipe's path may not exist here.
+        data.tokenizer = loaded.tokenizer
+        metrics |= evaluator(encoder(loaded), data)
+    found = {}
+    for title, pattern in SHOWN.items():
+        first, last = pattern.split("*")
+        hits = [v for k, v in metrics.items() if k.startswith(first) and k.endswith(last)]
+        if hits:
+            found[title] = 100 * hits[0]
+    return found
+
+
+def batches(loaded: Loaded, size: int) -> dict[str, dict[str, np.ndarray]]:
+    """Inputs of both towers, of random content."""
+    random = np.random.default_rng(0)
+    made: dict[str, dict[str, np.ndarray]] = {"image": {}, "text": {}}
+    for name, spec in example_batch(loaded.run.model, size).items():
+        if spec.dtype == bool:
+            array = np.ones(spec.shape, bool)
+        else:
+            top = 256 if name == "image" else loaded.run.model.encoders["text"].vocab_size
+            array = random.integers(0, top, spec.shape).astype(spec.dtype)
+        made[name.partition("_")[0]][name] = array
+    return made
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Of one call."""
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+
+def speeds(models: Mapping[str, Loaded], size: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Examples a second of each tower, and the median of their ratios to the first model's."""
+    inputs = batches(next(iter(models.values())), size)
+    found: dict[str, dict[str, float]] = {name: {} for name in models}
+    for tower, batch in inputs.items():
+        times: dict[str, list[float]] = {name: [] for name in models}
+        for i in range(rounds + 1):
+            for name, model in models.items():
+                taken = seconds(lambda model=model: model.forward(model.variables, batch))  # noqa: B023
+                if i:  # the first call compiles
+                    times[name].append(taken)
+        first = next(iter(times.values()))
+        for name, taken in times.items():
+            ratios = [a / b for a, b in zip(first, taken, strict=True)]
+            found[name][f"{tower}s/s"] = size / statistics.median(taken)
+            found[name][f"{tower}s, x"] = statistics.median(ratios)
+    return found
+
+
+def main() -> None:
+    """Prints the table: a row a form; quality as a difference to the first row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", metavar="PATH", help="write the numbers as JSON too")
+    args = parser.parse_args()
+    models: dict[str, Loaded] = {}
+    rows: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for form in FORMS:
+            models[form.name], size = prepared(form, args.checkpoint, Path(folder))
+            rows[form.name] = {"MB": size}
+    for name, measured in speeds(models, args.batch, args.rounds).items():
+        rows[name] |= measured
+    for name, model in models.items():
+        rows[name] |= quality(model)
+    device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {os.cpu_count()} cores"
+    print(f"{args.checkpoint}, step {models['float32'].step}; {device}; batch {args.batch}")
+    print_table(rows)
+    if args.json:
+        Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def print_table(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Markdown; per cent, and points of difference below the first row."""
+    reference = next(iter(rows.values()))
+    print("| weights | " + " | ".join(reference) + " |")
+    print("|---|" + "--:|" * len(reference))
+    for name, row in rows.items():
+        cells = []
+        for title, value in row.items():
+            if title in SHOWN:
+                shown = value if row is reference else value - reference[title]
+                cells.append(f"{shown:.2f}" if row is reference else f"{shown:+.2f}")
+            else:
+                cells.append(
+                    f"{value:.2f}" if title == "MB" or title.endswith("x") else f"{value:.0f}"
+                )
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
