@@ -125,11 +125,18 @@ def export_model(
         raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
     folder = checkpoint.newest(path)
     trained, notes = _trained(folder, vocabulary, dtype)
+    if trained.statistics and not chosen.takes_statistics:
+        kinds = ", ".join(sorted({name.split("/")[0] for name in trained.statistics}))
+        able = [name for name in formats.MODULES if formats.named(name).takes_statistics]
+        raise UserError(
+            f"{folder}: the model has state beside its parameters ({kinds}), which {format_name}"
+            f" has no place for; {' and '.join(able)} have"
+        )
     losses = Losses(format_name, accept)
     writing = chosen.write(trained, losses)
-    shapes = {name: parameter.shape for name, parameter in trained.parameters.items()}
-    pairs = pair(writing.rules, shapes, chosen.what)
-    made = to_foreign(pairs, trained.parameters, FLOATS[dtype])
+    arrays = {**trained.parameters, **trained.statistics}
+    pairs = pair(writing.rules, {name: a.shape for name, a in arrays.items()}, chosen.what)
+    made = to_foreign(pairs, arrays, FLOATS[dtype])
     with new_folder(out, path, overwrite=overwrite) as target:
         writing.write(target, made, _progress(made, report))
         for name, content in writing.files.items():
@@ -150,6 +157,7 @@ def _trained(folder: epath.Path, vocabulary: str | None, dtype: str) -> tuple[Tr
         run=decode_recipe(recipe, f"{folder}/recipe.json"),
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
         parameters=parameters,
+        statistics=stored.statistics(folder),
         files={name: checkpoint.read_file(folder, name) for name in names},
         vocabulary=None if vocabulary is None else Path(vocabulary),
         dtype=dtype,

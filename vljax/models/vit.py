@@ -130,7 +130,7 @@ class ViTModule(nn.Module):
         prefix = self._prefix(x.shape[0])
         extra = prefix.shape[1]
         patch_mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
-        x = jnp.concatenate([prefix, x], axis=1)
+        x = jnp.concatenate([prefix, x], axis=1) if extra else x
         x = compute.constrain(x, ("batch", "length", "embed"))
         if config.input_norm:
             x = layer_norm(compute, config.norm_epsilon, "input_norm")(x)
