@@ -1,4 +1,4 @@
-"""The encoders of a checkpoint as pure functions of their weights, for programs that run elsewhere."""
+"""The encoders of a checkpoint as functions of weights, for programs that run elsewhere."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def encoder_functions(
       UserError: if an encoder has no embedding.
     """
     known = {**trained.parameters, **trained.statistics}
-    return [_function(trained, stream, losses, compute, dtype, known) for stream in _streams(trained)]
+    return [
+        _function(trained, stream, losses, compute, dtype, known) for stream in _streams(trained)
+    ]
 
 
 def _streams(trained: Trained) -> list[str]:

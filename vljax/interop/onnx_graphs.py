@@ -133,6 +133,4 @@ def _replace(field: Any, values: Sequence[Any]) -> None:
     field.extend(copies)
 
 
-FORMAT = Format(
-    "a folder of ONNX graphs", lambda path: False, None, _write, takes_statistics=True
-)
+FORMAT = Format("a folder of ONNX graphs", lambda path: False, None, _write, takes_statistics=True)

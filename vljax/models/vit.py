@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -175,8 +175,11 @@ class ViTModule(nn.Module):
         table: Array = self.param("positions", init, shape, self.compute.param_dtype)
         return table
 
-    def _prefix(self, batch: int) -> Float[Array, "batch extra embed"]:
-        """CLS and register tokens, which have no position of their own."""
+    def _prefix(self, batch: Any) -> Float[Array, "batch extra embed"]:
+        """CLS and register tokens, which have no position of their own.
+
+        The batch is a symbol in programs for any (`jax.export`).
+        """
         config, dtype = self.config, self.compute.dtype
         init = named(nn.initializers.normal(0.02), "none", "embed")
 

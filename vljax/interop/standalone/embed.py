@@ -1,6 +1,6 @@
 """Embeddings of image files and texts by the programs of this folder, and their cosines.
 
-    python embed.py --images cat.jpg dog.png --texts "a cat" "a dog" [--output embeddings.npz]
+python embed.py --images cat.jpg dog.png --texts "a cat" "a dog" [--output embeddings.npz]
 """
 
 from __future__ import annotations
