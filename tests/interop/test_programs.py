@@ -28,8 +28,9 @@ FOREIGN = ["transformers_clip_a", "transformers_siglip_b", "open_clip_clip_a", "
 _WITHOUT_VLJAX = """
 import runpy, sys
 sys.modules["vljax"] = None
-sys.argv[0] = "embed.py"
-runpy.run_path(sys.argv.pop(1) + "/embed.py", run_name="__main__")
+folder = sys.argv.pop(1)
+sys.path.insert(0, folder)
+runpy.run_path(folder + "/embed.py", run_name="__main__")
 """
 
 
@@ -183,6 +184,6 @@ def siglip(foreign, tmp_path):
 def trained_cnn(tmp_path):
     """A checkpoint of an EfficientNet with moved statistics, after a step of training."""
     command = ["train", "configs/quickstart.py:tiny", "--model.encoders.image", "efficientnet_lite"]
-    command += ["--model.encoders.image.image_size", "60", "--steps", "1", "--global_batch", "8"]
+    command += ["--model.encoders.image.image_size", "60", "--steps", "3", "--global_batch", "64"]
     assert main([*command, "--workdir", str(tmp_path / "cnn")]) == 0
     return tmp_path / "cnn"

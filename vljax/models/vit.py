@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -127,10 +127,12 @@ class ViTModule(nn.Module):
     ) -> Encoded:
         """From embedded patches on; `centres` are `Encoded.positions` of the patches."""
         config, compute = self.config, self.compute
-        prefix = self._prefix(x.shape[0])
-        extra = prefix.shape[1]
+        prefix = self._prefix()
+        extra = prefix.shape[0]
         patch_mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
-        x = jnp.concatenate([prefix, x], axis=1) if extra else x
+        if extra:
+            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape))
+            x = jnp.concatenate([prefix, x], axis=1)
         x = compute.constrain(x, ("batch", "length", "embed"))
         if config.input_norm:
             x = layer_norm(compute, config.norm_epsilon, "input_norm")(x)
@@ -175,11 +177,8 @@ class ViTModule(nn.Module):
         table: Array = self.param("positions", init, shape, self.compute.param_dtype)
         return table
 
-    def _prefix(self, batch: Any) -> Float[Array, "batch extra embed"]:
-        """CLS and register tokens, which have no position of their own.
-
-        The batch is a symbol in programs for any (`jax.export`).
-        """
+    def _prefix(self) -> Float[Array, "extra embed"]:
+        """CLS and register tokens, which have no position of their own."""
         config, dtype = self.config, self.compute.dtype
         init = named(nn.initializers.normal(0.02), "none", "embed")
 
@@ -192,5 +191,4 @@ class ViTModule(nn.Module):
             tables.append(cls + table("cls_position", 1) if config.cls_position else cls)
         if config.registers:
             tables.append(table("registers", config.registers))
-        tokens = jnp.concatenate(tables).astype(dtype)
-        return jnp.broadcast_to(tokens, (batch, *tokens.shape))
+        return jnp.concatenate(tables).astype(dtype)
