@@ -8,11 +8,15 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 from jax import export as jax_export
 
 from tests.parity import interop_inputs as inputs
+from vljax import config
 from vljax.cli import main
 from vljax.config import UserError
 from vljax.data.transforms import Flip
@@ -21,7 +25,11 @@ from vljax.interop import convert, program_folder
 from vljax.interop.convert import export_model, import_model
 from vljax.interop.expressible import Losses
 from vljax.interop.safetensors_files import read_file
-from vljax.training import checkpoint
+from vljax.models.assembly import ModelConfig
+from vljax.models.cnn import EfficientNetLite
+from vljax.run import Run, prepare
+from vljax.training import checkpoint, manifest
+from vljax.workdir import model_files
 
 TOLERANCE = 2e-6
 FOREIGN = ["transformers_clip_a", "transformers_siglip_b", "open_clip_clip_a", "open_clip_clip_b"]
@@ -92,9 +100,9 @@ def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
 def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, siglip, tmp_path):
     out, again = tmp_path / "out", tmp_path / "again"
     export_model(str(siglip), str(out), kind, report=quiet)
-    manifest = json.loads((out / "manifest.json").read_text())
+    described = json.loads((out / "manifest.json").read_text())
     largest = max(t.dtype.itemsize * int(np.prod(t.shape)) for t in weights(out).values())
-    for program in manifest["programs"].values():
+    for program in described["programs"].values():
         assert constants(out / program["file"], kind) < min(4096, largest)
         assert program["output"]["shape"] == ["batch", 16]
     import_model(str(out), str(again), overwrite=False, report=quiet)
@@ -182,8 +190,26 @@ def siglip(foreign, tmp_path):
 
 @pytest.fixture
 def trained_cnn(tmp_path):
-    """A checkpoint of an EfficientNet with moved statistics, after a step of training."""
-    command = ["train", "configs/quickstart.py:tiny", "--model.encoders.image", "efficientnet_lite"]
-    command += ["--model.encoders.image.image_size", "60", "--steps", "3", "--global_batch", "64"]
-    assert main([*command, "--workdir", str(tmp_path / "cnn")]) == 0
+    """A checkpoint of an EfficientNet whose statistics are not those that it begins with."""
+    image = EfficientNetLite(image_size=60, width_factor=0.25, depth_factor=0.5)
+    recipe = config.load("configs/quickstart.py:tiny", Run)
+    model = ModelConfig({**recipe.model.encoders, "image": image}, recipe.model.heads)
+    prepared = prepare(dataclasses.replace(recipe, model=model), jax.devices()[:1])
+    rng = np.random.default_rng(0)
+
+    def random(path, leaf):
+        if path[-1].key in ("variance", "scale"):
+            return rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
+        width = max(1, np.prod(leaf.shape[:-1])) ** 0.5
+        return (rng.normal(size=leaf.shape) / width).astype(np.float32)
+
+    arrays = {"params": prepared.shapes.params, "state": prepared.shapes.state}
+    step = tmp_path / "cnn" / "checkpoints" / "0"
+    step.mkdir(parents=True)
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save(step / "state", jax.tree_util.tree_map_with_path(random, arrays))
+    for name, content in model_files(prepared, prepared.run.data.tokenizer.load()).items():
+        (step / name).parent.mkdir(exist_ok=True)
+        (step / name).write_bytes(content)
+    manifest.write(epath.Path(step))
     return tmp_path / "cnn"

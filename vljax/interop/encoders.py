@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ from vljax.interop.expressible import Losses
 from vljax.interop.format import Trained
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
+from vljax.models.encoder import Encoder
 from vljax.models.layout import leaves
+from vljax.models.transformer import TransformerConfig
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -36,7 +38,8 @@ class EncoderFunction:
         self, weights: Mapping[str, Array], inputs: Mapping[str, Array]
     ) -> Float[Array, "batch dim"]:
         wide = {name: array.astype(jnp.float32) for name, array in weights.items()}
-        params, state = {}, {}
+        params: dict[str, Any] = {}
+        state: dict[str, Any] = {}
         for path, array in wide.items():
             _put(params if path in self._parameters else state, path, array)
         outputs, _ = self.model.apply(Variables(params, state), inputs, None, train=False)
@@ -90,9 +93,9 @@ def _function(
     encoder = run.model.encoders[stream]
     if not any(stream in head.reads() for head in run.model.heads.values()):
         losses.refuse(f"model.encoders.{stream}", encoder.type_name, "encoders with an embedding")
-    if hasattr(encoder, "scan"):
+    if isinstance(encoder, TransformerConfig):
         # Weights go under their unrolled names, layer by layer, whatever the stack was trained as.
-        encoder = dataclasses.replace(encoder, scan=False, remat="none")  # type: ignore[call-arg]
+        encoder = cast("Encoder", dataclasses.replace(encoder, scan=False, remat="none"))
     alone = ModelConfig({stream: encoder}, run.model.heads)
     model = build(alone, compute)
     given = run.data.batch_spec(1)

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def main() -> None:
     try:
         model = Model(Path(__file__).parent)
         images = [Path(file).read_bytes() for file in asked.images]
-        made = {}
+        made: dict[str, Any] = {}
         if images:
             made["image"] = model.encode_image(images)
         if asked.texts:

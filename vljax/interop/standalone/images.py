@@ -63,7 +63,7 @@ def _resize(
     background: list[int],
     centre: str,
 ) -> np.ndarray:
-    height, width = _shape(*image.shape[:2], size, mode)
+    height, width = _shape(image.shape[0], image.shape[1], size, mode)
     image = _resample(image, height, width, interpolation, antialias)
     if mode == "shortest":
         halve = round if centre == "round" else math.floor

@@ -62,8 +62,9 @@ def _huggingface(config: dict[str, Any], file: Path) -> tuple[Encode, Frame]:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    names = (config[f"{role}_token"] for role in ("pad", "bos", "eos"))
-    pad, bos, eos = (None if name is None else tokenizer.token_to_id(name) for name in names)
+    names = (config[f"{role}_token"] for role in ("bos", "eos"))
+    bos, eos = (None if name is None else tokenizer.token_to_id(name) for name in names)
+    pad: int = tokenizer.token_to_id(config["pad_token"])
     return encode, (pad, bos, eos)
 
 
