@@ -64,7 +64,9 @@ def _huggingface(config: dict[str, Any], file: Path) -> tuple[Encode, Frame]:
 
     names = (config[f"{role}_token"] for role in ("bos", "eos"))
     bos, eos = (None if name is None else tokenizer.token_to_id(name) for name in names)
-    pad: int = tokenizer.token_to_id(config["pad_token"])
+    pad = tokenizer.token_to_id(config["pad_token"])
+    if pad is None:
+        raise ValueError(f"{file} has no token {config['pad_token']!r}")
     return encode, (pad, bos, eos)
 
 
