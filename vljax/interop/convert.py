@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
 
 from vljax.config import UserError, suggest
@@ -130,11 +131,18 @@ def export_model(
         raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
     folder = checkpoint.newest(path)
     trained, notes = _trained(folder, vocabulary, dtype, quantize)
+    if trained.statistics and not chosen.takes_statistics:
+        kinds = ", ".join(sorted({name.split("/")[0] for name in trained.statistics}))
+        able = [name for name in formats.MODULES if formats.named(name).takes_statistics]
+        raise UserError(
+            f"{folder}: the model has state beside its parameters ({kinds}), which {format_name}"
+            f" has no place for; {' and '.join(able)} have"
+        )
     losses = Losses(format_name, accept)
     writing = chosen.write(trained, losses)
-    shapes = {name: parameter.shape for name, parameter in trained.parameters.items()}
-    pairs = pair(writing.rules, shapes, chosen.what)
-    made = to_foreign(pairs, trained.parameters, FLOATS[dtype])
+    arrays = {**trained.parameters, **trained.statistics}
+    pairs = pair(writing.rules, {name: a.shape for name, a in arrays.items()}, chosen.what)
+    made = to_foreign(pairs, arrays, FLOATS[dtype])
     changes: dict[str, str] = {}
     if quantize is not None:
         inputs = kernels(_model(trained), trained.run.model)
@@ -166,6 +174,7 @@ def _trained(
         run=decode_recipe(recipe, f"{folder}/recipe.json"),
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
         parameters=parameters,
+        statistics=stored.statistics(folder),
         files={name: checkpoint.read_file(folder, name) for name in names},
         vocabulary=None if vocabulary is None else Path(vocabulary),
         dtype=dtype,

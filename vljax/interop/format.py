@@ -49,6 +49,8 @@ class Trained:
     tokenizer: LoadedTokenizer
     parameters: Mapping[str, StoredParameter]
     """By their unrolled paths."""
+    statistics: Mapping[str, StoredParameter]
+    """What the model has beside its parameters (batch statistics), by paths."""
     files: Mapping[str, bytes]
     """What stands beside the arrays."""
     vocabulary: Path | None
@@ -87,6 +89,8 @@ class Format:
     """Raises UserError for what is damaged or has no counterpart here."""
     write: Callable[[Trained, Losses], Writing] | None = None
     """Raises UserError for what has no counterpart there."""
+    takes_statistics: bool = False
+    """Whether what is written has a place for batch statistics."""
 
 
 # What image towers have in the formats of one kind of model only.

@@ -16,6 +16,8 @@ MODULES = {
     "open_clip": "vljax.interop.open_clip",
     "safetensors": "vljax.interop.plain_safetensors",
     "npz": "vljax.interop.plain_npz",
+    "stablehlo": "vljax.interop.stablehlo",
+    "onnx": "vljax.interop.onnx_graphs",
 }
 """Each defines FORMAT. On import they are asked in this order."""
 

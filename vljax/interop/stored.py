@@ -80,30 +80,27 @@ def parameters(folder: epath.Path) -> tuple[dict[str, StoredParameter], int]:
 
     Returns:
       The parameters, averaged ones where there is an average; and how many of them are averages.
-
-    Raises:
-      UserError: if the model has state that is no parameter, which no format here has a place for.
     """
     saved = saved_state.shapes(folder)
-    if saved.get("state"):
-        names = ", ".join(sorted(saved["state"]))
-        raise UserError(
-            f"{folder}: the model has state beside its parameters ({names}), which no format has a"
-            " place for yet"
-        )
+    averages = _stored(folder, "average", saved)
+    return {**_stored(folder, "params", saved), **averages}, len(averages)
+
+
+def statistics(folder: epath.Path) -> dict[str, StoredParameter]:
+    """What a model has beside its parameters, by paths: `batch_stats/image/stem_norm/mean`."""
+    return _stored(folder, "state", saved_state.shapes(folder))
+
+
+def _stored(folder: epath.Path, kind: str, saved: Mapping[str, Any]) -> dict[str, StoredParameter]:
     found: dict[str, StoredParameter] = {}
-    averages = 0
-    for kind in ("params", "average"):
-        for keys, leaf in leaves(saved.get(kind, {})):
-            paths = canonical_paths(keys, leaf.shape)
-            scanned = paths != ["/".join(keys)]
-            shape = tuple(leaf.shape[1:] if scanned else leaf.shape)
-            for i, path in enumerate(paths):
-                layer, place = i if scanned else None, (kind, *keys)
-                state = folder / "state"
-                found[path] = StoredParameter(state, place, layer, shape, np.dtype(leaf.dtype))
-                averages += kind == "average"
-    return found, averages
+    for keys, leaf in leaves(saved.get(kind, {})):
+        paths = canonical_paths(keys, leaf.shape)
+        scanned = paths != ["/".join(keys)]
+        shape = tuple(leaf.shape[1:] if scanned else leaf.shape)
+        for i, path in enumerate(paths):
+            layer, place, state = i if scanned else None, (kind, *keys), folder / "state"
+            found[path] = StoredParameter(state, place, layer, shape, np.dtype(leaf.dtype))
+    return found
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):

@@ -142,10 +142,12 @@ class ViTModule(nn.Module):
     ) -> Encoded:
         """From embedded patches on; `centres` are `Encoded.positions` of the patches."""
         config, compute = self.config, self.compute
-        prefix = self._prefix(x.shape[0])
-        extra = prefix.shape[1]
+        prefix = self._prefix()
+        extra = prefix.shape[0]
         patch_mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
-        x = jnp.concatenate([prefix, x], axis=1)
+        if extra:
+            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape))
+            x = jnp.concatenate([prefix, x], axis=1)
         x = compute.constrain(x, ("batch", "length", "embed"))
         if config.input_norm:
             x = layer_norm(compute, config.norm_epsilon, "input_norm")(x)
@@ -191,7 +193,7 @@ class ViTModule(nn.Module):
         table: Array = self.param("positions", init, shape, self.compute.param_dtype)
         return table
 
-    def _prefix(self, batch: int) -> Float[Array, "batch extra embed"]:
+    def _prefix(self) -> Float[Array, "extra embed"]:
         """CLS and register tokens, which have no position of their own."""
         config, dtype = self.config, self.compute.dtype
         init = named(nn.initializers.normal(0.02), "none", "embed")
@@ -207,5 +209,4 @@ class ViTModule(nn.Module):
             tables.append(table("registers", config.registers))
         if config.mask_token:
             table("mask_token", 1)
-        tokens = jnp.concatenate(tables).astype(dtype)
-        return jnp.broadcast_to(tokens, (batch, *tokens.shape))
+        return jnp.concatenate(tables).astype(dtype)

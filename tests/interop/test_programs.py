@@ -1,0 +1,215 @@
+"""Folders of StableHLO programs and ONNX graphs: from files and strings to our own embeddings.
+
+The other side is a process of its own that cannot import vljax.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from etils import epath
+from jax import export as jax_export
+
+from tests.parity import interop_inputs as inputs
+from vljax import config
+from vljax.cli import main
+from vljax.config import UserError
+from vljax.data.transforms import Flip
+from vljax.inference import load
+from vljax.interop import convert, program_folder
+from vljax.interop.convert import export_model, import_model
+from vljax.interop.expressible import Losses
+from vljax.interop.safetensors_files import read_file
+from vljax.models.assembly import ModelConfig
+from vljax.models.cnn import EfficientNetLite
+from vljax.run import Run, prepare
+from vljax.training import checkpoint, manifest
+from vljax.workdir import model_files
+
+TOLERANCE = 2e-6
+FOREIGN = ["transformers_clip_a", "transformers_siglip_b", "open_clip_clip_a", "open_clip_clip_b"]
+_WITHOUT_VLJAX = """
+import runpy, sys
+sys.modules["vljax"] = None
+folder = sys.argv.pop(1)
+sys.path.insert(0, folder)
+runpy.run_path(folder + "/embed.py", run_name="__main__")
+"""
+
+
+def quiet(done, total):
+    pass
+
+
+@pytest.fixture(params=["stablehlo", "onnx"])
+def kind(request):
+    if request.param == "onnx":
+        for package in ("jax2onnx", "onnxruntime"):
+            pytest.importorskip(package)
+    return request.param
+
+
+def embed(folder, *arguments):
+    """Runs the example of a folder as a person would, without vljax."""
+    command = [sys.executable, "-c", _WITHOUT_VLJAX, str(folder), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
+
+
+def embeddings(folder, images, texts):
+    files = [folder.parent / f"image{i}" for i in range(len(images))]
+    for file, content in zip(files, images, strict=True):
+        file.write_bytes(content)
+    out = folder.parent / "embeddings.npz"
+    done = embed(folder, "--images", *files, "--texts", *texts, "--output", out)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(images) * len(texts)
+    with np.load(out) as stored:
+        return dict(stored)
+
+
+def same_as_ours(workdir, folder, tolerance=TOLERANCE):
+    model, theirs = load(str(workdir)), embeddings(folder, inputs.images(), inputs.TEXTS)
+    for name, ours in (
+        ("image", model.encode_image(inputs.images())),
+        ("text", model.encode_text(inputs.TEXTS)),
+    ):
+        np.testing.assert_allclose(theirs[name], ours, rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_and_strings_get_the_same_embeddings(name, kind, foreign, tmp_path):
+    workdir, out = tmp_path / "w", tmp_path / "out"
+    import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
+    export_model(str(workdir), str(out), kind, report=quiet)
+    same_as_ours(workdir, out)
+
+
+def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
+    out = tmp_path / "out"
+    export_model(str(trained_cnn), str(out), kind, report=quiet)
+    same_as_ours(trained_cnn, out, 1e-5)
+    with pytest.raises(UserError, match=r"batch_stats.*npz has no place.*stablehlo and onnx have"):
+        export_model(str(trained_cnn), str(tmp_path / "npz"), "npz", report=quiet)
+
+
+def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, siglip, tmp_path):
+    out, again = tmp_path / "out", tmp_path / "again"
+    export_model(str(siglip), str(out), kind, report=quiet)
+    described = json.loads((out / "manifest.json").read_text())
+    largest = max(t.dtype.itemsize * int(np.prod(t.shape)) for t in weights(out).values())
+    for program in described["programs"].values():
+        assert constants(out / program["file"], kind) < min(4096, largest)
+        assert program["output"]["shape"] == ["batch", 16]
+    import_model(str(out), str(again), overwrite=False, report=quiet)
+    np.testing.assert_array_equal(
+        load(str(again)).encode_text(["a"]), load(str(siglip)).encode_text(["a"])
+    )
+
+
+def weights(folder):
+    return read_file(folder / "parameters.safetensors")
+
+
+def constants(file, kind):
+    """Bytes of the largest constant in a program."""
+    if kind == "onnx":
+        import onnx
+
+        graph = onnx.load(file, load_external_data=False).graph
+        inside = [t for t in graph.initializer if not t.external_data]
+        inside += [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+        return max(tensor.ByteSize() for tensor in inside)
+    text = jax_export.deserialize(bytearray(file.read_bytes())).mlir_module()
+    return max(len(line) for line in text.splitlines() if "stablehlo.constant" in line)
+
+
+def test_stablehlo_is_for_all_platforms_and_any_batch(siglip, tmp_path):
+    out = tmp_path / "out"
+    export_model(str(siglip), str(out), "stablehlo", dtype="bfloat16", report=quiet)
+    program = jax_export.deserialize(bytearray((out / "image.stablehlo").read_bytes()))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    assert str(program.in_avals[-1].shape) == "(batch, 34, 34, 3)"
+    assert {array.dtype.name for array in weights(out).values()} == {"bfloat16"}
+    same_as_ours(siglip, out, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("parameters.safetensors", lambda b: b[:-1], "bytes, and should have"),
+        ("text.stablehlo", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "is damaged"),
+        ("tokenizer/config.json", None, "is missing"),
+    ],
+)
+def test_a_damaged_folder_is_named(siglip, tmp_path, name, damage, message):
+    out = tmp_path / "out"
+    export_model(str(siglip), str(out), "stablehlo", report=quiet)
+    file = out / name
+    file.write_bytes(damage(file.read_bytes())) if damage else file.unlink()
+    done = embed(out, "--texts", "a")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert name in done.stderr
+    assert message in done.stderr
+
+
+def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    assert main(["export", str(siglip), str(tmp_path / "out"), "--format", "onnx"]) == 2
+    assert "vljax[onnx]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_transforms_that_do_not_travel(siglip):
+    trained, _ = convert._trained(checkpoint.newest(str(siglip)), None, "float32")
+    decode, *others = trained.run.data.eval_transforms
+    losses = Losses("stablehlo")
+    for transforms, message in (
+        ((decode, Flip(), *others), r"'flip'.*it has decode and resize"),
+        ((dataclasses.replace(decode, random_background=True), *others), "random_background"),
+        ((dataclasses.replace(decode, scaled=True), *others), "--accept resize"),
+    ):
+        data = dataclasses.replace(trained.run.data, eval_transforms=transforms)
+        other = dataclasses.replace(trained, run=dataclasses.replace(trained.run, data=data))
+        with pytest.raises(UserError, match=message):
+            program_folder.check(other, losses)
+
+
+@pytest.fixture
+def siglip(foreign, tmp_path):
+    workdir = tmp_path / "w"
+    source = foreign("transformers_siglip_b")
+    import_model(str(source), str(workdir), overwrite=False, report=quiet)
+    return workdir
+
+
+@pytest.fixture
+def trained_cnn(tmp_path):
+    """A checkpoint of an EfficientNet whose statistics are not those that it begins with."""
+    image = EfficientNetLite(image_size=60, width_factor=0.25, depth_factor=0.5)
+    recipe = config.load("configs/quickstart.py:tiny", Run)
+    model = ModelConfig({**recipe.model.encoders, "image": image}, recipe.model.heads)
+    prepared = prepare(dataclasses.replace(recipe, model=model), jax.devices()[:1])
+    rng = np.random.default_rng(0)
+
+    def random(path, leaf):
+        if path[-1].key in ("variance", "scale"):
+            return rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
+        width = max(1, np.prod(leaf.shape[:-1])) ** 0.5
+        return (rng.normal(size=leaf.shape) / width).astype(np.float32)
+
+    arrays = {"params": prepared.shapes.params, "state": prepared.shapes.state}
+    step = tmp_path / "cnn" / "checkpoints" / "0"
+    step.mkdir(parents=True)
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save(step / "state", jax.tree_util.tree_map_with_path(random, arrays))
+    for name, content in model_files(prepared, prepared.run.data.tokenizer.load()).items():
+        (step / name).parent.mkdir(exist_ok=True)
+        (step / name).write_bytes(content)
+    manifest.write(epath.Path(step))
+    return tmp_path / "cnn"

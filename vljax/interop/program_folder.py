@@ -1,0 +1,200 @@
+"""What folders of programs have in common: the pipeline around them, a manifest, an example."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vljax
+from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece
+from vljax.data.transforms import Decode, Resize
+from vljax.interop import plain
+from vljax.interop.encoders import EncoderFunction
+from vljax.interop.expressible import Losses
+from vljax.interop.format import Trained, to_json
+
+WEIGHTS = "parameters"
+"""As in a folder of plain safetensors, which this one is, too."""
+VERSION = 1
+_PACKAGES = {"stablehlo": ("jax", "flatbuffers"), "onnx": ("onnxruntime",)}
+_TOKENIZERS = {
+    "huggingface": ("tokenizers",),
+    "sentencepiece": ("sentencepiece",),
+    "clip": ("instant-clip-tokenizer", "regex"),
+}
+_REPAIRS = ("clip", "clip_whitespace", "siglip_open_clip")
+"""Cleanings that need ftfy."""
+
+
+def check(trained: Trained, losses: Losses) -> None:
+    """Raises UserError if the pipeline that travels along cannot do what evaluation does."""
+    transforms = [t for t in trained.run.data.eval_transforms if t.provides != "text"]
+    if [type(transform) for transform in transforms] != [Decode, Resize]:
+        names = [transform.type_name for transform in transforms]
+        losses.refuse("data.eval_transforms", names, "decode and resize")
+    decode = transforms[0]
+    assert isinstance(decode, Decode)
+    losses.require({"random_background": False}, decode, "data.eval_transforms.decode")
+    if decode.scaled:
+        losses.lose("resize", "decoding JPEG files no finer than needed")
+    config = trained.tokenizer.config
+    if type(config) not in (HuggingFace, SentencePiece, Clip):
+        losses.refuse("data.tokenizer", config.type_name, "huggingface, sentencepiece and clip")
+
+
+def described(encoder: EncoderFunction, file: str) -> dict[str, Any]:
+    """An encoder's entry in the manifest."""
+
+    def spec(name: str, of: Any) -> dict[str, Any]:
+        return {"name": name, "shape": ["batch", *of.shape[1:]], "dtype": np.dtype(of.dtype).name}
+
+    return {
+        "file": file,
+        "inputs": [spec(name, of) for name, of in encoder.inputs.items()],
+        "output": spec("embedding", encoder.output),
+        "weights": list(encoder.weights),
+    }
+
+
+def finish(
+    out: Path,
+    trained: Trained,
+    kind: str,
+    programs: Mapping[str, Any],
+    weights: Sequence[Path],
+    made: Sequence[Path],
+) -> None:
+    """Writes what stands beside the programs and weights, the manifest last.
+
+    Args:
+      out: the folder.
+      trained: the checkpoint.
+      kind: "stablehlo" or "onnx".
+      programs: their entries in the manifest.
+      weights: the files of weights.
+      made: all files that are there already.
+    """
+    requires = _requires(trained, kind)
+    files = {**plain.files(trained), **_pipeline(kind), "README.md": _readme(kind, requires)}
+    for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+    listed = [*made, *(out / name for name in files)]
+    manifest = {
+        "format": f"vljax {kind}",
+        "version": VERSION,
+        "versions": {"vljax": vljax.__version__, **_versions(("jax", "jaxlib"))},
+        "requires": requires,
+        "programs": dict(programs),
+        "weights": {"files": [file.name for file in weights], "dtype": trained.dtype},
+        "preprocessing": plain.PREPROCESS,
+        "tokenizer": "tokenizer",
+        "files": {str(file.relative_to(out)): _digest(file) for file in sorted(listed)},
+    }
+    (out / "manifest.json").write_bytes(to_json(manifest))
+
+
+def _requires(trained: Trained, kind: str) -> list[str]:
+    config = trained.tokenizer.config
+    names = ["numpy", "pillow", *_PACKAGES[kind], *_TOKENIZERS[config.type_name]]
+    names += ["ftfy"] if config.cleaning in _REPAIRS else []
+    for transform in trained.run.data.eval_transforms:
+        by_opencv = isinstance(transform, Resize) and (
+            not transform.antialias or transform.interpolation == "area"
+        )
+        names += ["opencv-python-headless"] if by_opencv else []
+    return names
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def _digest(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def _pipeline(kind: str) -> dict[str, bytes]:
+    """The modules that travel along: of `standalone`, and those of `data` that they need."""
+    here = "vljax.interop.standalone"
+    sources = {
+        "embed.py": f"{here}.embed",
+        "pipeline/__init__.py": here,
+        "pipeline/images.py": f"{here}.images",
+        "pipeline/texts.py": f"{here}.texts",
+        "pipeline/programs.py": f"{here}.{kind}_programs",
+        "pipeline/cleaning.py": "vljax.data.cleaning",
+        "pipeline/clip_words.py": "vljax.data.clip_words",
+    }
+    return {name: _travelling(module) for name, module in sources.items()}
+
+
+def _travelling(module: str) -> bytes:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    for ours, theirs in (
+        ("vljax.interop.standalone.stablehlo_programs", "pipeline.programs"),
+        ("vljax.interop.standalone", "pipeline"),
+        ("vljax.data", "pipeline"),
+    ):
+        source = source.replace(ours, theirs)
+    return source.encode()
+
+
+_RUN = {
+    "stablehlo": """\
+import jax, numpy as np
+from safetensors.numpy import load_file  # pip install safetensors
+
+manifest = json.load(open("manifest.json"))
+program = manifest["programs"]["image"]
+encode = jax.export.deserialize(bytearray(open(program["file"], "rb").read()))
+arrays = {}
+for file in manifest["weights"]["files"]:
+    arrays |= load_file(file)
+weights = {name: arrays[name] for name in program["weights"]}
+spec = program["inputs"][0]
+images = np.zeros((2, *spec["shape"][1:]), spec["dtype"])
+print(jax.jit(encode.call)(weights, {spec["name"]: images}).shape)
+""",
+    "onnx": """\
+import numpy as np, onnxruntime
+
+program = json.load(open("manifest.json"))["programs"]["image"]
+session = onnxruntime.InferenceSession(program["file"])
+spec = program["inputs"][0]
+images = np.zeros((2, *spec["shape"][1:]), spec["dtype"])
+print(session.run(["embedding"], {spec["name"]: images})[0].shape)
+""",
+}
+
+
+def _readme(kind: str, requires: Sequence[str]) -> bytes:
+    return f"""\
+# Encoders of images and texts, as {kind}
+
+Written by `vljax export`; needs no vljax.
+
+```
+pip install {" ".join(requires)}
+python embed.py --images cat.jpg dog.png --texts "a cat" "a dog" [--output embeddings.npz]
+```
+
+`embed.py` goes from files and strings to embeddings as the model was evaluated, and prints their
+cosines; `embed.Model` is the same for Python. `pipeline/` decodes and resizes images, cleans and
+splits texts. `manifest.json` says what the programs read and make (the batch may have any size),
+in which order weights come, and what each file's digest is. The programs alone:
+
+```python
+{_RUN[kind]}```
+""".encode()

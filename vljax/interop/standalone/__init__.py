@@ -1,0 +1,1 @@
+"""From image files and strings to what the programs of an exported folder read."""

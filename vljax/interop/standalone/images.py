@@ -1,0 +1,109 @@
+"""Image files to pixels: decoded, turned upright, on a background, and resized."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class Images:
+    """The image preprocessing that `preprocess.json` describes."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        transforms = {each["type"]: each for each in content["transforms"]}
+        self._decode, self._resize = transforms["decode"], transforms["resize"]
+
+    def __call__(self, file: bytes) -> np.ndarray:
+        """The pixels of an image file, uint8[size, size, 3].
+
+        Raises:
+          ValueError: if it is no image, or has too many pixels.
+        """
+        return _resize(_decode(file, **_without_type(self._decode)), **_without_type(self._resize))
+
+
+def _without_type(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "type"}
+
+
+def _decode(file: bytes, background: list[int], max_pixels: int, **_: Any) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(f"an image of more than {max_pixels:,} pixels")
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
+    except OSError as error:
+        raise ValueError(f"no image of {', '.join(_FORMATS)}, or damaged ({error})") from error
+    if upright.mode.startswith("I;16"):
+        # Pillow clips 16-bit greys at 255 instead of scaling them.
+        grey = (np.asarray(upright).astype(np.float32) * (255 / 65535)).round().astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if not upright.has_transparency_data:
+        return np.asarray(upright.convert("RGB"))
+    red, green, blue = background
+    canvas = Image.new("RGBA", upright.size, (red, green, blue, 255))
+    return np.asarray(Image.alpha_composite(canvas, upright.convert("RGBA")).convert("RGB"))
+
+
+def _resize(
+    image: np.ndarray,
+    size: int,
+    mode: str,
+    interpolation: str,
+    antialias: bool,
+    background: list[int],
+    centre: str,
+) -> np.ndarray:
+    height, width = _shape(image.shape[0], image.shape[1], size, mode)
+    image = _resample(image, height, width, interpolation, antialias)
+    if mode == "shortest":
+        halve = round if centre == "round" else math.floor
+        top, left = halve((height - size) / 2), halve((width - size) / 2)
+        return image[top : top + size, left : left + size]
+    if mode == "pad":
+        top, left = (size - height) // 2, (size - width) // 2
+        canvas = np.full((size, size, 3), background, np.uint8)
+        canvas[top : top + height, left : left + width] = image
+        return canvas
+    return image
+
+
+def _shape(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
+    if mode == "squash":
+        return size, size
+    if mode == "shortest":
+        shortest = min(height, width)
+        return int(size * height / shortest), int(size * width / shortest)
+    longest = max(height, width)
+    return max(1, round(size * height / longest)), max(1, round(size * width / longest))
+
+
+def _resample(
+    image: np.ndarray, height: int, width: int, interpolation: str, antialias: bool
+) -> np.ndarray:
+    if image.shape[:2] == (height, width):
+        return image
+    if antialias and interpolation in _FILTERS:
+        return np.asarray(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+    import cv2
+
+    if not antialias:
+        mode = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(image, (width, height), interpolation=mode))
+    # "area": bilinear onto a grid as fine as the image, of which squares are averaged.
+    shrinks = math.sqrt(image.shape[0] * image.shape[1] / (height * width))
+    cells = 2 ** max(0, round(math.log2(shrinks)))
+    mode = cv2.INTER_CUBIC if shrinks < 1 else cv2.INTER_LINEAR
+    fine = cv2.resize(image, (width * cells, height * cells), interpolation=mode)
+    if cells > 1:
+        fine = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(fine)

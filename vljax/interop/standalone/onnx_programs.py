@@ -1,0 +1,24 @@
+"""The graphs of a folder, run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+
+class Programs:
+    """What the manifest of a folder lists."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._sessions = {
+            name: onnxruntime.InferenceSession(str(folder / program["file"]))
+            for name, program in manifest["programs"].items()
+        }
+
+    def __call__(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """The embeddings that a program makes of a batch."""
+        return np.asarray(self._sessions[name].run(["embedding"], inputs)[0])
