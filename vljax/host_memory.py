@@ -1,4 +1,4 @@
-"""Freed memory stays with a process that computes on the CPU, in pages of 2 MiB.
+"""Freed memory stays with a process that computes on the CPU.
 
 XLA takes the temporaries of a program from the C library at each call and gives them back after it.
 glibc returns so large a block to the kernel at once, and the next step gets it page by page again,
@@ -15,7 +15,6 @@ import sys
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_MADV_HUGEPAGE = 14  # of sys/mman.h
 
 
 def computes_on_cpu() -> bool:
@@ -38,30 +37,9 @@ def keep_freed_memory() -> bool:
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if chosen or sys.platform != "linux" or not computes_on_cpu():
         return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
         return False
     # A heap other than the first one cannot grow to the size of a step, and falls back to mmap.
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
-    kept = all(libc.mallopt(name, value) == 1 for name, value in settings)
-    if kept:
-        _ask_for_huge_pages(libc)
-    return kept
-
-
-def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
-    """The heap grows by as many addresses as the machine has memory; they take none until used.
-
-    Linux knows the advice by range of addresses, and does not pass it on to what a heap grows by.
-    """
-    page = os.sysconf("SC_PAGE_SIZE")
-    size = os.sysconf("SC_PHYS_PAGES") * page // 2
-    libc.malloc.restype = ctypes.c_void_p
-    libc.malloc.argtypes = [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    block = libc.malloc(size)
-    if block:
-        begin = -(-block // page) * page
-        libc.madvise(begin, block + size - begin, _MADV_HUGEPAGE)
-        libc.free(block)
+    return all(mallopt(name, value) == 1 for name, value in settings)
