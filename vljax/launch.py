@@ -41,7 +41,7 @@ from vljax.training.loop import Cadence, Evaluate, Loop
 from vljax.training.metrics import NoWriter
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState, evaluated
-from vljax.workdir import checkpoint_files, describe, facts, refuse_another_recipe, resume
+from vljax.workdir import Files, checkpoint_files, describe, facts, refuse_another_recipe, resume
 
 Say = Callable[[str], None]
 BindEncode = Callable[[Variables], Encode]
@@ -110,18 +110,8 @@ def _train(run: Run, console: Console) -> Finished:
         say(f"warning: {warning}")
     refuse_another_recipe(workdir, run)
     checkpointer = Checkpointer(workdir, keep=run.keep_checkpoints, report=say)
-    state = resume(prepared, checkpointer, files)
-    if state is not None:
-        say(f"resuming at step {state.step} of {run.steps}")
-    given = pretrained.load(prepared) if state is None else None
-    describe(workdir, prepared)
-
-    start = 0 if state is None else int(state.step)
-    step = StepPrograms(prepared)
-    if start < run.steps:
-        step.begin(start)
-    state = initial_state(prepared, given) if state is None else state
-    del given  # as large as the model, on the host
+    state, step = _begin(prepared, checkpointer, files, say)
+    start = int(state.step)
     encode = make_encode(prepared)
     measured = _measured(run, start)
     counts = checkpointer.files(start) if start and distributed.is_first() else {}
@@ -151,18 +141,41 @@ def _train(run: Run, console: Console) -> Finished:
             display=display,
         )
         distributed.barrier("the first step")
-        try:
-            state = loop.run(state)
-        finally:
-            try:
-                loop.writer.flush()
-            finally:
-                checkpointer.close()
+        state = _loop(loop, state)
     rows = metrics.read(workdir)
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
     plots = _plots(prepared, data, encode(evaluated(state)), rows, say)
     distributed.barrier("the end", _PLOT_SECONDS)  # until then, a failure of one ends all
     return Finished(workdir, run.steps, final, plots)
+
+
+def _begin(
+    prepared: Prepared, checkpointer: Checkpointer, files: Files, say: Say
+) -> tuple[TrainState, StepPrograms]:
+    """The state to go on from, or a new one; the step is compiled beside that."""
+    run = prepared.run
+    assert run.workdir is not None
+    state = resume(prepared, checkpointer, files)
+    if state is not None:
+        say(f"resuming at step {state.step} of {run.steps}")
+    given = pretrained.load(prepared) if state is None else None
+    describe(run.workdir, prepared)
+    start = 0 if state is None else int(state.step)
+    step = StepPrograms(prepared)
+    if start < run.steps:
+        step.begin(start)
+    return initial_state(prepared, given) if state is None else state, step
+
+
+def _loop(loop: Loop, state: TrainState) -> TrainState:
+    """What was measured and saved is complete on disk, however the loop ends."""
+    try:
+        return loop.run(state)
+    finally:
+        try:
+            loop.writer.flush()
+        finally:
+            loop.checkpointer.close()
 
 
 def _speaker(console: Console) -> Say:

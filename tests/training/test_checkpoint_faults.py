@@ -70,6 +70,14 @@ def test_a_flipped_byte_in_any_file_is_found(workdir):
     assert restored_step(workdir) == (2, [])
 
 
+def test_who_takes_the_newest_intact_one_is_told_of_a_damaged_one(workdir, caplog):
+    (workdir / "checkpoints" / "2" / "recipe.json").write_bytes(b"[]")
+    assert manifest.newest(str(workdir)).name == "1"
+    (said,) = caplog.messages
+    assert "checkpoints/2 is passed over: " in said
+    assert "recipe.json" in said
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_a_truncated_or_missing_file_is_found(workdir, damage):
     for path in files_of(workdir / "checkpoints" / "2"):

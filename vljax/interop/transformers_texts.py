@@ -193,15 +193,7 @@ def write(
     }
     if isinstance(config, SentencePiece):
         return _write_siglip(trained.tokenizer, config, cleaning, losses, common)
-    if isinstance(config, Clip):
-        special = Special("<|endoftext|>", "<|endoftext|>", "<|startoftext|>")
-        content = _clip_vocabulary(trained)
-    elif isinstance(config, HuggingFace):
-        special = Special(config.pad_token, str(config.eos_token), config.bos_token)
-        content = vocabulary(trained.tokenizer)
-    else:
-        losses.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
-        raise AssertionError
+    content, special = _pairs(trained, losses)
     repairs = cleaning in tokenizer_json.FTFY
     if repairs:
         losses.lose(
@@ -228,6 +220,19 @@ def write(
         "special_tokens_map.json": names,
     }
     return WrittenTokenizer(ids, files)
+
+
+def _pairs(trained: Trained, losses: Losses) -> tuple[bytes, Special]:
+    """The byte pairs of a tokenizer as the content of `tokenizer.json`, and its special tokens."""
+    config = trained.tokenizer.config
+    if isinstance(config, Clip):
+        end = "<|endoftext|>"
+        return _clip_vocabulary(trained), Special(end, end, "<|startoftext|>")
+    if isinstance(config, HuggingFace):
+        special = Special(config.pad_token, str(config.eos_token), config.bos_token)
+        return vocabulary(trained.tokenizer), special
+    losses.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
+    raise AssertionError
 
 
 def check_framing(config: Tokenizer, losses: Losses) -> None:

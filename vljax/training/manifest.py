@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from vljax.config import UserError, suggest
 from vljax.training import storage
 
 NAME = "manifest.json"
+
+logger = logging.getLogger(__name__)
 
 
 def step_folder(workdir: epath.PathLike, step: int) -> epath.Path:
@@ -83,7 +86,7 @@ def newest_intact(workdir: epath.PathLike, report: Callable[[int, str], None]) -
 
 
 def newest(path: str) -> epath.Path:
-    """The folder of an intact checkpoint.
+    """The folder of an intact checkpoint; a damaged one that is passed over is logged.
 
     Args:
       path: that folder, or a workdir: its newest intact one.
@@ -97,7 +100,11 @@ def newest(path: str) -> epath.Path:
         if problems:
             raise UserError(f"{folder}: {problems[0]}")
         return folder
-    step = newest_intact(path, lambda step, problem: None)
+
+    def passed_over(step: int, problem: str) -> None:
+        logger.warning("checkpoint %s is passed over: %s", step_folder(path, step), problem)
+
+    step = newest_intact(path, passed_over)
     if step is None:
         raise UserError(f"{path}: no intact checkpoint")
     return step_folder(path, step)
