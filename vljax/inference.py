@@ -104,7 +104,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     if written is None:
         variables = _stored(folder, model, run)
     else:
-        variables = Variables(written.parameters(model, run.model), {})
+        variables = written.variables(model, run.model)
 
     @jax.jit
     def forward(variables: Variables, batch: dict[str, Array]) -> dict[str, Array]:

@@ -4,6 +4,7 @@ The other side is a process of its own that cannot import vljax.
 """
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from jax import export as jax_export
+from PIL import Image
 
 from tests.parity import interop_inputs as inputs
 from vljax import config
@@ -93,6 +95,10 @@ def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
     out = tmp_path / "out"
     export_model(str(trained_cnn), str(out), kind, report=quiet)
     same_as_ours(trained_cnn, out, 1e-5)
+    np.testing.assert_array_equal(
+        load(str(out)).encode_image(inputs.images()[:1]),
+        load(str(trained_cnn)).encode_image(inputs.images()[:1]),
+    )
     with pytest.raises(UserError, match=r"batch_stats.*npz has no place.*stablehlo and onnx have"):
         export_model(str(trained_cnn), str(tmp_path / "npz"), "npz", report=quiet)
 
@@ -100,15 +106,69 @@ def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
 def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, siglip, tmp_path):
     out, again = tmp_path / "out", tmp_path / "again"
     export_model(str(siglip), str(out), kind, report=quiet)
-    described = json.loads((out / "manifest.json").read_text())
+    described = json.loads((out / "export.json").read_text())
     largest = max(t.dtype.itemsize * int(np.prod(t.shape)) for t in weights(out).values())
     for program in described["programs"].values():
         assert constants(out / program["file"], kind) < min(4096, largest)
         assert program["output"]["shape"] == ["batch", 16]
     import_model(str(out), str(again), overwrite=False, report=quiet)
-    np.testing.assert_array_equal(
-        load(str(again)).encode_text(["a"]), load(str(siglip)).encode_text(["a"])
-    )
+    expected = load(str(siglip)).encode_text(["a"])
+    np.testing.assert_array_equal(load(str(again)).encode_text(["a"]), expected)
+    np.testing.assert_array_equal(load(str(out)).encode_text(["a"]), expected)
+
+
+def test_the_readme_of_a_folder_runs(kind, siglip, tmp_path):
+    out = tmp_path / "out"
+    export_model(str(siglip), str(out), kind, report=quiet)
+    text = (out / "README.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out, check=False)
+    assert done.stdout == "(2, 16)\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "other"),
+    [
+        ("dinov2_a", "image", "text"),
+        ("bert_a", "text", "image"),
+    ],
+)
+def test_a_single_tower(name, there, other, kind, foreign, tmp_path):
+    """Nothing of the other modality is asked for, and asking for it is an error."""
+    workdir, out = tmp_path / "w", tmp_path / "out"
+    import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
+    export_model(str(workdir), str(out), kind, report=quiet)
+    model = load(str(workdir))
+    file = tmp_path / "image"
+    file.write_bytes(inputs.images()[0])
+    asked = {"image": ("--images", file), "text": ("--texts", "a cat")}
+    ours = {
+        "image": lambda: model.encode_image([file.read_bytes()]),
+        "text": lambda: model.encode_text(["a cat"]),
+    }
+    done = embed(out, *asked[there], "--output", tmp_path / "e.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "e.npz") as stored:
+        assert list(stored) == [there]
+        np.testing.assert_allclose(stored[there], ours[there](), rtol=0, atol=TOLERANCE)
+    assert asked[other][0] not in (out / "README.md").read_text()
+    done = embed(out, *asked[other])
+    expected = f"error: there is no program for {other} here, only for {there}"
+    assert done.stderr.splitlines() == [expected]
+
+
+def test_a_damaged_image_is_one_line(siglip, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "broken.png"
+    export_model(str(siglip), str(out), "stablehlo", report=quiet)
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 40), (9, 90, 200)).save(stream, "PNG")
+    # On a chunk without a name Pillow raises a SyntaxError.
+    file.write_bytes(stream.getvalue().replace(b"IDAT", b"\0\1\2\3"))
+    done = embed(out, "--images", file)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no image of ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def weights(folder):
@@ -170,7 +230,7 @@ def test_transforms_that_do_not_travel(siglip):
     decode, *others = trained.run.data.eval_transforms
     losses = Losses("stablehlo")
     for transforms, message in (
-        ((decode, Flip(), *others), r"'flip'.*it has decode and resize"),
+        ((decode, Flip(), *others), r"'flip'.*it has decode, resize and centre_crop"),
         ((dataclasses.replace(decode, random_background=True), *others), "random_background"),
         ((dataclasses.replace(decode, scaled=True), *others), "--accept resize"),
     ):

@@ -16,7 +16,7 @@ from tests.parity import interop_inputs as inputs
 from vljax.cli import main
 from vljax.config import UserError
 from vljax.inference import load
-from vljax.interop import exported
+from vljax.interop import export_manifest, exported
 from vljax.interop.convert import export_model, import_model
 from vljax.interop.quantized import packed, quantized, unpacked
 from vljax.interop.safetensors_files import read_folder
@@ -130,7 +130,7 @@ def test_scanned_layers_are_stacked_again(home, form):
     encoders = {k: replace(v, scan=True) for k, v in unrolled.run.model.encoders.items()}
     run = replace(unrolled.run, model=replace(unrolled.run.model, encoders=encoders))
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
-    params = exported.opened(str(folder)).parameters(model, run.model)
+    params = exported.opened(str(folder)).variables(model, run.model).params
     depth = encoders["image"].depth
     kernel = params["image"]["blocks"]["mlp"]["up"]["kernel"]
     assert isinstance(kernel, QuantizedKernel)
@@ -196,7 +196,7 @@ def test_damage_is_named(home, tmp_path, file, edit, message):
 
 def test_weights_that_are_not_what_the_form_says(home, tmp_path):
     folder = shutil.copytree(home.written("int8"), tmp_path / "copy")
-    file = folder / exported.NAME
+    file = folder / export_manifest.NAME
     said = json.loads(file.read_text())
     file.write_text(json.dumps(said | {"quantized": "int4"}))
     with pytest.raises(UserError, match=r"is int8\[.*\], and has to be uint8\["):

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from vljax.config import UserError
 
+MARK = ".vljax"
+"""A file in folders under passing names, so that nobody else's are taken for them."""
+
 
 @contextlib.contextmanager
 def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
@@ -38,12 +41,12 @@ def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"{out} holds {source} itself; name another folder")
     partial, old = (target.with_name(f"{target.name}.{end}") for end in ("partial", "replaced"))
     for left in (partial, old):
-        if left.exists() and not (left / _MARK).exists():
+        if left.exists() and not (left / MARK).exists():
             raise UserError(f"{left} is in the way, and not of vljax; rename or remove it")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        (partial / _MARK).touch()
+        (partial / MARK).touch()
     except OSError as error:
         raise UserError(f"{partial}: {error.strerror}") from error
     try:
@@ -55,24 +58,20 @@ def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-# In folders under passing names, so that nobody else's are taken for them.
-_MARK = ".vljax"
-
-
 def _replace(target: Path, partial: Path, old: Path) -> None:
     if not target.exists():
-        (partial / _MARK).unlink()
+        (partial / MARK).unlink()
         partial.rename(target)
         return
     # A folder cannot replace one that holds something: the old one steps aside first.
     shutil.rmtree(old, ignore_errors=True)
-    (target / _MARK).touch()
+    (target / MARK).touch()
     target.rename(old)
-    (partial / _MARK).unlink()
+    (partial / MARK).unlink()
     try:
         partial.rename(target)
     except BaseException:
         old.rename(target)
-        (target / _MARK).unlink()
+        (target / MARK).unlink()
         raise
     shutil.rmtree(old, ignore_errors=True)

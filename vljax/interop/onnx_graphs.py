@@ -51,8 +51,7 @@ def _write(trained: Trained, losses: Losses) -> Writing:
         for name, graph in graphs.items():
             _point_to(graph, places)
             (out / name).write_bytes(graph.SerializeToString())
-        made = [*files, *(out / name for name in graphs)]
-        program_folder.finish(out, trained, "onnx", described, files, made)
+        program_folder.finish(out, trained, "onnx", described, files)
         return files
 
     rules = plain.rules([*trained.parameters, *trained.statistics])

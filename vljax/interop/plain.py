@@ -18,7 +18,7 @@ from vljax.parallel.mesh import MeshConfig
 from vljax.run import Prepared, Run, prepare
 from vljax.workdir import decode_recipe
 
-RECIPE, PREPROCESS = "recipe.json", "preprocess.json"
+RECIPE, PREPROCESS, ENVIRONMENT = "recipe.json", "preprocess.json", "environment.json"
 
 
 def recognises(path: Path) -> bool:
@@ -32,13 +32,20 @@ def rules(names: Iterable[str]) -> list[Rule]:
 
 
 def files(trained: Trained) -> dict[str, bytes]:
-    """The recipe, the preprocessing and the tokenizer, as in a checkpoint."""
-    kept = (RECIPE, PREPROCESS)
+    """What describes the model, the preprocessing and the tokenizer, as in a checkpoint."""
+    kept = (RECIPE, PREPROCESS, ENVIRONMENT)
     return {
         name: content
         for name, content in trained.files.items()
         if name in kept or name.startswith("tokenizer/")
     }
+
+
+def write_files(out: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files by their names relative to a folder."""
+    for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
 
 
 def read(

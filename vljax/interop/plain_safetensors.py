@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vljax.interop import exported, plain
+from vljax.interop import export_manifest, exported, plain
 from vljax.interop.exported import WEIGHTS
 from vljax.interop.expressible import Losses
 from vljax.interop.format import Format, Reading, Trained, Writing
@@ -41,15 +41,13 @@ def _float32(
 
 
 def _write(trained: Trained, losses: Losses) -> Writing:
-    environment = exported.ENVIRONMENT
-    files = plain.files(trained) | {environment: trained.files[environment]}
-
     def write(out: Path, tensors: Any, progress: Any) -> Any:
         written = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
-        exported.describe(out, trained.step, trained.quantize, files)
+        plain.write_files(out, plain.files(trained))
+        export_manifest.write(out, "safetensors", trained, {})
         return written
 
-    return Writing(plain.rules(trained.parameters), files, write)
+    return Writing(plain.rules(trained.parameters), {}, write)
 
 
 FORMAT = Format("a folder with parameters.safetensors of vljax", _recognises, _read, _write)

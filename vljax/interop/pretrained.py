@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,18 @@ from vljax.interop.axes import BATCHED
 from vljax.interop.files import read_tensors, split
 from vljax.interop.lone_tower import unprefixed
 from vljax.interop.mapping import Rule, pair, rule, to_own
+from vljax.interop.stored import unrolled_shapes
 from vljax.interop.tensors import Lazy, Tensor
 from vljax.models.assembly import ModelConfig, Variables
 from vljax.models.cnn import EfficientNetLite
 from vljax.models.encoder import Encoder
 from vljax.models.heads import Embedding
-from vljax.models.layout import canonical_paths, leaves
+from vljax.models.layout import filled
 from vljax.models.pretrained import Pretrained
 from vljax.models.text import TextTransformer
 from vljax.models.vit import ViT
 from vljax.run import Prepared, Run
 
-Tree = dict[str, Any]
 Shape = tuple[int, ...]
 
 # Rules, arrays, and expressions of names that are left out.
@@ -93,28 +93,18 @@ def load(prepared: Prepared) -> Variables | None:
         made |= _mapped(prepared, name, source)
     if not made:
         return None
-    params = filled(prepared.shapes.params, made)
-    state = {kind: filled(tree, made) for kind, tree in prepared.shapes.state.items()}
+    params = filled(prepared.shapes.params, reader(made))
+    state = {kind: filled(tree, reader(made)) for kind, tree in prepared.shapes.state.items()}
     return Variables(params, {kind: tree for kind, tree in state.items() if tree})
 
 
-def filled(shapes: Tree, made: Mapping[str, Lazy], keys: tuple[str, ...] = ()) -> Tree:
-    """The entries of a tree of shapes for which there are values; scanned layers are stacked."""
-    tree: Tree = {}
-    for name, child in shapes.items():
-        here = (*keys, name)
-        if isinstance(child, Mapping):
-            if below := filled(dict(child), made, here):
-                tree[name] = below
-            continue
-        paths = canonical_paths(here, child.shape)
-        if paths[0] not in made:
-            continue
-        if paths == ["/".join(here)]:
-            tree[name] = made[paths[0]].read().astype(child.dtype, copy=False)
-        else:
-            tree[name] = np.stack([made[path].read() for path in paths], dtype=child.dtype)
-    return tree
+def reader(made: Mapping[str, Lazy]) -> Callable[[str, Any], np.ndarray | None]:
+    """What `layout.filled` asks for the arrays that there are, in the formats of the model."""
+
+    def read(path: str, leaf: Any) -> np.ndarray | None:
+        return made[path].read().astype(leaf.dtype, copy=False) if path in made else None
+
+    return read
 
 
 def _mapped(prepared: Prepared, name: str, source: Pretrained) -> dict[str, Lazy]:
@@ -190,11 +180,8 @@ def _scalar(name: str, source: Pretrained, own: Mapping[str, Shape]) -> Mapped:
 
 
 def _own_shapes(prepared: Prepared) -> dict[str, Shape]:
-    """The shapes of parameters and statistics by their unrolled paths."""
-    shapes: dict[str, Shape] = {}
-    for tree in (prepared.shapes.params, *prepared.shapes.state.values()):
-        for keys, leaf in leaves(tree):
-            paths = canonical_paths(keys, leaf.shape)
-            scanned = paths != ["/".join(keys)]
-            shapes |= dict.fromkeys(paths, tuple(leaf.shape[1:] if scanned else leaf.shape))
+    """The shapes of parameters and statistics; these by the paths of their modules."""
+    shapes = unrolled_shapes(prepared.shapes.params)
+    for tree in prepared.shapes.state.values():
+        shapes |= unrolled_shapes(tree)
     return shapes

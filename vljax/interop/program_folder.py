@@ -1,28 +1,25 @@
-"""What folders of programs have in common: the pipeline around them, a manifest, an example."""
+"""What folders of programs have in common: the pipeline around them, and an example."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import vljax
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece
-from vljax.data.transforms import Decode, Resize
-from vljax.interop import plain
+from vljax.data.transforms import CentreCrop, Decode, Resize
+from vljax.interop import export_manifest, plain
 from vljax.interop.encoders import EncoderFunction
 from vljax.interop.expressible import Losses
-from vljax.interop.format import Trained, to_json
+from vljax.interop.format import Trained
 
 WEIGHTS = "parameters"
 """As in a folder of plain safetensors, which this one is, too."""
-VERSION = 1
-_PACKAGES = {"stablehlo": ("jax", "flatbuffers"), "onnx": ("onnxruntime",)}
+_PACKAGES = {"stablehlo": ("jax", "flatbuffers", "safetensors"), "onnx": ("onnxruntime",)}
 _TOKENIZERS = {
     "huggingface": ("tokenizers",),
     "sentencepiece": ("sentencepiece",),
@@ -35,9 +32,10 @@ _REPAIRS = ("clip", "clip_whitespace", "siglip_open_clip")
 def check(trained: Trained, losses: Losses) -> None:
     """Raises UserError if the pipeline that travels along cannot do what evaluation does."""
     transforms = [t for t in trained.run.data.eval_transforms if t.provides != "text"]
-    if [type(transform) for transform in transforms] != [Decode, Resize]:
+    kinds = [type(transform) for transform in transforms]
+    if kinds not in ([Decode, Resize], [Decode, Resize, CentreCrop]):
         names = [transform.type_name for transform in transforms]
-        losses.refuse("data.eval_transforms", names, "decode and resize")
+        losses.refuse("data.eval_transforms", names, "decode, resize and centre_crop")
     decode = transforms[0]
     assert isinstance(decode, Decode)
     losses.require({"random_background": False}, decode, "data.eval_transforms.decode")
@@ -49,7 +47,7 @@ def check(trained: Trained, losses: Losses) -> None:
 
 
 def described(encoder: EncoderFunction, file: str) -> dict[str, Any]:
-    """An encoder's entry in the manifest."""
+    """An encoder's entry in `export.json`."""
 
     def spec(name: str, of: Any) -> dict[str, Any]:
         return {"name": name, "shape": ["batch", *of.shape[1:]], "dtype": np.dtype(of.dtype).name}
@@ -68,42 +66,39 @@ def finish(
     kind: str,
     programs: Mapping[str, Any],
     weights: Sequence[Path],
-    made: Sequence[Path],
 ) -> None:
-    """Writes what stands beside the programs and weights, the manifest last.
+    """Writes what stands beside the programs and weights, `export.json` last.
 
     Args:
       out: the folder.
       trained: the checkpoint.
       kind: "stablehlo" or "onnx".
-      programs: their entries in the manifest.
+      programs: their entries in `export.json`.
       weights: the files of weights.
-      made: all files that are there already.
     """
     requires = _requires(trained, kind)
-    files = {**plain.files(trained), **_pipeline(kind), "README.md": _readme(kind, requires)}
-    for name, content in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(content)
-    listed = [*made, *(out / name for name in files)]
-    manifest = {
-        "format": f"vljax {kind}",
-        "version": VERSION,
-        "versions": {"vljax": vljax.__version__, **_versions(("jax", "jaxlib"))},
+    readme = _readme(kind, requires, programs)
+    plain.write_files(out, {**plain.files(trained), **_pipeline(kind), "README.md": readme})
+    more = {
+        "versions": _versions(("jax", "jaxlib")),
         "requires": requires,
         "programs": dict(programs),
-        "weights": {"files": [file.name for file in weights], "dtype": trained.dtype},
+        "weights": [file.name for file in weights],
         "preprocessing": plain.PREPROCESS,
         "tokenizer": "tokenizer",
-        "files": {str(file.relative_to(out)): _digest(file) for file in sorted(listed)},
     }
-    (out / "manifest.json").write_bytes(to_json(manifest))
+    export_manifest.write(out, kind, trained, more)
 
 
 def _requires(trained: Trained, kind: str) -> list[str]:
-    config = trained.tokenizer.config
-    names = ["numpy", "pillow", *_PACKAGES[kind], *_TOKENIZERS[config.type_name]]
-    names += ["ftfy"] if config.cleaning in _REPAIRS else []
+    names = ["numpy", *_PACKAGES[kind]]
+    if "text" in trained.run.model.encoders:
+        config = trained.tokenizer.config
+        names += _TOKENIZERS[config.type_name]
+        names += ["ftfy"] if config.cleaning in _REPAIRS else []
+    if "image" not in trained.run.model.encoders:
+        return names
+    names.append("pillow")
     for transform in trained.run.data.eval_transforms:
         by_opencv = isinstance(transform, Resize) and (
             not transform.antialias or transform.interpolation == "area"
@@ -114,12 +109,6 @@ def _requires(trained: Trained, kind: str) -> list[str]:
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
-
-
-def _digest(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
 
 
 def _pipeline(kind: str) -> dict[str, bytes]:
@@ -153,48 +142,48 @@ def _travelling(module: str) -> bytes:
 
 _RUN = {
     "stablehlo": """\
-import jax, numpy as np
-from safetensors.numpy import load_file  # pip install safetensors
+import json, jax, numpy as np
+from safetensors.numpy import load_file
 
-manifest = json.load(open("manifest.json"))
-program = manifest["programs"]["image"]
+described = json.load(open("export.json"))
+program = described["programs"]["{stream}"]
 encode = jax.export.deserialize(bytearray(open(program["file"], "rb").read()))
-arrays = {}
-for file in manifest["weights"]["files"]:
-    arrays |= load_file(file)
-weights = {name: arrays[name] for name in program["weights"]}
-spec = program["inputs"][0]
-images = np.zeros((2, *spec["shape"][1:]), spec["dtype"])
-print(jax.jit(encode.call)(weights, {spec["name"]: images}).shape)
+arrays = dict(pair for file in described["weights"] for pair in load_file(file).items())
+weights = dict((name, arrays[name]) for name in program["weights"])
+zeros = dict((s["name"], np.zeros((2, *s["shape"][1:]), s["dtype"])) for s in program["inputs"])
+print(jax.jit(encode.call)(weights, zeros).shape)
 """,
     "onnx": """\
-import numpy as np, onnxruntime
+import json, numpy as np, onnxruntime
 
-program = json.load(open("manifest.json"))["programs"]["image"]
+program = json.load(open("export.json"))["programs"]["{stream}"]
 session = onnxruntime.InferenceSession(program["file"])
-spec = program["inputs"][0]
-images = np.zeros((2, *spec["shape"][1:]), spec["dtype"])
-print(session.run(["embedding"], {spec["name"]: images})[0].shape)
+zeros = dict((s["name"], np.zeros((2, *s["shape"][1:]), s["dtype"])) for s in program["inputs"])
+print(session.run(["embedding"], zeros)[0].shape)
 """,
 }
 
 
-def _readme(kind: str, requires: Sequence[str]) -> bytes:
+_ARGUMENTS = {"image": "--images cat.jpg dog.png", "text": '--texts "a cat" "a dog"'}
+
+
+def _readme(kind: str, requires: Sequence[str], streams: Collection[str]) -> bytes:
+    arguments = " ".join(_ARGUMENTS[stream] for stream in streams)
     return f"""\
-# Encoders of images and texts, as {kind}
+# Encoders ({", ".join(streams)}) as {kind}
 
 Written by `vljax export`; needs no vljax.
 
 ```
 pip install {" ".join(requires)}
-python embed.py --images cat.jpg dog.png --texts "a cat" "a dog" [--output embeddings.npz]
+python embed.py {arguments} [--output embeddings.npz]
 ```
 
 `embed.py` goes from files and strings to embeddings as the model was evaluated, and prints their
 cosines; `embed.Model` is the same for Python. `pipeline/` decodes and resizes images, cleans and
-splits texts. `manifest.json` says what the programs read and make (the batch may have any size),
+splits texts. `export.json` says what the programs read and make (the batch may have any size),
 in which order weights come, and what each file's digest is. The programs alone:
 
 ```python
-{_RUN[kind]}```
+{_RUN[kind].format(stream=next(iter(streams)))}```
 """.encode()

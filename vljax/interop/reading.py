@@ -12,9 +12,10 @@ from vljax.config import UserError
 from vljax.interop import formats, stored
 from vljax.interop.format import Reading
 from vljax.interop.mapping import Pair, pair, to_own
-from vljax.interop.pretrained import filled
+from vljax.interop.pretrained import reader
 from vljax.interop.tensors import Lazy
 from vljax.models.assembly import Variables
+from vljax.models.layout import filled
 from vljax.run import Prepared, check_ids, prepare
 
 
@@ -31,7 +32,7 @@ class Mapped:
 
     def variables(self) -> Variables:
         """All parameters, in memory. Raises UserError if a file is damaged."""
-        return Variables(filled(self.prepared.shapes.params, self.made), {})
+        return Variables(filled(self.prepared.shapes.params, reader(self.made)), {})
 
 
 def read_model(source: str) -> Mapped:

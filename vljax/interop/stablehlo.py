@@ -42,8 +42,7 @@ def _write(trained: Trained, losses: Losses) -> Writing:
         files = write_folder(out, program_folder.WEIGHTS, tensors, progress, SHARD_BYTES)
         for name, content in programs.items():
             (out / name).write_bytes(bytes(content))
-        made = [*files, *(out / name for name in programs)]
-        program_folder.finish(out, trained, "stablehlo", described, files, made)
+        program_folder.finish(out, trained, "stablehlo", described, files)
         return files
 
     rules = plain.rules([*trained.parameters, *trained.statistics])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -72,6 +72,31 @@ def canonical_paths(keys: Sequence[str], shape: Sequence[int]) -> list[str]:
             before, after = keys[:place], keys[place:]
             return ["/".join([*before, str(i), *after]) for i in range(shape[0])]
     return ["/".join(keys)]
+
+
+def filled(shapes: Tree, read: Callable[[str, Any], Any], keys: tuple[str, ...] = ()) -> Tree:
+    """The arrays of a tree of shapes, read one by one; layers of scanned stacks are stacked.
+
+    Args:
+      shapes: nested dicts of shapes.
+      read: the value of an unrolled path, an array or a tree of arrays, given the leaf of `shapes`;
+        None where there is none: then the tree lacks it, too.
+      keys: what leads to `shapes`.
+    """
+    tree: Tree = {}
+    for name, child in shapes.items():
+        here = (*keys, name)
+        if isinstance(child, Mapping):
+            if below := filled(dict(child), read, here):
+                tree[name] = below
+            continue
+        paths = canonical_paths(here, child.shape)
+        layers = [read(path, child) for path in paths]
+        if layers[0] is None:
+            continue
+        scanned = paths != ["/".join(here)]
+        tree[name] = jax.tree.map(lambda *x: np.stack(x), *layers) if scanned else layers[0]
+    return tree
 
 
 def match(

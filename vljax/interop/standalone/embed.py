@@ -29,26 +29,35 @@ class Model:
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, stated in manifest["files"].items():
+        described = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        for name, stated in described["files"].items():
             _check(folder / name, stated["bytes"], stated["sha256"])
-        self._programs = Programs(folder, manifest)
+        self._programs = Programs(folder, described["programs"], described["weights"])
         self._reads = {
             name: [spec["name"] for spec in program["inputs"]]
-            for name, program in manifest["programs"].items()
+            for name, program in described["programs"].items()
         }
-        preprocessing = (folder / manifest["preprocessing"]).read_text(encoding="utf-8")
-        self.images = Images(json.loads(preprocessing))
-        self.texts = Texts(folder / manifest["tokenizer"])
+        if "image" in self._reads:
+            preprocessing = (folder / described["preprocessing"]).read_text(encoding="utf-8")
+            self.images = Images(json.loads(preprocessing))
+        if "text" in self._reads:
+            self.texts = Texts(folder / described["tokenizer"])
 
     def encode_image(self, files: Sequence[bytes]) -> np.ndarray:
         """Embeddings of the contents of image files, float32[files, dim]."""
+        self._require("image")
         return self._encode("image", image=np.stack([self.images(file) for file in files]))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts, float32[texts, dim]."""
+        self._require("text")
         ids, mask = self.texts(texts)
         return self._encode("text", text=ids, text_mask=mask)
+
+    def _require(self, program: str) -> None:
+        if program not in self._reads:
+            there = ", ".join(self._reads)
+            raise ValueError(f"there is no program for {program} here, only for {there}")
 
     def _encode(self, program: str, **inputs: np.ndarray) -> np.ndarray:
         return self._programs(program, {name: inputs[name] for name in self._reads[program]})
@@ -61,7 +70,7 @@ def _check(file: Path, size: int, digest: str) -> None:
         raise ValueError(f"{file} has {file.stat().st_size} bytes, and should have {size}")
     with file.open("rb") as opened:
         if hashlib.file_digest(opened, "sha256").hexdigest() != digest:
-            raise ValueError(f"{file} is damaged: its SHA-256 is not that of manifest.json")
+            raise ValueError(f"{file} is damaged: its SHA-256 is not that of export.json")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ class Images:
     """The image preprocessing that `preprocess.json` describes."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
-        transforms = {each["type"]: each for each in content["transforms"]}
-        self._decode, self._resize = transforms["decode"], transforms["resize"]
+        known = [each for each in content["transforms"] if each["type"] in _KNOWN]
+        self._decode, *self._others = known
 
     def __call__(self, file: bytes) -> np.ndarray:
         """The pixels of an image file, uint8[size, size, 3].
@@ -27,11 +27,14 @@ class Images:
         Raises:
           ValueError: if it is no image, or has too many pixels.
         """
-        return _resize(_decode(file, **_without_type(self._decode)), **_without_type(self._resize))
+        image = _decode(file, **_fields(self._decode))
+        for each in self._others:
+            image = _TRANSFORMS[each["type"]](image, **_fields(each))
+        return image
 
 
-def _without_type(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name != "type"}
+def _fields(transform: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in transform.items() if name != "type"}
 
 
 def _decode(file: bytes, background: list[int], max_pixels: int, **_: Any) -> np.ndarray:
@@ -41,7 +44,10 @@ def _decode(file: bytes, background: list[int], max_pixels: int, **_: Any) -> np
                 raise ValueError(f"an image of more than {max_pixels:,} pixels")
             upright = ImageOps.exif_transpose(image)
             upright.load()
-    except OSError as error:
+    except ValueError:
+        raise
+    # Decoders raise OSError, SyntaxError, struct.error and more on damaged files.
+    except Exception as error:
         raise ValueError(f"no image of {', '.join(_FORMATS)}, or damaged ({error})") from error
     if upright.mode.startswith("I;16"):
         # Pillow clips 16-bit greys at 255 instead of scaling them.
@@ -75,6 +81,21 @@ def _resize(
         canvas[top : top + height, left : left + width] = image
         return canvas
     return image
+
+
+def _centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        raise ValueError(f"{size} pixels cannot be cut out of {width} x {height}")
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+_TRANSFORMS: dict[str, Callable[..., np.ndarray]] = {
+    "resize": _resize,
+    "centre_crop": _centre_crop,
+}
+_KNOWN = ("decode", *_TRANSFORMS)
 
 
 def _shape(height: int, width: int, size: int, mode: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ import onnxruntime
 
 
 class Programs:
-    """What the manifest of a folder lists."""
+    """The graphs that a folder's `export.json` lists; they name their weights themselves."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, programs: Mapping[str, Any], _: Sequence[str]) -> None:
         self._sessions = {
             name: onnxruntime.InferenceSession(str(folder / program["file"]))
-            for name, program in manifest["programs"].items()
+            for name, program in programs.items()
         }
 
     def __call__(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:

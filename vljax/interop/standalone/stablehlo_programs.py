@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ _TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
 class Programs:
-    """What the manifest of a folder lists."""
+    """The programs and the files of weights that a folder's `export.json` lists."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, programs: Mapping[str, Any], weight_files: Sequence[str]
+    ) -> None:
         arrays: dict[str, np.ndarray] = {}
-        for file in manifest["weights"]["files"]:
+        for file in weight_files:
             arrays |= _safetensors(folder / file)
         self._calls = {}
-        for name, program in manifest["programs"].items():
+        for name, program in programs.items():
             content = (folder / program["file"]).read_bytes()
             exported = jax.export.deserialize(bytearray(content))
             weights = {key: jax.device_put(arrays[key]) for key in program["weights"]}
