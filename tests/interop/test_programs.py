@@ -166,7 +166,7 @@ def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeyp
 
 
 def test_transforms_that_do_not_travel(siglip):
-    trained, _ = convert._trained(checkpoint.newest(str(siglip)), None, "float32")
+    trained, _ = convert._trained(checkpoint.newest(str(siglip)), None, "float32", None)
     decode, *others = trained.run.data.eval_transforms
     losses = Losses("stablehlo")
     for transforms, message in (
