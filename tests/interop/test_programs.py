@@ -3,6 +3,7 @@
 The other side is a process of its own that cannot import vljax.
 """
 
+import ast
 import dataclasses
 import json
 import subprocess
@@ -111,6 +112,59 @@ def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, sigl
     )
 
 
+def test_the_example_in_its_readme_runs_with_the_packages_that_it_names(kind, siglip, tmp_path):
+    out = tmp_path / "out"
+    export_model(str(siglip), str(out), kind, report=quiet)
+    readme = (out / "README.md").read_text()
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import)]
+    needed = {alias.name for node in nodes for alias in node.names} - {"json"}
+    needed |= {"safetensors"} if "safetensors" in code else set()
+    install = next(line for line in readme.splitlines() if line.startswith("pip install"))
+    assert needed <= set(install.split())
+    blocked = f"import sys; sys.modules['vljax'] = None\n{code}"
+    command = [sys.executable, "-c", blocked]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out, check=False)
+    assert done.stdout == "(2, 16)\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("dinov2_a", "texts"), ("vit_b", "texts"), ("bert_a", "images")]
+)
+def test_a_single_tower(name, missing, kind, foreign, tmp_path):
+    """dinov2_a is resized to 36 pixels, of which 32 are cut out."""
+    workdir, out = tmp_path / "w", tmp_path / "out"
+    import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
+    export_model(str(workdir), str(out), kind, report=quiet)
+    requires = json.loads((out / "manifest.json").read_text())["requires"]
+    assert ("instant-clip-tokenizer" in requires, "tokenizers" in requires) == (
+        False,
+        missing == "images",
+    )
+    model = load(str(workdir))
+    given = {"images": [], "texts": []}
+    if missing == "texts":
+        given["images"] = inputs.images()
+        ours = {"image": model.encode_image(given["images"])}
+    else:
+        given["texts"] = inputs.TEXTS
+        ours = {"text": model.encode_text(given["texts"])}
+    theirs = embeddings(out, **given)
+    assert theirs.keys() == ours.keys()
+    for stream, array in ours.items():
+        np.testing.assert_allclose(theirs[stream], array, rtol=0, atol=1e-5)
+    done = embed(out, *(["--texts", "a"] if missing == "texts" else ["--images", out / "embed.py"]))
+    assert (done.returncode, done.stderr) == (1, f"error: the model has no encoder of {missing}\n")
+
+
+def test_patches_are_refused_by_name(kind, foreign, tmp_path):
+    workdir, out = tmp_path / "w", tmp_path / "out"
+    import_model(str(foreign("siglip2_a")), str(workdir), overwrite=False, report=quiet)
+    with pytest.raises(UserError, match=r"cannot express data.eval_transforms = .*'patchify'"):
+        export_model(str(workdir), str(out), kind, report=quiet)
+    assert not out.exists()
+
+
 def weights(folder):
     return read_file(folder / "parameters.safetensors")
 
@@ -170,7 +224,7 @@ def test_transforms_that_do_not_travel(siglip):
     decode, *others = trained.run.data.eval_transforms
     losses = Losses("stablehlo")
     for transforms, message in (
-        ((decode, Flip(), *others), r"'flip'.*it has decode and resize"),
+        ((decode, Flip(), *others), r"'flip'.*it has decode, resize and"),
         ((dataclasses.replace(decode, random_background=True), *others), "random_background"),
         ((dataclasses.replace(decode, scaled=True), *others), "--accept resize"),
     ):

@@ -13,7 +13,7 @@ import numpy as np
 
 import vljax
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece
-from vljax.data.transforms import Decode, Resize
+from vljax.data.transforms import CentreCrop, Decode, Resize
 from vljax.interop import plain
 from vljax.interop.encoders import EncoderFunction
 from vljax.interop.expressible import Losses
@@ -22,7 +22,7 @@ from vljax.interop.format import Trained, to_json
 WEIGHTS = "parameters"
 """As in a folder of plain safetensors, which this one is, too."""
 VERSION = 1
-_PACKAGES = {"stablehlo": ("jax", "flatbuffers"), "onnx": ("onnxruntime",)}
+_PACKAGES = {"stablehlo": ("jax", "flatbuffers", "safetensors"), "onnx": ("onnxruntime",)}
 _TOKENIZERS = {
     "huggingface": ("tokenizers",),
     "sentencepiece": ("sentencepiece",),
@@ -35,9 +35,10 @@ _REPAIRS = ("clip", "clip_whitespace", "siglip_open_clip")
 def check(trained: Trained, losses: Losses) -> None:
     """Raises UserError if the pipeline that travels along cannot do what evaluation does."""
     transforms = [t for t in trained.run.data.eval_transforms if t.provides != "text"]
-    if [type(transform) for transform in transforms] != [Decode, Resize]:
+    kinds = [type(transform) for transform in transforms]
+    if kinds not in ([Decode, Resize], [Decode, Resize, CentreCrop]):
         names = [transform.type_name for transform in transforms]
-        losses.refuse("data.eval_transforms", names, "decode and resize")
+        losses.refuse("data.eval_transforms", names, "decode, resize and centre_crop")
     decode = transforms[0]
     assert isinstance(decode, Decode)
     losses.require({"random_background": False}, decode, "data.eval_transforms.decode")
@@ -101,9 +102,10 @@ def finish(
 
 
 def _requires(trained: Trained, kind: str) -> list[str]:
-    config = trained.tokenizer.config
-    names = ["numpy", "pillow", *_PACKAGES[kind], *_TOKENIZERS[config.type_name]]
-    names += ["ftfy"] if config.cleaning in _REPAIRS else []
+    config, names = trained.tokenizer.config, ["numpy", "pillow", *_PACKAGES[kind]]
+    if "text" in trained.run.model.encoders:
+        names += _TOKENIZERS[config.type_name]
+        names += ["ftfy"] if config.cleaning in _REPAIRS else []
     for transform in trained.run.data.eval_transforms:
         by_opencv = isinstance(transform, Resize) and (
             not transform.antialias or transform.interpolation == "area"
@@ -153,28 +155,29 @@ def _travelling(module: str) -> bytes:
 
 _RUN = {
     "stablehlo": """\
+import json
 import jax, numpy as np
-from safetensors.numpy import load_file  # pip install safetensors
+from jax import export
+from safetensors.numpy import load_file
 
 manifest = json.load(open("manifest.json"))
-program = manifest["programs"]["image"]
-encode = jax.export.deserialize(bytearray(open(program["file"], "rb").read()))
+program = next(iter(manifest["programs"].values()))
+encode = export.deserialize(bytearray(open(program["file"], "rb").read()))
 arrays = {}
 for file in manifest["weights"]["files"]:
     arrays |= load_file(file)
 weights = {name: arrays[name] for name in program["weights"]}
-spec = program["inputs"][0]
-images = np.zeros((2, *spec["shape"][1:]), spec["dtype"])
-print(jax.jit(encode.call)(weights, {spec["name"]: images}).shape)
+inputs = {x["name"]: np.ones((2, *x["shape"][1:]), x["dtype"]) for x in program["inputs"]}
+print(jax.jit(encode.call)(weights, inputs).shape)
 """,
     "onnx": """\
+import json
 import numpy as np, onnxruntime
 
-program = json.load(open("manifest.json"))["programs"]["image"]
+program = next(iter(json.load(open("manifest.json"))["programs"].values()))
 session = onnxruntime.InferenceSession(program["file"])
-spec = program["inputs"][0]
-images = np.zeros((2, *spec["shape"][1:]), spec["dtype"])
-print(session.run(["embedding"], {spec["name"]: images})[0].shape)
+inputs = {x["name"]: np.ones((2, *x["shape"][1:]), x["dtype"]) for x in program["inputs"]}
+print(session.run(["embedding"], inputs)[0].shape)
 """,
 }
 

@@ -39,14 +39,27 @@ class Model:
         }
         preprocessing = (folder / manifest["preprocessing"]).read_text(encoding="utf-8")
         self.images = Images(json.loads(preprocessing))
-        self.texts = Texts(folder / manifest["tokenizer"])
+        # The tokenizer of a model without texts stands for none, and its package may be missing.
+        self.texts = Texts(folder / manifest["tokenizer"]) if "text" in self._reads else None
 
     def encode_image(self, files: Sequence[bytes]) -> np.ndarray:
-        """Embeddings of the contents of image files, float32[files, dim]."""
+        """Embeddings of the contents of image files, float32[files, dim].
+
+        Raises:
+          ValueError: if one is no image, or the model has no encoder of images.
+        """
+        if "image" not in self._reads:
+            raise ValueError("the model has no encoder of images")
         return self._encode("image", image=np.stack([self.images(file) for file in files]))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts, float32[texts, dim]."""
+        """Embeddings of texts, float32[texts, dim].
+
+        Raises:
+          ValueError: if the model has no encoder of texts.
+        """
+        if self.texts is None:
+            raise ValueError("the model has no encoder of texts")
         ids, mask = self.texts(texts)
         return self._encode("text", text=ids, text_mask=mask)
 

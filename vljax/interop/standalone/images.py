@@ -20,6 +20,7 @@ class Images:
     def __init__(self, content: Mapping[str, Any]) -> None:
         transforms = {each["type"]: each for each in content["transforms"]}
         self._decode, self._resize = transforms["decode"], transforms["resize"]
+        self._crop = transforms.get("centre_crop")
 
     def __call__(self, file: bytes) -> np.ndarray:
         """The pixels of an image file, uint8[size, size, 3].
@@ -27,7 +28,9 @@ class Images:
         Raises:
           ValueError: if it is no image, or has too many pixels.
         """
-        return _resize(_decode(file, **_without_type(self._decode)), **_without_type(self._resize))
+        image = _decode(file, **_without_type(self._decode))
+        image = _resize(image, **_without_type(self._resize))
+        return image if self._crop is None else _cropped(image, self._crop["size"])
 
 
 def _without_type(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +78,11 @@ def _resize(
         canvas[top : top + height, left : left + width] = image
         return canvas
     return image
+
+
+def _cropped(image: np.ndarray, size: int) -> np.ndarray:
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]
 
 
 def _shape(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
