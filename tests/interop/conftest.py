@@ -21,14 +21,14 @@ def trunks(monkeypatch):
         monkeypatch.setitem(timm_trunks.TRUNKS, name, trunk)
 
 
+def unzip(name, folder):
+    """Unzips a stored folder by its name."""
+    with zipfile.ZipFile(DATA / f"{name}.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
 @pytest.fixture
 def foreign(tmp_path):
-    """Unzips a stored folder by its name."""
-
-    def unzip(name):
-        folder = tmp_path / "foreign" / name
-        with zipfile.ZipFile(DATA / f"{name}.zip") as archive:
-            archive.extractall(folder)
-        return folder
-
-    return unzip
+    """Unzips a stored folder by its name, for this test alone."""
+    return lambda name: unzip(name, tmp_path / "foreign" / name)

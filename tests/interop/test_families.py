@@ -43,7 +43,9 @@ def test_import_computes_the_same_and_export_gives_back_every_bit(name, foreign,
     before, after = weights(source), weights(out)
     assert before.keys() == after.keys()
     for key, array in before.items():
-        np.testing.assert_array_equal(after[key], array.astype(np.float32), err_msg=key)
+        np.testing.assert_array_equal(
+            after[key], array.astype(np.float32), err_msg=key, strict=True
+        )
 
 
 def tokens_of(model):

@@ -3,6 +3,7 @@
 The other side is a process of its own that cannot import vljax.
 """
 
+import ast
 import dataclasses
 import io
 import json
@@ -117,47 +118,6 @@ def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, sigl
     np.testing.assert_array_equal(load(str(out)).encode_text(["a"]), expected)
 
 
-def test_the_readme_of_a_folder_runs(kind, siglip, tmp_path):
-    out = tmp_path / "out"
-    export_model(str(siglip), str(out), kind, report=quiet)
-    text = (out / "README.md").read_text()
-    program = text.split("```python\n")[1].split("```")[0]
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=out, check=False)
-    assert done.stdout == "(2, 16)\n", done.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "there", "other"),
-    [
-        ("dinov2_a", "image", "text"),
-        ("bert_a", "text", "image"),
-    ],
-)
-def test_a_single_tower(name, there, other, kind, foreign, tmp_path):
-    """Nothing of the other modality is asked for, and asking for it is an error."""
-    workdir, out = tmp_path / "w", tmp_path / "out"
-    import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
-    export_model(str(workdir), str(out), kind, report=quiet)
-    model = load(str(workdir))
-    file = tmp_path / "image"
-    file.write_bytes(inputs.images()[0])
-    asked = {"image": ("--images", file), "text": ("--texts", "a cat")}
-    ours = {
-        "image": lambda: model.encode_image([file.read_bytes()]),
-        "text": lambda: model.encode_text(["a cat"]),
-    }
-    done = embed(out, *asked[there], "--output", tmp_path / "e.npz")
-    assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "e.npz") as stored:
-        assert list(stored) == [there]
-        np.testing.assert_allclose(stored[there], ours[there](), rtol=0, atol=TOLERANCE)
-    assert asked[other][0] not in (out / "README.md").read_text()
-    done = embed(out, *asked[other])
-    expected = f"error: there is no program for {other} here, only for {there}"
-    assert done.stderr.splitlines() == [expected]
-
-
 def test_a_damaged_image_is_one_line(siglip, tmp_path):
     out, file = tmp_path / "out", tmp_path / "broken.png"
     export_model(str(siglip), str(out), "stablehlo", report=quiet)
@@ -169,6 +129,59 @@ def test_a_damaged_image_is_one_line(siglip, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: no image of ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_example_in_its_readme_runs_with_the_packages_that_it_names(kind, siglip, tmp_path):
+    out = tmp_path / "out"
+    export_model(str(siglip), str(out), kind, report=quiet)
+    readme = (out / "README.md").read_text()
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import)]
+    needed = {alias.name for node in nodes for alias in node.names} - {"json"}
+    needed |= {"safetensors"} if "safetensors" in code else set()
+    install = next(line for line in readme.splitlines() if line.startswith("pip install"))
+    assert needed <= set(install.split())
+    blocked = f"import sys; sys.modules['vljax'] = None\n{code}"
+    command = [sys.executable, "-c", blocked]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out, check=False)
+    assert done.stdout == "(2, 16)\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("dinov2_a", "texts"), ("vit_b", "texts"), ("bert_a", "images")]
+)
+def test_a_single_tower(name, missing, kind, foreign, tmp_path):
+    """dinov2_a is resized to 36 pixels, of which 32 are cut out."""
+    workdir, out = tmp_path / "w", tmp_path / "out"
+    import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
+    export_model(str(workdir), str(out), kind, report=quiet)
+    requires = json.loads((out / "export.json").read_text())["requires"]
+    assert ("instant-clip-tokenizer" in requires, "tokenizers" in requires) == (
+        False,
+        missing == "images",
+    )
+    model = load(str(workdir))
+    given = {"images": [], "texts": []}
+    if missing == "texts":
+        given["images"] = inputs.images()
+        ours = {"image": model.encode_image(given["images"])}
+    else:
+        given["texts"] = inputs.TEXTS
+        ours = {"text": model.encode_text(given["texts"])}
+    theirs = embeddings(out, **given)
+    assert theirs.keys() == ours.keys()
+    for stream, array in ours.items():
+        np.testing.assert_allclose(theirs[stream], array, rtol=0, atol=1e-5)
+    done = embed(out, *(["--texts", "a"] if missing == "texts" else ["--images", out / "embed.py"]))
+    assert (done.returncode, done.stderr) == (1, f"error: the model has no encoder of {missing}\n")
+
+
+def test_patches_are_refused_by_name(kind, foreign, tmp_path):
+    workdir, out = tmp_path / "w", tmp_path / "out"
+    import_model(str(foreign("siglip2_a")), str(workdir), overwrite=False, report=quiet)
+    with pytest.raises(UserError, match=r"cannot express data.eval_transforms = .*'patchify'"):
+        export_model(str(workdir), str(out), kind, report=quiet)
+    assert not out.exists()
 
 
 def weights(folder):

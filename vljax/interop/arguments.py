@@ -21,7 +21,20 @@ _EXPORT = """\
 Writes OUT, a folder that the other software loads as it is: weights, configuration, image
 preprocessing and tokenizer. CHECKPOINT is one (W/checkpoints/STEP), or a workdir: its newest intact
 one. Averaged parameters are taken where the run kept an average. What the format cannot express
-ends the export; --accept names what may be lost."""
+ends the export; --accept names what may be lost.
+
+formats:
+"""
+
+_FORMATS = {
+    "transformers": "clip, siglip, siglip2, or a single tower (vit, dinov2, bert, roberta)",
+    "open_clip": "CLIP, with or without custom_text, and SigLIP with a tower of timm",
+    "safetensors": "all parameters under vljax's names; vljax.inference.load and import read it",
+    "npz": "the same in a file of NumPy; import reads it",
+    "stablehlo": "encoders as programs for any batch on cpu, cuda and tpu; jax runs them",
+    "onnx": "encoders as graphs for any batch; onnxruntime runs them",
+}
+"""Those of `formats.MODULES`, in a line each."""
 
 
 def add(commands: Any) -> None:
@@ -37,7 +50,7 @@ def add(commands: Any) -> None:
     exporting = commands.add_parser(
         "export",
         help="write a checkpoint for other software",
-        description=_EXPORT,
+        description=_EXPORT + "\n".join(f"  {name:13}{_FORMATS[name]}" for name in MODULES),
         formatter_class=formatter,
     )
     exporting.add_argument("source", metavar="CHECKPOINT", help="a checkpoint or a workdir")

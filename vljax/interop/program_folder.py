@@ -142,27 +142,31 @@ def _travelling(module: str) -> bytes:
 
 _RUN = {
     "stablehlo": """\
-import json, jax, numpy as np
+import json
+import jax, numpy as np
+from jax import export
 from safetensors.numpy import load_file
 
 described = json.load(open("export.json"))
-program = described["programs"]["{stream}"]
-encode = jax.export.deserialize(bytearray(open(program["file"], "rb").read()))
-arrays = dict(pair for file in described["weights"] for pair in load_file(file).items())
-weights = dict((name, arrays[name]) for name in program["weights"])
-zeros = dict((s["name"], np.zeros((2, *s["shape"][1:]), s["dtype"])) for s in program["inputs"])
-print(jax.jit(encode.call)(weights, zeros).shape)
+program = next(iter(described["programs"].values()))
+encode = export.deserialize(bytearray(open(program["file"], "rb").read()))
+arrays = {}
+for file in described["weights"]:
+    arrays |= load_file(file)
+weights = {name: arrays[name] for name in program["weights"]}
+inputs = {x["name"]: np.ones((2, *x["shape"][1:]), x["dtype"]) for x in program["inputs"]}
+print(jax.jit(encode.call)(weights, inputs).shape)
 """,
     "onnx": """\
-import json, numpy as np, onnxruntime
+import json
+import numpy as np, onnxruntime
 
-program = json.load(open("export.json"))["programs"]["{stream}"]
+program = next(iter(json.load(open("export.json"))["programs"].values()))
 session = onnxruntime.InferenceSession(program["file"])
-zeros = dict((s["name"], np.zeros((2, *s["shape"][1:]), s["dtype"])) for s in program["inputs"])
-print(session.run(["embedding"], zeros)[0].shape)
+inputs = {x["name"]: np.ones((2, *x["shape"][1:]), x["dtype"]) for x in program["inputs"]}
+print(session.run(["embedding"], inputs)[0].shape)
 """,
 }
-
 
 _ARGUMENTS = {"image": "--images cat.jpg dog.png", "text": '--texts "a cat" "a dog"'}
 
@@ -185,5 +189,5 @@ splits texts. `export.json` says what the programs read and make (the batch may 
 in which order weights come, and what each file's digest is. The programs alone:
 
 ```python
-{_RUN[kind].format(stream=next(iter(streams)))}```
+{_RUN[kind]}```
 """.encode()

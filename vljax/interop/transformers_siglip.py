@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vljax.data.tokenizers import LoadedTokenizer
 from vljax.interop import transformers_images as images
 from vljax.interop import transformers_texts as texts
 from vljax.interop.axes import (
@@ -101,8 +104,19 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     objective = SigmoidContrastive()
     head = Embedding(dim, _PROJECTIONS)
     run = imported_run(tower, encoder, head, (resize,), tokenizer.loaded, objective)
-    what = "transformers siglip"
-    return Reading(what, run, tokenizer.loaded, tensors, rules("embedding"), IGNORED)
+    what, notes = "transformers siglip", _notes(tokenizer.loaded)
+    return Reading(what, run, tokenizer.loaded, tensors, rules("embedding"), IGNORED, notes)
+
+
+def _notes(tokenizer: LoadedTokenizer) -> list[str]:
+    """Released SigLIPs read lower case, which transformers forgets without a SiglipTokenizer."""
+    upper, lower = tokenizer(["A", "a"])[0]
+    if np.array_equal(upper, lower):
+        return []
+    return [
+        "texts keep upper case, as in transformers; released SigLIPs were trained on lower case:"
+        " for one of them, lower texts first"
+    ]
 
 
 def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:

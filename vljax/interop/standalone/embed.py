@@ -44,20 +44,27 @@ class Model:
             self.texts = Texts(folder / described["tokenizer"])
 
     def encode_image(self, files: Sequence[bytes]) -> np.ndarray:
-        """Embeddings of the contents of image files, float32[files, dim]."""
+        """Embeddings of the contents of image files, float32[files, dim].
+
+        Raises:
+          ValueError: if one is no image, or the model has no encoder of images.
+        """
         self._require("image")
         return self._encode("image", image=np.stack([self.images(file) for file in files]))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts, float32[texts, dim]."""
+        """Embeddings of texts, float32[texts, dim].
+
+        Raises:
+          ValueError: if the model has no encoder of texts.
+        """
         self._require("text")
         ids, mask = self.texts(texts)
         return self._encode("text", text=ids, text_mask=mask)
 
-    def _require(self, program: str) -> None:
-        if program not in self._reads:
-            there = ", ".join(self._reads)
-            raise ValueError(f"there is no program for {program} here, only for {there}")
+    def _require(self, modality: str) -> None:
+        if modality not in self._reads:
+            raise ValueError(f"the model has no encoder of {modality}s")
 
     def _encode(self, program: str, **inputs: np.ndarray) -> np.ndarray:
         return self._programs(program, {name: inputs[name] for name in self._reads[program]})

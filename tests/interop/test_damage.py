@@ -1,0 +1,250 @@
+"""Damaged, foreign and incomplete sources, and interrupted exports, as the command meets them.
+
+`test_errors.py` and `test_quantized.py` have more cases of single files.
+"""
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.interop.conftest import unzip
+from tests.interop.test_folders import quiet
+from vljax.cli import main
+from vljax.config import UserError
+from vljax.inference import load
+from vljax.interop import formats
+from vljax.interop.convert import export_model, import_model
+
+FAMILIES = ["siglip2_a", "vit_a", "dinov2_a", "dinov2_with_registers_a", "bert_a", "roberta_a"]
+
+
+class Home:
+    """Folders of each format that vljax writes, of one small model, each made once."""
+
+    def __init__(self, folder):
+        self.folder, self.workdir = folder, folder / "w"
+        source = unzip("transformers_siglip_b", folder / "foreign")
+        import_model(str(source), str(self.workdir), overwrite=False, report=quiet)
+
+    def copy(self, kind, to):
+        """`quantized` is safetensors in int8."""
+        made = self.folder / kind
+        if not made.exists():
+            name, form = ("safetensors", "int8") if kind == "quantized" else (kind, None)
+            export_model(str(self.workdir), str(made), name, quantize=form, report=quiet)
+        return shutil.copytree(made, to)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """What `vljax import` says of a folder that it refuses, in one line, leaving nothing."""
+
+    def run(source):
+        capsys.readouterr()
+        assert main(["import", str(source), str(tmp_path / "out")]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert not list(tmp_path.glob("out*"))
+        assert lines[-1].startswith("error: ")
+        assert len([line for line in lines if "Traceback" in line]) == 0
+        return lines[-1]
+
+    return run
+
+
+def change(file, edit):
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file)
+
+
+def first(tensors):
+    return sorted(tensors)[0]
+
+
+def mis_shape(tensors):
+    name = first(tensors)
+    tensors[name] = np.ones((*tensors[name].shape, 3), np.float32)
+
+
+def retype(tensors):
+    name = first(tensors)
+    tensors[name] = np.ones(tensors[name].shape, np.int32)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_of_every_family(name, tmp_path, refused):
+    source = unzip(name, tmp_path / "source")
+    file = source / "model.safetensors"
+    whole, expected = file.read_bytes(), first(load_file(file))
+    for edit, message in (
+        (lambda t: t.pop(first(t)), "lacks"),
+        (lambda t: t.update(astray=np.ones(1, np.float32)), "no place for: 'astray'"),
+        (mis_shape, "has the shape"),
+        (retype, "is int32; weights have to be"),
+    ):
+        change(file, edit)
+        said = refused(source)
+        assert message in said
+        assert str(source) in said
+        assert "astray" in message or repr(expected) in said
+        file.write_bytes(whole)
+    file.write_bytes(whole[:-1])
+    assert f"{file}: no intact safetensors file" in refused(source)
+    file.unlink()
+    assert f"{file}: no such file" in refused(source)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_configurations_of_every_family(name, tmp_path, refused):
+    source = unzip(name, tmp_path / "source")
+    config = source / "config.json"
+    whole = config.read_text()
+    field = "hidden_size"
+    config.write_text(whole.replace(f'"{field}": ', f'"{field}": "x", "_": ', 1))
+    assert f"{field}: 'x' is no int" in refused(source)
+    config.write_text(whole[: len(whole) // 2] + " " * 9)
+    assert f"{config}: no JSON" in refused(source)
+    config.write_text(whole)
+    texts = (source / "tokenizer.json").exists()
+    others = ["tokenizer.json", "tokenizer_config.json"] if texts else ["preprocessor_config.json"]
+    for other in others:
+        found = source / other
+        found = found if found.exists() else source / "processor_config.json"
+        kept = found.read_bytes()
+        found.write_bytes(kept[:40])
+        assert str(found) in refused(source)
+        found.unlink()
+        assert "no such file" in refused(source)
+        found.write_bytes(kept)
+
+
+WEIGHTS = {"npz": "parameters.npz"}
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "quantized", "npz", "stablehlo"])
+def test_folders_that_vljax_wrote(kind, home, tmp_path, refused):
+    source = home.copy(kind, tmp_path / "source")
+    weights = source / WEIGHTS.get(kind, "parameters.safetensors")
+    whole = weights.read_bytes()
+    for file, edit in (
+        (weights, lambda b: b[: len(b) // 2]),
+        (weights, lambda b: b"foreign"),
+        (source / "recipe.json", lambda b: b[:-9]),
+        (source / "recipe.json", lambda b: b.replace(b'"vit"', b'"vat"')),
+        (source / "tokenizer" / "config.json", lambda b: b[:9]),
+        (source / "tokenizer" / "config.json", None),
+    ):
+        before = file.read_bytes()
+        file.write_bytes(edit(before)) if edit else file.unlink()
+        assert file.name in refused(source), file
+        file.write_bytes(before)
+    assert weights.read_bytes() == whole
+    weights.unlink()
+    assert weights.name in refused(source) or "nothing that vljax can import" in refused(source)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "quantized"])
+def test_folders_that_are_loaded_as_they_are(kind, home, tmp_path):
+    source = home.copy(kind, tmp_path / "source")
+    names = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    assert len(names) > 5
+    for name in names:
+        file = source / name
+        before = file.read_bytes()
+        for content in (before[:-1], b"", None):
+            file.write_bytes(content) if content is not None else file.unlink()
+            with pytest.raises(UserError) as error:
+                load(str(source))
+            assert str(name) in str(error.value) or name.name == "export.json"
+            file.write_bytes(before)
+    assert load(str(source)).encode_text(["a"]).shape == (1, 16)
+
+
+def test_weights_of_another_model(home, tmp_path, refused):
+    """Whole files, all digests right where there are any: shapes and names still have to be."""
+    source = home.copy("npz", tmp_path / "source")
+    with np.load(source / "parameters.npz") as stored:
+        arrays = dict(stored)
+    for edit, message in (
+        ({"logit_bias": np.ones(2, np.float32)}, "'logit_bias' has the shape [2]"),
+        ({"logit_bias": np.ones((), np.int64)}, "'logit_bias' is int64"),
+        ({"other": np.ones(1, np.float32)}, "no place for: 'other'"),
+        ({"logit_bias": None}, "lacks 'logit_bias'"),
+    ):
+        changed = {k: v for k, v in {**arrays, **edit}.items() if v is not None}
+        np.savez(source / "parameters.npz", **changed)
+        assert message in refused(source)
+
+
+@pytest.mark.parametrize("kind", formats.MODULES)
+def test_an_interrupted_export_leaves_no_folder(kind, home, tmp_path, monkeypatch):
+    """Neither at the first array nor at the last, when all else may be there already."""
+    if kind == "onnx":
+        pytest.importorskip("jax2onnx")
+    if kind == "open_clip":
+        _known_to_timm(monkeypatch)
+    for last in (False, True):
+
+        def interrupt(done, total, last=last):
+            if not last or done == total:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            export_model(
+                str(home.workdir),
+                str(tmp_path / "out"),
+                kind,
+                accept=["text-cleaning", "resize"],
+                report=interrupt,
+            )
+        assert not list(tmp_path.iterdir())
+
+
+def _known_to_timm(monkeypatch):
+    """The tower of transformers_siglip_b under a name."""
+    from vljax.interop import timm_trunks
+    from vljax.models.presets import Size
+
+    trunk = timm_trunks.Trunk(Size(16, 3, 28, 2), 7, 34, "gelu_tanh")
+    monkeypatch.setitem(timm_trunks.TRUNKS, "vit_damage", trunk)
+
+
+def test_a_damaged_checkpoint_is_not_exported(home, tmp_path, capsys):
+    workdir = shutil.copytree(home.workdir, tmp_path / "w")
+    file = next(p for p in (workdir / "checkpoints/0/state").rglob("*") if p.stat().st_size > 5000)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    for kind in ("transformers", "stablehlo"):
+        out = tmp_path / "out"
+        assert main(["export", str(workdir), str(out), "--format", kind]) == 2
+        assert "error: " in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_quantized_single_towers(home, tmp_path):
+    """They are loaded, and imported as the float32 numbers that their bytes stand for."""
+    for name in ("dinov2_b", "bert_b"):
+        workdir, out, again = (tmp_path / f"{name}-{end}" for end in ("w", "int8", "again"))
+        assert main(["import", str(unzip(name, tmp_path / name)), str(workdir)]) == 0
+        asked = ["--format", "safetensors", "--quantize", "int8"]
+        assert main(["export", str(workdir), str(out), *asked]) == 0
+        assert main(["import", str(out), str(again)]) == 0
+        whole, small, back = (embeddings(load(str(path))) for path in (workdir, out, again))
+        np.testing.assert_allclose(small, back, rtol=0, atol=1e-5)
+        assert 1e-4 < np.abs(whole - small).max() < 0.05 * np.abs(whole).max()
+
+
+def embeddings(model):
+    from tests.parity import interop_inputs as inputs
+
+    if "image" in model.run.model.encoders:
+        return model.encode_image(inputs.images())
+    return model.encode_text(inputs.TEXTS)

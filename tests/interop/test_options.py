@@ -1,0 +1,194 @@
+"""Options of `vljax export`: what may be lost, a vocabulary from a file, formats of arrays."""
+
+import dataclasses
+import itertools
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.interop.conftest import unzip
+from tests.interop.test_folders import quiet, weights
+from tests.interop.test_traps import read
+from vljax.cli import main
+from vljax.config import UserError
+from vljax.data.clip_words import ClipWords
+from vljax.data.tokenizers import Clip
+from vljax.interop import convert, formats
+from vljax.interop.arguments import _FORMATS
+from vljax.interop.convert import import_model
+from vljax.interop.expressible import ACCEPTABLE, Losses
+from vljax.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A CLIP with the vocabulary that is built in, which open_clip wrote, as a checkpoint."""
+    folder = tmp_path_factory.mktemp("home")
+    source = unzip("open_clip_clip_a", folder / "foreign")
+    import_model(str(source), str(folder / "w"), overwrite=False, report=quiet)
+    return folder
+
+
+def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None):
+    """The checkpoint, cleaning and resizing otherwise."""
+    newest = checkpoint.newest(str(home / "w"))
+    file = None if vocabulary is None else str(vocabulary)
+    found, _ = convert._trained(newest, file, "float32", None)
+    tokenizer = dataclasses.replace(found.tokenizer.config, cleaning=cleaning).load()
+    first, second, *others = found.run.data.eval_transforms
+    first = dataclasses.replace(first, **(decode or {}))
+    second = dataclasses.replace(second, **(resize or {}))
+    data = dataclasses.replace(found.run.data, eval_transforms=(first, second, *others))
+    run = dataclasses.replace(found.run, data=data)
+    return dataclasses.replace(found, run=run, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(home):
+    """A `tokenizer.json` as transformers writes one, with the vocabulary of all CLIPs.
+
+    What two tokens a token was merged from is what all merges before make of its bytes.
+    """
+    tokenizer = Clip().load()._tokenizer
+    ids = ClipWords.from_decode(tokenizer.decode)._ids
+    ranks = sorted(ids, key=ids.get)
+    letters = {byte[0]: chr(c) for byte, c in zip(ranks[:256], _letters(), strict=True)}
+
+    def written(token):
+        end = token.endswith(b" ")
+        return "".join(letters[b] for b in token.removesuffix(b" ")) + "</w>" * end
+
+    merges = [tuple(map(written, _halves(token, ids))) for token in ranks[512:]]
+    content = json.loads((unzip("transformers_clip_b", home / "b") / "tokenizer.json").read_text())
+    special = {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    content["model"]["vocab"] = {written(token): ids[token] for token in ranks} | special
+    content["model"]["merges"] = merges
+    for token in content["added_tokens"]:
+        token["id"] = special[token["content"]]
+    content["post_processor"] = None
+    file = home / "tokenizer.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def _letters():
+    """The letters that stand for bytes in such files, in the order of CLIP's first ids."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [*printable, *range(0x100, 0x100 + 256 - len(printable))]
+
+
+def _halves(token, ids):
+    end = token.endswith(b" ")
+    parts = [bytes([byte]) for byte in token.removesuffix(b" ")]
+    parts[-1] += b" " * end
+    while len(parts) > 2:
+        ranks = [ids.get(a + b, len(ids)) for a, b in itertools.pairwise(parts)]
+        i = ranks.index(min(ranks))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
+def test_the_vocabulary_of_clip_from_a_file(home, vocabulary, tmp_path, capsys):
+    out, asked = tmp_path / "out", ["--format", "transformers", "--accept", "resize"]
+    command = ["export", str(home / "w"), str(out), *asked]
+    assert main(command) == 2
+    assert "built in and cannot be taken out; add --tokenizer FILE" in capsys.readouterr().err
+    command += ["--tokenizer", str(vocabulary)]
+    assert main(command) == 2
+    assert "which repairs characters and HTML (ftfy); --accept text-cleaning" in (
+        capsys.readouterr().err
+    )
+    assert not out.exists()
+    command += ["--accept", "text-cleaning", "--json", str(tmp_path / "done.json")]
+    assert main(command) == 0
+    notes = json.loads((tmp_path / "done.json").read_text())["notes"]
+    assert sum(ACCEPTABLE["text-cleaning"] in note for note in notes) == 1
+    config = json.loads((out / "config.json").read_text())["text_config"]
+    assert (config["bos_token_id"], config["eos_token_id"]) == (49406, 49407)
+    texts = ["a photo of a cat", "  Two DOGS!", "naïve CRÈME"]
+    theirs, ours = read(out).tokenizer(texts), Clip(context_length=12).load()(texts)
+    for mask, a, b in zip(ours[1], theirs[0], ours[0], strict=True):
+        np.testing.assert_array_equal(a[mask], b[mask])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.json", None, "missing.json: No such file or directory"),
+        ("broken.json", b"{", "not a tokenizer.json"),
+        ("other.json", "transformers_clip_b", "would get other ids"),
+        ("bert.json", "bert_a", r"has no token '<\|(end|start)oftext\|>'"),
+    ],
+)
+def test_files_that_are_not_that_vocabulary(name, content, message, home, tmp_path):
+    file = tmp_path / name
+    if isinstance(content, str):
+        content = (unzip(content, tmp_path / "other") / "tokenizer.json").read_bytes()
+    if content is not None:
+        file.write_bytes(content)
+    losses = Losses("transformers", tuple(ACCEPTABLE))
+    with pytest.raises(UserError, match=message):
+        formats.named("transformers").write(trained(home, vocabulary=file), losses)
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "changes", "message"),
+    [
+        ("open_clip", "text-cleaning", {"cleaning": "whitespace"}, "without ftfy before it"),
+        ("open_clip", "resize", {"resize": {"antialias": False}}, "without antialiasing"),
+        ("open_clip", "resize", {"decode": {"scaled": True}}, "no finer than needed"),
+        ("open_clip", "resize", {"resize": {"interpolation": "area"}}, "interpolation by area"),
+        ("open_clip", "resize", {"resize": {"centre": "floor"}}, "rounded down rather than"),
+        ("transformers", "resize", {"resize": {"centre": "round"}}, "rounded to even pixels"),
+        ("transformers", "resize", {"resize": {"antialias": False}}, "without antialiasing"),
+        ("stablehlo", "resize", {"decode": {"scaled": True}}, "no finer than needed"),
+    ],
+)
+def test_a_loss_is_named_and_may_be_accepted(kind, loss, changes, message, home, request):
+    if kind == "transformers":
+        floor = {"centre": "floor"} if "antialias" in changes["resize"] else {}
+        changes = {"resize": {**floor, **changes["resize"]}}
+        changes["vocabulary"] = request.getfixturevalue("vocabulary")
+    other = trained(home, **changes)
+    others = [name for name in ACCEPTABLE if name != loss]
+    fmt = formats.named(kind)
+    with pytest.raises(UserError, match=f"cannot express .*{message}.*--accept {loss} exports"):
+        fmt.write(other, Losses(kind, others))
+    losses = Losses(kind, tuple(ACCEPTABLE))
+    fmt.write(other, losses)
+    assert any(message in note and ACCEPTABLE[loss] in note for note in losses.notes)
+
+
+def test_a_loss_that_there_is_not(home, tmp_path, capsys):
+    asked = ["--format", "open_clip", "--accept", "resizing"]
+    assert main(["export", str(home / "w"), str(tmp_path / "out"), *asked]) == 2
+    expected = "error: --accept: unknown loss 'resizing'; did you mean 'resize'?"
+    assert capsys.readouterr().err.strip() == expected
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "transformers"])
+def test_bfloat16_there_and_back(kind, foreign, tmp_path):
+    """The values are those of the file: half of float32's bits, none of them rounded again."""
+    name = "transformers_siglip_b" if kind == "transformers" else "open_clip_siglip_b"
+    paths = [str(tmp_path / name) for name in ("w", "half", "again", "whole")]
+    assert main(["import", str(foreign(name)), paths[0]]) == 0
+    asked = ["--format", kind]
+    assert main(["export", paths[0], paths[1], *asked, "--dtype", "bfloat16"]) == 0
+    half = weights(tmp_path / "half")
+    assert {array.dtype for array in half.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    if kind == "transformers":
+        assert json.loads((tmp_path / "half/config.json").read_text())["dtype"] == "bfloat16"
+    assert main(["import", paths[1], paths[2]]) == 0
+    assert main(["export", paths[2], paths[3], *asked]) == 0
+    for key, array in weights(tmp_path / "whole").items():
+        np.testing.assert_array_equal(array, half[key].astype(np.float32), strict=True)
+
+
+def test_help_has_a_line_for_each_format(capsys):
+    assert _FORMATS.keys() == formats.MODULES.keys()
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert all([name, *what.split()] in lines for name, what in _FORMATS.items())

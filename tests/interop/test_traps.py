@@ -1,0 +1,273 @@
+"""What other software does without a word, each where it would go wrong unnoticed.
+
+The stored folders are what transformers and open_clip wrote themselves. That every array has the
+name, the shape and the values that stand there (`pre_layrnorm`, 0-d and (1,) scalars, projections
+as (in, out), patches as rows, `q` apart from `kv`), and no other array is there, is held by
+`test_folders.py` and `test_families.py`.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from tests.interop.conftest import unzip
+from tests.parity import interop_inputs as inputs
+from vljax.config import UserError
+from vljax.data.tokenizers import HuggingFace
+from vljax.interop import convert, formats
+from vljax.interop.convert import export_model, import_model
+from vljax.interop.expressible import Losses
+from vljax.training import checkpoint
+
+TWO_TOWERS = ["transformers_clip_a", "transformers_siglip_a", "transformers_siglip_b", "siglip2_b"]
+
+
+class Home:
+    """Folders of other software, as checkpoints, each once."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def foreign(self, name):
+        path = self.folder / name
+        if not path.exists():
+            unzip(name, path)
+        return path
+
+    def trained(self, name):
+        workdir = self.folder / f"{name}-w"
+        if not workdir.exists():
+            import_model(str(self.foreign(name)), str(workdir), overwrite=False, report=quiet)
+        return convert._trained(checkpoint.newest(str(workdir)), None, "float32", None)[0]
+
+
+def quiet(done, total):
+    pass
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+def read(folder):
+    return formats.detect(folder).read(folder)
+
+
+def written(trained, kind, accept=()):
+    """What stands beside the arrays: JSON as data."""
+    files = formats.named(kind).write(trained, Losses(kind, accept)).files
+    return {k: json.loads(v) if k.endswith(".json") else v for k, v in files.items()}
+
+
+def edited(folder, file, edit):
+    content = json.loads((folder / file).read_text())
+    edit(content)
+    (folder / file).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", TWO_TOWERS)
+def test_what_export_writes_is_what_transformers_wrote(name, home):
+    """Among it activations, epsilons, sizes and the ids of special tokens."""
+    theirs = json.loads((home.foreign(name) / "config.json").read_text())
+    ours = written(home.trained(name), "transformers")["config.json"]
+    # How weights would be initialised, and what read the file last.
+    kept = {"dtype", "transformers_version", "initializer_range", "initializer_factor"}
+    unused = {("clip", "projection_dim"), ("siglip2", "bos_token_id")}
+    family = theirs["model_type"]
+    for part in (None, "text_config", "vision_config"):
+        have, wanted = (c if part is None else c[part] for c in (ours, theirs))
+        for field, value in wanted.items():
+            odd = part is not None and (family, field) in unused
+            if field not in kept and not isinstance(value, dict) and not odd:
+                assert have[field] == value, (part, field)
+
+
+@pytest.mark.parametrize("name", ["transformers_clip_a", "transformers_siglip_a", "siglip2_a"])
+def test_fields_that_a_configuration_leaves_out_have_the_defaults_of_transformers(name, foreign):
+    """CLIP: quick_gelu and 1e-5; SigLIP: GELU by tanh and 1e-6. These folders were made so."""
+    source = foreign(name)
+    whole = read(source).run
+
+    def leave_out(config):
+        for part in (config["text_config"], config["vision_config"]):
+            del part["hidden_act"], part["layer_norm_eps"]
+
+    edited(source, "config.json", leave_out)
+    assert read(source).run == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "towers"),
+    [
+        ("transformers_clip_a", ("quick_gelu", 1e-5)),
+        ("transformers_siglip_a", ("gelu_tanh", 1e-6)),
+    ],
+)
+def test_and_these_are_no_others(name, towers, home):
+    for tower in read(home.foreign(name)).run.model.encoders.values():
+        assert (tower.activation, tower.norm_epsilon) == towers
+
+
+def test_end_tokens_of_id_2_are_looked_for_by_the_highest_id(foreign):
+    source = foreign("transformers_clip_b")
+    assert json.loads((source / "config.json").read_text())["text_config"]["eos_token_id"] == 2
+    read(source)  # whose end token has the highest
+
+    def add_token(content):
+        token = content["added_tokens"][-1]
+        content["added_tokens"].append({**token, "id": 628, "content": "<more>"})
+
+    edited(source, "tokenizer.json", add_token)
+    with pytest.raises(UserError, match=r"eos_token_id: is 2, .* the highest id, 628; but"):
+        read(source)
+
+
+def test_an_end_token_that_is_not_the_one_of_the_tokenizer(foreign):
+    source = foreign("transformers_clip_a")
+    edited(source, "config.json", lambda c: c["text_config"].update(eos_token_id=626))
+    with pytest.raises(UserError, match="is 626, but the tokenizer ends texts with id 627"):
+        read(source)
+
+
+def test_export_never_writes_an_end_token_of_id_2(home):
+    trained = home.trained("transformers_clip_b")
+    assert written(trained, "transformers")["config.json"]["text_config"]["eos_token_id"] == 627
+    content = json.loads(tokenizer_of(trained))
+    vocabulary = content["model"]["vocab"]
+    other = next(name for name, i in vocabulary.items() if i == 2)
+    ends = {"<|endoftext|>": 2, other: 627}
+    vocabulary.update(ends)
+    for token in content["added_tokens"]:
+        token["id"] = ends.get(token["content"], token["id"])
+    content["post_processor"] = None
+    loaded = trained.tokenizer.config.load_vocabulary(json.dumps(content).encode())
+    with pytest.raises(UserError, match="the end token has the id 2, with which transformers clip"):
+        written(dataclasses.replace(trained, tokenizer=loaded), "transformers")
+
+
+def tokenizer_of(trained):
+    return trained.tokenizer.files()[trained.tokenizer.vocabulary_file]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fields", "message"),
+    [
+        ("transformers_clip_a", "transformers", {"image": {"patch_bias": True}}, "patch_bias"),
+        ("transformers_siglip_a", "transformers", {"text": {"mask_padding": True}}, "mask_padding"),
+        ("open_clip_siglip_a", "open_clip", {"text": {"mask_padding": True}}, "mask_padding"),
+        ("transformers_siglip_a", "transformers", {"text": {"pooling": "mean"}}, "text.pooling"),
+        ("open_clip_siglip_a", "open_clip", {"text": {"pooling": "mean"}}, "text.pooling"),
+    ],
+)
+def test_forms_that_have_no_place_there(name, kind, fields, message, home):
+    trained = home.trained(name)
+    model = trained.run.model
+    encoders = dict(model.encoders)
+    for tower, changes in fields.items():
+        encoders[tower] = dataclasses.replace(encoders[tower], **changes)
+    model = dataclasses.replace(model, encoders=encoders)
+    other = dataclasses.replace(trained, run=dataclasses.replace(trained.run, model=model))
+    with pytest.raises(UserError, match=f"cannot express .*{message}"):
+        written(other, kind, ["text-cleaning", "resize"])
+
+
+@pytest.mark.parametrize(
+    ("name", "pad", "given"),
+    [
+        ("transformers_siglip_a", 1, ["input_ids"]),
+        ("siglip2_a", 0, ["input_ids"]),
+        ("siglip2_b", 0, ["input_ids", "attention_mask"]),
+        ("transformers_clip_a", 627, ["input_ids", "attention_mask"]),
+    ],
+)
+def test_how_texts_are_padded_and_what_the_model_is_given(name, pad, given, home):
+    trained = home.trained(name)
+    files = written(trained, "transformers")
+    text, tokenizer = files["config.json"]["text_config"], files["tokenizer_config.json"]
+    length = trained.run.model.encoders["text"].context_length
+    assert (text["pad_token_id"], text["max_position_embeddings"]) == (pad, length)
+    assert tokenizer["model_max_length"] == length
+    assert tokenizer["model_input_names"] == given
+    assert tokenizer["padding_side"] == "right"
+    assert trained.tokenizer(["a"])[0][0, -1] == pad
+
+
+@pytest.mark.parametrize("cleaning", ["lower", "none"])
+def test_a_siglip_with_a_tokenizer_json_is_lower_cased_there_as_here(cleaning, home):
+    """`siglip` with a GemmaTokenizer does not; so another class, and all steps in the file."""
+    trained = with_byte_pairs(home, cleaning)
+    written_files = formats.named("transformers").write(trained, Losses("transformers")).files
+    config = json.loads(written_files["tokenizer_config.json"])
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    theirs = Tokenizer.from_buffer(written_files["tokenizer.json"])
+    for text in ["A Photo", *inputs.TEXTS[:3]]:
+        assert theirs.encode(text).ids == trained.tokenizer([text])[0][0].tolist()
+    same = theirs.encode("A Photo").ids == theirs.encode("a photo").ids
+    assert same == (cleaning == "lower")
+
+
+def with_byte_pairs(home, cleaning):
+    """A SigLIP whose texts are cut into the byte pairs of a SigLIP 2, which know upper case."""
+    trained, gemma = home.trained("transformers_siglip_a"), home.trained("siglip2_a")
+    content = json.loads(tokenizer_of(gemma))
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    content = json.dumps({**content, "normalizer": space}).encode()
+    config = HuggingFace(
+        None,
+        context_length=12,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token=None,
+        cleaning=cleaning,
+    )
+    return dataclasses.replace(trained, tokenizer=config.load_vocabulary(content))
+
+
+def test_an_imported_siglip_whose_texts_keep_upper_case_is_noted(home, foreign):
+    """As transformers reads the released SigLIP 2 that are `siglip` with a GemmaTokenizer."""
+    source = foreign("transformers_siglip_a")
+    files = formats.named("transformers").write(with_byte_pairs(home, "none"), Losses("")).files
+    (source / "spiece.model").unlink()
+    (source / "tokenizer.json").write_bytes(files["tokenizer.json"])
+    config = json.loads(files["tokenizer_config.json"])
+    config["tokenizer_class"] = "GemmaTokenizer"
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    edited(source, "config.json", lambda c: c["text_config"].update(vocab_size=330))
+    (note,) = read(source).notes
+    assert "texts keep upper case" in note
+    assert not read(home.foreign("transformers_siglip_a")).notes
+
+
+def test_a_siglip_tokenizer_that_keeps_upper_case_is_refused(foreign):
+    source = foreign("transformers_siglip_a")
+    edited(source, "tokenizer_config.json", lambda c: c.update(do_lower_case=False))
+    with pytest.raises(UserError, match="do_lower_case: is False; vljax has only True"):
+        read(source)
+
+
+def test_siglip2_is_lower_cased_whatever_its_file_says(foreign):
+    source = foreign("siglip2_a")
+    edited(source, "tokenizer.json", lambda c: c.update(normalizer=None))
+    ids, _ = read(source).tokenizer(["A PHOTO of a cat", "a photo of a cat"])
+    np.testing.assert_array_equal(ids[0], ids[1])
+
+
+def test_exported_processors_hold_the_sizes_of_siglip2(home):
+    """Which Siglip2Processor ignores: `test_families.py` holds the note that says so."""
+    processor = written(home.trained("siglip2_b"), "transformers")["preprocessor_config.json"]
+    assert (processor["patch_size"], processor["max_num_patches"]) == (6, 30)
+
+
+def test_weights_say_that_they_are_those_of_pytorch(home, tmp_path):
+    """Without `format` in its metadata, transformers does not load a file of safetensors."""
+    from safetensors import safe_open
+
+    home.trained("transformers_siglip_a")
+    workdir, out = home.folder / "transformers_siglip_a-w", tmp_path / "out"
+    export_model(str(workdir), str(out), "transformers", report=quiet)
+    with safe_open(out / "model.safetensors", "numpy") as opened:
+        assert opened.metadata() == {"format": "pt"}
