@@ -3,7 +3,7 @@
 A section of `benchmarks/data.py`; both sides turn the same shards into batches of images of 224
 pixels, by open_clip's default augmentation, and ids. Each turn is a process of its own, started
 for it and ended after it, so that nobody prepares batches while the other is timed. The first
-run of batches of a turn fills buffers and is dropped.
+runs of a turn are dropped: processes that start sooner than others fill their buffers meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ CORES = 2
 SHARDS, EXAMPLES = 4, 500
 QUALITY = 90
 BATCH, BATCHES = 64, 8  # of a run
+WARM_UP = 3.0  # seconds after the first run
 PEER = "open_clip"
 MODULES = {"vljax": "vljax_tars", PEER: "open_clip_tars"}
 # Processes that prepare batches, of which each side gets its best; 0 are threads of one process,
@@ -35,15 +36,21 @@ AIM = 3.0
 def turn(name: str, spec: TarSpec, python: str, seconds: float) -> float:
     """Images a second of one side, alone, over at least so many seconds."""
     worker = Worker(MODULES[name], spec, python)
-    (workload,) = worker.workloads
-    times: list[float] = []
     try:
-        worker.seconds(workload)
-        while sum(times) < seconds:
-            times += worker.seconds(workload)
+        worker.seconds(*worker.workloads)
+        _runs(worker, WARM_UP)
+        times = _runs(worker, seconds)
     finally:
         worker.close()
     return len(times) * spec.batches * spec.batch / sum(times)
+
+
+def _runs(worker: Worker, seconds: float) -> list[float]:
+    """What runs take, over at least so many seconds."""
+    times: list[float] = []
+    while sum(times) < seconds:
+        times += worker.seconds(*worker.workloads)
+    return times
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
