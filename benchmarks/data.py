@@ -3,14 +3,13 @@
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/data.py [--only images|tars] [--runs 15] [--images FOLDER] [--json PATH]
 
-Images: one transform after the other on one core.
-A JPEG of 640 x 480 pixels becomes an example of 224 by open_clip's default augmentation, a random
-resized crop of 90 to 100 % of the area. open_clip's transform also normalises; vljax does that on
-the device. Both run on one core with one thread, each in a process of its own, in turns; figures
-are medians. The pixel difference is the mean absolute one, in levels of 255, from a full decode and
-Pillow's antialiased bicubic filter for the same rectangles.
+Images: a JPEG of 640 x 480 pixels becomes an example of 224 by open_clip's default augmentation, a
+random resized crop of 90 to 100 % of the area. open_clip's transform also normalises; vljax does
+that on the device. Both run on one core with one thread, each in a process of its own, in turns;
+figures are medians. The pixel difference is the mean absolute one, in levels of 255, from a full
+decode and Pillow's antialiased bicubic filter for the same rectangles.
 
-Tars: WebDataset shards to batches, on two cores (`data_tars.py`).
+Tars: whole input pipelines on two cores, from WebDataset shards to batches (`data_tars.py`).
 """
 
 from __future__ import annotations
