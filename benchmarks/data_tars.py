@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     spec = TarSpec(folder, SHARDS, workers, BATCH, BATCHES)
                     rate = turn(name, spec, pythons[name], options.seconds)
                     rates[name][workers].append(rate)
-                    about = f"turn {number + 1} of {options.turns}, {name}, {workers} processes"
+                    about = f"turn {number + 1} of {options.turns}, {row_name(name, workers)}"
                     print(f"{about}: {rate:.0f} images/s", file=sys.stderr)
     medians = {
         name: {workers: statistics.median(values) for workers, values in by_workers.items()}
@@ -88,6 +88,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def row_name(name: str, workers: int) -> str:
+    """Of a side with so many processes that prepare batches, for people."""
+    pool = f"{workers} process" + ("es" if workers > 1 else "") if workers else "threads"
+    return f"{name}, {pool}"
+
+
 def show(report: dict[str, Any]) -> None:
     """A table for people."""
     print(
@@ -99,7 +105,7 @@ def show(report: dict[str, Any]) -> None:
     print(f"{'':24}{'images/s':>12}{'lowest':>10}{'highest':>10}{'vs ' + PEER:>14}")
     for name, by_workers in report["images_per_second"].items():
         for workers, rate in by_workers.items():
-            row = f"{name}, {f'{workers} processes' if workers else 'threads'}"
+            row = row_name(name, workers)
             turns = report["turns"][name][workers]
             print(f"{row:24}{rate:12.0f}{min(turns):10.0f}{max(turns):10.0f}{rate / peer:14.2f}")
     ratio = report[f"ratio_vs_{PEER}"]
