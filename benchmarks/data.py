@@ -1,13 +1,15 @@
-"""Training examples a second and core, beside open_clip's transform, and what accelerators need.
+"""Training examples a second beside open_clip, and how many of them accelerators need.
 
     pip install -c constraints.txt -e '.[bench]'
-    python benchmarks/data.py [--runs 15] [--images FOLDER] [--json PATH]
+    python benchmarks/data.py [--only images|tars] [--runs 15] [--images FOLDER] [--json PATH]
 
-A JPEG of 640 x 480 pixels becomes an example of 224 by open_clip's default augmentation, a random
-resized crop of 90 to 100 % of the area. open_clip's transform also normalises; vljax does that on
-the device. Both run on one core with one thread, each in a process of its own, in turns; figures
-are medians. The pixel difference is the mean absolute one, in levels of 255, from a full decode and
-Pillow's antialiased bicubic filter for the same rectangles.
+Images: a JPEG of 640 x 480 pixels becomes an example of 224 by open_clip's default augmentation, a
+random resized crop of 90 to 100 % of the area. open_clip's transform also normalises; vljax does
+that on the device. Both run on one core with one thread, each in a process of its own, in turns;
+figures are medians. The pixel difference is the mean absolute one, in levels of 255, from a full
+decode and Pillow's antialiased bicubic filter for the same rectangles.
+
+Tars: whole input pipelines on two cores, from WebDataset shards to batches (`data_tars.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import data_tars  # noqa: E402
 from benchmarks.peers import photographs  # noqa: E402
 from benchmarks.peers.photographs import ImageSpec  # noqa: E402
 from benchmarks.peers.worker import Worker  # noqa: E402
@@ -135,8 +138,33 @@ def demand(mfu: float, rate: float) -> list[dict[str, Any]]:
     return rows
 
 
+def image_report(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures for single images, on one core, and the demand for them."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the peers inherit it
+    by_quality = {str(q): images(options, q) for q in options.quality}
+    quality, entry = list(by_quality.items())[-1]
+    rate = max(way["images_per_second"] for way in entry["ways"].values())
+    return {
+        "jpeg_640x480_to_224": by_quality,
+        "assumed": {
+            "mfu": options.mfu,
+            "quality": quality,
+            "images_per_second_per_core": rate,
+        },
+        "demand": demand(options.mfu, rate),
+    }
+
+
 def show(report: dict[str, Any]) -> None:
     """Tables for people."""
+    if "webdataset" in report:
+        data_tars.show(report["webdataset"])
+    if "jpeg_640x480_to_224" in report:
+        show_images(report)
+
+
+def show_images(report: dict[str, Any]) -> None:
+    """The tables of the images."""
     for quality, entry in report["jpeg_640x480_to_224"].items():
         about = f"{entry['files']} files of {entry['kib_per_file']:.0f} KiB"
         print(f"\nJPEG 640 x 480, quality {quality} ({about}) to a training example of 224 pixels")
@@ -164,8 +192,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=15, help="of each way, in turns")
+    parser.add_argument("--only", choices=("images", "tars"), help="this section alone")
+    parser.add_argument("--runs", type=int, default=15, help="of each way of images")
     parser.add_argument("--quality", type=int, nargs="+", default=[75, 90], help="of the JPEGs")
+    parser.add_argument("--turns", type=int, default=3, help="of each pipeline of tars")
+    parser.add_argument("--seconds", type=float, default=6, help="of each of these turns, at least")
     parser.add_argument("--images", type=Path, help="a folder of pictures in place of ours")
     parser.add_argument("--mfu", type=float, default=0.5, help="of the chips, 0..1")
     parser.add_argument("--peer-python", default=sys.executable, help="one that has open_clip")
@@ -173,20 +204,14 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= dict.fromkeys(THREADS, "1")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # models are traced only
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the peers inherit it
     report: dict[str, Any] = {
-        "machine": f"{platform.machine()}, one of {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": _versions(),
-        "jpeg_640x480_to_224": {str(q): images(options, q) for q in options.quality},
     }
-    quality, entry = list(report["jpeg_640x480_to_224"].items())[-1]
-    rate = max(way["images_per_second"] for way in entry["ways"].values())
-    report["assumed"] = {
-        "mfu": options.mfu,
-        "quality": quality,
-        "images_per_second_per_core": rate,
-    }
-    report["demand"] = demand(options.mfu, rate)
+    if options.only != "images":
+        report["webdataset"] = data_tars.measure(options)
+    if options.only != "tars":
+        report |= image_report(options)
     if options.json == "-":
         print(json.dumps(report, indent=2))
         return
@@ -197,7 +222,14 @@ def main() -> None:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in ("simplejpeg", "opencv-python-headless", "pillow", "torch", "open_clip_torch"):
+    for package in (
+        "simplejpeg",
+        "opencv-python-headless",
+        "pillow",
+        "torch",
+        "open_clip_torch",
+        "webdataset",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

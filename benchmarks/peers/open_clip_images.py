@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 
 import torch
 from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
@@ -12,15 +13,17 @@ from benchmarks.peers.photographs import ImageSpec
 from benchmarks.peers.worker import Workloads, serve
 
 
+def training_transform(size: int, scale: Sequence[float]) -> Callable[[Image.Image], torch.Tensor]:
+    """Of an image to a normalised float32 one, after a random resized crop."""
+    augmentation = AugmentationCfg(scale=tuple(scale))
+    return image_transform_v2(PreprocessCfg(size=size), is_train=True, aug_cfg=augmentation)
+
+
 def make(spec: ImageSpec) -> Workloads:
     """A normalised float32 image of each file."""
     torch.set_num_threads(1)
     contents = [file.read_bytes() for file in spec.files]
-    transform = image_transform_v2(
-        PreprocessCfg(size=spec.size),
-        is_train=True,
-        aug_cfg=AugmentationCfg(scale=tuple(spec.scale)),
-    )
+    transform = training_transform(spec.size, spec.scale)
 
     def run() -> None:
         for content in contents:
