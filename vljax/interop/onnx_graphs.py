@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,13 @@ def _point_to(graph: Any, places: Mapping[str, Place]) -> None:
     import onnx
 
     kept: list[Any] = []
+    read = set(_read(graph.graph))
     for argument in graph.graph.input:
         if argument.name not in places:
             kept.append(argument)
             continue
+        if argument.name not in read:
+            continue  # onnxruntime warns of each one that nothing reads
         kind = argument.type.tensor_type
         tensor = onnx.TensorProto(
             name=argument.name,
@@ -124,6 +127,16 @@ def _point_to(graph: Any, places: Mapping[str, Place]) -> None:
             tensor.external_data.add(key=key, value=str(value))
         graph.graph.initializer.append(tensor)
     _replace(graph.graph.input, kept)
+
+
+def _read(graph: Any) -> Iterator[str]:
+    """The names that the nodes of a graph read, and those of the graphs inside them."""
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _read(inner)
 
 
 def _replace(field: Any, values: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,19 @@ _READERS = {
 
 def _recognises(path: Path) -> bool:
     file = path / "config.json"
-    return file.is_file() and b'"model_type"' in file.read_bytes()
+    if not file.is_file():
+        return False
+    content = file.read_bytes()
+    return b'"model_type"' in content or not _is_json(content)
+
+
+def _is_json(content: bytes) -> bool:
+    """A damaged configuration is better named than the folder taken for nothing."""
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
 
 
 def _read(folder: Path) -> Reading:
