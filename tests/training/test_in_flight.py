@@ -1,5 +1,6 @@
 """What is looked at once a step is done."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -55,6 +56,16 @@ def test_some_steps_are_left_running(flight):
     assert len(flight.asked) == 7 - LIMIT
     flight.steps.drain()
     assert len(flight.asked) == 7
+
+
+def test_it_is_known_whether_the_devices_are_done(flight):
+    assert flight.steps.done()
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x)[0, 0])
+    zero = jnp.int32(0)
+    flight.steps.add(1, {"loss": slow(jnp.zeros((1000, 1000))), "skipped_in_a_row": zero})
+    assert not flight.steps.done()
+    flight.steps.drain()
+    assert flight.steps.done()
 
 
 def test_too_many_skipped_steps_in_a_row(flight):

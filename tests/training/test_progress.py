@@ -51,11 +51,11 @@ def test_plain_lines_off_a_terminal(clock):
 
 
 def test_the_wait_for_input_is_its_share_of_the_time(clock):
-    """Neither that before the first step counts, nor what else goes on between two rows."""
+    """Neither that before the first step counts, nor one beside a step, nor other activities."""
     display, out = off_a_terminal(0, 40)
 
-    def wait(seconds):
-        with display.waiting_for_input():
+    def wait(seconds, *, idle=True):
+        with display.waiting_for_input(lambda: idle):
             clock[0] += seconds
 
     wait(5)
@@ -63,7 +63,8 @@ def test_the_wait_for_input_is_its_share_of_the_time(clock):
     display.metrics(1, {"loss": 1.0})
     for step in range(2, 12):
         wait(0.05)
-        take(display, clock, 0.15, step)
+        wait(0.1, idle=False)
+        take(display, clock, 0.05, step)
     display.activity("evaluating retrieval")
     clock[0] += 1000
     display.activity("")

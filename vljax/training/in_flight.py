@@ -46,6 +46,10 @@ class InFlight:
         self._started.append(_Started(step, metrics, self._stop.ask()))
         self._settle(LIMIT)
 
+    def done(self) -> bool:
+        """Whether the devices are done with all of them."""
+        return all(each.metrics["loss"].is_ready() for each in self._started)  # type: ignore[attr-defined]
+
     def drain(self) -> None:
         """Waits for all of them."""
         self._settle(0)

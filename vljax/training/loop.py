@@ -80,7 +80,7 @@ class Loop:
                 self._evaluate_if_due(step, state, stop)
                 self._leave_if_asked(step, state, stop, in_flight)
             while step < self.steps:
-                with self.display.waiting_for_input():
+                with self.display.waiting_for_input(in_flight.done):
                     batch = next(batches)
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.step(state, batch, self.hyper)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
@@ -21,8 +21,8 @@ class Speed(NamedTuple):
 
     examples_per_second: float
     input_wait: float
-    """The share of the time, 0..1, that the loop waited for batches. The devices, which lag behind
-    it by up to two steps, waited for no longer than that."""
+    """The share of the time, 0..1, that the loop waited for batches which the devices waited for in
+    the end; they waited for no longer than that."""
 
 
 class ProgressDisplay:
@@ -67,11 +67,17 @@ class ProgressDisplay:
         self._bar.update(self._task, completed=step)
 
     @contextmanager
-    def waiting_for_input(self) -> Iterator[None]:
-        """While the loop does nothing but wait for a batch."""
+    def waiting_for_input(self, idle: Callable[[], bool]) -> Iterator[None]:
+        """While the loop does nothing but wait for a batch.
+
+        Args:
+          idle: whether the devices have nothing left to do. A wait that ends while they are still
+            at work costs no time; of one that does not, all counts.
+        """
         began = time.monotonic()
         yield
-        self._waited += time.monotonic() - began
+        if idle():
+            self._waited += time.monotonic() - began
 
     def metrics(self, step: int, values: Mapping[str, float]) -> Speed:
         """Shows the metrics of a step; returns the speed of the steps since the last call.
