@@ -128,7 +128,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
     if argv[:1] == [verify_arguments.NAME]:
         return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")
     if argv and argv[0] in arguments.NAMES:
-        return _convert(argv[0], parser.parse_args(argv))
+        return _import_or_export(argv[0], parser, argv, prog)
     if argv and argv[0] in commands.choices:
         name = argv[0]
         json_path, rest = _take_json(argv[1:])
@@ -219,8 +219,13 @@ def _data(argv: list[str], prog: str) -> int:
     return 0
 
 
-def _convert(name: str, asked: argparse.Namespace) -> int:
-    """`vljax import` and `vljax export`."""
+def _import_or_export(
+    name: str, parser: argparse.ArgumentParser, argv: list[str], prog: str
+) -> int:
+    asked, rest = parser.parse_known_args(argv)
+    recipe = None if name == "export" else asked.recipe
+    if recipe is None:
+        asked = parser.parse_args(argv)  # which names what is unknown
     # Models are only read and written; an accelerator would have to be started first.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from vljax.interop.convert import export_model, import_model
@@ -228,7 +233,13 @@ def _convert(name: str, asked: argparse.Namespace) -> int:
 
     with progress_bar(name) as report:
         if name == "import":
-            done = import_model(asked.source, asked.out, overwrite=asked.overwrite, report=report)
+            done = import_model(
+                asked.source,
+                asked.out,
+                recipe=None if recipe is None else _load([recipe, *rest], f"{prog} {name}"),
+                overwrite=asked.overwrite,
+                report=report,
+            )
         else:
             done = export_model(
                 asked.source,

@@ -146,6 +146,17 @@ def test_scanned_layers_are_stacked_again(home, form):
     np.testing.assert_allclose(made, expected, rtol=0, atol=atol)
 
 
+def test_what_a_scanned_run_exported_is_imported(home, tmp_path):
+    folder, again = shutil.copytree(home.written(), tmp_path / "copy"), tmp_path / "w"
+    recipe = json.loads((folder / "recipe.json").read_text())
+    for encoder in recipe["model"]["encoders"].values():
+        encoder["scan"] = True
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    (folder / export_manifest.NAME).unlink()  # which holds the digest
+    import_model(str(folder), str(again), overwrite=False, report=quiet)
+    np.testing.assert_array_equal(home.embeddings(again), home.embeddings(home.checkpoint))
+
+
 def test_two_halves_in_a_byte():
     values = np.array([1, -1, 7, -8, 3])
     np.testing.assert_array_equal(packed(values), [0xF1, 0x87, 0x03])

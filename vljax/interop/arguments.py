@@ -15,7 +15,10 @@ _IMPORT = """\
 Makes OUT a workdir with one checkpoint, of step 0, that holds all that the model needs:
 vljax.inference.load and vljax export read it. SRC is a folder; its format is found out: a
 transformers folder (clip, siglip, siglip2, vit, dinov2, dinov2_with_registers, bert, roberta), an
-open_clip folder, or one that `vljax export` wrote as safetensors or npz."""
+open_clip folder, or one that `vljax export` wrote as safetensors or npz. A file of big_vision
+(siglip.npz) holds weights alone, and takes --recipe, which says what they are of:
+
+    vljax import siglip.npz OUT --recipe configs/siglip_vit_b16.py --data.tokenizer.path c4.model"""
 
 _EXPORT = """\
 Writes OUT, a folder that the other software loads as it is: weights, configuration, image
@@ -46,7 +49,13 @@ def add(commands: Any) -> None:
         description=_IMPORT,
         formatter_class=formatter,
     )
-    importing.add_argument("source", metavar="SRC", help="the folder to read")
+    importing.add_argument("source", metavar="SRC", help="the folder or file to read")
+    importing.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        help="for a file of big_vision: a recipe whose model and tokenizer are meant, with --FIELD"
+        " VALUE ... as `vljax train` takes them",
+    )
     exporting = commands.add_parser(
         "export",
         help="write a checkpoint for other software",

@@ -68,8 +68,13 @@ def rules(name: str, encoder: ViT | TextTransformer, head: str | None) -> list[R
 
 def has_towers(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a file holds a model with two towers."""
+    return {"image", "text"} <= parts(tensors)
+
+
+def parts(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Which of our encoders and scalars a file has something for; none where it is one tower."""
     tops = {_below_params(name).partition("/")[0] for name in tensors}
-    return {"img", "txt"} <= tops
+    return {name for name, top in SUBTREES.items() if top in tops}
 
 
 def adapted(tensors: Mapping[str, Tensor], encoder: ViT | TextTransformer) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from vljax.interop.tensors import FLOATS, Lazy
 from vljax.models.assembly import Model
 from vljax.models.quantization import FORMS
 from vljax.parallel.mesh import MeshConfig, make_mesh
-from vljax.run import build_model
+from vljax.run import Run, build_model
 from vljax.training import checkpoint, manifest
 from vljax.workdir import FORMAT_VERSION, decode_recipe, description, model_files
 
@@ -72,13 +72,22 @@ class Converted:
         }
 
 
-def import_model(source: str, out: str, *, overwrite: bool, report: Report) -> Converted:
+def import_model(
+    source: str, out: str, *, recipe: Run | None = None, overwrite: bool, report: Report
+) -> Converted:
     """Makes the workdir `out` with one checkpoint, of step 0, of a foreign model.
+
+    Args:
+      source: see `read_model`, like `recipe`.
+      out: the folder to make.
+      recipe: what the model of a file of weights is.
+      overwrite: whether what stands at `out` may be replaced.
+      report: is told of progress.
 
     Raises:
       UserError: if the source is damaged, incomplete, or is something that vljax has nothing for.
     """
-    mapped = read_model(source)
+    mapped = read_model(source, recipe)
     prepared, made = mapped.prepared, mapped.made
     files = model_files(prepared, mapped.reading.tokenizer)
     with new_folder(out, source, overwrite=overwrite) as folder:

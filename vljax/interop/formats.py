@@ -38,5 +38,7 @@ def detect(source: Path) -> Format:
     for candidate in known:
         if candidate.recognises(source):
             return candidate
+    if source.suffix == ".npz":
+        raise UserError(f"{source}: weights alone; add --recipe, which says of what")
     kinds = "; ".join(candidate.what for candidate in known)
     raise UserError(f"{source} is nothing that vljax can import; it knows: {kinds}")

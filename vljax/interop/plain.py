@@ -62,7 +62,7 @@ def read(
     """
     recipe = decode_recipe(read_json(folder / RECIPE), str(folder / RECIPE))
     # Of another machine: its paths and devices are not here.
-    run = replace(_without_paths(recipe), mesh=MeshConfig(1, 1, 1), attention="auto", workdir=None)
+    run = replace(without_paths(recipe), mesh=MeshConfig(1, 1, 1), attention="auto", workdir=None)
     prepared = prepare(run, jax.devices()[:1])
     shapes = unrolled_shapes(prepared.shapes.params)
     tensors = tensors if adapt is None else adapt(prepared)
@@ -70,7 +70,8 @@ def read(
     return Reading("parameters of vljax", run, tokenizer, tensors, rules(shapes))
 
 
-def _without_paths(run: Run) -> Run:
+def without_paths(run: Run) -> Run:
+    """The run with every path unset."""
     data = config.encode(run)
     for path, _ in config.paths(run):
         *parents, name = path.split(".")

@@ -14,7 +14,7 @@ from vljax.interop import bert, big_vision, efficientnet_lite, vit
 from vljax.interop.axes import BATCHED
 from vljax.interop.files import read_tensors, split
 from vljax.interop.lone_tower import unprefixed
-from vljax.interop.mapping import Rule, pair, rule, to_own
+from vljax.interop.mapping import Pair, Rule, pair, rule, to_own
 from vljax.interop.stored import unrolled_shapes
 from vljax.interop.tensors import Lazy, Tensor
 from vljax.models.assembly import ModelConfig, Variables
@@ -30,7 +30,7 @@ from vljax.run import Prepared, Run
 Shape = tuple[int, ...]
 
 # Rules, arrays, and expressions of names that are left out.
-Mapped = tuple[Sequence[Rule], Mapping[str, Tensor], Sequence[str]]
+_Source = tuple[Sequence[Rule], Mapping[str, Tensor], Sequence[str]]
 _POOLER, _MASK_TOKEN = r"pooler\..*", r"embeddings\.mask_token"
 _FORMS: dict[str, tuple[type[Encoder], ...]] = {
     "efficientnet_lite": (EfficientNetLite,),
@@ -76,7 +76,7 @@ def check(prepared: Prepared) -> None:
         if not split(source.path)[0].is_file():
             file = split(source.path)[0]
             raise UserError(f"pretrained.{name}.path: no such file: {file}")
-        _mapped(prepared, name, source)
+        mapped(prepared, name, source)
 
 
 def load(prepared: Prepared) -> Variables | None:
@@ -90,7 +90,7 @@ def load(prepared: Prepared) -> Variables | None:
         if source.path is None:
             field = f"pretrained.{name}.path"
             raise UserError(f"{field}: unset; add --{field} PATH")
-        made |= _mapped(prepared, name, source)
+        made |= mapped(prepared, name, source)[1]
     if not made:
         return None
     params = filled(prepared.shapes.params, reader(made))
@@ -107,8 +107,17 @@ def reader(made: Mapping[str, Lazy]) -> Callable[[str, Any], np.ndarray | None]:
     return read
 
 
-def _mapped(prepared: Prepared, name: str, source: Pretrained) -> dict[str, Lazy]:
-    """Values by our unrolled paths; statistics stand by the paths of their modules."""
+def mapped(
+    prepared: Prepared, name: str, source: Pretrained
+) -> tuple[Sequence[Pair], dict[str, Lazy]]:
+    """What an encoder or a learned scalar gets of a file; no array is read yet.
+
+    Returns:
+      What is mapped, and values by our unrolled paths; statistics by the paths of their modules.
+
+    Raises:
+      UserError: if the file is missing, or does not fit the model.
+    """
     model, own, path = prepared.run.model, _own_shapes(prepared), str(source.path)
     if name in model.encoders:
         rules, tensors, ignored = _encoder(model, name, source)
@@ -120,10 +129,11 @@ def _mapped(prepared: Prepared, name: str, source: Pretrained) -> dict[str, Lazy
         # A head holds the projections of the other towers, too.
         parts = {f"{head}/{name}/" for head in model.heads} | {f"{name}/"}
         wanted = {k: v for k, v in wanted.items() if k.startswith(tuple(parts))}
-    return to_own(pair(rules, wanted, path), tensors, ignored, path)
+    pairs = pair(rules, wanted, path)
+    return pairs, to_own(pairs, tensors, ignored, path)
 
 
-def _encoder(model: ModelConfig, name: str, source: Pretrained) -> Mapped:
+def _encoder(model: ModelConfig, name: str, source: Pretrained) -> _Source:
     encoder, path = model.encoders[name], str(source.path)
     if not isinstance(encoder, _FORMS[source.layout]):
         forms = " or ".join(form.type_name for form in _FORMS[source.layout])
@@ -149,7 +159,9 @@ def _encoder(model: ModelConfig, name: str, source: Pretrained) -> Mapped:
     return _big_vision(model, name, encoder, path)
 
 
-def _big_vision(model: ModelConfig, name: str, encoder: ViT | TextTransformer, path: str) -> Mapped:
+def _big_vision(
+    model: ModelConfig, name: str, encoder: ViT | TextTransformer, path: str
+) -> _Source:
     """A tower of its own, whose classifier is left out, or one of two, with its projection."""
     of_two = split(path)[1] is not None
     tensors = read_tensors(path)
@@ -166,7 +178,7 @@ def _big_vision(model: ModelConfig, name: str, encoder: ViT | TextTransformer, p
     return big_vision.rules(name, encoder, projection), tensors, ignored
 
 
-def _scalar(name: str, source: Pretrained, own: Mapping[str, Shape]) -> Mapped:
+def _scalar(name: str, source: Pretrained, own: Mapping[str, Shape]) -> _Source:
     """A learned scalar, which only the layout of big_vision has a file for."""
     known = big_vision.SUBTREES.get(name)
     if known is None or own.get(name) != ():

@@ -55,4 +55,4 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
 
 
 def _any_layer(name: str) -> str:
-    return re.sub(r"(?<=[/.])\d+(?=[/.])", "*", name)
+    return re.sub(r"(?<=[/._])\d+(?=[/.])", "*", name)
