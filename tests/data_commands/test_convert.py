@@ -223,9 +223,34 @@ def test_scenes_come_back_with_regions_questions_and_masks(tmp_path, capsys):
     assert before[0].regions
     assert before[0].questions
     assert before[0].masks
+    shown = converted(capsys, *words, tmp_path / "again")["fields"]
+    assert shown == {"captions": 3, "tags": 3, "phrases": 3, "questions": 3, "regions": 3}
+    bare = converted(capsys, *words, tmp_path / "bare", "--drop", "questions", "masks")
+    assert "questions" not in bare["fields"]
+    record = ArrayRecord(str(tmp_path / "bare")).open()[0]
+    assert (record.questions, record.masks, record.regions) == ((), None, before[0].regions)
     status, _, err = run(capsys, *words, tmp_path / "small", "--max-side", 32)
     assert status == 2
     assert "--max-side: examples have boxes, in pixels; set the size of the source" in err
+
+
+def test_columns_of_others_that_are_called_like_our_layout_are_columns(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    others = {"regions": "Europe", "phrases": [1], "questions": {"a": "b"}, "masks": ["m.png"]}
+    path = write_jsonl(tmp_path, [{"image": "a.jpg", "captions": ["x"], **others}])
+    for to in SUFFIX:
+        converted(capsys, path, "--to", to, "--out", tmp_path / to)
+    ((about, _),) = records(tmp_path / "array_record")
+    (example,) = examples(tmp_path / "webdataset")
+    for description in (about, json.loads(example["json"])):
+        assert {name: description[name] for name in others} == others
+    opened = ArrayRecord(str(tmp_path / "array_record")).open()
+    assert (opened[0].captions, opened[0].regions, opened[0].masks) == (("x",), (), None)
+    assert {name: opened.other_columns(0)[name] for name in others} == others
+    path = write_jsonl(tmp_path, [{"image": "a.jpg", "vljax_layout": 1}])
+    status, _, err = run(capsys, path, "--to", "array_record", "--out", tmp_path / "own")
+    assert status == 2
+    assert "column 'vljax_layout' has the name of something else in what is written; leave" in err
 
 
 def test_images_are_limited_and_encoded_as_asked(tmp_path, capsys):

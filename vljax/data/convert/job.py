@@ -28,7 +28,7 @@ REJECTED = "rejected.jsonl"
 REPORTS = ".convert"
 _ABOUT = "convert.json"
 # Goes up when the same plan comes to write other bytes.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
