@@ -60,7 +60,7 @@ def test_a_layout_of_another_form_is_damaged(tmp_path):
     records = [pack({"vljax_layout": layout}, jpeg()) for layout in layouts]
     opened = ArrayRecord(write(tmp_path / "x.array_record", records), captions=()).open()
     for i in range(len(layouts)):
-        with pytest.raises(ExampleError, match="of the record (is|are) damaged"):
+        with pytest.raises(ExampleError, match=r"of the record (is|are) damaged"):
             opened[i]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow as pa
@@ -431,3 +432,13 @@ def test_beam_that_is_not_installed(tmp_path, capsys, pets, monkeypatch):
     status, _, err = run(capsys, pets, *words)
     assert status == 2
     assert err == "error: --beam needs a package: pip install 'vljax[beam]'\n"
+
+
+def test_a_pipeline_that_leaves_no_shards_is_an_error(tmp_path, capsys, pets, monkeypatch):
+    for name in ("apache_beam", "apache_beam.options", "apache_beam.options.pipeline_options"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    sys.modules["apache_beam"].Pipeline.return_value.__exit__.return_value = None
+    words = ("--to", "webdataset", "--out", tmp_path / "out", "--examples-per-shard", 3)
+    status, out, err = run(capsys, pets, *words, "--beam=--runner=DirectRunner")
+    assert (status, out) == (2, "")
+    assert "the pipeline ended, but 3 of 3 shards are not there, such as 00000.tar; name" in err

@@ -61,6 +61,7 @@ def sizes(folder: str) -> dict[str, int]:
     """Name and bytes of what lies in a folder, complete or not; empty if it is not there."""
     if is_remote(folder):
         system, path = filesystem(folder)
+        system.invalidate_cache(path)  # what workers elsewhere write, a listing kept here has not
         try:
             entries = system.ls(path, detail=True)
         except FileNotFoundError:
