@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from unittest.mock import MagicMock
 
@@ -424,6 +425,30 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys, pets):
     status, _, err = run(capsys, *words, "--examples-per-shard", 3)
     assert status == 2
     assert "holds another conversion (examples_per_shard was 10000, now 3)" in err
+
+
+def test_one_conversion_at_a_time_writes_to_a_folder(tmp_path, capsys, pets, monkeypatch):
+    out = tmp_path / "out"
+    words = (pets, "--to", "webdataset", "--out", out)
+    converted(capsys, *words)
+    program = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = [sys.executable, "-c", program, str(out / ".convert" / "lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(holder, **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        under_way = out / "00000.tar.0123.partial"
+        under_way.write_bytes(b"half of it")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as another user may have it
+        status, _, err = run(capsys, *words)
+        assert status == 2
+        assert err == f"error: --out {out}: another conversion is writing there\n"
+        assert under_way.read_bytes() == b"half of it"
+        other.stdin.close()
+    assert converted(capsys, *words)["new_shards"] == 0
+    assert not under_way.exists()
 
 
 def test_beam_that_is_not_installed(tmp_path, capsys, pets, monkeypatch):

@@ -53,8 +53,8 @@ def run(
     missing = [job.name(shard) for shard in todo if shard not in every]
     if missing:
         raise UserError(
-            f"--out {job.out}: the pipeline ended, but {len(missing):,} of {len(todo):,} shards are "
-            f"not there, such as {missing[0]}; name a folder that all workers reach"
+            f"--out {job.out}: the pipeline ended, but {len(missing):,} of {len(todo):,} shards "
+            f"are not there, such as {missing[0]}; name a folder that all workers reach"
         )
     yield from (every[shard] for shard in todo)
 

@@ -15,11 +15,21 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.accounting import Progress
+from vljax.data.convert.files import make_folder
 from vljax.data.convert.images import Images
-from vljax.data.convert.job import Job, Plan, Report, begin, check_free, finish, reports
+from vljax.data.convert.job import (
+    REPORTS,
+    Job,
+    Plan,
+    Report,
+    begin,
+    check_free,
+    finish,
+    reports,
+)
 from vljax.data.convert.shard import convert_shard, over_limit, too_many
 from vljax.data.convert.targets import Target
-from vljax.data.file_sets import is_remote
+from vljax.data.file_sets import is_remote, join
 from vljax.data.source_base import Records, Source
 
 _SECONDS = 0.25  # between two looks at how far the processes are
@@ -108,17 +118,14 @@ def _plan(source: Source, records: Records, options: Options) -> Plan:
 
 @contextlib.contextmanager
 def _alone(job: Job) -> Iterator[None]:
-    """Keeps other conversions on this machine out of a local folder."""
+    """Keeps other conversions out of a local folder, also those of others who share it."""
     if is_remote(job.out):
         yield
         return
-    import hashlib
-    import tempfile
-
     from filelock import FileLock, Timeout
 
-    name = hashlib.sha256(os.path.realpath(job.out).encode()).hexdigest()[:32]
-    lock = FileLock(os.path.join(tempfile.gettempdir(), f"vljax-{os.getuid()}-{name}.lock"))
+    make_folder(join(job.out, REPORTS))
+    lock = FileLock(join(job.out, REPORTS, "lock"), mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
