@@ -94,6 +94,14 @@ def test_bad_input_is_status_2(args, message, foreign, data, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("tower", "kind"), [("bert_a", "text"), ("vit_a", "image")])
+def test_a_single_tower_has_none_of_the_figures(tower, kind, foreign, data, capsys):
+    weights = foreign(tower)
+    assert verify("transformers_clip_a", "--weights", weights, *data("transformers_clip_a")) == 2
+    message = f"{weights}: holds {kind} alone; transformers_clip_a has an image and a text tower"
+    assert message in capsys.readouterr().err
+
+
 def test_other_data_than_the_published_figures_are_of(foreign, data, tmp_path, capsys):
     name = "transformers_clip_a"
     given, weights = data(name), foreign(name)
