@@ -44,6 +44,11 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def expanded(path: str) -> str:
+    """A path with the home folder in place of `~`; a URL as it is."""
+    return path if is_remote(path) else os.path.expanduser(path)
+
+
 def expand(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: str) -> list[File]:
     """The files that are meant, each once, in the order of the list and sorted in folders.
 
@@ -233,10 +238,20 @@ def read_file(path: str) -> bytes:
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a file that is either there in full or not at all, and its parent folders."""
+    """Writes a file that is either there in full or not at all, and its parent folders.
+
+    Raises:
+      UserError: if it is an unknown kind of URL, or the package for it is missing.
+      OSError: if it cannot be written.
+    """
     if is_remote(path):
         system, inner = filesystem(path)
-        system.pipe_file(inner, content)  # an object appears once it is complete
+        try:
+            system.pipe_file(inner, content)  # an object appears once it is complete
+        except OSError:
+            raise
+        except Exception as error:  # remote file systems raise errors of their own
+            raise OSError(_reason(error)) from error
         return
     partial = Path(partial_name(path))
     partial.parent.mkdir(parents=True, exist_ok=True)
