@@ -427,6 +427,15 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys, pets):
     assert "holds another conversion (examples_per_shard was 10000, now 3)" in err
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(pets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    result = converted(capsys, pets, "--to", "webdataset", "--out=~/out")
+    assert result["out"] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "00000.tar").exists()
+    assert not (tmp_path / "~").exists()
+
+
 def test_one_conversion_at_a_time_writes_to_a_folder(tmp_path, capsys, pets, monkeypatch):
     out = tmp_path / "out"
     words = (pets, "--to", "webdataset", "--out", out)

@@ -10,6 +10,7 @@ from vljax.config import UserError
 from vljax.data.accounting import INDEXED
 from vljax.data.convert.images import Encoding, Images
 from vljax.data.convert.targets import TARGETS
+from vljax.data.file_sets import expanded
 from vljax.data_commands.given import HELP, given_sources
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _options(args: argparse.Namespace, prog: str) -> Options:
     from vljax.data.convert.run import Options
 
     return Options(
-        out=args.out,
+        out=expanded(args.out),
         to=args.to,
         examples_per_shard=args.examples_per_shard,
         images=images,
