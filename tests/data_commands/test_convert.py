@@ -23,7 +23,7 @@ from PIL import Image
 from tests.data.samples import captioned, encoded, picture, write_jsonl
 from tests.data.written import jpeg, sample, write_shards
 from vljax.cli import main
-from vljax.data.sources import ArrayRecord, Builtin, JsonLines, Scenes, WebDataset
+from vljax.data.sources import ArrayRecord, Builtin, JsonLines, Karpathy, Scenes, WebDataset
 
 
 def run(capsys, *argv):
@@ -144,8 +144,7 @@ def test_shards_of_img2dataset_keep_members_entries_and_keys(tmp_path, capsys):
         assert about.pop("captions") == [old["txt"]]
         expected = json.loads(old["json"])
         if expected["width"] != 24:  # what img2dataset's README calls the size as it is stored
-            assert about.pop("original_width") == expected.pop("original_width")
-            expected["width"] = 24
+            expected["source_width"], expected["width"] = expected["width"], 24
         assert {name: about[name] for name in expected} == expected
         assert (new["jpg"], new.get("npy")) == (old["jpg"], old.get("npy"))
         assert new["txt"].decode() == old["txt"], i
@@ -197,6 +196,43 @@ def test_tables_keep_columns_that_training_does_not_read(tmp_path, capsys):
     assert example["jpg"] == jpeg(2)
     assert (about["image"], about["missing"], about["vector"]) == ("b.jpg", None, [0.5, 1.0])
     assert about["when"].startswith("2026-01-02T03:04:05")
+
+
+def test_a_size_that_was_written_before_is_kept_each_time(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(encoded(picture(40, 80)))
+    row = {"image": "a.png", "original_width": 640, "width": 100, "original_height": None}
+    path, rows = write_jsonl(tmp_path, [row]), []
+    for side in (64, 32, 16):
+        out = tmp_path / str(side)
+        converted(capsys, path, "--max-side", side, "--to", "array_record", "--out", out)
+        rows.append(records(out)[0][0])
+        path = out
+    assert {k: v for k, v in rows[-1].items() if k != "image"} == {
+        "width": 16,
+        "source_width_3": 32,
+        "source_width_2": 64,
+        "source_width": 100,
+        "original_width": 640,
+        "height": 8,
+        "source_height": 16,
+        "original_height": 32,
+    }
+
+
+def test_split_files_keep_what_they_say_of_an_image(tmp_path, capsys):
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    sentence = {"raw": "A cat.", "tokens": ["a", "cat"], "sentid": 3}
+    row = {"filename": "1.jpg", "filepath": "val2014", "cocoid": 7, "imgid": 0, "sentids": [3]}
+    rows = [{**row, "split": "test", "sentences": [sentence]}]
+    file = tmp_path / "dataset_coco.json"
+    file.write_text(json.dumps({"dataset": "coco", "images": rows}))
+    words = (f"karpathy:{file}", "--to", "array_record", "--out", tmp_path / "out")
+    converted(capsys, *words)
+    ((about, _),) = records(tmp_path / "out")
+    assert about["captions"] == ["A cat."]
+    assert {name: about[name] for name in row} == row
+    assert about["sentences"] == [{"tokens": ["a", "cat"], "sentid": 3}]
+    assert Karpathy(str(file)).open().other_columns(0) == {}
 
 
 def test_a_folder_keeps_paths_and_the_files_beside(tmp_path, capsys):

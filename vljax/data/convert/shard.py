@@ -16,7 +16,7 @@ from vljax.data.convert.targets import Packed, packed, writing
 from vljax.data.source_base import ExampleError, Records
 
 _LOOKED_AT = 1000  # examples of a shard before it alone may end the conversion
-_IDS = ("__key__", "key", "path", "image", "id", "url")
+_IDS = ("__key__", "key", "path", "image", "filename", "id", "url")
 
 Each = Callable[[], None]
 """Called after each example of the source; may raise to stop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import itertools
 import math
 import uuid
 from dataclasses import dataclass
@@ -94,13 +95,19 @@ def _without(drop: frozenset[str], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_size(columns: dict[str, Any], picture: Picture) -> dict[str, Any]:
-    """The columns with the size of the image as it is written; of another size, the original."""
+    """The columns with the size of the image as it is written; of another size, the original.
+
+    Images of img2dataset have an original size already; theirs before is then `source_width`.
+    """
     for name, value in (("width", picture.width), ("height", picture.height)):
-        if columns.get(name) not in (None, value, str(value)):
-            columns.setdefault(f"original_{name}", columns[name])
-            columns[name] = value
-        elif columns.get(name) is None:
-            columns[name] = value
+        before = columns.get(name)
+        if before in (value, str(value)):
+            continue
+        columns[name] = value
+        if before is not None:
+            further = (f"source_{name}_{i}" for i in itertools.count(2))
+            names = itertools.chain((f"original_{name}", f"source_{name}"), further)
+            columns[next(n for n in names if columns.get(n) in (None, before))] = before
     return columns
 
 
