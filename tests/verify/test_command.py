@@ -11,7 +11,9 @@ import pytest
 
 from tests.parity import verify_inputs as inputs
 from vljax.cli import main
+from vljax.data.sources import Karpathy
 from vljax.verify import released
+from vljax.verify.data import given
 from vljax.verify.released import RELEASED, Figure, Released, Task
 
 STORED = json.loads((Path(__file__).parents[1] / "parity" / "data" / "verify.json").read_text())
@@ -138,3 +140,17 @@ def test_another_split_file_has_no_published_figures(foreign, data, tmp_path, ca
     assert "dataset 'flickr8k'; figures were published for coco, flickr30k" in (
         capsys.readouterr().err
     )
+
+
+def test_a_split_file_by_its_type_or_its_address(foreign, data, tmp_path, monkeypatch):
+    name = "transformers_clip_a"
+    folder = Path(data(name)[3])
+    (folder / "dataset_coco.json").rename(folder / "coco.txt")
+    words = {"classes": None, "templates": None, "images": None, "prog": "vljax verify"}
+    one = given(f"karpathy:{folder}/coco.txt", **words)
+    assert (one.task, one.source) == ("coco", Karpathy(f"{folder}/coco.txt"))
+    content = (folder / "coco.txt").read_bytes()
+    monkeypatch.setattr("vljax.config.path_exists", lambda path: True)
+    monkeypatch.setattr("vljax.verify.data.read_bytes", {"gs://b/dataset_coco.json": content}.get)
+    one = given("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
+    assert (one.task, one.source) == ("coco", Karpathy("gs://b/dataset_coco.json", "gs://b/images"))
