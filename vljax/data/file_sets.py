@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import glob
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product, takewhile
 from pathlib import Path
@@ -223,17 +226,24 @@ def _descriptor(path: str, stamp: str) -> _Descriptor:
     return _Descriptor(path)
 
 
+@contextlib.contextmanager
+def remote_errors(url: str) -> Iterator[None]:
+    """Turns the errors that remote file systems have of their own into OSErrors that name a URL."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, _reason(error), url) from error
+
+
 def read_file(path: str) -> bytes:
     """A whole local or remote file. Raises OSError if it cannot be read."""
     if not is_remote(path):
         return Path(path).expanduser().read_bytes()
     system, inner = filesystem(path)
-    try:
+    with remote_errors(path):
         content: bytes = system.cat_file(inner)
-    except OSError:
-        raise
-    except Exception as error:  # remote file systems raise errors of their own
-        raise OSError(_reason(error)) from error
     return content
 
 
@@ -246,12 +256,8 @@ def write_file(path: str, content: bytes) -> None:
     """
     if is_remote(path):
         system, inner = filesystem(path)
-        try:
+        with remote_errors(path):
             system.pipe_file(inner, content)  # an object appears once it is complete
-        except OSError:
-            raise
-        except Exception as error:  # remote file systems raise errors of their own
-            raise OSError(_reason(error)) from error
         return
     partial = Path(partial_name(path))
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -259,9 +265,13 @@ def write_file(path: str, content: bytes) -> None:
     partial.replace(path)
 
 
+PARTIAL = ".partial"
+"""How names of files end that are not complete."""
+
+
 def partial_name(path: str) -> str:
     """A name beside a file for what is not complete, that no other process or host uses."""
-    return f"{path}.{uuid.uuid4().hex}.partial"
+    return f"{path}.{uuid.uuid4().hex}{PARTIAL}"
 
 
 def join(folder: str, *names: str) -> str:
