@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.data.samples import encoded, picture
+from vljax.data.image_header import read_header
 from vljax.data.inspection.distribution import distribution
-from vljax.data.inspection.image_header import read_header
 from vljax.data.inspection.measure import Measurer
 from vljax.data.inspection.scan import drawn, scan
 from vljax.data.inspection.scripts import script_of

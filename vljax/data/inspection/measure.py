@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vljax.data.inspection.image_header import MODES, read_header
+from vljax.data.image_header import MODES, read_header
 from vljax.data.inspection.likeness import COLOURS, signature
 from vljax.data.inspection.pixels import small_pixels
 from vljax.data.inspection.scripts import SCRIPTS, script_of

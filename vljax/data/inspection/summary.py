@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vljax.data.image_header import GREY_MODES, MODES
 from vljax.data.inspection.distribution import distribution, histogram, log_edges
-from vljax.data.inspection.image_header import GREY_MODES, MODES
 from vljax.data.inspection.measure import KINDS, Measured, caption_digest
 from vljax.data.inspection.scripts import SCRIPTS
 from vljax.data.source_base import ExampleError, Records
