@@ -425,8 +425,13 @@ def test_a_column_of_another_meaning_is_no_loss(tmp_path, capsys):
         (("mixture", "--to", "webdataset", "--out", "x"), "parts: a mixture needs at least one"),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--examples-per-shard", "0"),
-            "--examples-per-shard: must be at least 1, got 0",
+            "--examples-per-shard: needs a number of 1 or more, got '0'",
         ),
+        (
+            ("builtin", "--to", "webdataset", "--out", "x", "--max-side", "abc"),
+            "--max-side: needs a number of 1 or more, got 'abc'",
+        ),
+        (("builtin", "--to", "tar", "--out", "x"), "--to: invalid choice: 'tar'"),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--quality", "80"),
             "--quality: is for images that are encoded anew; add --encode or --max-side",
@@ -448,6 +453,16 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("builtin", "--help"), ("builtin", "-h")])
+def test_help_is_of_the_command_and_behind_a_source_of_its_fields(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        run(capsys, *words)
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert ("--max-side" in shown) == (len(words) == 1)
+    assert ("--split" in shown) == (len(words) == 2)
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys, pets):

@@ -51,7 +51,7 @@ def data(tmp_path):
 
 
 def verify(*args):
-    return main(["verify", *map(str, args), "--batch_size", "16"])
+    return main(["verify", *map(str, args), "--batch-size", "16"])
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -78,6 +78,15 @@ def test_a_difference_over_the_tolerance_is_status_1(foreign, data, monkeypatch,
     assert "-2.00" in line
     assert "more than 1.9" in line
     assert verify(*command, "--tolerance", "2.1") == 0
+
+
+def test_lines_of_progress_where_there_is_no_terminal(foreign, data, monkeypatch, caplog):
+    monkeypatch.setattr("vljax.data.accounting._SECONDS_BETWEEN_LINES", 0)
+    name = "transformers_clip_a"
+    verify(name, "--weights", foreign(name), *data(name)[2:], "--tolerance", "9")
+    lines = [line for line in caplog.messages if line.startswith(f"{name}: encoded ")]
+    assert lines[0].startswith(f"{name}: encoded 16 of ")
+    assert lines[-1].endswith(" images and texts")
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError
 from vljax.data.file_sets import expanded, filesystem, is_remote, write_file
-from vljax.data_commands.given import HELP, given_sources
+from vljax.data_commands.arguments import SourceParser, count
+from vljax.data_commands.given import given_sources
 from vljax.data_commands.given_tokenizer import given_tokenizer, loaded_tokenizer, take_fields
 
 if TYPE_CHECKING:
@@ -38,17 +39,13 @@ def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
       UserError: if a source cannot be opened, or an argument does not fit.
       SystemExit: after `--help`.
     """
-    parser = _parser(prog)
-    if argv in ([], ["--help"], ["-h"]):
-        parser.print_help()
-        raise SystemExit(0)
-    options, rest = parser.parse_known_args(argv)
+    options, rest = _parser(prog).split(argv)
     _check(options)
     given = _given(rest, options, prog)
     from vljax.data.inspection.inspect import How, inspect
     from vljax.data_commands.index import indexed
     from vljax.data_commands.inspection_table import print_inspection
-    from vljax.data_commands.progress import shown
+    from vljax.progress import shown
 
     how = How(
         sample=options.sample,
@@ -72,23 +69,15 @@ def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     return result
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=prog,
-        usage=f"{prog} SOURCE... [--sample N] [--html PATH] [--json PATH] [--FIELD VALUE ...]",
-        description=_DESCRIPTION,
-        epilog=f"{HELP}\n`{prog} SOURCE --help` lists the fields of a source.\n\n{_RECIPE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
+def _parser(prog: str) -> SourceParser:
+    parser = SourceParser(
+        prog,
+        "SOURCE... [--sample N] [--html PATH] [--json PATH] [--FIELD VALUE ...]",
+        _DESCRIPTION,
+        f"\n{_RECIPE}",
     )
     add = parser.add_argument
-    add("--sample", type=_count, metavar="N", help="look at N examples drawn at random, not at all")
+    add("--sample", type=count, metavar="N", help="look at N examples drawn at random, not at all")
     add("--sample-seed", type=int, default=0, metavar="N", help="of all draws (%(default)s)")
     add(
         "--tokenizer",
@@ -98,19 +87,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add("--headers-only", action="store_true", help="decode no image: faster, but damaged images "
         "and those that look alike stay unknown")  # fmt: skip
-    add("--max-pixels", type=_count, metavar="N", help="images with more cannot be used "
+    add("--max-pixels", type=count, metavar="N", help="images with more cannot be used "
         "(64 million, or the recipe's)")  # fmt: skip
-    add("--workers", type=_count, metavar="N", help="processes; by default one a core")
+    add("--workers", type=count, metavar="N", help="processes; by default one a core")
     add("--html", type=expanded, metavar="PATH", help="write pictures and charts as one HTML file")
-    add("--pictures", type=_count, default=60, metavar="N", help="examples in it (%(default)s)")
+    add("--pictures", type=count, default=60, metavar="N", help="examples in it (%(default)s)")
     add("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs a number of 1 or more, got {text!r}")
-    return int(text)
 
 
 def _check(options: argparse.Namespace) -> None:
