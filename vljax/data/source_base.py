@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 from vljax.config import Component
 from vljax.data.accounting import Accounting, Progress
 
-
 Kind = Literal[
     "unreadable",  # the file or record
     "truncated",
