@@ -122,7 +122,9 @@ def _dispatch(argv: list[str], prog: str) -> int:
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
-    commands.add_parser("data", help="build data sets, index them, count what is in them")
+    commands.add_parser(
+        "data", help="build, convert, index and inspect data sets, train tokenizers"
+    )
     arguments.add(commands)
     verify_arguments.add(commands)
     if argv[:1] == [verify_arguments.NAME]:
@@ -229,9 +231,10 @@ def _import_or_export(
     # Models are only read and written; an accelerator would have to be started first.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from vljax.interop.convert import export_model, import_model
-    from vljax.report import print_converted, progress_bar
+    from vljax.progress import shown
+    from vljax.report import print_converted
 
-    with progress_bar(name) as report:
+    with shown(name, "{:,} of {:,} bytes", "bytes") as report:
         if name == "import":
             done = import_model(
                 asked.source,

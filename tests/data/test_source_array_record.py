@@ -55,6 +55,15 @@ def test_records_that_are_damaged_or_of_others_are_refused(record, message):
         unpack(record)
 
 
+def test_a_layout_of_another_form_is_damaged(tmp_path):
+    layouts = [1, {"regions": [{"box": 3}]}, {"masks": "-"}]
+    records = [pack({"vljax_layout": layout}, jpeg()) for layout in layouts]
+    opened = ArrayRecord(write(tmp_path / "x.array_record", records), captions=()).open()
+    for i in range(len(layouts)):
+        with pytest.raises(ExampleError, match=r"of the record (is|are) damaged"):
+            opened[i]
+
+
 def test_records_of_several_files(folder):
     records = ArrayRecord(str(folder)).open()
     assert [records[i].captions for i in range(3)] == [("a cat", "猫"), ("a dog",), ()]

@@ -6,7 +6,7 @@ import pytest
 from vljax.config import UserError
 from vljax.data.file_sets import expand
 from vljax.data.filters import Range
-from vljax.data.tar_scan import Wanted, scan
+from vljax.data.tar_scan import Wanted, key_before, scan
 
 from .written import sample, special, write_shards, write_tar
 
@@ -147,3 +147,19 @@ def test_files_of_other_kinds_are_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path}: {message}"):
         scanned(path)
+
+
+@pytest.mark.parametrize("key", ["a", "k" * 120, "k" * 600])
+def test_the_key_of_a_member_takes_one_reading(tmp_path, key):
+    path = tmp_path / "x.tar"
+    write_tar(path, {"first.jpg": b"1", f"{key}.jpg": b"2", f"{key}.txt": b"3"})
+    content, readings = path.read_bytes(), []
+    for row, name in zip(scanned(path).rows, ("first", key), strict=True):
+        block = int(row[0, 0])
+
+        def read(blocks, block=block):
+            readings.append(blocks)
+            return content[(block - blocks) * 512 : block * 512]
+
+        assert key_before(read, block) == name
+    assert len(readings) == 2

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
+from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +23,7 @@ from PIL import Image
 from tests.data.samples import captioned, encoded, picture, write_jsonl
 from tests.data.written import jpeg, sample, write_shards
 from vljax.cli import main
-from vljax.data.sources import ArrayRecord, Builtin, JsonLines, Scenes, WebDataset
+from vljax.data.sources import ArrayRecord, Builtin, JsonLines, Karpathy, Scenes, WebDataset
 
 
 def run(capsys, *argv):
@@ -142,8 +144,7 @@ def test_shards_of_img2dataset_keep_members_entries_and_keys(tmp_path, capsys):
         assert about.pop("captions") == [old["txt"]]
         expected = json.loads(old["json"])
         if expected["width"] != 24:  # what img2dataset's README calls the size as it is stored
-            assert about.pop("original_width") == expected.pop("original_width")
-            expected["width"] = 24
+            expected["source_width"], expected["width"] = expected["width"], 24
         assert {name: about[name] for name in expected} == expected
         assert (new["jpg"], new.get("npy")) == (old["jpg"], old.get("npy"))
         assert new["txt"].decode() == old["txt"], i
@@ -197,6 +198,43 @@ def test_tables_keep_columns_that_training_does_not_read(tmp_path, capsys):
     assert about["when"].startswith("2026-01-02T03:04:05")
 
 
+def test_a_size_that_was_written_before_is_kept_each_time(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(encoded(picture(40, 80)))
+    row = {"image": "a.png", "original_width": 640, "width": 100, "original_height": None}
+    path, rows = write_jsonl(tmp_path, [row]), []
+    for side in (64, 32, 16):
+        out = tmp_path / str(side)
+        converted(capsys, path, "--max-side", side, "--to", "array_record", "--out", out)
+        rows.append(records(out)[0][0])
+        path = out
+    assert {k: v for k, v in rows[-1].items() if k != "image"} == {
+        "width": 16,
+        "source_width_3": 32,
+        "source_width_2": 64,
+        "source_width": 100,
+        "original_width": 640,
+        "height": 8,
+        "source_height": 16,
+        "original_height": 32,
+    }
+
+
+def test_split_files_keep_what_they_say_of_an_image(tmp_path, capsys):
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    sentence = {"raw": "A cat.", "tokens": ["a", "cat"], "sentid": 3}
+    row = {"filename": "1.jpg", "filepath": "val2014", "cocoid": 7, "imgid": 0, "sentids": [3]}
+    rows = [{**row, "split": "test", "sentences": [sentence]}]
+    file = tmp_path / "dataset_coco.json"
+    file.write_text(json.dumps({"dataset": "coco", "images": rows}))
+    words = (f"karpathy:{file}", "--to", "array_record", "--out", tmp_path / "out")
+    converted(capsys, *words)
+    ((about, _),) = records(tmp_path / "out")
+    assert about["captions"] == ["A cat."]
+    assert {name: about[name] for name in row} == row
+    assert about["sentences"] == [{"tokens": ["a", "cat"], "sentid": 3}]
+    assert Karpathy(str(file)).open().other_columns(0) == {}
+
+
 def test_a_folder_keeps_paths_and_the_files_beside(tmp_path, capsys):
     folder = tmp_path / "in" / "cat"
     folder.mkdir(parents=True)
@@ -223,9 +261,34 @@ def test_scenes_come_back_with_regions_questions_and_masks(tmp_path, capsys):
     assert before[0].regions
     assert before[0].questions
     assert before[0].masks
+    shown = converted(capsys, *words, tmp_path / "again")["fields"]
+    assert shown == {"captions": 3, "tags": 3, "phrases": 3, "questions": 3, "regions": 3}
+    bare = converted(capsys, *words, tmp_path / "bare", "--drop", "questions", "masks")
+    assert "questions" not in bare["fields"]
+    record = ArrayRecord(str(tmp_path / "bare")).open()[0]
+    assert (record.questions, record.masks, record.regions) == ((), None, before[0].regions)
     status, _, err = run(capsys, *words, tmp_path / "small", "--max-side", 32)
     assert status == 2
     assert "--max-side: examples have boxes, in pixels; set the size of the source" in err
+
+
+def test_columns_of_others_that_are_called_like_our_layout_are_columns(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    others = {"regions": "Europe", "phrases": [1], "questions": {"a": "b"}, "masks": ["m.png"]}
+    path = write_jsonl(tmp_path, [{"image": "a.jpg", "captions": ["x"], **others}])
+    for to in SUFFIX:
+        converted(capsys, path, "--to", to, "--out", tmp_path / to)
+    ((about, _),) = records(tmp_path / "array_record")
+    (example,) = examples(tmp_path / "webdataset")
+    for description in (about, json.loads(example["json"])):
+        assert {name: description[name] for name in others} == others
+    opened = ArrayRecord(str(tmp_path / "array_record")).open()
+    assert (opened[0].captions, opened[0].regions, opened[0].masks) == (("x",), (), None)
+    assert {name: opened.other_columns(0)[name] for name in others} == others
+    path = write_jsonl(tmp_path, [{"image": "a.jpg", "vljax_layout": 1}])
+    status, _, err = run(capsys, path, "--to", "array_record", "--out", tmp_path / "own")
+    assert status == 2
+    assert "column 'vljax_layout' has the name of something else in what is written; leave" in err
 
 
 def test_images_are_limited_and_encoded_as_asked(tmp_path, capsys):
@@ -362,8 +425,13 @@ def test_a_column_of_another_meaning_is_no_loss(tmp_path, capsys):
         (("mixture", "--to", "webdataset", "--out", "x"), "parts: a mixture needs at least one"),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--examples-per-shard", "0"),
-            "--examples-per-shard: must be at least 1, got 0",
+            "--examples-per-shard: needs a number of 1 or more, got '0'",
         ),
+        (
+            ("builtin", "--to", "webdataset", "--out", "x", "--max-side", "abc"),
+            "--max-side: needs a number of 1 or more, got 'abc'",
+        ),
+        (("builtin", "--to", "tar", "--out", "x"), "--to: invalid choice: 'tar'"),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--quality", "80"),
             "--quality: is for images that are encoded anew; add --encode or --max-side",
@@ -387,6 +455,16 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("words", [("--help",), ("builtin", "--help"), ("builtin", "-h")])
+def test_help_is_of_the_command_and_behind_a_source_of_its_fields(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        run(capsys, *words)
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert ("--max-side" in shown) == (len(words) == 1)
+    assert ("--split" in shown) == (len(words) == 2)
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys, pets):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "photo.jpg").write_bytes(b"mine")
@@ -400,9 +478,52 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys, pets):
     assert "holds another conversion (examples_per_shard was 10000, now 3)" in err
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(pets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    result = converted(capsys, pets, "--to", "webdataset", "--out=~/out")
+    assert result["out"] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "00000.tar").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_one_conversion_at_a_time_writes_to_a_folder(tmp_path, capsys, pets, monkeypatch):
+    out = tmp_path / "out"
+    words = (pets, "--to", "webdataset", "--out", out)
+    converted(capsys, *words)
+    program = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = [sys.executable, "-c", program, str(out / ".convert" / "lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(holder, **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        under_way = out / "00000.tar.0123.partial"
+        under_way.write_bytes(b"half of it")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as another user may have it
+        status, _, err = run(capsys, *words)
+        assert status == 2
+        assert err == f"error: --out {out}: another conversion is writing there\n"
+        assert under_way.read_bytes() == b"half of it"
+        other.stdin.close()
+    assert converted(capsys, *words)["new_shards"] == 0
+    assert not under_way.exists()
+
+
 def test_beam_that_is_not_installed(tmp_path, capsys, pets, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     words = ("--to", "webdataset", "--out", tmp_path / "out", "--beam=--runner=DirectRunner")
     status, _, err = run(capsys, pets, *words)
     assert status == 2
     assert err == "error: --beam needs a package: pip install 'vljax[beam]'\n"
+
+
+def test_a_pipeline_that_leaves_no_shards_is_an_error(tmp_path, capsys, pets, monkeypatch):
+    for name in ("apache_beam", "apache_beam.options", "apache_beam.options.pipeline_options"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    sys.modules["apache_beam"].Pipeline.return_value.__exit__.return_value = None
+    words = ("--to", "webdataset", "--out", tmp_path / "out", "--examples-per-shard", 3)
+    status, out, err = run(capsys, pets, *words, "--beam=--runner=DirectRunner")
+    assert (status, out) == (2, "")
+    assert "the pipeline ended, but 3 of 3 shards are not there, such as 00000.tar; name" in err

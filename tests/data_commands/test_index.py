@@ -67,7 +67,7 @@ def test_the_kind_of_a_source_is_told_by_its_files(tmp_path, capsys):
     ("words", "message"),
     [
         (("index", "--workers", "2"), "name a data set: vljax data index PATH"),
-        (("index", "x", "--workers", "no"), "--workers needs a number of processes, got 'no'"),
+        (("index", "x", "--workers", "no"), "--workers: needs a number of 1 or more, got 'no'"),
         (("index", "tarr:x"), "unknown source 'tarr'"),
         (("index", "gone/{0..3}.tar"), "path: no such file or folder: gone/"),
         (("index", "gone"), "gone: cannot tell what kind of data set this is; write TYPE:gone"),

@@ -7,6 +7,7 @@ import pytest
 
 from tests.data.samples import encoded, picture
 from vljax.cli import main
+from vljax.data.file_sets import filesystem
 
 
 @pytest.fixture
@@ -102,6 +103,21 @@ def test_a_recipe_stands_for_its_sources_and_tokenizer(capsys):
     )
 
 
+def test_fields_of_the_tokenizer_are_those_of_the_recipe(capsys):
+    words = ("configs/quickstart.py", "--data.source.split", "test", "--sample", 8)
+    own = found(capsys, *words)["captions"]["tokens"]
+    short = found(capsys, *words, "--tokenizer.context_length", 5)["captions"]["tokens"]
+    assert short["context_length"] == 5
+    for name in ("tokenizer", "number", "smallest", "mean", "largest"):
+        assert short[name] == own[name]
+
+
+def test_a_folder_that_is_called_like_a_tokenizer_is_none(table, tmp_path, capsys, monkeypatch):
+    (tmp_path / "clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert found(capsys, table)["captions"]["tokens"]["tokenizer"] == "clip"
+
+
 def test_scenes_need_no_path(capsys):
     result = found(capsys, "scenes", "--examples", 3, "--size", 64)
     assert (result["examples"], result["images"]["formats"]) == (3, {"BMP": 3})
@@ -117,6 +133,17 @@ def test_the_page_holds_pictures_and_no_markup_of_captions(table, tmp_path, caps
     assert 'src="http' not in page
 
 
+def test_the_page_may_be_written_to_a_url(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(
+        capsys, table, "--headers-only", "--html", "memory://pages/set.html", "--json", "-"
+    )
+    assert json.loads(result[1])["html"] == "memory://pages/set.html"
+    system, path = filesystem("memory://pages/set.html")
+    assert system.cat_file(path).startswith(b"<!doctype html>")
+    assert not (tmp_path / "memory:").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -124,6 +151,7 @@ def test_the_page_holds_pictures_and_no_markup_of_captions(table, tmp_path, caps
         (("builtin:test", "--sample", "0"), "--sample: needs a number of 1 or more, got '0'"),
         (("builtin:test", "--sample-seed", "-1"), "--sample-seed: must be 0 or more, got -1"),
         (("builtin:test", "--html", "."), "--html .: is a folder; name a file in it"),
+        (("builtin:test", "--html", "gss://b/x.html"), "gss://b/x.html: unknown kind of address"),
         (("builtin:test", "--tokenizer", "clpi"), "--tokenizer: unknown tokenizer 'clpi'"),
         (("builtin:test", "--tokenizer", "none", "--tokenizer.cleaning", "lower"),
          "--tokenizer.cleaning: --tokenizer is none"),

@@ -57,7 +57,7 @@ def test_errors_name_the_remedy(source, tmp_path):
     assert (tmp_path / "there.json").read_text() == "mine"
     with pytest.raises(UserError, match="vocab_size: must be at least 258"):
         command(source, "--out", str(tmp_path / "new.json"), "--vocab-size", "10")
-    with pytest.raises(UserError, match="--max-examples: must be at least 1, got 0"):
+    with pytest.raises(UserError, match="--max-examples: needs a number of 1 or more, got '0'"):
         command(source, "--out", str(tmp_path / "new.json"), "--max-examples", "0")
     (tmp_path / "bare").mkdir()
     bare = write_jsonl(tmp_path / "bare", [{"captions": []}])

@@ -11,7 +11,9 @@ import pytest
 
 from tests.parity import verify_inputs as inputs
 from vljax.cli import main
+from vljax.data.sources import Karpathy
 from vljax.verify import released
+from vljax.verify.data import given
 from vljax.verify.released import RELEASED, Figure, Released, Task
 
 STORED = json.loads((Path(__file__).parents[1] / "parity" / "data" / "verify.json").read_text())
@@ -49,7 +51,7 @@ def data(tmp_path):
 
 
 def verify(*args):
-    return main(["verify", *map(str, args), "--batch_size", "16"])
+    return main(["verify", *map(str, args), "--batch-size", "16"])
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -78,6 +80,15 @@ def test_a_difference_over_the_tolerance_is_status_1(foreign, data, monkeypatch,
     assert verify(*command, "--tolerance", "2.1") == 0
 
 
+def test_lines_of_progress_where_there_is_no_terminal(foreign, data, monkeypatch, caplog):
+    monkeypatch.setattr("vljax.data.accounting._SECONDS_BETWEEN_LINES", 0)
+    name = "transformers_clip_a"
+    verify(name, "--weights", foreign(name), *data(name)[2:], "--tolerance", "9")
+    lines = [line for line in caplog.messages if line.startswith(f"{name}: encoded ")]
+    assert lines[0].startswith(f"{name}: encoded 16 of ")
+    assert lines[-1].endswith(" images and texts")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -91,6 +102,14 @@ def test_a_difference_over_the_tolerance_is_status_1(foreign, data, monkeypatch,
 def test_bad_input_is_status_2(args, message, foreign, data, capsys):
     given = data("transformers_clip_a")
     assert verify(*args, "--weights", foreign("transformers_clip_a"), *given) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("tower", "kind"), [("bert_a", "text"), ("vit_a", "image")])
+def test_a_single_tower_has_none_of_the_figures(tower, kind, foreign, data, capsys):
+    weights = foreign(tower)
+    assert verify("transformers_clip_a", "--weights", weights, *data("transformers_clip_a")) == 2
+    message = f"{weights}: holds {kind} alone; transformers_clip_a has an image and a text tower"
     assert message in capsys.readouterr().err
 
 
@@ -130,3 +149,17 @@ def test_another_split_file_has_no_published_figures(foreign, data, tmp_path, ca
     assert "dataset 'flickr8k'; figures were published for coco, flickr30k" in (
         capsys.readouterr().err
     )
+
+
+def test_a_split_file_by_its_type_or_its_address(foreign, data, tmp_path, monkeypatch):
+    name = "transformers_clip_a"
+    folder = Path(data(name)[3])
+    (folder / "dataset_coco.json").rename(folder / "coco.txt")
+    words = {"classes": None, "templates": None, "images": None, "prog": "vljax verify"}
+    one = given(f"karpathy:{folder}/coco.txt", **words)
+    assert (one.task, one.source) == ("coco", Karpathy(f"{folder}/coco.txt"))
+    content = (folder / "coco.txt").read_bytes()
+    monkeypatch.setattr("vljax.config.path_exists", lambda path: True)
+    monkeypatch.setattr("vljax.verify.data.read_bytes", {"gs://b/dataset_coco.json": content}.get)
+    one = given("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
+    assert (one.task, one.source) == ("coco", Karpathy("gs://b/dataset_coco.json", "gs://b/images"))

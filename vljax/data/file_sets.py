@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import glob
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product, takewhile
 from pathlib import Path
@@ -42,6 +45,11 @@ class File:
 def is_remote(path: str) -> bool:
     """Whether a path is a URL."""
     return "://" in path
+
+
+def expanded(path: str) -> str:
+    """A path with the home folder in place of `~`; a URL as it is."""
+    return path if is_remote(path) else os.path.expanduser(path)
 
 
 def expand(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: str) -> list[File]:
@@ -218,25 +226,38 @@ def _descriptor(path: str, stamp: str) -> _Descriptor:
     return _Descriptor(path)
 
 
+@contextlib.contextmanager
+def remote_errors(url: str) -> Iterator[None]:
+    """Turns the errors that remote file systems have of their own into OSErrors that name a URL."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, _reason(error), url) from error
+
+
 def read_file(path: str) -> bytes:
     """A whole local or remote file. Raises OSError if it cannot be read."""
     if not is_remote(path):
         return Path(path).expanduser().read_bytes()
     system, inner = filesystem(path)
-    try:
+    with remote_errors(path):
         content: bytes = system.cat_file(inner)
-    except OSError:
-        raise
-    except Exception as error:  # remote file systems raise errors of their own
-        raise OSError(_reason(error)) from error
     return content
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a file that is either there in full or not at all, and its parent folders."""
+    """Writes a file that is either there in full or not at all, and its parent folders.
+
+    Raises:
+      UserError: if it is an unknown kind of URL, or the package for it is missing.
+      OSError: if it cannot be written.
+    """
     if is_remote(path):
         system, inner = filesystem(path)
-        system.pipe_file(inner, content)  # an object appears once it is complete
+        with remote_errors(path):
+            system.pipe_file(inner, content)  # an object appears once it is complete
         return
     partial = Path(partial_name(path))
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -244,9 +265,13 @@ def write_file(path: str, content: bytes) -> None:
     partial.replace(path)
 
 
+PARTIAL = ".partial"
+"""How names of files end that are not complete."""
+
+
 def partial_name(path: str) -> str:
     """A name beside a file for what is not complete, that no other process or host uses."""
-    return f"{path}.{uuid.uuid4().hex}.partial"
+    return f"{path}.{uuid.uuid4().hex}{PARTIAL}"
 
 
 def join(folder: str, *names: str) -> str:

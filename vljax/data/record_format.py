@@ -7,8 +7,9 @@
 
 The description has `captions` and `tags` (lists of texts) and `class` (a name or an index), each
 only where there is one, and whatever else is known: `width`, `height`, `url`, ... Of composed
-scenes it has `regions`, `phrases` and `questions`, lists of objects with the fields of
-`vljax.data.source_base.Region`, `Phrase` and `Question`, and `masks`, an image file in base64.
+scenes it has `vljax_layout`, an object with `regions`, `phrases` and `questions`, lists of objects
+with the fields of `vljax.data.source_base.Region`, `Phrase` and `Question`, and `masks`, an image
+file in base64. They have a name of their own, since data sets of others have columns `regions`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from vljax.data.source_base import Annotation, ExampleError, Phrase, Question, R
 _MAGIC = b"VLX1"
 _HEADER = 8
 
-LAYOUT = ("regions", "phrases", "questions")
-"""Entries of a description of which `layout` makes an annotation."""
+LAYOUT = "vljax_layout"
+"""The entry of a description that `layout` and `masks_of` read."""
 
 
 def pack(description: dict[str, Any], image: bytes) -> bytes:
@@ -62,11 +63,19 @@ def describe(annotation: Annotation, class_names: tuple[str, ...]) -> dict[str, 
         "captions": list(annotation.captions),
         "tags": list(annotation.tags),
         "class": class_names[label] if class_names and label is not None else label,
-        "regions": [asdict(region) for region in annotation.regions],
-        "phrases": [asdict(phrase) for phrase in annotation.phrases],
-        "questions": [asdict(question) for question in annotation.questions],
+        LAYOUT: _present(
+            {
+                "regions": [asdict(region) for region in annotation.regions],
+                "phrases": [asdict(phrase) for phrase in annotation.phrases],
+                "questions": [asdict(question) for question in annotation.questions],
+            }
+        ),
     }
-    return {name: value for name, value in entries.items() if value not in (None, [])}
+    return _present(entries)
+
+
+def _present(entries: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if value not in (None, [], {})}
 
 
 def layout(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,32 +84,35 @@ def layout(description: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ExampleError: if they are of another form.
     """
+    entries = description.get(LAYOUT, {})
     try:
         return {
             "regions": tuple(
                 Region(**{**region, "box": tuple(region["box"])})
-                for region in description.get("regions", ())
+                for region in entries.get("regions", ())
             ),
             "phrases": tuple(
                 Phrase(**{**phrase, "regions": tuple(phrase["regions"])})
-                for phrase in description.get("phrases", ())
+                for phrase in entries.get("phrases", ())
             ),
-            "questions": tuple(Question(**entry) for entry in description.get("questions", ())),
+            "questions": tuple(Question(**entry) for entry in entries.get("questions", ())),
         }
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ExampleError(
-            f"regions, phrases or questions of the record are damaged ({error})", kind="damaged"
+            f"{LAYOUT} of the record is damaged ({error})", kind="damaged"
         ) from error
 
 
-def pack_masks(masks: bytes) -> str:
-    """The entry `masks` of a description."""
-    return base64.b64encode(masks).decode()
+def with_masks(description: dict[str, Any], masks: bytes) -> dict[str, Any]:
+    """A description with the image file that tells which region is seen where."""
+    entry = base64.b64encode(masks).decode()
+    return {**description, LAYOUT: {**description.get(LAYOUT, {}), "masks": entry}}
 
 
-def unpack_masks(entry: Any) -> bytes:
-    """The inverse of `pack_masks`. Raises ExampleError if it is damaged."""
+def masks_of(description: Mapping[str, Any]) -> bytes | None:
+    """The masks of a description; None if there are none. Raises ExampleError if damaged."""
     try:
-        return base64.b64decode(entry, validate=True)
-    except (TypeError, ValueError) as error:
+        entry = description.get(LAYOUT, {}).get("masks")
+        return None if entry is None else base64.b64decode(entry, validate=True)
+    except (AttributeError, TypeError, ValueError) as error:
         raise ExampleError(f"masks of the record are damaged ({error})", kind="damaged") from error

@@ -17,7 +17,7 @@ from vljax.data.columns import DescribedRecords, FileSource, class_names_of, cla
 from vljax.data.file_sets import File, join, read_file
 from vljax.data.filters import left_out_by
 from vljax.data.last_read import LastRead
-from vljax.data.record_format import LAYOUT, layout, unpack, unpack_masks
+from vljax.data.record_format import LAYOUT, layout, masks_of, unpack
 from vljax.data.source_base import Annotation, ExampleError
 
 CLASSES = "classes.txt"
@@ -111,12 +111,11 @@ class ArrayRecordRecords(DescribedRecords):
         return self._description(self._number(index)).get
 
     def masks(self, index: int) -> bytes | None:
-        entry = self.values(index)("masks")
-        return None if entry is None else unpack_masks(entry)
+        return masks_of(self._description(self._number(index)))
 
     def other_columns(self, index: int) -> dict[str, Any]:
         description = self._description(self._number(index))
-        covered = {*self.source.covered, *LAYOUT, "masks"}
+        covered = {*self.source.covered, LAYOUT}
         return {name: value for name, value in description.items() if name not in covered}
 
     def _described(self, index: int) -> Annotation:

@@ -6,10 +6,25 @@ import abc
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 from vljax.config import Component
 from vljax.data.accounting import Accounting, Progress
+
+Kind = Literal[
+    "unreadable",  # the file or record
+    "truncated",
+    "damaged",
+    "not_an_image",
+    "too_many_pixels",
+    "too_small",
+    "transparent",
+    "no_caption",
+    "bad_utf8",
+    "other",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""The classes of reasons for which examples cannot be used."""
 
 
 class ExampleError(Exception):
@@ -17,12 +32,10 @@ class ExampleError(Exception):
 
     Args:
       message: for people, on one line.
-      kind: the class that it is counted in, a name in small letters and `_`. In use are:
-        `unreadable` (the file or record), `truncated`, `damaged`, `not_an_image`,
-        `too_many_pixels`, `transparent`, `no_caption`, `bad_utf8`; and `other`.
+      kind: the class that it is counted in.
     """
 
-    def __init__(self, message: str, *, kind: str = "other") -> None:
+    def __init__(self, message: str, *, kind: Kind = "other") -> None:
         super().__init__(message)
         self.kind = kind
 

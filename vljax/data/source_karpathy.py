@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, setting
+from vljax.data.accounting import Progress
 from vljax.data.file_sets import join
 from vljax.data.files import as_path, read_bytes
 from vljax.data.image_column import image_file
@@ -44,15 +45,21 @@ class Karpathy(Source, name="karpathy"):
         return self.split
 
     def open(self) -> KarpathyRecords:
+        return KarpathyRecords(self._path(), self.images, self.split)
+
+    def open_in_full(self, workers: int | None, progress: Progress) -> KarpathyRecords:
+        return KarpathyRecords(self._path(), self.images, self.split, in_full=True)
+
+    def _path(self) -> str:
         if self.path is None:
             raise UserError("data.source.path: unset; set --data.source.path to a dataset_*.json")
-        return KarpathyRecords(self.path, self.images, self.split)
+        return self.path
 
 
 class KarpathyRecords(Records):
     """The examples of a part; images are read when asked for."""
 
-    def __init__(self, path: str, images: str | None, split: str):
+    def __init__(self, path: str, images: str | None, split: str, *, in_full: bool = False):
         content = read_bytes(path)
         rows = _rows(content, path)
         own = [(where, row) for where, row in rows if row.get("split") == split]
@@ -63,6 +70,7 @@ class KarpathyRecords(Records):
         self._images = [_text(row, "filename", where) for where, row in own]
         self._parents = [str(row.get("filepath") or "") for _, row in own]
         self._annotations = [Annotation(_captions(row, where)) for where, row in own]
+        self._rows = [row for _, row in own] if in_full else None
         self.identity = hashlib.sha256(content + split.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -70,6 +78,14 @@ class KarpathyRecords(Records):
 
     def annotation(self, index: int) -> Annotation:
         return self._annotations[index]
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        """The entries of the image; of its sentences, all but the captions."""
+        if self._rows is None:
+            return {}
+        row = self._rows[index]
+        sentences = [{k: v for k, v in one.items() if k != "raw"} for one in row["sentences"]]
+        return {**row, "sentences": sentences}
 
     def image(self, index: int) -> bytes:
         name, parent = self._images[index], self._parents[index]

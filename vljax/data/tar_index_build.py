@@ -9,8 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from vljax.data.file_sets import (
     write_file,
 )
 from vljax.data.tar_scan import Scan, Wanted, scan
+from vljax.data.worker_pool import worker_pool
 
 # Goes up when an index is made otherwise from the same shards.
 _VERSION = 1
@@ -106,8 +106,7 @@ def _scanned(
         for shard in todo:
             yield shard, _scan_part(shard, wanted, part_of[shard])
         return
-    # JAX has threads, with which a process must not fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers, "indexed shards") as pool:
         futures = {pool.submit(_scan_part, s, wanted, part_of[s]): s for s in todo}
         for future in as_completed(futures):
             yield futures[future], future.result()

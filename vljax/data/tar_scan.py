@@ -259,10 +259,13 @@ def key_before(read: Callable[[int], bytes], block: int) -> str:
     Raises:
       ExampleError: if there is no header.
     """
+    most = min(_MOST_HEADERS, block)
+    content = read(most)  # at once: where shards are remote, each reading is a request
     # A long name stands in blocks of its own before the header.
-    for count in range(min(_MOST_HEADERS, block), 0, -1):
+    for count in range(most, 0, -1):
+        headers = io.BytesIO(content[(most - count) * BLOCK :])
         with contextlib.suppress(tarfile.TarError):
-            with tarfile.open(fileobj=io.BytesIO(read(count)), mode="r:") as tar:
+            with tarfile.open(fileobj=headers, mode="r:") as tar:
                 member = tar.next()
             if member is not None and member.offset_data == count * BLOCK:
                 return _split(member.name)[0]

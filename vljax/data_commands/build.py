@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError, suggest
 from vljax.data.builders.debian import MIRROR
+from vljax.data_commands.arguments import Parser
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from vljax.data.accounting import Progress
 
 NAMES = {"tuxpaint-stamps": "948 pictures with alpha, captions in 78 languages (GPL-2, 161 MB)"}
 
@@ -34,16 +36,24 @@ def build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     if options.name not in NAMES:
         raise UserError(f"unknown data set {options.name!r}{suggest(options.name, NAMES)}")
     from vljax.data.builders import tuxpaint_stamps
+    from vljax.progress import Display
 
     if options.sha256 is not None and options.deb is None:
         raise UserError("--sha256 goes with --deb: a download is of a known version")
-    with _Display() as display:
+    with Display(options.name) as display:
+        stages: dict[str, Progress] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = display.stage(stage, f"{stage} {{:,}} of {{:,}}")
+            stages[stage](done, total)
+
         result = tuxpaint_stamps.build(
             options.out or Path("data") / options.name,
             deb=options.deb,
             mirror=options.mirror,
             sha256=options.sha256 or tuxpaint_stamps.PACKAGE.sha256,
-            progress=display.update,
+            progress=progress,
         )
     console.print(
         f"wrote {result['images']} images with captions in {result['languages']} languages "
@@ -53,13 +63,12 @@ def build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     return dict(result)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def _parser(prog: str) -> Parser:
     known = "\n".join(f"  {name:18}{what}" for name, what in NAMES.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Download what a data set is made from, verify it and build the data set.",
         epilog=f"data sets:\n{known}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", help="of the data set, see below")
     parser.add_argument(
@@ -72,24 +81,3 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
     return parser
-
-
-class _Display:
-    """Progress bars, one a stage; their ends alone where standard error is no terminal."""
-
-    def __enter__(self) -> _Display:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._bars = Progress(console=Console(stderr=True))
-        self._tasks: dict[str, Any] = {}
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vljax.data.inspection.image_header import read_header
+from vljax.data.image_header import read_header
 from vljax.data.inspection.inspect import Inspection
 from vljax.data.inspection.pixels import thumbnail
 from vljax.data.source_base import Annotation, ExampleError

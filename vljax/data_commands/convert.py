@@ -10,7 +10,9 @@ from vljax.config import UserError
 from vljax.data.accounting import INDEXED
 from vljax.data.convert.images import Encoding, Images
 from vljax.data.convert.targets import TARGETS
-from vljax.data_commands.given import HELP, given_sources
+from vljax.data.file_sets import expanded
+from vljax.data_commands.arguments import SourceParser, count
+from vljax.data_commands.given import given_sources
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,14 +41,13 @@ def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
       UserError: for bad input.
       SystemExit: after `--help`.
     """
-    parser = _parser(prog)
-    args, rest = parser.parse_known_args(argv or ["--help"])
-    options = _options(args, prog)
+    args, rest = _parser(prog).split(argv)
     sources = given_sources(rest, prog)
+    options = _options(args, prog)
     if len(sources) > 1:
         raise UserError(f"convert one data set at a time, got {len(sources)}")
     from vljax.data.convert import run
-    from vljax.data_commands.progress import Display
+    from vljax.progress import Display
 
     (source,) = sources
     with Display(source.full_name) as display:
@@ -63,26 +64,24 @@ def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     return result
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        usage=f"{prog} SOURCE --to {{{','.join(TARGETS)}}} --out DIR [options] [--FIELD VALUE ...]",
-        description=_DESCRIPTION,
-        epilog=f"{HELP}\nComposed scenes: {prog} scenes --examples 10000 --objects.split train.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser(prog: str) -> SourceParser:
+    parser = SourceParser(
+        prog,
+        f"SOURCE --to {{{','.join(TARGETS)}}} --out DIR [options] [--FIELD VALUE ...]",
+        _DESCRIPTION,
+        f"Composed scenes: {prog} scenes --examples 10000 --objects.split train.",
     )
     add = parser.add_argument
     add("--to", choices=TARGETS, help="what to write")
     add("--out", metavar="DIR", help="folder of its own, local, gs:// or s3://")
     add(
         "--examples-per-shard",
-        type=int,
+        type=count,
         default=10_000,
         metavar="N",
         help="examples of the source in each shard (%(default)s)",
     )
-    add("--max-side", type=int, metavar="PIXELS", help="scale longer images down to this")
+    add("--max-side", type=count, metavar="PIXELS", help="scale longer images down to this")
     encodings = get_args(Encoding)
     add("--encode", choices=encodings, help="format of all images; by default that of the source")
     add("--quality", type=int, metavar="Q", help="of jpg and webp, 1 to 100 (95)")
@@ -94,7 +93,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="SHARE",
         help="stop if more of the examples cannot be used (%(default)s)",
     )
-    add("--workers", type=int, metavar="N", help="processes; by default one a core")
+    add("--workers", type=count, metavar="N", help="processes; by default one a core")
     add(
         "--beam",
         metavar="ARGUMENTS",
@@ -109,11 +108,6 @@ def _options(args: argparse.Namespace, prog: str) -> Options:
     for name in ("to", "out"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is missing: {prog} SOURCE --to {TARGETS[0]} --out DIR")
-    for option, least in (("examples_per_shard", 1), ("workers", 1)):
-        value = getattr(args, option)
-        if value is not None and value < least:
-            name = option.replace("_", "-")
-            raise UserError(f"--{name}: must be at least {least}, got {value}")
     if not 0 <= args.max_rejected_share <= 1:
         raise UserError(f"--max-rejected-share: must be 0 to 1, got {args.max_rejected_share}")
     images = Images(args.max_side, args.encode, args.quality)
@@ -122,7 +116,7 @@ def _options(args: argparse.Namespace, prog: str) -> Options:
     from vljax.data.convert.run import Options
 
     return Options(
-        out=args.out,
+        out=expanded(args.out),
         to=args.to,
         examples_per_shard=args.examples_per_shard,
         images=images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from typing import Any
 
 from vljax.config import UserError, member, validate
@@ -20,8 +21,8 @@ _BY_ENDING = {
 
 HELP = """\
 SOURCE is a path or TYPE:PATH. Without TYPE it is told by the ending: .tar, .parquet, .array_record,
-.jsonl, .csv, .tsv; of a folder, by what lies in it. Fields of the sources follow:
---captions json.caption txt, --label cls."""
+.jsonl, .csv, .tsv, or by the name dataset_*.json; of a folder, by what lies in it. Fields of the
+sources follow: --captions json.caption txt, --label cls."""
 
 
 def given_sources(argv: list[str], prog: str, epilog: str = "") -> list[Source]:
@@ -66,6 +67,8 @@ def _type_of(path: str) -> str:
     for ending, name in _BY_ENDING.items():
         if path.endswith(ending):
             return name
+    if fnmatch.fnmatchcase(path.rpartition("/")[2], "dataset_*.json"):
+        return "karpathy"
     if not is_remote(path) and os.path.exists(os.path.join(path, "dataset_info.json")):
         return "tfds"
     for ending in (".tar", ".parquet", ".array_record"):

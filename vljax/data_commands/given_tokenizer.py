@@ -39,7 +39,7 @@ def given_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer 
         if fields:
             raise UserError(f"--tokenizer.{fields[0][2:]}: --tokenizer is none")
         return None
-    if os.path.isdir(word):
+    if word not in Tokenizer.members and os.path.isdir(word):
         if fields:
             raise UserError(f"--tokenizer.{fields[0][2:]}: those of {word} are in its config.json")
         return load_tokenizer(word)
@@ -50,4 +50,9 @@ def given_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer 
     kind: Any = member(Tokenizer, name, "--tokenizer")
     # Clip has its vocabulary within it.
     tokenizer = kind(path=path) if path else kind()
-    return validate(override(tokenizer, fields, f"{prog} --tokenizer {word}")).load()
+    return loaded_tokenizer(tokenizer, fields, f"{prog} --tokenizer {word}")
+
+
+def loaded_tokenizer(tokenizer: Tokenizer, fields: list[str], prog: str) -> LoadedTokenizer:
+    """A tokenizer with `--FIELD VALUE ...` set, loaded. Raises UserError if one does not fit."""
+    return validate(override(tokenizer, fields, prog)).load()

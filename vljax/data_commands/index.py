@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from rich import box
@@ -10,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vljax.config import UserError
 from vljax.data.accounting import INDEXED
 from vljax.data.sources import Records, Source
-from vljax.data_commands.given import HELP, given_sources
-from vljax.data_commands.progress import shown
+from vljax.data_commands.arguments import SourceParser, count
+from vljax.data_commands.given import given_sources
+from vljax.progress import shown
 
 _DESCRIPTION = """\
 Builds the index of tar shards in parallel, keeps it beside them, and counts what is in any data
@@ -31,35 +30,19 @@ def index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
       UserError: if a source cannot be opened.
       SystemExit: after `--help`.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        usage=f"{prog} SOURCE... [--workers N] [--json PATH] [--FIELD VALUE ...]",
-        description=_DESCRIPTION,
-        epilog=f"{HELP}\n`{prog} SOURCE --help` lists the fields of a source.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    usage = "SOURCE... [--workers N] [--json PATH] [--FIELD VALUE ...]"
+    parser = SourceParser(prog, usage, _DESCRIPTION)
+    parser.add_argument(
+        "--workers", type=count, metavar="N", help="processes; by default one a core"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core")
     parser.add_argument("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
-    if argv in ([], ["--help"], ["-h"]):
-        parser.parse_args(["--help"])
-    workers, rest = _take_workers(argv)
+    options, rest = parser.split(argv)
     results = []
     for source in given_sources(rest, prog):
-        records = indexed(source, workers)
+        records = indexed(source, options.workers)
         results.append(_as_dict(source, records))
         _print(console, results[-1])
     return {"sources": results}
-
-
-def _take_workers(argv: list[str]) -> tuple[int | None, list[str]]:
-    if "--workers" not in argv:
-        return None, argv
-    place = argv.index("--workers")
-    value = argv[place + 1] if place + 1 < len(argv) else ""
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"--workers needs a number of processes, got {value!r}")
-    return int(value), argv[:place] + argv[place + 2 :]
 
 
 def indexed(source: Source, workers: int | None) -> Records:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError
-from vljax.data_commands.given import HELP, given_sources
-from vljax.data_commands.given_tokenizer import given_tokenizer, take_fields
+from vljax.data.file_sets import expanded, filesystem, is_remote, write_file
+from vljax.data_commands.arguments import SourceParser, count
+from vljax.data_commands.given import given_sources
+from vljax.data_commands.given_tokenizer import given_tokenizer, loaded_tokenizer, take_fields
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,17 +39,13 @@ def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
       UserError: if a source cannot be opened, or an argument does not fit.
       SystemExit: after `--help`.
     """
-    parser = _parser(prog)
-    if argv in ([], ["--help"], ["-h"]):
-        parser.print_help()
-        raise SystemExit(0)
-    options, rest = parser.parse_known_args(argv)
+    options, rest = _parser(prog).split(argv)
     _check(options)
     given = _given(rest, options, prog)
     from vljax.data.inspection.inspect import How, inspect
     from vljax.data_commands.index import indexed
     from vljax.data_commands.inspection_table import print_inspection
-    from vljax.data_commands.progress import shown
+    from vljax.progress import shown
 
     how = How(
         sample=options.sample,
@@ -65,29 +63,21 @@ def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
         print_inspection(console, found[-1].result)
     result: dict[str, Any] = {"sources": [inspection.result for inspection in found]}
     if options.html is not None:
-        result["html"] = str(options.html)
+        result["html"] = options.html
         _write(options.html, _page(found, how, options.pictures))
         console.print(f"wrote {options.html}", highlight=False, markup=False, soft_wrap=True)
     return result
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=prog,
-        usage=f"{prog} SOURCE... [--sample N] [--html PATH] [--json PATH] [--FIELD VALUE ...]",
-        description=_DESCRIPTION,
-        epilog=f"{HELP}\n`{prog} SOURCE --help` lists the fields of a source.\n\n{_RECIPE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
+def _parser(prog: str) -> SourceParser:
+    parser = SourceParser(
+        prog,
+        "SOURCE... [--sample N] [--html PATH] [--json PATH] [--FIELD VALUE ...]",
+        _DESCRIPTION,
+        f"\n{_RECIPE}",
     )
     add = parser.add_argument
-    add("--sample", type=_count, metavar="N", help="look at N examples drawn at random, not at all")
+    add("--sample", type=count, metavar="N", help="look at N examples drawn at random, not at all")
     add("--sample-seed", type=int, default=0, metavar="N", help="of all draws (%(default)s)")
     add(
         "--tokenizer",
@@ -97,26 +87,22 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add("--headers-only", action="store_true", help="decode no image: faster, but damaged images "
         "and those that look alike stay unknown")  # fmt: skip
-    add("--max-pixels", type=_count, metavar="N", help="images with more cannot be used "
+    add("--max-pixels", type=count, metavar="N", help="images with more cannot be used "
         "(64 million, or the recipe's)")  # fmt: skip
-    add("--workers", type=_count, metavar="N", help="processes; by default one a core")
-    add("--html", type=Path, metavar="PATH", help="write pictures and charts as one HTML file")
-    add("--pictures", type=_count, default=60, metavar="N", help="examples in it (%(default)s)")
+    add("--workers", type=count, metavar="N", help="processes; by default one a core")
+    add("--html", type=expanded, metavar="PATH", help="write pictures and charts as one HTML file")
+    add("--pictures", type=count, default=60, metavar="N", help="examples in it (%(default)s)")
     add("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs a number of 1 or more, got {text!r}")
-    return int(text)
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.sample_seed < 0:
         raise UserError(f"--sample-seed: must be 0 or more, got {options.sample_seed}")
-    if options.html is not None and options.html.is_dir():
+    if options.html is not None and os.path.isdir(options.html):
         raise UserError(f"--html {options.html}: is a folder; name a file in it")
+    if options.html is not None and is_remote(options.html):
+        filesystem(options.html)  # which raises if it is out of reach, before all is looked at
 
 
 @dataclass(frozen=True)
@@ -131,8 +117,6 @@ def _given(argv: list[str], options: argparse.Namespace, prog: str) -> _Given:
     from vljax.data.transform_decode import Decode
 
     fields, rest = take_fields(argv)
-    if fields and options.tokenizer is None:
-        options.tokenizer = "clip"
     if rest and rest[0].partition(":")[0].endswith(".py"):
         return _of_recipe(rest, fields, options, prog)
     sources = given_sources(rest, prog)
@@ -158,7 +142,9 @@ def _of_recipe(
     decode = [each for each in data.train_transforms if isinstance(each, Decode)]
     return _Given(
         [part.source for part in parts_of(data.source).values()],
-        given_tokenizer(word, fields, prog) if word else data.tokenizer.load(),
+        given_tokenizer(word, fields, prog)
+        if word
+        else loaded_tokenizer(data.tokenizer, fields, f"{prog} {spec}"),
         options.max_pixels or [*decode, Decode()][0].max_pixels,
     )
 
@@ -169,9 +155,8 @@ def _page(found: list[Any], how: How, pictures: int) -> str:
     return inspection_page(found, how, pictures)
 
 
-def _write(path: Path, content: str) -> None:
+def _write(path: str, content: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        write_file(path, content.encode())
     except OSError as error:
-        raise UserError(f"--html {path}: {error.strerror}") from None
+        raise UserError(f"--html {path}: {error.strerror or error}") from None

@@ -11,7 +11,8 @@ from vljax.config import UserError
 from vljax.data.cleaning import Cleaning
 from vljax.data.source_base import Records
 from vljax.data.train_tokenizer import captions, train_bpe
-from vljax.data_commands.given import HELP, given_sources
+from vljax.data_commands.arguments import SourceParser, count
+from vljax.data_commands.given import given_sources
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,15 +39,13 @@ def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, A
       UserError: if a data set cannot be opened or has no captions, or the file cannot be written.
       SystemExit: after `--help`.
     """
-    args, rest = _parser(prog).parse_known_args(argv or ["--help"])
+    args, rest = _parser(prog).split(argv)
+    sources = given_sources(rest, prog)
     if args.out is None:
         raise UserError(f"name the file to write: {prog} ... --out tokenizer.json")
-    if args.max_examples is not None and args.max_examples < 1:
-        raise UserError(f"--max-examples: must be at least 1, got {args.max_examples}")
     out = Path(args.out).expanduser()
     if out.exists():
         raise UserError(f"--out {args.out}: is there already; remove it or name another file")
-    sources = given_sources(rest, prog)
     every, seen = [source.open() for source in sources], list[str]()
     total = sum(len(records) for records in every)
     counted = _Counted(_read(every, args), seen)
@@ -69,22 +68,16 @@ def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, A
     return result
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        usage=f"{prog} SOURCE... --out PATH [--vocab-size N] [--cleaning NAME] [--FIELD VALUE ...]",
-        description=_DESCRIPTION,
-        epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser(prog: str) -> SourceParser:
+    usage = "SOURCE... --out PATH [--vocab-size N] [--cleaning NAME] [--FIELD VALUE ...]"
+    parser = SourceParser(prog, usage, _DESCRIPTION)
     parser.add_argument("--out", metavar="PATH", help="the tokenizer.json to write")
     parser.add_argument(
-        "--vocab-size", type=int, default=32_768, metavar="N", help="ids at most (%(default)s)"
+        "--vocab-size", type=count, default=32_768, metavar="N", help="ids at most (%(default)s)"
     )
     parser.add_argument(
         "--min-frequency",
-        type=int,
+        type=count,
         default=2,
         metavar="N",
         help="times that a pair must occur to become a token (%(default)s)",
@@ -97,7 +90,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-examples",
-        type=int,
+        type=count,
         metavar="N",
         help="examples of each data set at most, evenly spaced; all by default",
     )
@@ -123,15 +116,13 @@ class _Counted:
 
 
 def _shown(examples: _Counted, total: int) -> Iterator[str]:
-    """The captions, with a progress bar on terminals."""
-    from rich.console import Console
-    from rich.progress import track
+    """The captions, with progress."""
+    from vljax.progress import shown
 
-    console = Console(stderr=True)
-    for texts in track(
-        examples, "captions", total, console=console, disable=not console.is_terminal
-    ):
-        yield from texts
+    with shown("captions", "read those of {:,} of {:,} examples") as progress:
+        for done, texts in enumerate(examples, 1):
+            yield from texts
+            progress(done, total)
 
 
 def _measured(content: str, texts: list[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from vljax.report.check import print_summary, summarise
 from vljax.report.compiled import print_compiled
-from vljax.report.converted import print_converted, progress_bar
+from vljax.report.converted import print_converted
 from vljax.report.finished import print_finished
 from vljax.report.placement import print_placement
 
@@ -12,6 +12,5 @@ __all__ = [
     "print_finished",
     "print_placement",
     "print_summary",
-    "progress_bar",
     "summarise",
 ]

@@ -1,33 +1,14 @@
-"""What an import or an export did, as a table, and its progress."""
+"""What an import or an export did, as a table."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from vljax.interop.convert import Converted, Row
-
-_LONG = 256 << 20
-"""Bytes from which on it takes a while."""
-
-
-@contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error for large models; is told what is done, of how much."""
-    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=None, visible=False)
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=total >= _LONG)
-
-        yield report
 
 
 def print_converted(converted: Converted) -> None:

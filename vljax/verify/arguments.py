@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
         help=f"of a difference, in percentage points; {TOLERANCE} unless said otherwise",
     )
     command.add_argument(
-        "--batch_size", type=int, default=64, metavar="N", help="encoded at a time; 64 unless said"
+        "--batch-size", type=int, default=64, metavar="N", help="encoded at a time; 64 unless said"
     )
     command.add_argument(
         "--json", metavar="PATH", help="write the result as JSON too; - for standard output"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vljax.config import UserError
+from vljax.progress import shown
 from vljax.verify.data import given
 from vljax.verify.measure import Compared, released, verify
 
@@ -32,7 +31,7 @@ def run(asked: argparse.Namespace, prog: str) -> dict[str, Any]:
     if asked.tolerance < 0:
         raise UserError(f"--tolerance: must be 0 or more, got {asked.tolerance}")
     if asked.batch_size < 1:
-        raise UserError(f"--batch_size: must be at least 1, got {asked.batch_size}")
+        raise UserError(f"--batch-size: must be at least 1, got {asked.batch_size}")
     data = [
         given(
             path,
@@ -43,7 +42,7 @@ def run(asked: argparse.Namespace, prog: str) -> dict[str, Any]:
         )
         for path in asked.data
     ]
-    with _progress_bar() as report:
+    with shown(asked.model, "encoded {:,} of {:,} images and texts") as report:
         compared = verify(asked.model, asked.weights, data, asked.batch_size, report)
     agrees = all(abs(one.difference) <= asked.tolerance for one in compared)
     if asked.json != "-":
@@ -76,17 +75,3 @@ def _print(name: str, compared: Sequence[Compared], tolerance: float) -> None:
     console.print(table)
     for source in dict.fromkeys(one.figure.source for one in compared):
         console.print(f"published: {source}", highlight=False)
-
-
-@contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error: how many images and texts are encoded, of how many."""
-    columns = (
-        TextColumn("images and texts"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

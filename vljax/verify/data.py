@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from vljax.config import UserError
 from vljax.data.evaluation_set import EvaluationSet
+from vljax.data.files import read_bytes
 from vljax.data.pipeline import Data
 from vljax.data.sources import Karpathy, Source
 from vljax.data_commands.given import given_sources
@@ -70,8 +72,8 @@ def given(
     """The data set at a path.
 
     Args:
-      path: a JSON file of Karpathy's splits, or a folder with one: retrieval. Anything else that a
-        source of ours reads, `TYPE:PATH` or a folder by class: ImageNet.
+      path: a JSON file of Karpathy's splits, local or remote, or a folder with one: retrieval.
+        Anything else that a source of ours reads, `TYPE:PATH` or a folder by class: ImageNet.
       images: the folder with the images of a split file, where it is not the file's.
       classes: file with a class name a line; by default `CLASSES` in the folder.
       templates: file with a prompt a line, `{}` or `{c}` where the name goes; by default
@@ -82,9 +84,9 @@ def given(
       UserError: if it is none of them, or a file is missing or of another form.
     """
     split_file = _split_file(Path(path).expanduser())
-    if split_file is not None:
-        return _retrieval(split_file, images)
-    (source,) = given_sources([path], prog)
+    (source,) = given_sources([path if split_file is None else f"karpathy:{split_file}"], prog)
+    if isinstance(source, Karpathy):
+        return _retrieval(source, images)
     folder = Path(path.partition(":")[2] or path).expanduser()
     names = _lines(classes, folder / CLASSES, "--classes")
     wanted = TASKS["imagenet"].classes
@@ -105,17 +107,20 @@ def _split_file(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _retrieval(file: Path, images: str | None) -> Given:
-    match = re.fullmatch(r"dataset_(\w+)", file.stem)
+def _retrieval(source: Karpathy, images: str | None) -> Given:
+    file = source.path
+    if file is None:
+        raise UserError("--data karpathy: write karpathy:FILE, the path of a dataset_*.json")
+    match = re.search(r"(?:^|/)dataset_(\w+)\.json$", file)
     try:
-        stated = json.loads(file.read_bytes()).get("dataset")
-    except (OSError, ValueError, AttributeError) as error:
+        stated = json.loads(read_bytes(file)).get("dataset")
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: no split file of Karpathy ({error})") from error
     task = str(stated or (match and match[1]))
     known = [name for name, about in TASKS.items() if about.classes is None]
     if task not in known:
         raise UserError(f"{file}: dataset {task!r}; figures were published for {', '.join(known)}")
-    return Given(task, Karpathy(str(file), images))
+    return Given(task, dataclasses.replace(source, images=images))
 
 
 def _lines(given: str | None, default: Path, flag: str) -> tuple[str, ...]:

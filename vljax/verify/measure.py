@@ -87,7 +87,11 @@ def verify(
 
 
 def _check_tower(name: str, model: Released, mapped: Mapped, weights: str) -> None:
-    tower = mapped.prepared.run.model.encoders["image"]
+    encoders = mapped.prepared.run.model.encoders
+    if set(encoders) != {"image", "text"}:
+        towers = " and ".join(encoders)
+        raise UserError(f"{weights}: holds {towers} alone; {name} has an image and a text tower")
+    tower = encoders["image"]
     for field, value in model.tower.items():
         found = getattr(tower, field, None)
         if found != value:

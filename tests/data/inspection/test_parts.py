@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from tests.data.samples import encoded, picture
+from vljax.data.image_header import read_header
 from vljax.data.inspection.distribution import distribution
-from vljax.data.inspection.image_header import read_header
-from vljax.data.inspection.measure import Measurer
+from vljax.data.inspection.measure import OUTCOMES, Measurer
 from vljax.data.inspection.scan import drawn, scan
 from vljax.data.inspection.scripts import script_of
-from vljax.data.source_base import ExampleError
+from vljax.data.source_base import KINDS, ExampleError, Records
 from vljax.data.sources import Builtin
 from vljax.data.tokenizers import Clip
 
@@ -99,3 +99,20 @@ def test_processes_measure_what_one_measures(monkeypatch):
     shared = scan(measurer, indices, 2, lambda done, total: None)
     assert shared.examples.tobytes() == alone.examples.tobytes()
     assert shared.captions.tobytes() == alone.captions.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_what_cannot_be_used_is_counted_as_such(kind):
+    class Bad(Records):
+        def __len__(self):
+            return 1
+
+        def annotation(self, index):
+            raise ExampleError("bad", kind=kind)
+
+        def image(self, index):
+            raise AssertionError
+
+    measured = Measurer(Bad(), None, 1000, True)([0])
+    assert OUTCOMES[measured.examples["kind"][0]] == kind
+    assert measured.reasons == {kind: [(0, "bad")]}

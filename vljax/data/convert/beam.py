@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def run(
       The reports of these shards, once all are done.
 
     Raises:
-      UserError: if Beam is not installed, or the pipeline fails.
+      UserError: if Beam is not installed, the pipeline fails, or a shard of it is not there.
     """
     beam = _beam()
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -49,7 +50,13 @@ def run(
     except Exception as error:  # runners raise errors of their own, and wrap those of workers
         raise UserError(_reason(error)) from error
     every = reports(job)
-    yield from (every[shard] for shard in todo if shard in every)
+    missing = [job.name(shard) for shard in todo if shard not in every]
+    if missing:
+        raise UserError(
+            f"--out {job.out}: the pipeline ended, but {len(missing):,} of {len(todo):,} shards "
+            f"are not there, such as {missing[0]}; name a folder that all workers reach"
+        )
+    yield from (every[shard] for shard in todo)
 
 
 def converting(source: Source, job: Job, max_rejected_share: float) -> PTransform:
@@ -73,7 +80,12 @@ def _converted(shard: int, source: Source, job: Job, max_rejected_share: float) 
     from apache_beam.metrics import Metrics
 
     examples = Metrics.counter("vljax", "examples")
-    return convert_shard(job, _opened(source, job), shard, max_rejected_share, examples.inc)
+    with _opening:
+        records = _opened(source, job)
+    return convert_shard(job, records, shard, max_rejected_share, examples.inc)
+
+
+_opening = threading.Lock()  # workers have threads, and the cache would let each open it
 
 
 @functools.lru_cache(maxsize=1)  # a worker opens the source once

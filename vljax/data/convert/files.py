@@ -7,9 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-from vljax.data.file_sets import filesystem, is_remote, partial_name
-
-_PARTIAL = ".partial"
+from vljax.data.file_sets import PARTIAL, filesystem, is_remote, partial_name, remote_errors
 
 
 @contextlib.contextmanager
@@ -24,7 +22,8 @@ def completed(path: str) -> Iterator[str]:
             local = os.path.join(folder, os.path.basename(path))
             yield local
             system, inner = filesystem(path)
-            system.put_file(local, inner)  # an object appears once it is complete
+            with remote_errors(path):
+                system.put_file(local, inner)  # an object appears once it is complete
         return
     partial = partial_name(path)
     try:
@@ -52,7 +51,8 @@ def make_folder(folder: str) -> None:
     """Creates a folder and those above; object stores need none."""
     if is_remote(folder):
         system, path = filesystem(folder)
-        system.makedirs(path, exist_ok=True)
+        with remote_errors(folder):
+            system.makedirs(path, exist_ok=True)
     else:
         os.makedirs(folder, exist_ok=True)
 
@@ -61,8 +61,10 @@ def sizes(folder: str) -> dict[str, int]:
     """Name and bytes of what lies in a folder, complete or not; empty if it is not there."""
     if is_remote(folder):
         system, path = filesystem(folder)
+        system.invalidate_cache(path)  # what workers elsewhere write, a listing kept here has not
         try:
-            entries = system.ls(path, detail=True)
+            with remote_errors(folder):
+                entries = system.ls(path, detail=True)
         except FileNotFoundError:
             return {}
         inside = [e for e in entries if e["name"].strip("/") != path.strip("/")]
@@ -75,7 +77,7 @@ def sizes(folder: str) -> dict[str, int]:
 def remove_partial(folder: str) -> None:
     """Removes what a process that was killed left of files in a local folder."""
     for name in [] if is_remote(folder) else sizes(folder):
-        if name.endswith(_PARTIAL):
+        if name.endswith(PARTIAL):
             os.unlink(os.path.join(folder, name))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vljax.data.image_errors import image_errors
-from vljax.data.jpeg import EXIF_ORIENTATION
+from vljax.data.image_header import read_header
 from vljax.data.source_base import ExampleError
 from vljax.data.transform_decode import FORMATS, decode_pixels
 
@@ -18,7 +18,6 @@ Encoding = Literal["jpg", "png", "webp"]
 
 _ENDINGS = {
     "JPEG": "jpg",
-    "MPO": "jpg",  # a JPEG file with further pictures behind it
     "PNG": "png",
     "WEBP": "webp",
     "GIF": "gif",
@@ -109,19 +108,8 @@ def lossless(content: bytes) -> bytes:
 
 def _as_it_is(content: bytes) -> Picture:
     """Reads the header only."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            if image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
-                width, height = height, width
-            return Picture(content, _ENDINGS[image.format or ""], width, height)
-    except ExampleError as error:
-        if isinstance(error.__cause__, UnidentifiedImageError):
-            formats = ", ".join(FORMATS)
-            raise ExampleError(f"image is none of {formats}", kind="not_an_image") from error
-        raise
+    header = read_header(content)
+    return Picture(content, _ENDINGS[header.format], header.width, header.height)
 
 
 def _encoded(content: bytes, size: tuple[int, int], ending: str, quality: int) -> bytes:

@@ -5,6 +5,7 @@ classes.txt          the names of classes, where there are any
 convert.json         what is converted, and the counts once all shards are there
 rejected.jsonl       the examples that cannot be used, in order
 .convert/00000.json  the report of a shard, which is there before the shard is
+.convert/lock        held by the one conversion that writes to a local folder
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ REJECTED = "rejected.jsonl"
 REPORTS = ".convert"
 _ABOUT = "convert.json"
 # Goes up when the same plan comes to write other bytes.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,10 @@ def check_free(out: str) -> None:
 
 def begin(job: Job, class_names: Sequence[str]) -> None:
     """Makes the folder, or goes on in it.
+
+    Args:
+      job: a conversion that alone writes to its folder: what others have not completed is removed.
+      class_names: of the source.
 
     Raises:
       UserError: if it holds another conversion.

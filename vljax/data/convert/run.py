@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError
 from vljax.data.accounting import Progress
+from vljax.data.convert.files import make_folder
 from vljax.data.convert.images import Images
-from vljax.data.convert.job import Job, Plan, Report, begin, check_free, finish, reports
+from vljax.data.convert.job import (
+    REPORTS,
+    Job,
+    Plan,
+    Report,
+    begin,
+    check_free,
+    finish,
+    reports,
+)
 from vljax.data.convert.shard import convert_shard, over_limit, too_many
 from vljax.data.convert.targets import Target
-from vljax.data.file_sets import is_remote
+from vljax.data.file_sets import is_remote, join
 from vljax.data.source_base import Records, Source
+from vljax.data.worker_pool import SPAWN, worker_pool
 
 _SECONDS = 0.25  # between two looks at how far the processes are
 
@@ -108,17 +115,14 @@ def _plan(source: Source, records: Records, options: Options) -> Plan:
 
 @contextlib.contextmanager
 def _alone(job: Job) -> Iterator[None]:
-    """Keeps other conversions on this machine out of a local folder."""
+    """Keeps other conversions out of a local folder, also those of others who share it."""
     if is_remote(job.out):
         yield
         return
-    import hashlib
-    import tempfile
-
     from filelock import FileLock, Timeout
 
-    name = hashlib.sha256(os.path.realpath(job.out).encode()).hexdigest()[:32]
-    lock = FileLock(os.path.join(tempfile.gettempdir(), f"vljax-{os.getuid()}-{name}.lock"))
+    make_folder(join(job.out, REPORTS))
+    lock = FileLock(join(job.out, REPORTS, "lock"), mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -196,25 +200,18 @@ def _in_processes(
     workers: int,
     under_way: Callable[[int], None],
 ) -> Generator[Report]:
-    context = multiprocessing.get_context("spawn")  # a process with threads must not fork
-    seen, stop = context.Value("q", 0), context.RawValue("b", 0)
+    seen, stop = SPAWN.Value("q", 0), SPAWN.RawValue("b", 0)
     given = (records, job, limit, seen, stop)
-    with ProcessPoolExecutor(workers, context, _start, given) as pool:
-        waiting: set[Future[Report]] = {pool.submit(_convert_one, shard) for shard in todo}
+    with worker_pool(workers, "converted examples", _share, *given) as pool:
         try:
+            waiting: set[Future[Report]] = {pool.submit(_convert_one, shard) for shard in todo}
             while waiting:
                 done, waiting = wait(waiting, _SECONDS, FIRST_COMPLETED)
                 under_way(seen.value)
                 for future in done:
                     yield future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was killed (out of memory?); the same command goes on where this "
-                "one stopped, with fewer --workers if need be"
-            ) from error
         finally:
             stop.value = 1
-            pool.shutdown(cancel_futures=True)
 
 
 _Shared = tuple[Records, Job, float, Any, Any]
@@ -222,20 +219,9 @@ _Shared = tuple[Records, Job, float, Any, Any]
 _shared: _Shared | None = None
 
 
-def _start(*given: Any) -> None:
+def _share(*given: Any) -> None:
     global _shared
     _shared = given
-    # The terminal sends an interrupt to all; the parent tells the workers what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers, which would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 class _StoppedError(Exception):

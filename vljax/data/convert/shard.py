@@ -11,12 +11,12 @@ from itertools import chain
 from vljax.config import UserError
 from vljax.data.convert.files import completed
 from vljax.data.convert.job import REJECTED, Job, Rejected, Report, write_report
-from vljax.data.convert.stored import FIELDS, stored
+from vljax.data.convert.stored import stored
 from vljax.data.convert.targets import Packed, packed, writing
 from vljax.data.source_base import ExampleError, Records
 
 _LOOKED_AT = 1000  # examples of a shard before it alone may end the conversion
-_IDS = ("__key__", "key", "path", "image", "id", "url")
+_IDS = ("__key__", "key", "path", "image", "filename", "id", "url")
 
 Each = Callable[[], None]
 """Called after each example of the source; may raise to stop."""
@@ -74,8 +74,7 @@ def _usable(
     for seen, index in enumerate(job.indices(shard), 1):
         try:
             example = stored(records, index, plan.images, frozenset(plan.drop))
-            has = [name for name in FIELDS if name in example.description]
-            yield packed(plan.to, job.key(index), example), has
+            yield packed(plan.to, job.key(index), example), example.fields
         except ExampleError as error:
             name = _id(records, index)
             rejected.append(Rejected(index, name, error.kind, str(error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import itertools
 import math
 import uuid
 from dataclasses import dataclass
@@ -13,18 +14,17 @@ import numpy as np
 
 from vljax.config import UserError
 from vljax.data.convert.images import Images, Picture, converted, lossless
-from vljax.data.record_format import describe
+from vljax.data.record_format import LAYOUT, describe
 from vljax.data.source_base import ExampleError, Record, Records
 
-FIELDS = ("captions", "tags", "class", "regions", "phrases", "questions")
-"""Entries of a description that are counted."""
-
+_FIELDS = ("captions", "tags", "class")
+_LAID_OUT = ("regions", "phrases", "questions")
 # What a reader would take for something else than a column of the source.
 _OWN = {
     "captions": "--captions",
     "tags": "--tags",
     "class": "--label",
-    "masks": None,
+    LAYOUT: None,
 }
 
 
@@ -46,6 +46,13 @@ class Stored:
     files: dict[str, bytes]
     masks: bytes | None
 
+    @property
+    def fields(self) -> list[str]:
+        """What it has of captions, tags, a class, regions, phrases and questions."""
+        laid_out = self.description.get(LAYOUT, {})
+        own = [name for name in _FIELDS if name in self.description]
+        return own + [name for name in _LAID_OUT if name in laid_out]
+
 
 def stored(records: Records, index: int, images: Images, drop: frozenset[str]) -> Stored:
     """An example of a source.
@@ -64,9 +71,9 @@ def stored(records: Records, index: int, images: Images, drop: frozenset[str]) -
     columns = {k: v for k, v in records.other_columns(index).items() if k not in drop}
     if record.regions and images.max_side is not None:
         raise UserError("--max-side: examples have boxes, in pixels; set the size of the source")
-    own = {k: v for k, v in describe(record, records.class_names).items() if k not in drop}
+    own = _without(drop, describe(record, records.class_names))
     for name in columns:
-        if name in _OWN or name in own:
+        if name in _OWN:
             read = f"read it ({_OWN[name]}) or " if _OWN.get(name) else ""
             raise UserError(
                 f"column {name!r} has the name of something else in what is written; {read}"
@@ -81,14 +88,26 @@ def stored(records: Records, index: int, images: Images, drop: frozenset[str]) -
     return Stored({**own, **_with_size(plain, picture)}, picture, record, files, masks)
 
 
+def _without(drop: frozenset[str], own: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in own.items() if name not in drop}
+    laid_out = {k: v for k, v in kept.pop(LAYOUT, {}).items() if k not in drop}
+    return {**kept, **({LAYOUT: laid_out} if laid_out else {})}
+
+
 def _with_size(columns: dict[str, Any], picture: Picture) -> dict[str, Any]:
-    """The columns with the size of the image as it is written; of another size, the original."""
+    """The columns with the size of the image as it is written; of another size, the original.
+
+    Images of img2dataset have an original size already; theirs before is then `source_width`.
+    """
     for name, value in (("width", picture.width), ("height", picture.height)):
-        if columns.get(name) not in (None, value, str(value)):
-            columns.setdefault(f"original_{name}", columns[name])
-            columns[name] = value
-        elif columns.get(name) is None:
-            columns[name] = value
+        before = columns.get(name)
+        if before in (value, str(value)):
+            continue
+        columns[name] = value
+        if before is not None:
+            further = (f"source_{name}_{i}" for i in itertools.count(2))
+            names = itertools.chain((f"original_{name}", f"source_{name}"), further)
+            columns[next(n for n in names if columns.get(n) in (None, before))] = before
     return columns
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from vljax.config import UserError
 from vljax.data.columns import decoded
 from vljax.data.convert.stored import Stored
-from vljax.data.record_format import pack, pack_masks
+from vljax.data.record_format import pack, with_masks
 
 Target = Literal["webdataset", "array_record"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -83,8 +83,10 @@ def _record(example: Stored) -> bytes:
                 f"webdataset, or leave it out by --drop {name}"
             )
         texts[name] = decoded(content, name)
-    masks = {} if example.masks is None else {"masks": pack_masks(example.masks)}
-    return pack({**example.description, **texts, **masks}, example.picture.content)
+    description = {**example.description, **texts}
+    if example.masks is not None:
+        description = with_masks(description, example.masks)
+    return pack(description, example.picture.content)
 
 
 class Writer(abc.ABC):

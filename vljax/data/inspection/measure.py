@@ -9,26 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from vljax.data.inspection.image_header import MODES, read_header
+from vljax.data.image_header import MODES, read_header
 from vljax.data.inspection.likeness import COLOURS, signature
 from vljax.data.inspection.pixels import small_pixels
 from vljax.data.inspection.scripts import SCRIPTS, script_of
-from vljax.data.source_base import ExampleError, Record, Records
+from vljax.data.source_base import KINDS, ExampleError, Record, Records
 from vljax.data.tokenizer_base import LoadedTokenizer
 from vljax.data.transform_decode import FORMATS
 
-KINDS = (
-    "usable",
-    "unreadable",
-    "truncated",
-    "damaged",
-    "not_an_image",
-    "too_many_pixels",
-    "no_caption",
-    "bad_utf8",
-    "other",
-)
-"""What becomes of an example: usable, or a kind of `ExampleError`."""
+OUTCOMES = ("usable", *KINDS)
+"""What becomes of an example."""
 
 EXAMPLE = np.dtype(
     [
@@ -120,7 +110,7 @@ class Measurer:
                     raise ExampleError("no caption", kind="no_caption")
             except ExampleError as error:
                 kind = error.kind if error.kind in KINDS else "other"
-                row["kind"] = KINDS.index(kind)
+                row["kind"] = OUTCOMES.index(kind)
                 reasons.setdefault(kind, []).append((index, str(error)))
             examples.append(_filled(row))
         named = {kind: those[:_NAMED] for kind, those in reasons.items()}

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vljax.data.image_errors import image_errors
-from vljax.data.inspection.image_header import ImageHeader
+from vljax.data.image_header import ImageHeader
 from vljax.data.jpeg import Box, JpegImage, orient
 from vljax.data.transform_decode import decode_image
 

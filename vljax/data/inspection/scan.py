@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import collections
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from concurrent.futures import Future
 
 import numpy as np
 
-from vljax.config import UserError
 from vljax.data.accounting import Progress
 from vljax.data.inspection.measure import Measured, Measurer
+from vljax.data.worker_pool import worker_pool
 
 _CHUNK = 64  # examples
 # Seconds: what there is to know before processes are started, and what these take to start.
@@ -74,23 +71,14 @@ def _ints(chunk: Indices) -> list[int]:
 
 def _shared(measurer: Measurer, chunks: list[Indices], workers: int) -> Iterator[Measured]:
     """The chunks in their order, measured by processes that are at most a few chunks ahead."""
-    # JAX has threads, with which a process must not fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (measurer,))
     waiting: collections.deque[Future[Measured]] = collections.deque()
-    try:
+    with worker_pool(workers, "measured examples", _begin, measurer) as pool:
         for chunk in chunks:
             waiting.append(pool.submit(_measure, _ints(chunk)))
             if len(waiting) > 4 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that measured examples was killed, which is what happens when memory runs "
-            f"out; go on with fewer than {workers} --workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _measurer: Measurer
@@ -98,8 +86,6 @@ _measurer: Measurer
 
 def _begin(measurer: Measurer) -> None:
     global _measurer
-    # The terminal sends its interrupt to all; the process that started this one ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _measurer = measurer
 
 

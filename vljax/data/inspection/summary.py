@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from vljax.data.image_header import GREY_MODES, MODES
 from vljax.data.inspection.distribution import distribution, histogram, log_edges
-from vljax.data.inspection.image_header import GREY_MODES, MODES
-from vljax.data.inspection.measure import KINDS, Measured, caption_digest
+from vljax.data.inspection.measure import OUTCOMES, Measured, caption_digest
 from vljax.data.inspection.scripts import SCRIPTS
 from vljax.data.source_base import ExampleError, Records
 from vljax.data.transform_decode import FORMATS
@@ -147,8 +147,8 @@ def labels(measured: Measured, class_names: tuple[str, ...]) -> dict[str, Any] |
 
 def unusable(measured: Measured) -> dict[str, Any]:
     """How many examples training would reject, by kind, with the first of each."""
-    kinds = _named(measured.examples["kind"], KINDS)
-    usable = kinds.pop(KINDS[0], 0)
+    kinds = _named(measured.examples["kind"], OUTCOMES)
+    usable = kinds.pop(OUTCOMES[0], 0)
     return {
         "usable": usable,
         "number": sum(kinds.values()),

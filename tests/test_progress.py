@@ -1,0 +1,40 @@
+"""Progress of long work where standard error is no terminal: a line now and then."""
+
+import pytest
+
+from tests.interop.conftest import foreign  # noqa: F401  a fixture
+from vljax.cli import main
+from vljax.data import accounting
+from vljax.progress import Display, shown
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(accounting, "_SECONDS_BETWEEN_LINES", 0)
+
+
+def test_a_line_says_how_far_it_is(caplog):
+    with shown("import", "{:,} of {:,} bytes", "bytes") as progress:
+        progress(1_000, 2_000)
+    assert caplog.messages == ["import: 1,000 of 2,000 bytes"]
+
+
+def test_on_a_terminal_there_are_bars_alone(caplog, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for unit in ("number", "bytes"):
+        with Display("set", unit) as display:
+            display.stage("read", "{} {}")(1_000, 2_000)
+            display._bars.refresh()
+    err = capsys.readouterr().err
+    assert "read" in err
+    assert "1000/2000" in err
+    assert "1.0/2.0 kB" in err
+    assert not caplog.messages
+
+
+def test_imports_say_it_too(foreign, tmp_path, caplog):  # noqa: F811
+    assert main(["import", str(foreign("bert_a")), str(tmp_path / "w")]) == 0
+    first, *_, last = [line for line in caplog.messages if line.startswith("import: ")]
+    assert first != last
+    done, _, total = last.removeprefix("import: ").removesuffix(" bytes").split(" ")
+    assert done == total
