@@ -190,7 +190,7 @@ def test_a_kernel_is_read_once():
         ("recipe.json", lambda b: b.replace(b"vit", b"ViT", 1), "recipe.json differs"),
         ("parameters.safetensors", None, "parameters.safetensors is missing"),
         ("export.json", lambda b: b[:40], "export.json is damaged"),
-        ("export.json", lambda b: b.replace(b"int8", b"int3"), "'int3' is unknown to this vljax"),
+        ("export.json", lambda b: b.replace(b"int8", b"int3"), "'int3' are unknown to this vljax"),
     ],
 )
 def test_damage_is_named(home, tmp_path, file, edit, message):
