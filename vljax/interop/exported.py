@@ -51,16 +51,16 @@ class Exported:
         inputs = {} if self.form is None else kernels(model, config)
         shapes = parameter_shapes(model, config)
         own = unrolled_shapes(shapes.params) | unrolled_shapes(shapes.state)
-        known = own.keys() | {path + SCALE for path in inputs}
-        if left := sorted(tensors.keys() - known):
-            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
-            names = ", ".join(map(repr, left[:_SHOWN]))
-            raise UserError(f"{self.folder} holds what this model has no place for: {names}{more}")
 
         def read(path: str, _: Any) -> Any:
             return self._read(tensors, path, own[path], inputs.get(path))
 
         params, state = filled(shapes.params, read), filled(shapes.state, read)
+        known = own.keys() | {path + SCALE for path in inputs}
+        if left := sorted(tensors.keys() - known):
+            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+            names = ", ".join(map(repr, left[:_SHOWN]))
+            raise UserError(f"{self.folder} holds what this model has no place for: {names}{more}")
         return jax.tree.map(jnp.asarray, Variables(params, state))
 
     def _read(
