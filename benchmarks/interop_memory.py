@@ -60,8 +60,8 @@ def make_foreign(folder: Path, gigabytes: float) -> None:
     """Writes a folder of transformers, an array at a time."""
     from vljax.interop.mapping import pair
     from vljax.interop.safetensors_files import SHARD_BYTES, write_folder
-    from vljax.interop.stored import unrolled_shapes
     from vljax.interop.transformers_clip import read
+    from vljax.models.layout import unrolled_shapes
     from vljax.run import prepare
 
     with zipfile.ZipFile(TOKENIZER) as archive:

@@ -178,13 +178,18 @@ def _train(argv: list[str], json_path: str | None, prog: str) -> int:
 
 def _check(argv: list[str], json_path: str | None, prog: str) -> int:
     run = _load(argv, prog)
-    from vljax.interop import pretrained
     from vljax.report import print_summary, summarise
     from vljax.run import check_trains, prepare
 
-    prepared = prepare(pretrained.pinned(run))
-    check_trains(prepared)
-    pretrained.check(prepared)
+    if run.pretrained:  # what reads weights takes half a second to import
+        from vljax.interop import pretrained
+
+        prepared = prepare(pretrained.pinned(run))
+        check_trains(prepared)
+        pretrained.check(prepared)
+    else:
+        prepared = prepare(run)
+        check_trains(prepared)
     summary = summarise(prepared)
     if json_path != "-":
         print_summary(argv[0], summary)
@@ -232,7 +237,7 @@ def _import_or_export(
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from vljax.interop.convert import export_model, import_model
     from vljax.progress import shown
-    from vljax.report import print_converted
+    from vljax.report.converted import print_converted
 
     with shown(name, "{:,} of {:,} bytes", "bytes") as report:
         if name == "import":

@@ -14,10 +14,9 @@ from vljax.config import UserError
 from vljax.interop import export_manifest
 from vljax.interop.quantized import SCALE, kernels, read_kernel
 from vljax.interop.safetensors_files import read_folder
-from vljax.interop.stored import unrolled_shapes
 from vljax.interop.tensors import Tensor, check_float
 from vljax.models.assembly import Model, ModelConfig, Variables, parameter_shapes
-from vljax.models.layout import filled
+from vljax.models.layout import filled, unrolled_shapes
 from vljax.models.quantization import FORMS, Form
 
 WEIGHTS = "parameters"

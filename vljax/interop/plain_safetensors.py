@@ -12,8 +12,8 @@ from vljax.interop.expressible import Losses
 from vljax.interop.format import Format, Reading, Trained, Writing
 from vljax.interop.quantized import dequantizing, kernels
 from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
-from vljax.interop.stored import unrolled_shapes
 from vljax.interop.tensors import Tensor
+from vljax.models.layout import unrolled_shapes
 from vljax.models.quantization import Form
 from vljax.run import Prepared
 

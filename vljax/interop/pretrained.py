@@ -15,13 +15,12 @@ from vljax.interop.axes import BATCHED
 from vljax.interop.files import read_tensors, split
 from vljax.interop.lone_tower import unprefixed
 from vljax.interop.mapping import Pair, Rule, pair, rule, to_own
-from vljax.interop.stored import unrolled_shapes
 from vljax.interop.tensors import Lazy, Tensor
 from vljax.models.assembly import ModelConfig, Variables
 from vljax.models.cnn import EfficientNetLite
 from vljax.models.encoder import Encoder
 from vljax.models.heads import Embedding
-from vljax.models.layout import filled
+from vljax.models.layout import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.models.text import TextTransformer
 from vljax.models.vit import ViT

@@ -10,7 +10,7 @@ from typing import cast
 import jax
 
 from vljax.config import UserError
-from vljax.interop import big_vision, formats, plain, stored
+from vljax.interop import big_vision, formats, plain
 from vljax.interop.files import read_tensors
 from vljax.interop.format import Reading
 from vljax.interop.mapping import Pair, pair, to_own
@@ -18,7 +18,7 @@ from vljax.interop.pretrained import mapped, reader
 from vljax.interop.tensors import Lazy
 from vljax.models.assembly import Variables
 from vljax.models.encoder import Encoder
-from vljax.models.layout import filled
+from vljax.models.layout import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.models.transformer import TransformerConfig
 from vljax.parallel.mesh import MeshConfig
@@ -62,7 +62,7 @@ def read_model(source: str, recipe: Run | None = None) -> Mapped:
     reading = replace(reading, run=_unrolled(reading.run))
     prepared = prepare(reading.run, jax.devices()[:1])
     check_ids(reading.run, reading.tokenizer)
-    pairs = pair(reading.rules, stored.unrolled_shapes(prepared.shapes.params), reading.what)
+    pairs = pair(reading.rules, unrolled_shapes(prepared.shapes.params), reading.what)
     made = to_own(pairs, reading.tensors, reading.ignored, source)
     return Mapped(reading, prepared, pairs, made)
 
@@ -85,7 +85,7 @@ def _by_recipe(source: str, recipe: Run) -> Mapped:
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
     prepared = prepare(run, jax.devices()[:1])
     check_ids(run, tokenizer)
-    own = stored.unrolled_shapes(prepared.shapes.params)
+    own = unrolled_shapes(prepared.shapes.params)
     pairs: list[Pair] = []
     made: dict[str, Lazy] = {}
     for name in (*run.model.encoders, *(path for path in own if "/" not in path)):

@@ -23,16 +23,6 @@ Shape = tuple[int, ...]
 _CACHE_BYTES = 2**31
 
 
-def unrolled_shapes(params: Any) -> dict[str, Shape]:
-    """The shape of every parameter by its unrolled path; `params` are arrays or their shapes."""
-    shapes: dict[str, Shape] = {}
-    for keys, leaf in leaves(params):
-        paths = canonical_paths(keys, leaf.shape)
-        scanned = paths != ["/".join(keys)]
-        shapes |= dict.fromkeys(paths, tuple(leaf.shape[1:] if scanned else leaf.shape))
-    return shapes
-
-
 @dataclass(frozen=True)
 class StoredParameter:
     """A parameter in a checkpoint; of a scanned stack, one layer."""

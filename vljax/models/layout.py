@@ -74,6 +74,16 @@ def canonical_paths(keys: Sequence[str], shape: Sequence[int]) -> list[str]:
     return ["/".join(keys)]
 
 
+def unrolled_shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by its unrolled path; `params` are arrays or their shapes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for keys, leaf in leaves(params):
+        paths = canonical_paths(keys, leaf.shape)
+        scanned = paths != ["/".join(keys)]
+        shapes |= dict.fromkeys(paths, tuple(leaf.shape[1:] if scanned else leaf.shape))
+    return shapes
+
+
 def filled(shapes: Tree, read: Callable[[str, Any], Any], keys: tuple[str, ...] = ()) -> Tree:
     """The arrays of a tree of shapes, read one by one; layers of scanned stacks are stacked.
 

@@ -1,7 +1,7 @@
 """Strings a second through the tokenizers, beside the reference implementations in the same run.
 
     pip install 'vljax[bench]'
-    python benchmarks/tokenizers.py [--strings N] [--json PATH]
+    python benchmarks/tokenizer_speed.py [--strings N] [--json PATH]
 
 Cleaning is included on both sides. The texts are the captions of the built-in data set, as they
 are and, for words that no cache has seen, the 10,000 strings of tests/parity/strings.py.
