@@ -1,8 +1,10 @@
 """The quickstart over several seeds: quality, time and memory, as README states them.
 
-    python benchmarks/quickstart.py [--seeds 0 1 2] [--json PATH]
+    python benchmarks/quickstart.py [--seeds 0 1 2] [--json PATH] [--RECIPE_FIELD VALUE ...]
+    python benchmarks/quickstart.py --recipe configs/lit_real_towers.py
 
-Every run is a process of its own with a fresh workdir and a cold compile.
+Every run is a process of its own with a fresh workdir and a cold compile. `--recipe` takes any
+recipe whose evaluators are the quickstart's.
 """
 
 from __future__ import annotations
@@ -32,12 +34,12 @@ SHOWN = (
 )
 
 
-def run(seed: int, overrides: list[str]) -> dict[str, float]:
+def run(recipe: str, seed: int, overrides: list[str]) -> dict[str, float]:
     """Trains once; returns the final metrics, seconds and GiB."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, "train.py", "configs/quickstart.py", "--seed", str(seed)]
-        command += ["--workdir", f"{folder}/run", "--json", str(result), *overrides]
+        command = [sys.executable, "train.py", recipe, "--seed", str(seed), *overrides]
+        command += ["--workdir", f"{folder}/run", "--json", str(result)]
         environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}
         begin = time.monotonic()
         process = subprocess.Popen(
@@ -53,8 +55,15 @@ def run(seed: int, overrides: list[str]) -> dict[str, float]:
             raise SystemExit(f"{' '.join(command)} failed with status {process.returncode}")
         seconds = time.monotonic() - begin
         metrics = json.loads(result.read_text())
+        waited = _input_wait(Path(folder) / "run" / "metrics.jsonl")
     measured = {"seconds": seconds, "first_step_seconds": first_step, "peak_gib": peak / 2**30}
-    return {**{name: metrics[name] for name in SHOWN}, **measured}
+    return {**{name: metrics[name] for name in SHOWN}, **measured, "input_wait": waited}
+
+
+def _input_wait(path: Path) -> float:
+    """The mean share of time that steps waited for input, after the first rows are logged."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return statistics.mean(row["input/wait"] for row in rows if row.get("input/wait") is not None)
 
 
 def _memory(process: psutil.Process) -> int:
@@ -70,9 +79,10 @@ def main() -> None:
     """Prints a table; one row a figure, with mean, standard deviation and every run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipe", default="configs/quickstart.py", metavar="RECIPE")
     parser.add_argument("--json", metavar="PATH", help="write the numbers as JSON too")
     args, overrides = parser.parse_known_args()
-    runs = [run(seed, overrides) for seed in args.seeds]
+    runs = [run(args.recipe, seed, overrides) for seed in args.seeds]
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{'':56} {'mean':>8} {'std':>8}   runs")
     for name in runs[0]:

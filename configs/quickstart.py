@@ -38,7 +38,7 @@ def evaluators(source: Builtin) -> dict[str, Evaluator]:
 def recipe(variant: str = "") -> Run:
     """The quickstart; `tiny` takes some seconds."""
     tiny = choose(variant, {"": False, "tiny": True})
-    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 150, 256)
+    width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 240, 128)
     tower = {
         "width": width,
         "heads": width // 32,

@@ -17,6 +17,7 @@ from vljax import config
 from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.evaluation_set import EvaluationSet
+from vljax.data.source_base import located
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.retrieval import Retrieval
@@ -215,7 +216,9 @@ def _open(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData
         data.open()
         evaluator.check(data)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        found = located(error, f"{path}.source")
+        named = str(found).startswith(path)
+        raise found if named else UserError(f"{path}: {found}") from error
     return data if jax.process_count() == 1 else SplitSet(data, prepared.mesh)
 
 

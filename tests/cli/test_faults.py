@@ -219,6 +219,14 @@ def test_evaluation_data_are_opened_before_any_compile(refused, folder, tmp_path
     assert not (tmp_path / "w" / "run.json").exists()
 
 
+def test_a_column_that_evaluation_data_lack_is_named_where_it_was_set(refused, folder, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("image,title\na.png,a\n")
+    field = "evaluators.retrieval.source"
+    said = refused(*on(folder, tmp_path / "w", f"--{field}", "csv", f"--{field}.path", table))
+    assert said.startswith(f"error: {field}.captions: csv:table.csv has no 'caption'")
+
+
 def test_a_line_that_is_no_json(refused, folder, tmp_path):
     folder.write_text(folder.read_text() + "{oops\n")
     assert "captions.jsonl:21" in refused(*on(folder, tmp_path / "w"))

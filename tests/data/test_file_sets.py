@@ -6,7 +6,8 @@ import fsspec
 import pytest
 
 from vljax.config import UserError
-from vljax.data.file_sets import braces, expand, open_file, read_range, write_file
+from vljax.data.file_sets import braces, expand
+from vljax.data.files import open_file, read_range, write_file
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.samples import encoded, picture
 from vljax.cli import main
-from vljax.data.file_sets import filesystem
+from vljax.data.files import filesystem
 
 
 @pytest.fixture

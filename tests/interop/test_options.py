@@ -113,6 +113,14 @@ def test_the_vocabulary_of_clip_from_a_file(home, vocabulary, tmp_path, capsys):
         np.testing.assert_array_equal(a[mask], b[mask])
 
 
+@pytest.mark.parametrize("kind", ["open_clip", "safetensors"])
+def test_a_vocabulary_that_would_not_be_used_is_refused(kind, home, tmp_path, capsys):
+    command = ["export", str(home / "w"), str(tmp_path / "out"), "--format", kind]
+    assert main([*command, "--tokenizer", "tokenizer.json"]) == 2
+    assert f"--tokenizer: {kind} has no use for it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -11,12 +11,14 @@ _DINO_B = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, 
 
 SIGLIP2: dict[str, dict[str, Any]] = {
     "siglip2_a": {
+        "kind": "siglip2",
         "vision": {**_A, "patch_size": 4, "num_patches": 25},
         "text": {**_B, "max_position_embeddings": 12},
         "budget": 24,
         "masks": False,
     },
     "siglip2_b": {
+        "kind": "siglip2",
         "vision": {**_B, "patch_size": 6, "num_patches": 16, "layer_norm_eps": 1e-5},
         "text": {**_A, "max_position_embeddings": 9, "hidden_act": "gelu"},
         "budget": 30,

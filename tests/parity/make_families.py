@@ -27,6 +27,7 @@ from tests.parity import interop_inputs as inputs
 from tests.parity.family_cases import IMAGE, SIGLIP2, TEXT
 from tests.parity.make_interop import DATA, pictures, randomise
 
+TEXT_KINDS = ("bert", "roberta")
 _MODELS = {
     "vit": (hf.ViTConfig, hf.ViTModel),
     "dinov2": (hf.Dinov2Config, hf.Dinov2Model),
@@ -124,48 +125,48 @@ def roberta_tokenizer() -> Any:
     return hf.RobertaTokenizer(vocab=model["vocab"], merges=merges)
 
 
-def case_of(name: str) -> tuple[dict[str, Any], str]:
-    """A case, and the modality that it reads."""
-    for cases, reads in ((SIGLIP2, "both"), (IMAGE, "image"), (TEXT, "text")):
-        if name in cases:
-            return cases[name], reads
-    raise KeyError(name)
+CASES = {**SIGLIP2, **IMAGE, **TEXT}
 
 
 @torch.no_grad()
-def make(name: str, folder: Path, seed: int) -> None:
+def make(case: dict[str, Any], folder: Path, seed: int) -> None:
     """Writes a folder by `save_pretrained`, and its outputs."""
-    case, reads = case_of(name)
-    model, processor = {"both": siglip2, "image": image_tower, "text": text_tower}[reads](case)
+    kind = case["kind"]
+    write = siglip2 if kind == "siglip2" else text_tower if kind in TEXT_KINDS else image_tower
+    model, processor = write(case)
     randomise(model, seed)
     for parameter, weight in model.named_parameters():
         if "lambda1" in parameter:  # a factor of a branch
             weight.data = (0.6 + 0.4 * weight).bfloat16().float()
     processor.save_pretrained(folder)
     model.to(torch.bfloat16).save_pretrained(folder)
-    np.savez_compressed(folder / "outputs.npz", **run(name, folder))
+    np.savez_compressed(folder / "outputs.npz", **run(case, folder))
 
 
 @torch.no_grad()
-def run(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """What a folder computes in transformers, in float32."""
-    case, reads = case_of(name)
-    model, report = hf.AutoModel.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+def run(
+    case: dict[str, Any], folder: Path, dtype: torch.dtype = torch.float32
+) -> dict[str, np.ndarray]:
+    """What a folder computes in transformers."""
+    model, report = hf.AutoModel.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     assert not any(report.values()), report
     model = model.eval()
-    if reads == "image":
-        processor = hf.AutoImageProcessor.from_pretrained(folder, backend="pil")
-        made = model(**processor(pictures(), return_tensors="pt"))
-        return {"image": made.pooler_output.numpy(), "tokens": made.last_hidden_state.numpy()}
-    if reads == "text":
+    if case["kind"] == "siglip2":
+        return run_siglip2(case, model, folder)
+    if case["kind"] in TEXT_KINDS:
         tokenizer = hf.AutoTokenizer.from_pretrained(folder)
         batch = tokenizer(inputs.TEXTS, padding="max_length", truncation=True, return_tensors="pt")
         made = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         tokens = made.last_hidden_state * batch["attention_mask"][..., None]
         ids = batch["input_ids"].numpy()
         return {"text": made.pooler_output.numpy(), "tokens": tokens.numpy(), "ids": ids}
+    processor = hf.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    made = model(**processor(pictures(), return_tensors="pt").to(dtype))
+    return {"image": made.pooler_output.numpy(), "tokens": made.last_hidden_state.numpy()}
+
+
+def run_siglip2(case: dict[str, Any], model: Any, folder: Path) -> dict[str, np.ndarray]:
+    """Its processor has to be told what it saved."""
     processor = hf.AutoProcessor.from_pretrained(folder, backend="pil")
     batch = processor(
         text=inputs.TEXTS,
@@ -178,7 +179,7 @@ def run(name: str, folder: Path) -> dict[str, np.ndarray]:
         return_tensors="pt",
     )
     assert ("attention_mask" in batch) == case["masks"]
-    made = model(**batch)
+    made = model(**batch.to(model.dtype))  # which leaves integers alone
     return {
         "image": made.image_embeds.numpy(),
         "text": made.text_embeds.numpy(),
@@ -188,9 +189,9 @@ def run(name: str, folder: Path) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    for seed, name in enumerate([*SIGLIP2, *IMAGE, *TEXT]):
+    for seed, (name, case) in enumerate(CASES.items()):
         with tempfile.TemporaryDirectory() as folder:
-            make(name, Path(folder), seed)
+            make(case, Path(folder), seed)
             with zipfile.ZipFile(DATA / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
                 for file in sorted(Path(folder).iterdir()):
                     archive.write(file, file.name)
@@ -200,7 +201,7 @@ def main() -> None:
 def check(exported: Path) -> None:
     """Loads what vljax exported (`NAME/` in a folder) and compares it with what is stored."""
     for folder in sorted(exported.iterdir()):
-        made = run(folder.name, folder)
+        made = run(CASES[folder.name], folder)
         with zipfile.ZipFile(DATA / f"{folder.name}.zip") as archive:
             stored = np.load(io.BytesIO(archive.read("outputs.npz")))
             off = {name: float(np.max(abs(made[name] - stored[name]))) for name in stored}

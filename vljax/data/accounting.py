@@ -42,7 +42,7 @@ def log_progress(name: str, what: str = INDEXED) -> Progress:
 
 
 @dataclass
-class Accounting:
+class SourceCounts:
     """Counts of a source.
 
     Attributes:
@@ -72,7 +72,7 @@ class Accounting:
         for name in fields:
             self.fields[name] = self.fields.get(name, 0) + 1
 
-    def add(self, other: Accounting) -> None:
+    def add(self, other: SourceCounts) -> None:
         """Adds the counts of another part of the same source."""
         self.files += other.files
         self.examples += other.examples

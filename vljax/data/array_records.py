@@ -6,7 +6,8 @@ import functools
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.file_sets import File, read_range
+from vljax.data.file_sets import File
+from vljax.data.files import read_range
 
 # The end of a file holds the places of all its chunks.
 _TAIL = 2**16

@@ -72,7 +72,10 @@ def make_batches(
     # Part j belongs to process j % process_count. A slice seeks without reading anything.
     parts = stream.batch(batch_size // process_count, batch_fn=loader.batch)
     own = parts[first * process_count + process_index :: process_count]
-    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
+    # Threads that are at work on a batch each all come late with it after a pause, such as an
+    # evaluation, unless more batches wait than there are threads.
+    waiting = prefetch if workers else 2 * prefetch
+    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=waiting)
     batches = own.to_iter_dataset(options)
     if workers:
         _parse_flags()

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, encode, setting, suggest
-from vljax.data.accounting import Accounting
-from vljax.data.file_sets import File, expand, read_file
+from vljax.data.accounting import SourceCounts
+from vljax.data.file_sets import File, expand
+from vljax.data.files import read_file
 from vljax.data.filters import Filter
 from vljax.data.source_base import Annotation, ExampleError, Record, Records, Source, dataset_name
 
@@ -139,7 +140,7 @@ class DescribedRecords(Records):
       indexed: whether whole numbers among the values are indices of these names.
     """
 
-    accounting: Accounting
+    accounting: SourceCounts
 
     def __init__(
         self, source: FileSource, class_names: Sequence[str] = (), *, indexed: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.file_sets import is_remote, join, read_file
+from vljax.data.files import is_remote, join, read_file
 from vljax.data.source_base import ExampleError
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.data.file_sets import File, filesystem, is_remote
+from vljax.data.file_sets import File
+from vljax.data.files import filesystem, is_remote
 
 _CACHE_BYTES = 2**29
 

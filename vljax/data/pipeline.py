@@ -24,7 +24,7 @@ from vljax.data.batching import Batches, Report, make_batches
 from vljax.data.example import Loader, OpenPart
 from vljax.data.order import MAX_LENGTH, Order
 from vljax.data.randomness import Step
-from vljax.data.source_base import Source
+from vljax.data.source_base import Source, located
 from vljax.data.source_mixture import Mixture, parts_of
 from vljax.data.tokenizer_base import Tokenizer
 from vljax.data.transform_base import Transform, image_transform
@@ -42,7 +42,8 @@ class Data:
         transforms of its own.
       eval_transforms: the same for evaluation; they travel with checkpoints.
       workers: processes that prepare batches; 0 prepares them in threads of this process.
-      prefetch: batches prepared ahead (by each worker, where there are any).
+      prefetch: batches that each worker prepares at a time; without workers, twice as many are
+        kept ahead.
       max_rejected_share: a run ends once more of its examples cannot be used than this share,
         beyond what chance explains; 1 never ends it.
     """
@@ -194,8 +195,7 @@ def _open_parts(data: Data) -> tuple[OpenPart, ...]:
         try:
             records = part.source.open()
         except UserError as error:
-            message = str(error).replace("data.source.", f"{field}.source.") if name else str(error)
-            raise UserError(message) from error
+            raise located(error, f"{field}.source" if name else field) from error
         if len(records) == 0:
             raise UserError(f"{field}: {part.source.full_name} has no examples")
         if len(records) > MAX_LENGTH:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.data.accounting import Accounting
+from vljax.data.accounting import SourceCounts
 from vljax.data.array_records import ArrayRecords
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of, class_text
-from vljax.data.file_sets import File, join, read_file
+from vljax.data.file_sets import File
+from vljax.data.files import join, read_file
 from vljax.data.filters import left_out_by
 from vljax.data.last_read import LastRead
 from vljax.data.record_format import LAYOUT, layout, masks_of, unpack
@@ -47,7 +48,7 @@ class ArrayRecordRecords(DescribedRecords):
         self._records = ArrayRecords(files)
         self._last = LastRead()
         self._kept: np.ndarray | None = None
-        self.accounting = Accounting(files=len(files))
+        self.accounting = SourceCounts(files=len(files))
         looked_at = self._first_descriptions()
         if looked_at:
             source.check_columns({"captions", "tags", "class", *(k for d in looked_at for k in d)})

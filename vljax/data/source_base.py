@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
-from vljax.config import Component
-from vljax.data.accounting import Accounting, Progress
+from vljax.config import Component, UserError
+from vljax.data.accounting import Progress, SourceCounts
 
 Kind = Literal[
     "unreadable",  # the file or record
@@ -140,7 +140,7 @@ class Records(abc.ABC):
 
     class_names: tuple[str, ...] = ()
     identity: str
-    accounting: Accounting | None = None
+    accounting: SourceCounts | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -219,6 +219,11 @@ class Source(Component, abc.ABC):
           UserError: as `open` does.
         """
         return self.index(workers, progress)
+
+
+def located(error: UserError, field: str) -> UserError:
+    """An error about a source, which sources say of `data.source`, said of another field."""
+    return UserError(str(error).replace("data.source.", f"{field}."))
 
 
 def dataset_name(file: str) -> str:

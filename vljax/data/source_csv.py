@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.accounting import Accounting, Progress
+from vljax.data.accounting import Progress, SourceCounts
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of, decoded
-from vljax.data.file_sets import File, read_file
+from vljax.data.file_sets import File
+from vljax.data.files import read_file
 from vljax.data.filters import left_out_by
 from vljax.data.image_column import image_file
 from vljax.data.strings import Strings
@@ -68,7 +69,7 @@ class CsvRecords(DescribedRecords):
         self._counts: list[int] = []
         self._image = source.image
         self._in_full, self._covered = in_full, source.covered
-        self.accounting = Accounting(files=len(files))
+        self.accounting = SourceCounts(files=len(files))
         digests = []
         for file in files:
             content = _content(file)

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.accounting import Accounting, Progress
+from vljax.data.accounting import Progress, SourceCounts
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of, decoded
-from vljax.data.file_sets import filesystem, is_remote, join, read_file
+from vljax.data.files import filesystem, is_remote, join, read_file
 from vljax.data.filters import left_out_by
 from vljax.data.image_column import image_file
 from vljax.data.last_read import LastRead
@@ -59,7 +59,7 @@ class FolderRecords(DescribedRecords):
         self._beside = {c for c in (*source.described_by, *source.filtered_by) if c not in _OWN}
         self._there = {name for name in sizes if PurePosixPath(name).suffix[1:] in self._beside}
         self._others = _others(sizes, source.covered) if in_full else {}
-        self.accounting = Accounting(files=1)
+        self.accounting = SourceCounts(files=1)
         self._images = list(self._kept(source, [n for n in sizes if n.lower().endswith(_IMAGES)]))
         if not self._images and not self.accounting.left_out:
             raise UserError(f"{folder}: no images ({', '.join(_IMAGES)}) in this folder")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, encode, setting
-from vljax.data.accounting import Accounting, Progress
-from vljax.data.files import as_path, read_bytes
+from vljax.data.accounting import Progress, SourceCounts
+from vljax.data.files import base_name, parent, read_bytes
 from vljax.data.filters import Filter, left_out_by
-from vljax.data.source_base import Annotation, ExampleError, Records, Source, dataset_name
+from vljax.data.image_column import image_file
+from vljax.data.source_base import Annotation, Records, Source, dataset_name
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class JsonLines(Source, name="jsonl"):
 
     @property
     def full_name(self) -> str:
-        return f"jsonl:{as_path(self.path).name}" if self.path else "jsonl"
+        return f"jsonl:{base_name(self.path)}" if self.path else "jsonl"
 
     @property
     def dataset(self) -> str:
@@ -55,10 +56,9 @@ class JsonLinesRecords(Records):
     """The examples of a JSON-lines file; images are read when asked for."""
 
     def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, in_full: bool = False):
-        file = as_path(path)
         content = read_bytes(path)
         lines = content.split(b"\n")
-        self.accounting = Accounting(files=1)
+        self.accounting = SourceCounts(files=1)
         self._others: list[dict[str, Any]] = []
         rows = []
         for number, line in enumerate(lines, 1):
@@ -76,10 +76,10 @@ class JsonLinesRecords(Records):
         if filters:
             both = f"{self.identity} {json.dumps(encode(filters))}"
             self.identity = hashlib.sha256(both.encode()).hexdigest()
-        self.accounting.log(f"jsonl:{file.name}")
+        self.accounting.log(f"jsonl:{base_name(path)}")
         self.class_names = tuple(sorted({row["class"] for row in rows if row["class"] is not None}))
         labels = {name: label for label, name in enumerate(self.class_names)}
-        self._folder = file.parent
+        self._folder = parent(path)
         self._images = [row["image"] for row in rows]
         self._annotations = [
             Annotation(row["captions"], row["tags"], labels.get(row["class"])) for row in rows
@@ -92,15 +92,7 @@ class JsonLinesRecords(Records):
         return self._annotations[index]
 
     def image(self, index: int) -> bytes:
-        name = self._images[index]
-        try:
-            content: bytes = (self._folder / name).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-            reason = getattr(error, "strerror", None) or error
-            raise ExampleError(
-                f"image {name!r} cannot be read ({reason})", kind="unreadable"
-            ) from error
-        return content
+        return image_file(self._images[index], self._folder)
 
     def other_columns(self, index: int) -> dict[str, Any]:
         return self._others[index] if self._others else {}

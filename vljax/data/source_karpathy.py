@@ -9,8 +9,7 @@ from typing import Any
 
 from vljax.config import UserError, setting
 from vljax.data.accounting import Progress
-from vljax.data.file_sets import join
-from vljax.data.files import as_path, read_bytes
+from vljax.data.files import base_name, join, parent, read_bytes
 from vljax.data.image_column import image_file
 from vljax.data.source_base import Annotation, ExampleError, Records, Source, dataset_name
 
@@ -32,7 +31,7 @@ class Karpathy(Source, name="karpathy"):
 
     @property
     def full_name(self) -> str:
-        return f"karpathy:{as_path(self.path).name}" if self.path else "karpathy"
+        return f"karpathy:{base_name(self.path)}" if self.path else "karpathy"
 
     @property
     def dataset(self) -> str:
@@ -66,7 +65,7 @@ class KarpathyRecords(Records):
         if not own:
             known = ", ".join(sorted({str(row.get("split")) for _, row in rows}))
             raise UserError(f"{path}: no image is of the split {split!r}; there are: {known}")
-        self._folder = str(as_path(path).parent) if images is None else images
+        self._folder = parent(path) if images is None else images
         self._images = [_text(row, "filename", where) for where, row in own]
         self._parents = [str(row.get("filepath") or "") for _, row in own]
         self._annotations = [Annotation(_captions(row, where)) for where, row in own]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vljax.data.accounting import Accounting
+from vljax.data.accounting import SourceCounts
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of, class_text
 from vljax.data.file_sets import File
 from vljax.data.filters import left_out_by
@@ -50,7 +50,7 @@ class ParquetRecords(DescribedRecords):
         covered = {source.image, *source.covered}
         self._others = tuple(name for name in self._groups.schema.names if name not in covered)
         self._last = LastRead()
-        self.accounting = Accounting(files=len(files))
+        self.accounting = SourceCounts(files=len(files))
         self._rows = self._kept(source) if source.filters else None
         if self._rows is None:
             self._count_all()

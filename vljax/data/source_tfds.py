@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, suggest
-from vljax.data.accounting import Accounting
+from vljax.data.accounting import SourceCounts
 from vljax.data.array_records import ArrayRecords
 from vljax.data.columns import DescribedRecords, FileSource, decoded
 from vljax.data.file_sets import expand
@@ -82,7 +82,7 @@ class TfdsRecords(DescribedRecords):
         self._kept: np.ndarray | None = None
         paths = map(str, builder.info.splits[source.split].filepaths)
         files = expand(tuple(paths), (), "data.source.path")
-        self.accounting = Accounting(files=len(files))
+        self.accounting = SourceCounts(files=len(files))
         if source.filters:
             self._kept = self._filtered(source)
         else:

@@ -12,7 +12,8 @@ from jaxtyping import UInt32
 from vljax.config import UserError, setting
 from vljax.data.accounting import Progress, log_progress
 from vljax.data.columns import DescribedRecords, FileSource, class_names_of
-from vljax.data.file_sets import File, read_range
+from vljax.data.file_sets import File
+from vljax.data.files import read_range
 from vljax.data.last_read import LastRead
 from vljax.data.source_base import ExampleError
 from vljax.data.tar_index import TarIndex, open_index

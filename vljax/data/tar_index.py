@@ -24,9 +24,9 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError
-from vljax.data.accounting import Accounting, Progress
-from vljax.data.file_sets import (
-    File,
+from vljax.data.accounting import Progress, SourceCounts
+from vljax.data.file_sets import File
+from vljax.data.files import (
     filesystem,
     is_remote,
     join,
@@ -56,7 +56,7 @@ class TarIndex:
     folder: str
     width: int
     starts: np.ndarray
-    accounting: Accounting
+    accounting: SourceCounts
     classes: tuple[str, ...]
     columns: tuple[str, ...]
     identity: str
@@ -69,7 +69,7 @@ class TarIndex:
             folder=folder,
             width=content["width"],
             starts=np.array([0, *np.cumsum(content["examples"], dtype=np.int64)], np.int64),
-            accounting=Accounting(**content["accounting"]),
+            accounting=SourceCounts(**content["accounting"]),
             classes=tuple(content["classes"]),
             columns=tuple(content["columns"]),
             identity=content["identity"],

@@ -15,18 +15,11 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, encode
-from vljax.data.accounting import Accounting, Progress
-from vljax.data.file_sets import (
-    File,
-    filesystem,
-    is_remote,
-    join,
-    partial_name,
-    read_file,
-    write_file,
-)
+from vljax.data.accounting import Progress, SourceCounts
+from vljax.data.file_sets import File
+from vljax.data.files import filesystem, is_remote, join, partial_name, read_file, write_file
 from vljax.data.tar_scan import Scan, Wanted, scan
-from vljax.data.worker_pool import worker_pool
+from vljax.data.worker_pool import usable_cores, worker_pool
 
 # Goes up when an index is made otherwise from the same shards.
 _VERSION = 1
@@ -100,7 +93,7 @@ def _scanned(
     todo: list[File], wanted: Wanted, part_of: dict[File, str], workers: int | None
 ) -> Iterator[tuple[File, str | None]]:
     """Scans shards and keeps their parts; yields each as it is done, with what was wrong."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    workers = min(workers or usable_cores(), len(todo))
     small = sum(shard.size for shard in todo) < _WORTH_PROCESSES
     if workers <= 1 or small or todo[0].path.startswith("memory://"):
         for shard in todo:
@@ -132,13 +125,13 @@ def _scan_part(shard: File, wanted: Wanted, path: str) -> str | None:
 def _load_part(path: str) -> Scan:
     with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as part:
         rest = json.loads(str(part["rest"]))
-        accounting = Accounting(**rest["accounting"])
+        accounting = SourceCounts(**rest["accounting"])
         return Scan(part["rows"], accounting, set(rest["classes"]), set(rest["columns"]))
 
 
 def _merge(shards: list[File], wanted: Wanted, parts: list[str], target: str) -> None:
     """Writes the index from its parts, and removes these."""
-    accounting, examples = Accounting(), []
+    accounting, examples = SourceCounts(), []
     classes: set[str] = set()
     columns: set[str] = set()
     digest = hashlib.sha256(json.dumps([_VERSION, encode(wanted)]).encode())

@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError
-from vljax.data.accounting import Accounting
+from vljax.data.accounting import SourceCounts
 from vljax.data.columns import class_text, decoded
-from vljax.data.file_sets import File, open_file
+from vljax.data.file_sets import File
+from vljax.data.files import open_file
 from vljax.data.filters import Filter, left_out_by
 from vljax.data.source_base import ExampleError
 
@@ -63,7 +64,7 @@ class Scan:
     """
 
     rows: UInt32[np.ndarray, "examples columns 2"]
-    accounting: Accounting
+    accounting: SourceCounts
     classes: set[str] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
 
@@ -107,7 +108,7 @@ def scan(shard: File, wanted: Wanted) -> Scan:
     Raises:
       UserError: if it cannot be read, is no plain tar, or ends too early; names shard and offset.
     """
-    accounting = Accounting(files=1)
+    accounting = SourceCounts(files=1)
     read = {member_of(condition.column) for condition in wanted.filters}
     if wanted.label:
         read.add(member_of(wanted.label))
@@ -162,7 +163,7 @@ def _rows(
 
 
 def _members(
-    shard: File, stream: Any, read: set[str], accounting: Accounting
+    shard: File, stream: Any, read: set[str], accounting: SourceCounts
 ) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
     """The members that may be used, with the content of those to read and of the first JSON."""
     documents = 0

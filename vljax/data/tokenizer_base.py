@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int32
 
 from vljax.config import Component, UserError, decode, encode
 from vljax.data.cleaning import Cleaning, clean
-from vljax.data.files import as_path, read_bytes
+from vljax.data.files import join, read_bytes
 
 CONFIG_FILE = "config.json"
 
@@ -174,15 +174,15 @@ def load_tokenizer(directory: str) -> LoadedTokenizer:
     Raises:
       UserError: if a file is missing or broken.
     """
-    folder = as_path(str(directory))
-    content = read_bytes(str(folder / CONFIG_FILE))
+    file = join(str(directory), CONFIG_FILE)
+    content = read_bytes(file)
     try:
         data = json.loads(content)
     except ValueError as error:
-        raise UserError(f"{folder / CONFIG_FILE}: not a saved tokenizer ({error})") from error
+        raise UserError(f"{file}: not a saved tokenizer ({error})") from error
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         # Only a name is stored: a path that points elsewhere was not written by us.
-        data["path"] = str(folder / Path(data["path"]).name)
+        data["path"] = join(str(directory), Path(data["path"]).name)
     config: Tokenizer = decode(Tokenizer, data, "tokenizer")
     return config.load()
 

@@ -18,6 +18,13 @@ from vljax.config import UserError
 SPAWN = multiprocessing.get_context("spawn")
 
 
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def worker_pool(
     workers: int, work: str, begin: Callable[..., None] | None = None, *given: Any

@@ -10,7 +10,7 @@ from vljax.config import UserError
 from vljax.data.accounting import INDEXED
 from vljax.data.convert.images import Encoding, Images
 from vljax.data.convert.targets import TARGETS
-from vljax.data.file_sets import expanded
+from vljax.data.files import expanded
 from vljax.data_commands.arguments import SourceParser, count
 from vljax.data_commands.given import given_sources
 

@@ -62,7 +62,8 @@ def _source(word: str, fields: list[str], prog: str, epilog: str) -> Source:
 def _type_of(path: str) -> str:
     import os
 
-    from vljax.data.file_sets import expand, is_remote
+    from vljax.data.file_sets import expand
+    from vljax.data.files import is_remote
 
     for ending, name in _BY_ENDING.items():
         if path.endswith(ending):

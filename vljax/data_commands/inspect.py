@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError
-from vljax.data.file_sets import expanded, filesystem, is_remote, write_file
+from vljax.data.files import expanded, filesystem, is_remote, write_file
 from vljax.data_commands.arguments import SourceParser, count
 from vljax.data_commands.given import given_sources
 from vljax.data_commands.given_tokenizer import given_tokenizer, loaded_tokenizer, take_fields

@@ -42,12 +42,11 @@ _FORMATS = {
 
 def add(commands: Any) -> None:
     """Adds both commands to a parser's sub-commands."""
-    formatter = argparse.RawDescriptionHelpFormatter
     importing = commands.add_parser(
         "import",
         help="make a checkpoint of a model of other software",
         description=_IMPORT,
-        formatter_class=formatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     importing.add_argument("source", metavar="SRC", help="the folder or file to read")
     importing.add_argument(
@@ -60,11 +59,21 @@ def add(commands: Any) -> None:
         "export",
         help="write a checkpoint for other software",
         description=_EXPORT + "\n".join(f"  {name:13}{_FORMATS[name]}" for name in MODULES),
-        formatter_class=formatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     exporting.add_argument("source", metavar="CHECKPOINT", help="a checkpoint or a workdir")
     for command in (importing, exporting):
         command.add_argument("out", metavar="OUT", help="the folder to make")
+    _add_export(exporting)
+    for command in (importing, exporting):
+        command.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
+        command.add_argument(
+            "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
+        )
+
+
+def _add_export(exporting: argparse.ArgumentParser) -> None:
+    """The arguments of `vljax export` alone."""
     exporting.add_argument(
         "--format", required=True, choices=MODULES, metavar="FORMAT", help=", ".join(MODULES)
     )
@@ -94,8 +103,3 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="a tokenizer.json for a vocabulary that is built in; it must give the same ids",
     )
-    for command in (importing, exporting):
-        command.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
-        command.add_argument(
-            "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
-        )

@@ -8,6 +8,7 @@ from vljax.config import UserError
 from vljax.interop.axes import FLAT, LINEAR, LINEAR_OUT
 from vljax.interop.mapping import Rule, rule
 from vljax.interop.tensors import Lazy, Tensor
+from vljax.interop.transformers_towers import linear, norm
 from vljax.models.text import TextTransformer
 
 PREFIXES = ("bert.", "roberta.")
@@ -50,11 +51,11 @@ def rules(name: str, pooler: str | None = None) -> list[Rule]:
         rule(f"{name}/embedding", "embeddings.word_embeddings.weight"),
         rule(f"{name}/positions", _POSITIONS),
         rule(f"{name}/token_types", "embeddings.token_type_embeddings.weight"),
-        *_norm(f"{name}/embedding_norm", "embeddings.LayerNorm"),
-        *_norm(f"{here}/attention_norm", f"{there}.attention.output.LayerNorm"),
-        *_norm(f"{here}/mlp_norm", f"{there}.output.LayerNorm"),
-        *_linear(f"{here}/mlp/up", f"{there}.intermediate.dense"),
-        *_linear(f"{here}/mlp/down", f"{there}.output.dense"),
+        *norm(f"{name}/embedding_norm", "embeddings.LayerNorm"),
+        *norm(f"{here}/attention_norm", f"{there}.attention.output.LayerNorm"),
+        *norm(f"{here}/mlp_norm", f"{there}.output.LayerNorm"),
+        *linear(f"{here}/mlp/up", f"{there}.intermediate.dense"),
+        *linear(f"{here}/mlp/down", f"{there}.output.dense"),
         rule(
             f"{here}/attention/output/kernel", f"{there}.attention.output.dense.weight", LINEAR_OUT
         ),
@@ -64,7 +65,7 @@ def rules(name: str, pooler: str | None = None) -> list[Rule]:
         ours, theirs = f"{here}/attention/{part}", f"{there}.attention.self.{part}"
         made.append(rule(f"{ours}/kernel", f"{theirs}.weight", LINEAR))
         made.append(rule(f"{ours}/bias", f"{theirs}.bias", FLAT))
-    return made if pooler is None else [*made, *_linear(pooler, "pooler.dense")]
+    return made if pooler is None else [*made, *linear(pooler, "pooler.dense")]
 
 
 def adapted(
@@ -90,12 +91,3 @@ def adapted(
         shape = (context, table.shape[1])
         found[_POSITIONS] = Lazy(shape, table.dtype, lambda: table.read()[:context])
     return found
-
-
-def _linear(own: str, foreign: str) -> list[Rule]:
-    kernel = rule(f"{own}/kernel", f"{foreign}.weight", LINEAR)
-    return [kernel, rule(f"{own}/bias", f"{foreign}.bias")]
-
-
-def _norm(own: str, foreign: str) -> list[Rule]:
-    return [rule(f"{own}/scale", f"{foreign}.weight"), rule(f"{own}/bias", f"{foreign}.bias")]

@@ -13,11 +13,11 @@ import jax
 from etils import epath
 
 from vljax.config import UserError, suggest
-from vljax.data.tokenizers import load_tokenizer
+from vljax.data.tokenizers import Clip, load_tokenizer
 from vljax.interop import formats, stored
 from vljax.interop.expressible import ACCEPTABLE, Losses
 from vljax.interop.folders import new_folder
-from vljax.interop.format import Trained
+from vljax.interop.format import Format, Trained, Writing
 from vljax.interop.mapping import Pair, pair, to_foreign
 from vljax.interop.quantized import kernels, quantized
 from vljax.interop.reading import read_model
@@ -130,14 +130,7 @@ def export_model(
     Raises:
       UserError: if the checkpoint is damaged, or holds what the format cannot express.
     """
-    chosen = formats.named(format_name)
-    for name in accept:
-        if name not in ACCEPTABLE:
-            raise UserError(f"--accept: unknown loss {name!r}{suggest(name, ACCEPTABLE)}")
-    if quantize is not None and format_name != _QUANTIZES:
-        raise UserError(f"--quantize: {format_name} has no such weights; use --format {_QUANTIZES}")
-    if chosen.write is None:
-        raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
+    chosen, write = _writer(format_name, accept, quantize)
     folder = checkpoint.newest(path)
     trained, notes = _trained(folder, vocabulary, dtype, quantize)
     if trained.statistics and not chosen.takes_statistics:
@@ -147,8 +140,14 @@ def export_model(
             f"{folder}: the model has state beside its parameters ({kinds}), which {format_name}"
             f" has no place for; {' and '.join(able)} have"
         )
+    built_in = isinstance(trained.tokenizer.config, Clip)
+    if vocabulary is not None and not (built_in and chosen.takes_vocabulary):
+        raise UserError(
+            f"--tokenizer: {format_name} has no use for it with the tokenizer"
+            f" {trained.tokenizer.config.type_name}"
+        )
     losses = Losses(format_name, accept)
-    writing = chosen.write(trained, losses)
+    writing = write(trained, losses)
     arrays = {**trained.parameters, **trained.statistics}
     pairs = pair(writing.rules, {name: a.shape for name, a in arrays.items()}, chosen.what)
     made = to_foreign(pairs, arrays, FLOATS[dtype])
@@ -162,6 +161,21 @@ def export_model(
         for name, content in writing.files.items():
             _write(target / name, content)
     return _converted(chosen.what, out, pairs, made, [*notes, *losses.notes], changes)
+
+
+def _writer(
+    format_name: str, accept: Collection[str], quantize: str | None
+) -> tuple[Format, Callable[[Trained, Losses], Writing]]:
+    """A format and what writes it. Raises UserError if it does not go with the other arguments."""
+    chosen = formats.named(format_name)
+    for name in accept:
+        if name not in ACCEPTABLE:
+            raise UserError(f"--accept: unknown loss {name!r}{suggest(name, ACCEPTABLE)}")
+    if quantize is not None and format_name != _QUANTIZES:
+        raise UserError(f"--quantize: {format_name} has no such weights; use --format {_QUANTIZES}")
+    if chosen.write is None:
+        raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
+    return chosen, chosen.write
 
 
 def _model(trained: Trained) -> Model:

@@ -78,12 +78,9 @@ def encoder_functions(
     """
     known = {**trained.parameters, **trained.statistics}
     return [
-        _function(trained, stream, losses, compute, dtype, known) for stream in _streams(trained)
+        _function(trained, stream, losses, compute, dtype, known)
+        for stream in trained.run.model.encoders
     ]
-
-
-def _streams(trained: Trained) -> list[str]:
-    return list(trained.run.model.encoders)
 
 
 def _function(

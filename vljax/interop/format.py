@@ -91,6 +91,8 @@ class Format:
     """Raises UserError for what has no counterpart there."""
     takes_statistics: bool = False
     """Whether what is written has a place for batch statistics."""
+    takes_vocabulary: bool = False
+    """Whether it holds vocabularies that are built in here."""
 
 
 # What image towers have in the formats of one kind of model only.

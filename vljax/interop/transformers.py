@@ -84,4 +84,4 @@ def _family(trained: Trained) -> tuple[str, Any]:
     return transformers_clip.KIND, transformers_clip.write
 
 
-FORMAT = Format("a folder of transformers", _recognises, _read, _write)
+FORMAT = Format("a folder of transformers", _recognises, _read, _write, takes_vocabulary=True)

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-from vljax.data.file_sets import PARTIAL, filesystem, is_remote, partial_name, remote_errors
+from vljax.data.files import PARTIAL, filesystem, is_remote, partial_name, remote_errors
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from vljax.config import UserError, encode
 from vljax.data.convert.files import make_folder, remove_partial, sizes, write
 from vljax.data.convert.images import Images
 from vljax.data.convert.targets import ENDINGS, Target
-from vljax.data.file_sets import join, read_file
+from vljax.data.files import join, read_file
 from vljax.data.source_array_record import CLASSES
 
 REJECTED = "rejected.jsonl"

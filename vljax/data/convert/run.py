@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from vljax.data.convert.job import (
 )
 from vljax.data.convert.shard import convert_shard, over_limit, too_many
 from vljax.data.convert.targets import Target
-from vljax.data.file_sets import is_remote, join
+from vljax.data.files import is_remote, join
 from vljax.data.source_base import Records, Source
-from vljax.data.worker_pool import SPAWN, worker_pool
+from vljax.data.worker_pool import SPAWN, usable_cores, worker_pool
 
 _SECONDS = 0.25  # between two looks at how far the processes are
 
@@ -177,7 +176,7 @@ def _written(
 
         yield from run(source, job, todo, limit, options.beam)
         return
-    workers = min(options.workers or len(os.sched_getaffinity(0)), len(todo))
+    workers = min(options.workers or usable_cores(), len(todo))
     if workers > 1:
         yield from _in_processes(records, job, todo, limit, workers, under_way)
         return

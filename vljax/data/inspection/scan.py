@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -12,7 +11,7 @@ import numpy as np
 
 from vljax.data.accounting import Progress
 from vljax.data.inspection.measure import Measured, Measurer
-from vljax.data.worker_pool import worker_pool
+from vljax.data.worker_pool import usable_cores, worker_pool
 
 _CHUNK = 64  # examples
 # Seconds: what there is to know before processes are started, and what these take to start.
@@ -45,7 +44,7 @@ def scan(measurer: Measurer, indices: Indices, workers: int | None, progress: Pr
       UserError: if a process is killed.
     """
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cores()
     parts, done, begun = list[Measured](), 0, time.monotonic()
     progress(0, len(indices))
     for chunk in chunks:
