@@ -1,23 +1,10 @@
 """Set-up of all tests: CPU with eight devices, shapes and types of vljax checked at run time."""
 
-# ruff: noqa: E402  JAX reads the environment when it is imported
-
-import atexit
 import os
-import shutil
-import tempfile
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# A program compiled once serves all tests of a pytest process, and the processes that they start;
-# the user's are no business of tests. Several pytest processes must not write to one folder.
-worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-if not worker:
-    os.environ["VLJAX_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="vljax-tests-")
-    atexit.register(shutil.rmtree, os.environ["VLJAX_TESTS_COMPILED"], ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["VLJAX_TESTS_COMPILED"], worker)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # the user's is no business of tests
 # Tests compile many small programs and run each a few times: compile quickly, run slowly.
 os.environ["XLA_FLAGS"] = " ".join(
     (

@@ -181,15 +181,14 @@ def _check(argv: list[str], json_path: str | None, prog: str) -> int:
     from vljax.report import print_summary, summarise
     from vljax.run import check_trains, prepare
 
-    if run.pretrained:  # what reads weights takes half a second to import
+    if run.pretrained:  # what reads weights takes long to import
         from vljax.interop import pretrained
 
-        prepared = prepare(pretrained.pinned(run))
-        check_trains(prepared)
+        run = pretrained.pinned(run)
+    prepared = prepare(run)
+    check_trains(prepared)
+    if run.pretrained:
         pretrained.check(prepared)
-    else:
-        prepared = prepare(run)
-        check_trains(prepared)
     summary = summarise(prepared)
     if json_path != "-":
         print_summary(argv[0], summary)

@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def environment():
-    """One device as on a laptop."""
+def environment(tmp_path_factory):
+    """One device as on a laptop; programs compiled once serve all tests."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))},
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
-        "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "COLUMNS": "200",

@@ -7,6 +7,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from vljax.config import UserError, decode
+from vljax.data.files import write_file
 from vljax.data.source_builtin import BuiltinRecords
 from vljax.data.sources import Builtin, ExampleError, JsonLines, Source
 from vljax.data.tokenizers import SentencePiece, load_tokenizer
@@ -168,6 +169,19 @@ def test_remote_files_without_their_package_say_what_to_install(monkeypatch, url
         SentencePiece(url).load()
     with pytest.raises(UserError, match=f"{url}/config.json: .* pip install {package}$"):
         load_tokenizer(url)
+
+
+@pytest.mark.parametrize("place", ["beside", "remote"])
+def test_images_of_json_lines_are_beside_the_file_or_at_a_url(place, tmp_path, monkeypatch):
+    image = encoded(picture(8, 8), "PNG")
+    (tmp_path / "a.png").write_bytes(image)
+    name = "memory://jsonl/a.png" if place == "remote" else "a.png"
+    if place == "remote":
+        write_file(name, image)
+        (tmp_path / "a.png").unlink()
+    path = Path(write_jsonl(tmp_path, [{"image": name, "caption": "a"}]))
+    monkeypatch.chdir(path.parent)
+    assert JsonLines(path.name).open()[0].image == image
 
 
 def test_other_urls_are_refused():

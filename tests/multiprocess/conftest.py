@@ -64,14 +64,14 @@ class Group:
 
 
 @pytest.fixture(scope="session")
-def environment():
-    """What processes see beside their arguments."""
+def environment(tmp_path_factory):
+    """Programs compiled once serve all processes and tests."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "SLURM_"))},
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
-        "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "COLUMNS": "200",

@@ -24,7 +24,7 @@ class JsonLines(Source, name="jsonl"):
     here are left alone.
 
     Attributes:
-      path: the file. Image paths in it are relative to its folder.
+      path: the file. Image paths in it are relative to its folder; they may be URLs.
       filters: which lines stay; any key of a line is a column.
     """
 

@@ -101,5 +101,6 @@ def _add_export(exporting: argparse.ArgumentParser) -> None:
     exporting.add_argument(
         "--tokenizer",
         metavar="FILE",
-        help="a tokenizer.json for a vocabulary that is built in; it must give the same ids",
+        help="with --format transformers, for the vocabulary of CLIP, which is built in: a"
+        " tokenizer.json that gives the same ids",
     )
