@@ -2,7 +2,7 @@
 
 import sys
 
-from vljax.cli import train_main
+from vljax.commands.main import train_main
 
 # Worker processes of the data pipeline import this file again and must not start to train.
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def images(options: argparse.Namespace, quality: int) -> dict[str, Any]:
 def pair_flops() -> dict[str, float]:
     """FLOPs of a training step for one image and text, by model: those of CLIP's paper."""
     from vljax import config
-    from vljax.compile import model_flops
+    from vljax.analysis.compile import model_flops
     from vljax.overrides import override
     from vljax.run import Run, prepare
 
@@ -127,7 +127,7 @@ def pair_flops() -> dict[str, float]:
 
 def demand(mfu: float, rate: float) -> list[dict[str, Any]]:
     """Images a second that chips use at an MFU, and the cores which that takes at a rate."""
-    from vljax.parallel.accelerators import ACCELERATORS
+    from vljax.analysis.accelerators import ACCELERATORS
 
     rows = []
     for model, flops in pair_flops().items():

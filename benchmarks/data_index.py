@@ -43,8 +43,8 @@ def first_batch(kind: str, step: int, examples: int, batch: int, began: float) -
       batch: its size.
       began: when the process was started, seconds since the epoch.
     """
-    from vljax.data.pipeline import Data, train_batches
-    from vljax.data.source_base import Annotation, Records, Source
+    from vljax.data.pipeline.pipeline import Data, train_batches
+    from vljax.data.records import Annotation, Records, Source
     from vljax.data.sources import Mixture, Part, Phase
     from vljax.data.tokenizers import Clip
     from vljax.data.transforms import ChooseText, Decode, Flip, RandomResizedCrop, Resize

@@ -60,7 +60,7 @@ def make_foreign(folder: Path, gigabytes: float) -> None:
     """Writes a folder of transformers, an array at a time."""
     from vljax.interop.mapping import pair
     from vljax.interop.safetensors_files import SHARD_BYTES, write_folder
-    from vljax.interop.transformers_clip import read
+    from vljax.interop.transformers.clip import read
     from vljax.models.layout import unrolled_shapes
     from vljax.run import prepare
 
@@ -104,7 +104,7 @@ def make_scanned(workdir: Path, unrolled: Path) -> None:
     from vljax.interop.stored import write_parameters
     from vljax.models.layout import leaves
     from vljax.run import prepare
-    from vljax.training import manifest
+    from vljax.training.checkpoint import manifest
     from vljax.workdir import decode_recipe
 
     old, new = (folder / "checkpoints" / "0" for folder in (unrolled, workdir))
@@ -133,7 +133,7 @@ def _environment() -> dict[str, str]:
 
 def peak(*arguments: str | Path) -> tuple[int, float]:
     """Bytes of resident memory at most, and seconds, of a `vljax` command."""
-    command = [sys.executable, "-m", "vljax.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "vljax.commands.main", *map(str, arguments)]
     began = time.monotonic()
     process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

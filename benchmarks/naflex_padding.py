@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from vljax.data.sources import Builtin
-from vljax.data.transform_patches import grid_within
+from vljax.data.transforms.patches import grid_within
+from vljax.datasets import Builtin
 
 Sizes = list[tuple[int, int]]
 DRAWS = 10_000

@@ -27,7 +27,7 @@ import numpy as np
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from vljax.data.evaluation_set import EvaluationSet
+from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.evaluation.evaluator import Batch, Encode
 from vljax.inference import Loaded, load
 from vljax.interop.convert import export_model

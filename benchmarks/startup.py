@@ -23,10 +23,15 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import vljax": ["-c", "import vljax"],
-    "vljax --help": ["-m", "vljax.cli", "--help"],
-    "vljax check configs/quickstart.py": ["-m", "vljax.cli", "check", "configs/quickstart.py"],
+    "vljax --help": ["-m", "vljax.commands.main", "--help"],
+    "vljax check configs/quickstart.py": [
+        "-m",
+        "vljax.commands.main",
+        "check",
+        "configs/quickstart.py",
+    ],
     "vljax check configs/siglip_so400m14_384.py": [
-        *("-m", "vljax.cli", "check", "configs/siglip_so400m14_384.py")
+        *("-m", "vljax.commands.main", "check", "configs/siglip_so400m14_384.py")
     ],
 }
 

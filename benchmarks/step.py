@@ -6,7 +6,8 @@
 Each peer is a process of its own; they run one at a time and alternate, so that what else the
 machine does meets all alike. Figures are medians. The limit is the fastest product of large
 matrices by any of the libraries (XLA, PyTorch, NumPy) in the same run. FLOPs are the model's matrix
-products, bidirectional attention in full, forward and backward (`vljax.compile.model_flops`).
+products, bidirectional attention in full, forward and backward
+(`vljax.analysis.compile.model_flops`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def facts(spec: Spec) -> dict[str, float]:
     import jax
 
     from benchmarks.peers.vljax_step import recipe
-    from vljax.compile import model_flops
+    from vljax.analysis.compile import model_flops
     from vljax.run import prepare
 
     prepared = prepare(recipe(spec))

@@ -31,8 +31,8 @@ import numpy as np  # noqa: E402
 from benchmarks.peers import inputs, products, thunks  # noqa: E402
 from benchmarks.peers.worker import Spec  # noqa: E402
 from benchmarks.step import MODELS  # noqa: E402
-from vljax.compile import model_flops  # noqa: E402
-from vljax.parallel.hlo import parse  # noqa: E402
+from vljax.analysis.compile import model_flops  # noqa: E402
+from vljax.analysis.hlo import parse  # noqa: E402
 from vljax.parallel.rules import batch_sharding  # noqa: E402
 from vljax.programs import compile_step, hyper, initial_state  # noqa: E402
 from vljax.run import prepare  # noqa: E402

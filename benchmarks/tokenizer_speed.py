@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.parity.strings import strings  # noqa: E402
-from vljax.data.builtin.vocabulary import FILE, HERE  # noqa: E402
 from vljax.data.tokenizers import Clip, HuggingFace  # noqa: E402
+from vljax.datasets.builtin.vocabulary import FILE, HERE  # noqa: E402
 
 Encode = Callable[[list[str]], Any]
 

@@ -40,7 +40,7 @@ RECIPES = {
 
 def compiled(command: str) -> dict[str, Any]:
     """The report of one `vljax compile`."""
-    arguments = [sys.executable, "-m", "vljax.cli", "compile", *shlex.split(command)]
+    arguments = [sys.executable, "-m", "vljax.commands.main", "compile", *shlex.split(command)]
     run = subprocess.run([*arguments, "--json", "-"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if run.returncode not in (0, 1):
         sys.exit(f"vljax compile {command}: status {run.returncode}")

@@ -12,15 +12,24 @@ Where it differs from the paper:
 
 from typing import Any, Literal
 
-from vljax.config import choose
-from vljax.data.sources import JsonLines
-from vljax.data.tokenizers import Clip
-from vljax.data.transform_base import Transform
-from vljax.data.transforms import ChooseText, Decode, RandomCrop, Resize
-from vljax.models import presets
-from vljax.models.heads import Embedding
-from vljax.run import AdamW, Data, ModelConfig, Run, SoftmaxContrastive
-from vljax.training.schedules import WarmupCosine
+from vljax.recipes import (
+    AdamW,
+    ChooseText,
+    Clip,
+    Data,
+    Decode,
+    Embedding,
+    JsonLines,
+    ModelConfig,
+    RandomCrop,
+    Resize,
+    Run,
+    SoftmaxContrastive,
+    Transform,
+    WarmupCosine,
+    choose,
+    presets,
+)
 
 IMAGE_SIZE = 224
 EXAMPLES = 32 * 400_000_000  # 32 epochs

@@ -13,10 +13,7 @@ Where it differs:
 
 from clip_vit_b16 import DECAY_RULES, IMAGE_SIZE, clip
 
-from vljax.config import choose
-from vljax.data.transforms import RandomResizedCrop
-from vljax.run import AdamW, Run
-from vljax.training.schedules import WarmupCosine
+from vljax.recipes import AdamW, RandomResizedCrop, Run, WarmupCosine, choose
 
 EXAMPLES = 34_000_000_000
 BATCH = 88_064

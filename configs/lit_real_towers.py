@@ -14,14 +14,26 @@ from pathlib import Path
 
 from quickstart import evaluators
 
-from vljax.config import choose
-from vljax.data.sources import Builtin
-from vljax.data.tokenizers import HuggingFace
-from vljax.data.transforms import ChooseText, Decode, Flip, RandomResizedCrop, Resize
-from vljax.models.cnn import EfficientNetLite
-from vljax.models.heads import Embedding
-from vljax.run import AdamW, Data, ModelConfig, Pretrained, Run, SoftmaxContrastive, TextTransformer
-from vljax.training.schedules import WarmupCosine
+from vljax.recipes import (
+    AdamW,
+    Builtin,
+    ChooseText,
+    Data,
+    Decode,
+    EfficientNetLite,
+    Embedding,
+    Flip,
+    HuggingFace,
+    ModelConfig,
+    Pretrained,
+    RandomResizedCrop,
+    Resize,
+    Run,
+    SoftmaxContrastive,
+    TextTransformer,
+    WarmupCosine,
+    choose,
+)
 
 CONTEXT = 16
 

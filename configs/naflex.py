@@ -6,22 +6,26 @@ square, as sequences of up to 64 patches. `naflex.py:tiny` is the same in second
 
 from quickstart import evaluators
 
-from vljax.config import choose
-from vljax.data.builtin.vocabulary import FILE as VOCABULARY
-from vljax.data.sources import Builtin
-from vljax.data.tokenizers import HuggingFace
-from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, Patchify
-from vljax.models.heads import Embedding
-from vljax.run import (
+from vljax.recipes import (
+    BUILTIN_VOCABULARY,
     AdamW,
+    Builtin,
+    ChooseText,
+    ColourJitter,
     Data,
+    Decode,
+    Embedding,
+    Flip,
+    HuggingFace,
     ModelConfig,
     NaFlexViT,
+    Patchify,
     Run,
     SoftmaxContrastive,
     TextTransformer,
+    WarmupCosine,
+    choose,
 )
-from vljax.training.schedules import WarmupCosine
 
 PATCH = 8
 SIDE = 8  # of the table of positions, and of the grid of a square image at the longest length
@@ -54,7 +58,9 @@ def recipe(variant: str = "") -> Run:
         ),
         data=Data(
             source=Builtin("train"),
-            tokenizer=HuggingFace(str(VOCABULARY), context_length=CONTEXT, cleaning="lower"),
+            tokenizer=HuggingFace(
+                str(BUILTIN_VOCABULARY), context_length=CONTEXT, cleaning="lower"
+            ),
             train_transforms=(
                 Decode(random_background=True),
                 Flip(),

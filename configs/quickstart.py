@@ -3,25 +3,30 @@
 `quickstart.py:tiny` is the same in seconds, to see that an installation works.
 """
 
-from vljax.config import choose
-from vljax.data.builtin.vocabulary import FILE as VOCABULARY
-from vljax.data.sources import Builtin
-from vljax.data.tokenizers import HuggingFace
-from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, RandomResizedCrop, Resize
-from vljax.evaluation.evaluator import Evaluator
-from vljax.models.heads import Embedding
-from vljax.run import (
+from vljax.recipes import (
+    BUILTIN_VOCABULARY,
+    Builtin,
+    ChooseText,
+    ColourJitter,
     Data,
+    Decode,
+    Embedding,
+    Evaluator,
+    Flip,
+    HuggingFace,
     ModelConfig,
+    Muon,
+    RandomResizedCrop,
+    Resize,
     Retrieval,
     Run,
     SoftmaxContrastive,
     TextTransformer,
     ViT,
+    WarmupCosine,
     ZeroShot,
+    choose,
 )
-from vljax.training.optim import Muon
-from vljax.training.schedules import WarmupCosine
 
 IMAGE_SIZE = 60
 CONTEXT = 16
@@ -60,7 +65,9 @@ def recipe(variant: str = "") -> Run:
         ),
         data=Data(
             source=Builtin("train"),
-            tokenizer=HuggingFace(str(VOCABULARY), context_length=CONTEXT, cleaning="lower"),
+            tokenizer=HuggingFace(
+                str(BUILTIN_VOCABULARY), context_length=CONTEXT, cleaning="lower"
+            ),
             train_transforms=(
                 Decode(random_background=True),
                 Resize(66, mode="pad"),

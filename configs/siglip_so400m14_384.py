@@ -12,8 +12,7 @@ pixels at two edges are not seen, as in the released model. It differs from the 
 
 from siglip_vit_b16 import siglip
 
-from vljax.config import choose
-from vljax.run import Run
+from vljax.recipes import Run, choose
 
 EXAMPLES = 45_000_000_000
 

@@ -17,14 +17,22 @@ Where it differs from the paper:
     level apart. open_clip and transformers resize with an antialiased bicubic filter instead.
 """
 
-from vljax.config import choose
-from vljax.data.sources import JsonLines
-from vljax.data.tokenizers import SentencePiece
-from vljax.data.transforms import ChooseText, Decode, Resize
-from vljax.models import presets
-from vljax.models.heads import Embedding
-from vljax.run import AdamW, Data, ModelConfig, Run, SigmoidContrastive
-from vljax.training.schedules import WarmupCosine
+from vljax.recipes import (
+    AdamW,
+    ChooseText,
+    Data,
+    Decode,
+    Embedding,
+    JsonLines,
+    ModelConfig,
+    Resize,
+    Run,
+    SentencePiece,
+    SigmoidContrastive,
+    WarmupCosine,
+    choose,
+    presets,
+)
 
 EXAMPLES = 9_000_000_000
 BATCH = 32_768

@@ -7,8 +7,7 @@ for this model.
 
 from siglip_vit_b16 import EXAMPLES, siglip
 
-from vljax.config import choose
-from vljax.run import Run
+from vljax.recipes import Run, choose
 
 
 def recipe(variant: str = "") -> Run:

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from vljax import config, inference, launch
 from vljax.config import UserError
-from vljax.data.sources import Builtin
 from vljax.data.transforms import ChooseText, Decode, Patchify, Resize
+from vljax.datasets import Builtin
+from vljax.evaluation import Retrieval
 from vljax.report.check import summarise
-from vljax.run import Retrieval, Run, prepare
+from vljax.run import Run, prepare
 from vljax.training import metrics
 
 RECIPE = Path(__file__).parents[1] / "configs" / "naflex.py"

@@ -3,14 +3,14 @@
 import pytest
 
 from tests.interop.conftest import foreign  # noqa: F401  a fixture
-from vljax.cli import main
-from vljax.data import accounting
+from vljax.commands.main import main
+from vljax.data import records
 from vljax.progress import Display, shown
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr(accounting, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(records, "_SECONDS_BETWEEN_LINES", 0)
 
 
 def test_a_line_says_how_far_it_is(caplog):

@@ -13,7 +13,7 @@ from vljax import config
 from vljax.config import UserError
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
-from vljax.models.vit import ViT
+from vljax.models.encoders import ViT
 from vljax.run import Run, prepare
 
 

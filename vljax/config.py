@@ -87,7 +87,7 @@ def member(kind: type[Component], name: str, path: str = "") -> type[Component]:
     return kind.members[name]
 
 
-# --- Serialisation -----------------------------------------------------------------------------
+# --- Serialisation --------------------------------------------------------------------------------
 
 
 def encode(value: Any) -> Any:
@@ -209,7 +209,7 @@ def to_json(recipe: Any) -> str:
     return json.dumps(encode(recipe), indent=2) + "\n"
 
 
-# --- Walking a recipe --------------------------------------------------------------------------
+# --- Walking a recipe -----------------------------------------------------------------------------
 
 
 def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -322,7 +322,7 @@ def _identity(value: Any, path: str) -> dict[str, Any]:
     return {k: v for key, item in items for k, v in _identity(item, _join(path, key)).items()}
 
 
-# --- Loading a recipe file ---------------------------------------------------------------------
+# --- Loading a recipe file ------------------------------------------------------------------------
 
 
 def load(spec: str, expected: type[T]) -> T:

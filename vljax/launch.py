@@ -16,27 +16,21 @@ from rich.console import Console
 from vljax import config
 from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
-from vljax.data.evaluation_set import EvaluationSet
-from vljax.data.source_base import located
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
+from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.data.records import located
+from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, SplitSet
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
-from vljax.evaluation.split_set import SplitSet
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
-from vljax.parallel import distributed
-from vljax.programs import (
-    StepPrograms,
-    device_batches,
-    hyper,
-    initial_state,
-    make_encode,
-)
+from vljax.parallel.processes import distributed
+from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_encode
 from vljax.run import Prepared, Run, check_trains, prepare
-from vljax.training import accounting, metrics, storage
+from vljax.training import accounting, metrics
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint import Checkpointer
+from vljax.training.checkpoint import storage
+from vljax.training.checkpoint.checkpointer import Checkpointer
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
 from vljax.training.metrics import NoWriter

@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from vljax.data.batching import Account, Batches
-from vljax.data.pipeline import train_batches
+from vljax.data.pipeline.batches import Account, Batches
+from vljax.data.pipeline.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
 from vljax.models.assembly import Variables, example_batch
 from vljax.models.layout import merge, select_like
+from vljax.optim import Hyper
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
 from vljax.run import Prepared
-from vljax.training.optim import Hyper
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
 

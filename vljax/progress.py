@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from vljax.data.accounting import Progress, log_progress
+from vljax.data.records import Progress, log_progress
 
 Unit = Literal["number", "bytes"]
 

@@ -11,50 +11,24 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vljax import config
+from vljax import config, datasets, evaluation, objectives  # noqa: F401  register components
 from vljax.config import UserError, setting, suggest
-from vljax.data.pipeline import Data
+from vljax.data import sources, transforms  # noqa: F401
+from vljax.data.pipeline.pipeline import Data
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.evaluation.evaluator import Evaluator
-from vljax.evaluation.retrieval import Retrieval
-from vljax.evaluation.zero_shot import ZeroShot
-from vljax.models import layout
+from vljax.models import encoders, heads, layout  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
-from vljax.models.cnn import EfficientNetLite
 from vljax.models.compute import AttentionKind, Compute, Precision, resolve_attention
-from vljax.models.naflex import NaFlexViT
 from vljax.models.pretrained import Pretrained
-from vljax.models.text import TextTransformer
-from vljax.models.vit import ViT
-from vljax.objectives.contrastive import Contrastive, SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives.contrastive import Contrastive
 from vljax.objectives.objective import Objective
-from vljax.parallel.distributed import DistributedConfig
+from vljax.optim import AdamW, Optimizer, rate_factors
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
+from vljax.parallel.processes.distributed import DistributedConfig
 from vljax.parallel.rules import constrain, parameter_shardings, update_shardings
-from vljax.training.optim import AdamW, Optimizer, rate_factors
-from vljax.training.state import TrainState, abstract, create, shardings
-from vljax.training.task import Task
-
-__all__ = [
-    "AdamW",
-    "Data",
-    "EfficientNetLite",
-    "MeshConfig",
-    "ModelConfig",
-    "NaFlexViT",
-    "Precision",
-    "Prepared",
-    "Pretrained",
-    "Retrieval",
-    "Run",
-    "SigmoidContrastive",
-    "SoftmaxContrastive",
-    "TextTransformer",
-    "ViT",
-    "ZeroShot",
-    "prepare",
-]
+from vljax.training.state import Task, TrainState, abstract, create, shardings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,18 +13,16 @@ from typing import Any
 
 from etils import epath
 
-import vljax.data.sources
-import vljax.data.tokenizers
-import vljax.data.transforms  # noqa: F401  a stored recipe may name any component
 from vljax import config
 from vljax.config import UserError
-from vljax.data.pipeline import plan
-from vljax.data.preprocessing import preprocessing
+from vljax.data.pipeline.pipeline import plan
+from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
-from vljax.parallel import distributed
+from vljax.parallel.processes import distributed
 from vljax.run import Prepared, Run, load_tokenizer
-from vljax.training import checkpoint, storage
-from vljax.training.checkpoint import Checkpointer
+from vljax.training.checkpoint import checkpointer as checkpoint
+from vljax.training.checkpoint import storage
+from vljax.training.checkpoint.checkpointer import Checkpointer
 from vljax.training.state import TrainState
 
 Files = Callable[[int], dict[str, bytes]]

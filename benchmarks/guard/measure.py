@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.guard.cases import CASES, Case
 
 if TYPE_CHECKING:
-    from vljax.parallel.hlo import Module
-    from vljax.parallel.hlo_loops import Executions
+    from vljax.analysis.hlo import Executions, Module
     from vljax.run import Prepared
 
 ROOT = Path(__file__).parents[2]
@@ -48,16 +47,16 @@ def counts(name: str) -> dict[str, int]:
 
 def measure(case: Case) -> dict[str, int]:
     """Compiles the step of a case in this process, and counts."""
-    from vljax.parallel.topologies import devices, quiet_environment, topology
+    from vljax.analysis.topologies import devices, quiet_environment, topology
 
     quiet_environment(os.environ)  # before anything imports JAX
     import jax
 
     from vljax import config
+    from vljax.analysis import hlo
+    from vljax.analysis.hlo import executions
+    from vljax.analysis.hlo_costs import program_flops
     from vljax.overrides import override
-    from vljax.parallel import hlo
-    from vljax.parallel.hlo_flops import program_flops
-    from vljax.parallel.hlo_loops import executions
     from vljax.programs import trace_step
     from vljax.run import Run, prepare
 
@@ -80,7 +79,7 @@ def measure(case: Case) -> dict[str, int]:
 
 def moved_bytes(module: Module, runs: Executions) -> int:
     """Main memory read and written in a step."""
-    from vljax.parallel.hlo_bytes import memory_bytes
+    from vljax.analysis.hlo_costs import memory_bytes
 
     return sum(
         runs.times[name] * memory_bytes(module, module.computations[name], instruction)
@@ -106,12 +105,11 @@ def _predicted(module: Module, runs: Executions, prepared: Prepared, target: str
     """The cycles that the compiler notes, and those of the whole predicted step.
 
     The second has what the first lacks (kernels, exposed collectives and copies), at the limits of
-    the device: `vljax.parallel.schedule`.
+    the device: `vljax.analysis.cost_model`.
     """
-    from vljax.parallel.hlo_collectives import collectives
-    from vljax.parallel.interconnect import collective_seconds
-    from vljax.parallel.schedule import program_cost
-    from vljax.parallel.topologies import topology
+    from vljax.analysis.cost_model import collective_seconds, program_cost
+    from vljax.analysis.hlo_costs import collectives
+    from vljax.analysis.topologies import topology
 
     accelerator, mesh = topology(target).accelerator, prepared.mesh
     found = collectives(module, runs, mesh)

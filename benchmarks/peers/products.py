@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vljax.parallel.hlo import Module
-from vljax.parallel.hlo_loops import executions
+from vljax.analysis.hlo import Module, executions
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def write(sources: list[Path], folder: Path, quality: int, shards: int, examples
 
 def captions(count: int) -> list[str]:
     """Distinct texts of about 15 words: titles of the built-in pictures, put together."""
-    from vljax.data.builtin.vocabulary import HERE
+    from vljax.datasets.builtin.vocabulary import HERE
 
     items = (HERE / "items.jsonl").read_text(encoding="utf-8").splitlines()
     titles = sorted({json.loads(item)["caption"] for item in items})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from vljax.parallel.hlo import Instruction, Module
+from vljax.analysis.hlo import Instruction, Module
 
 Event = tuple[int, int, str]
 """Begin and end in nanoseconds, name of the instruction."""

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.peers.photographs import ImageSpec
 from benchmarks.peers.worker import Workloads, serve
 from vljax.data.randomness import example_generator
-from vljax.data.source_base import Record
+from vljax.data.records import Record
 from vljax.data.transforms import Decode, RandomResizedCrop, Transform
 
 

@@ -23,7 +23,7 @@ from vljax.models.assembly import Variables
 from vljax.parallel.rules import batch_sharding
 from vljax.programs import compile_step, hyper, initial_state, make_encode, trace_step
 from vljax.run import Prepared, Run, prepare
-from vljax.training.checkpoint import Checkpointer
+from vljax.training.checkpoint.checkpointer import Checkpointer
 
 
 def recipe(spec: Spec) -> Run:

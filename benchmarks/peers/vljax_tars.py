@@ -12,7 +12,7 @@ import dataclasses
 from benchmarks.peers.tars import TarSpec
 from benchmarks.peers.worker import ROOT, Workloads, serve
 from vljax import config
-from vljax.data.pipeline import Data, train_batches
+from vljax.data.pipeline.pipeline import Data, train_batches
 from vljax.data.sources import WebDataset
 from vljax.data.transforms import RandomResizedCrop
 from vljax.run import Run

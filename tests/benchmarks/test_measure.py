@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.guard import measure
-from vljax.parallel import hlo
-from vljax.parallel.hlo_loops import executions
+from vljax.analysis import hlo
+from vljax.analysis.hlo import executions
 
 # A loop of three trips, with a transpose inside a fusion; a copy before it; an asynchronous one.
 PROGRAM = """\

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vljax.data.pipeline import Data
+from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip
 from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, RandomResizedCrop, Resize

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.data.samples import sample_data
-from vljax.data.pipeline import Data, train_batches
-from vljax.data.sources import Builtin, JsonLines, Mixture, Part, Phase
+from vljax.data.pipeline.pipeline import Data, train_batches
+from vljax.data.sources import JsonLines, Mixture, Part, Phase
 from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.datasets import Builtin
 
 GLOBAL_BATCH = 8
 

@@ -6,8 +6,7 @@ import fsspec
 import pytest
 
 from vljax.config import UserError
-from vljax.data.file_sets import braces, expand
-from vljax.data.files import open_file, read_range, write_file
+from vljax.data.files import braces, expand, open_file, read_range, write_file
 
 
 @pytest.mark.parametrize(

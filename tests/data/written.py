@@ -8,7 +8,7 @@ from typing import Any
 
 import webdataset
 
-from .samples import encoded, picture
+from tests.data.samples import encoded, picture
 
 
 def jpeg(seed: int = 0, height: int = 20, width: int = 24) -> bytes:

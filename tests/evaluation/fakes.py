@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vljax.data.sources import Source
+from vljax.data.records import Source
 
 
 @dataclass(frozen=True)

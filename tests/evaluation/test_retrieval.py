@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
+from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
 from vljax.config import UserError, decode, encode, validate
 from vljax.data.sources import JsonLines
 from vljax.evaluation.evaluator import Evaluator
 from vljax.evaluation.retrieval import Retrieval, distinct_captions
-
-from .fakes import FakeData, FakeModel, FakeSource
 
 CAPTIONS = ["A red fox", "a  red FOX ", "a boat", "a tree"]
 TEXTS = ["A red fox", "a boat", "a tree"]
@@ -153,7 +152,7 @@ def test_captions_are_distinct_up_to_case_and_white_space():
 
 
 def test_recipes_hold_evaluators():
-    from vljax.data.sources import Builtin
+    from vljax.datasets import Builtin
 
     evaluator = Retrieval(Builtin(split="test"), batch_size=8)
     assert decode(Evaluator, encode(evaluator)) == evaluator

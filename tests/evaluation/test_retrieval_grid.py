@@ -5,10 +5,9 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from vljax.evaluation.figures import GREEN, GREY, save
+from tests.evaluation.fakes import FakeData, FakeModel
+from vljax.evaluation.plots import GREEN, GREY, save
 from vljax.evaluation.retrieval_grid import GridRow, plot_retrieval_grid, retrieval_grid
-
-from .fakes import FakeData, FakeModel
 
 CAPTIONS = ["fox", "Fox", "boat", "tree"]
 TEXTS = ["fox", "boat", "tree", "Fox"]

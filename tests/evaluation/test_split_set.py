@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from vljax import config
-from vljax.data.evaluation_set import EvaluationSet
-from vljax.data.sources import Builtin
-from vljax.evaluation.evaluator import EvaluationData
-from vljax.evaluation.split_set import SplitSet
+from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.datasets import Builtin
+from vljax.evaluation.evaluator import EvaluationData, SplitSet
 from vljax.parallel import rows
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding

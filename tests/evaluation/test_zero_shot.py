@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
 from vljax.config import UserError, validate
-from vljax.data.evaluation_set import EvaluationSet
-from vljax.data.pipeline import Data
-from vljax.data.sources import Builtin, JsonLines
+from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.data.pipeline.pipeline import Data
+from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip
 from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.datasets import Builtin
 from vljax.evaluation.zero_shot import ZeroShot
-
-from .fakes import FakeData, FakeModel, FakeSource
 
 # Prompt ensembles must be normalised twice: the long "cat" vector would else outweigh the other.
 TEXTS = np.array([[10.0, 0.0], [0.0, 1.0], [3.0, -4.0], [0.6, -0.8]], np.float32)

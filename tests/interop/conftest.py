@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.parity.interop_cases import TRUNKS
-from vljax.interop import timm_trunks
-from vljax.interop.timm_trunks import Trunk
+from vljax.interop.open_clip import timm_trunks
+from vljax.interop.open_clip.timm_trunks import Trunk
 from vljax.models.presets import Size
 
 DATA = Path(__file__).parents[1] / "parity" / "data" / "interop"

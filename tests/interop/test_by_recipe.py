@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from vljax.cli import main
+from vljax.commands.main import main
 from vljax.inference import load
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
@@ -18,7 +18,7 @@ RECIPE = """
 from vljax.data.sources import Builtin
 from vljax.data.tokenizers import HuggingFace
 from vljax.data.transforms import ChooseText, Decode, Resize
-from vljax.models.heads import Embedding
+from vljax.models.heads.embedding import Embedding
 from vljax.run import Data, ModelConfig, Run, SigmoidContrastive, TextTransformer, ViT
 
 def recipe(variant=""):

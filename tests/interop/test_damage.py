@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet
 from tests.parity import interop_inputs as inputs
-from vljax.cli import main
+from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.inference import load
 from vljax.interop.convert import export_model, import_model

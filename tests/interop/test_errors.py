@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vljax.cli import main
+from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.interop.convert import export_model, import_model
 

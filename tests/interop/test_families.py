@@ -17,7 +17,8 @@ from vljax.config import UserError
 from vljax.inference import load
 from vljax.interop import pretrained
 from vljax.interop.convert import export_model, import_model
-from vljax.run import Pretrained, check_trains, prepare
+from vljax.models.pretrained import Pretrained
+from vljax.run import check_trains, prepare
 
 TOLERANCE = 1e-5
 

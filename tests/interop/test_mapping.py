@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
-from vljax.interop.axes import LINEAR, STACKED
-from vljax.interop.mapping import pair, rule, to_foreign, to_own
+from vljax.interop.mapping import LINEAR, STACKED, pair, rule, to_foreign, to_own
 from vljax.interop.tensors import Lazy
 
 SHAPES = {f"image/blocks/{i}/up/kernel": (2, 3) for i in (0, 1, 10)} | {"a": (1, 2), "b": (4, 2)}

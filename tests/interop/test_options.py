@@ -11,15 +11,15 @@ import pytest
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet, weights
 from tests.interop.test_traps import read
-from vljax.cli import main
+from vljax.commands.main import main
 from vljax.config import UserError
-from vljax.data.clip_words import ClipWords
 from vljax.data.tokenizers import Clip
+from vljax.data.tokenizers.clip_bpe import ClipWords
 from vljax.interop import convert, formats
 from vljax.interop.arguments import _FORMATS
 from vljax.interop.convert import import_model
-from vljax.interop.expressible import ACCEPTABLE, Losses
-from vljax.training import checkpoint
+from vljax.interop.export_issues import ACCEPTABLE, Losses
+from vljax.training.checkpoint import checkpointer
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
 
 def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None):
     """The checkpoint, cleaning and resizing otherwise."""
-    newest = checkpoint.newest(str(home / "w"))
+    newest = checkpointer.newest(str(home / "w"))
     file = None if vocabulary is None else str(vocabulary)
     found, _ = convert._trained(newest, file, "float32", None)
     tokenizer = dataclasses.replace(found.tokenizer.config, cleaning=cleaning).load()

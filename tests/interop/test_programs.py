@@ -20,18 +20,19 @@ from PIL import Image
 
 from tests.parity import interop_inputs as inputs
 from vljax import config
-from vljax.cli import main
+from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.transforms import Flip
 from vljax.inference import load
-from vljax.interop import convert, program_folder
+from vljax.interop import convert
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.expressible import Losses
+from vljax.interop.export_issues import Losses
+from vljax.interop.programs import folder as program_folder
 from vljax.interop.safetensors_files import read_file
 from vljax.models.assembly import ModelConfig
-from vljax.models.cnn import EfficientNetLite
+from vljax.models.encoders import EfficientNetLite
 from vljax.run import Run, prepare
-from vljax.training import checkpoint, manifest
+from vljax.training.checkpoint import checkpointer, manifest
 from vljax.workdir import model_files
 
 TOLERANCE = 2e-6
@@ -239,7 +240,7 @@ def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeyp
 
 
 def test_transforms_that_do_not_travel(siglip):
-    trained, _ = convert._trained(checkpoint.newest(str(siglip)), None, "float32", None)
+    trained, _ = convert._trained(checkpointer.newest(str(siglip)), None, "float32", None)
     decode, *others = trained.run.data.eval_transforms
     losses = Losses("stablehlo")
     for transforms, message in (

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.parity import interop_inputs as inputs
-from vljax.cli import main
+from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.inference import load
 from vljax.interop import export_manifest, exported
@@ -22,8 +22,8 @@ from vljax.interop.quantized import packed, quantized, unpacked
 from vljax.interop.safetensors_files import read_folder
 from vljax.interop.tensors import Lazy
 from vljax.models.assembly import Variables
-from vljax.models.quantization import FORMS
-from vljax.models.quantized import QuantizedKernel
+from vljax.models.kernels.quantization import FORMS
+from vljax.models.kernels.quantized import QuantizedKernel
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import build_model
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
-from vljax.interop.torch_file import state_dict
+from vljax.interop.torch.file import state_dict
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
 

@@ -19,8 +19,8 @@ from vljax.config import UserError
 from vljax.data.tokenizers import HuggingFace
 from vljax.interop import convert, formats
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.expressible import Losses
-from vljax.training import checkpoint
+from vljax.interop.export_issues import Losses
+from vljax.training.checkpoint import checkpointer
 
 TWO_TOWERS = ["transformers_clip_a", "transformers_siglip_a", "transformers_siglip_b", "siglip2_b"]
 
@@ -41,7 +41,7 @@ class Home:
         workdir = self.folder / f"{name}-w"
         if not workdir.exists():
             import_model(str(self.foreign(name)), str(workdir), overwrite=False, report=quiet)
-        return convert._trained(checkpoint.newest(str(workdir)), None, "float32", None)[0]
+        return convert._trained(checkpointer.newest(str(workdir)), None, "float32", None)[0]
 
 
 def quiet(done, total):

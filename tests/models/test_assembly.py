@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from tests.models.tiny import images, randomised, text, token_ids, vit
 from vljax.config import UserError, validate
 from vljax.models.assembly import (
     Model,
@@ -20,10 +21,8 @@ from vljax.models.assembly import (
 )
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.heads import Embedding
+from vljax.models.heads.embedding import Embedding
 from vljax.models.layout import leaves, unroll
-
-from .tiny import images, randomised, text, token_ids, vit
 
 Tree = dict[str, Any]
 
@@ -162,7 +161,7 @@ def test_example_batch_is_what_the_encoders_read() -> None:
     }
 
 
-# --- Axes --------------------------------------------------------------------------------------
+# --- Axes -----------------------------------------------------------------------------------------
 
 
 @LAYOUTS
@@ -267,7 +266,7 @@ def test_dropout_needs_its_key_only_in_training() -> None:
         tokens(None, train=True)
 
 
-# --- Options -----------------------------------------------------------------------------------
+# --- Options --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def bitwise_equal(a: Tree, b: Tree) -> bool:
     return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
 
 
-# --- Both layouts ------------------------------------------------------------------------------
+# --- Both layouts ---------------------------------------------------------------------------------
 
 
 def test_unrolling_slices_and_rolling_stacks_bitwise() -> None:
@@ -89,7 +89,7 @@ def test_canonical_paths_are_unrolled_ones() -> None:
     assert layout.canonical_paths(("logit_scale",), ()) == ["logit_scale"]
 
 
-# --- Patterns ----------------------------------------------------------------------------------
+# --- Patterns -------------------------------------------------------------------------------------
 
 
 def test_the_first_match_wins() -> None:
@@ -202,7 +202,7 @@ def test_factors_of_one_value_are_scalars() -> None:
     assert all(f == 3.0 for f in jax.tree.leaves(layout.factors([(".*", 3.0)], scanned(), "f")))
 
 
-# --- Parts -------------------------------------------------------------------------------------
+# --- Parts ----------------------------------------------------------------------------------------
 
 
 def test_select_takes_a_part_and_merge_puts_it_back() -> None:

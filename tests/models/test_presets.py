@@ -12,7 +12,7 @@ from vljax.models import presets
 from vljax.models.assembly import ModelConfig, build, parameter_shapes
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoder
-from vljax.models.heads import Embedding
+from vljax.models.heads.embedding import Embedding
 
 
 def parameters(name: str, encoder: Encoder, head: Embedding | None = None) -> int:

@@ -13,9 +13,8 @@ from flax.linen import meta
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
+from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.layout import roll, unroll
-from vljax.models.text import TextTransformer
-from vljax.models.vit import ViT
 
 Tree = dict[str, Any]
 

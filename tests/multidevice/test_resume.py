@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from vljax import config
+from vljax.parallel.mesh import MeshConfig
 from vljax.programs import compile_step, device_batches, hyper, initial_state
-from vljax.run import MeshConfig, Run, prepare
-from vljax.training.checkpoint import Checkpointer
+from vljax.run import Run, prepare
+from vljax.training.checkpoint.checkpointer import Checkpointer
 
 STEPS = 2
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.training import tiny
 from vljax.models.layout import leaves
+from vljax.optim import Adafactor, Muon
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding, constrain, replicated, update_shardings
-from vljax.training.optim import Adafactor, Muon
 from vljax.training.state import abstract, shardings
 from vljax.training.step import make_step
 

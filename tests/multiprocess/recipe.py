@@ -6,10 +6,13 @@ It trains on a mixture, a part of which refuses many of its examples.
 import dataclasses
 
 from vljax import config
-from vljax.data.sources import Builtin, Mixture, Part, Phase
+from vljax.data.sources import Mixture, Part, Phase
 from vljax.data.transforms import Decode
-from vljax.run import AdamW, Retrieval, Run
-from vljax.training.schedules import WarmupCosine
+from vljax.datasets import Builtin
+from vljax.evaluation import Retrieval
+from vljax.optim import AdamW
+from vljax.optim.schedules import WarmupCosine
+from vljax.run import Run
 
 STEPS = 10
 

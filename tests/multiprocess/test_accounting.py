@@ -8,8 +8,8 @@ from vljax.training import accounting
 
 SCRIPT = """
 import jax, numpy as np
-from vljax.data.batching import Account
-from vljax.data.example import Rejected
+from vljax.data.pipeline.batches import Account
+from vljax.data.pipeline.batches import Rejected
 from vljax.parallel import rows
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding

@@ -6,13 +6,13 @@ import pytest
 
 from tests.multiprocess.conftest import news
 from tests.multiprocess.joined import joined
-from vljax.training.checkpoint import steps, verify
+from vljax.training.checkpoint.checkpointer import steps, verify
 
 PRELUDE = """
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from vljax.training import manifest
-from vljax.training.checkpoint import Checkpointer
+from vljax.training.checkpoint.checkpointer import Checkpointer
 mesh = Mesh(np.array(jax.devices()), ("x",), axis_types=(AxisType.Auto,))
 split = NamedSharding(mesh, PartitionSpec("x"))
 def state(step):

@@ -13,8 +13,9 @@ import pytest
 from tests.multiprocess.conftest import news
 from tests.multiprocess.recipe import STEPS
 from tests.training.tiny import distance
-from vljax.training import accounting, metrics, saved_state
-from vljax.training.checkpoint import steps
+from vljax.training import accounting, metrics
+from vljax.training.checkpoint import saved_state
+from vljax.training.checkpoint.checkpointer import steps
 
 COMMAND = ("train.py", "tests/multiprocess/recipe.py", "--workdir")
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vljax.objectives.contrastive import sigmoid_loss, softmax_loss
-from vljax.objectives.pairs import pairs
+from vljax.objectives.pair_logits import pairs
 from vljax.parallel.mesh import MeshConfig, make_mesh
 
 BATCH, DIM = 48, 24

@@ -14,7 +14,7 @@ from vljax.objectives.contrastive import (
     softmax_loss,
 )
 from vljax.objectives.objective import Context
-from vljax.objectives.pairs import pairs
+from vljax.objectives.pair_logits import pairs
 
 BATCH, DIM = 12, 7
 # The relative error of a float32 reduction over 12 terms; the issue asks for 1e-6.

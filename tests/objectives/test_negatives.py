@@ -9,7 +9,7 @@ from tests.objectives import dense
 from tests.objectives.cases import BATCH, IMAGE, KINDS, RNG, SCALES, SOME, TEXT, loss_of, mesh_of
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Context
-from vljax.objectives.tiles import Layout
+from vljax.objectives.pair_logits import Layout
 from vljax.parallel.rules import batch_sharding
 
 # Asked of every array. Float32 gives some 3e-7 here, and 1e-6 where scale or distances are large.

@@ -7,7 +7,7 @@ import pytest
 
 from tests.objectives import dense
 from tests.objectives.cases import BATCH, IMAGE, SCALES, SOME, TEXT
-from vljax.objectives.pairs import pairs
+from vljax.objectives.pair_logits import pairs
 
 # A few roundings of float32 of numbers up to 100.
 TOLERANCE = 1e-6

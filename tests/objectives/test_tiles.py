@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.objectives.cases import IMAGE, KINDS, SOME, TEXT, loss_of, mesh_of
-from vljax.objectives.tiles import LOGITS, Layout
+from vljax.objectives.pair_logits import LOGITS, Layout
 from vljax.parallel.rules import batch_sharding
 
 

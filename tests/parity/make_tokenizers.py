@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 DATA = Path(__file__).parent / "data"
 PACKAGES = ("open_clip_torch", "ftfy", "regex", "sentencepiece", "tokenizers", "transformers")
-BUILTIN = Path(__file__).parents[2] / "vljax/data/builtin"
+BUILTIN = Path(__file__).parents[2] / "vljax/datasets/builtin"
 
 
 def train_sentencepiece(texts: list[str], **options: object) -> bytes:

@@ -15,23 +15,17 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError, differences
-from vljax.data.sources import Builtin
+from vljax.data.pipeline.pipeline import Data
 from vljax.data.tokenizers import HuggingFace
 from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.datasets import Builtin
 from vljax.interop import pretrained
-from vljax.models.assembly import Variables
-from vljax.models.heads import Embedding
-from vljax.run import (
-    Data,
-    ModelConfig,
-    Pretrained,
-    Run,
-    SigmoidContrastive,
-    SoftmaxContrastive,
-    TextTransformer,
-    ViT,
-    prepare,
-)
+from vljax.models.assembly import ModelConfig, Variables
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
+from vljax.models.pretrained import Pretrained
+from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
+from vljax.run import Run, prepare
 
 DATA = Path(__file__).parent / "data"
 SIGLIP, LIT = DATA / "big_vision.npz", DATA / "big_vision_cls.npz"

@@ -30,9 +30,9 @@ from tests.parity import interop_inputs as inputs
 from tests.parity import make_interop as other
 from tests.parity.interop_cases import TRUNKS
 from vljax.inference import load
-from vljax.interop import timm_trunks
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.timm_trunks import Trunk
+from vljax.interop.open_clip import timm_trunks
+from vljax.interop.open_clip.timm_trunks import Trunk
 from vljax.models.presets import Size
 
 TOLERANCE = 1e-5

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tests.parity.test_towers import attention
-from vljax.data.transform_patches import Patchify, grid_within
+from vljax.data.transforms.patches import Patchify, grid_within
 from vljax.models.compute import Compute
-from vljax.models.grid_positions import resample_at
-from vljax.models.naflex import NaFlexViT
+from vljax.models.encoders import NaFlexViT
+from vljax.models.layers.patches import resample_at
 
 PATCH, BUDGET, SIDE, HEADS = 4, 12, 5, 3
 TOWER_TOLERANCE = 5e-6

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vljax.interop import bert, efficientnet_lite
+from vljax.interop import efficientnet_lite
 from vljax.interop.files import read_tensors
 from vljax.interop.mapping import pair, to_own
-from vljax.interop.torch_file import state_dict
-from vljax.models.cnn import EfficientNetLite
+from vljax.interop.torch.file import state_dict
+from vljax.interop.transformers import bert
 from vljax.models.compute import Compute
+from vljax.models.encoders import EfficientNetLite, TextTransformer
 from vljax.models.layout import roll
-from vljax.models.text import TextTransformer
 
 DATA = Path(__file__).parent / "data"
 MINILM = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.parity.strings import CHUNK, CONTEXT, digest, strings
-from vljax.data.builtin.vocabulary import FILE
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece
+from vljax.datasets.builtin.vocabulary import FILE
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = json.loads((DATA / "tokenizers.json").read_text())

@@ -19,10 +19,9 @@ import pytest
 
 from vljax.models.assembly import ModelConfig, Outputs, Variables, build
 from vljax.models.compute import Compute
-from vljax.models.heads import Embedding
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
 from vljax.models.layout import leaves, roll
-from vljax.models.text import TextTransformer
-from vljax.models.vit import ViT
 
 TOLERANCE = 5e-6
 MODELS = ["clip_32", "siglip_32", "siglip_30"]

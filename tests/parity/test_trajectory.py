@@ -23,26 +23,21 @@ import pytest
 from tests.parity import trajectory as of
 from tests.parity.open_clip_weights import Arrays, parameters
 from vljax import programs
-from vljax.data.pipeline import Data
+from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import SentencePiece
 from vljax.data.transforms import ChooseText, Decode, Resize
-from vljax.models.heads import Embedding
+from vljax.models.assembly import ModelConfig
+from vljax.models.compute import Precision
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
 from vljax.models.layout import leaves, roll, unroll
+from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
+from vljax.optim import AdamW
+from vljax.optim.schedules import WarmupCosine
+from vljax.parallel.mesh import MeshConfig
 from vljax.parallel.rules import batch_sharding
-from vljax.run import (
-    AdamW,
-    MeshConfig,
-    ModelConfig,
-    Precision,
-    Run,
-    SigmoidContrastive,
-    SoftmaxContrastive,
-    TextTransformer,
-    ViT,
-    prepare,
-)
-from vljax.training.schedules import WarmupCosine
+from vljax.run import Run, prepare
 
 Tree = dict[str, Any]
 

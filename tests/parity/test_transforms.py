@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vljax.data.jpeg import Box
-from vljax.data.resampling import cut
-from vljax.data.transform_randaugment import OPERATIONS, SIGNED
+from vljax.data.images.jpeg import Box
+from vljax.data.images.resampling import cut
 from vljax.data.transforms import Blur, ColourJitter, Greyscale, RandAugment
+from vljax.data.transforms.randaugment import OPERATIONS, SIGNED
 
 REFERENCE = dict(np.load(Path(__file__).parent / "data/transforms.npz"))
 IMAGE = REFERENCE["image"]

@@ -32,7 +32,7 @@ def installed(home):
     """A home with the real vljax."""
     for name in ("vljax", "configs"):
         (home.house / name).symlink_to(ROOT / name)
-    home.program("vljax", f'#!/bin/sh\nexec {sys.executable} -m vljax.cli "$@"\n')
+    home.program("vljax", f'#!/bin/sh\nexec {sys.executable} -m vljax.commands.main "$@"\n')
     home.program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     return home
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
-from vljax.data.batching import Account
-from vljax.data.example import Rejected
+from vljax.data.pipeline.batches import Account, Rejected
 from vljax.training import accounting
 from vljax.training.accounting import FILE, Accounting
 

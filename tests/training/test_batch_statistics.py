@@ -9,13 +9,12 @@ import pytest
 
 from tests.training import tiny
 from vljax.models.assembly import ModelConfig, build, example_batch
-from vljax.models.cnn import EfficientNetLite
 from vljax.models.compute import Compute
+from vljax.models.encoders import EfficientNetLite
 from vljax.objectives.contrastive import SoftmaxContrastive
-from vljax.training.optim import AdamW
-from vljax.training.state import create, evaluated
+from vljax.optim import AdamW
+from vljax.training.state import Task, create, evaluated
 from vljax.training.step import make_step
-from vljax.training.task import Task
 
 
 @functools.cache

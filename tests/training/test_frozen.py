@@ -8,7 +8,7 @@ import pytest
 
 from tests.training import tiny
 from vljax.models.layout import leaves
-from vljax.training.optim import AdamW
+from vljax.optim import AdamW
 from vljax.training.state import evaluated
 from vljax.training.step import make_step
 

@@ -6,7 +6,7 @@ import signal
 import jax.numpy as jnp
 import pytest
 
-from vljax.parallel.shared_maximum import SharedMaximum
+from vljax.parallel.processes.agreement import SharedMaximum
 from vljax.training.interrupt import StopRequest
 
 

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from tests.training import tiny
 from vljax.config import UserError
-from vljax.data.batching import Account
-from vljax.data.example import Rejected
+from vljax.data.pipeline.batches import Account, Rejected
 from vljax.training import accounting, metrics
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint import Checkpointer, steps
+from vljax.training.checkpoint.checkpointer import Checkpointer, steps
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Loop
 from vljax.training.metrics import MetricsWriter

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vljax.training.spikes import BOUND, LEAST, WINDOW, SpikeDetector
+from vljax.training.loop import BOUND, LEAST, WINDOW, SpikeDetector
 
 
 def flagged(losses):

@@ -8,15 +8,13 @@ import numpy as np
 
 from vljax.models.assembly import ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
-from vljax.models.heads import Embedding
-from vljax.models.text import TextTransformer
-from vljax.models.vit import ViT
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
 from vljax.objectives.contrastive import SoftmaxContrastive
-from vljax.training.optim import AdamW, Hyper
-from vljax.training.schedules import WarmupCosine
-from vljax.training.state import TrainState, create
+from vljax.optim import AdamW, Hyper
+from vljax.optim.schedules import WarmupCosine
+from vljax.training.state import Task, TrainState, create
 from vljax.training.step import make_step
-from vljax.training.task import Task
 
 BATCH, STEPS = 8, 10
 TOWER = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32, "scan": False}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.parity import verify_inputs as inputs
-from vljax.cli import main
+from vljax.commands.main import main
 from vljax.data.sources import Karpathy
 from vljax.verify import released
 from vljax.verify.data import given
@@ -81,7 +81,7 @@ def test_a_difference_over_the_tolerance_is_status_1(foreign, data, monkeypatch,
 
 
 def test_lines_of_progress_where_there_is_no_terminal(foreign, data, monkeypatch, caplog):
-    monkeypatch.setattr("vljax.data.accounting._SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("vljax.data.records._SECONDS_BETWEEN_LINES", 0)
     name = "transformers_clip_a"
     verify(name, "--weights", foreign(name), *data(name)[2:], "--tolerance", "9")
     lines = [line for line in caplog.messages if line.startswith(f"{name}: encoded ")]

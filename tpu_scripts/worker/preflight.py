@@ -16,8 +16,8 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vljax.config import UserError
-from vljax.parallel import distributed
-from vljax.parallel.distributed import DistributedConfig
+from vljax.parallel.processes import distributed
+from vljax.parallel.processes.distributed import DistributedConfig
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,6 @@
-"""Evaluators (data and a model in, named numbers out) and the pictures made of their numbers."""
+"""Evaluators: a model and a data set in, named numbers out."""
+
+from vljax.evaluation.retrieval import Retrieval
+from vljax.evaluation.zero_shot import ZeroShot
+
+__all__ = ["Retrieval", "ZeroShot"]

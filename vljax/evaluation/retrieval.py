@@ -8,10 +8,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from vljax.config import UserError
-from vljax.evaluation.embedding import embed_images, embed_texts
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
-from vljax.evaluation.metrics.ranking import Similarity, embedding_ranks
-from vljax.evaluation.metrics.retrieval import chance_recall_at_k, median_rank, recall_at_k
+from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, embed_images, embed_texts
+from vljax.evaluation.metrics.ranking import (
+    Similarity,
+    chance_recall_at_k,
+    embedding_ranks,
+    median_rank,
+    recall_at_k,
+)
 
 RECALL_AT = (1, 5, 10)
 

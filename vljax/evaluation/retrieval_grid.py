@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from vljax.evaluation.embedding import embed_images, embed_texts
-from vljax.evaluation.evaluator import Encode, EvaluationData
-from vljax.evaluation.figures import GREEN, GREY, figure, save
+from vljax.evaluation.evaluator import Encode, EvaluationData, embed_images, embed_texts
 from vljax.evaluation.metrics.ranking import Similarity, embedding_ranks, similarities
+from vljax.evaluation.plots import GREEN, GREY, figure, save
 from vljax.evaluation.retrieval import captioned, distinct_captions
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from einops import reduce
 from jaxtyping import Float
 
 from vljax.config import UserError
-from vljax.evaluation.embedding import embed_images, embed_texts
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator
+from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, embed_images, embed_texts
 from vljax.evaluation.metrics.classification import mean_per_class_recall, top_k_accuracy
 from vljax.evaluation.metrics.ranking import Similarity, embedding_ranks
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vljax.interop.expressible import ACCEPTABLE
+from vljax.interop.export_issues import ACCEPTABLE
 from vljax.interop.formats import MODULES
-from vljax.models.quantization import FORMS
+from vljax.models.kernels.quantization import FORMS
 
 NAMES = ("import", "export")
 

@@ -9,11 +9,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vljax.config import UserError
-from vljax.interop.axes import BATCHED, SAME
-from vljax.interop.mapping import Rule, rule
+from vljax.interop.mapping import BATCHED, SAME, Rule, rule
 from vljax.interop.tensors import Lazy, Tensor
-from vljax.models.text import TextTransformer
-from vljax.models.vit import ViT
+from vljax.models.encoders import TextTransformer, ViT
 
 SUBTREES = {"image": "img", "text": "txt", "logit_scale": "t", "logit_bias": "b"}
 """What of a model with two towers our parts are."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vljax.interop.axes import CONVOLUTION
-from vljax.interop.mapping import Rule, rule
-from vljax.models.cnn import EfficientNetLite
+from vljax.interop.mapping import CONVOLUTION, Rule, rule
+from vljax.models.encoders import EfficientNetLite
 
 IGNORED = (r".*\.num_batches_tracked", r"_fc\.(weight|bias)")
 """Counts of steps, and the classifier, which no tower has."""

@@ -9,7 +9,7 @@ from vljax.config import UserError, suggest
 from vljax.interop.plain_npz import read_npz
 from vljax.interop.safetensors_files import read_file
 from vljax.interop.tensors import Tensor
-from vljax.interop.torch_file import state_dict
+from vljax.interop.torch.file import state_dict
 
 _TORCH = (".pth", ".pt", ".bin")
 

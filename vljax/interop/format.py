@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
+from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import HuggingFace, LoadedTokenizer, SentencePiece
 from vljax.data.transforms import ChooseText, Decode, Transform
-from vljax.interop.expressible import Losses
+from vljax.interop.export_issues import Losses
 from vljax.interop.mapping import Rule
 from vljax.interop.safetensors_files import Progress
 from vljax.interop.stored import StoredParameter
 from vljax.interop.tensors import Lazy, Tensor
+from vljax.models.assembly import ModelConfig
+from vljax.models.compute import Precision
 from vljax.models.encoder import Encoder
-from vljax.models.heads import Embedding
-from vljax.models.transformer import TransformerConfig
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
+from vljax.models.layers.blocks import TransformerConfig
 from vljax.objectives.objective import Objective
-from vljax.run import Data, ModelConfig, Precision, Run, TextTransformer, ViT
+from vljax.run import Run
 
 
 @dataclass(frozen=True)

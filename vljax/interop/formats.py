@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from vljax.interop.format import Format
 
 MODULES = {
-    "transformers": "vljax.interop.transformers",
-    "open_clip": "vljax.interop.open_clip",
+    "transformers": "vljax.interop.transformers.format",
+    "open_clip": "vljax.interop.open_clip.format",
     "safetensors": "vljax.interop.plain_safetensors",
     "npz": "vljax.interop.plain_npz",
-    "stablehlo": "vljax.interop.stablehlo",
-    "onnx": "vljax.interop.onnx_graphs",
+    "stablehlo": "vljax.interop.programs.stablehlo",
+    "onnx": "vljax.interop.programs.onnx",
 }
 """Each defines FORMAT. On import they are asked in this order."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vljax.config import UserError
 from vljax.interop import plain
-from vljax.interop.expressible import Losses
+from vljax.interop.export_issues import Losses
 from vljax.interop.format import Format, Reading, Trained, Writing
 from vljax.interop.safetensors_files import Progress
 from vljax.interop.tensors import FLOATS, Lazy

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vljax.interop import export_manifest, exported, plain
+from vljax.interop.export_issues import Losses
 from vljax.interop.exported import WEIGHTS
-from vljax.interop.expressible import Losses
 from vljax.interop.format import Format, Reading, Trained, Writing
 from vljax.interop.quantized import dequantizing, kernels
 from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
 from vljax.interop.tensors import Tensor
+from vljax.models.kernels.quantization import Form
 from vljax.models.layout import unrolled_shapes
-from vljax.models.quantization import Form
 from vljax.run import Prepared
 
 

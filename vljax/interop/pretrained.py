@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, suggest
-from vljax.interop import bert, big_vision, efficientnet_lite, vit
-from vljax.interop.axes import BATCHED
+from vljax.interop import big_vision, efficientnet_lite
 from vljax.interop.files import read_tensors, split
-from vljax.interop.lone_tower import unprefixed
-from vljax.interop.mapping import Pair, Rule, pair, rule, to_own
+from vljax.interop.mapping import BATCHED, Pair, Rule, pair, rule, to_own
+from vljax.interop.single_tower import unprefixed
 from vljax.interop.tensors import Lazy, Tensor
+from vljax.interop.transformers import bert, vit
 from vljax.models.assembly import ModelConfig, Variables
-from vljax.models.cnn import EfficientNetLite
 from vljax.models.encoder import Encoder
-from vljax.models.heads import Embedding
+from vljax.models.encoders import EfficientNetLite, TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
 from vljax.models.layout import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
-from vljax.models.text import TextTransformer
-from vljax.models.vit import ViT
 from vljax.run import Prepared, Run
 
 Shape = tuple[int, ...]

@@ -17,7 +17,8 @@ from vljax.config import UserError
 from vljax.interop.safetensors_files import Progress
 from vljax.interop.tensors import Lazy
 from vljax.models.layout import canonical_paths, leaves
-from vljax.training import orbax_noise, saved_state, storage
+from vljax.training.checkpoint import saved_state, storage
+from vljax.training.checkpoint import saved_state as orbax_noise
 
 Shape = tuple[int, ...]
 _CACHE_BYTES = 2**31

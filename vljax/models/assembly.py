@@ -14,8 +14,8 @@ from jaxtyping import Array
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoder
-from vljax.models.heads import Embedding, Head
-from vljax.models.layers import named
+from vljax.models.heads.embedding import Embedding, Head
+from vljax.models.layers.layers import named
 
 Batch = Mapping[str, Any]
 Outputs = dict[str, Array]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from vljax.config import UserError, suggest
-from vljax.models.text import TextTransformer
-from vljax.models.vit import ViT
+from vljax.models.encoders import TextTransformer, ViT
 
 
 class Size(NamedTuple):

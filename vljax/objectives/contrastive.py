@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vljax.objectives.negatives import Direction, sigmoid_negatives, softmax_negatives
 from vljax.objectives.objective import Batch, Context, Objective, Result, Scalar
-from vljax.objectives.pairs import Pairs, Similarity, pairs
-from vljax.objectives.sigmoid_negatives import sigmoid_negatives
-from vljax.objectives.softmax_negatives import Direction, softmax_negatives
-from vljax.objectives.tiles import ONE_DEVICE, Layout
+from vljax.objectives.pair_logits import ONE_DEVICE, Layout, Pairs, Similarity, pairs
 
 
 class Outcome(NamedTuple):

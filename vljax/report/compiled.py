@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vljax.compile import Report
+from vljax.analysis.compile import Report
 from vljax.report.text import in_bytes, say
 
 

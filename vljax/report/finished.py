@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vljax.launch import Finished
 from vljax.report.text import say
-from vljax.training import storage
+from vljax.training.checkpoint import storage
 
 
 def print_finished(finished: Finished) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from vljax.config import UserError
-from vljax.data.batching import Account
-from vljax.parallel import distributed
-from vljax.training import row_file
-from vljax.training.row_file import Row, RowFile
+from vljax.data.pipeline.batches import Account
+from vljax.parallel.processes import distributed
+from vljax.training import jsonl_log
+from vljax.training.jsonl_log import Row, RowFile
 
 FILE = "accounting.json"
 """In a checkpoint, the counts up to its step."""
@@ -177,4 +177,4 @@ def _kinds(counts: Mapping[str, int]) -> dict[str, int]:
 
 def read(workdir: str) -> list[Row]:
     """The bad examples of a workdir, each once; see `Listed`."""
-    return row_file.read(workdir, _NAME)
+    return jsonl_log.read(workdir, _NAME)

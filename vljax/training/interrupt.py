@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 
 from jaxtyping import Array
 
-from vljax.parallel.shared_maximum import SharedMaximum
+from vljax.parallel.processes.agreement import SharedMaximum
 
 
 class Interrupted(Exception):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import Array
 
 from vljax.config import UserError
-from vljax.parallel import distributed
-from vljax.parallel.shared_maximum import shared_maximum
+from vljax.optim import Hyper
+from vljax.parallel.processes import distributed
+from vljax.parallel.processes.agreement import shared_maximum
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint import Checkpointer
+from vljax.training.checkpoint.checkpointer import Checkpointer
 from vljax.training.gradients import Metrics
-from vljax.training.in_flight import InFlight
 from vljax.training.interrupt import Interrupted, StopRequest
 from vljax.training.metrics import Writer
-from vljax.training.optim import Hyper
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState
 
@@ -163,3 +166,112 @@ class Loop:
         self.accounting.settle(step)
         files = {**self.files(step), **self.accounting.files()}
         self.checkpointer.save(step, state, files)
+
+
+# Steps that were started and are not waited for yet, and what is looked at once they are done
+
+LIMIT = 2
+"""Without one, batches would pile up in memory: steps run behind the loop."""
+
+
+class _Started(NamedTuple):
+    step: int
+    metrics: Metrics
+    stop: Array | None
+
+
+class InFlight:
+    """The steps that run behind the loop.
+
+    What is looked at is that of finished steps, so that nothing waits for the devices; all
+    processes of a run see the same values after the same step.
+    """
+
+    def __init__(
+        self, stop: StopRequest, max_skipped: int, writer: Writer, say: Callable[[str], None]
+    ) -> None:
+        """`max_skipped`: so many steps in a row without an update end the run."""
+        self._stop, self._max_skipped = stop, max_skipped
+        self._writer, self._say = writer, say
+        self._started: deque[_Started] = deque()
+        self._spikes = SpikeDetector()
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Notes a step that was just started; waits for one where there are too many."""
+        self._started.append(_Started(step, metrics, self._stop.ask()))
+        self._settle(LIMIT)
+
+    def done(self) -> bool:
+        """Whether the devices are done with all of them."""
+        return all(each.metrics["loss"].is_ready() for each in self._started)  # type: ignore[attr-defined]
+
+    def drain(self) -> None:
+        """Waits for all of them."""
+        self._settle(0)
+
+    def _settle(self, left: int) -> None:
+        """Raises UserError where too many steps in a row were skipped."""
+        while len(self._started) > left:
+            step, metrics, stop = self._started.popleft()
+            loss, skipped = jax.device_get((metrics["loss"], metrics["skipped_in_a_row"]))
+            self._stop.take(stop)
+            if skipped >= self._max_skipped:
+                raise UserError(_too_many(step, int(skipped), metrics))
+            if (above := self._spikes.deviations(float(loss))) is not None:
+                self._writer.write(step, {"loss_spike": above})
+                self._say(
+                    f"step {step}: loss {loss:.4f} is {above:.0f} deviations above the median of"
+                    " the last; the batch follows from recipe, seed and step and can be made again"
+                )
+
+
+def _too_many(step: int, skipped: int, metrics: Metrics) -> str:
+    names = ("loss", "gradient_norm", "valid_examples")
+    values = ", ".join(f"{name} {float(metrics[name]):g}" for name in names if name in metrics)
+    return (
+        f"max_skipped_steps: {skipped} steps in a row were skipped up to step {step} ({values}),"
+        " for want of finite gradients or of valid examples; the checkpoints before stay: look at"
+        " the data, or start anew with a lower optim.learning_rate or compute in float32"
+    )
+
+
+# --- Losses that stand out from those before them -------------------------------------------------
+
+WINDOW = 128
+LEAST = 32
+"""Losses that must be known before one can be said to stand out."""
+BOUND = 8.0
+"""Robust standard deviations above the median."""
+
+_MAD_TO_DEVIATION = 1.4826
+"""Median absolute deviation to standard deviation, for a normal distribution."""
+_FLOOR = 1e-3
+"""Least deviation relative to the median, since the losses of a plateau hardly differ."""
+
+
+class SpikeDetector:
+    """Compares each loss with the median and the spread of the last ones.
+
+    Both are robust: neither a spike nor the next ones behind it move them. A loss that is not
+    finite is passed over; its step changes nothing and is counted elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=WINDOW)
+
+    def deviations(self, loss: float) -> float | None:
+        """How many deviations a loss lies above the median where it is a spike, else None.
+
+        Args:
+          loss: of the next step.
+        """
+        if not math.isfinite(loss):
+            return None
+        before = np.asarray(self._last)
+        self._last.append(loss)
+        if len(before) < LEAST:
+            return None
+        median = np.median(before)
+        spread = _MAD_TO_DEVIATION * np.median(np.abs(before - median))
+        above = float((loss - median) / max(spread, _FLOOR * abs(median), np.finfo(float).tiny))
+        return above if above > BOUND else None

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
-from vljax.training import row_file
-from vljax.training.row_file import Row, RowFile
+from vljax.training import jsonl_log
+from vljax.training.jsonl_log import Row, RowFile
 
 __all__ = ["TIMED", "MetricsWriter", "NoWriter", "Row", "Writer", "read"]
 
@@ -63,4 +63,4 @@ def read(workdir: str) -> list[Row]:
 
     A line that was cut off by a crash is passed over.
     """
-    return row_file.read(workdir, _NAME)
+    return jsonl_log.read(workdir, _NAME)

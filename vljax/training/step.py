@@ -12,10 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from vljax.models.layout import factors, merge, select_like
 from vljax.objectives.objective import Batch, Scalar
+from vljax.optim import Hyper, apply_direction, rate_factors
 from vljax.training.gradients import Metrics, gradients_of
-from vljax.training.optim import Hyper, apply_direction, rate_factors
-from vljax.training.state import TrainState
-from vljax.training.task import Task
+from vljax.training.state import Task, TrainState
 
 Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vljax.config import UserError
-from vljax.data.evaluation_set import EvaluationSet
 from vljax.data.files import read_bytes
-from vljax.data.pipeline import Data
-from vljax.data.sources import Karpathy, Source
-from vljax.data_commands.given import given_sources
+from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.data.pipeline.pipeline import Data
+from vljax.data.records import Source
+from vljax.data.sources import Karpathy
+from vljax.data_tools.source_arguments import given_sources
 from vljax.verify.released import TASKS
 
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"

@@ -12,12 +12,10 @@ import numpy as np
 
 from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError, suggest
-from vljax.evaluation.embedding import ImageEmbeddings, embed_images, embed_texts
-from vljax.evaluation.evaluator import Batch, Encode
-from vljax.evaluation.metrics.ranking import embedding_ranks
-from vljax.evaluation.metrics.retrieval import recall_at_k
+from vljax.evaluation.evaluator import Batch, Encode, ImageEmbeddings, embed_images, embed_texts
+from vljax.evaluation.metrics.ranking import embedding_ranks, recall_at_k
 from vljax.evaluation.zero_shot import ZeroShot
-from vljax.interop.reading import Mapped, read_model
+from vljax.interop.foreign_model import Mapped, read_model
 from vljax.programs import make_encode
 from vljax.verify.data import Given, NamedSet
 from vljax.verify.released import RELEASED, Figure, Released

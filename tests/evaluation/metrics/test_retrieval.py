@@ -5,8 +5,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from vljax.evaluation.metrics.ranking import best_positive_ranks
-from vljax.evaluation.metrics.retrieval import chance_recall_at_k, median_rank, recall_at_k
+from vljax.evaluation.metrics.ranking import (
+    best_positive_ranks,
+    chance_recall_at_k,
+    median_rank,
+    recall_at_k,
+)
 
 
 def test_recall_worked_by_hand():

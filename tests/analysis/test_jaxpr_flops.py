@@ -1,0 +1,73 @@
+"""FLOPs of a training step, counted before it is compiled."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vljax.analysis.jaxpr_flops import training_flops
+
+ROWS, WIDTH, LAYERS = 32, 48, 5
+PRODUCT = 2 * ROWS * WIDTH * WIDTH
+X = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32)
+W = jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)
+STACK = jax.ShapeDtypeStruct((LAYERS, WIDTH, WIDTH), jnp.float32)
+
+
+def test_the_first_layer_has_no_gradient_to_its_input():
+    assert training_flops(lambda w, x: x @ w, W, X) == 2 * PRODUCT
+    assert training_flops(lambda w, x: jnp.tanh(x @ w[0]) @ w[1], [W, W], X) == (2 + 3) * PRODUCT
+
+
+def test_what_is_frozen_costs_its_forward_pass_only():
+    def both(trained, frozen, x):
+        return jnp.tanh(x @ frozen) @ trained
+
+    assert training_flops(both, W, W, X) == (1 + 2) * PRODUCT
+    # Below what is trained, a frozen layer hands the gradient on.
+    assert training_flops(lambda t, f, x: (x @ t) @ f, W, W, X) == (2 + 2) * PRODUCT
+    assert training_flops(lambda t, f, x: jax.lax.stop_gradient(x @ t) @ f, W, W, X) == 3 * PRODUCT
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_scan_is_what_it_is_unrolled(remat):
+    """The carry depends on what is trained from the first layer on; the count says all layers."""
+
+    def block(c, w):
+        return jnp.tanh(c @ w), None
+
+    def forward(w, x):
+        return jax.lax.scan(jax.checkpoint(block) if remat else block, x, w)[0]
+
+    assert training_flops(forward, STACK, X) == 3 * LAYERS * PRODUCT
+
+
+def test_the_dearest_branch():
+    def forward(w, x):
+        return jax.lax.cond(x[0, 0] > 0, lambda: (x @ w) @ w, lambda: x)
+
+    assert training_flops(forward, W, X) == (2 + 3) * PRODUCT
+
+
+def test_patches():
+    kernel = jax.ShapeDtypeStruct((4, 4, 3, 8), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+
+    def patches(w, x):
+        return jax.lax.conv_general_dilated(
+            x, w, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    assert training_flops(patches, kernel, images) == 2 * 2 * (2 * 16 * 8 * 4 * 4 * 3)
+
+
+def test_it_agrees_with_the_compiled_gradient():
+    from vljax.analysis.hlo import executions, parse
+    from vljax.analysis.hlo_costs import program_flops
+
+    def loss(w, x):
+        hidden = jax.lax.scan(lambda c, v: (jnp.tanh(c @ v), None), x @ w[0], w[1:])[0]
+        return jnp.square(hidden).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(STACK, X).compile().as_text()
+    module = parse(text)
+    assert training_flops(loss, STACK, X) == program_flops(module, executions(module))

@@ -1,0 +1,26 @@
+"""FLOPs of kernels: the tiled attention that ships with JAX, against the formula."""
+
+import jax
+import jax.numpy as jnp
+
+from vljax.analysis.jaxpr_flops import kernel_flops
+from vljax.models.layers.attention import splash
+
+BATCH, LENGTH, HEADS, DIM = 3, 256, 2, 64
+PRODUCT = 2 * BATCH * HEADS * LENGTH * LENGTH * DIM
+
+
+def test_tiled_attention():
+    """Forward two products; then five, and the two that both backward kernels compute again."""
+
+    def loss(query, key, value):
+        return splash(query, key, value, None).astype(jnp.float32).sum()
+
+    x = jax.ShapeDtypeStruct((BATCH, LENGTH, HEADS, DIM), jnp.bfloat16)
+    traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(x, x, x)
+    flops = {name: count for (name, _), count in kernel_flops(traced.jaxpr).items()}
+    names = {"fwd": 2, "dkv": 4, "dq": 3}
+    assert len(flops) == len(names)
+    for part, products in names.items():
+        (count,) = (count for name, count in flops.items() if part in name)
+        assert count == products * PRODUCT

@@ -1,0 +1,175 @@
+"""`vljax data inspect`, in the process of the tests."""
+
+import csv
+import json
+
+import pytest
+
+from tests.data.samples import encoded, picture
+from vljax.commands.main import main
+from vljax.data.files import filesystem
+
+
+@pytest.fixture
+def table(tmp_path):
+    same, truncated = encoded(picture(60, 90, seed=50), "JPEG"), encoded(picture(60, 90), "JPEG")
+    files = {
+        **{f"{i}.png": encoded(picture(40, 80, seed=i + 1)) for i in range(4)},
+        "same1.jpg": same,
+        "same2.jpg": same,
+        "like.jpg": encoded(picture(60, 90, seed=50), "JPEG", quality=50),
+        "alpha.png": encoded(picture(40, 30, 4, seed=60)),
+        "truncated.jpg": truncated[: len(truncated) // 2],
+        "page.jpg": b"<html>",
+        "large.png": encoded(picture(100, 200, seed=70)),
+    }
+    captions = {
+        "0.png": "A  dog",
+        "1.png": "a dog",
+        "2.png": " ",
+        "3.png": "<script>x</script> собака собака собака",
+    }
+    rows = [["image", "caption"]]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        rows.append([name, captions.get(name, f"one of {name}")])
+    rows.append(["gone.png", "not there"])
+    with open(tmp_path / "set.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return tmp_path / "set.csv"
+
+
+def run(capsys, *argv):
+    status = main(["data", "inspect", *map(str, argv)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def found(capsys, *argv):
+    status, out, _ = run(capsys, *argv, "--json", "-")
+    assert status == 0
+    return json.loads(out)["sources"][0]
+
+
+def test_everything_of_a_small_set(table, capsys):
+    result = found(capsys, table, "--max-pixels", 10_000)
+    assert (result["examples"], result["examined"], result["seed"]) == (12, 12, None)
+    kinds = {kind: about["count"] for kind, about in result["unusable"]["kinds"].items()}
+    assert kinds == dict.fromkeys(
+        ("truncated", "not_an_image", "too_many_pixels", "no_caption", "unreadable"), 1
+    )
+    assert result["unusable"]["kinds"]["truncated"]["first"][0]["example"] == 8
+    images, captions = result["images"], result["captions"]
+    assert images["formats"] == {"PNG": 6, "JPEG": 4}
+    assert (images["number"], images["alpha"], images["width"]["largest"]) == (10, 1, 200)
+    assert (captions["number"], captions["blank"]) == (10, 1)
+    assert captions["scripts"] == {"Latin": 9, "Cyrillic": 1}
+    assert captions["repeated"]["most_frequent"] == [{"caption": "A  dog", "count": 2}]
+    duplicates = result["duplicates"]
+    assert duplicates["exact"]["largest"] == [{"size": 2, "examples": [4, 5]}]
+    assert duplicates["near"]["largest"] == [{"size": 2, "examples": [4, 6]}]
+
+
+def test_headers_alone(table, capsys):
+    result = found(capsys, table, "--headers-only")
+    assert "truncated" not in result["unusable"]["kinds"]
+    assert result["duplicates"]["near"] is None
+    assert result["duplicates"]["exact"]["groups"] == 1
+
+
+def test_a_sample_says_what_it_is(capsys):
+    status, out, _ = run(capsys, "builtin:test", "--sample", 20, "--sample-seed", 3)
+    assert status == 0
+    text = " ".join(out.split())
+    assert (
+        "20 of 424 examples were looked at, drawn at random without replacement with seed 3" in text
+    )
+
+
+def test_tokens_of_a_given_tokenizer(table, capsys):
+    words = ("--tokenizer", "clip", "--tokenizer.context_length", 4)
+    tokens = found(capsys, table, *words)["captions"]["tokens"]
+    assert (tokens["tokenizer"], tokens["context_length"]) == ("clip", 4)
+    assert tokens["cut"] == tokens["number"] - 2  # "a dog" needs four
+    assert "tokens" not in found(capsys, table, "--tokenizer", "none")["captions"]
+
+
+def test_a_recipe_stands_for_its_sources_and_tokenizer(capsys):
+    words = ("configs/quickstart.py", "--data.source.split", "test", "--sample", 8)
+    result = found(capsys, *words)
+    assert (result["source"], result["captions"]["tokens"]["context_length"]) == (
+        "builtin:test",
+        16,
+    )
+
+
+def test_fields_of_the_tokenizer_are_those_of_the_recipe(capsys):
+    words = ("configs/quickstart.py", "--data.source.split", "test", "--sample", 8)
+    own = found(capsys, *words)["captions"]["tokens"]
+    short = found(capsys, *words, "--tokenizer.context_length", 5)["captions"]["tokens"]
+    assert short["context_length"] == 5
+    for name in ("tokenizer", "number", "smallest", "mean", "largest"):
+        assert short[name] == own[name]
+
+
+def test_a_folder_that_is_called_like_a_tokenizer_is_none(table, tmp_path, capsys, monkeypatch):
+    (tmp_path / "clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert found(capsys, table)["captions"]["tokens"]["tokenizer"] == "clip"
+
+
+def test_scenes_need_no_path(capsys):
+    result = found(capsys, "scenes", "--examples", 3, "--size", 64)
+    assert (result["examples"], result["images"]["formats"]) == (3, {"BMP": 3})
+
+
+def test_the_page_holds_pictures_and_no_markup_of_captions(table, tmp_path, capsys):
+    status, _, _ = run(capsys, table, "--html", tmp_path / "pages" / "set.html")
+    page = (tmp_path / "pages" / "set.html").read_text()
+    assert status == 0
+    assert page.count("<img") >= 8
+    assert "<script" not in page
+    assert "&lt;script&gt;x&lt;/script&gt;" in page
+    assert 'src="http' not in page
+
+
+def test_the_page_may_be_written_to_a_url(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(
+        capsys, table, "--headers-only", "--html", "memory://pages/set.html", "--json", "-"
+    )
+    assert json.loads(result[1])["html"] == "memory://pages/set.html"
+    system, path = filesystem("memory://pages/set.html")
+    assert system.cat_file(path).startswith(b"<!doctype html>")
+    assert not (tmp_path / "memory:").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--sample", "3"), "name a data set: vljax data inspect PATH"),
+        (("builtin:test", "--sample", "0"), "--sample: needs a number of 1 or more, got '0'"),
+        (("builtin:test", "--sample-seed", "-1"), "--sample-seed: must be 0 or more, got -1"),
+        (("builtin:test", "--html", "."), "--html .: is a folder; name a file in it"),
+        (("builtin:test", "--html", "gss://b/x.html"), "gss://b/x.html: unknown kind of address"),
+        (("builtin:test", "--tokenizer", "clpi"), "--tokenizer: unknown tokenizer 'clpi'"),
+        (("builtin:test", "--tokenizer", "none", "--tokenizer.cleaning", "lower"),
+         "--tokenizer.cleaning: --tokenizer is none"),
+        (("builtin:test", "--tokenizer.cleening", "lower"), "unknown field 'cleening'"),
+        (("scenes:x",), "scenes:x: scenes is not made from a path"),
+        (("gone",), "gone: cannot tell what kind of data set this is"),
+        (("configs/gone.py",), "no recipe file 'configs/gone.py'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(capsys, words, message):
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(capsys, "--help")
+    assert stop.value.code == 0
+    assert "--sample-seed" in capsys.readouterr().out

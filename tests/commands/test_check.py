@@ -1,0 +1,241 @@
+"""`vljax check`: one line and exit status 2 for everything that a recipe can get wrong."""
+
+import json
+import sys
+
+import pytest
+
+from tests.commands.conftest import ROOT
+from vljax.commands.main import main
+
+QUICKSTART = "configs/quickstart.py:tiny"
+CHECK = ("-m", "vljax.commands.main", "check")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [
+        # Counts of the released models: open_clip's ViT-B-16, timm's SigLIP models.
+        ("clip_vit_b16", 149_620_737),
+        ("siglip_vit_b16", 203_155_970),
+        ("siglip_vit_l16_256", 652_150_786),
+        ("siglip_so400m14_384", 877_960_498),
+        ("clip_vit_g14", 1_366_678_273),
+    ],
+)
+def test_published_recipes_pass_with_their_data_unset(call, recipe, parameters):
+    status, out, err = call(*CHECK, f"configs/{recipe}.py", "--json", "-")
+    assert status == 0, err
+    summary = json.loads(out)
+    assert summary["parameters"]["total"] == parameters
+    assert "data.source.path: unset" in summary["notes"]
+    assert summary["ready"] is False
+    assert "data.source.path" in summary["unset"]
+    assert ("data.tokenizer.path: unset" in summary["notes"]) == recipe.startswith("siglip")
+    left_over = [note for note in summary["notes"] if "6 pixels" in note]
+    assert bool(left_over) == (recipe == "siglip_so400m14_384")
+
+
+def test_a_table_for_people(call):
+    status, out, _ = call(*CHECK, QUICKSTART)
+    assert status == 0
+    assert "configs/quickstart.py:tiny: valid" in out
+    assert "parameters, total" in out
+    assert "to train, set" not in out
+    assert "on each device, optimizer state" in out
+    assert "every parameter whole on each device" in out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--json", "{}", QUICKSTART, "--steps", "30"),
+        (QUICKSTART, "--json={}", "--steps", "30"),
+        (QUICKSTART, "--steps", "30", "--json", "{}"),
+    ],
+)
+def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "summary.json"
+    assert main(["check", *(arg.format(path) for arg in args)]) == 0, capsys.readouterr().err
+    summary = json.loads(path.read_text())
+    assert summary["steps"] == 30
+    assert summary["ready"] is True
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["--optm.learning_rate", "1"],
+            "unknown field 'optm.learning_rate'; did you mean 'optim'?",
+        ),
+        (
+            ["--optim.learning_rat", "1"],
+            "unknown field 'optim.learning_rat'; did you mean 'optim.learning_rate'?",
+        ),
+        (["--optim.learning_rate", "fast"], "could not convert string to float: 'fast'"),
+        (["--optim.learning_rate", "0"], "optim.learning_rate: must be positive, not 0.0"),
+        (["--steps", "1.5"], "invalid literal for int"),
+        (["--steps", "0"], "steps: must be at least 1, not 0"),
+        (
+            ["--objectives.contrastive", "sigmod"],
+            "unknown objective 'sigmod'; did you mean 'sigmoid'?",
+        ),
+        (
+            ["--model.encoders.image.patch_size", "61"],
+            "patch_size: a patch of 61 pixels is larger than the image (60 pixels)",
+        ),
+        (
+            ["--model.encoders.text.heads", "5"],
+            "heads: 5 heads do not divide the width 32; 4 would",
+        ),
+        (
+            ["--model.encoders.image.image_size", "32"],
+            "model.encoders.image: is made for (32, 32, 3), but the data gives (60, 60, 3)",
+        ),
+        (
+            ["--model.encoders.text.context_length", "8"],
+            "model.encoders.text: is made for (8,), but the data gives (16,)",
+        ),
+        (
+            ["--model.encoders.text.vocab_size", "100"],
+            "model.encoders.text.vocab_size: 100 is less than the tokenizer's 2048 ids; set it",
+        ),
+        (
+            ["--model.encoders.text.pooling", "eos", "--data.tokenizer.truncation", "cut"],
+            "model.encoders.text.pooling: eos needs an end token in every text, also in one that",
+        ),
+        (
+            ["--final_evaluators.retrieval.source.split", "validation"],
+            "final_evaluators.retrieval: and evaluators.retrieval both measure "
+            "'retrieval/builtin/validation'; drop one",
+        ),
+        (
+            ["--mesh.data", "3"],
+            "mesh: data 3 x fsdp 1 x tensor 1 does not fit 1 device(s); --mesh.data -1 takes the "
+            "rest; for another machine: vljax compile RECIPE --topology",
+        ),
+        (
+            ["--optim.decay_rules", ".*kernell", "1", ".*", "0"],
+            "optim.decay_rules: '.*kernell' matches no parameter",
+        ),
+        (
+            ["--optim.decay_rules", ".*kernel", "1"],
+            "optim.decay_rules: no pattern covers",
+        ),
+        (
+            ["--objectives.contrastive.trains", "imag/.*"],
+            "objectives.contrastive.trains: 'imag/.*' matches no parameter",
+        ),
+        (
+            ["--data.tokenizer.path", "/no/such"],
+            "data.tokenizer.path: no such file or folder: /no/such",
+        ),
+        (["--data.source", "jsonl", "--data.source.path", "/no"], "data.source.path: no such file"),
+        (
+            ["--objectives.contrastive.similarity", "euclidean"],
+            "similarity: is cosine, but the objectives use euclidean",
+        ),
+        (
+            ["--optim.schedule.warmup_steps", "20"],
+            "optim.schedule.warmup_steps: 20 leaves nothing of a run of 20 steps",
+        ),
+        (
+            ["--optim.decay_rules", ".*", "0", ".*kernel", "1"],
+            "optim.decay_rules: '.*kernel' is never reached: '.*' comes before it",
+        ),
+        (["--optim.learning_rate", "nan"], "optim.learning_rate: must be finite, got nan"),
+        (["--optim.epsilon", "0"], "optim.epsilon: must be positive, not 0.0"),
+        (
+            ["--objectives.contrastive.temperature", "0"],
+            "objectives.contrastive.temperature: must be positive, not 0.0",
+        ),
+        (
+            ["--objectives.contrastive.max_scale", "0"],
+            "objectives.contrastive.max_scale: must be positive, or None for no limit, not 0.0",
+        ),
+        (["--objectives.contrastive", "none"], "objectives: a run needs at least one"),
+        (["--data.source", "none"], "data.source: cannot be none"),
+        (["--json"], "--json needs a path, or - for standard output"),
+        (["--json="], "--json needs a path, or - for standard output"),
+        (["--json", "--steps", "3"], "--json needs a path, or - for standard output"),
+        (["--json", "/no/such/folder/x.json"], "--json /no/such/folder/x.json: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_recipe_can_get_wrong(in_process, overrides, message):
+    assert message in in_process("check", QUICKSTART, *overrides)
+
+
+def test_a_batch_that_the_mesh_cannot_split(in_process):
+    """The test process has eight devices."""
+    said = in_process("check", QUICKSTART, "--global_batch", "60")
+    assert "global_batch: the mesh (data 8 x fsdp 1) cannot split 60; 64 would do" in said
+    said = in_process("check", QUICKSTART, "--evaluators.retrieval.batch_size", "12")
+    assert "evaluators.retrieval.batch_size: the mesh (data 8 x fsdp 1) cannot split 12" in said
+
+
+def test_fields_before_the_recipe(in_process):
+    said = in_process("check", "--steps", "3", QUICKSTART)
+    assert said == "error: --steps before RECIPE: write vljax check RECIPE --steps ..."
+
+
+def test_a_remote_workdir_without_its_package(in_process, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    said = in_process("train", QUICKSTART, "--workdir", "gs://bucket/w")
+    assert said == "error: gs://bucket/w: gs:// needs a package: pip install gcsfs"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), "error: /x/y: Permission denied"),
+        (OSError(28, "No space left on device"), "error: No space left on device"),
+        (OSError("no\nerrno"), "error: no errno"),
+        (BrokenPipeError(32, "Broken pipe"), "error: Broken pipe"),  # not standard output's
+    ],
+)
+def test_what_the_machine_refuses(in_process, monkeypatch, error, message):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("vljax.config.load", fail)
+    assert in_process("check", QUICKSTART) == message
+
+
+def test_a_reader_that_has_seen_enough(start):
+    """As in `vljax check RECIPE --help | head -1`."""
+    process = start(*CHECK, QUICKSTART, "--help")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("configs/quickstat.py", "no recipe file 'configs/quickstat.py'; did you mean"),
+        ("train.py", "train.py defines no recipe()"),
+        ("configs/quickstart.py:tny", "unknown variant 'tny'; did you mean 'tiny'?"),
+        ("configs/clip_vit_b16.py:x", "unknown variant 'x'; this recipe has none"),
+    ],
+)
+def test_recipe_files(refused, recipe, message):
+    assert message in refused(*CHECK, recipe)
+
+
+@pytest.fixture
+def in_process(capsys, monkeypatch):
+    """A refused command in this process, which spares the start of an interpreter."""
+
+    def run(*args):
+        monkeypatch.chdir(ROOT)
+        if "--mesh.data" in args:
+            monkeypatch.setattr("jax.devices", lambda: __import__("jax").local_devices()[:1])
+        assert main(args) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        return line
+
+    return run

@@ -1,0 +1,101 @@
+"""Which example stands where."""
+
+import itertools
+import time
+from collections import Counter
+from fractions import Fraction
+
+import grain
+import pytest
+
+from vljax.data.pipeline.order import Order
+from vljax.data.randomness import shuffle_seed
+
+ONE = ((0, (Fraction(1),)),)
+NAMES = ("a", "b", "c")
+LENGTHS = (5, 22, 7)
+PHASES = (
+    (0, (Fraction(1), Fraction(2), Fraction(1))),
+    (10, (Fraction(0), Fraction("0.25"), Fraction("0.75"))),
+    (30, (Fraction(3), Fraction(1), Fraction(0))),
+)
+
+
+def mixed(phases=PHASES, **changes):
+    fields = {"seed": 3, "names": NAMES, "lengths": LENGTHS, "phases": phases, "global_batch": 8}
+    return Order(**{**fields, **changes})
+
+
+def visits(order, begin, end):
+    return [order[position] for position in range(begin, end)]
+
+
+def test_one_source_is_in_the_order_of_grains_own_shuffle():
+    """So that runs from before there were mixtures go on as they began."""
+    order = Order(seed=3, names=("a",), lengths=(22,), phases=ONE, global_batch=8)
+    stream = grain.MapDataset.source(range(22)).shuffle(seed=shuffle_seed(3, "a")).repeat(None)
+    for position in [*range(100), 10**12]:
+        assert order[position] == (position // 8, 0, position // 22, stream[position])
+
+
+def test_each_source_goes_through_its_epochs_across_changes_of_weights():
+    taken = [[], [], []]
+    for visit in visits(mixed(), 0, 800):
+        taken[visit.part].append((visit.epoch, visit.record))
+    for part, length in enumerate(LENGTHS):
+        epochs = [
+            list(group) for _, group in itertools.groupby(taken[part], key=lambda visit: visit[0])
+        ]
+        assert [epoch[0][0] for epoch in epochs] == list(range(len(epochs)))
+        orders = [[index for _, index in epoch] for epoch in epochs]
+        assert all(sorted(order) == list(range(length)) for order in orders[:-1])
+        assert len(set(orders[-1])) == len(orders[-1])
+        assert len({tuple(order) for order in orders[:-1]}) > 1
+
+
+def test_weights_change_with_the_step():
+    order = mixed()
+    for first, last, shares in [(0, 10, (20, 40, 20)), (10, 30, (0, 40, 120)), (30, 40, (60, 20))]:
+        counts = Counter(visit.part for visit in visits(order, first * 8, last * 8))
+        assert tuple(counts[part] for part in range(len(shares))) == shares
+        assert counts.total() == sum(shares)
+
+
+def test_steps_are_counted_in_batches():
+    assert [visit.step for visit in visits(mixed(), 0, 24)] == [0] * 8 + [1] * 8 + [2] * 8
+
+
+@pytest.mark.parametrize("step", [29, 30, 10**9])
+def test_a_position_does_not_depend_on_how_it_is_reached(step):
+    """Where an order stands is in no state; another object says the same."""
+    first, second = mixed(), mixed()
+    expected = visits(first, step * 8, step * 8 + 40)
+    assert [second[p] for p in reversed(range(step * 8, step * 8 + 40))] == expected[::-1]
+
+
+def test_step_1e9_is_as_near_as_any():
+    order = mixed(lengths=(10**8, 10**9, 7))
+    visits(order, 0, 10)
+    begun = time.perf_counter()
+    visits(order, 10**9 * 8, 10**9 * 8 + 1000)
+    assert time.perf_counter() - begun < 5
+
+
+def test_by_size_an_epoch_of_the_mixture_has_each_example_once():
+    weights = tuple(Fraction(length) for length in LENGTHS)
+    order = mixed(((0, weights),))
+    total = sum(LENGTHS)
+    for epoch in (0, 1, 10**9):
+        seen = {
+            (visit.part, visit.record, visit.epoch)
+            for visit in visits(order, epoch * total, (epoch + 1) * total)
+        }
+        assert len(seen) == total
+        assert {visit[2] for visit in seen} == {epoch}
+
+
+def test_seeds_and_names_decide_the_order():
+    first = visits(mixed(), 0, 60)
+    assert visits(mixed(), 0, 60) == first
+    for changes in ({"seed": 4}, {"names": ("x", "b", "c")}):
+        assert visits(mixed(**changes), 0, 60) != first

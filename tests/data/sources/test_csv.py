@@ -1,0 +1,113 @@
+import csv
+import pickle
+
+import pytest
+
+from tests.data.written import jpeg
+from vljax.config import UserError, validate
+from vljax.data.records import ExampleError
+from vljax.data.sources import Csv, Tsv
+from vljax.data.sources.filters import Range
+
+ROWS = [
+    {"image": "0.jpg", "caption": 'says "hi", twice', "score": "0.5", "class": "cat"},
+    {"image": "sub/1.jpg", "caption": "two\nlines", "score": "1.5", "class": "ant"},
+    {"image": "2.jpg", "caption": "", "score": "2.5", "class": ""},
+]
+
+
+def write(path, rows, **options):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), **options)
+        writer.writeheader()
+        writer.writerows(rows)
+    for number, row in enumerate(rows):
+        (path.parent / row["image"]).parent.mkdir(exist_ok=True)
+        (path.parent / row["image"]).write_bytes(jpeg(number))
+    return str(path)
+
+
+def test_rows_as_pythons_csv_writes_them(tmp_path):
+    records = Csv(write(tmp_path / "x.csv", ROWS), label="class").open()
+    assert [records[i].captions for i in range(3)] == [('says "hi", twice',), ("two\nlines",), ()]
+    assert [records[i].image for i in range(3)] == [jpeg(i) for i in range(3)]
+    assert records.class_names == ("ant", "cat")
+    assert [records[i].label for i in range(3)] == [1, 0, None]
+    assert records.accounting.fields == {"image": 3, "caption": 2, "class": 2}
+    assert pickle.loads(pickle.dumps(records))[1] == records[1]
+
+
+def test_tabs_several_files_and_columns_by_name(tmp_path):
+    rows = [{"image": f"{i}.jpg", "title": f"t{i}", "long": f"l, {i}"} for i in range(2)]
+    first = write(tmp_path / "a.tsv", rows, delimiter="\t")
+    (tmp_path / "b").mkdir()
+    second = write(tmp_path / "b" / "b.tsv", rows[1:], delimiter="\t")
+    records = Tsv((first, second), captions=("long", "title")).open()
+    assert [records[i].captions for i in range(3)] == [
+        ("l, 0", "t0"),
+        ("l, 1", "t1"),
+        ("l, 1", "t1"),
+    ]
+    assert records[1].image == jpeg(1)
+    assert records[2].image == jpeg(0)
+
+
+def test_files_without_a_header(tmp_path):
+    (tmp_path / "x.tsv").write_text("a cat\tcat.jpg\n")
+    (tmp_path / "cat.jpg").write_bytes(jpeg())
+    records = Tsv(str(tmp_path / "x.tsv"), header=("caption", "image")).open()
+    assert (records[0].captions, records[0].image) == (("a cat",), jpeg())
+
+
+def test_marks_of_windows_and_other_line_separators_are_no_rows(tmp_path):
+    (tmp_path / "x.csv").write_bytes("\ufeffimage,caption\r\na.jpg,x\u2028y\r\n\r\n".encode())
+    records = Csv(str(tmp_path / "x.csv")).open()
+    assert [records.annotation(i).captions for i in range(len(records))] == [("x\u2028y",)]
+
+
+def test_filters(tmp_path):
+    path = write(tmp_path / "x.csv", ROWS)
+    records = Csv(path, filters=(Range("score", maximum=2),)).open()
+    assert len(records) == 2
+    assert records.accounting.named == {"score is not at most 2": ["x.csv:5"]}
+
+
+def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"image,caption\na.jpg,caf\xe9\na.jpg,tea\n")
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    records = Csv(str(tmp_path / "x.csv")).open()
+    assert records.annotation(0).captions == ()
+    with pytest.raises(ExampleError, match=r"caption is not UTF-8 \(byte 3\)"):
+        records[0]
+    assert records[1].captions == ("tea",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,caption\na.jpg\n", r"x\.csv:2: 1 values, but the header has 2; quote values"),
+        ("image,caption\na.jpg,a,b\n", r"x\.csv:2: 3 values, but the header has 2"),
+        ('image,caption\na.jpg,"a"b\n', r"x\.csv:2: .*expected after"),
+        ("image,captions\n", r"captions: .* has no 'caption'; did you mean 'captions'\?"),
+        ("picture,caption\n", r"image: .* has no 'image'"),
+        ("", r"has no 'image'"),
+    ],
+)
+def test_malformed_tables_are_named_by_line(tmp_path, content, message):
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        Csv(str(tmp_path / "x.csv")).open()
+
+
+def test_a_delimiter_is_one_character():
+    with pytest.raises(UserError, match="delimiter: must be one character, got '::'"):
+        validate(Csv(delimiter="::"))
+
+
+def test_the_identity_follows_content_and_columns(tmp_path):
+    path = write(tmp_path / "x.csv", ROWS)
+    before = Csv(path).open().identity
+    assert Csv(path).open().identity == before
+    assert Csv(path, captions=("score",)).open().identity != before
+    write(tmp_path / "x.csv", ROWS[:2])
+    assert Csv(path).open().identity != before

@@ -1,0 +1,168 @@
+import io
+import json
+import pickle
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.data.written import jpeg
+from vljax.config import UserError
+from vljax.data.records import ExampleError
+from vljax.data.sources import Parquet
+from vljax.data.sources.filters import Length, Range
+
+
+def columns(count, first=0):
+    return {
+        "image": [jpeg(i) for i in range(first, first + count)],
+        "caption": [f"picture {i}" for i in range(first, first + count)],
+        "width": list(range(first, first + count)),
+        "class": ["odd" if i % 2 else "even" for i in range(first, first + count)],
+    }
+
+
+def write(path, content, *, groups=3, metadata=None):
+    table = pa.table(content)
+    if metadata:
+        table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, path, row_group_size=groups)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "0.parquet", columns(8))
+    write(tmp_path / "1.parquet", columns(4, first=8))
+    return str(tmp_path)
+
+
+def test_rows_of_several_files_and_row_groups_in_any_order(folder):
+    records = Parquet(folder, label="class").open()
+    assert len(records) == 12
+    for i in (11, 0, 7, 8, 3):
+        assert records[i].image == jpeg(i)
+        assert records[i].captions == (f"picture {i}",)
+        assert records[i].label == 1 - (1 - i % 2)
+    assert records.class_names == ("even", "odd")
+    assert records.accounting.fields == {"caption": 12, "class": 12}
+    assert pickle.loads(pickle.dumps(records))[9] == records[9]
+
+
+def test_filters_leave_rows_that_are_numbered_through(folder):
+    filters = (Range("width", minimum=3), Length("caption", maximum=9))
+    records = Parquet(folder, filters=filters).open()
+    assert [records[i].captions[0] for i in range(len(records))] == [
+        f"picture {i}" for i in range(3, 10)
+    ]
+    assert records[6].image == jpeg(9)
+    assert records.accounting.left_out == {
+        "width is not at least 3": 3,
+        "length of caption is not at most 9": 2,
+    }
+    assert records.identity != Parquet(folder).open().identity
+
+
+def test_images_by_path_beside_the_file(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    path = write(tmp_path / "x.parquet", {"file": ["a.jpg", "lost.jpg", None], "text": ["a"] * 3})
+    records = Parquet(path, image="file", captions=("text",)).open()
+    assert records[0].image == jpeg()
+    with pytest.raises(ExampleError, match=r"'lost.jpg' cannot be read \(No such file"):
+        records[1]
+    with pytest.raises(ExampleError, match=r"^no image$"):
+        records[2]
+
+
+def test_images_and_class_names_as_hugging_face_stores_them(tmp_path):
+    (tmp_path / "b.jpg").write_bytes(jpeg(1))
+    images = [{"bytes": jpeg(0), "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}]
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["zebra", "ant"], "_type": "ClassLabel"},
+    }
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    content = {"image": images, "captions": [["one", "two"], []], "label": [0, 1]}
+    path = write(tmp_path / "x.parquet", content, metadata=metadata)
+    records = Parquet(path, captions=("captions",), label="label").open()
+    assert [records[i].image for i in range(2)] == [jpeg(0), jpeg(1)]
+    assert [records[i].captions for i in range(2)] == [("one", "two"), ()]
+    assert records.class_names == ("zebra", "ant")
+    assert [records.annotation(i).label for i in range(2)] == [0, 1]
+
+
+def test_a_missing_column_is_named_with_a_suggestion(folder):
+    with pytest.raises(UserError, match=r"captions: .* has no 'captoin'; did you mean 'caption'\?"):
+        Parquet(folder, captions=("captoin",)).open()
+    with pytest.raises(UserError, match=r"image: .* has no 'img'"):
+        Parquet(folder, image="img").open()
+
+
+@pytest.mark.parametrize("end", [0, 100, -10])
+def test_a_file_that_is_cut_off_is_named(folder, tmp_path, end):
+    path = tmp_path / "1.parquet"
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(UserError, match=rf"{path}: no intact Parquet file \(.+\)$"):
+        Parquet(folder).open()
+
+
+def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):
+    content = {"image": [jpeg()], "caption": pa.array([b"caf\xe9"], pa.binary())}
+    records = Parquet(write(tmp_path / "x.parquet", content)).open()
+    assert records.annotation(0).captions == ()
+    with pytest.raises(ExampleError, match=r"caption is not UTF-8 \(byte 3\)"):
+        records[0]
+
+
+def test_a_column_that_holds_no_text_rejects_examples(folder):
+    with pytest.raises(ExampleError, match="width is no text but int"):
+        Parquet(folder, captions=("width",)).open()[0]
+
+
+def test_the_identity_follows_the_content(folder, tmp_path):
+    before = Parquet(folder).open().identity
+    assert Parquet(folder).open().identity == before
+    write(tmp_path / "1.parquet", {**columns(4, first=8), "caption": ["another text"] * 4})
+    assert Parquet(folder).open().identity != before
+
+
+def test_remote_files_are_read(tmp_path):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns(3)), buffer)
+    fsspec.filesystem("memory").pipe_file("/tables/x.parquet", buffer.getvalue())
+    records = Parquet("memory://tables/x.parquet").open()
+    assert records[2].image == jpeg(2)
+    fsspec.filesystem("memory").rm("/tables", recursive=True)
+
+
+def test_numbers_are_indices_where_the_data_names_its_classes(tmp_path):
+    names = {"class": {"names": ["1", "2", "3"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": names}})}
+    content = {**columns(3), "class": [0, 1, 2]}
+    path = write(tmp_path / "a.parquet", content, metadata=metadata)
+    records = Parquet(path, label="class").open()
+    assert records.class_names == ("1", "2", "3")
+    assert [records.annotation(i).label for i in range(3)] == [0, 1, 2]
+
+
+def test_no_class_is_not_a_class(tmp_path):
+    path = write(tmp_path / "a.parquet", {**columns(3), "class": ["0", "", "1"]})
+    records = Parquet(path, label="class").open()
+    assert records.class_names == ()
+    assert [records.annotation(i).label for i in range(3)] == [0, None, 1]
+
+
+def test_files_have_the_same_columns(tmp_path):
+    write(tmp_path / "0.parquet", columns(3))
+    write(tmp_path / "1.parquet", {name: c for name, c in columns(3).items() if name != "caption"})
+    with pytest.raises(UserError, match=r"1\.parquet: no column 'caption'; .*0\.parquet has it"):
+        Parquet(str(tmp_path)).open()
+
+
+def test_an_image_that_is_out_of_reach_is_masked(tmp_path):
+    content = {**columns(2), "image": ["nowhere://bucket/0.jpg", "1.jpg"]}
+    records = Parquet(write(tmp_path / "a.parquet", content)).open()
+    for index in range(2):
+        with pytest.raises(ExampleError, match="cannot be read"):
+            records[index]

@@ -1,0 +1,167 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tests.data.written import sample, write_shards
+from vljax.config import UserError
+from vljax.data.files import expand
+from vljax.data.sources import tar_index
+from vljax.data.sources.tar_index import open_index
+from vljax.data.sources.tar_scan import Wanted
+
+WANTED = Wanted(image=("jpg",), members=("txt",), filters=(), label=None)
+
+
+def opened(path, *, folder=None, workers=1, progress=lambda done, total: None):
+    shards = expand(str(path), (".tar",), "path")
+    return open_index(shards, WANTED, folder=folder, workers=workers, progress=progress)
+
+
+def everything(index):
+    return [(shard, row.tolist()) for shard, row in map(index.row, range(len(index)))]
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(write_shards(tmp_path / "set", [sample(i) for i in range(25)]))
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    names, plain = [], tar_index.scan
+
+    def scan(shard, wanted):
+        names.append(shard.name)
+        return plain(shard, wanted)
+
+    monkeypatch.setattr(tar_index, "scan", scan)
+    return names
+
+
+def test_an_index_is_built_once_and_kept_beside_the_shards(shards, scans):
+    seen = []
+    first = opened(shards, progress=lambda done, total: seen.append((done, total)))
+    assert scans == ["00000.tar", "00001.tar", "00002.tar"]
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert [first.row(i)[0] for i in (0, 9, 10, 24)] == [0, 0, 1, 2]
+    second = opened(shards)
+    assert len(scans) == 3
+    assert everything(second) == everything(first)
+    assert second.identity == first.identity
+    assert os.path.dirname(second.folder) == f"{shards}/.vljax"
+    assert sorted(os.listdir(second.folder)) == ["index.json", "rows.bin"]
+    with pytest.raises(IndexError, match="example 25 of 25"):
+        first.row(25)
+
+
+def test_processes_build_the_same_index(shards, tmp_path, monkeypatch):
+    alone = opened(shards, folder=str(tmp_path / "alone"))
+    monkeypatch.setattr(tar_index, "_WORTH_PROCESSES", 0)
+    together = opened(shards, folder=str(tmp_path / "together"), workers=2)
+    assert everything(together) == everything(alone)
+    assert together.identity == alone.identity
+
+
+def test_a_shard_written_anew_makes_the_index_invalid(shards, scans):
+    before = opened(shards)
+    write_shards(shards, [sample(i, txt="longer than it was before") for i in range(25)])
+    after = opened(shards)
+    assert len(scans) == 6
+    assert after.identity != before.identity
+
+
+def test_the_identity_does_not_tell_where_the_shards_are(shards, tmp_path):
+    before = opened(shards).identity
+    moved = shards.rename(tmp_path / "elsewhere")
+    for shard in moved.glob("*.tar"):
+        os.utime(shard)
+    assert opened(moved).identity == before
+
+
+def test_shards_that_cannot_be_written_beside_have_their_index_in_the_cache(shards, tmp_path):
+    (shards / ".vljax").write_text("no folder can be made here")
+    index = opened(shards)
+    assert index.folder.startswith(str(tmp_path / "cache" / "vljax" / "indices"))
+    assert len(index) == 25
+
+
+def test_a_build_goes_on_where_it_stopped(shards, scans):
+    whole = (shards / "00001.tar").read_bytes()
+    (shards / "00001.tar").write_bytes(whole[:-20_000])
+    with pytest.raises(UserError, match=rf"^{shards}/00001\.tar: ends at byte"):
+        opened(shards)
+    scans.clear()
+    with pytest.raises(UserError, match=r"00001\.tar: ends at byte"):
+        opened(shards)
+    assert scans == ["00001.tar"]
+
+
+def test_all_damaged_shards_are_counted(shards):
+    for name in ("00000.tar", "00002.tar"):
+        (shards / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"00000\.tar: is no tar file .* \(and 1 more shards\)$"):
+        opened(shards)
+
+
+def test_an_index_that_was_cut_off_is_built_anew(shards, scans):
+    index = opened(shards)
+    Path(index.folder, "rows.bin").write_bytes(b"123")
+    assert len(everything(opened(shards))) == 25
+    assert len(scans) == 6
+
+
+def test_remote_shards_keep_their_index_beside_them(shards, tmp_path, scans):
+    system = fsspec.filesystem("memory")
+    for shard in shards.glob("*.tar"):
+        system.pipe_file(f"/bucket/{shard.name}", shard.read_bytes())
+    remote = opened("memory://bucket")
+    assert everything(remote) == everything(opened(shards))
+    assert system.exists(f"/bucket/.vljax/{os.path.basename(remote.folder)}/index.json")
+    scans.clear()
+    os.rename(tmp_path / "cache", tmp_path / "another")  # as on another machine
+    assert everything(opened("memory://bucket")) == everything(remote)
+    assert scans == []
+    system.rm("/bucket", recursive=True)
+
+
+READ = """
+import json, sys
+import numpy as np
+from vljax.data.sources.tar_index import TarIndex
+index = TarIndex.load(sys.argv[1])
+places = np.random.default_rng(0).integers(0, len(index), 1000)
+shards = [index.row(int(place))[0] for place in places]
+assert shards == (places // 10_000).tolist()
+# Not ru_maxrss, which begins at that of the process that started this one.
+status = open("/proc/self/status").read()
+peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+print(json.dumps([len(index), peak]))
+"""
+
+
+@pytest.mark.slow
+def test_an_index_of_a_hundred_million_examples_stays_on_disk(tmp_path):
+    count, per_shard = 100_000_000, 10_000
+    content = {
+        "width": 3,
+        "examples": [per_shard] * (count // per_shard),
+        "accounting": {},
+        "classes": [],
+        "columns": ["jpg", "txt", "json"],
+        "identity": "synthetic",
+    }
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    with open(tmp_path / "rows.bin", "wb") as rows:
+        rows.truncate(count * 3 * 2 * 4)
+    out = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path)], check=True, capture_output=True, timeout=100
+    )
+    examples, peak = json.loads(out.stdout)
+    assert examples == count
+    assert peak < 2**30

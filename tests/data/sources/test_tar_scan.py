@@ -1,0 +1,164 @@
+import gzip
+import tarfile
+
+import pytest
+
+from tests.data.written import sample, special, write_shards, write_tar
+from vljax.config import UserError
+from vljax.data.files import expand
+from vljax.data.sources.filters import Range
+from vljax.data.sources.tar_scan import Wanted, key_before, scan
+
+WANTED = Wanted(image=("jpg", "png"), members=("txt",), filters=(), label=None)
+
+
+def scanned(path, wanted=WANTED):
+    return scan(expand(str(path), (".tar",), "path")[0], wanted)
+
+
+def contents(path, result):
+    content = path.read_bytes()
+    return [
+        [content[block * 512 : block * 512 + size] for block, size in row.tolist()]
+        for row in result.rows
+    ]
+
+
+def test_members_are_where_the_index_says(tmp_path):
+    samples = [sample(i) for i in range(3)]
+    result = scanned(write_shards(tmp_path, samples))
+    expected = [[s["jpg"], s["txt"].encode()] for s in samples]
+    assert contents(tmp_path / "00000.tar", result) == expected
+    assert result.accounting.fields == {"jpg": 3, "txt": 3, "json": 3}
+    assert {"jpg", "txt", "json.caption", "json.width"} <= result.columns
+
+
+def test_members_of_an_example_need_not_be_neighbours(tmp_path):
+    path = tmp_path / "x.tar"
+    names = ["./d/a.JPG", "./d/b.png", "./d/a.txt", "./d/b.txt", "./d/b.seg.png"]
+    write_tar(path, {name: name.encode() for name in names})
+    result = scanned(path)
+    expected = [[b"./d/a.JPG", b"./d/a.txt"], [b"./d/b.png", b"./d/b.txt"]]
+    assert contents(path, result) == expected
+    assert result.accounting.fields["seg.png"] == 1
+
+
+def test_long_names_and_those_in_other_scripts_are_read(tmp_path):
+    path = tmp_path / "x.tar"
+    names = [f"{'folder' * 40}/a.jpg", "猫.jpg"]
+    write_tar(path, {name: name.encode() for name in names})
+    assert [row[0] for row in contents(path, scanned(path))] == [n.encode() for n in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("/abs.jpg", b"x", "path leads out of the archive"),
+        ("a/../../b.jpg", b"x", "path leads out of the archive"),
+        ("..\\b.jpg", b"x", "path leads out of the archive"),
+        ("link.jpg", special(tarfile.SYMTYPE, "/etc/passwd"), "link"),
+        ("link.jpg", special(tarfile.LNKTYPE, "a.jpg"), "link"),
+        ("device.jpg", special(tarfile.CHRTYPE), "device or other special file"),
+        ("pipe.jpg", special(tarfile.FIFOTYPE), "device or other special file"),
+        ("a.pyd", b"x", "pickle"),
+        ("a.meta.pickle", b"x", "pickle"),
+        ("README", b"x", "name is not KEY.FIELD"),
+    ],
+)
+def test_members_that_are_refused_are_named(tmp_path, name, content, reason):
+    path = tmp_path / "x.tar"
+    write_tar(path, {"a.jpg": b"image", "a.txt": b"text", name: content})
+    result = scanned(path)
+    assert contents(path, result) == [[b"image", b"text"]]
+    assert result.accounting.left_out == {reason: 1}
+    assert result.accounting.named == {reason: [f"x.tar/{name}"]}
+
+
+def test_a_key_that_occurs_twice_keeps_its_first_members(tmp_path):
+    samples = [sample(1), sample(2), sample(1, txt="another")]
+    result = scanned(write_shards(tmp_path, samples))
+    expected = [[s["jpg"], s["txt"].encode()] for s in samples[:2]]
+    assert contents(tmp_path / "00000.tar", result) == expected
+    assert result.accounting.left_out == {"key occurs twice in its shard": 3}
+
+
+def test_examples_without_an_image_are_left_out_and_those_without_a_caption_are_not(tmp_path):
+    result = scanned(write_shards(tmp_path, [sample(1, jpg=None), sample(2, txt=None)]))
+    assert result.rows[:, 1].tolist() == [[0, 0]]
+    assert result.accounting.named == {"no image": ["00000.tar/000000001"]}
+    assert result.accounting.fields == {"jpg": 1, "json": 1}
+
+
+def test_filters_leave_out_with_a_count(tmp_path):
+    samples = [sample(i) for i in range(5)] + [sample(5, json={"width": None})]
+    wanted = Wanted(("jpg",), (), (Range("json.width", minimum=23),), None)
+    result = scanned(write_shards(tmp_path, samples), wanted)
+    assert len(result.rows) == 2
+    assert result.accounting.left_out == {"json.width is not at least 23": 4}
+
+
+def test_values_of_the_class_are_collected(tmp_path):
+    samples = [sample(i, cls=str(i % 2)) for i in range(4)]
+    wanted = Wanted(("jpg",), ("cls",), (), "cls")
+    assert scanned(write_shards(tmp_path, samples), wanted).classes == {"0", "1"}
+
+
+@pytest.fixture
+def whole(tmp_path):
+    write_shards(tmp_path, [sample(i) for i in range(3)])
+    return (tmp_path / "00000.tar").read_bytes()
+
+
+@pytest.mark.parametrize("end", ["inside a header", "inside a member", "after a member"])
+def test_a_shard_that_ends_too_early_is_named_with_the_offset(tmp_path, whole, end):
+    with tarfile.open(tmp_path / "00000.tar") as tar:
+        second = tar.getmembers()[3]
+    size = {
+        "inside a header": second.offset + 100,
+        "inside a member": second.offset_data + 10,
+        "after a member": second.offset,
+    }[end]
+    path = tmp_path / "short.tar"
+    path.write_bytes(whole[:size])
+    with pytest.raises(UserError, match=rf"{path}: ends at byte {size:,}, .*\(truncated\?\)"):
+        scanned(path)
+
+
+def test_a_damaged_header_is_named_with_its_offset(tmp_path, whole):
+    with tarfile.open(tmp_path / "00000.tar") as tar:
+        offset = tar.getmembers()[3].offset
+    path = tmp_path / "bad.tar"
+    path.write_bytes(whole[:offset] + b"\xff" * 512 + whole[offset + 512 :])
+    with pytest.raises(UserError, match=rf"{path}: no valid header at byte {offset:,}"):
+        scanned(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no tar file"),
+        (b"not a tar " * 200, "is no tar file"),
+        (gzip.compress(b"x" * 4000, mtime=0), "is compressed, which allows no random access"),
+    ],
+)
+def test_files_of_other_kinds_are_refused(tmp_path, content, message):
+    path = tmp_path / "x.tar"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}: {message}"):
+        scanned(path)
+
+
+@pytest.mark.parametrize("key", ["a", "k" * 120, "k" * 600])
+def test_the_key_of_a_member_takes_one_reading(tmp_path, key):
+    path = tmp_path / "x.tar"
+    write_tar(path, {"first.jpg": b"1", f"{key}.jpg": b"2", f"{key}.txt": b"3"})
+    content, readings = path.read_bytes(), []
+    for row, name in zip(scanned(path).rows, ("first", key), strict=True):
+        block = int(row[0, 0])
+
+        def read(blocks, block=block):
+            readings.append(blocks)
+            return content[(block - blocks) * 512 : block * 512]
+
+        assert key_before(read, block) == name
+    assert len(readings) == 2

@@ -1,0 +1,93 @@
+import html
+import json
+from pathlib import Path
+
+import ftfy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vljax.data.tokenizers.cleaning import clean
+
+
+# big_vision: evaluators/proj/image_text/prompt_engineering_test.py, without kept punctuation.
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("test_test", "test test"),
+        ("test___test", "test test"),
+        ("test", "test"),
+        ("test.", "test"),
+        (" test ", "test"),
+        ("test\ntest", "test test"),
+        ("test  test", "test test"),
+        ("test {}", "test"),
+        ("A Cat's Photo!", "a cats photo"),
+        ("ÜBER—straße", "über—straße"),
+    ],
+)
+def test_siglip(text, expected):
+    assert clean(text, "siglip") == expected
+
+
+# What `_clean_lower` of open_clip's src/open_clip/tokenizer.py returns.
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  A  Photo\tof\n a CAT ", "a photo of a cat"),
+        ("fish &amp;amp; chips", "fish & chips"),
+        ("&lt;b&gt;bold", "<b>bold"),
+        ("<i> &amp;amp;", "<i> &"),  # ftfy leaves entities alone beside a "<"
+        ("schÃ¶n", "schön"),
+        ("doesnâ€™t", "doesn't"),
+        ("“quoted”", '"quoted"'),
+        ("ﬁsh", "fish"),
+        ("a&nbsp;b", "a b"),
+        ("It's, really_good!", "it's, really_good!"),
+    ],
+)
+def test_clip(text, expected):
+    assert clean(text, "clip") == expected
+
+
+REFERENCE = json.loads((Path(__file__).parents[2] / "parity/data/cleaning.json").read_text())
+
+
+@pytest.mark.parametrize("cleaning", ["clip", "siglip_open_clip"])
+def test_texts_of_all_kinds_become_those_of_open_clip(cleaning):
+    """Made by tests/parity/make_transforms.py."""
+    assert [clean(text, cleaning) for text in REFERENCE["text"]] == REFERENCE[cleaning]
+    assert len(REFERENCE["text"]) >= 15
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_that_ftfy_is_spared_would_not_change(text):
+    repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+    assert clean(text, "clip") == " ".join(repaired.split()).lower()
+
+
+def test_siglip_was_trained_on_small_ascii_letters_and_nothing_else_changed():
+    """tf.strings.lower("...", encoding="") changes the bytes 65 to 90."""
+    text = "A  Cat's\tPHOTO, ÜBER-Straße_1 ΣΑΣ İ!"
+    expected = bytes(b + 32 if 65 <= b <= 90 else b for b in text.encode()).decode()
+    assert clean(text, "ascii_lower") == expected == "a  cat's\tphoto, Über-straße_1 ΣΑΣ İ!"
+
+
+def test_the_plain_ones_differ_in_what_they_touch():
+    text = " A_Cat,\n &amp; "
+    assert clean(text, "none") == text
+    assert clean(text, "whitespace") == "A_Cat, &amp;"
+    assert clean(text, "lower") == "a_cat, &amp;"
+
+
+@given(st.text(), st.sampled_from(["whitespace", "lower", "clip", "siglip", "siglip_open_clip"]))
+def test_no_cleaning_leaves_runs_of_white_space(text, cleaning):
+    cleaned = clean(text, cleaning)
+    assert cleaned == " ".join(cleaned.split())
+
+
+@given(st.text())
+def test_siglip_is_idempotent(text):
+    once = clean(text, "siglip")
+    assert clean(once, "siglip") == clean(clean(once, "siglip"), "siglip")
+    assert not set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") & set(once)

@@ -1,0 +1,50 @@
+"""The two ways to CLIP's ids agree, and the vocabulary read back from the first is whole."""
+
+import hashlib
+
+import pytest
+from instant_clip_tokenizer import Tokenizer
+
+from tests.parity.strings import strings
+from vljax.data.tokenizers import Clip
+from vljax.data.tokenizers.clip_bpe import ClipWords
+
+
+@pytest.fixture(scope="module")
+def words():
+    return ClipWords.from_decode(Tokenizer().decode)
+
+
+def test_each_token_of_the_vocabulary_is_read_back(words):
+    # From open_clip's bpe_simple_vocab_16e6.txt.gz: SimpleTokenizer.decoder as bytes, a space for
+    # the end of a word.
+    tokens = sorted(words._ids, key=words._ids.get)
+    assert len(tokens) == 49_406
+    assert hashlib.sha256(b"\n".join(tokens)).hexdigest() == (
+        "853b3f978c2aaabdc74fea473ba4c826d525f2040600345f6bfb1c3cae0c5696"
+    )
+
+
+def test_each_token_is_merged_from_its_bytes(words):
+    for token, number in words._ids.items():
+        if token.endswith(b" ") and token != b" ":
+            try:
+                word = token[:-1].decode()
+            except UnicodeDecodeError:
+                continue
+            assert words._encode_word(word) == [number]
+
+
+def test_both_ways_agree_on_what_both_know(words):
+    clip, compared = Clip(cleaning="lower").load(), 0
+    for text in strings()[2500:4500]:
+        cleaned = clip.clean(text)
+        if cleaned.isascii() and "start_of" not in cleaned:
+            assert words.encode(cleaned) == clip._encode(cleaned)
+            compared += 1
+    assert compared > 1000
+
+
+def test_special_tokens_inside_a_text_are_tokens(words):
+    assert words.encode("a <end_of_text> b") == [320, 49407, 321]
+    assert words.encode("<start_of_text>") == [49406]

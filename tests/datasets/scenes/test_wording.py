@@ -1,0 +1,65 @@
+import pytest
+
+from vljax.datasets.scenes import captions
+
+
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [
+        ("A paw print.", "paw print"),
+        ("An apple.", "apple"),
+        ("Cup of tea", "cup of tea"),
+        ("Apple Core", "apple core"),
+        ("red high-heeled shoe", "red high-heeled shoe"),
+        ("T-shirt", "t-shirt"),
+        ("hourglass", "hourglass"),
+        ("bus", "bus"),
+        ("2 dead frogs", None),
+        ("two joined notes", None),
+        ("Grapes", None),
+        ("Some blueberries.", None),
+        ("row of women", "row of women"),
+        ("women", None),
+        ("Bread", None),
+        ("slate and apple", None),
+        ("a man in a suit", None),
+        ("The letter A.", None),
+        ("map of Poland", None),
+        ("Fire! Fire!", None),
+        ("one two three four", None),
+        ("Ein Pfotenabdruck und mehr", None),
+        ("", None),
+        ("a", None),
+    ],
+)
+def test_a_caption_that_names_one_thing_is_a_name(caption, name):
+    assert captions.object_name(caption) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "many"),
+    [
+        ("apple", "an apple", "apples"),
+        ("cup of tea", "a cup of tea", "cups of tea"),
+        ("cherry", "a cherry", "cherries"),
+        ("toy", "a toy", "toys"),
+        ("box", "a box", "boxes"),
+        ("hourglass", "an hourglass", "hourglasses"),
+        ("unicorn", "a unicorn", "unicorns"),
+        ("open umbrella", "an open umbrella", "open umbrellas"),
+        ("kitchen knife", "a kitchen knife", "kitchen knives"),
+        ("loaf of bread", "a loaf of bread", "loaves of bread"),
+        ("snowman", "a snowman", "snowmen"),
+        ("goose", "a goose", "geese"),
+        ("mongoose", "a mongoose", "mongooses"),
+        ("computer mouse", "a computer mouse", "computer mice"),
+        ("white sheep", "a white sheep", "white sheep"),
+        ("potato", "a potato", "potatoes"),
+        ("piano", "a piano", "pianos"),
+        ("fox", "a fox", "foxes"),
+        ("ox", "an ox", "oxen"),
+    ],
+)
+def test_names_have_articles_and_plurals(name, one, many):
+    assert captions.with_article(name) == one
+    assert captions.plural(name) == many

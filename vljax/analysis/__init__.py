@@ -1,0 +1,1 @@
+"""Compiled programs of machines that are not there: cost, fit, proposals."""

@@ -1,0 +1,275 @@
+"""The real training step, compiled for devices that are not there: does it fit, what would it cost?
+
+Everything here is read from the compiled program or computed from the makers' figures of a device;
+nothing is run or measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from vljax.analysis import hlo, hlo_costs
+from vljax.analysis.cost_model import Cost, collective_seconds, program_cost
+from vljax.analysis.hlo import executions
+from vljax.analysis.hlo_costs import program_flops, unknown_kernels
+from vljax.analysis.jaxpr_flops import kernel_flops, training_flops
+from vljax.analysis.topologies import Topology, devices
+from vljax.compilation_cache import keep_compiled
+from vljax.models import layout
+from vljax.models.assembly import Variables, build, example_batch
+from vljax.models.compute import Compute
+from vljax.programs import trace_step
+from vljax.run import Prepared, Run, check_trains, prepare
+
+GPU_SHARE = 0.75
+"""Of the memory of a GPU, what JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."""
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # Kernels cannot be timed without the hardware, and Triton products need that: cuBLAS it is.
+    "gpu": {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
+}
+"""What a compile for another machine needs, by platform."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a step on a topology; None where it cannot be known.
+
+    Bytes, FLOPs of the program, cycles and seconds are for one device and step. Predictions are
+    those of a cost model (`vljax.analysis.cost_model`), never measurements.
+    """
+
+    topology: str
+    accelerator: str
+    devices: int
+    mesh: dict[str, int]
+    global_batch: int
+    image_patches: int | None
+    """Length of the sequences of patches, the longest that the recipe has; None without any."""
+    compile_seconds: float
+    fits: bool
+    model_flops: int
+    """Of a step over all devices: forward and backward, each matrix product once."""
+    program_flops: int | None
+    """Of the matrix products of the compiled program, recomputation included."""
+    predicted_cycles: int | None
+    """What the compiler notes; nothing for what it leaves out."""
+    predicted_step_seconds: float | None
+    predicted_mfu: float | None
+    """model_flops / (devices * peak * predicted seconds)."""
+    uncosted_seconds: float | None
+    """Part of the prediction: roofline time of instructions for which no cycles are noted."""
+    uncosted_flops_share: float | None
+    """Their share of program_flops."""
+    exposed_collective_seconds: float | None
+    """Part of the prediction: collectives, less what is computed beside them."""
+    exposed_copy_seconds: float | None
+    """Part of the prediction: copies between memories, less what is computed beside them."""
+    roofline_compute_seconds: float | None
+    roofline_memory_seconds: float | None
+    roofline_interconnect_seconds: float | None
+    argument_bytes: int | None
+    output_bytes: int | None
+    alias_bytes: int | None
+    """Of the outputs, what takes the place of arguments."""
+    temp_bytes: int | None
+    total_bytes: int | None
+    """Arguments, outputs and temporaries, less what is shared."""
+    device_memory_bytes: int
+    clock_hz: float | None
+    peak_flops: float
+    collectives: list[dict[str, Any]] | None
+    notes: list[str]
+    proposals: list[dict[str, Any]]
+    """Overrides that were compiled because the recipe does not fit, and what they take."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON data."""
+        return dataclasses.asdict(self)
+
+
+def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> Report:
+    """Compiles the step of a run for a topology, and reads off what it would take.
+
+    Args:
+      run: the recipe.
+      topology: what to compile for.
+      say: is told what is going on.
+
+    Raises:
+      UserError: for anything wrong with the recipe, or a compiler that is not installed.
+    """
+    keep_compiled()
+    prepared = prepare(run, devices(topology))
+    check_trains(prepared)
+    flops = model_flops(prepared)
+    count, mesh = prepared.mesh.size, _in_words(prepared.mesh.shape)
+    say(f"compiling for {topology.name}: {count} devices, {mesh} (some minutes for large models)")
+    if lengths := run.data.image_lengths:
+        say(f"images of {max(lengths)} patches: the longest of {len(lengths)} lengths")
+    start = time.perf_counter()
+    traced = trace_step(prepared)
+    try:
+        compiled = traced.lower().compile(_OPTIONS.get(topology.platform))
+    except jax.errors.JaxRuntimeError as error:
+        overflow = needed_bytes(str(error))
+        if overflow is None:
+            raise
+        seconds = time.perf_counter() - start
+        return _report(prepared, topology, flops, seconds, overflow=overflow)
+    seconds = time.perf_counter() - start
+    module = hlo.parse(compiled.as_text())
+    module = dataclasses.replace(module, kernels=kernel_flops(traced.jaxpr.jaxpr))
+    return _report(prepared, topology, flops, seconds, (compiled.memory_analysis(), module))
+
+
+def _in_words(mesh: Any) -> str:
+    return " x ".join(f"{name} {size}" for name, size in mesh.items())
+
+
+def model_flops(prepared: Prepared) -> int:
+    """FLOPs of the model's own matrix products in a step over the whole batch.
+
+    Forward and backward pass of encoders and heads; attention in full even where it is causal.
+    Recomputation, the loss and the optimizer are left out.
+    """
+    run = prepared.run
+    model = build(
+        run.model, Compute(), {name: s.initial for name, s in prepared.task.scalars.items()}
+    )
+    data = run.data.batch_spec(run.global_batch)
+    batch = {
+        name: jax.ShapeDtypeStruct(*data[name])
+        for name in example_batch(run.model, run.global_batch)
+    }
+    params = prepared.shapes.params
+    trained = [prepared.task.trained(pattern, params) for pattern in prepared.task.groups]
+
+    def forward(trained: list[dict[str, Any]], params: dict[str, Any], batch: Any) -> Any:
+        for part in trained:
+            params = layout.merge(params, part)
+        return model.apply(Variables(params, prepared.shapes.state), batch, None, train=False)[0]
+
+    return training_flops(forward, trained, params, batch)
+
+
+def _report(
+    prepared: Prepared,
+    topology: Topology,
+    flops: int,
+    seconds: float,
+    compiled: tuple[Any, hlo.Module] | None = None,
+    overflow: int | None = None,
+) -> Report:
+    accelerator, mesh = topology.accelerator, prepared.mesh
+    values: dict[str, Any] = {field.name: None for field in dataclasses.fields(Report)}
+    values |= {
+        "topology": topology.name,
+        "accelerator": accelerator.name,
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "global_batch": prepared.run.global_batch,
+        "image_patches": max(prepared.run.data.image_lengths, default=None),
+        "compile_seconds": round(seconds, 1),
+        "fits": False,
+        "model_flops": flops,
+        "total_bytes": overflow,
+        "device_memory_bytes": accelerator.memory_bytes,
+        "clock_hz": accelerator.clock,
+        "peak_flops": accelerator.peak_flops,
+        "notes": list(prepared.notes),
+        "proposals": [],
+    }
+    if compiled is not None:
+        stats, module = compiled
+        values |= _memory(stats, topology)
+        values |= _costs(module, prepared, topology, flops)
+        values["notes"] += _remarks(values, topology)
+    values["notes"] += values.pop("unknown", [])
+    return Report(**values)
+
+
+def _memory(stats: Any, topology: Topology) -> dict[str, Any]:
+    total = (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        + stats.temp_size_in_bytes
+        - stats.alias_size_in_bytes
+    )
+    return {
+        "argument_bytes": stats.argument_size_in_bytes,
+        "output_bytes": stats.output_size_in_bytes,
+        "alias_bytes": stats.alias_size_in_bytes,
+        "temp_bytes": stats.temp_size_in_bytes,
+        "total_bytes": total,
+        "fits": total <= topology.accelerator.memory_bytes,
+    }
+
+
+def _costs(
+    module: hlo.Module, prepared: Prepared, topology: Topology, flops: int
+) -> dict[str, Any]:
+    accelerator, mesh = topology.accelerator, prepared.mesh
+    runs = executions(module)
+    found = hlo_costs.collectives(module, runs, mesh)
+    collective = collective_seconds(list(mesh.devices.flat), accelerator)
+    cost: Cost = program_cost(module, runs, found, accelerator, collective)
+    in_program = program_flops(module, runs)
+    step = cost.seconds(accelerator.clock)
+    unknown = [f"trips of loop {name} unknown: counted as one" for name in runs.unknown]
+    unknown += [
+        f"FLOPs of kernel {name} unknown: charged for its bytes only"
+        for name in unknown_kernels(module)
+    ]
+    return {
+        "program_flops": in_program,
+        "predicted_cycles": cost.cycles if accelerator.clock else None,
+        "predicted_step_seconds": step,
+        "predicted_mfu": flops / mesh.size / accelerator.peak_flops / step,
+        "uncosted_seconds": cost.uncosted_seconds,
+        "uncosted_flops_share": cost.uncosted_flops / in_program if in_program else 0.0,
+        "exposed_collective_seconds": cost.exposed_seconds,
+        "exposed_copy_seconds": cost.copy_seconds,
+        "roofline_compute_seconds": in_program / accelerator.peak_flops,
+        "roofline_memory_seconds": cost.memory_bytes / accelerator.memory_bandwidth,
+        "roofline_interconnect_seconds": sum(c.times * collective(c) for c in found),
+        "collectives": hlo_costs.summarise(found),
+        "unknown": unknown,
+    }
+
+
+def _remarks(values: dict[str, Any], topology: Topology) -> list[str]:
+    notes = []
+    if topology.slices > 1 and topology.accelerator.network_bandwidth is None:
+        notes.append("the network between slices is not published: what crosses it costs nothing")
+    share = values["total_bytes"] / topology.accelerator.memory_bytes
+    if topology.platform == "gpu" and GPU_SHARE < share <= 1:
+        notes.append(
+            f"takes {share:.0%} of the memory: set XLA_PYTHON_CLIENT_MEM_FRACTION above that "
+            f"(default {GPU_SHARE})"
+        )
+    return notes
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def needed_bytes(message: str) -> int | None:
+    """What a program would need, from the compiler's refusal; None if it is another error.
+
+    Where the compiler stops at the temporaries, only those.
+    """
+    on_chip = re.search(r"memory space (vmem|smem|sflag|cmem)", message)
+    if "RESOURCE_EXHAUSTED" not in message or on_chip:
+        return None
+    for form in (r"Used ([\d.]+)([KMGT]?) of", r"temporaries \(([\d.]+)([KMGT]?)\)"):
+        if match := re.search(form, message):
+            return int(float(match[1]) * _UNITS[match[2]])
+    return None

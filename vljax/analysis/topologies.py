@@ -1,0 +1,128 @@
+"""Devices of TPU slices and GPU nodes that are not there, to compile for.
+
+`v5e:4x4` is a TPU slice, `v5e:4x4*2` two of them; `h100:8` is a GPU node, `h100:2x8` two of them.
+Nothing here imports JAX before `devices` does: `quiet_environment` comes first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from vljax.analysis.accelerators import ACCELERATORS, Accelerator
+from vljax.config import UserError, suggest
+
+_TPU = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+"""Dimensions of a slice."""
+_GPU = ("a100", "h100", "h200", "b200")
+_PARTS = re.compile(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Devices and how they are joined."""
+
+    name: str
+    platform: str
+    """tpu or gpu."""
+    kind: str
+    """An entry of ACCELERATORS."""
+    shape: tuple[int, ...]
+    """Chips of a slice; (nodes, GPUs a node) on GPU."""
+    slices: int = 1
+    """TPU slices, joined by a network."""
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The limits of one device."""
+        return ACCELERATORS[self.kind]
+
+
+def topology(name: str) -> Topology:
+    """The topology of a name.
+
+    Raises:
+      UserError: for a kind or a form that is not known.
+    """
+    match = _PARTS.fullmatch(name)
+    kind = match[1] if match else name.partition(":")[0]
+    if kind not in ACCELERATORS:
+        raise UserError(f"--topology: unknown accelerator {kind!r}{suggest(kind, ACCELERATORS)}")
+    shape = tuple(int(size) for size in match[2].split("x")) if match else ()
+    slices = int(match[3] or 1) if match else 1
+    if kind in _GPU:
+        if not 1 <= len(shape) <= 2 or slices != 1 or math.prod(shape) < 1:
+            raise UserError(
+                f"--topology: write {kind}:8 or {kind}:2x8 (nodes x GPUs), not {name!r}"
+            )
+        return Topology(name, "gpu", kind, (1, *shape)[-2:])
+    if len(shape) != _TPU[kind] or slices < 1 or math.prod(shape) < 1:
+        example = f"{kind}:{'x'.join(['4'] * _TPU[kind])}"
+        raise UserError(f"--topology: write {example} or {example}*2 (two slices), not {name!r}")
+    return Topology(name, "tpu", kind, shape, slices)
+
+
+def quiet_environment(environment: MutableMapping[str, str]) -> None:
+    """Settings that let libtpu compile without a TPU and without messages.
+
+    They have to be there before JAX is imported.
+    """
+    environment["JAX_PLATFORMS"] = "cpu"
+    environment["TPU_SKIP_MDS_QUERY"] = "1"  # ask no cloud metadata server
+    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # beside another compile
+    # Any host would do; without one libtpu complains.
+    environment["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
+    environment["TPU_WORKER_HOSTNAMES"] = "localhost"
+    environment["TPU_WORKER_ID"] = "0"
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def devices(topology: Topology) -> list[Any]:
+    """The devices, none of which exists: programs can be compiled for them, not run.
+
+    Raises:
+      UserError: if the compiler of the platform is not installed, or knows no such topology.
+    """
+    _require_compiler(topology)
+    from jax.errors import JaxRuntimeError
+    from jax.experimental.topologies import get_topology_desc
+
+    options: dict[str, Any]
+    if topology.platform == "tpu":
+        name, platform = f"{topology.kind}:{'x'.join(map(str, topology.shape))}", "tpu"
+        options = {"num_slices": topology.slices} if topology.slices > 1 else {}
+        if topology.kind == "v4":
+            options["chip_config_name"] = "megacore"  # one device a chip, as on Cloud TPU
+    else:
+        nodes, gpus = topology.shape
+        name, platform = "", "cuda"
+        options = {"target_config": _gpu_description(topology.kind)}
+        options["topology"] = f"{nodes}x1x{gpus}"  # slices, processes of each, devices of each
+    try:
+        return list(get_topology_desc(name, platform=platform, **options).devices)
+    except JaxRuntimeError as error:
+        reason = str(error).partition(": ")[2].splitlines()[0]
+        raise UserError(f"--topology {topology.name}: {reason}") from None
+
+
+def _require_compiler(topology: Topology) -> None:
+    package, extra = {
+        "tpu": ("libtpu", "tpu-aot"),
+        "gpu": ("jax_plugins.xla_cuda12", "cuda"),
+    }[topology.platform]
+    try:
+        found = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        needs = f"needs the compiler of that platform: pip install 'vljax[{extra}]'"
+        raise UserError(f"--topology {topology.name}: {needs}")
+
+
+def _gpu_description(kind: str) -> str:
+    return (resources.files("vljax.analysis") / "gpu" / f"{kind}.txtpb").read_text()

@@ -1,0 +1,1 @@
+"""The `vljax` command, one file a sub-command."""

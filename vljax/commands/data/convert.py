@@ -1,0 +1,157 @@
+"""`vljax data convert`: any data set as ArrayRecord files or tar shards."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING, Any, get_args
+
+from vljax.commands.data.arguments import (
+    SourceParser,
+    count,
+)
+from vljax.config import UserError
+from vljax.data.files import expanded
+from vljax.data.records import INDEXED
+from vljax.data_tools.convert.images import Encoding, Images
+from vljax.data_tools.convert.targets import TARGETS
+from vljax.data_tools.source_arguments import given_sources
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vljax.data_tools.convert.run import Options
+
+_DESCRIPTION = """\
+Writes a data set as tar shards (KEY.jpg, KEY.txt, KEY.json, as img2dataset writes them) or
+ArrayRecord files: in parallel, in the order of the source, with all of its columns, and the same
+bytes whatever the number of processes. Images pass as they are unless they are to be smaller or of
+another format. What was begun and interrupted goes on where it stopped."""
+
+
+def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    """Converts the source that arguments name, and says how to read the result.
+
+    Args:
+      argv: the source with its fields, and the options below.
+      prog: the command that messages show.
+      console: where the summary goes.
+
+    Returns:
+      `out`, `to`, `read_with`, and what `vljax.data_tools.convert.run.convert` returns.
+
+    Raises:
+      UserError: for bad input.
+      SystemExit: after `--help`.
+    """
+    args, rest = _parser(prog).split(argv)
+    sources = given_sources(rest, prog)
+    options = _options(args, prog)
+    if len(sources) > 1:
+        raise UserError(f"convert one data set at a time, got {len(sources)}")
+    from vljax.data_tools.convert import run
+    from vljax.progress import Display
+
+    (source,) = sources
+    with Display(source.full_name) as display:
+        opening = display.stage("index", INDEXED)
+        progress = display.stage("convert", "read {:,} of {:,} examples")
+        summary = run.convert(source, options, opening, progress)
+    result = {
+        "out": options.out,
+        "to": options.to,
+        **summary,
+        "read_with": _read_with(options, summary),
+    }
+    _print(console, result)
+    return result
+
+
+def _parser(prog: str) -> SourceParser:
+    parser = SourceParser(
+        prog,
+        f"SOURCE --to {{{','.join(TARGETS)}}} --out DIR [options] [--FIELD VALUE ...]",
+        _DESCRIPTION,
+        f"Composed scenes: {prog} scenes --examples 10000 --objects.split train.",
+    )
+    add = parser.add_argument
+    add("--to", choices=TARGETS, help="what to write")
+    add("--out", metavar="DIR", help="folder of its own, local, gs:// or s3://")
+    add(
+        "--examples-per-shard",
+        type=count,
+        default=10_000,
+        metavar="N",
+        help="examples of the source in each shard (%(default)s)",
+    )
+    add("--max-side", type=count, metavar="PIXELS", help="scale longer images down to this")
+    encodings = get_args(Encoding)
+    add("--encode", choices=encodings, help="format of all images; by default that of the source")
+    add("--quality", type=int, metavar="Q", help="of jpg and webp, 1 to 100 (95)")
+    add("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
+    add(
+        "--max-rejected-share",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="stop if more of the examples cannot be used (%(default)s)",
+    )
+    add("--workers", type=count, metavar="N", help="processes; by default one a core")
+    add(
+        "--beam",
+        metavar="ARGUMENTS",
+        help="let Apache Beam do the work: --beam='--runner=DataflowRunner --project=P ...' "
+        "(extra `beam`)",
+    )
+    add("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
+    return parser
+
+
+def _options(args: argparse.Namespace, prog: str) -> Options:
+    for name in ("to", "out"):
+        if getattr(args, name) is None:
+            raise UserError(f"--{name} is missing: {prog} SOURCE --to {TARGETS[0]} --out DIR")
+    if not 0 <= args.max_rejected_share <= 1:
+        raise UserError(f"--max-rejected-share: must be 0 to 1, got {args.max_rejected_share}")
+    images = Images(args.max_side, args.encode, args.quality)
+    for option, message in images.problems():
+        raise UserError(f"{option}: {message}")
+    from vljax.data_tools.convert.run import Options
+
+    return Options(
+        out=expanded(args.out),
+        to=args.to,
+        examples_per_shard=args.examples_per_shard,
+        images=images,
+        drop=tuple(args.drop),
+        max_rejected_share=args.max_rejected_share,
+        workers=args.workers,
+        beam=None if args.beam is None else tuple(shlex.split(args.beam)),
+    )
+
+
+def _read_with(options: Options, summary: dict[str, Any]) -> str:
+    """The fields of a recipe that read all of the result."""
+    words = ["--data.source", options.to, "--data.source.path", options.out]
+    columns = {"captions": "captions", "tags": "tags", "label": "class"}
+    for field, column in columns.items():
+        if column in summary["fields"] and options.to == "webdataset":
+            words += [f"--data.source.{field}", f"json.{column}"]
+    if summary["classes"]:
+        words += ["--data.source.classes", f"{options.out}/classes.txt"]
+    return shlex.join(words)
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    new = result["new_shards"]
+    lines = [
+        f"{result['out']}: {result['examples']:,} examples in {result['shards']:,} shards "
+        f"({result['bytes']:,} bytes), {new:,} of them written now"
+    ]
+    if result["rejected"]:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in result["rejected"].items())
+        total = sum(result["rejected"].values())
+        lines.append(f"left out {total:,}: {kinds}; {result['out']}/rejected.jsonl lists them")
+    lines.append(f"To train on it: {result['read_with']}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)

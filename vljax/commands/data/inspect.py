@@ -1,0 +1,169 @@
+"""`vljax data inspect`: what is in data sets, before anything is trained on them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vljax.commands.data.arguments import (
+    SourceParser,
+    count,
+)
+from vljax.config import UserError
+from vljax.data.files import expanded, filesystem, is_remote, write_file
+from vljax.data_tools.source_arguments import (
+    given_sources,
+    given_tokenizer,
+    loaded_tokenizer,
+    take_fields,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vljax.data.records import Source
+    from vljax.data.tokenizers import LoadedTokenizer
+    from vljax.data_tools.inspection.inspect import How
+
+_DESCRIPTION = """\
+Looks at every example, or a sample: captions and their lengths, image sizes, formats and colours,
+labels, duplicates, and what cannot be used and why. --html writes pictures and charts too."""
+
+_RECIPE = """\
+In place of SOURCE, a recipe (configs/NAME.py, with --data.source ... behind it) stands for its
+sources, tokenizer and limit of pixels."""
+
+
+def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    """Looks through the sources that arguments name and prints tables of what is in them.
+
+    Returns:
+      `sources`: what `vljax.data_tools.inspection.inspect` found in each; `html`: the file, if any.
+
+    Raises:
+      UserError: if a source cannot be opened, or an argument does not fit.
+      SystemExit: after `--help`.
+    """
+    options, rest = _parser(prog).split(argv)
+    _check(options)
+    given = _given(rest, options, prog)
+    from vljax.commands.data.index import indexed
+    from vljax.commands.data.inspection_table import print_inspection
+    from vljax.data_tools.inspection.inspect import How, inspect
+    from vljax.progress import shown
+
+    how = How(
+        sample=options.sample,
+        seed=options.sample_seed,
+        workers=options.workers,
+        tokenizer=given.tokenizer,
+        max_pixels=given.max_pixels,
+        decodes=not options.headers_only,
+    )
+    found = []
+    for source in given.sources:
+        records = indexed(source, options.workers)
+        with shown(source.full_name, "examined {:,} of {:,} examples") as progress:
+            found.append(inspect(source, records, how, progress))
+        print_inspection(console, found[-1].result)
+    result: dict[str, Any] = {"sources": [inspection.result for inspection in found]}
+    if options.html is not None:
+        result["html"] = options.html
+        _write(options.html, _page(found, how, options.pictures))
+        console.print(f"wrote {options.html}", highlight=False, markup=False, soft_wrap=True)
+    return result
+
+
+def _parser(prog: str) -> SourceParser:
+    parser = SourceParser(
+        prog,
+        "SOURCE... [--sample N] [--html PATH] [--json PATH] [--FIELD VALUE ...]",
+        _DESCRIPTION,
+        f"\n{_RECIPE}",
+    )
+    add = parser.add_argument
+    add("--sample", type=count, metavar="N", help="look at N examples drawn at random, not at all")
+    add("--sample-seed", type=int, default=0, metavar="N", help="of all draws (%(default)s)")
+    add(
+        "--tokenizer",
+        metavar="NAME",
+        help="what counts tokens: TYPE, TYPE:PATH, a tokenizer.json, a .model, the tokenizer of a "
+        "checkpoint, or none (clip, or the recipe's); --tokenizer.context_length 32 sets a field",
+    )
+    add("--headers-only", action="store_true", help="decode no image: faster, but damaged images "
+        "and those that look alike stay unknown")  # fmt: skip
+    add("--max-pixels", type=count, metavar="N", help="images with more cannot be used "
+        "(64 million, or the recipe's)")  # fmt: skip
+    add("--workers", type=count, metavar="N", help="processes; by default one a core")
+    add("--html", type=expanded, metavar="PATH", help="write pictures and charts as one HTML file")
+    add("--pictures", type=count, default=60, metavar="N", help="examples in it (%(default)s)")
+    add("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.sample_seed < 0:
+        raise UserError(f"--sample-seed: must be 0 or more, got {options.sample_seed}")
+    if options.html is not None and os.path.isdir(options.html):
+        raise UserError(f"--html {options.html}: is a folder; name a file in it")
+    if options.html is not None and is_remote(options.html):
+        filesystem(options.html)  # which raises if it is out of reach, before all is looked at
+
+
+@dataclass(frozen=True)
+class _Given:
+    sources: list[Source]
+    tokenizer: LoadedTokenizer | None
+    max_pixels: int
+
+
+def _given(argv: list[str], options: argparse.Namespace, prog: str) -> _Given:
+    """What to look at, and with what."""
+    from vljax.data.transforms.decode import Decode
+
+    fields, rest = take_fields(argv)
+    if rest and rest[0].partition(":")[0].endswith(".py"):
+        return _of_recipe(rest, fields, options, prog)
+    sources = given_sources(rest, prog)
+    return _Given(
+        sources,
+        given_tokenizer(options.tokenizer or "clip", fields, prog),
+        options.max_pixels or Decode().max_pixels,
+    )
+
+
+def _of_recipe(
+    argv: list[str], fields: list[str], options: argparse.Namespace, prog: str
+) -> _Given:
+    from vljax import config
+    from vljax.data.sources.mixture import parts_of
+    from vljax.data.transforms.decode import Decode
+    from vljax.overrides import override
+    from vljax.run import Run
+
+    spec, *overrides = argv
+    run = config.validate(override(config.load(spec, Run), overrides, f"{prog} {spec}"))
+    word, data = options.tokenizer, run.data
+    decode = [each for each in data.train_transforms if isinstance(each, Decode)]
+    return _Given(
+        [part.source for part in parts_of(data.source).values()],
+        given_tokenizer(word, fields, prog)
+        if word
+        else loaded_tokenizer(data.tokenizer, fields, f"{prog} {spec}"),
+        options.max_pixels or [*decode, Decode()][0].max_pixels,
+    )
+
+
+def _page(found: list[Any], how: How, pictures: int) -> str:
+    from vljax.commands.data.inspection_page import inspection_page
+
+    return inspection_page(found, how, pictures)
+
+
+def _write(path: str, content: str) -> None:
+    try:
+        write_file(path, content.encode())
+    except OSError as error:
+        raise UserError(f"--html {path}: {error.strerror or error}") from None

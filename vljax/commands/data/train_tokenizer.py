@@ -1,0 +1,159 @@
+"""`vljax data train-tokenizer`: a tokenizer for the captions of data sets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from vljax.commands.data.arguments import (
+    SourceParser,
+    count,
+)
+from vljax.config import UserError
+from vljax.data.records import Records
+from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.data.tokenizers.train import captions, train_bpe
+from vljax.data_tools.source_arguments import given_sources
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DESCRIPTION = """\
+Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json, which recipes name
+in data.tokenizer.path and checkpoints carry with them."""
+
+_MEASURED = 10_000  # captions that the lengths are measured on
+
+
+def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+    """Trains on the captions of the sources that arguments name, and says how to use the result.
+
+    Args:
+      argv: sources with their fields, and the options below.
+      prog: the command that messages show.
+      console: where the summary goes.
+
+    Returns:
+      `path`, `vocab_size`, `captions`, `cleaning`, and `tokens` of captions (mean, 95 %, longest).
+
+    Raises:
+      UserError: if a data set cannot be opened or has no captions, or the file cannot be written.
+      SystemExit: after `--help`.
+    """
+    args, rest = _parser(prog).split(argv)
+    sources = given_sources(rest, prog)
+    if args.out is None:
+        raise UserError(f"name the file to write: {prog} ... --out tokenizer.json")
+    out = Path(args.out).expanduser()
+    if out.exists():
+        raise UserError(f"--out {args.out}: is there already; remove it or name another file")
+    every, seen = [source.open() for source in sources], list[str]()
+    total = sum(len(records) for records in every)
+    counted = _Counted(_read(every, args), seen)
+    content = train_bpe(_shown(counted, total), args.vocab_size, args.min_frequency)
+    if not counted.captions:
+        names = ", ".join(source.full_name for source in sources)
+        raise UserError(f"{names}: no captions to train on; check which field holds them")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(content)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: {error.strerror}") from None
+    result = {
+        "path": str(args.out),
+        "cleaning": args.cleaning,
+        "captions": counted.captions,
+        **_measured(content, seen),
+    }
+    _print(console, result)
+    return result
+
+
+def _parser(prog: str) -> SourceParser:
+    usage = "SOURCE... --out PATH [--vocab-size N] [--cleaning NAME] [--FIELD VALUE ...]"
+    parser = SourceParser(prog, usage, _DESCRIPTION)
+    parser.add_argument("--out", metavar="PATH", help="the tokenizer.json to write")
+    parser.add_argument(
+        "--vocab-size", type=count, default=32_768, metavar="N", help="ids at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--min-frequency",
+        type=count,
+        default=2,
+        metavar="N",
+        help="times that a pair must occur to become a token (%(default)s)",
+    )
+    parser.add_argument(
+        "--cleaning",
+        choices=get_args(Cleaning),
+        default="lower",
+        help="what is done to captions first; set data.tokenizer.cleaning alike (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-examples",
+        type=count,
+        metavar="N",
+        help="examples of each data set at most, evenly spaced; all by default",
+    )
+    return parser
+
+
+def _read(every: list[Records], args: argparse.Namespace) -> Iterator[list[str]]:
+    for records in every:
+        yield from captions(records, args.cleaning, args.max_examples)
+
+
+class _Counted:
+    """Captions of examples on their way, counted, the first of them kept to be measured."""
+
+    def __init__(self, examples: Iterator[list[str]], kept: list[str]):
+        self._examples, self._kept, self.captions = examples, kept, 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for texts in self._examples:
+            self.captions += len(texts)
+            self._kept.extend(texts[: _MEASURED - len(self._kept)])
+            yield texts
+
+
+def _shown(examples: _Counted, total: int) -> Iterator[str]:
+    """The captions, with progress."""
+    from vljax.progress import shown
+
+    with shown("captions", "read those of {:,} of {:,} examples") as progress:
+        for done, texts in enumerate(examples, 1):
+            yield from texts
+            progress(done, total)
+
+
+def _measured(content: str, texts: list[str]) -> dict[str, Any]:
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(content)
+    lengths = np.array([len(encoded.ids) for encoded in tokenizer.encode_batch(texts)])
+    tokens = {
+        "mean": float(lengths.mean()),
+        "95%": int(np.quantile(lengths, 0.95, method="higher")),
+        "longest": int(lengths.max()),
+    }
+    return {"vocab_size": tokenizer.get_vocab_size(), "tokens": tokens}
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    tokens, size = result["tokens"], result["vocab_size"]
+    console.print(
+        f"{result['path']}: {size:,} ids from {result['captions']:,} captions; tokens of a "
+        f"caption: mean {tokens['mean']:.1f}, 95 % up to {tokens['95%']}, longest "
+        f"{tokens['longest']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"To train with it: --data.tokenizer huggingface --data.tokenizer.path {result['path']} "
+        f"--data.tokenizer.cleaning {result['cleaning']} --model.encoders.text.vocab_size {size}",
+        highlight=False,
+        soft_wrap=True,
+    )

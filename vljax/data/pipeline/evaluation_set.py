@@ -1,0 +1,130 @@
+"""A data set to evaluate on: its batches, and what is written about its examples."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from vljax.data.pipeline.batches import Batches, Loader, OpenPart, make_batches
+from vljax.data.pipeline.pipeline import Data
+from vljax.data.records import Annotation, ExampleError, Records, Source
+from vljax.data.tokenizers.base import LoadedTokenizer
+from vljax.data.transforms.decode import Decode
+from vljax.data.transforms.resize import Resize
+
+_GREY = 128
+
+
+class EvaluationSet:
+    """The examples of one source in order, each once.
+
+    Files are opened when first needed, or by `open`.
+
+    Args:
+      data: the transforms for evaluation and the tokenizer.
+      source: the examples; need not be the one trained on.
+    """
+
+    def __init__(self, data: Data, source: Source):
+        self.data = data
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def open(self) -> None:
+        """Opens the source and the tokenizer, so that bad files are reported now.
+
+        Raises:
+          UserError: if one of them cannot be opened.
+        """
+        _ = self.records, self.tokenizer
+
+    @functools.cached_property
+    def records(self) -> Records:
+        """The opened source. Raises UserError if it cannot be opened."""
+        return self.source.open()
+
+    @functools.cached_property
+    def tokenizer(self) -> LoadedTokenizer:
+        """For prompts and queries. Raises UserError if it cannot be loaded."""
+        return self.data.tokenizer.load()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What labels point to; empty where the source has no classes."""
+        return self.records.class_names
+
+    @functools.cached_property
+    def captions(self) -> list[str]:
+        """The first caption of each example, "" where cleaning leaves nothing of it."""
+        captions = [self._annotation(i).first_caption for i in range(len(self))]
+        return [caption if self.tokenizer.clean(caption) else "" for caption in captions]
+
+    @functools.cached_property
+    def labels(self) -> Int32[np.ndarray, " examples"]:
+        """Index of each example's class, -1 where there is none."""
+        labels = [self._annotation(i).label for i in range(len(self))]
+        return np.array([-1 if label is None else label for label in labels], np.int32)
+
+    def _annotation(self, index: int) -> Annotation:
+        """What is written about an example; nothing where it cannot be read."""
+        try:
+            return self.records.annotation(index)
+        except ExampleError:
+            return Annotation(())
+
+    def batches(self, batch_size: int, process_index: int = 0, process_count: int = 1) -> Batches:
+        """Each example once, in order, through the transforms for evaluation.
+
+        Args:
+          batch_size: examples in a batch over all processes.
+          process_index: which part of each batch to make.
+          process_count: into how many parts the batches are divided.
+
+        Returns:
+          An iterator of batches like those of training, and `label`, int32[B], -1 where there is
+          none. An image without a caption is valid. The last batch is filled up with examples whose
+          `valid` is False and whose `example_id` is all ones. All processes get equally many.
+
+        Raises:
+          UserError: if the source or tokenizer cannot be opened, or the batch does not divide by
+            the processes.
+        """
+        import grain
+
+        padded = -(-len(self) // batch_size) * batch_size
+        return make_batches(
+            self._loader,
+            grain.MapDataset.source(range(padded)).map(self._loader.evaluate),
+            batch_size=batch_size,
+            first=0,
+            process_index=process_index,
+            process_count=process_count,
+            workers=self.data.workers,
+            prefetch=self.data.prefetch,
+        )
+
+    def thumbnail(self, index: int, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+        """An example's whole image for plots; grey if it cannot be read."""
+        decoders = [t for t in self.data.eval_transforms if isinstance(t, Decode)]
+        decode = decoders[0] if decoders else Decode()
+        rng = np.random.default_rng(0)
+        try:
+            example = decode({"record": self.records[index]}, rng)
+            resize = Resize(size, mode="pad", background=decode.background)
+            thumbnail: np.ndarray = resize(example, rng)["image"]
+        except ExampleError:
+            return np.full((size, size, 3), _GREY, np.uint8)
+        return thumbnail
+
+    @functools.cached_property
+    def _loader(self) -> Loader:
+        return Loader(
+            parts=(OpenPart(self.source.full_name, self.records, self.data.eval_transforms),),
+            tokenizer=self.tokenizer,
+            seed=0,
+            evaluation=True,
+        )

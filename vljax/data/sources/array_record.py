@@ -1,0 +1,213 @@
+"""ArrayRecord files as vljax writes them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vljax.config import UserError
+from vljax.data.files import File, join, read_file, read_range
+from vljax.data.records import Annotation, ExampleError, SourceCounts
+from vljax.data.sources.columns import (
+    DescribedRecords,
+    FileSource,
+    LastRead,
+    class_names_of,
+    class_text,
+)
+from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.record_format import LAYOUT, layout, masks_of, unpack
+
+CLASSES = "classes.txt"
+_LOOKED_AT = 100  # records whose columns are known
+
+
+@dataclass(frozen=True)
+class ArrayRecord(FileSource, name="array_record"):
+    """Examples in ArrayRecord files; a folder stands for the `.array_record` files in it.
+
+    Columns are the entries of a record's description (`vljax.data.sources.record_format`). Class
+    names are in `classes.txt` beside the files. Filters read all records each time the set is
+    opened.
+    """
+
+    captions: tuple[str, ...] = ("captions",)
+    tags: str | None = "tags"
+    label: str | None = "class"
+
+    def open(self) -> ArrayRecordRecords:
+        return ArrayRecordRecords(self, self.files("ArrayRecord files", ".array_record"))
+
+
+class ArrayRecordRecords(DescribedRecords):
+    """The records that filters keep."""
+
+    def __init__(self, source: ArrayRecord, files: list[File]):
+        self._records = ArrayRecords(files)
+        self._last = LastRead()
+        self._kept: np.ndarray | None = None
+        self.accounting = SourceCounts(files=len(files))
+        looked_at = self._first_descriptions()
+        if looked_at:
+            source.check_columns({"captions", "tags", "class", *(k for d in looked_at for k in d)})
+        if source.filters:
+            self._kept = self._filtered(source)
+        else:
+            self.accounting.examples = len(self._records)
+        super().__init__(source, self._class_names(source, looked_at))
+        self.identity = source.identity(self._records.summary(), self.class_names)
+        self.accounting.log(source.full_name)
+
+    def _first_descriptions(self) -> list[dict[str, Any]]:
+        try:
+            return [self._description(i) for i in range(min(_LOOKED_AT, len(self._records)))]
+        except ExampleError as error:
+            raise UserError(
+                f"{self._records.files[0].path}: {error}; read data sets of TFDS by --data.source "
+                "tfds, and write others by vljax.data.sources.record_format.pack"
+            ) from error
+
+    def _class_names(self, source: ArrayRecord, looked_at: list[dict[str, Any]]) -> tuple[str, ...]:
+        if source.label is None or source.classes is not None:
+            return ()
+        beside = join(os.path.dirname(self._records.files[0].path), CLASSES)
+        try:
+            return tuple(read_file(beside).decode().splitlines())
+        except OSError:
+            pass
+        found = {class_text(d[source.label]) for d in looked_at if d.get(source.label) is not None}
+        if class_names_of(found):
+            raise UserError(
+                f"{beside}: not there, but classes have names; set data.source.classes to a file "
+                "with one name a line, or data.source.label to none"
+            )
+        return ()
+
+    def _filtered(self, source: ArrayRecord) -> np.ndarray:
+        accounting = self.accounting
+        kept = array("q")
+        for number in range(len(self._records)):
+            try:
+                description = self._description(number)
+            except ExampleError as error:
+                accounting.leave_out(str(error), f"record {number}")
+                continue
+            reason = left_out_by(source.filters, description.get)
+            if reason is not None:
+                accounting.leave_out(reason, f"record {number}")
+                continue
+            kept.append(number)
+            accounting.count(key for key, value in description.items() if value)
+        return np.frombuffer(kept, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._records) if self._kept is None else len(self._kept)
+
+    def image(self, index: int) -> bytes:
+        return self._unpacked(self._number(index))[1]
+
+    def values(self, index: int) -> Callable[[str], Any]:
+        return self._description(self._number(index)).get
+
+    def masks(self, index: int) -> bytes | None:
+        return masks_of(self._description(self._number(index)))
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        description = self._description(self._number(index))
+        covered = {*self.source.covered, LAYOUT}
+        return {name: value for name, value in description.items() if name not in covered}
+
+    def _described(self, index: int) -> Annotation:
+        laid_out = layout(self._description(self._number(index)))
+        return replace(super()._described(index), **laid_out)
+
+    def _number(self, index: int) -> int:
+        return index if self._kept is None else int(self._kept[index])
+
+    def _description(self, number: int) -> dict[str, Any]:
+        return self._unpacked(number)[0]
+
+    def _unpacked(self, number: int) -> tuple[dict[str, Any], bytes]:
+        def read() -> tuple[dict[str, Any], bytes]:
+            try:
+                record = self._records[number]
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ExampleError(f"record cannot be read ({error})", kind="unreadable") from error
+            return unpack(record)
+
+        unpacked: tuple[dict[str, Any], bytes] = self._last.get(number, read)
+        return unpacked
+
+
+# --- ArrayRecord files: their records by number, and what tells one set from another --------------
+
+# The end of a file holds the places of all its chunks.
+_TAIL = 2**16
+
+
+class ArrayRecords:
+    """Records of several files by number. Safe to use from threads and to pickle.
+
+    Args:
+      files: in order.
+
+    Raises:
+      UserError: if one of them is no ArrayRecord file.
+    """
+
+    def __init__(self, files: list[File]):
+        self.files = files
+        self._counts = [_count(file) for file in files]
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def __getitem__(self, index: int) -> bytes:
+        """A record. Raises OSError, RuntimeError or ValueError if it cannot be read."""
+        return bytes(self._source[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_source"}
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        return ArrayRecordDataSource([file.path for file in self.files])
+
+    def summary(self) -> list[Any]:
+        """Names, sizes, counts and the ends of the files."""
+        return [
+            [file.name, file.size, count, _tail(file).hex()]
+            for file, count in zip(self.files, self._counts, strict=True)
+        ]
+
+
+def _count(file: File) -> int:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(file.path)
+        count: int = reader.num_records()
+        reader.close()
+    except (OSError, RuntimeError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{file.path}: no intact ArrayRecord file ({first})") from error
+    return count
+
+
+def _tail(file: File) -> bytes:
+    import hashlib
+
+    size = min(file.size, _TAIL)
+    try:
+        content = read_range(file.path, file.stamp, file.size - size, size)
+    except OSError as error:
+        raise UserError(f"{file.path}: cannot be read ({error})") from error
+    return hashlib.sha256(content).digest()

@@ -1,0 +1,173 @@
+"""A folder of images, by class or not, with captions beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from vljax.config import UserError
+from vljax.data.files import filesystem, is_remote, join, read_file
+from vljax.data.records import ExampleError, Progress, SourceCounts
+from vljax.data.sources.columns import (
+    DescribedRecords,
+    FileSource,
+    LastRead,
+    class_names_of,
+    decoded,
+    image_file,
+)
+from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.tar_scan import json_of
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Folder(FileSource, name="folder"):
+    """Images in a folder; the sub-folder at its top that an image lies in is its class.
+
+    Columns are `class`, `path`, and endings of files beside an image: `dog.txt` has the captions of
+    `dog.jpg`, one a line. Files whose names begin with a dot are passed over.
+
+    Attributes:
+      captions: endings of the files with captions; an image without one has none.
+      tags: the class is a keyword too.
+      label: unset for folders that are no classes.
+    """
+
+    captions: tuple[str, ...] = ("txt",)
+    tags: str | None = "class"
+    label: str | None = "class"
+
+    def open(self) -> FolderRecords:
+        if not isinstance(self.path, str):
+            raise UserError("data.source.path: set --data.source.path to one folder")
+        return FolderRecords(self, self.path)
+
+    def open_in_full(self, workers: int | None, progress: Progress) -> FolderRecords:
+        if not isinstance(self.path, str):
+            return self.open()
+        return FolderRecords(self, self.path, in_full=True)
+
+
+class FolderRecords(DescribedRecords):
+    """The images of a folder in the order of their names; read when asked for."""
+
+    def __init__(self, source: Folder, folder: str, *, in_full: bool = False):
+        self._folder = folder if is_remote(folder) else os.path.abspath(os.path.expanduser(folder))
+        self._last = LastRead()
+        sizes = dict(sorted(_files(self._folder)))
+        self._beside = {c for c in (*source.described_by, *source.filtered_by) if c not in _OWN}
+        self._there = {name for name in sizes if PurePosixPath(name).suffix[1:] in self._beside}
+        self._others = _others(sizes, source.covered) if in_full else {}
+        self.accounting = SourceCounts(files=1)
+        self._images = list(self._kept(source, [n for n in sizes if n.lower().endswith(_IMAGES)]))
+        if not self._images and not self.accounting.left_out:
+            raise UserError(f"{folder}: no images ({', '.join(_IMAGES)}) in this folder")
+        names = {name for image in self._images if (name := _class(image)) is not None}
+        # Folders named by numbers are names too: the third need not be number 2.
+        classes = class_names_of(names) or tuple(sorted(names))
+        super().__init__(source, classes if source.label == "class" else ())
+        used = [*self._images, *sorted(self._there)]
+        self.identity = source.identity([[name, sizes[name]] for name in used])
+        self.accounting.log(source.full_name)
+
+    def _kept(self, source: Folder, images: list[str]) -> Iterator[str]:
+        accounting = self.accounting
+        for image in images:
+
+            def value(column: str, image: str = image) -> Any:
+                try:
+                    return self._value(image, column)
+                except ExampleError:
+                    return None
+
+            reason = left_out_by(source.filters, value)
+            if reason is not None:
+                accounting.leave_out(reason, image)
+                continue
+            fields = [c for c in self._beside if _sibling(image, c) in self._there]
+            accounting.count(["image", *fields, *(["class"] if _class(image) else [])])
+            yield image
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, index: int) -> bytes:
+        return image_file(self._images[index], self._folder)
+
+    def values(self, index: int) -> Callable[[str], Any]:
+        return lambda column: self._value(self._images[index], column)
+
+    def _value(self, image: str, column: str) -> Any:
+        if column == "path":
+            return image
+        if column == "class":
+            return _class(image)
+        name = _sibling(image, column)
+        if name not in self._there:
+            return None
+        content: bytes = self._last.get(name, lambda: _read(join(self._folder, name), name))
+        return [line for line in decoded(content, column).splitlines() if line.strip()]
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        """The path, and the files beside the image, by their endings."""
+        image = self._images[index]
+        columns: dict[str, Any] = {"path": image}
+        for ending in self._others.get(image.rpartition(".")[0], ()):
+            name = _sibling(image, ending)
+            content = _read(join(self._folder, name), name)
+            columns[ending] = json_of(content) if ending == "json" else content
+        return columns
+
+
+_OWN = ("class", "path")
+
+
+def _others(names: Iterable[str], covered: set[str]) -> dict[str, list[str]]:
+    """By path without its ending, the endings of the files that are no images."""
+    endings: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, ending = name.rpartition(".")
+        if not name.lower().endswith(_IMAGES) and ending not in covered:
+            endings.setdefault(stem, []).append(ending)
+    return endings
+
+
+def _class(image: str) -> str | None:
+    return image.split("/")[0] if "/" in image else None
+
+
+def _sibling(image: str, ending: str) -> str:
+    return f"{image.rpartition('.')[0]}.{ending}"
+
+
+def _read(path: str, name: str) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise ExampleError(
+            f"{name} cannot be read ({error.strerror or error})", kind="unreadable"
+        ) from error
+
+
+def _files(folder: str) -> Iterator[tuple[str, int]]:
+    """Name below the folder, with "/", and size of each file. Raises UserError."""
+    if is_remote(folder):
+        system, path = filesystem(folder)
+        for name, info in system.find(path, detail=True).items():
+            below = name.removeprefix(path).lstrip("/")
+            if not any(part.startswith(".") for part in below.split("/")):
+                yield below, info["size"]
+        return
+    if not os.path.isdir(folder):
+        raise UserError(f"data.source.path: no folder {folder}")
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = os.path.join(parent, name)
+                yield os.path.relpath(path, folder).replace(os.sep, "/"), os.path.getsize(path)

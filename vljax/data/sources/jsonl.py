@@ -1,0 +1,131 @@
+"""A file with one JSON object a line, beside image files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from vljax.config import UserError, encode, setting
+from vljax.data.files import base_name, parent, read_bytes
+from vljax.data.records import Annotation, Progress, Records, Source, SourceCounts, dataset_name
+from vljax.data.sources.columns import image_file
+from vljax.data.sources.filters import Filter, left_out_by
+
+
+@dataclass(frozen=True)
+class JsonLines(Source, name="jsonl"):
+    """Images listed in a JSON-lines file.
+
+    A line is `{"image": "relative/path.jpg", "caption": "..."}`; instead of `caption` there may be
+    a list `captions`, and further `tags` (a list) and `class` (a name). Keys that are not named
+    here are left alone.
+
+    Attributes:
+      path: the file. Image paths in it are relative to its folder; they may be URLs.
+      filters: which lines stay; any key of a line is a column.
+    """
+
+    path: str | None = setting(None, path=True)
+    filters: tuple[Filter, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        return f"jsonl:{base_name(self.path)}" if self.path else "jsonl"
+
+    @property
+    def dataset(self) -> str:
+        """The name of the file without its ending, so that files are told apart."""
+        return dataset_name(self.path or "") or self.type_name
+
+    def open(self) -> Records:
+        return JsonLinesRecords(self._file(), self.filters)
+
+    def open_in_full(self, workers: int | None, progress: Progress) -> Records:
+        return JsonLinesRecords(self._file(), self.filters, in_full=True)
+
+    def _file(self) -> str:
+        if self.path is None:
+            raise UserError("data.source.path: unset; set --data.source.path to a JSON-lines file")
+        return self.path
+
+
+class JsonLinesRecords(Records):
+    """The examples of a JSON-lines file; images are read when asked for."""
+
+    def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, in_full: bool = False):
+        content = read_bytes(path)
+        lines = content.split(b"\n")
+        self.accounting = SourceCounts(files=1)
+        self._others: list[dict[str, Any]] = []
+        rows = []
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                row, parsed = _parse(line, f"{path}:{number}")
+                reason = left_out_by(filters, row.get)
+                if reason is not None:
+                    self.accounting.leave_out(reason, f"line {number}")
+                    continue
+                rows.append(parsed)
+                if in_full:
+                    self._others.append({key: row[key] for key in row if key not in _COVERED})
+                self.accounting.count(key for key, value in parsed.items() if value)
+        self.identity = hashlib.sha256(content).hexdigest()
+        if filters:
+            both = f"{self.identity} {json.dumps(encode(filters))}"
+            self.identity = hashlib.sha256(both.encode()).hexdigest()
+        self.accounting.log(f"jsonl:{base_name(path)}")
+        self.class_names = tuple(sorted({row["class"] for row in rows if row["class"] is not None}))
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        self._folder = parent(path)
+        self._images = [row["image"] for row in rows]
+        self._annotations = [
+            Annotation(row["captions"], row["tags"], labels.get(row["class"])) for row in rows
+        ]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def annotation(self, index: int) -> Annotation:
+        return self._annotations[index]
+
+    def image(self, index: int) -> bytes:
+        return image_file(self._images[index], self._folder)
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        return self._others[index] if self._others else {}
+
+
+_COVERED = ("caption", "captions", "tags", "class")
+
+
+def _parse(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One line as it is, and a dict with `image`, `captions`, `tags` and `class` (or None)."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a JSON object ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: not a JSON object ({type(row).__name__})")
+    if "image" not in row:
+        raise UserError(f"{where}: 'image' is missing")
+    if "caption" in row and "captions" in row:
+        raise UserError(f"{where}: has both 'caption' and 'captions'; keep one")
+    captions = [row["caption"]] if "caption" in row else row.get("captions", [])
+    parsed = {
+        "image": row["image"],
+        "captions": captions,
+        "tags": row.get("tags", []),
+        "class": row.get("class"),
+    }
+    for key, types in (("image", str), ("class", str | None)):
+        if not isinstance(parsed[key], types):
+            raise UserError(f"{where}: {key!r} must be text, got {parsed[key]!r}")
+    for key in ("captions", "tags"):
+        if not isinstance(parsed[key], list) or not all(isinstance(x, str) for x in parsed[key]):
+            name = "caption" if key == "captions" and "caption" in row else key
+            wanted = "text" if name == "caption" else "a list of texts"
+            raise UserError(f"{where}: {name!r} must be {wanted}, got {row[name]!r}")
+        parsed[key] = tuple(parsed[key])
+    return row, parsed

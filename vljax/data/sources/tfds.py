@@ -1,0 +1,222 @@
+"""Data sets that TensorFlow Datasets prepared as ArrayRecord files, read without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vljax.config import UserError, suggest
+from vljax.data.files import expand
+from vljax.data.records import ExampleError, SourceCounts
+from vljax.data.sources.array_record import ArrayRecords
+from vljax.data.sources.columns import DescribedRecords, FileSource, LastRead, decoded, image_file
+from vljax.data.sources.filters import left_out_by
+
+
+@dataclass(frozen=True)
+class Tfds(FileSource, name="tfds"):
+    """A split of a data set that `tensorflow_datasets` prepared with `file_format="array_record"`.
+
+    Columns are features; `captions.text` is the feature `text` inside of `captions`. Filters read
+    all examples each time the set is opened.
+
+    Attributes:
+      path: the folder with `dataset_info.json`: DATA_DIR/NAME[/CONFIG]/VERSION.
+      captions: features with texts.
+      image: feature with the image.
+      label: feature with the class.
+      split: as TFDS writes it: train, `train[:90%]`, `train+validation`.
+    """
+
+    image: str = "image"
+    split: str = "train"
+
+    @property
+    def full_name(self) -> str:
+        return f"{super().full_name}:{self.split}"
+
+    @property
+    def split_name(self) -> str:
+        return re.sub(r"[^\w.+-]+", "_", self.split)
+
+    @property
+    def _last_part(self) -> str:
+        """Name and version: the last folder alone would be a number."""
+        return "-".join(self.path.rstrip("/").split("/")[-2:]) if isinstance(self.path, str) else ""
+
+    @property
+    def dataset(self) -> str:
+        return self._last_part.rpartition("-")[0] or self.type_name
+
+    def open(self) -> TfdsRecords:
+        if not isinstance(self.path, str):
+            raise UserError(
+                "data.source.path: unset; set --data.source.path to the folder with "
+                "dataset_info.json of a prepared data set"
+            )
+        return TfdsRecords(self, self.path)
+
+
+class TfdsRecords(DescribedRecords):
+    """The examples of a split that filters keep."""
+
+    def __init__(self, source: Tfds, folder: str):
+        builder = _builder(folder)
+        features = builder.info.features
+        source.check_columns(_names(features), ("image", source.image))
+        self._data = _split(builder, source)
+        covered = {source.image, *source.covered}
+        self._others = tuple(name for name in _names(features) if name not in covered)
+        self._texts = {name for name in self._others if _is_text(features, name)}
+        self._image = source.image
+        self._last = LastRead()
+        self._kept: np.ndarray | None = None
+        paths = map(str, builder.info.splits[source.split].filepaths)
+        files = expand(tuple(paths), (), "data.source.path")
+        self.accounting = SourceCounts(files=len(files))
+        if source.filters:
+            self._kept = self._filtered(source)
+        else:
+            self.accounting.examples = len(self._data)
+        names = _class_names(features, source.label) if source.label else ()
+        super().__init__(source, names, indexed=True)
+        self.identity = source.identity(
+            source.image, source.split, builder.info.full_name, ArrayRecords(files).summary()
+        )
+        self.accounting.log(source.full_name)
+
+    def _filtered(self, source: Tfds) -> np.ndarray:
+        accounting = self.accounting
+        kept = []
+        for number in range(len(self._data)):
+            try:
+                example = self._example(number)
+            except ExampleError as error:
+                accounting.leave_out(str(error), f"example {number}")
+                continue
+            reason = left_out_by(source.filters, partial(_feature, example))
+            if reason is None:
+                kept.append(number)
+                accounting.count(c for c in source.described_by if _feature(example, c) is not None)
+            else:
+                accounting.leave_out(reason, f"example {number}")
+        return np.array(kept, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._data) if self._kept is None else len(self._kept)
+
+    def image(self, index: int) -> bytes:
+        return image_file(_feature(self._example(self._number(index)), self._image), "")
+
+    def values(self, index: int) -> Callable[[str], Any]:
+        example = self._example(self._number(index))
+        return lambda column: _feature(example, column)
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        example = self._example(self._number(index))
+        columns = {name: _feature(example, name) for name in self._others}
+        return {
+            name: _as_text(value, name) if name in self._texts else value
+            for name, value in columns.items()
+        }
+
+    def _label(self, value: Any) -> int | None:
+        """TFDS stores -1 where there is no label."""
+        return None if value == -1 else super()._label(value)
+
+    def _number(self, index: int) -> int:
+        return index if self._kept is None else int(self._kept[index])
+
+    def _example(self, number: int) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            try:
+                example: dict[str, Any] = self._data[number]
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ExampleError(
+                    f"example cannot be read ({error})", kind="unreadable"
+                ) from error
+            return example
+
+        example: dict[str, Any] = self._last.get(number, read)
+        return example
+
+
+def _builder(folder: str) -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError("data of TFDS needs a package: pip install 'vljax[data]'") from error
+    try:
+        return tfds.builder_from_directory(os.path.expanduser(folder))
+    except Exception as error:  # of several kinds, for folders that are none
+        raise UserError(
+            f"data.source.path: no data set that TFDS prepared in {folder}; name the folder with "
+            "dataset_info.json"
+        ) from error
+
+
+def _split(builder: Any, source: Tfds) -> Any:
+    import tensorflow_datasets as tfds
+
+    images = {
+        name for name, f in builder.info.features.items() if isinstance(f, tfds.features.Image)
+    }
+    skip = {name: tfds.decode.SkipDecoding() for name in sorted(images | {source.image})}
+    try:
+        return builder.as_data_source(source.split, decoders=skip)
+    except NotImplementedError as error:
+        raise UserError(
+            f"{source.path}: not stored as ArrayRecord files; prepare it with "
+            'file_format="array_record"'
+        ) from error
+    except ValueError as error:
+        near = suggest(source.split, builder.info.splits)
+        raise UserError(
+            f"data.source.split: {source.split!r} is none of {source.path}{near}"
+        ) from error
+
+
+def _names(features: Any, above: str = "") -> list[str]:
+    """The names of features, those inside of others after a dot."""
+    features = getattr(features, "feature", features)  # inside of a sequence
+    if not hasattr(features, "items"):
+        return [above]
+    prefix = f"{above}." if above else ""
+    return [name for key, f in features.items() for name in _names(f, f"{prefix}{key}")]
+
+
+def _is_text(features: Any, name: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    return isinstance(_at(features, name), tfds.features.Text)
+
+
+def _class_names(features: Any, name: str) -> tuple[str, ...]:
+    return tuple(getattr(_at(features, name), "names", None) or ())
+
+
+def _at(features: Any, name: str) -> Any:
+    """The feature of a name; of a sequence, what it is one of."""
+    for key in name.split("."):
+        features = getattr(features, "feature", features)[key]
+    return getattr(features, "feature", features)
+
+
+def _as_text(value: Any, name: str) -> Any:
+    """What TFDS stores of a text, or of several: bytes."""
+    if isinstance(value, list):
+        return [_as_text(item, name) for item in value]
+    return decoded(value, name)
+
+
+def _feature(example: dict[str, Any], name: str) -> Any:
+    value: Any = example
+    for key in name.split("."):
+        value = value[key]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,0 +1,15 @@
+"""The tokenizers a recipe can name; `Tokenizer` is the kind, the others its members."""
+
+from vljax.data.tokenizers.base import LoadedTokenizer, Tokenizer, load_tokenizer
+from vljax.data.tokenizers.clip import Clip
+from vljax.data.tokenizers.huggingface import HuggingFace
+from vljax.data.tokenizers.sentencepiece import SentencePiece
+
+__all__ = [
+    "Clip",
+    "HuggingFace",
+    "LoadedTokenizer",
+    "SentencePiece",
+    "Tokenizer",
+    "load_tokenizer",
+]

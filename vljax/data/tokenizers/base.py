@@ -1,0 +1,232 @@
+"""What a tokenizer is: the component in the recipe, and the loaded object that makes ids."""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from vljax.config import Component, UserError, decode, encode
+from vljax.data.files import join, read_bytes
+from vljax.data.tokenizers.cleaning import Cleaning, clean
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Tokenizer(Component, abc.ABC):
+    """Text to ids. Members are frozen dataclasses; `load` reads the vocabulary.
+
+    Attributes:
+      context_length: ids per text; longer texts are cut, shorter ones padded.
+      cleaning: what is done to a text first, see `vljax.data.tokenizers.cleaning`.
+      truncation: of a text that is too long, keep_eos keeps the end token and cuts before it; cut
+        cuts the end token off too, as generative models want it (`eos="yes"` in big_vision).
+      padding_side: where padding goes.
+    """
+
+    _: KW_ONLY
+    context_length: int
+    cleaning: Cleaning
+    truncation: Literal["keep_eos", "cut"] = "keep_eos"
+    padding_side: Literal["right", "left"] = "right"
+
+    @property
+    @abc.abstractmethod
+    def adds_bos(self) -> bool:
+        """Whether a token begins each text."""
+
+    @property
+    @abc.abstractmethod
+    def adds_eos(self) -> bool:
+        """Whether a token ends each text that is not cut."""
+
+    @property
+    def always_ends(self) -> bool:
+        """Whether a token ends every text, cut or not."""
+        return self.adds_eos and self.truncation == "keep_eos"
+
+    def load(self) -> LoadedTokenizer:
+        """Reads the vocabulary. Raises UserError if it is unset, missing or broken."""
+        return self.load_vocabulary(self._read_vocabulary())
+
+    @abc.abstractmethod
+    def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
+        """The tokenizer with the content of its vocabulary file. Raises UserError if broken."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        least = 1 + self.adds_bos + self.adds_eos
+        if self.context_length < least:
+            special = [name for name in ("bos", "eos") if getattr(self, f"adds_{name}")]
+            why = f", for {' and '.join(special)} beside the text" if special else ""
+            yield "context_length", f"must be at least {least}{why}, got {self.context_length}"
+
+    def _read_vocabulary(self) -> bytes:
+        path: str | None = getattr(self, "path", None)
+        if path is None:
+            raise UserError(f"data.tokenizer.path: unset; set it to a {self.type_name} vocabulary")
+        return read_bytes(path)
+
+
+@dataclass(frozen=True)
+class Special:
+    """Ids of special tokens; None where there is none."""
+
+    pad: int
+    eos: int | None
+    bos: int | None = None
+
+
+class LoadedTokenizer(abc.ABC):
+    """Turns texts into ids of a fixed length. Safe to use from threads and to pickle.
+
+    Attributes:
+      config: the component this was loaded from.
+      special: the ids of padding and of what begins and ends a text.
+      vocab_size: one more than the largest id.
+      vocabulary_file: name of the vocabulary in `files()`; None if the vocabulary is built in.
+    """
+
+    vocabulary_file: str | None = None
+
+    def __init__(self, config: Tokenizer, vocabulary: bytes, special: Special, vocab_size: int):
+        self.config = config
+        self.special = special
+        self.vocab_size = vocab_size
+        self._vocabulary = vocabulary
+
+    @property
+    def context_length(self) -> int:
+        return self.config.context_length
+
+    def clean(self, text: str) -> str:
+        """The text after cleaning, from which the ids are made."""
+        return _encodable(clean(text, self.config.cleaning))
+
+    def __call__(
+        self, texts: Sequence[str]
+    ) -> tuple[Int32[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
+        """Ids of `context_length`, and where they are tokens of the text (and not padding).
+
+        Tokens that begin and end a text belong to it.
+        """
+        length = self.context_length
+        ids = np.full((len(texts), length), self.special.pad, np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for row, text in enumerate(texts):
+            tokens = self._framed(self._encode(self.clean(text)))
+            start = length - len(tokens) if self.config.padding_side == "left" else 0
+            ids[row, start : start + len(tokens)] = tokens
+            mask[row, start : start + len(tokens)] = True
+        return ids, mask
+
+    def count(self, text: str) -> int:
+        """The ids that a text needs so as not to be cut, with those that begin and end it."""
+        return len(self._encode(self.clean(text))) + self.config.adds_bos + self.config.adds_eos
+
+    def _framed(self, tokens: list[int]) -> list[int]:
+        """Tokens between those that begin and end a text, at most `context_length` in all."""
+        start = [] if self.special.bos is None else [self.special.bos]
+        end = [] if self.special.eos is None else [self.special.eos]
+        room = self.context_length - len(start)
+        if self.config.truncation == "keep_eos":
+            return [*start, *tokens[: room - len(end)], *end]
+        return [*start, *[*tokens, *end][:room]]
+
+    def files(self) -> dict[str, bytes]:
+        """File name -> content: what `load_tokenizer` needs on another machine."""
+        data = encode(self.config)
+        if self.vocabulary_file is None:
+            return {CONFIG_FILE: _to_bytes(data)}
+        data["path"] = self.vocabulary_file
+        return {CONFIG_FILE: _to_bytes(data), self.vocabulary_file: self._vocabulary}
+
+    @abc.abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """All ids of a cleaned text, without those that begin and end it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.config, self._vocabulary)
+
+
+def _rebuild(config: Tokenizer, vocabulary: bytes) -> LoadedTokenizer:
+    return config.load_vocabulary(vocabulary)
+
+
+def _encodable(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def load_tokenizer(directory: str) -> LoadedTokenizer:
+    """The tokenizer that `LoadedTokenizer.files` describes, from a local or remote folder.
+
+    Raises:
+      UserError: if a file is missing or broken.
+    """
+    file = join(str(directory), CONFIG_FILE)
+    content = read_bytes(file)
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{file}: not a saved tokenizer ({error})") from error
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        # Only a name is stored: a path that points elsewhere was not written by us.
+        data["path"] = join(str(directory), Path(data["path"]).name)
+    config: Tokenizer = decode(Tokenizer, data, "tokenizer")
+    return config.load()
+
+
+def _to_bytes(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+# --- Telling vocabulary files apart, for messages -------------------------------------------------
+
+
+def not_a(wanted: str, path: str | None, content: bytes, error: object) -> UserError:
+    """The error for a file that is no `wanted`: it says what the file is, and what to do.
+
+    Args:
+      wanted: what the file was read as, such as "tokenizer.json".
+      path: the file.
+      content: what is in it.
+      error: what the library said.
+    """
+    return UserError(f"{path}: not a {wanted}{_what_it_is(content) or f' ({error})'}")
+
+
+def _what_it_is(content: bytes) -> str | None:
+    if not content:
+        return ": it is empty"
+    if content.startswith(b"version https://git-lfs"):
+        return ": it is a Git LFS pointer; fetch the file itself with `git lfs pull`"
+    if content.startswith(b"\x1f\x8b"):
+        return ": it is compressed; unpack it with gunzip"
+    if content.lstrip()[:1] == b"{":
+        return _which_json(content)
+    if content.startswith(b"\x0a") and b"<unk>" in content[:4096]:
+        return ": it looks like a SentencePiece model; use --data.tokenizer sentencepiece"
+    return None
+
+
+def _which_json(content: bytes) -> str | None:
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        return f": JSON that is cut or damaged ({error})"
+    if "model" in data:
+        return ": it looks like a tokenizer.json; use --data.tokenizer huggingface"
+    if "tokenizer_class" in data or "added_tokens_decoder" in data:
+        return ": it is a tokenizer_config.json; give the tokenizer.json beside it"
+    return ": it is JSON without a model, perhaps a vocab.json; give the tokenizer.json beside it"

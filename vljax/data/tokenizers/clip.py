@@ -1,0 +1,76 @@
+"""The byte-pair encoding of CLIP."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import KW_ONLY, dataclass
+
+from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer
+from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.data.tokenizers.clip_bpe import ClipWords
+
+
+@dataclass(frozen=True)
+class Clip(Tokenizer, name="clip"):
+    """CLIP's tokenizer with its own vocabulary of 49,408 ids, which needs no file.
+
+    Texts lie between 49406 and 49407, padding is 0, and a text that is cut keeps its end token:
+    Radford et al. 2021, clip/clip.py `tokenize` with `truncate=True`, and open_clip's default.
+    The ids equal those of open_clip's SimpleTokenizer.
+
+    Attributes:
+      context_length: ids per text.
+      cleaning: what is done to a text first.
+    """
+
+    _: KW_ONLY
+    context_length: int = 77
+    cleaning: Cleaning = "clip"
+
+    @property
+    def adds_bos(self) -> bool:
+        return True
+
+    @property
+    def adds_eos(self) -> bool:
+        return True
+
+    def load(self) -> LoadedTokenizer:
+        return self.load_vocabulary(b"")
+
+    def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
+        return LoadedClip(self, vocabulary)
+
+
+# Where the Rust library and the reference see different letters: U+017F after an apostrophe and
+# U+0345 by their case folding, the others as letters of Unicode 15 and later (in whole stretches).
+_OTHERWISE = re.compile(
+    "[\u017f\u0345\u0558\u058b\u058c\u088f\u0c5c\u0cdc\u1c89\u1c8a\u208f\u209d-\u209f"
+    "\ua7cb-\ua7f1\uab6c\uab6d\U000105c0-\U0001cfff\U0001d6a6\U0001df00-\U0001efff"
+    "\U0002a6de-\U0002a6ff\U0002b73a-\U0002b73f\U0002cea2-\U0002ceaf\U0002ebe1-\U0002f7ff"
+    "\U0002fa1e-\U0003ffff]"
+)
+
+
+class LoadedClip(LoadedTokenizer):
+    """CLIP's tokenizer, ready to use."""
+
+    def __init__(self, config: Tokenizer, vocabulary: bytes):
+        from instant_clip_tokenizer import Tokenizer as InstantTokenizer
+
+        self._tokenizer = InstantTokenizer()
+        end = self._tokenizer.end_of_text()
+        special = Special(0, end, self._tokenizer.start_of_text())
+        super().__init__(config, vocabulary, special, end + 1)
+
+    def _encode(self, text: str) -> list[int]:
+        # The Rust library puts all letters into lower case, the reference leaves them.
+        if _OTHERWISE.search(text) or text != text.lower():
+            return self._words.encode(text)
+        tokens: list[int] = self._tokenizer.encode(text)
+        return tokens
+
+    @functools.cached_property
+    def _words(self) -> ClipWords:
+        return ClipWords.from_decode(self._tokenizer.decode)

@@ -1,0 +1,86 @@
+"""Any `tokenizer.json` of the Hugging Face `tokenizers` library."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from vljax.config import UserError, setting, suggest
+from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, not_a
+from vljax.data.tokenizers.cleaning import Cleaning
+
+
+@dataclass(frozen=True)
+class HuggingFace(Tokenizer, name="huggingface"):
+    """A `tokenizer.json`.
+
+    The file's own truncation, padding and special-token template are not used: the fields here say
+    all of it. Unknown characters become what the file says, and the name of a special token inside
+    a text becomes that token, as in the library.
+
+    Attributes:
+      path: the `tokenizer.json`.
+      context_length: ids per text.
+      pad_token: name of the padding token in the vocabulary.
+      eos_token: name of the token after each text; None for none.
+      bos_token: name of the token before each text; None for none.
+      cleaning: what is done to a text first.
+    """
+
+    path: str | None = setting(None, path=True)
+    _: KW_ONLY
+    context_length: int = 64
+    pad_token: str = "<pad>"
+    eos_token: str | None = "</s>"
+    bos_token: str | None = None
+    cleaning: Cleaning = "whitespace"
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.bos_token is not None
+
+    @property
+    def adds_eos(self) -> bool:
+        return self.eos_token is not None
+
+    def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
+        return LoadedHuggingFace(self, vocabulary)
+
+
+class LoadedHuggingFace(LoadedTokenizer):
+    """A Hugging Face tokenizer, ready to use."""
+
+    vocabulary_file = "tokenizer.json"
+
+    def __init__(self, config: HuggingFace, vocabulary: bytes):
+        from tokenizers import Tokenizer as RustTokenizer
+
+        try:
+            tokenizer = RustTokenizer.from_buffer(vocabulary)
+        except Exception as error:  # the Rust library raises nothing narrower
+            raise not_a("tokenizer.json", config.path, vocabulary, error) from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        special = Special(
+            _id(tokenizer, config, "pad_token"),
+            _id(tokenizer, config, "eos_token") if config.adds_eos else None,
+            _id(tokenizer, config, "bos_token") if config.adds_bos else None,
+        )
+        # Ids may have gaps, so their number says too little.
+        largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+        super().__init__(config, vocabulary, special, largest + 1)
+
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return tokens
+
+
+def _id(tokenizer: Any, config: HuggingFace, field: str) -> int:
+    token = getattr(config, field)
+    number: int | None = tokenizer.token_to_id(token)
+    if number is None:
+        added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        known = suggest(token, added) or "; name a token of its vocabulary"
+        raise UserError(f"data.tokenizer.{field}: {config.path} has no token {token!r}{known}")
+    return number

@@ -1,0 +1,103 @@
+"""SentencePiece models, as SigLIP, T5 and Gemma use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from vljax.config import UserError, setting
+from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, not_a
+from vljax.data.tokenizers.cleaning import Cleaning
+
+
+@dataclass(frozen=True)
+class SentencePiece(Tokenizer, name="sentencepiece"):
+    """A SentencePiece `.model`.
+
+    Begin, end and unknown tokens are those of the model. Text that looks like one ("</s>") is text,
+    as in the library. The defaults are SigLIP's (`eos="sticky"` in big_vision's pp/ops_text.py),
+    which pads with id 1, the end token of its model; the cleaning is that of its evaluations,
+    training used "lower". SigLIP 2 (Gemma's model) and T5 pad with their model's own token.
+
+    Attributes:
+      path: the `.model` file.
+      context_length: ids per text.
+      pad_id: id of padding; None for the model's own.
+      add_bos: whether the model's begin token begins each text.
+      add_eos: whether the model's end token ends each text.
+      cleaning: what is done to a text first.
+    """
+
+    path: str | None = setting(None, path=True)
+    _: KW_ONLY
+    context_length: int = 64
+    pad_id: int | None = 1
+    add_bos: bool = False
+    add_eos: bool = True
+    cleaning: Cleaning = "siglip"
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.add_bos
+
+    @property
+    def adds_eos(self) -> bool:
+        return self.add_eos
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.pad_id is not None and self.pad_id < 0:
+            yield "pad_id", f"must be 0 or more, or None for the model's own, got {self.pad_id}"
+
+    def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
+        return LoadedSentencePiece(self, vocabulary)
+
+
+class LoadedSentencePiece(LoadedTokenizer):
+    """A SentencePiece tokenizer, ready to use."""
+
+    vocabulary_file = "tokenizer.model"
+
+    def __init__(self, config: SentencePiece, vocabulary: bytes):
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            # Without the check an empty file loads, and fails much later.
+            if not vocabulary:
+                raise RuntimeError("empty file")
+            self._processor = SentencePieceProcessor(model_proto=vocabulary)
+        except (RuntimeError, OSError) as error:
+            raise not_a("SentencePiece model", config.path, vocabulary, error) from error
+        size = self._processor.vocab_size()
+        special = _special(config, self._processor, size)
+        super().__init__(config, vocabulary, special, size)
+
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._processor.encode(text)
+        return tokens
+
+
+def _special(config: SentencePiece, processor: Any, size: int) -> Special:
+    """The ids that the config asks for. Raises UserError if the model has no such token."""
+    if config.add_eos and processor.eos_id() < 0:
+        raise UserError(
+            f"data.tokenizer.add_eos: {config.path} has no end-of-sentence token; set it to False"
+        )
+    if config.add_bos and processor.bos_id() < 0:
+        raise UserError(
+            f"data.tokenizer.add_bos: {config.path} has no begin-of-sentence token; set it to False"
+        )
+    pad = processor.pad_id() if config.pad_id is None else config.pad_id
+    if pad < 0:
+        raise UserError(
+            f"data.tokenizer.pad_id: {config.path} has no padding token; set it to an id of the "
+            f"model, such as {max(processor.eos_id(), 0)}"
+        )
+    if pad >= size:
+        raise UserError(f"data.tokenizer.pad_id: {pad} is outside the vocabulary of {size} ids")
+    return Special(
+        pad,
+        processor.eos_id() if config.add_eos else None,
+        processor.bos_id() if config.add_bos else None,
+    )

@@ -1,0 +1,30 @@
+"""The transforms a recipe can name; `Transform` is the kind, the others its members."""
+
+from vljax.data.transforms.base import Transform
+from vljax.data.transforms.colour import ColourJitter, Greyscale
+from vljax.data.transforms.decode import Decode
+from vljax.data.transforms.flip import Flip
+from vljax.data.transforms.occlude import Blur, Noise, Occlude
+from vljax.data.transforms.patches import Patchify
+from vljax.data.transforms.randaugment import RandAugment
+from vljax.data.transforms.resize import CentreCrop, RandomCrop, RandomResizedCrop, Resize
+from vljax.data.transforms.text import ChooseText, Prompt
+
+__all__ = [
+    "Blur",
+    "CentreCrop",
+    "ChooseText",
+    "ColourJitter",
+    "Decode",
+    "Flip",
+    "Greyscale",
+    "Noise",
+    "Occlude",
+    "Patchify",
+    "Prompt",
+    "RandAugment",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "Resize",
+    "Transform",
+]

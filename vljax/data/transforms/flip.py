@@ -1,0 +1,55 @@
+"""Mirrored images."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vljax.data.transforms.base import Example, Transform, check_probability
+
+
+@dataclass(frozen=True)
+class Flip(Transform, name="flip"):
+    """Mirrors left and right, but no image whose text names a side.
+
+    The text is the one that was chosen before, otherwise every caption and tag of the record.
+
+    Attributes:
+      probability: how often.
+      unless: words that name a side, in any case; add those of other languages. Without any, all
+        images are mirrored.
+    """
+
+    probability: float = 0.5
+    unless: tuple[str, ...] = ("left", "right")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_probability("probability", self.probability)
+        if not all(word.strip() for word in self.unless):
+            yield "unless", "a blank word is in every text"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability or self._names_a_side(example):
+            return example
+        return {**example, "image": np.ascontiguousarray(example["image"][:, ::-1])}
+
+    def _names_a_side(self, example: Example) -> bool:
+        if not self.unless:
+            return False
+        texts: tuple[str, ...] = ()
+        if "text" in example:
+            texts = (example["text"],)
+        elif "record" in example:
+            texts = (*example["record"].captions, *example["record"].tags)
+        return any(_pattern(self.unless).search(text) for text in texts)
+
+
+@functools.cache
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    # A word ends where a letter does not follow: "left-hand" names a side, "leftover" does not.
+    either = "|".join(re.escape(word) for word in words)
+    return re.compile(rf"(?<![^\W\d_])({either})(?![^\W\d_])", re.IGNORECASE)

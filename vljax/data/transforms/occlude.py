@@ -1,0 +1,123 @@
+"""Random changes that hide or blur what is seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vljax.data.transforms.base import (
+    Colour,
+    Example,
+    Transform,
+    check_colour,
+    check_probability,
+    check_range,
+)
+
+
+@dataclass(frozen=True)
+class Occlude(Transform, name="occlude"):
+    """Hides a random rectangle (random erasing, Zhong et al. 2017, algorithm 1).
+
+    The rectangle is drawn as torchvision's RandomErasing draws it: its area uniformly, its aspect
+    ratio uniformly on a logarithmic scale, up to ten times until one is smaller than the image.
+
+    Attributes:
+      probability: how often.
+      scale: least and greatest area as a share of the image.
+      ratio: least and greatest height / width.
+      fill: one "colour", or "noise": each pixel's channels uniformly from 0..255.
+      colour: red, green, blue of the rectangle, 0..255.
+    """
+
+    probability: float = 0.5
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+    fill: Literal["colour", "noise"] = "colour"
+    colour: Colour = (0, 0, 0)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_probability("probability", self.probability)
+        yield from check_range("scale", self.scale)
+        yield from check_range("ratio", self.ratio)
+        yield from check_colour("colour", self.colour)
+        if self.scale[1] > 1:
+            yield "scale", f"must not exceed 1, the whole image, got {self.scale[1]}"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability:
+            return example
+        image = example["image"].copy()
+        for _ in range(10):
+            area = image.shape[0] * image.shape[1] * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if height < image.shape[0] and width < image.shape[1]:
+                top = int(rng.integers(0, image.shape[0] - height + 1))
+                left = int(rng.integers(0, image.shape[1] - width + 1))
+                hidden = image[top : top + height, left : left + width]
+                if self.fill == "noise":
+                    hidden[:] = rng.integers(0, 256, hidden.shape, dtype=np.uint8)
+                else:
+                    hidden[:] = self.colour
+                break
+        return {**example, "image": image}
+
+
+@dataclass(frozen=True)
+class Blur(Transform, name="blur"):
+    """Blurs by a Gaussian, as SimCLR does (Chen et al. 2020, appendix A).
+
+    The kernel ends at three standard deviations; the image is reflected at its edges.
+
+    Attributes:
+      probability: how often.
+      sigma: least and greatest standard deviation, pixels, drawn uniformly.
+    """
+
+    probability: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_probability("probability", self.probability)
+        yield from check_range("sigma", self.sigma)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability:
+            return example
+        import cv2
+
+        sigma = rng.uniform(*self.sigma)
+        size = 2 * math.ceil(3 * sigma) + 1
+        image = cv2.GaussianBlur(
+            example["image"], (size, size), sigma, borderType=cv2.BORDER_REFLECT_101
+        )
+        return {**example, "image": image}
+
+
+@dataclass(frozen=True)
+class Noise(Transform, name="noise"):
+    """Adds normal noise to each channel of each pixel, cut off at black and white.
+
+    Attributes:
+      probability: how often.
+      sigma: least and greatest standard deviation, levels of 255, drawn uniformly.
+    """
+
+    probability: float = 0.5
+    sigma: tuple[float, float] = (1.0, 10.0)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_probability("probability", self.probability)
+        yield from check_range("sigma", self.sigma)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability:
+            return example
+        image, sigma = example["image"], np.float32(rng.uniform(*self.sigma))
+        noisy = image + sigma * rng.standard_normal(image.shape, np.float32)
+        return {**example, "image": noisy.round().clip(0, 255).astype(np.uint8)}

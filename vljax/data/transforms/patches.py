@@ -1,0 +1,161 @@
+"""Images of any aspect ratio as sequences of patches, within a budget."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vljax.data.images.resampling import Interpolation, resample
+from vljax.data.randomness import Step
+from vljax.data.transforms.base import Arrays, Example, Transform
+
+_LARGEST_SCALE = 100.0
+_SCALE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Patchify(Transform, name="patchify"):
+    """Resizes an image to as many patches as a budget allows, nearly keeping its aspect ratio.
+
+    NaFlex (Tschannen et al. 2025, arXiv 2502.14786, section 2.4.2). In training the budget of a
+    batch is drawn from `lengths`, from the seed and the number of its step alone; evaluation has
+    the longest. Sequences are filled up to the budget with zeros. Comes after all that changes
+    pixels, and makes of `image`, by row, column and channel:
+
+    - `image`: uint8[length, patch_size * patch_size * 3], patches row by row;
+    - `image_mask`: bool[length], False for padding;
+    - `image_positions`: int32[length, 2], row and column of each patch, 0 for padding;
+    - `image_grid`: int32[2], the rows and columns of the image.
+
+    Attributes:
+      patch_size: height and width of a patch, pixels.
+      lengths: budgets in patches, the shortest first; each takes a compile of its own.
+      weights: how often each is drawn, relative to the others; equally often where empty.
+      interpolation: the filter, always antialiased.
+    """
+
+    patch_size: int
+    lengths: tuple[int, ...] = (256,)
+    weights: tuple[float, ...] = ()
+    interpolation: Interpolation = "bilinear"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.patch_size < 1:
+            yield "patch_size", f"must be at least 1 pixel, got {self.patch_size}"
+        if not self.lengths or self.lengths[0] < 1:
+            yield "lengths", f"need one of at least 1 patch, got {self.lengths}"
+        if list(self.lengths) != sorted(set(self.lengths)):
+            yield "lengths", f"must be different and in order, the shortest first: {self.lengths}"
+        if self.weights and len(self.weights) != len(self.lengths):
+            counts = f"{len(self.weights)} for {len(self.lengths)} lengths"
+            yield "weights", f"there are {counts}; give one for each, or none"
+        if not all(0 < weight < math.inf for weight in self.weights):
+            yield "weights", f"must be positive, got {self.weights}; leave out what is never drawn"
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        if len(self.lengths) > 1:
+            shares = self.image_lengths.items()
+            listed = ", ".join(f"{length} ({share:.0%})" for length, share in shares)
+            yield "lengths", f"images of {listed} patches: the step is compiled for each"
+
+    @property
+    def image_lengths(self) -> dict[int, float]:
+        weights = self.weights or (1.0,) * len(self.lengths)
+        shares = (weight / sum(weights) for weight in weights)
+        return dict(zip(self.lengths, shares, strict=True))
+
+    def length_at(self, step: Step | None) -> int:
+        if step is None or len(self.lengths) == 1:
+            return self.lengths[-1]
+        chances = list(self.image_lengths.values())
+        return int(step.generator().choice(self.lengths, p=chances))
+
+    def image_arrays(self, length: int | None = None) -> Arrays:
+        return patch_arrays(length or self.lengths[-1], self.patch_size)
+
+    def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
+        arrays = super().blank(length)
+        # A sequence without any token would leave attention nothing to attend to.
+        arrays["image_mask"][0] = True
+        arrays["image_grid"][:] = 1
+        return arrays
+
+    @property
+    def makes(self) -> str:
+        return f"patches of {self.patch_size} pixels"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image, size = example["image"], self.patch_size
+        length = self.length_at(example.get("step"))
+        rows, columns = grid_within(image.shape[0], image.shape[1], size, length)
+        image = resample(image, rows * size, columns * size, self.interpolation)
+        return {**example, **sequence(image, size, length)}
+
+
+def patch_arrays(length: int, patch_size: int) -> Arrays:
+    """Name -> shape and type of what one image becomes."""
+    return {
+        "image": ((length, 3 * patch_size**2), np.dtype(np.uint8)),
+        "image_mask": ((length,), np.dtype(bool)),
+        "image_positions": ((length, 2), np.dtype(np.int32)),
+        "image_grid": ((2,), np.dtype(np.int32)),
+    }
+
+
+def sequence(
+    image: UInt8[np.ndarray, "height width 3"], patch_size: int, length: int
+) -> dict[str, np.ndarray]:
+    """An image of whole patches as `Patchify` describes it.
+
+    Raises:
+      ValueError: if it has pixels left over, or more than `length` patches.
+    """
+    rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
+    whole = image.shape[:2] == (rows * patch_size, columns * patch_size)
+    count = rows * columns
+    if not whole or not 0 < count <= length:
+        pixels = f"{image.shape[0]} x {image.shape[1]} pixels"
+        raise ValueError(f"{pixels} are not 1 to {length} whole patches of {patch_size}")
+    arrays = {
+        name: np.zeros(shape, dtype)
+        for name, (shape, dtype) in patch_arrays(length, patch_size).items()
+    }
+    cut = image.reshape(rows, patch_size, columns, patch_size, 3).swapaxes(1, 2)
+    arrays["image"][:count] = cut.reshape(count, -1)
+    arrays["image_mask"][:count] = True
+    arrays["image_positions"][:count] = np.indices((rows, columns)).reshape(2, -1).T
+    arrays["image_grid"][:] = rows, columns
+    return arrays
+
+
+@functools.lru_cache(maxsize=2**14)
+def grid_within(height: int, width: int, patch_size: int, budget: int) -> tuple[int, int]:
+    """Rows and columns of patches for an image: at least one each, their product in the budget.
+
+    Both sides are scaled alike, as far as the budget allows, and then rounded up to whole patches.
+    The scale is found by bisection up to 100 and within 1e-5, as Siglip2's image processor in
+    transformers does, since another way would at times choose another grid.
+
+    Args:
+      height, width: of the image, pixels.
+      patch_size: pixels.
+      budget: patches, at least 1.
+    """
+
+    def grid(scale: float) -> tuple[int, int]:
+        rows, columns = (math.ceil(side * scale / patch_size) for side in (height, width))
+        return max(1, rows), max(1, columns)
+
+    low, high = _SCALE_TOLERANCE / 10, _LARGEST_SCALE
+    while high - low >= _SCALE_TOLERANCE:
+        middle = (low + high) / 2
+        if math.prod(grid(middle)) <= budget:
+            low = middle
+        else:
+            high = middle
+    return grid(low)

@@ -1,0 +1,224 @@
+"""Transforms that fix the size of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vljax.data.images.jpeg import Box, JpegImage
+from vljax.data.images.resampling import Interpolation, cut, resample
+from vljax.data.records import ExampleError
+from vljax.data.transforms.base import (
+    Colour,
+    Example,
+    Transform,
+    check_colour,
+    check_range,
+    check_size,
+)
+
+# A long strip a few pixels wide is a small file that "shortest" would blow up without bound.
+_MAX_RESIZED_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Resize(Transform, name="resize"):
+    """Makes a square image of the whole picture.
+
+    Attributes:
+      size: height and width, pixels.
+      mode: "squash" ignores the aspect ratio (SigLIP); "shortest" resizes the shortest side to
+        `size` and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size`
+        and centres the rest on `background`.
+      interpolation: the filter, see `vljax.data.images.resampling.resample`.
+      antialias: whether the filter widens when the image shrinks, as Pillow's does. big_vision's
+        `resize` op does not by default, and is bilinear.
+      background: red, green, blue of the padding, 0..255.
+      centre: where the crop of "shortest" lies when it cuts off an odd number of pixels: "round"
+        to even, as torchvision and open_clip do, or "floor", as transformers does.
+    """
+
+    size: int
+    mode: Literal["squash", "shortest", "pad"] = "squash"
+    interpolation: Interpolation = "bicubic"
+    antialias: bool = True
+    background: Colour = (255, 255, 255)
+    centre: Literal["round", "floor"] = "round"
+
+    reads_undecoded = True
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+        yield from check_colour("background", self.background)
+        if self.interpolation == "area" and not self.antialias:
+            yield "antialias", "must be True with interpolation area, which is made of means"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        height, width = _resized_shape(image.shape[0], image.shape[1], self.size, self.mode)
+        image = self._resized(image, height, width)
+        if self.mode == "shortest":
+            halve = round if self.centre == "round" else math.floor
+            top, left = halve((height - self.size) / 2), halve((width - self.size) / 2)
+            image = image[top : top + self.size, left : left + self.size]
+        elif self.mode == "pad":
+            top, left = (self.size - height) // 2, (self.size - width) // 2
+            canvas = np.full((self.size, self.size, 3), self.background, np.uint8)
+            canvas[top : top + height, left : left + width] = image
+            image = canvas
+        return {**example, "image": image}
+
+    def _resized(self, image: np.ndarray | JpegImage, height: int, width: int) -> np.ndarray:
+        if not isinstance(image, JpegImage):
+            return resample(image, height, width, self.interpolation, antialias=self.antialias)
+        whole = Box(0, 0, *image.shape[:2])
+        if self.antialias:
+            return cut(image, whole, height, width, self.interpolation)
+        # Without antialiasing the pixels between are left out, so none may be missing.
+        pixels = cut(image, whole, *image.shape[:2])
+        return resample(pixels, height, width, self.interpolation, antialias=False)
+
+
+def _resized_shape(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
+    if mode == "squash":
+        return size, size
+    if mode == "shortest":
+        # Truncates as torchvision's Resize does.
+        shortest = min(height, width)
+        resized = int(size * height / shortest), int(size * width / shortest)
+        if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
+            message = f"image of {width} x {height} pixels is too long to resize"
+            raise ExampleError(message, kind="too_many_pixels")
+        return resized
+    longest = max(height, width)
+    return max(1, round(size * height / longest)), max(1, round(size * width / longest))
+
+
+@dataclass(frozen=True)
+class CentreCrop(Transform, name="centre_crop"):
+    """Cuts out the central square, a pixel nearer to the top left where it cannot be halved.
+
+    After `Resize` to a larger size, it is the usual evaluation on ImageNet.
+
+    Attributes:
+      size: height and width that come out, pixels.
+    """
+
+    size: int
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        height, width = image.shape[:2]
+        if min(height, width) < self.size:
+            sides = f"{self.size} pixels cannot be cut out of {width} x {height}"
+            raise ExampleError(sides, kind="too_small")
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return {**example, "image": image[top : top + self.size, left : left + self.size]}
+
+
+@dataclass(frozen=True)
+class RandomCrop(Transform, name="random_crop"):
+    """Resizes the shortest side and cuts out a random square of that size.
+
+    CLIP's "random square crop from resized images" (Radford et al. 2021, section 2.3): the square
+    moves along the longest side only, all places alike. Its centre is `Resize` with "shortest".
+
+    Attributes:
+      size: height and width that come out, pixels.
+      interpolation: the filter, always antialiased; see `vljax.data.images.resampling.resample`.
+    """
+
+    size: int
+    interpolation: Interpolation = "bicubic"
+
+    reads_undecoded = True
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        height, width = _resized_shape(image.shape[0], image.shape[1], self.size, "shortest")
+        top = int(rng.integers(0, height - self.size + 1))
+        left = int(rng.integers(0, width - self.size + 1))
+        if isinstance(image, JpegImage):
+            y, x = image.shape[0] / height, image.shape[1] / width
+            box = Box(top * y, left * x, self.size * y, self.size * x)
+            return {**example, "image": cut(image, box, self.size, self.size, self.interpolation)}
+        image = resample(image, height, width, self.interpolation)
+        return {**example, "image": image[top : top + self.size, left : left + self.size]}
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Transform, name="random_resized_crop"):
+    """Cuts out a random rectangle and makes it square.
+
+    The rectangle is drawn as in Szegedy et al. 2015 and torchvision: its area uniformly, its
+    aspect ratio uniformly on a logarithmic scale; after ten that do not fit, the central rectangle
+    nearest to the allowed ratios.
+
+    Attributes:
+      size: height and width that come out, pixels.
+      scale: least and greatest area as a share of the image.
+      ratio: least and greatest width / height.
+      interpolation: the filter, always antialiased; see `vljax.data.images.resampling.resample`.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bicubic"
+
+    reads_undecoded = True
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_size("size", self.size)
+        yield from check_range("scale", self.scale)
+        yield from check_range("ratio", self.ratio)
+        if self.scale[1] > 1:
+            yield "scale", f"must not exceed 1, the whole image, got {self.scale[1]}"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        box = Box(*self.rectangle(image.shape[0], image.shape[1], rng))
+        return {**example, "image": cut(image, box, self.size, self.size, self.interpolation)}
+
+    def rectangle(
+        self, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a random part of an image, pixels."""
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < crop_width <= width and 0 < crop_height <= height:
+                top = int(rng.integers(0, height - crop_height + 1))
+                left = int(rng.integers(0, width - crop_width + 1))
+                return top, left, crop_height, crop_width
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        crop_width = max(1, min(width, round(height * ratio)))
+        crop_height = max(1, min(height, round(width / ratio)))
+        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width

@@ -1,0 +1,103 @@
+"""The text that goes with an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vljax.data.records import ExampleError
+from vljax.data.transforms.base import Example, Transform, check_probability
+
+
+@dataclass(frozen=True)
+class ChooseText(Transform, name="choose_text"):
+    """Makes `text` from captions and tags; blank ones are never chosen.
+
+    Attributes:
+      choice: "first" caption, for evaluation, a "random" one, the "longest" (in characters, the
+        first of several), or "all" of them in order, as one text.
+      tags: how often a random part of the tags stands in place of the caption; above 0, it does so
+        whenever there is no caption.
+      caption_and_tags: how often a random part of the tags follows the caption.
+      separator: what stands between tags, and between captions.
+    """
+
+    choice: Literal["first", "random", "longest", "all"] = "first"
+    tags: float = 0.0
+    caption_and_tags: float = 0.0
+    separator: str = ", "
+
+    provides = "text"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_probability("tags", self.tags)
+        yield from check_probability("caption_and_tags", self.caption_and_tags)
+        if self.tags + self.caption_and_tags > 1:
+            yield "caption_and_tags", "must not exceed 1 together with tags"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        record = example["record"]
+        captions = [caption for caption in record.captions if caption.strip()]
+        tags = [tag for tag in record.tags if tag.strip()]
+        if not captions:
+            if not tags or self.tags == 0:
+                raise ExampleError("no caption", kind="no_caption")
+            return {**example, "text": self._some(tags, rng)}
+        text = self._caption(captions, rng)
+        draw = rng.random()
+        if tags and draw < self.tags:
+            text = self._some(tags, rng)
+        elif tags and draw < self.tags + self.caption_and_tags:
+            text += self.separator + self._some(tags, rng)
+        return {**example, "text": text}
+
+    def _caption(self, captions: list[str], rng: np.random.Generator) -> str:
+        match self.choice:
+            case "first":
+                return captions[0]
+            case "random":
+                return captions[int(rng.integers(len(captions)))]
+            case "longest":
+                return max(captions, key=len)
+            case "all":
+                return self.separator.join(captions)
+
+    def _some(self, tags: list[str], rng: np.random.Generator) -> str:
+        count = int(rng.integers(1, len(tags) + 1))
+        return self.separator.join(tags[i] for i in rng.permutation(len(tags))[:count])
+
+
+@dataclass(frozen=True)
+class Prompt(Transform, name="prompt"):
+    """Puts the text into a template, for class names and tags that are no sentences.
+
+    Attributes:
+      templates: sentences, each with `{}` once, where the text goes; one is drawn each time. A
+        single one is fixed, as evaluation wants it.
+      probability: how often; otherwise the text stays as it is.
+    """
+
+    templates: tuple[str, ...] = ("a photo of {}",)
+    probability: float = 1.0
+
+    provides = "text"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from check_probability("probability", self.probability)
+        if not self.templates:
+            yield "templates", "must hold at least one sentence with '{}'"
+        for i, template in enumerate(self.templates):
+            if template.count("{}") != 1:
+                yield (
+                    f"templates.{i}",
+                    f"must hold '{{}}' once, where the text goes, got {template!r}",
+                )
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability:
+            return example
+        template = self.templates[int(rng.integers(len(self.templates)))]
+        return {**example, "text": template.replace("{}", example["text"])}

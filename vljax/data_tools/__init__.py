@@ -1,0 +1,1 @@
+"""What is done with data sets outside of training: conversion and inspection."""

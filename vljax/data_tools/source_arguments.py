@@ -1,0 +1,137 @@
+"""The sources and the tokenizer that a command line names."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import os
+from typing import Any
+
+import vljax.data.sources
+import vljax.datasets  # noqa: F401  both register what can be named
+from vljax.config import UserError, member, validate
+from vljax.data.records import Source
+from vljax.data.tokenizers import LoadedTokenizer, Tokenizer, load_tokenizer
+from vljax.overrides import override
+
+_BY_ENDING = {
+    ".tar": "webdataset",
+    ".parquet": "parquet",
+    ".array_record": "array_record",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+
+HELP = """\
+SOURCE is a path or TYPE:PATH. Without TYPE it is told by the ending: .tar, .parquet, .array_record,
+.jsonl, .csv, .tsv, or by the name dataset_*.json; of a folder, by what lies in it. Fields of the
+sources follow: --captions json.caption txt, --label cls."""
+
+
+def given_sources(argv: list[str], prog: str, epilog: str = "") -> list[Source]:
+    """The sources that arguments name, with the fields set behind them.
+
+    Args:
+      argv: sources, then `--FIELD VALUE ...` for all of them.
+      prog: the command that messages show.
+      epilog: what `--help` says at its end.
+
+    Raises:
+      UserError: if there is none, a type is unknown, or a field does not fit.
+    """
+    count = next((i for i, word in enumerate(argv) if word.startswith("--")), len(argv))
+    if not count:
+        raise UserError(f"name a data set: {prog} PATH, or {prog} TYPE:PATH")
+    return [_source(word, argv[count:], f"{prog} {word}", epilog) for word in argv[:count]]
+
+
+def _source(word: str, fields: list[str], prog: str, epilog: str) -> Source:
+    if word in Source.members:
+        name, path = word, ""
+    else:
+        name, colon, path = word.partition(":")
+        if not colon or path.startswith("//") or "/" in name:
+            name, path = _type_of(word), word
+    kind: Any = member(Source, name)
+    has_path = "path" in {field.name for field in dataclasses.fields(kind)}
+    if path and name != "builtin" and not has_path:
+        raise UserError(f"{word}: {name} is not made from a path; set its fields behind {name}")
+    if not path:
+        return validate(override(kind(), fields, prog, epilog))
+    source = kind(split=path) if name == "builtin" else kind(path=path)
+    return validate(override(source, fields, prog, epilog))
+
+
+def _type_of(path: str) -> str:
+    import os
+
+    from vljax.data.files import expand, is_remote
+
+    for ending, name in _BY_ENDING.items():
+        if path.endswith(ending):
+            return name
+    if fnmatch.fnmatchcase(path.rpartition("/")[2], "dataset_*.json"):
+        return "karpathy"
+    if not is_remote(path) and os.path.exists(os.path.join(path, "dataset_info.json")):
+        return "tfds"
+    for ending in (".tar", ".parquet", ".array_record"):
+        try:
+            if all(file.path.endswith(ending) for file in expand(path, (ending,), path)):
+                return _BY_ENDING[ending]
+        except UserError:
+            continue
+    if not is_remote(path) and os.path.isdir(path):
+        return "folder"
+    raise UserError(f"{path}: cannot tell what kind of data set this is; write TYPE:{path}")
+
+
+# --- The tokenizer that a command line names ------------------------------------------------------
+
+_TOKENIZERS = {".json": "huggingface", ".model": "sentencepiece"}
+_FIELD = "--tokenizer."
+
+
+def take_fields(argv: list[str]) -> tuple[list[str], list[str]]:
+    """`--tokenizer.FIELD VALUE ...` as `--FIELD VALUE ...`, and the other arguments."""
+    fields, rest = list[str](), list[str]()
+    ours = False
+    for word in argv:
+        if word.startswith("--"):
+            ours = word.startswith(_FIELD)
+        (fields if ours else rest).append(word)
+    return [f"--{w[len(_FIELD) :]}" if w.startswith(_FIELD) else w for w in fields], rest
+
+
+def given_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer | None:
+    """The loaded tokenizer that a word names; None for "none".
+
+    Args:
+      word: TYPE, TYPE:PATH, a vocabulary, or the folder of a tokenizer in a checkpoint.
+      fields: `--FIELD VALUE ...` of it.
+      prog: the command that messages show.
+
+    Raises:
+      UserError: if there is no such tokenizer, or a field does not fit.
+    """
+    if word == "none":
+        if fields:
+            raise UserError(f"--tokenizer.{fields[0][2:]}: --tokenizer is none")
+        return None
+    if word not in Tokenizer.members and os.path.isdir(word):
+        if fields:
+            raise UserError(f"--tokenizer.{fields[0][2:]}: those of {word} are in its config.json")
+        return load_tokenizer(word)
+    name, _, path = word.partition(":")
+    ending = os.path.splitext(word)[1]
+    if name not in Tokenizer.members and ending in _TOKENIZERS:
+        name, path = _TOKENIZERS[ending], word
+    kind: Any = member(Tokenizer, name, "--tokenizer")
+    # Clip has its vocabulary within it.
+    tokenizer = kind(path=path) if path else kind()
+    return loaded_tokenizer(tokenizer, fields, f"{prog} --tokenizer {word}")
+
+
+def loaded_tokenizer(tokenizer: Tokenizer, fields: list[str], prog: str) -> LoadedTokenizer:
+    """A tokenizer with `--FIELD VALUE ...` set, loaded. Raises UserError if one does not fit."""
+    return validate(override(tokenizer, fields, prog)).load()

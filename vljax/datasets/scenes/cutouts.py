@@ -1,0 +1,252 @@
+"""The objects that scenes are made of: pictures with alpha whose caption names one thing."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from vljax.config import UserError, suggest
+from vljax.data.records import ExampleError, Records
+from vljax.datasets.scenes import captions
+
+# Classes of the data sets we know whose pictures show no thing that can stand somewhere.
+NO_THINGS = (
+    "decorations",
+    "flags",
+    "geography",
+    "natural forces",
+    "patterns",
+    "signs and symbols",
+    "symbols",
+)
+SEEN_ALPHA = 128
+
+_LEAST_CUT_AWAY = 0.05
+_LONGEST_ASPECT = 3.0
+_MOST_PIXELS = 16_000_000
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """One picture, cropped to what can be seen.
+
+    Attributes:
+      pixels: red, green and blue multiplied by alpha, and alpha.
+      colour: its name, if there is one.
+      mean: mean red, green and blue of what can be seen.
+    """
+
+    pixels: UInt8[np.ndarray, "height width 4"]
+    colour: str | None
+    mean: Float[np.ndarray, "3"]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """All pictures of one name.
+
+    Attributes:
+      name: such as "cup of tea".
+      plural: such as "cups of tea".
+      words: of the name, without colours.
+      tags: keywords of its pictures.
+      cutouts: its pictures.
+    """
+
+    name: str
+    plural: str
+    words: frozenset[str]
+    tags: frozenset[str]
+    cutouts: tuple[Cutout, ...]
+
+    def may_be(self, other: Thing) -> bool:
+        """Whether one of the names might be said of a picture of the other."""
+        return bool(self.words & other.words or self.name in other.tags or other.name in self.tags)
+
+
+def collect(
+    records: Records, leave_out: Sequence[str] | None, longest: int, shortest: int
+) -> list[Thing]:
+    """The things in a data set, by name.
+
+    Args:
+      records: images with alpha, captions in English.
+      leave_out: classes to pass over; None for those of NO_THINGS.
+      longest: longest side of the pictures, pixels; larger ones are scaled down.
+      shortest: longest side at which a picture must still be seen as it is.
+
+    Raises:
+      UserError: for an unknown class.
+    """
+    for unknown in sorted(set(leave_out or ()) - set(records.class_names)):
+        raise UserError(
+            f"data.source.leave_out: unknown class {unknown!r}"
+            f"{suggest(unknown, records.class_names)}"
+        )
+    passed_over = set(NO_THINGS if leave_out is None else leave_out)
+    pictures: dict[str, list[Cutout]] = defaultdict(list)
+    tags: dict[str, set[str]] = defaultdict(set)
+    for index in range(len(records)):
+        about = records.annotation(index)
+        named = about.label is not None and about.label < len(records.class_names)
+        of_class = records.class_names[about.label or 0] if named else None
+        name = captions.object_name(about.first_caption)
+        if name is None or of_class in passed_over:
+            continue
+        try:
+            cutout = _cut_out(records.image(index), name, longest, shortest)
+        except ExampleError:
+            continue
+        if cutout is not None:
+            pictures[name].append(cutout)
+            tags[name] |= set(about.tags)
+    return [
+        Thing(name, captions.plural(name), _words(name), frozenset(tags[name]), tuple(cutouts))
+        for name, cutouts in sorted(pictures.items())
+    ]
+
+
+def _words(name: str) -> frozenset[str]:
+    words = {word for word in name.replace("-", " ").split() if len(word) > 2}
+    return frozenset(words) - captions.colour_words(name)
+
+
+def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout | None:
+    """The picture of an object; None if it is no cut-out, too long, or lost when it is small."""
+    import cv2
+
+    pixels = _decode(content)
+    if pixels is None:
+        return None
+    seen = pixels[..., 3] >= SEEN_ALPHA
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = pixels.shape[:2]
+    transparent = 1 - (pixels[..., 3] >= SEEN_ALPHA).mean()
+    if max(height, width) > _LONGEST_ASPECT * min(height, width) or transparent < _LEAST_CUT_AWAY:
+        return None
+    if max(height, width) > longest:
+        pixels = fit(pixels, longest)
+    small = fit(pixels, shortest)
+    if not _fills(small):
+        return None
+    mask = pixels[..., 3] >= SEEN_ALPHA
+    opaque = cv2.cvtColor(pixels, cv2.COLOR_mRGBA2RGBA)[..., :3]
+    colour = colour_of(opaque, mask)
+    said = {"grey" if word == "gray" else word for word in captions.colour_words(name)}
+    agreed = colour if not said or said == {colour} else None
+    return Cutout(np.ascontiguousarray(pixels), agreed, opaque[mask].mean(0))
+
+
+def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
+    """Pixels multiplied by alpha; None if there is none. Raises ExampleError for damaged files."""
+    import cv2
+    from PIL import Image
+
+    from vljax.data.images.errors import image_errors
+    from vljax.data.transforms.decode import FORMATS
+
+    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > _MOST_PIXELS or not image.has_transparency_data:
+            return None
+        pixels = np.asarray(image.convert("RGBA"))
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2mRGBA))
+
+
+def fit(pixels: UInt8[np.ndarray, "height width 4"], side: int) -> UInt8[np.ndarray, "h w 4"]:
+    """A picture scaled so that its longest side is `side` pixels, enlarged by half at most."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = min(side / max(height, width), 1.5)
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, size, interpolation=kind))
+
+
+def _fills(pixels: UInt8[np.ndarray, "height width 4"]) -> bool:
+    """Whether what is seen reaches the edges within a tenth, and is no web of thin lines."""
+    seen = pixels[..., 3] >= SEEN_ALPHA
+    height, width = seen.shape
+    return bool(
+        seen.any(1).sum() >= 0.9 * height
+        and seen.any(0).sum() >= 0.9 * width
+        and seen.mean() >= 0.2
+    )
+
+
+# --- The colour of an object, where it has one that people would agree on -------------------------
+
+COLOURS = (
+    "black",
+    "white",
+    "grey",
+    "red",
+    "orange",
+    "brown",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+)
+
+_LEAST_SHARE = 0.65
+_MOST_OTHER_SHARE = 0.15
+_MOST_OUTLINE = 0.35
+
+
+def colour_of(
+    pixels: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "height width"]
+) -> str | None:
+    """The name of the colour that an object has, or None if that can be argued about.
+
+    Each pixel has a name by its hue, saturation and value, or none between two names. The colour
+    must cover 65 % of the object, and no other more than 15 %. Black up to 35 % counts as outline
+    and is left out of the sum.
+    """
+    names = _name_pixels(pixels)[mask]
+    counts = np.bincount(names, minlength=len(COLOURS) + 1)
+    if counts[1] <= _MOST_OUTLINE * names.size:
+        counts[1] = 0
+    total = counts.sum()
+    order = np.argsort(counts[1:])[::-1] + 1
+    if total == 0 or counts[order[0]] < _LEAST_SHARE * total:
+        return None
+    if counts[order[1]] > _MOST_OTHER_SHARE * total:
+        return None
+    return COLOURS[order[0] - 1]
+
+
+def _name_pixels(pixels: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
+    """1 + index into COLOURS of each pixel; 0 for colours between two names."""
+    import cv2
+
+    hue, saturation, value = np.moveaxis(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), -1, 0)
+    hue = hue.astype(np.int32) * 2  # degrees
+    reddish = (hue < 8) | (hue >= 345)
+    vivid = (saturation >= 90) & (value >= 60)
+    conditions = {
+        "black": value < 50,
+        "white": (saturation < 25) & (value >= 225),
+        "grey": (saturation < 30) & (value >= 70) & (value < 205),
+        "pink": vivid & (value >= 180) & ((hue >= 318) & (hue < 340)),
+        "red": vivid & reddish & (saturation >= 140),
+        "brown": vivid & (hue >= 12) & (hue < 42) & (value < 165),
+        "orange": vivid & (hue >= 16) & (hue < 40) & (saturation >= 150) & (value >= 205),
+        "yellow": vivid & (hue >= 46) & (hue < 66) & (value >= 170),
+        "green": vivid & (hue >= 90) & (hue < 160),
+        "blue": vivid & (hue >= 195) & (hue < 255),
+        "purple": vivid & (hue >= 265) & (hue < 312),
+    }
+    light_red = reddish & (saturation >= 60) & (saturation < 125) & (value >= 215)
+    conditions["pink"] |= light_red
+    numbers = [COLOURS.index(name) + 1 for name in conditions]
+    return np.select(list(conditions.values()), numbers, 0)

@@ -1,0 +1,85 @@
+"""The stamps of Tux Paint, as `vljax data build tuxpaint-stamps` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vljax.config import UserError, setting, suggest
+from vljax.data.records import Source
+from vljax.data.sources.items import Item, ItemRecords, read_items
+
+
+@dataclass(frozen=True)
+class Tuxpaint(Source, name="tuxpaint"):
+    """948 pictures with transparency, captions in up to 78 languages.
+
+    Pictures without a caption in any of the languages are left out.
+
+    Attributes:
+      path: the folder that `vljax data build tuxpaint-stamps` wrote.
+      split: no caption of any language occurs in more than one split.
+      languages: locale codes ("en", "de", "pt_BR", ...); an image has its captions in this order.
+    """
+
+    path: str | None = setting(None, path=True)
+    split: Literal["train", "validation", "test"] = "train"
+    languages: tuple[str, ...] = ("en",)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.languages:
+            yield "languages", "name at least one"
+
+    @property
+    def full_name(self) -> str:
+        return f"tuxpaint:{'+'.join(self.languages)}:{self.split}"
+
+    @property
+    def dataset(self) -> str:
+        """Tells languages apart: figures in one say nothing of another."""
+        return f"{self.type_name}-{'+'.join(self.languages)}"
+
+    @property
+    def split_name(self) -> str:
+        return self.split
+
+    def open(self) -> TuxpaintRecords:
+        if self.path is None:
+            raise UserError(
+                "data.source.path: unset; run `vljax data build tuxpaint-stamps`, "
+                "then --data.source.path data/tuxpaint-stamps"
+            )
+        return TuxpaintRecords(Path(self.path).expanduser(), self.split, self.languages)
+
+
+class TuxpaintRecords(ItemRecords):
+    """One split of the stamps, with captions in some languages."""
+
+    def __init__(self, directory: Path, split: str, languages: tuple[str, ...]):
+        try:
+            content = (directory / "items.jsonl").read_bytes()
+            items = read_items(content)
+            known = {locale for item in items for locale in item["captions"]}
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{directory}: no stamps; run `vljax data build tuxpaint-stamps --out {directory}`"
+            ) from error
+        for language in languages:
+            if language not in known:
+                raise UserError(
+                    f"data.source.languages: unknown language {language!r}"
+                    f"{suggest(language, known)}"
+                )
+        chosen = [
+            item
+            for item in items
+            if item["split"] == split and any(code in item["captions"] for code in languages)
+        ]
+
+        def annotate(item: Item) -> tuple[tuple[str, ...], tuple[str, ...]]:
+            captions = (item["captions"][code] for code in languages if code in item["captions"])
+            return tuple(captions), tuple(dict.fromkeys((*item["tags"], item["class"])))
+
+        super().__init__(directory, items, chosen, annotate, content)

@@ -1,0 +1,183 @@
+"""`vision_cfg` and `preprocess_cfg` of open_clip, and our image tower and transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vljax.config import suggest
+from vljax.data.transforms import Resize, Transform
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.open_clip.timm_trunks import EPSILON, TRUNKS
+from vljax.interop.transformers.images import only_resize, three
+from vljax.models.encoders import ViT
+from vljax.models.heads.embedding import Embedding
+from vljax.models.layers.blocks import TransformerConfig
+
+# What open_clip has and vljax has not, as it is without.
+_NOT_HERE: dict[str, Any] = {
+    "ls_init_value": None,
+    "attentional_pool": False,
+    "pos_embed_type": "learnable",
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+}
+_NATIVE = {"pooling": "cls", "cls_position": True, "patch_bias": False}
+_TIMM = {"pooling": "map", "input_norm": False, "patch_bias": True, "norm_epsilon": EPSILON}
+_MODES = {"shortest": "shortest", "squash": "squash", "longest": "pad"}
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def read(fields: Fields, *, quick: bool) -> tuple[dict[str, Any], str]:
+    """The fields of our ViT, and how its embedding is projected."""
+    for name, value in _NOT_HERE.items():
+        fields.must(name, value, value)
+    if "timm_model_name" in fields:
+        return _read_timm(fields)
+    fields.must("pool_type", "tok", "tok")
+    width, head_width = fields.get("width", 768), fields.get("head_width", 64)
+    if not isinstance(fields.raw("layers", 12), int):
+        fields.fail("layers", "a list is a ResNet, which vljax has not")
+    tower = {
+        "image_size": fields.side("image_size", 224),
+        "patch_size": fields.side("patch_size", 16),
+        "width": width,
+        "depth": fields.get("layers", 12),
+        "heads": width // head_width,
+        "mlp_dim": int(width * fields.get("mlp_ratio", 4.0)),
+        "input_norm": not fields.get("no_ln_pre", False),
+        **read_layers(fields, quick=quick),
+        **_NATIVE,
+    }
+    return tower, "linear"
+
+
+def _read_timm(fields: Fields) -> tuple[dict[str, Any], str]:
+    name = fields.get("timm_model_name", "")
+    if name not in TRUNKS:
+        near = suggest(name, TRUNKS)
+        fields.fail("timm_model_name", f"vljax does not know the sizes of {name!r}{near}")
+    fields.must("timm_pool", "map", "avg")
+    biased = "affine" if fields.get("timm_proj_bias", False) else "linear"
+    kinds = {"none": "none", "": "none", "linear": biased}
+    projection: str = fields.one_of("timm_proj", kinds, "linear")
+    trunk = TRUNKS[name]
+    if fields.side("image_size", trunk.image) != trunk.image:
+        fields.fail("image_size", f"is not {trunk.image}, the size of {name}")
+    return {**trunk.fields(), "scan": False, **_TIMM}, projection
+
+
+def read_layers(fields: Fields, *, quick: bool) -> dict[str, Any]:
+    """Activation and layer norm of one of open_clip's own towers."""
+    approximate = fields.part("act_kwargs").raw("approximate", "none")
+    if approximate not in ("none", "tanh") or (quick and approximate != "none"):
+        fields.fail("act_kwargs", f"approximate = {approximate!r} is unknown here")
+    gelu = {"none": "gelu", "tanh": "gelu_tanh"}[approximate]
+    return {
+        "activation": "quick_gelu" if quick else gelu,
+        "norm_epsilon": fields.part("norm_kwargs").get("eps", 1e-5),
+        "scan": False,
+    }
+
+
+def write_layers(tower: TransformerConfig) -> dict[str, Any]:
+    """The inverse of `read_layers`."""
+    fields: dict[str, Any] = {"mlp_ratio": mlp_ratio(tower)}
+    if tower.activation == "gelu_tanh":
+        fields["act_kwargs"] = {"approximate": "tanh"}
+    if tower.norm_epsilon != 1e-5:
+        fields["norm_kwargs"] = {"eps": tower.norm_epsilon}
+    return fields
+
+
+def mlp_ratio(tower: TransformerConfig) -> float:
+    """The ratio from which `int(width * ratio)` gives our MLP size."""
+    ratio = tower.mlp_dim / tower.width
+    # Rounding may leave the product a little below the whole number.
+    return ratio if int(tower.width * ratio) == tower.mlp_dim else ratio + 1e-6
+
+
+def write(tower: ViT, head: Embedding, losses: Losses) -> tuple[dict[str, Any], bool]:
+    """`vision_cfg`, and whether the tower is one of timm."""
+    projection = head.projections.get("image")
+    if tower.pooling == "map":
+        losses.require(_TIMM, tower, "model.encoders.image")
+        return _write_timm(tower, str(projection), losses), True
+    losses.require(_NATIVE, tower, "model.encoders.image")
+    if projection != "linear":
+        losses.refuse("the projection of images", projection, "'linear'")
+    fields = {
+        "image_size": tower.image_size,
+        "patch_size": tower.patch_size,
+        "width": tower.width,
+        "layers": tower.depth,
+        "head_width": tower.width // tower.heads,
+        **write_layers(tower),
+    }
+    return fields | ({} if tower.input_norm else {"no_ln_pre": True}), False
+
+
+def _write_timm(tower: ViT, projection: str, losses: Losses) -> dict[str, Any]:
+    fitting = [
+        name
+        for name, trunk in TRUNKS.items()
+        if all(getattr(tower, field) == value for field, value in trunk.fields().items())
+    ]
+    if not fitting:
+        sizes = f"{tower.width} wide, {tower.depth} deep, {tower.activation}"
+        found = f"{sizes}, patch {tower.patch_size} at {tower.image_size} pixels"
+        losses.refuse("model.encoders.image", found, f"the sizes of timm: {', '.join(TRUNKS)}")
+    return {
+        "image_size": tower.image_size,
+        "timm_model_name": fitting[0],
+        "timm_model_pretrained": False,
+        "timm_pool": "map",
+        "timm_proj": "none" if projection == "none" else "linear",
+        "timm_proj_bias": projection == "affine",
+    }
+
+
+def read_preprocessing(fields: Fields, image: dict[str, Any]) -> tuple[Resize, dict[str, Any]]:
+    """How images get their size, and how their pixels are normalised."""
+    size = fields.side("size", image["image_size"])
+    if size != image["image_size"]:
+        fields.fail("size", f"is {size}, but the model is made for {image['image_size']} pixels")
+    fields.must("mode", "RGB", "RGB")
+    grey = fields.get("fill_color", 0)
+    names = {"bicubic": "bicubic", "bilinear": "bilinear"}
+    resize = Resize(
+        size,
+        mode=fields.one_of("resize_mode", _MODES, "shortest"),
+        interpolation=fields.one_of("interpolation", names, "bicubic"),
+        background=(grey, grey, grey),
+    )
+    return resize, {
+        "pixel_mean": three(fields, "mean", _MEAN),
+        "pixel_std": three(fields, "std", _STD),
+    }
+
+
+def write_preprocessing(
+    transforms: Sequence[Transform], tower: ViT, losses: Losses
+) -> dict[str, Any]:
+    """`preprocess_cfg`. Raises UserError if the transforms are not a decode and a resize."""
+    resize = only_resize(transforms, losses)
+    if resize.mode == "shortest" and resize.centre == "floor":
+        losses.lose("resize", "a centre crop that is rounded down rather than to even pixels")
+    if resize.mode == "pad" and len(set(resize.background)) > 1:
+        losses.refuse("data.eval_transforms.resize.background", resize.background, "greys")
+    modes = {ours: theirs for theirs, ours in _MODES.items()}
+    return {
+        "size": resize.size,
+        "mode": "RGB",
+        "mean": list(tower.pixel_mean),
+        "std": list(tower.pixel_std),
+        "interpolation": resize.interpolation,
+        "resize_mode": modes[resize.mode],
+        "fill_color": resize.background[0],
+    }

@@ -1,0 +1,84 @@
+"""`text_cfg` of open_clip, and our text tower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.open_clip.image import read_layers, write_layers
+from vljax.interop.open_clip.tokenizer import Ids
+from vljax.models.encoders import TextTransformer
+from vljax.models.heads.embedding import Embedding
+
+_NOT_HERE: dict[str, Any] = {
+    "hf_model_name": None,
+    "ls_init_value": None,
+    "embed_cls": False,
+    "final_ln_after_pool": False,
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+}
+_POOLINGS = {"argmax": "eos", "eos": "eos", "last": "last", "first": "first"}
+
+
+def read(fields: Fields, tokenizer: Ids, *, quick: bool) -> tuple[TextTransformer, str]:
+    """Our text tower, and how its embedding is projected."""
+    for name, value in _NOT_HERE.items():
+        fields.must(name, value, value)
+    pooling = fields.get("pool_type", "argmax")
+    if pooling == "argmax" and tokenizer.eos_id != tokenizer.vocab_size - 1:
+        fields.fail("pool_type", "is argmax, but the end token has not the highest id")
+    if pooling == "eos" and fields.get("eos_id", 2) != tokenizer.eos_id:
+        fields.fail("eos_id", f"is not that of the tokenizer, {tokenizer.eos_id}")
+    width = fields.get("width", 512)
+    tower = TextTransformer(
+        vocab_size=fields.get("vocab_size", 49408),
+        context_length=fields.get("context_length", 77),
+        width=width,
+        depth=fields.get("layers", 12),
+        heads=fields.get("heads", 8),
+        mlp_dim=int(width * fields.get("mlp_ratio", 4.0)),
+        causal=not fields.get("no_causal_mask", False),
+        mask_padding=False,
+        pooling=fields.one_of("pool_type", _POOLINGS, "argmax"),
+        **read_layers(fields, quick=quick),
+    )
+    biased = "affine" if fields.get("proj_bias", False) else "linear"
+    projection: str = fields.one_of("proj_type", {"linear": biased, "none": "none"}, "linear")
+    return tower, projection
+
+
+def write(
+    tower: TextTransformer, head: Embedding, tokenizer: Ids, losses: Losses
+) -> tuple[dict[str, Any], bool]:
+    """`text_cfg`, and whether it is CLIP's own, which needs no `custom_text`."""
+    path = "model.encoders.text"
+    if tower.pooling not in _POOLINGS.values():
+        losses.refuse(f"{path}.pooling", tower.pooling, "first, last and eos")
+    # Causal attention up to the end token never reaches padding.
+    if tower.mask_padding and not (tower.causal and tower.pooling == "eos"):
+        losses.refuse(f"{path}.mask_padding", True, "False")
+    pooling = tower.pooling
+    if pooling == "eos" and tokenizer.eos_id == tokenizer.vocab_size - 1:
+        pooling = "argmax"  # type: ignore[assignment]
+    projection = head.projections.get("text")
+    fields: dict[str, Any] = {
+        "context_length": tower.context_length,
+        "vocab_size": tower.vocab_size,
+        **tokenizer.config,
+        "width": tower.width,
+        "heads": tower.heads,
+        "layers": tower.depth,
+        "pool_type": pooling,
+        "eos_id": tokenizer.eos_id,
+        "pad_id": tokenizer.pad_id,
+        **write_layers(tower),
+    }
+    fields |= {} if tower.causal else {"no_causal_mask": True}
+    fields |= {"proj_bias": True} if projection == "affine" else {}
+    fields |= {"proj_type": "none"} if projection == "none" else {}
+    return fields, tower.causal and tower.pooling == "eos" and projection == "linear"

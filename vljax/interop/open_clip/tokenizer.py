@@ -1,0 +1,100 @@
+"""The tokenizers of open_clip: CLIP's, which is built in, and those of transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vljax.data.tokenizers import Clip, LoadedTokenizer, SentencePiece
+from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.format import Trained, to_json
+from vljax.interop.transformers import tokenizer
+
+# All of open_clip's cleanings begin by repairing characters and HTML (ftfy).
+_CLEANINGS = {"lower": "clip", "whitespace": "clip_whitespace", "canonicalize": "siglip_open_clip"}
+_NAMES = {ours: theirs for theirs, ours in _CLEANINGS.items()}
+_CLIP_CLEANINGS = {name: _CLEANINGS[name] for name in ("lower", "canonicalize")}
+"""Of CLIP's own tokenizer; ours is in lower case in any case."""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What a text tower needs to know of its tokenizer."""
+
+    eos_id: int
+    pad_id: int
+    vocab_size: int
+    config: Mapping[str, Any]
+    """What `text_cfg` says about it."""
+
+
+@dataclass(frozen=True)
+class ReadTokenizer(Ids):
+    """The same of a tokenizer that was read."""
+
+    loaded: LoadedTokenizer
+
+
+def read(folder: Path, fields: Fields) -> ReadTokenizer:
+    """The tokenizer of a folder, from `text_cfg` and the files that stand there."""
+    context = fields.get("context_length", 77)
+    settings = fields.part("tokenizer_kwargs")
+    fields.must("tokenizer_mode", None)
+    settings.must("strip_sep_token", False, False)
+    if "hf_tokenizer_name" not in fields:
+        cleaning = settings.one_of("clean", _CLIP_CLEANINGS, "lower")
+        loaded = Clip(context_length=context, cleaning=cleaning).load()
+        return ReadTokenizer(loaded.vocab_size - 1, 0, loaded.vocab_size, {}, loaded)
+    cleaning = settings.one_of("clean", _CLEANINGS, "whitespace")
+    found = tokenizer.read(folder, context)
+    config = found.loaded.config
+    if isinstance(config, SentencePiece) and cleaning != "siglip_open_clip":
+        # It would be followed by what a SiglipTokenizer does, which has no name here.
+        settings.fail("clean", "has to be 'canonicalize' with a SiglipTokenizer")
+    vocabulary = tokenizer.vocabulary(found.loaded)
+    loaded = dataclasses.replace(config, cleaning=cleaning).load_vocabulary(vocabulary)
+    return ReadTokenizer(found.eos_id, 0, found.vocab_size, {}, loaded)
+
+
+def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
+    """What `text_cfg` says about the tokenizer, and its files.
+
+    Raises:
+      UserError: if texts would not get the same ids there.
+    """
+    config = trained.tokenizer.config
+    tokenizer.check_framing(config, losses)
+    if isinstance(config, Clip):
+        if config.cleaning not in _CLIP_CLEANINGS.values():
+            losses.lose("text-cleaning", _unlike(config.cleaning))
+        cleaning = _NAMES.get(config.cleaning, "lower")
+        settings = {} if cleaning == "lower" else {"tokenizer_kwargs": {"clean": cleaning}}
+        size = trained.tokenizer.vocab_size
+        return Ids(size - 1, 0, size, settings), {}
+    canonical = isinstance(config, SentencePiece)
+    wanted = ("siglip_open_clip",) if canonical else tuple(_NAMES)
+    if config.cleaning not in wanted:
+        losses.lose("text-cleaning", _unlike(config.cleaning))
+    if canonical:
+        cleaning = "canonicalize"
+        inside: Cleaning = "canonical"
+    elif config.cleaning in _NAMES:
+        cleaning, inside = _NAMES[config.cleaning], "none"
+    else:
+        cleaning, inside = "whitespace", config.cleaning
+    written = tokenizer.write(trained, losses, ["input_ids"], inside)
+    files = {name: c if isinstance(c, bytes) else to_json(c) for name, c in written.files.items()}
+    eos, pad = written.ids["eos_token_id"], written.ids["pad_token_id"]
+    assert eos is not None
+    assert pad is not None
+    # open_clip reads the files of the folder whatever the name is, if there is one.
+    named: dict[str, Any] = {"hf_tokenizer_name": "local", "tokenizer_kwargs": {"clean": cleaning}}
+    return Ids(eos, pad, trained.tokenizer.vocab_size, named), files
+
+
+def _unlike(cleaning: str) -> str:
+    return f"data.tokenizer.cleaning = {cleaning!r} without ftfy before it"

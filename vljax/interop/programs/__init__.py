@@ -1,0 +1,1 @@
+"""Encoders exported as programs: StableHLO and ONNX."""

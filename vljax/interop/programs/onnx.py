@@ -1,0 +1,149 @@
+"""Folders of ONNX graphs, one an encoder; both find their weights in one safetensors file.
+
+jax2onnx makes the graph of a function whose weights are arguments, so none is in memory. They are
+then declared external data, by their place in the safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vljax.config import UserError
+from vljax.interop import plain
+from vljax.interop.export_issues import Losses
+from vljax.interop.format import Format, Trained, Writing
+from vljax.interop.programs import folder
+from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
+from vljax.interop.safetensors_files import SHARD_BYTES, Progress, write_folder
+from vljax.interop.tensors import FLOATS, Lazy
+from vljax.models.compute import Compute
+
+OPSET = 21
+
+Place = tuple[str, int, int]
+"""File, offset and length in bytes."""
+
+
+def _write(trained: Trained, losses: Losses) -> Writing:
+    folder.check(trained, losses)
+    compute = Compute(jnp.float32, attention="heads_first")
+    encoders = encoder_functions(trained, losses, compute, FLOATS[trained.dtype])
+    graphs = {f"{each.stream}.onnx": _graph(each) for each in encoders}
+    described = {
+        each.stream: {
+            **folder.described(each, f"{each.stream}.onnx"),
+            "opset": OPSET,
+        }
+        for each in encoders
+    }
+
+    def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
+        files = write_folder(out, folder.WEIGHTS, tensors, progress, SHARD_BYTES)
+        places = {name: place for file in files for name, place in _places(file).items()}
+        for name, graph in graphs.items():
+            _point_to(graph, places)
+            (out / name).write_bytes(graph.SerializeToString())
+        folder.finish(out, trained, "onnx", described, files)
+        return files
+
+    rules = plain.rules([*trained.parameters, *trained.statistics])
+    return Writing(rules, {}, write)
+
+
+def _graph(encoder: EncoderFunction) -> Any:
+    """The graph of an encoder; inputs first, then weights, all of them arguments."""
+    try:
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx: {error}; pip install 'vljax[onnx]', and then"
+            " pip install --no-deps jax2onnx==0.17.1, whose own requirements ask for an older"
+            " orbax-checkpoint"
+        ) from error
+    (batch,) = jax.export.symbolic_shape("batch")
+    inputs, weights = encoder.batch(batch), dict(encoder.weights)
+
+    def function(*arrays: Array) -> Array:
+        own, rest = arrays[: len(inputs)], arrays[len(inputs) :]
+        named = dict(zip(weights, rest, strict=True)), dict(zip(inputs, own, strict=True))
+        return encoder(*named)
+
+    chatter = logging.getLogger("onnx_ir.serde")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return to_onnx(
+                function,
+                [*inputs.values(), *weights.values()],
+                model_name=encoder.stream,
+                opset=OPSET,
+                input_names=[*inputs, *weights],
+                output_names=["embedding"],
+            )
+    finally:
+        chatter.setLevel(level)
+
+
+def _places(file: Path) -> dict[str, Place]:
+    """Where each tensor stands in a safetensors file."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+    spans = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {name: (file.name, 8 + length + a, b - a) for name, (a, b) in spans.items()}
+
+
+def _point_to(graph: Any, places: Mapping[str, Place]) -> None:
+    """Turns the arguments that are weights into external data."""
+    import onnx
+
+    kept: list[Any] = []
+    read = set(_read(graph.graph))
+    for argument in graph.graph.input:
+        if argument.name not in places:
+            kept.append(argument)
+            continue
+        if argument.name not in read:
+            continue  # onnxruntime warns of each one that nothing reads
+        kind = argument.type.tensor_type
+        tensor = onnx.TensorProto(
+            name=argument.name,
+            data_type=kind.elem_type,
+            dims=[axis.dim_value for axis in kind.shape.dim],
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        for key, value in zip(("location", "offset", "length"), places[argument.name], strict=True):
+            tensor.external_data.add(key=key, value=str(value))
+        graph.graph.initializer.append(tensor)
+    _replace(graph.graph.input, kept)
+
+
+def _read(graph: Any) -> Iterator[str]:
+    """The names that the nodes of a graph read, and those of the graphs inside them."""
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _read(inner)
+
+
+def _replace(field: Any, values: Sequence[Any]) -> None:
+    copies = [type(value).FromString(value.SerializeToString()) for value in values]
+    del field[:]
+    field.extend(copies)
+
+
+FORMAT = Format("a folder of ONNX graphs", lambda path: False, None, _write, takes_statistics=True)

@@ -1,0 +1,63 @@
+"""Folders of StableHLO programs (`jax.export`), one an encoder, with their weights beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from vljax.interop import plain
+from vljax.interop.export_issues import Losses
+from vljax.interop.format import Format, Trained, Writing
+from vljax.interop.programs import folder
+from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
+from vljax.interop.safetensors_files import SHARD_BYTES, Progress, write_folder
+from vljax.interop.tensors import FLOATS, Lazy
+from vljax.models.compute import Compute
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def _write(trained: Trained, losses: Losses) -> Writing:
+    folder.check(trained, losses)
+    # Shifts run on every platform; XLA's grouped convolutions are slow on CPU.
+    low = trained.dtype == "bfloat16"
+    compute = Compute(
+        jnp.bfloat16 if low else jnp.float32, attention="heads_first", depthwise_by_shifts=True
+    )
+    encoders = encoder_functions(trained, losses, compute, FLOATS[trained.dtype])
+    exported = {each.stream: _exported(each) for each in encoders}
+    programs = {f"{stream}.stablehlo": one.serialize() for stream, one in exported.items()}
+    described = {
+        each.stream: {
+            **folder.described(each, f"{each.stream}.stablehlo"),
+            "platforms": list(exported[each.stream].platforms),
+            "calling_convention_version": exported[each.stream].calling_convention_version,
+        }
+        for each in encoders
+    }
+
+    def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
+        files = write_folder(out, folder.WEIGHTS, tensors, progress, SHARD_BYTES)
+        for name, content in programs.items():
+            (out / name).write_bytes(bytes(content))
+        folder.finish(out, trained, "stablehlo", described, files)
+        return files
+
+    rules = plain.rules([*trained.parameters, *trained.statistics])
+    return Writing(rules, {}, write)
+
+
+def _exported(encoder: EncoderFunction) -> jax.export.Exported:
+    (batch,) = jax.export.symbolic_shape("batch")
+    # float32 is to mean float32 on accelerators too, where products are rounded by default.
+    with jax.default_matmul_precision("highest"):
+        export = jax.export.export(jax.jit(encoder.__call__), platforms=PLATFORMS)
+        return export(dict(encoder.weights), encoder.batch(batch))
+
+
+FORMAT = Format(
+    "a folder of StableHLO programs", lambda path: False, None, _write, takes_statistics=True
+)

@@ -1,0 +1,191 @@
+"""The names of BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019) in transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vljax.config import UserError
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.format import Reading, Trained, require_activation
+from vljax.interop.mapping import FLAT, LINEAR, LINEAR_OUT, Rule, rule
+from vljax.interop.single_tower import one_tower, read_head, text_run, unprefixed
+from vljax.interop.tensors import Lazy, Tensor
+from vljax.interop.transformers import tokenizer as texts
+from vljax.interop.transformers.towers import linear, norm, read_tower, write_stack
+from vljax.models.encoders import TextTransformer
+
+PREFIXES = ("bert.", "roberta.")
+HEADS = r"(cls|lm_head|classifier|qa_outputs)\..*"
+IGNORED = (r"embeddings\.position_ids", HEADS)
+"""A table of 0, 1, 2, ..., and heads of the tasks that it was trained on."""
+
+_POSITIONS = "embeddings.position_embeddings.weight"
+# What makes a text tower a BERT; the rest are sizes.
+_NAMES_FORM = {
+    "post_norm": True,
+    "embedding_norm": True,
+    "causal": False,
+    "activation": "gelu",
+    "mask_padding": True,
+}
+
+
+def check(name: str, encoder: TextTransformer, layout: str) -> None:
+    """Raises UserError if an encoder is none of a layout, "bert" or "roberta"."""
+    for field, wanted in _NAMES_FORM.items():
+        if getattr(encoder, field) != wanted:
+            path = f"model.encoders.{name}.{field}"
+            raise UserError(f"{path}: must be {wanted} for weights of {layout}")
+    if bool(encoder.position_offset) != (layout == "roberta"):
+        wanted = "2" if layout == "roberta" else "0"
+        path = f"model.encoders.{name}.position_offset"
+        raise UserError(f"{path}: must be {wanted} for weights of {layout}")
+
+
+def rules(name: str, pooler: str | None = None) -> list[Rule]:
+    """The rules of an encoder.
+
+    Args:
+      name: of the encoder in the model.
+      pooler: our path of the pooler; None for none.
+    """
+    here, there = f"{name}/blocks/{{i}}", "encoder.layer.{i}"
+    made = [
+        rule(f"{name}/embedding", "embeddings.word_embeddings.weight"),
+        rule(f"{name}/positions", _POSITIONS),
+        rule(f"{name}/token_types", "embeddings.token_type_embeddings.weight"),
+        *norm(f"{name}/embedding_norm", "embeddings.LayerNorm"),
+        *norm(f"{here}/attention_norm", f"{there}.attention.output.LayerNorm"),
+        *norm(f"{here}/mlp_norm", f"{there}.output.LayerNorm"),
+        *linear(f"{here}/mlp/up", f"{there}.intermediate.dense"),
+        *linear(f"{here}/mlp/down", f"{there}.output.dense"),
+        rule(
+            f"{here}/attention/output/kernel", f"{there}.attention.output.dense.weight", LINEAR_OUT
+        ),
+        rule(f"{here}/attention/output/bias", f"{there}.attention.output.dense.bias"),
+    ]
+    for part in ("query", "key", "value"):
+        ours, theirs = f"{here}/attention/{part}", f"{there}.attention.self.{part}"
+        made.append(rule(f"{ours}/kernel", f"{theirs}.weight", LINEAR))
+        made.append(rule(f"{ours}/bias", f"{theirs}.bias", FLAT))
+    return made if pooler is None else [*made, *linear(pooler, "pooler.dense")]
+
+
+def adapted(
+    tensors: Mapping[str, Tensor], encoder: TextTransformer, source: str
+) -> dict[str, Tensor]:
+    """The tensors without the prefix of models with a head, and as many positions as are used.
+
+    Raises:
+      UserError: if there are fewer positions than the encoder has.
+    """
+    found = dict(tensors)
+    for prefix in PREFIXES:
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    table = found.get(_POSITIONS)
+    if table is not None and len(table.shape) == 2:
+        count, context = table.shape[0], encoder.context_length + encoder.position_offset
+        if count < context:
+            most = count - encoder.position_offset
+            raise UserError(
+                f"{source}: has {most} positions, and context_length is {encoder.context_length};"
+                " make it smaller"
+            )
+        shape = (context, table.shape[1])
+        found[_POSITIONS] = Lazy(shape, table.dtype, lambda: table.read()[:context])
+    return found
+
+
+# --- Text towers in transformers: `BertModel` and `RobertaModel` ----------------------------------
+
+_CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}
+KINDS = tuple(_CLASSES)
+_FORM: dict[str, Any] = {
+    "causal": False,
+    "mask_padding": True,
+    "pooling": "first",
+    "post_norm": True,
+    "embedding_norm": True,
+}
+
+
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+    """A folder whose `config.json` says one of `KINDS`."""
+    config = Fields(content, str(folder / "config.json"))
+    kind = str(config.raw("model_type"))
+    for name in ("is_decoder", "add_cross_attention"):
+        config.must(name, False, False)
+    config.must("position_embedding_type", "absolute", "absolute")
+    tensors, notes = unprefixed(tensors, PREFIXES, HEADS)
+    roberta = kind == "roberta"
+    # RoBERTa counts positions from behind the id of padding.
+    offset = config.get("pad_token_id", 1) + 1 if roberta else 0
+    context = config.get("max_position_embeddings", 512) - offset
+    tokenizer = texts.read(folder, context)
+    pad = tokenizer.loaded.special.pad
+    if roberta and pad + 1 != offset:
+        config.fail("pad_token_id", f"is {offset - 1}, and the tokenizer pads with {pad}")
+    encoder = TextTransformer(
+        vocab_size=config.get("vocab_size", 50265 if roberta else 30522),
+        context_length=context,
+        token_types=config.get("type_vocab_size", 2),
+        position_offset=offset,
+        **read_tower(config, activation="gelu", epsilon=1e-12, text=True),
+        **_FORM,
+    )
+    head = read_head("text", encoder.width, tensors)
+    pooler = "embedding/text" if head.projections["text"] == "tanh" else None
+    run = text_run(encoder, head, tokenizer.loaded)
+    return Reading(
+        f"transformers {kind}",
+        run,
+        tokenizer.loaded,
+        tensors,
+        rules("text", pooler),
+        IGNORED,
+        notes,
+    )
+
+
+def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and the files beside the arrays."""
+    encoder, head, label = one_tower(trained, losses, "text", TextTransformer)
+    kind, path = kind_of(encoder), "model.encoders.text"
+    losses.require({**_FORM, "layer_scale": None}, encoder, path)
+    require_activation(encoder, losses, path)
+    if not encoder.token_types:
+        losses.refuse(f"{path}.token_types", 0, "at least 1")
+    inputs = ["input_ids", "attention_mask"]
+    tokenizer = texts.write(trained, losses, inputs, bert_names=True)
+    pad = tokenizer.ids["pad_token_id"]
+    if kind == "roberta" and encoder.position_offset != (pad or 0) + 1:
+        losses.refuse(f"{path}.position_offset", encoder.position_offset, "the id of padding + 1")
+    content = {
+        "architectures": [_CLASSES[kind]],
+        "model_type": kind,
+        "dtype": trained.dtype,
+        **write_stack(encoder),
+        **tokenizer.ids,
+        "vocab_size": encoder.vocab_size,
+        "max_position_embeddings": encoder.context_length + encoder.position_offset,
+        "type_vocab_size": encoder.token_types,
+        "hidden_dropout_prob": encoder.dropout,
+        "attention_probs_dropout_prob": 0.0,
+        "is_decoder": False,
+    }
+    pooler = f"{label}/text" if head.projections["text"] == "tanh" else None
+    if pooler is None:
+        name = _CLASSES[kind]
+        losses.notes.append(
+            f"without a pooler: {name}.from_pretrained(OUT, add_pooling_layer=False)"
+        )
+    elif head.dim != encoder.width:
+        losses.refuse(f"model.heads.{label}.dim", head.dim, f"{encoder.width}, the width")
+    return rules("text", pooler), {"config.json": content, **tokenizer.files}
+
+
+def kind_of(encoder: TextTransformer) -> str:
+    """The `model_type` that has such towers."""
+    return "roberta" if encoder.position_offset else "bert"

@@ -1,0 +1,140 @@
+"""CLIP in transformers (`CLIPModel`), with its ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vljax.config import UserError
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.format import Reading, Trained, imported_run, two_towers
+from vljax.interop.mapping import LINEAR, ROW, STACKED, Rule, rule
+from vljax.interop.tensors import Tensor
+from vljax.interop.transformers import images
+from vljax.interop.transformers import tokenizer as texts
+from vljax.interop.transformers.towers import (
+    IGNORED,
+    blocks,
+    embeddings,
+    norm,
+    read_tower,
+    write_image,
+    write_text,
+)
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
+from vljax.objectives import SoftmaxContrastive
+
+KIND = "clip"
+_IMAGE = {
+    "pooling": "cls",
+    "cls_position": True,
+    "input_norm": True,
+    "patch_bias": False,
+}
+_TEXT = {"causal": True, "pooling": "eos"}
+# Before version 4.31, configurations said 2 whatever the tokenizer had, and the model takes the
+# token with the highest id in place of the end token where they do.
+_OLD_EOS = 2
+
+
+def rules(head: str) -> list[Rule]:
+    """The names on both sides; `head` is that of our embedding head."""
+    image = "vision_model.embeddings"
+    positions = ("image/cls_position", "image/positions")
+    return [
+        rule("logit_scale", "logit_scale"),
+        *embeddings(),
+        rule("image/cls", f"{image}.class_embedding", ROW),
+        rule(positions, f"{image}.position_embedding.weight", STACKED),
+        *norm("image/input_norm", "vision_model.pre_layrnorm"),
+        *blocks("image", "vision_model"),
+        *norm("image/norm", "vision_model.post_layernorm"),
+        *blocks("text", "text_model"),
+        *norm("text/norm", "text_model.final_layer_norm"),
+        rule(f"{head}/image/kernel", "visual_projection.weight", LINEAR),
+        rule(f"{head}/text/kernel", "text_projection.weight", LINEAR),
+    ]
+
+
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+    """A folder whose `config.json` says `clip`."""
+    config = Fields(content, str(folder / "config.json"))
+    vision, text = config.part("vision_config"), config.part("text_config")
+    context = text.get("max_position_embeddings", 77)
+    tokenizer = texts.read(folder, context)
+    _check_end(text, tokenizer.eos_id, text.get("vocab_size", 49408), tokenizer.vocab_size)
+    size = vision.side("image_size", 224)
+    resize, pixels = images.read(folder, size)
+    defaults: Any = {"activation": "quick_gelu", "epsilon": 1e-5}
+    tower = ViT(
+        image_size=size,
+        patch_size=vision.side("patch_size", 32),
+        **read_tower(vision, text=False, **defaults),
+        **pixels,
+        **_IMAGE,  # type: ignore[arg-type]
+    )
+    encoder = TextTransformer(
+        vocab_size=text.get("vocab_size", 49408),
+        context_length=context,
+        mask_padding=False,
+        **read_tower(text, text=True, **defaults),
+        **_TEXT,  # type: ignore[arg-type]
+    )
+    run = imported_run(
+        tower,
+        encoder,
+        Embedding(config.get("projection_dim", 512)),
+        (resize,),
+        tokenizer.loaded,
+        SoftmaxContrastive(),
+    )
+    return Reading("transformers clip", run, tokenizer.loaded, tensors, rules("embedding"), IGNORED)
+
+
+def _check_end(text: Fields, eos: int, vocab_size: int, tokens: int) -> None:
+    stated = text.get("eos_token_id", 49407)
+    if stated == eos and eos != _OLD_EOS:
+        return
+    if stated != _OLD_EOS:
+        text.fail("eos_token_id", f"is {stated}, but the tokenizer ends texts with id {eos}")
+    if eos != tokens - 1:
+        text.fail(
+            "eos_token_id",
+            f"is 2, so that transformers takes the token with the highest id, {tokens - 1}; but"
+            f" the tokenizer ends texts with id {eos}",
+        )
+
+
+def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and the files beside the arrays."""
+    image, text, head, name = two_towers(trained, losses)
+    losses.require(_IMAGE, image, "model.encoders.image")
+    losses.require(_TEXT, text, "model.encoders.text")
+    linear = {"image": "linear", "text": "linear"}
+    losses.require({"projections": linear}, head, f"model.heads.{name}")
+    tokenizer = texts.write(trained, losses, inputs=["input_ids", "attention_mask"])
+    if tokenizer.ids["eos_token_id"] == _OLD_EOS:
+        raise UserError(
+            "data.tokenizer: the end token has the id 2, with which transformers clip looks for the"
+            " token of the highest id instead; there is no way around it"
+        )
+    projection = {"projection_dim": head.dim}
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": KIND,
+        "dtype": trained.dtype,
+        **projection,
+        "logit_scale_init_value": 2.6592,
+        "initializer_factor": 1.0,
+        "text_config": {
+            "model_type": "clip_text_model",
+            **write_text(text, tokenizer.ids),
+            **projection,
+        },
+        "vision_config": {"model_type": "clip_vision_model", **write_image(image), **projection},
+    }
+    processor = images.write(trained.run.data.eval_transforms, image, losses, "CLIP")
+    files = {"config.json": config, "preprocessor_config.json": processor, **tokenizer.files}
+    return rules(name), files

@@ -1,0 +1,81 @@
+"""Folders of Hugging Face transformers, version 5: one file a kind of model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vljax.config import UserError, suggest
+from vljax.interop.export_issues import Losses
+from vljax.interop.format import Format, Reading, Trained, Writing, read_json, to_json
+from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
+from vljax.interop.torch.file import state_dict
+from vljax.interop.transformers import bert, clip, siglip, siglip2, vit
+from vljax.models.encoders import NaFlexViT, TextTransformer, ViT
+
+_READERS = {
+    "clip": clip.read,
+    "siglip": siglip.read,
+    "siglip2": siglip2.read,
+    **dict.fromkeys(vit.KINDS, vit.read),
+    **dict.fromkeys(bert.KINDS, bert.read),
+}
+
+
+def _recognises(path: Path) -> bool:
+    file = path / "config.json"
+    if not file.is_file():
+        return False
+    content = file.read_bytes()
+    return b'"model_type"' in content or not _is_json(content)
+
+
+def _is_json(content: bytes) -> bool:
+    """A damaged configuration is better named than the folder taken for nothing."""
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(folder: Path) -> Reading:
+    content = read_json(folder / "config.json")
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind not in _READERS:
+        near = suggest(str(kind), _READERS)
+        raise UserError(f"{folder / 'config.json'}: unknown model_type {kind!r}{near}")
+    if not (folder / "model.safetensors").exists() and (folder / "pytorch_model.bin").exists():
+        return _READERS[kind](folder, content, state_dict(folder / "pytorch_model.bin"))
+    return _READERS[kind](folder, content, read_folder(folder, "model"))
+
+
+def _write(trained: Trained, losses: Losses) -> Writing:
+    kind, family = _family(trained)
+    losses.target = f"transformers {kind}"
+    rules, files = family(trained, losses)
+
+    def write(out: Path, tensors: Any, progress: Any) -> Any:
+        return write_folder(out, "model", tensors, progress, SHARD_BYTES)
+
+    content = {name: c if isinstance(c, bytes) else to_json(c) for name, c in files.items()}
+    return Writing(rules, content, write)
+
+
+def _family(trained: Trained) -> tuple[str, Any]:
+    """The `model_type` that a model comes nearest to, and what writes it."""
+    encoders = trained.run.model.encoders
+    image, text = encoders.get("image"), encoders.get("text")
+    if len(encoders) == 1 and isinstance(image, ViT):
+        return vit.kind_of(image), vit.write
+    if len(encoders) == 1 and isinstance(text, TextTransformer):
+        return bert.kind_of(text), bert.write
+    if isinstance(image, NaFlexViT):
+        return siglip2.KIND, siglip2.write
+    if getattr(image, "pooling", None) == "map":
+        return siglip.KIND, siglip.write
+    return clip.KIND, clip.write
+
+
+FORMAT = Format("a folder of transformers", _recognises, _read, _write, takes_vocabulary=True)

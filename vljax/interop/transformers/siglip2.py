@@ -1,0 +1,144 @@
+"""SigLIP 2 with images in their own aspect ratio (NaFlex) in transformers (`Siglip2Model`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vljax.data.transforms import Decode, Patchify, Transform
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.format import Reading, Trained, imported_run, two_towers
+from vljax.interop.mapping import PATCHES, Rule
+from vljax.interop.tensors import Tensor
+from vljax.interop.tokenizers import gemma
+from vljax.interop.transformers import images, siglip
+from vljax.interop.transformers.towers import IGNORED, read_tower, write_text, write_tower
+from vljax.models.encoders import NaFlexViT, TextTransformer
+from vljax.models.heads.embedding import Embedding
+from vljax.objectives import SigmoidContrastive
+
+KIND = "siglip2"
+_IMAGE = {"pooling": "map", "input_norm": False, "patch_bias": True}
+_TEXT = {"causal": False, "pooling": "last"}
+_PROJECTIONS: Any = {"image": "none", "text": "affine"}
+
+
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+    """A folder whose `config.json` says `siglip2`."""
+    config = Fields(content, str(folder / "config.json"))
+    vision, text = config.part("vision_config"), config.part("text_config")
+    vision.must("vision_use_head", True, True)
+    defaults: Any = {"activation": "gelu_pytorch_tanh", "epsilon": 1e-6}
+    patch, entries = vision.side("patch_size", 16), vision.get("num_patches", 256)
+    side = math.isqrt(entries)
+    if side**2 != entries:
+        vision.fail("num_patches", f"is {entries}, which is no square")
+    patchify, pixels = _read_processor(folder, patch)
+    tower = NaFlexViT(
+        image_size=side * patch,
+        patch_size=patch,
+        **read_tower(vision, text=False, **defaults),
+        **pixels,
+        **_IMAGE,  # type: ignore[arg-type]
+    )
+    context = text.get("max_position_embeddings", 64)
+    tokenizer, masks = gemma.read(folder, context)
+    encoder = TextTransformer(
+        vocab_size=text.get("vocab_size", 32000),
+        context_length=context,
+        mask_padding=masks,
+        **read_tower(text, text=True, **defaults),
+        **_TEXT,  # type: ignore[arg-type]
+    )
+    dim = text.get("projection_size", encoder.width)
+    if dim != tower.width:
+        text.fail("projection_size", f"is {dim}, but image embeddings have {tower.width} values")
+    head, objective = Embedding(dim, _PROJECTIONS), SigmoidContrastive()
+    run = imported_run(tower, encoder, head, (patchify,), tokenizer.loaded, objective)
+    rules = siglip.rules("embedding", PATCHES)
+    return Reading("transformers siglip2", run, tokenizer.loaded, tensors, rules, IGNORED)
+
+
+def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]:
+    """How images become patches, and how their pixels are normalised."""
+    fields = images.processor(folder)
+    kind = str(fields.raw("image_processor_type"))
+    if not kind.startswith("Siglip2"):
+        fields.fail("image_processor_type", f"is {kind!r}; siglip2 has Siglip2ImageProcessor")
+    images.check_steps(fields)
+    fields.must("patch_size", patch, 16)
+    budget = fields.get("max_num_patches", 256)
+    name: Any = images.interpolation(fields, "bilinear")
+    return Patchify(patch, (budget,), interpolation=name), images.normalisation(fields)
+
+
+def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and the files beside the arrays."""
+    image, text, head, name = two_towers(trained, losses, NaFlexViT)
+    assert isinstance(image, NaFlexViT)
+    losses.require(_IMAGE, image, "model.encoders.image")
+    losses.require(_TEXT, text, "model.encoders.text")
+    losses.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
+    tokenizer = gemma.write(trained, losses, masks=text.mask_padding)
+    vision = {
+        "model_type": "siglip2_vision_model",
+        **write_tower(image),
+        "num_channels": 3,
+        "patch_size": image.patch_size,
+        "num_patches": image.grid**2,
+        "vision_use_head": True,
+    }
+    config = {
+        "architectures": ["Siglip2Model"],
+        "model_type": KIND,
+        "dtype": trained.dtype,
+        "initializer_factor": 1.0,
+        "text_config": {
+            "model_type": "siglip2_text_model",
+            **write_text(text, tokenizer.ids),
+            "projection_size": head.dim,
+        },
+        "vision_config": vision,
+    }
+    processor = _write_processor(trained.run.data.eval_transforms, image, losses)
+    losses.notes.append(
+        "Siglip2Processor ignores what is saved, and takes 256 patches of 16 pixels and 64 tokens:"
+        f" call it with patch_size={image.patch_size},"
+        f" max_num_patches={processor['max_num_patches']}, max_length={text.context_length}"
+    )
+    files = {"config.json": config, "preprocessor_config.json": processor, **tokenizer.files}
+    return siglip.rules(name, PATCHES), files
+
+
+def _write_processor(
+    transforms: Sequence[Transform], tower: NaFlexViT, losses: Losses
+) -> dict[str, Any]:
+    """The content of `preprocessor_config.json`."""
+    found = [t for t in transforms if t.provides != "text"]
+    if [type(t) for t in found] != [Decode, Patchify]:
+        names = [transform.type_name for transform in transforms]
+        losses.refuse("data.eval_transforms", names, "decode and patchify")
+    decode, patchify = found
+    assert isinstance(decode, Decode)
+    assert isinstance(patchify, Patchify)
+    if decode.scaled:
+        losses.lose("resize", "decoding JPEG files no finer than needed")
+    if patchify.interpolation not in images.FILTERS:
+        path = "data.eval_transforms.patchify.interpolation"
+        losses.refuse(path, patchify.interpolation, "bilinear and bicubic")
+    return {
+        "image_processor_type": "Siglip2ImageProcessor",
+        "processor_class": "Siglip2Processor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "resample": images.FILTERS[patchify.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(tower.pixel_mean),
+        "image_std": list(tower.pixel_std),
+        "patch_size": tower.patch_size,
+        "max_num_patches": patchify.lengths[-1],
+    }

@@ -1,0 +1,299 @@
+"""Tokenizer files of transformers, and our tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vljax.config import UserError
+from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
+from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.format import Trained, read_json
+from vljax.interop.tokenizers import tokenizer_json
+from vljax.interop.tokenizers.tokenizer_json import Special
+
+_CLIP_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
+        {"type": "Lowercase"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class ReadTokenizer:
+    """A tokenizer of ours that was made from files of transformers."""
+
+    loaded: LoadedTokenizer
+    eos_id: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class WrittenTokenizer:
+    """What a folder of transformers holds of a tokenizer."""
+
+    ids: dict[str, int | None]
+    """`pad_token_id`, `bos_token_id`, `eos_token_id`."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """Bytes, or what is to be JSON."""
+
+
+def read(folder: Path, context: int) -> ReadTokenizer:
+    """The tokenizer of a folder.
+
+    Args:
+      folder: with a `tokenizer.json`, or the `spiece.model` of a SiglipTokenizer.
+      context: tokens of a text.
+
+    Raises:
+      UserError: if it makes ids in a way that no tokenizer here does.
+    """
+    file = folder / "tokenizer_config.json"
+    config = Fields(read_json(file), str(file))
+    kind = str(config.raw("tokenizer_class") or "").removesuffix("Fast")
+    if config.get("padding_side", "right") != "right":
+        config.fail("padding_side", "is not 'right'")
+    if config.get("truncation_side", "right") != "right":
+        config.fail("truncation_side", "is not 'right'")
+    if kind == "SiglipTokenizer":
+        return _read_siglip(folder, config, context)
+    return _read_json(folder, config, kind, context)
+
+
+def read_json_tokenizer(
+    folder: Path, content: bytes, config: Fields, context: int
+) -> ReadTokenizer:
+    """The tokenizer of a `tokenizer.json` whose content is given, framed as its template says.
+
+    Names of special tokens are those of `tokenizer_config.json`; BERT calls what begins and ends a
+    text cls and sep.
+
+    Raises:
+      UserError: if it puts anything else around a text than at most a token before and one behind.
+    """
+    file = folder / "tokenizer.json"
+    aliases = {"pad": "pad_token", "eos": "sep_token", "bos": "cls_token"}
+    names = {
+        role: token_name(config, f"{role}_token") or token_name(config, alias)
+        for role, alias in aliases.items()
+    }
+    for role in ("pad", "eos"):
+        if names[role] is None:
+            config.fail(f"{role}_token", "is missing")
+    around = tokenizer_json.added_around(content, str(file))
+    if around.after != (names["eos"],) or around.before not in ((), (names["bos"],)):
+        raise UserError(
+            f"{file}: puts {list(around.before)} before and {list(around.after)} behind a"
+            f" text; vljax has the end token ({names['eos']!r}) behind it, and at most"
+            f" {names['bos']!r} before it"
+        )
+    component = HuggingFace(
+        path=str(file),
+        context_length=context,
+        pad_token=str(names["pad"]),
+        eos_token=str(names["eos"]),
+        bos_token=names["bos"] if around.before else None,
+        cleaning="none",
+    )
+    loaded = component.load_vocabulary(content)
+    eos = tokenizer_json.token_id(content, str(names["eos"]))
+    return ReadTokenizer(loaded, eos, loaded.vocab_size)
+
+
+def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTokenizer:
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        again = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one"
+        raise UserError(f"{file}: no such file; in transformers, {again}")
+    content = read_json(file)
+    if kind == "CLIPTokenizer" and content.get("normalizer") != _CLIP_NORMALIZER:
+        raise UserError(
+            f"{file}: its normalizer is not the one that a CLIPTokenizer applies in any case"
+        )
+    return read_json_tokenizer(folder, file.read_bytes(), config, context)
+
+
+def token_name(config: Fields, name: str) -> str | None:
+    """The name of a special token; None where there is none."""
+    token = config.raw(name)
+    content = token.get("content") if isinstance(token, dict) else token
+    if content is not None and not isinstance(content, str):
+        config.fail(name, f"{token!r} is no token")
+    return content
+
+
+def _read_siglip(folder: Path, config: Fields, context: int) -> ReadTokenizer:
+    config.must("do_lower_case", True, True)
+    file = folder / "spiece.model"
+    pieces = _pieces(file)
+    eos = token_name(config, "eos_token") or "</s>"
+    pad_token = token_name(config, "pad_token") or "</s>"
+    pad = pieces.piece_to_id(pad_token)
+    if pieces.id_to_piece(pad) != pad_token:
+        config.fail("pad_token", f"is {pad_token!r}, which is not in {file.name}")
+    if pieces.piece_to_id(eos) != pieces.eos_id():
+        config.fail("eos_token", f"is {eos!r}, which does not end texts in {file.name}")
+    loaded = SentencePiece(
+        str(file), context_length=context, pad_id=pad, cleaning="canonical"
+    ).load()
+    return ReadTokenizer(loaded, pieces.eos_id(), loaded.vocab_size)
+
+
+def _pieces(file: Path) -> Any:
+    from sentencepiece import SentencePieceProcessor
+
+    if not file.exists():
+        raise UserError(f"{file}: no such file")
+    try:
+        return SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{file}: not a SentencePiece model ({error})") from error
+
+
+def vocabulary(loaded: LoadedTokenizer) -> bytes:
+    """The content of the vocabulary file of a tokenizer."""
+    return loaded.files()[str(loaded.vocabulary_file)]
+
+
+def write(
+    trained: Trained,
+    losses: Losses,
+    inputs: Sequence[str],
+    cleaning: Cleaning | None = None,
+    *,
+    bert_names: bool = False,
+) -> WrittenTokenizer:
+    """The tokenizer of a checkpoint as files of transformers.
+
+    Args:
+      trained: the checkpoint.
+      losses: is asked where something cannot be expressed.
+      inputs: what the model is given: "input_ids" and, if it reads one, "attention_mask".
+      cleaning: what the files have to do to texts; None for all that the checkpoint does.
+      bert_names: whether what begins and ends a text is called cls and sep, too.
+
+    Raises:
+      UserError: if its texts would not get the same ids there.
+    """
+    config = trained.tokenizer.config
+    check_framing(config, losses)
+    cleaning = config.cleaning if cleaning is None else cleaning
+    common = {
+        "model_max_length": config.context_length,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": list(inputs),
+    }
+    if isinstance(config, SentencePiece):
+        return _write_siglip(trained.tokenizer, config, cleaning, losses, common)
+    content, special = _pairs(trained, losses)
+    repairs = cleaning in tokenizer_json.FTFY
+    if repairs:
+        losses.lose(
+            "text-cleaning",
+            f"data.tokenizer.cleaning = {cleaning!r}, which repairs characters and HTML (ftfy)",
+        )
+    content = tokenizer_json.complete(content, special, config.context_length, cleaning)
+    # CLIP's padding here, 0, is "!"; behind the end token it changes nothing.
+    cleaned, padding = cleaning != config.cleaning or repairs, not isinstance(config, Clip)
+    tokenizer_json.compare(
+        content, trained.tokenizer, losses.target, cleaned=cleaned, padding=padding
+    )
+    ids = {
+        f"{role}_token_id": None if token is None else tokenizer_json.token_id(content, token)
+        for role, token in special._asdict().items()
+    }
+    names = {f"{role}_token": token for role, token in special._asdict().items() if token}
+    if bert_names:
+        aliases = {"cls_token": special.bos, "sep_token": special.eos}
+        names |= {name: token for name, token in aliases.items() if token}
+    files = {
+        "tokenizer.json": content,
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **names, **common},
+        "special_tokens_map.json": names,
+    }
+    return WrittenTokenizer(ids, files)
+
+
+def _pairs(trained: Trained, losses: Losses) -> tuple[bytes, Special]:
+    """The byte pairs of a tokenizer as the content of `tokenizer.json`, and its special tokens."""
+    config = trained.tokenizer.config
+    if isinstance(config, Clip):
+        end = "<|endoftext|>"
+        return _clip_vocabulary(trained), Special(end, end, "<|startoftext|>")
+    if isinstance(config, HuggingFace):
+        special = Special(config.pad_token, str(config.eos_token), config.bos_token)
+        return vocabulary(trained.tokenizer), special
+    losses.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
+    raise AssertionError
+
+
+def check_framing(config: Tokenizer, losses: Losses) -> None:
+    """Raises UserError if texts are not ended, cut and padded as both towers there expect it."""
+    field = "data.tokenizer"
+    if not config.adds_eos:
+        name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"
+        losses.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
+    if config.truncation != "keep_eos":
+        losses.refuse(f"{field}.truncation", config.truncation, "keep_eos")
+    if config.padding_side != "right":
+        losses.refuse(f"{field}.padding_side", config.padding_side, "right")
+    if isinstance(config, SentencePiece) and config.add_bos:
+        losses.refuse(f"{field}.add_bos", config.add_bos, "False")
+
+
+def _clip_vocabulary(trained: Trained) -> bytes:
+    if trained.vocabulary is None:
+        raise UserError(
+            "data.tokenizer: the vocabulary of CLIP is built in and cannot be taken out; add"
+            " --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
+        )
+    try:
+        return trained.vocabulary.read_bytes()
+    except OSError as error:
+        raise UserError(f"--tokenizer {trained.vocabulary}: {error.strerror}") from None
+
+
+def _write_siglip(
+    loaded: LoadedTokenizer,
+    config: SentencePiece,
+    cleaning: Cleaning,
+    losses: Losses,
+    common: dict[str, Any],
+) -> WrittenTokenizer:
+    if cleaning != "canonical":
+        losses.lose(
+            "text-cleaning",
+            f"data.tokenizer.cleaning = {cleaning!r}, its SiglipTokenizer lower-cases and"
+            " drops punctuation (canonical)",
+        )
+    from sentencepiece import SentencePieceProcessor
+
+    model = vocabulary(loaded)
+    pieces = SentencePieceProcessor(model_proto=model)
+    names = {
+        "pad_token": pieces.id_to_piece(loaded.special.pad),
+        "eos_token": pieces.id_to_piece(pieces.eos_id()),
+        "unk_token": pieces.id_to_piece(pieces.unk_id()),
+    }
+    settings = {"tokenizer_class": "SiglipTokenizer", **names, "do_lower_case": True}
+    ids = {
+        "pad_token_id": loaded.special.pad,
+        "bos_token_id": pieces.bos_id() if pieces.bos_id() >= 0 else None,
+        "eos_token_id": pieces.eos_id(),
+    }
+    return WrittenTokenizer(
+        ids,
+        {
+            "spiece.model": model,
+            "tokenizer_config.json": {**settings, **common},
+            "special_tokens_map.json": names,
+        },
+    )

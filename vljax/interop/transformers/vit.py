@@ -1,0 +1,246 @@
+"""The names of image towers in transformers: ViT (Dosovitskiy et al. 2021) and DINOv2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vljax.config import UserError
+from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.format import Reading, Trained
+from vljax.interop.mapping import (
+    BATCHED,
+    CONVOLUTION,
+    FLAT,
+    LINEAR,
+    LINEAR_OUT,
+    SAME,
+    STACKED,
+    STACKED_BATCHED,
+    STACKED_LINEAR,
+    Rule,
+    rule,
+)
+from vljax.interop.single_tower import image_run, no_texts, one_tower, read_head, unprefixed
+from vljax.interop.tensors import Tensor
+from vljax.interop.transformers import images
+from vljax.interop.transformers.towers import linear, norm, read_tower, write_stack
+from vljax.models.encoders import ViT
+
+PREFIXES = ("vit.", "dinov2.", "dinov2_with_registers.")
+HEADS = r"(classifier|decoder)\..*"
+IGNORED = (HEADS,)
+"""Heads of the tasks that a tower was trained on."""
+
+FORM = {
+    "pooling": "cls",
+    "cls_position": True,
+    "positions": "learned",
+    "input_norm": False,
+    "patch_bias": True,
+    "post_norm": False,
+}
+"""What all of these towers are; the rest are sizes and options."""
+_VIT = {
+    "norms": ("layernorm_before", "layernorm_after"),
+    "mlp": ("intermediate.dense", "output.dense"),
+}
+_DINOV2 = {"norms": ("norm1", "norm2"), "mlp": ("mlp.fc1", "mlp.fc2")}
+
+
+def check(name: str, encoder: ViT, layout: str) -> None:
+    """Raises UserError if an encoder is none of a layout, "vit" or "dinov2"."""
+    form = {**FORM, **({} if layout == "dinov2" else {"layer_scale": None})}
+    for field, wanted in form.items():
+        if getattr(encoder, field) != wanted:
+            path = f"model.encoders.{name}.{field}"
+            raise UserError(f"{path}: must be {wanted} for weights of {layout}")
+
+
+def rules(name: str, encoder: ViT, pooler: str | None = None) -> list[Rule]:
+    """The rules of an encoder: those of DINOv2 where it has layer scale, else of ViT.
+
+    Args:
+      name: of the encoder in the model.
+      encoder: its form.
+      pooler: our path of the pooler; None for none.
+    """
+    dinov2 = encoder.layer_scale is not None
+    there = "embeddings"
+    positions = (f"{name}/cls_position", f"{name}/positions")
+    made = [
+        rule(f"{name}/cls", f"{there}.cls_token", BATCHED),
+        rule(positions, f"{there}.position_embeddings", STACKED_BATCHED),
+        rule(f"{name}/patch_embedding", f"{there}.patch_embeddings.projection.weight", CONVOLUTION),
+        rule(f"{name}/patch_bias", f"{there}.patch_embeddings.projection.bias"),
+        *_blocks(f"{name}/blocks/{{i}}", _DINOV2 if dinov2 else _VIT, encoder),
+        *norm(f"{name}/norm", "layernorm"),
+    ]
+    if encoder.mask_token:
+        made.append(rule(f"{name}/mask_token", f"{there}.mask_token", SAME if dinov2 else BATCHED))
+    if encoder.registers:
+        made.append(rule(f"{name}/registers", f"{there}.register_tokens", BATCHED))
+    return made if pooler is None else [*made, *linear(pooler, "pooler.dense")]
+
+
+def _blocks(here: str, names: dict[str, tuple[str, str]], encoder: ViT) -> list[Rule]:
+    there = "encoder.layer.{i}"
+    attention = f"{there}.attention.output.dense"
+    made = [
+        rule(f"{here}/attention/output/kernel", f"{attention}.weight", LINEAR_OUT),
+        rule(f"{here}/attention/output/bias", f"{attention}.bias"),
+    ]
+    for part in ("query", "key", "value"):
+        ours, theirs = f"{here}/attention/{part}", f"{there}.attention.attention.{part}"
+        made.append(rule(f"{ours}/kernel", f"{theirs}.weight", LINEAR))
+        made.append(rule(f"{ours}/bias", f"{theirs}.bias", FLAT))
+    for ours, theirs in zip(("attention_norm", "mlp_norm"), names["norms"], strict=True):
+        made += norm(f"{here}/{ours}", f"{there}.{theirs}")
+    if encoder.layer_scale is not None:
+        made.append(rule(f"{here}/attention_scale", f"{there}.layer_scale1.lambda1"))
+        made.append(rule(f"{here}/mlp_scale", f"{there}.layer_scale2.lambda1"))
+    if encoder.activation != "swiglu":
+        up, down = names["mlp"]
+        made += linear(f"{here}/mlp/up", f"{there}.{up}")
+        return [*made, *linear(f"{here}/mlp/down", f"{there}.{down}")]
+    kernels, biases = ([f"{here}/mlp/{m}/{k}" for m in ("gate", "up")] for k in ("kernel", "bias"))
+    packed = f"{there}.mlp.weights_in"
+    return [
+        *made,
+        rule(kernels, f"{packed}.weight", STACKED_LINEAR),
+        rule(biases, f"{packed}.bias", STACKED),
+        *linear(f"{here}/mlp/down", f"{there}.mlp.weights_out"),
+    ]
+
+
+# --- Image towers in transformers: `ViTModel`, `Dinov2Model` and `Dinov2WithRegistersModel` -------
+
+KINDS = ("vit", "dinov2", "dinov2_with_registers")
+_CLASSES = dict(zip(KINDS, ("ViTModel", "Dinov2Model", "Dinov2WithRegistersModel"), strict=True))
+_FILTERS: Any = {"dinov2": "bicubic_pytorch", "dinov2_with_registers": "bicubic"}
+_MASK = "embeddings.mask_token"
+
+
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+    """A folder whose `config.json` says one of `KINDS`."""
+    config = Fields(content, str(folder / "config.json"))
+    kind = str(config.raw("model_type"))
+    config.must("qkv_bias", True, True)
+    tensors, notes = unprefixed(tensors, PREFIXES, HEADS)
+    dinov2 = kind != "vit"
+    size = config.side("image_size", 224)
+    fields = _read_stack(config, dinov2=dinov2)
+    if dinov2:
+        transforms, seen, pixels = images.read_cropped(folder)
+        fields |= {"layer_scale": config.get("layerscale_value", 1.0)}
+        fields |= {"position_filter": _FILTERS[kind], "table_size": size if seen != size else None}
+        registers = kind == "dinov2_with_registers"
+        fields |= {"registers": config.get("num_register_tokens", 4) if registers else 0}
+    else:
+        resize, pixels = images.read(folder, size)
+        transforms, seen = (resize,), size
+    encoder = ViT(
+        image_size=seen,
+        patch_size=config.side("patch_size", 14 if kind == "dinov2" else 16),
+        mask_token=_MASK in tensors,
+        **{k: v for k, v in FORM.items() if k != "post_norm"},  # type: ignore[arg-type]
+        **fields,
+        **pixels,
+    )
+    if not dinov2 and "pooler.dense.weight" in tensors:
+        config.must("pooler_act", "tanh", "tanh")
+    head = read_head("image", encoder.width, tensors, config.get("pooler_output_size", 0))
+    pooler = "embedding/image" if head.projections["image"] == "tanh" else None
+    run = image_run(encoder, head, transforms)
+    found = rules("image", encoder, pooler)
+    return Reading(f"transformers {kind}", run, no_texts(), tensors, found, IGNORED, notes)
+
+
+def _read_stack(config: Fields, *, dinov2: bool) -> dict[str, Any]:
+    """The sizes and the MLP; DINOv2's has a size that follows from a ratio."""
+    fields = read_tower(config, activation="gelu", epsilon=1e-6 if dinov2 else 1e-12, text=False)
+    if dinov2:
+        gated = config.get("use_swiglu_ffn", False)
+        ratio = config.get("mlp_ratio", 4)
+        fields["mlp_dim"] = _hidden(fields["width"], ratio, gated=gated)
+        fields |= {"activation": "swiglu"} if gated else {}
+    return fields
+
+
+def _hidden(width: int, ratio: int, *, gated: bool) -> int:
+    """The hidden size of an MLP; one with a gate has two thirds, rounded up to a multiple of 8."""
+    hidden = int(width * ratio)
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+
+
+def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and the files beside the arrays."""
+    encoder, head, label = one_tower(trained, losses, "image", ViT)
+    kind = kind_of(encoder)
+    path = "model.encoders.image"
+    losses.require(FORM, encoder, path)
+    content = {
+        "architectures": [_CLASSES[kind]],
+        "model_type": kind,
+        "dtype": trained.dtype,
+        "num_channels": 3,
+        "image_size": encoder.table_size or encoder.image_size,
+        "patch_size": encoder.patch_size,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    pooler = f"{label}/image" if head.projections["image"] == "tanh" else None
+    if kind == "vit":
+        plain = {"mask_token": False, "table_size": None, "registers": 0}
+        losses.require(plain, encoder, path)
+        if encoder.activation == "swiglu":
+            losses.refuse(f"{path}.activation", "swiglu", "gelu, gelu_tanh and quick_gelu")
+        content |= {**write_stack(encoder), "pooler_output_size": head.dim, "pooler_act": "tanh"}
+        if pooler is None:
+            losses.notes.append(
+                "without a pooler: ViTModel.from_pretrained(OUT, add_pooling_layer=False)"
+            )
+    else:
+        content |= _write_dinov2(encoder, kind, losses)
+        if pooler is not None:
+            losses.refuse(f"model.heads.{label}.projections.image", "tanh", "'none'")
+    family = "ViT" if kind == "vit" else "Bit"
+    processor = images.write(trained.run.data.eval_transforms, encoder, losses, family)
+    return rules("image", encoder, pooler), {
+        "config.json": content,
+        "preprocessor_config.json": processor,
+    }
+
+
+def kind_of(encoder: ViT) -> str:
+    """The `model_type` that has such towers."""
+    if encoder.layer_scale is None:
+        return "vit"
+    return "dinov2_with_registers" if encoder.registers else "dinov2"
+
+
+def _write_dinov2(encoder: ViT, kind: str, losses: Losses) -> dict[str, Any]:
+    """What DINOv2 has in `config.json` beyond ViT, or in another form."""
+    path, gated = "model.encoders.image", encoder.activation == "swiglu"
+    if encoder.table_size is not None:
+        losses.require({"position_filter": _FILTERS[kind]}, encoder, path)
+    ratios = [r for r in range(1, 33) if _hidden(encoder.width, r, gated=gated) == encoder.mlp_dim]
+    if not ratios:
+        losses.refuse(f"{path}.mlp_dim", encoder.mlp_dim, f"whole multiples of {encoder.width}")
+    sizes = {"num_hidden_layers": encoder.depth, "num_attention_heads": encoder.heads}
+    made = {
+        "hidden_size": encoder.width,
+        **sizes,
+        "mlp_ratio": ratios[0] if ratios else 0,
+        "layer_norm_eps": encoder.norm_epsilon,
+        "layerscale_value": encoder.layer_scale,
+        "drop_path_rate": 0.0,
+        "use_swiglu_ffn": gated,
+        "hidden_act": "gelu" if gated else write_stack(encoder)["hidden_act"],
+    }
+    if kind == "dinov2":
+        return {**made, "use_mask_token": encoder.mask_token}
+    losses.require({"mask_token": True}, encoder, path)
+    return {**made, "num_register_tokens": encoder.registers}

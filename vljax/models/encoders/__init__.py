@@ -1,0 +1,8 @@
+"""Encoders: one modality in, features out; each in the file of its name."""
+
+from vljax.models.encoders.cnn import EfficientNetLite
+from vljax.models.encoders.naflex import NaFlexViT
+from vljax.models.encoders.text import TextTransformer
+from vljax.models.encoders.vit import ViT
+
+__all__ = ["EfficientNetLite", "NaFlexViT", "TextTransformer", "ViT"]

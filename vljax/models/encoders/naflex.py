@@ -1,0 +1,97 @@
+"""A Vision Transformer for images of any aspect ratio and size, given as patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from vljax.models.compute import Compute
+from vljax.models.encoder import Encoded
+from vljax.models.encoders.vit import ViT, ViTModule
+from vljax.models.layers.layers import Places, sincos_at
+from vljax.models.layers.patches import normalised, resample_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaFlexViT(ViT, name="naflex_vit"):
+    """Vision Transformer over the patches of images that keep their aspect ratio.
+
+    NaFlex of SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786), after NaViT (Dehghani et al. 2023,
+    arXiv 2307.06304): sequences of patches with padding, and a square table of positions that is
+    resampled to each image's own grid. Its parameters are those of `ViT`. `image_size`
+    gives the table: `image_size / patch_size` entries a side.
+    """
+
+    any_length: ClassVar[bool] = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.table_size is not None:
+            yield "table_size", "image_size gives the table of positions; leave it unset"
+        if self.position_filter != "bilinear":
+            yield "position_filter", f"must be bilinear here, not {self.position_filter}"
+        left = self.image_size % max(1, self.patch_size)
+        if left and self.patch_size < self.image_size:
+            table = f"{self.image_size} pixels are no whole number of patches of {self.patch_size}"
+            yield "image_size", f"{table}; use {self.image_size - left}"
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        return NaFlexModule(self, compute, name=name)
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        sequence = (batch_size, self.grid**2)
+        return {
+            "inputs": jax.ShapeDtypeStruct((*sequence, 3 * self.patch_size**2), jnp.uint8),
+            "mask": jax.ShapeDtypeStruct(sequence, jnp.bool_),
+            "positions": jax.ShapeDtypeStruct((*sequence, 2), jnp.int32),
+            "grid": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
+        }
+
+
+class NaFlexModule(ViTModule):
+    """Patches to tokens; see `NaFlexViT` for the options."""
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self,
+        image: UInt8[Array, "batch patches values"] | Float[Array, "batch patches values"],
+        mask: Bool[Array, "batch patches"] | None = None,
+        *,
+        positions: Int[Array, "batch patches 2"],
+        grid: Int[Array, "batch 2"],
+        train: bool,
+        places: Places = None,
+    ) -> Encoded:
+        """Encodes sequences of patches; any grid will do, up to one patch in a row or column.
+
+        Args:
+          image: the pixels of each patch by row, column and channel; uint8, or normalised already.
+          mask: False for padding.
+          positions: row and column of each patch.
+          grid: rows and columns of each image.
+          train: whether dropout acts.
+          places: the examples' places in the global batch, which key their dropout; None: in order.
+        """
+        size = self.config.patch_size
+        patches = rearrange(image, "b n (p q c) -> b n p q c", p=size, q=size)
+        config, compute = self.config, self.compute
+        x = self._embed(normalised(patches, config.pixel_mean, config.pixel_std, compute))
+        x = x + self._positions_at(positions, grid).astype(self.compute.dtype)
+        centres = (positions + 0.5) / jnp.maximum(grid, 1)[:, None]
+        if mask is not None:
+            centres = jnp.where(mask[..., None], centres, -1.0)
+        return self._encoded(x, mask, centres, train=train, places=places)
+
+    def _positions_at(
+        self, positions: Int[Array, "batch patches 2"], grid: Int[Array, "batch 2"]
+    ) -> Float[Array, "batch patches embed"]:
+        if self.config.positions == "sincos":
+            return sincos_at(positions, self.config.width)
+        return resample_at(self._position_table(), positions, grid)

@@ -1,0 +1,114 @@
+"""The text transformer: bidirectional (as in SigLIP and BERT) or causal (as in CLIP)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Int
+
+from vljax.models.compute import Compute
+from vljax.models.encoder import Encoded, Encoder
+from vljax.models.layers.blocks import TransformerConfig, transformer
+from vljax.models.layers.layers import Places, layer_norm, named
+from vljax.models.layers.pooling import pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTransformer(TransformerConfig, Encoder, name="transformer"):
+    """Transformer over token ids."""
+
+    vocab_size: int
+    """Ids that the tokenizer can produce."""
+    context_length: int
+    """The longest sequence, in tokens."""
+    causal: bool = False
+    """Whether a token sees only those before it."""
+    mask_padding: bool = True
+    """Whether padding is kept out of attention; SigLIP lets it in."""
+    pooling: Literal["first", "last", "eos", "mean", "map"] = "last"
+    """last: the last position, padding or not; eos: the last token that is no padding."""
+    embedding_norm: bool = False
+    """A layer norm before the first block, as in BERT."""
+    token_types: int = 0
+    """Learned embeddings of token types, as in BERT; all tokens are of the first type."""
+    position_offset: int = 0
+    """Rows in the table of positions before that of the first token; RoBERTa has 2."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        for name in ("vocab_size", "context_length"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, not {getattr(self, name)}"
+        for name in ("token_types", "position_offset"):
+            if getattr(self, name) < 0:
+                yield name, f"must be at least 0, not {getattr(self, name)}"
+        if self.causal and self.pooling == "first":
+            yield "pooling", "the first token of a causal text tower sees no other; use last or eos"
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        return TextModule(self, compute, name=name)
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (batch_size, self.context_length)
+        return {
+            "inputs": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
+        }
+
+
+class TextModule(nn.Module):
+    """Token ids to tokens; see `TextTransformer` for the options."""
+
+    config: TextTransformer
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "batch length"],
+        mask: Bool[Array, "batch length"] | None = None,
+        *,
+        train: bool,
+        places: Places = None,
+    ) -> Encoded:
+        """Ids in [0, vocab_size), at most `context_length` of them; `mask` is False for padding.
+
+        Raises:
+          ValueError: if the sequence is longer than the context.
+        """
+        config, compute = self.config, self.compute
+        length = ids.shape[1]
+        if length > config.context_length:
+            raise ValueError(f"{length} tokens do not fit a context of {config.context_length}")
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask
+        shape = (config.vocab_size, config.width)
+        init = named(nn.initializers.normal(0.02), "vocab", "embed")
+        embedding = self.param("embedding", init, shape, compute.param_dtype)
+        init = named(nn.initializers.normal(0.01), "positions", "embed")
+        offset = config.position_offset
+        shape = (offset + config.context_length, config.width)
+        positions = self.param("positions", init, shape, compute.param_dtype)
+
+        # Of a table that fsdp and tensor split both, the compiler would gather the vocabulary on
+        # each device, and then the parts of every token: it is the split by fsdp that has to go.
+        table = compute.constrain(embedding, ("vocab", "embed"))
+        x = compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
+        x = x + positions[offset : offset + length]
+        if config.token_types:
+            init = named(nn.initializers.normal(0.02), "none", "embed")
+            shape = (config.token_types, config.width)
+            x = x + self.param("token_types", init, shape, compute.param_dtype)[0]
+        x = x.astype(compute.dtype)
+        if config.embedding_norm:
+            x = layer_norm(compute, config.norm_epsilon, "embedding_norm")(x)
+        x = compute.constrain(x, ("batch", "length", "embed"))
+        attended = mask if config.mask_padding else None
+        x = transformer(
+            x, attended, config, compute, causal=config.causal, train=train, places=places
+        )
+        return Encoded(x, mask, pool(config.pooling, x, mask, config, compute))

@@ -1,0 +1,212 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, UInt8
+
+from vljax.models.compute import Compute
+from vljax.models.encoder import Encoded, Encoder
+from vljax.models.layers.blocks import TransformerConfig, transformer
+from vljax.models.layers.layers import (
+    Places,
+    PositionFilter,
+    layer_norm,
+    named,
+    patchify,
+    resample_positions,
+    sincos_2d,
+)
+from vljax.models.layers.patches import centres, normalised
+from vljax.models.layers.pooling import pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViT(TransformerConfig, Encoder, name="vit"):
+    """Vision Transformer: an image as a sequence of patches."""
+
+    image_size: int
+    """Height and width of the images that it is made for, in pixels."""
+    patch_size: int
+    """Height and width of a patch, in pixels."""
+    pooling: Literal["cls", "mean", "map"] = "map"
+    """cls: a learned first token; mean: over the patches; map: a learned query attends to them."""
+    cls_position: bool = False
+    """Whether the class token has a learned position too, as in the first ViT and CLIP."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Learned positions are resampled when images of another size come in."""
+    position_filter: PositionFilter = "bilinear"
+    """How: bilinear and bicubic are antialiased, bicubic_pytorch is not (DINOv2 uses it)."""
+    table_size: int | None = None
+    """Height and width of the images that the table of positions is for; None for `image_size`."""
+    registers: int = 0
+    """Learned tokens that belong to no patch (Darcet et al. 2024)."""
+    mask_token: bool = False
+    """A learned vector in place of hidden patches, as DINOv2 has it. Nothing hides patches yet: it
+    is kept for the weights that come with one."""
+    input_norm: bool = False
+    """A layer norm before the first block, as in CLIP."""
+    patch_bias: bool = True
+    """A bias in the patch embedding; CLIP has none."""
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from pixels in [0, 1], on the device."""
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Divides them afterwards."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.patch_size < 1:
+            yield "patch_size", f"must be at least 1, not {self.patch_size}"
+        if self.patch_size > self.image_size:
+            size = f"a patch of {self.patch_size} pixels is larger than the image"
+            yield (
+                "patch_size",
+                f"{size} ({self.image_size} pixels); make it at most {self.image_size}",
+            )
+        if self.positions == "sincos" and (self.width % 4 or self.width < 8):
+            yield "positions", f"sincos needs a width of 8, 12, 16, ..., not {self.width}"
+        if self.cls_position and self.pooling != "cls":
+            yield "cls_position", f"there is no class token with pooling {self.pooling!r}"
+        if self.table_size is not None and self.table_size < self.patch_size:
+            yield "table_size", f"must be at least a patch ({self.patch_size} pixels)"
+        if self.registers < 0:
+            yield "registers", f"must be at least 0, not {self.registers}"
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        left = self.image_size % self.patch_size
+        if left:
+            size = f"{self.image_size} pixels are no multiple of the patch ({self.patch_size})"
+            yield "image_size", f"{size}: {left} pixels at the bottom and right edges are not seen"
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def table_grid(self) -> int:
+        """Entries of the table of positions along a side."""
+        return (self.table_size or self.image_size) // self.patch_size
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        return ViTModule(self, compute, name=name)
+
+    def preprocessing(self) -> dict[str, list[float]]:
+        return {"mean": list(self.pixel_mean), "std": list(self.pixel_std)}
+
+    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (batch_size, self.image_size, self.image_size, 3)
+        return {"inputs": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+
+class ViTModule(nn.Module):
+    """Images to tokens; see `ViT` for the options."""
+
+    config: ViT
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        image: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
+        mask: Bool[Array, "batch patches"] | None = None,
+        *,
+        train: bool,
+        places: Places = None,
+    ) -> Encoded:
+        """Images as uint8, or as floats that are normalised already; `mask` marks real patches."""
+        config, compute = self.config, self.compute
+        pixels = normalised(image, config.pixel_mean, config.pixel_std, compute)
+        patches = patchify(pixels, config.patch_size)
+        rows, columns = patches.shape[1:3]
+        x = rearrange(self._embed(patches), "b r c d -> b (r c) d")
+        x = x + self._positions(rows, columns).astype(compute.dtype)
+        seen = jnp.broadcast_to(centres(rows, columns), (*x.shape[:2], 2))
+        return self._encoded(x, mask, seen, train=train, places=places)
+
+    def _encoded(
+        self,
+        x: Float[Array, "batch patches embed"],
+        mask: Bool[Array, "batch patches"] | None,
+        centres: Float[Array, "batch patches 2"],
+        *,
+        train: bool,
+        places: Places,
+    ) -> Encoded:
+        """From embedded patches on; `centres` are `Encoded.positions` of the patches."""
+        config, compute = self.config, self.compute
+        prefix = self._prefix()
+        extra = prefix.shape[0]
+        patch_mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
+        if extra:
+            prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape))
+            x = jnp.concatenate([prefix, x], axis=1)
+        x = compute.constrain(x, ("batch", "length", "embed"))
+        if config.input_norm:
+            x = layer_norm(compute, config.norm_epsilon, "input_norm")(x)
+
+        full_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=True)
+        attended = None if mask is None else full_mask
+        tokens = transformer(x, attended, config, compute, train=train, places=places)
+
+        pooled_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=False)
+        pooled = pool(config.pooling, tokens, pooled_mask, config, compute)
+        positions = jnp.pad(centres, ((0, 0), (extra, 0), (0, 0)), constant_values=-1.0)
+        return Encoded(tokens, full_mask, pooled, positions)
+
+    def _embed(
+        self, patches: Float[Array, "*patches p q channels"]
+    ) -> Float[Array, "*patches embed"]:
+        """The patch embedding: a linear map of a patch's pixels, stored as a convolution kernel."""
+        config, compute = self.config, self.compute
+        shape = (config.patch_size, config.patch_size, 3, config.width)
+        lecun = nn.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3
+        )
+        init = named(lecun, "patch", "patch", "conv_in", "embed")
+        kernel = self.param("patch_embedding", init, shape, compute.param_dtype)
+        x = jnp.tensordot(patches, kernel.astype(compute.dtype), 3)
+        if config.patch_bias:
+            zeros = named(nn.initializers.zeros_init(), "embed")
+            bias = self.param("patch_bias", zeros, (config.width,), compute.param_dtype)
+            x = x + bias.astype(compute.dtype)
+        return x
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "patches embed"]:
+        if self.config.positions == "sincos":
+            return sincos_2d(rows, columns, self.config.width)
+        table = self._position_table()
+        return resample_positions(table, rows, columns, self.config.position_filter)
+
+    def _position_table(self) -> Float[Array, "positions embed"]:
+        """Learned positions of a square grid, row-major."""
+        config = self.config
+        init = named(nn.initializers.normal(config.width**-0.5), "positions", "embed")
+        shape = (config.table_grid**2, config.width)
+        table: Array = self.param("positions", init, shape, self.compute.param_dtype)
+        return table
+
+    def _prefix(self) -> Float[Array, "extra embed"]:
+        """CLS and register tokens, which have no position of their own."""
+        config, dtype = self.config, self.compute.dtype
+        init = named(nn.initializers.normal(0.02), "none", "embed")
+
+        def table(name: str, count: int) -> Float[Array, "extra embed"]:
+            return self.param(name, init, (count, config.width), self.compute.param_dtype)
+
+        tables = [jnp.zeros((0, config.width))]
+        if config.pooling == "cls":
+            cls = table("cls", 1)
+            tables.append(cls + table("cls_position", 1) if config.cls_position else cls)
+        if config.registers:
+            tables.append(table("registers", config.registers))
+        if config.mask_token:
+            table("mask_token", 1)
+        return jnp.concatenate(tables).astype(dtype)

@@ -1,0 +1,1 @@
+"""What a platform computes in its own way."""

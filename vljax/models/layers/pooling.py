@@ -1,0 +1,88 @@
+"""From tokens to one vector for each example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from vljax.models.compute import Compute, widened
+from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.layers import MLP, Attention, layer_norm, named
+
+
+def first(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
+    """The first token (CLS)."""
+    return tokens[:, 0]
+
+
+def last(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
+    """The last position of the context, padding or not, as SigLIP does."""
+    return tokens[:, -1]
+
+
+def end(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
+    """The last token that is no padding: where the tokenizer puts its end-of-sequence token."""
+    index = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+    return jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
+
+
+def mean(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
+    """The mean of the tokens that are no padding; zero where there are none."""
+    wide = widened(tokens)
+    weights = mask.astype(wide.dtype)[:, :, None]
+    total = jnp.sum(wide * weights, axis=1)
+    return (total / jnp.maximum(jnp.sum(weights, axis=1), 1)).astype(tokens.dtype)
+
+
+class AttentionPooling(nn.Module):
+    """Multi-head attention pooling (MAP): a learned probe attends to all tokens, then an MLP.
+
+    As in Zhai et al. 2022 (Scaling Vision Transformers) and SigLIP.
+    """
+
+    heads: int
+    mlp_dim: int
+    activation: str
+    epsilon: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]
+    ) -> Float[Array, "batch embed"]:
+        batch, _, width = tokens.shape
+        xavier = named(nn.initializers.xavier_uniform(), "none", "embed")
+        probe = self.param("probe", xavier, (1, width), self.compute.param_dtype)
+        query = jnp.broadcast_to(probe.astype(self.compute.dtype), (batch, 1, width))
+        pooled = Attention(self.heads, self.compute, name="attention")(query, tokens, mask)
+        normed = layer_norm(self.compute, self.epsilon, "norm")(pooled)
+        pooled = pooled + MLP(self.mlp_dim, self.activation, self.compute, name="mlp")(normed)
+        return pooled[:, 0]
+
+
+Pooling = Literal["cls", "first", "last", "eos", "mean", "map"]
+POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
+    "cls": first,
+    "first": first,
+    "last": last,
+    "eos": end,
+    "mean": mean,
+}
+
+
+def pool(
+    name: Pooling,
+    tokens: Float[Array, "batch length embed"],
+    mask: Bool[Array, "batch length"],
+    config: TransformerConfig,
+    compute: Compute,
+) -> Float[Array, "batch embed"]:
+    """The pooling of that name, called inside a compact module; `map` makes parameters there."""
+    if name != "map":
+        return POOLINGS[name](tokens, mask)
+    widths = (config.heads, config.mlp_dim, config.activation, config.norm_epsilon)
+    return AttentionPooling(*widths, compute, name="pooling")(tokens, mask)
