@@ -7,9 +7,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import vljax.datasets.builtin.vocabulary as vocabulary
 from PIL import Image
 
+import vljax.datasets.builtin.vocabulary as vocabulary
 from vljax.config import UserError
 from vljax.inference import load
 from vljax.models.layout import merge, select
