@@ -197,19 +197,16 @@ _Info = tuple[int, str]  # size and stamp
 
 @dataclass(frozen=True)
 class File:
-    """A file as it was when it was listed.
-
-    Attributes:
-      path: local path or URL.
-      name: relative to what all files of its set share, free of machine paths.
-      size: bytes.
-      stamp: changes when the file is written anew: modification time or ETag.
-    """
+    """A file as it was when it was listed."""
 
     path: str
+    """Local path or URL."""
     name: str
+    """Relative to what all files of its set share, free of machine paths."""
     size: int
+    """Bytes."""
     stamp: str
+    """Changes when the file is written anew: modification time or ETag."""
 
 
 def expand(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: str) -> list[File]:

@@ -27,15 +27,12 @@ def example_generator(seed: int, source: str, epoch: int, index: int) -> np.rand
 
 @dataclass(frozen=True)
 class Step:
-    """The batch that an example is made for; transforms find it as `example["step"]`.
-
-    Attributes:
-      seed: of the run.
-      number: of the batch.
-    """
+    """The batch that an example is made for; transforms find it as `example["step"]`."""
 
     seed: int
+    """Of the run."""
     number: int
+    """Of the batch."""
 
     def generator(self) -> np.random.Generator:
         """A new generator, the same for all examples of the batch in all processes."""

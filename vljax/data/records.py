@@ -44,72 +44,60 @@ class ExampleError(Exception):
 
 @dataclass(frozen=True)
 class Region:
-    """An object in an image.
-
-    Attributes:
-      name: what it is, such as "cup of tea".
-      box: left, top, right and bottom of what is seen of it, in pixels; the last two are one past
-        the last pixel.
-      colour: its name, if the object has one colour.
-    """
+    """An object in an image."""
 
     name: str
+    """What it is, such as "cup of tea"."""
     box: tuple[int, int, int, int]
+    """Left, top, right and bottom of what is seen of it, in pixels; the last two are one past the
+    last pixel."""
     colour: str | None = None
+    """Its name, if the object has one colour."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A part of a caption that speaks of regions.
-
-    Attributes:
-      caption: index of the caption.
-      start: the first character.
-      end: one past the last character.
-      regions: indices of the regions.
-    """
+    """A part of a caption that speaks of regions."""
 
     caption: int
+    """Index of the caption."""
     start: int
+    """The first character."""
     end: int
+    """One past the last character."""
     regions: tuple[int, ...]
+    """Indices of the regions."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image.
-
-    Attributes:
-      kind: questions of a kind are answered by the same means, and evaluated together.
-      text: the question.
-      answer: the one right answer.
-    """
+    """A question about an image."""
 
     kind: str
+    """Questions of a kind are answered by the same means, and evaluated together."""
     text: str
+    """The question."""
     answer: str
+    """The one right answer."""
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is written about one image.
-
-    Attributes:
-      captions: descriptions of the image in order of preference.
-      tags: keywords.
-      label: index into the class names of the data set.
-      regions: objects in the image.
-      phrases: where the captions speak of them.
-      questions: with their answers.
-    """
+    """What is written about one image."""
 
     captions: tuple[str, ...]
+    """Descriptions of the image in order of preference."""
     tags: tuple[str, ...] = ()
+    """Keywords."""
     label: int | None = None
+    """Index into the class names of the data set."""
     # Not in `repr`, which enters the identity of data sets that have none of these.
     regions: tuple[Region, ...] = field(default=(), repr=False)
+    """Objects in the image."""
     phrases: tuple[Phrase, ...] = field(default=(), repr=False)
+    """Where the captions speak of them."""
     questions: tuple[Question, ...] = field(default=(), repr=False)
+    """With their answers."""
 
     @property
     def first_caption(self) -> str:
@@ -119,30 +107,24 @@ class Annotation:
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Annotation):
-    """One example as stored.
-
-    Attributes:
-      image: an encoded image file (JPEG, PNG, WebP, ...).
-      masks: a grey image file without loss, as large as the image: i + 1 where region i is seen,
-        else 0.
-    """
+    """One example as stored."""
 
     image: bytes
+    """An encoded image file (JPEG, PNG, WebP, ...)."""
     masks: bytes | None = None
+    """A grey image file without loss, as large as the image: i + 1 where region i is seen, else
+    0."""
 
 
 class Records(abc.ABC):
-    """An opened data set with random access, safe to read from threads and to pickle.
-
-    Attributes:
-      class_names: names that labels point to; empty where the data has no classes.
-      identity: a hash that changes when the data set changes.
-      accounting: what was counted when the data set was opened; None where nothing is.
-    """
+    """An opened data set with random access, safe to read from threads and to pickle."""
 
     class_names: tuple[str, ...] = ()
+    """Names that labels point to; empty where the data has no classes."""
     identity: str
+    """A hash that changes when the data set changes."""
     accounting: SourceCounts | None = None
+    """What was counted when the data set was opened; None where nothing is."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -270,21 +252,18 @@ def log_progress(name: str, what: str = INDEXED) -> Progress:
 
 @dataclass
 class SourceCounts:
-    """Counts of a source.
-
-    Attributes:
-      files: files that hold it (shards).
-      examples: those that are left.
-      fields: by the name of a field, how many of these have it.
-      left_out: by reason, how many examples or members of archives are not used.
-      named: by reason, the first of them.
-    """
+    """Counts of a source."""
 
     files: int = 0
+    """Files that hold it (shards)."""
     examples: int = 0
+    """Those that are left."""
     fields: dict[str, int] = field(default_factory=dict)
+    """By the name of a field, how many of these have it."""
     left_out: dict[str, int] = field(default_factory=dict)
+    """By reason, how many examples or members of archives are not used."""
     named: dict[str, list[str]] = field(default_factory=dict)
+    """By reason, the first of them."""
 
     def leave_out(self, reason: str, name: str) -> None:
         """Counts an example that is not used."""

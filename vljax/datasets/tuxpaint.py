@@ -17,16 +17,14 @@ class Tuxpaint(Source, name="tuxpaint"):
     """948 pictures with transparency, captions in up to 78 languages.
 
     Pictures without a caption in any of the languages are left out.
-
-    Attributes:
-      path: the folder that `vljax data build tuxpaint-stamps` wrote.
-      split: no caption of any language occurs in more than one split.
-      languages: locale codes ("en", "de", "pt_BR", ...); an image has its captions in this order.
     """
 
     path: str | None = setting(None, path=True)
+    """The folder that `vljax data build tuxpaint-stamps` wrote."""
     split: Literal["train", "validation", "test"] = "train"
+    """No caption of any language occurs in more than one split."""
     languages: tuple[str, ...] = ("en",)
+    """Locale codes ("en", "de", "pt_BR", ...); an image has its captions in this order."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.languages:

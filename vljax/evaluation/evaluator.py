@@ -77,15 +77,12 @@ class EvaluationData(Protocol):
 
 @dataclass(frozen=True)
 class Evaluator(Component, abc.ABC):
-    """Measures a model on the data of a source; a member implements `measure`.
-
-    Attributes:
-      source: where the examples come from.
-      batch_size: examples encoded at a time; no result depends on it.
-    """
+    """Measures a model on the data of a source; a member implements `measure`."""
 
     source: Source
+    """Where the examples come from."""
     batch_size: int = setting(64, identity=False)
+    """Examples encoded at a time; no result depends on it."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
@@ -182,17 +179,14 @@ class SplitSet:
 
 @dataclass(frozen=True)
 class ImageEmbeddings:
-    """The embeddings of the images that could be read.
-
-    Attributes:
-      embedding: one row an image, in the order of the data.
-      index: the position of each row's example in the data.
-      unreadable: how many of the examples asked for had no readable image.
-    """
+    """The embeddings of the images that could be read."""
 
     embedding: Float[np.ndarray, "images embed"]
+    """One row an image, in the order of the data."""
     index: Int[np.ndarray, " images"]
+    """The position of each row's example in the data."""
     unreadable: int
+    """How many of the examples asked for had no readable image."""
 
 
 def embed_images(

@@ -32,12 +32,10 @@ class Retrieval(Evaluator, name="retrieval"):
     Metrics, for each direction: `recall@K` and `recall@K_chance` (what a random ranking expects),
     in [0, 1], and `median_rank`, from 1. Beside them the counts `examples`, `captions` (distinct)
     and `unreadable`.
-
-    Attributes:
-      similarity: what the model was trained to compare embeddings by.
     """
 
     similarity: Similarity = "cosine"
+    """What the model was trained to compare embeddings by."""
 
     def check(self, data: EvaluationData) -> None:
         """See `Evaluator.check`. Raises UserError if no example has a caption."""

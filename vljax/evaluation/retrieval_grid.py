@@ -24,21 +24,18 @@ THUMBNAIL = 128
 
 @dataclass(frozen=True)
 class GridRow:
-    """One query and what was found for it.
-
-    Attributes:
-      query: the caption.
-      truth: an image with the caption.
-      found: the images ranked first, best first.
-      hits: which of these have the caption.
-      rank: of the first image with the caption, from 1, ties against the model.
-    """
+    """One query and what was found for it."""
 
     query: str
+    """The caption."""
     truth: UInt8[np.ndarray, "size size 3"]
+    """An image with the caption."""
     found: tuple[UInt8[np.ndarray, "size size 3"], ...]
+    """The images ranked first, best first."""
     hits: tuple[bool, ...]
+    """Which of these have the caption."""
     rank: int
+    """Of the first image with the caption, from 1, ties against the model."""
 
 
 def retrieval_grid(

@@ -28,10 +28,6 @@ class ZeroShot(Evaluator, name="zero_shot"):
 
     Metrics, in [0, 1]: `accuracy@K`, `accuracy@K_chance` (a random ranking of the classes) and
     `mean_per_class`. Beside them the counts `examples`, `classes` and `unreadable`.
-
-    Attributes:
-      templates: prompts, each with `{}` once, where the class name goes.
-      similarity: what the model was trained to compare embeddings by.
     """
 
     templates: tuple[str, ...] = (
@@ -41,7 +37,9 @@ class ZeroShot(Evaluator, name="zero_shot"):
         "a drawing of {}",
         "something from the category {}",
     )
+    """Prompts, each with `{}` once, where the class name goes."""
     similarity: Similarity = "cosine"
+    """What the model was trained to compare embeddings by."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""

@@ -29,21 +29,18 @@ _WINDOW = 10_000
 
 @dataclass(frozen=True)
 class Listed:
-    """A row of `rejected.jsonl`: the first time that an example could not be used.
-
-    Attributes:
-      step: after which it counts, like the metrics of its batch.
-      source: name of its source.
-      index: in the source.
-      kind: class of the reason, see `ExampleError`.
-      reason: for people.
-    """
+    """A row of `rejected.jsonl`: the first time that an example could not be used."""
 
     step: int
+    """After which it counts, like the metrics of its batch."""
     source: str
+    """Name of its source."""
     index: int
+    """In the source."""
     kind: str
+    """Class of the reason, see `ExampleError`."""
     reason: str
+    """For people."""
 
 
 class Accounting:

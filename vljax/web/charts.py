@@ -13,17 +13,14 @@ _LETTER = 6.0  # width, at the size of the labels
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar chart's content.
-
-    Attributes:
-      counts: the heights.
-      names: what each bar stands for, shown when it is pointed at.
-      ticks: place on the axis, counted in bars, and what is written below it.
-    """
+    """A bar chart's content."""
 
     counts: Sequence[int]
+    """The heights."""
     names: Sequence[str]
+    """What each bar stands for, shown when it is pointed at."""
     ticks: Sequence[tuple[float, str]]
+    """Place on the axis, counted in bars, and what is written below it."""
 
 
 def bar_chart(bars: Bars, text: str) -> Markup:

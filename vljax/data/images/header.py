@@ -23,23 +23,20 @@ GREY_MODES = ("L", "LA", "1", "I;16", "I", "F")
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The header of an image file.
-
-    Attributes:
-      format: one of `FORMATS`.
-      mode: one of `MODES`.
-      has_alpha: whether pixels can be transparent.
-      orientation: how the stored image is to be turned, 1..8 as in EXIF; 1 is not at all.
-      width: of the image as it is to be seen, pixels.
-      height: the same down.
-    """
+    """The header of an image file."""
 
     format: str
+    """One of `FORMATS`."""
     mode: str
+    """One of `MODES`."""
     has_alpha: bool
+    """Whether pixels can be transparent."""
     orientation: int
+    """How the stored image is to be turned, 1..8 as in EXIF; 1 is not at all."""
     width: int
+    """Of the image as it is to be seen, pixels."""
     height: int
+    """The same down."""
 
 
 def read_header(content: bytes) -> ImageHeader:

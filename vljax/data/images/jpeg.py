@@ -49,17 +49,14 @@ def orient(
 
 @dataclass(frozen=True)
 class JpegImage:
-    """A JPEG file of which only the header was read.
-
-    Attributes:
-      content: the file.
-      stored_shape: height and width, pixels, before it is turned.
-      orientation: how to turn it, 1..8 as in EXIF.
-    """
+    """A JPEG file of which only the header was read."""
 
     content: bytes
+    """The file."""
     stored_shape: tuple[int, int]
+    """Height and width, pixels, before it is turned."""
     orientation: int = 1
+    """How to turn it, 1..8 as in EXIF."""
 
     @classmethod
     def open(cls, content: bytes) -> JpegImage | None:

@@ -28,56 +28,47 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why an example was masked out.
-
-    Attributes:
-      row: of the batch.
-      source: the name of its source.
-      identity: of the records of the source.
-      index: of the example in the source.
-      kind: the class of reasons, see `ExampleError`.
-      reason: for people.
-    """
+    """Why an example was masked out."""
 
     row: int
+    """Of the batch."""
     source: str
+    """The name of its source."""
     identity: str
+    """Of the records of the source."""
     index: int
+    """Of the example in the source."""
     kind: str
+    """The class of reasons, see `ExampleError`."""
     reason: str
+    """For people."""
 
 
 @dataclass(frozen=True)
 class OpenPart:
-    """An opened source, and what is done to its examples.
-
-    Attributes:
-      name: in messages and in the keys of random numbers.
-      records: by index.
-      transforms: from record to `image` and `text`.
-    """
+    """An opened source, and what is done to its examples."""
 
     name: str
+    """In messages and in the keys of random numbers."""
     records: Records
+    """By index."""
     transforms: tuple[Transform, ...]
+    """From record to `image` and `text`."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Makes examples by index, and batches of them. Travels to worker processes.
-
-    Attributes:
-      parts: the opened sources.
-      tokenizer: makes the ids.
-      seed: of the random numbers.
-      evaluation: whether batches have a `label` and keep images without a text as valid, to be
-        classified; training has no use for these.
-    """
+    """Makes examples by index, and batches of them. Travels to worker processes."""
 
     parts: tuple[OpenPart, ...]
+    """The opened sources."""
     tokenizer: LoadedTokenizer
+    """Makes the ids."""
     seed: int
+    """Of the random numbers."""
     evaluation: bool = False
+    """Whether batches have a `label` and keep images without a text as valid, to be classified;
+    training has no use for these."""
 
     def visit(self, visit: Visit) -> dict[str, Any]:
         """An example for training, masked out if it cannot be used."""
@@ -226,19 +217,16 @@ _MOST_LOGGED = 200
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the examples of one batch, or of a process's part of it.
-
-    Attributes:
-      step: the number of the batch.
-      valid: which examples can be used.
-      repeated: which come from a source that has been gone through before.
-      rejected: why the others cannot be used.
-    """
+    """What became of the examples of one batch, or of a process's part of it."""
 
     step: int
+    """The number of the batch."""
     valid: Bool[np.ndarray, " rows"]
+    """Which examples can be used."""
     repeated: Bool[np.ndarray, " rows"]
+    """Which come from a source that has been gone through before."""
     rejected: tuple[Rejected, ...]
+    """Why the others cannot be used."""
 
 
 Report = Callable[[Account], None]

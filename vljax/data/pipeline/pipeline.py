@@ -33,28 +33,25 @@ from vljax.data.transforms.text import Prompt
 
 @dataclass(frozen=True)
 class Data:
-    """What a model is trained on.
-
-    Attributes:
-      source: the training examples; several sources together are a `mixture`.
-      tokenizer: for all texts, in evaluation too.
-      train_transforms: from record to `image` and `text`, in order; a part of a mixture may have
-        transforms of its own.
-      eval_transforms: the same for evaluation; they travel with checkpoints.
-      workers: processes that prepare batches; 0 prepares them in threads of this process.
-      prefetch: batches that each worker prepares at a time; without workers, twice as many are
-        kept ahead.
-      max_rejected_share: a run ends once more of its examples cannot be used than this share,
-        beyond what chance explains; 1 never ends it.
-    """
+    """What a model is trained on."""
 
     source: Source
+    """The training examples; several sources together are a `mixture`."""
     tokenizer: Tokenizer
+    """For all texts, in evaluation too."""
     train_transforms: tuple[Transform, ...]
+    """From record to `image` and `text`, in order; a part of a mixture may have transforms of its
+    own."""
     eval_transforms: tuple[Transform, ...]
+    """The same for evaluation; they travel with checkpoints."""
     workers: int = setting(0, identity=False)
+    """Processes that prepare batches; 0 prepares them in threads of this process."""
     prefetch: int = setting(2, identity=False)
+    """Batches that each worker prepares at a time; without workers, twice as many are kept
+    ahead."""
     max_rejected_share: float = setting(0.1, identity=False)
+    """A run ends once more of its examples cannot be used than this share, beyond what chance
+    explains; 1 never ends it."""
 
     @property
     def image_lengths(self) -> dict[int, float]:

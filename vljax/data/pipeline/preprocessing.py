@@ -28,15 +28,12 @@ def preprocessing(data: Data) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    """Image files to the pixels that a model was evaluated with.
-
-    Attributes:
-      size: height and width that come out, pixels; None where patches do.
-      transforms: those of evaluation up to the last that touches images.
-    """
+    """Image files to the pixels that a model was evaluated with."""
 
     size: int | None
+    """Height and width that come out, pixels; None where patches do."""
     transforms: tuple[Transform, ...]
+    """Those of evaluation up to the last that touches images."""
 
     @classmethod
     def load(cls, content: dict[str, Any]) -> ImagePreprocessor:

@@ -30,24 +30,21 @@ from vljax.data.sources.filters import Filter
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """A source in files whose columns are chosen by name.
-
-    Attributes:
-      path: a file, a folder, a pattern with `*` or `{000..123}`, or several of them; local, or
-        gs:// or s3://.
-      captions: columns with descriptions, in order of preference; a column may hold several.
-      tags: column with keywords: a list, or a text with commas between them.
-      label: column with the class: a name, or an index into the names in `classes`.
-      classes: file with one class name a line; without it, names are collected from the column.
-      filters: which examples stay.
-    """
+    """A source in files whose columns are chosen by name."""
 
     path: str | tuple[str, ...] | None = setting(None, path=True)
+    """A file, a folder, a pattern with `*` or `{000..123}`, or several of them; local, or gs:// or
+    s3://."""
     captions: tuple[str, ...] = ()
+    """Columns with descriptions, in order of preference; a column may hold several."""
     tags: str | None = None
+    """Column with keywords: a list, or a text with commas between them."""
     label: str | None = None
+    """Column with the class: a name, or an index into the names in `classes`."""
     classes: str | None = setting(None, identity=False)
+    """File with one class name a line; without it, names are collected from the column."""
     filters: tuple[Filter, ...] = ()
+    """Which examples stay."""
 
     @property
     def full_name(self) -> str:

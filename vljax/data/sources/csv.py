@@ -29,17 +29,15 @@ class Csv(FileSource, name="csv"):
     """Images listed in a table whose columns are separated by commas.
 
     The texts of the columns that are used stay in memory.
-
-    Attributes:
-      image: column with the path of the image, relative to the folder of the table.
-      delimiter: between columns.
-      header: the names of the columns, for files whose first line does not hold them.
     """
 
     captions: tuple[str, ...] = ("caption",)
     image: str = "image"
+    """Column with the path of the image, relative to the folder of the table."""
     delimiter: str = ","
+    """Between columns."""
     header: tuple[str, ...] = ()
+    """The names of the columns, for files whose first line does not hold them."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(self.delimiter) != 1:
@@ -54,13 +52,10 @@ class Csv(FileSource, name="csv"):
 
 @dataclass(frozen=True)
 class Tsv(Csv, name="tsv"):
-    """Images listed in a table whose columns are separated by tabs.
-
-    Attributes:
-      delimiter: between columns.
-    """
+    """Images listed in a table whose columns are separated by tabs."""
 
     delimiter: str = "\t"
+    """Between columns."""
 
 
 class CsvRecords(DescribedRecords):

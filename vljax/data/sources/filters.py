@@ -18,13 +18,10 @@ from vljax.config import Component
 
 @dataclass(frozen=True)
 class Filter(Component, abc.ABC):
-    """Keeps or leaves out an example by the value in a column.
-
-    Attributes:
-      column: as the source names its columns.
-    """
+    """Keeps or leaves out an example by the value in a column."""
 
     column: str
+    """As the source names its columns."""
 
     @abc.abstractmethod
     def keeps(self, value: Any) -> bool:
@@ -38,15 +35,12 @@ class Filter(Component, abc.ABC):
 
 @dataclass(frozen=True)
 class Range(Filter, name="range"):
-    """Numbers between two bounds, such as a width in pixels; no number is left out.
-
-    Attributes:
-      minimum: the least that stays.
-      maximum: the most that stays.
-    """
+    """Numbers between two bounds, such as a width in pixels; no number is left out."""
 
     minimum: float | None = None
+    """The least that stays."""
     maximum: float | None = None
+    """The most that stays."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _bounds(self.minimum, self.maximum)
@@ -64,15 +58,12 @@ class Range(Filter, name="range"):
 
 @dataclass(frozen=True)
 class Length(Filter, name="length"):
-    """Texts by their number of characters without white space around; of several, one suffices.
-
-    Attributes:
-      minimum: the fewest that stay.
-      maximum: the most that stay.
-    """
+    """Texts by their number of characters without white space around; of several, one suffices."""
 
     minimum: int | None = None
+    """The fewest that stay."""
     maximum: int | None = None
+    """The most that stay."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _bounds(self.minimum, self.maximum)
@@ -88,13 +79,10 @@ class Length(Filter, name="length"):
 
 @dataclass(frozen=True)
 class Equals(Filter, name="equals"):
-    """Values that are one of a list, compared as text.
-
-    Attributes:
-      values: what stays.
-    """
+    """Values that are one of a list, compared as text."""
 
     values: tuple[str, ...] = ()
+    """What stays."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.values:
@@ -110,13 +98,10 @@ class Equals(Filter, name="equals"):
 
 @dataclass(frozen=True)
 class Matches(Filter, name="matches"):
-    """Texts in which a regular expression is found; of several, one suffices.
-
-    Attributes:
-      pattern: in Python's syntax; `^(?!.*word)` keeps texts without a word.
-    """
+    """Texts in which a regular expression is found; of several, one suffices."""
 
     pattern: str = ""
+    """In Python's syntax; `^(?!.*word)` keeps texts without a word."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         try:

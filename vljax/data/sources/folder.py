@@ -31,16 +31,14 @@ class Folder(FileSource, name="folder"):
 
     Columns are `class`, `path`, and endings of files beside an image: `dog.txt` has the captions of
     `dog.jpg`, one a line. Files whose names begin with a dot are passed over.
-
-    Attributes:
-      captions: endings of the files with captions; an image without one has none.
-      tags: the class is a keyword too.
-      label: unset for folders that are no classes.
     """
 
     captions: tuple[str, ...] = ("txt",)
+    """Endings of the files with captions; an image without one has none."""
     tags: str | None = "class"
+    """The class is a keyword too."""
     label: str | None = "class"
+    """Unset for folders that are no classes."""
 
     def open(self) -> FolderRecords:
         if not isinstance(self.path, str):

@@ -21,14 +21,12 @@ class JsonLines(Source, name="jsonl"):
     A line is `{"image": "relative/path.jpg", "caption": "..."}`; instead of `caption` there may be
     a list `captions`, and further `tags` (a list) and `class` (a name). Keys that are not named
     here are left alone.
-
-    Attributes:
-      path: the file. Image paths in it are relative to its folder; they may be URLs.
-      filters: which lines stay; any key of a line is a column.
     """
 
     path: str | None = setting(None, path=True)
+    """The file. Image paths in it are relative to its folder; they may be URLs."""
     filters: tuple[Filter, ...] = ()
+    """Which lines stay; any key of a line is a column."""
 
     @property
     def full_name(self) -> str:

@@ -15,18 +15,15 @@ from vljax.data.sources.columns import image_file
 
 @dataclass(frozen=True)
 class Karpathy(Source, name="karpathy"):
-    """A part of `dataset_coco.json` or one of its siblings: images with about five captions each.
-
-    Attributes:
-      path: the JSON file.
-      images: the folder with the images, where it is not the one that the file lies in. COCO's
-        `val2014/...jpg` is looked for below it, and without the first part.
-      split: which part: train, restval, val or test.
-    """
+    """A split of `dataset_coco.json` and the like: images with about five captions each."""
 
     path: str | None = setting(None, path=True)
+    """The JSON file."""
     images: str | None = setting(None, path=True)
+    """The folder with the images, where it is not the one that the file lies in. COCO's
+    `val2014/...jpg` is looked for below it, and without the first part."""
     split: str = "test"
+    """Which part: train, restval, val or test."""
 
     @property
     def full_name(self) -> str:

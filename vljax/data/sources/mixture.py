@@ -16,18 +16,15 @@ MAX_PARTS = 2**16
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a mixture.
-
-    Attributes:
-      source: its examples.
-      weight: its share, relative to those of the other parts; unset in all parts: the numbers of
-        their examples, so that the whole mixture is gone through once an epoch.
-      transforms: from record to `image` and `text`; where empty, those of the data.
-    """
+    """One source of a mixture."""
 
     source: Source
+    """Its examples."""
     weight: float | None = None
+    """Its share, relative to those of the other parts; unset in all parts: the numbers of their
+    examples, so that the whole mixture is gone through once an epoch."""
     transforms: tuple[Transform, ...] = ()
+    """From record to `image` and `text`; where empty, those of the data."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if isinstance(self.source, Mixture):
@@ -36,15 +33,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Phase:
-    """Weights from a step on.
-
-    Attributes:
-      from_step: the first step with these weights.
-      weights: by name of the part; one that is not named keeps its weight.
-    """
+    """Weights from a step on."""
 
     from_step: int
+    """The first step with these weights."""
     weights: dict[str, float]
+    """By name of the part; one that is not named keeps its weight."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,12 @@ class Mixture(Source, name="mixture"):
         )
 
     Each source is gone through in a new order in each of its own epochs.
-
-    Attributes:
-      parts: by a name of their own, which messages and random numbers go by.
-      schedule: weights that change on the way, by step.
     """
 
     parts: dict[str, Part] = field(default_factory=dict)
+    """By a name of their own, which messages and random numbers go by."""
     schedule: tuple[Phase, ...] = ()
+    """Weights that change on the way, by step."""
 
     @property
     def full_name(self) -> str:

@@ -33,14 +33,12 @@ class Parquet(FileSource, name="parquet"):
 
     A row group is read whole for any of its rows. Where groups hold many images, training in random
     order reads each of them again and again: write such a set with smaller groups.
-
-    Attributes:
-      image: column with the bytes of image files, with their paths relative to the Parquet file, or
-        with both as Hugging Face writes them.
     """
 
     captions: tuple[str, ...] = ("caption",)
     image: str = "image"
+    """Column with the bytes of image files, with their paths relative to the Parquet file, or with
+    both as Hugging Face writes them."""
 
     def open(self) -> ParquetRecords:
         return ParquetRecords(self, self.files("Parquet files", ".parquet"))

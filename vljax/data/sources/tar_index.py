@@ -47,25 +47,22 @@ from vljax.data.worker_pool import usable_cores, worker_pool
 
 @dataclass(frozen=True)
 class TarIndex:
-    """An index on local disk.
-
-    Attributes:
-      folder: where it is.
-      width: how many members each row tells of.
-      starts: number of the first example of each shard, and of all examples.
-      accounting: what was counted.
-      classes: values that occur as class.
-      columns: what can be chosen.
-      identity: a hash of names, sizes and places of everything.
-    """
+    """An index on local disk."""
 
     folder: str
+    """Where it is."""
     width: int
+    """How many members each row tells of."""
     starts: np.ndarray
+    """Number of the first example of each shard, and of all examples."""
     accounting: SourceCounts
+    """What was counted."""
     classes: tuple[str, ...]
+    """Values that occur as class."""
     columns: tuple[str, ...]
+    """What can be chosen."""
     identity: str
+    """A hash of names, sizes and places of everything."""
 
     @classmethod
     def load(cls, folder: str) -> TarIndex:

@@ -34,37 +34,31 @@ _PICKLES = {"pyd", "pickle", "pkl", "pth", "pt"}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an index is made for.
-
-    Attributes:
-      image: endings of members that are images, in order of preference.
-      members: endings of the other members that are read.
-      filters: which examples stay.
-      label: column with the class, whose names are collected.
-    """
+    """What an index is made for."""
 
     image: tuple[str, ...]
+    """Endings of members that are images, in order of preference."""
     members: tuple[str, ...]
+    """Endings of the other members that are read."""
     filters: tuple[Filter, ...]
+    """Which examples stay."""
     label: str | None
+    """Column with the class, whose names are collected."""
 
 
 @dataclass
 class Scan:
-    """The index of one shard.
-
-    Attributes:
-      rows: for each example, first block and size in bytes of the image and of each member wanted;
-        zeros where there is none. Data never begins at block 0, which holds a header.
-      accounting: what was counted.
-      classes: the values that occur as class.
-      columns: what can be chosen: endings, and `json.KEY` of the first JSON members.
-    """
+    """The index of one shard."""
 
     rows: UInt32[np.ndarray, "examples columns 2"]
+    """For each example, first block and size in bytes of the image and of each member wanted; zeros
+    where there is none. Data never begins at block 0, which holds a header."""
     accounting: SourceCounts
+    """What was counted."""
     classes: set[str] = field(default_factory=set)
+    """The values that occur as class."""
     columns: set[str] = field(default_factory=set)
+    """What can be chosen: endings, and `json.KEY` of the first JSON members."""
 
 
 @dataclass

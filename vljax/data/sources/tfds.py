@@ -29,13 +29,13 @@ class Tfds(FileSource, name="tfds"):
     Attributes:
       path: the folder with `dataset_info.json`: DATA_DIR/NAME[/CONFIG]/VERSION.
       captions: features with texts.
-      image: feature with the image.
       label: feature with the class.
-      split: as TFDS writes it: train, `train[:90%]`, `train+validation`.
     """
 
     image: str = "image"
+    """Feature with the image."""
     split: str = "train"
+    """As TFDS writes it: train, `train[:90%]`, `train+validation`."""
 
     @property
     def full_name(self) -> str:

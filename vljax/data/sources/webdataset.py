@@ -28,16 +28,16 @@ class WebDataset(FileSource, name="webdataset"):
     use and kept; `vljax data index` builds it beforehand.
 
     Attributes:
-      captions: `txt`, `json.caption`, ...
-      image: endings of images, in order of preference.
       label: `cls` or `json.NAME`.
-      index_folder: where the index is kept: by default in `.vljax` beside the first shard, or in
-        the user's cache folder where that cannot be written to.
     """
 
     captions: tuple[str, ...] = ("txt",)
+    """`txt`, `json.caption`, ..."""
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+    """Endings of images, in order of preference."""
     index_folder: str | None = setting(None, identity=False)
+    """Where the index is kept: by default in `.vljax` beside the first shard, or in the user's
+    cache folder where that cannot be written to."""
 
     def open(self) -> WebDatasetRecords:
         return self.index(None, log_progress(self.full_name))

@@ -21,21 +21,18 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Tokenizer(Component, abc.ABC):
-    """Text to ids. Members are frozen dataclasses; `load` reads the vocabulary.
-
-    Attributes:
-      context_length: ids per text; longer texts are cut, shorter ones padded.
-      cleaning: what is done to a text first, see `vljax.data.tokenizers.cleaning`.
-      truncation: of a text that is too long, keep_eos keeps the end token and cuts before it; cut
-        cuts the end token off too, as generative models want it (`eos="yes"` in big_vision).
-      padding_side: where padding goes.
-    """
+    """Text to ids. Members are frozen dataclasses; `load` reads the vocabulary."""
 
     _: KW_ONLY
     context_length: int
+    """Ids per text; longer texts are cut, shorter ones padded."""
     cleaning: Cleaning
+    """What is done to a text first, see `vljax.data.tokenizers.cleaning`."""
     truncation: Literal["keep_eos", "cut"] = "keep_eos"
+    """Of a text that is too long, keep_eos keeps the end token and cuts before it; cut cuts the end
+    token off too, as generative models want it (`eos="yes"` in big_vision)."""
     padding_side: Literal["right", "left"] = "right"
+    """Where padding goes."""
 
     @property
     @abc.abstractmethod
@@ -90,10 +87,10 @@ class LoadedTokenizer(abc.ABC):
       config: the component this was loaded from.
       special: the ids of padding and of what begins and ends a text.
       vocab_size: one more than the largest id.
-      vocabulary_file: name of the vocabulary in `files()`; None if the vocabulary is built in.
     """
 
     vocabulary_file: str | None = None
+    """Name of the vocabulary in `files()`; None if the vocabulary is built in."""
 
     def __init__(self, config: Tokenizer, vocabulary: bytes, special: Special, vocab_size: int):
         self.config = config

@@ -18,15 +18,13 @@ class Clip(Tokenizer, name="clip"):
     Texts lie between 49406 and 49407, padding is 0, and a text that is cut keeps its end token:
     Radford et al. 2021, clip/clip.py `tokenize` with `truncate=True`, and open_clip's default.
     The ids equal those of open_clip's SimpleTokenizer.
-
-    Attributes:
-      context_length: ids per text.
-      cleaning: what is done to a text first.
     """
 
     _: KW_ONLY
     context_length: int = 77
+    """Ids per text."""
     cleaning: Cleaning = "clip"
+    """What is done to a text first."""
 
     @property
     def adds_bos(self) -> bool:

@@ -17,23 +17,21 @@ class HuggingFace(Tokenizer, name="huggingface"):
     The file's own truncation, padding and special-token template are not used: the fields here say
     all of it. Unknown characters become what the file says, and the name of a special token inside
     a text becomes that token, as in the library.
-
-    Attributes:
-      path: the `tokenizer.json`.
-      context_length: ids per text.
-      pad_token: name of the padding token in the vocabulary.
-      eos_token: name of the token after each text; None for none.
-      bos_token: name of the token before each text; None for none.
-      cleaning: what is done to a text first.
     """
 
     path: str | None = setting(None, path=True)
+    """The `tokenizer.json`."""
     _: KW_ONLY
     context_length: int = 64
+    """Ids per text."""
     pad_token: str = "<pad>"
+    """Name of the padding token in the vocabulary."""
     eos_token: str | None = "</s>"
+    """Name of the token after each text; None for none."""
     bos_token: str | None = None
+    """Name of the token before each text; None for none."""
     cleaning: Cleaning = "whitespace"
+    """What is done to a text first."""
 
     @property
     def adds_bos(self) -> bool:

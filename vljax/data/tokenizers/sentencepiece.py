@@ -19,23 +19,21 @@ class SentencePiece(Tokenizer, name="sentencepiece"):
     as in the library. The defaults are SigLIP's (`eos="sticky"` in big_vision's pp/ops_text.py),
     which pads with id 1, the end token of its model; the cleaning is that of its evaluations,
     training used "lower". SigLIP 2 (Gemma's model) and T5 pad with their model's own token.
-
-    Attributes:
-      path: the `.model` file.
-      context_length: ids per text.
-      pad_id: id of padding; None for the model's own.
-      add_bos: whether the model's begin token begins each text.
-      add_eos: whether the model's end token ends each text.
-      cleaning: what is done to a text first.
     """
 
     path: str | None = setting(None, path=True)
+    """The `.model` file."""
     _: KW_ONLY
     context_length: int = 64
+    """Ids per text."""
     pad_id: int | None = 1
+    """Id of padding; None for the model's own."""
     add_bos: bool = False
+    """Whether the model's begin token begins each text."""
     add_eos: bool = True
+    """Whether the model's end token ends each text."""
     cleaning: Cleaning = "siglip"
+    """What is done to a text first."""
 
     @property
     def adds_bos(self) -> bool:

@@ -20,20 +20,18 @@ class ColourJitter(Transform, name="colour_jitter"):
 
     Each of the first three by a factor within `1 - value` and `1 + value`, hue by a share of the
     colour circle within `-hue` and `hue`, as torchvision's ColorJitter does on Pillow images.
-
-    Attributes:
-      brightness: greatest change, 0..1.
-      contrast: greatest change, 0..1.
-      saturation: greatest change, 0..1.
-      hue: greatest shift, 0..0.5.
-      probability: how often anything changes at all.
     """
 
     brightness: float = 0.0
+    """Greatest change, 0..1."""
     contrast: float = 0.0
+    """Greatest change, 0..1."""
     saturation: float = 0.0
+    """Greatest change, 0..1."""
     hue: float = 0.0
+    """Greatest shift, 0..0.5."""
     probability: float = 1.0
+    """How often anything changes at all."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for field in ("brightness", "contrast", "saturation", "probability"):
@@ -74,13 +72,10 @@ def _shift_hue(image: Image.Image, share: float) -> Image.Image:
 
 @dataclass(frozen=True)
 class Greyscale(Transform, name="greyscale"):
-    """Takes the colours away, as torchvision's RandomGrayscale does on Pillow images (ITU-R 601).
-
-    Attributes:
-      probability: how often.
-    """
+    """Makes images grey, as torchvision's RandomGrayscale does on Pillow images (ITU-R 601)."""
 
     probability: float = 0.1
+    """How often."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)

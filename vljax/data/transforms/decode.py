@@ -26,21 +26,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 @dataclass(frozen=True)
 class Decode(Transform, name="decode"):
-    """Decodes the image, turns it as its EXIF orientation says, and puts it on a background.
-
-    Attributes:
-      background: red, green, blue behind transparent pixels, 0..255.
-      random_background: draw the background anew each time instead.
-      max_pixels: images with more are refused before they are decoded.
-      scaled: decode JPEGs no finer than the next transform needs (1/2, 1/4 or 1/8 by libjpeg's
-        scaled inverse DCT): faster, and nearly the same pixels. That transform must be one that
-        fixes the size. Files of at most 256 x 256 pixels are decoded in full, and kept.
-    """
+    """Decodes the image, turns it as its EXIF orientation says, and puts it on a background."""
 
     background: Colour = (255, 255, 255)
+    """Red, green, blue behind transparent pixels, 0..255."""
     random_background: bool = False
+    """Draw the background anew each time instead."""
     max_pixels: int = 64_000_000
+    """Images with more are refused before they are decoded."""
     scaled: bool = False
+    """Decode JPEGs no finer than the next transform needs (1/2, 1/4 or 1/8 by libjpeg's scaled
+    inverse DCT): faster, and nearly the same pixels. That transform must be one that fixes the
+    size. Files of at most 256 x 256 pixels are decoded in full, and kept."""
 
     provides = "image"
 

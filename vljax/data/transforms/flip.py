@@ -17,15 +17,13 @@ class Flip(Transform, name="flip"):
     """Mirrors left and right, but no image whose text names a side.
 
     The text is the one that was chosen before, otherwise every caption and tag of the record.
-
-    Attributes:
-      probability: how often.
-      unless: words that name a side, in any case; add those of other languages. Without any, all
-        images are mirrored.
     """
 
     probability: float = 0.5
+    """How often."""
     unless: tuple[str, ...] = ("left", "right")
+    """Words that name a side, in any case; add those of other languages. Without any, all images
+    are mirrored."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)

@@ -25,20 +25,18 @@ class Occlude(Transform, name="occlude"):
 
     The rectangle is drawn as torchvision's RandomErasing draws it: its area uniformly, its aspect
     ratio uniformly on a logarithmic scale, up to ten times until one is smaller than the image.
-
-    Attributes:
-      probability: how often.
-      scale: least and greatest area as a share of the image.
-      ratio: least and greatest height / width.
-      fill: one "colour", or "noise": each pixel's channels uniformly from 0..255.
-      colour: red, green, blue of the rectangle, 0..255.
     """
 
     probability: float = 0.5
+    """How often."""
     scale: tuple[float, float] = (0.02, 0.33)
+    """Least and greatest area as a share of the image."""
     ratio: tuple[float, float] = (0.3, 3.3)
+    """Least and greatest height / width."""
     fill: Literal["colour", "noise"] = "colour"
+    """One "colour", or "noise": each pixel's channels uniformly from 0..255."""
     colour: Colour = (0, 0, 0)
+    """Red, green, blue of the rectangle, 0..255."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)
@@ -73,14 +71,12 @@ class Blur(Transform, name="blur"):
     """Blurs by a Gaussian, as SimCLR does (Chen et al. 2020, appendix A).
 
     The kernel ends at three standard deviations; the image is reflected at its edges.
-
-    Attributes:
-      probability: how often.
-      sigma: least and greatest standard deviation, pixels, drawn uniformly.
     """
 
     probability: float = 0.5
+    """How often."""
     sigma: tuple[float, float] = (0.1, 2.0)
+    """Least and greatest standard deviation, pixels, drawn uniformly."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)
@@ -101,15 +97,12 @@ class Blur(Transform, name="blur"):
 
 @dataclass(frozen=True)
 class Noise(Transform, name="noise"):
-    """Adds normal noise to each channel of each pixel, cut off at black and white.
-
-    Attributes:
-      probability: how often.
-      sigma: least and greatest standard deviation, levels of 255, drawn uniformly.
-    """
+    """Adds normal noise to each channel of each pixel, cut off at black and white."""
 
     probability: float = 0.5
+    """How often."""
     sigma: tuple[float, float] = (1.0, 10.0)
+    """Least and greatest standard deviation, levels of 255, drawn uniformly."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)

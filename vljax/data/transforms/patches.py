@@ -31,18 +31,16 @@ class Patchify(Transform, name="patchify"):
     - `image_mask`: bool[length], False for padding;
     - `image_positions`: int32[length, 2], row and column of each patch, 0 for padding;
     - `image_grid`: int32[2], the rows and columns of the image.
-
-    Attributes:
-      patch_size: height and width of a patch, pixels.
-      lengths: budgets in patches, the shortest first; each takes a compile of its own.
-      weights: how often each is drawn, relative to the others; equally often where empty.
-      interpolation: the filter, always antialiased.
     """
 
     patch_size: int
+    """Height and width of a patch, pixels."""
     lengths: tuple[int, ...] = (256,)
+    """Budgets in patches, the shortest first; each takes a compile of its own."""
     weights: tuple[float, ...] = ()
+    """How often each is drawn, relative to the others; equally often where empty."""
     interpolation: Interpolation = "bilinear"
+    """The filter, always antialiased."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.patch_size < 1:

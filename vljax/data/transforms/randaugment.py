@@ -20,20 +20,18 @@ class RandAugment(Transform, name="rand_augment"):
 
     The operations, their ranges and their arithmetic are those of torchvision's RandAugment on
     Pillow images. None of them mirrors.
-
-    Attributes:
-      operations: how many, with repetition.
-      magnitude: how strong, from 0 up to `bins - 1`.
-      bins: number of strengths.
-      interpolation: of sheared, shifted and rotated images.
-      fill: red, green, blue of what comes in from outside, 0..255.
     """
 
     operations: int = 2
+    """How many, with repetition."""
     magnitude: int = 9
+    """How strong, from 0 up to `bins - 1`."""
     bins: int = 31
+    """Number of strengths."""
     interpolation: Literal["nearest", "bilinear"] = "nearest"
+    """Of sheared, shifted and rotated images."""
     fill: Colour = (0, 0, 0)
+    """Red, green, blue of what comes in from outside, 0..255."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_colour("fill", self.fill)

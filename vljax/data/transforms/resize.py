@@ -27,27 +27,24 @@ _MAX_RESIZED_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Resize(Transform, name="resize"):
-    """Makes a square image of the whole picture.
-
-    Attributes:
-      size: height and width, pixels.
-      mode: "squash" ignores the aspect ratio (SigLIP); "shortest" resizes the shortest side to
-        `size` and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size`
-        and centres the rest on `background`.
-      interpolation: the filter, see `vljax.data.images.resampling.resample`.
-      antialias: whether the filter widens when the image shrinks, as Pillow's does. big_vision's
-        `resize` op does not by default, and is bilinear.
-      background: red, green, blue of the padding, 0..255.
-      centre: where the crop of "shortest" lies when it cuts off an odd number of pixels: "round"
-        to even, as torchvision and open_clip do, or "floor", as transformers does.
-    """
+    """Makes a square image of the whole picture."""
 
     size: int
+    """Height and width, pixels."""
     mode: Literal["squash", "shortest", "pad"] = "squash"
+    """"squash" ignores the aspect ratio (SigLIP); "shortest" resizes the shortest side to `size`
+    and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size` and centres
+    the rest on `background`."""
     interpolation: Interpolation = "bicubic"
+    """The filter, see `vljax.data.images.resampling.resample`."""
     antialias: bool = True
+    """Whether the filter widens when the image shrinks, as Pillow's does. big_vision's `resize` op
+    does not by default, and is bilinear."""
     background: Colour = (255, 255, 255)
+    """Red, green, blue of the padding, 0..255."""
     centre: Literal["round", "floor"] = "round"
+    """Where the crop of "shortest" lies when it cuts off an odd number of pixels: "round" to even,
+    as torchvision and open_clip do, or "floor", as transformers does."""
 
     reads_undecoded = True
 
@@ -107,12 +104,10 @@ class CentreCrop(Transform, name="centre_crop"):
     """Cuts out the central square, a pixel nearer to the top left where it cannot be halved.
 
     After `Resize` to a larger size, it is the usual evaluation on ImageNet.
-
-    Attributes:
-      size: height and width that come out, pixels.
     """
 
     size: int
+    """Height and width that come out, pixels."""
 
     @property
     def output_size(self) -> int:
@@ -137,14 +132,12 @@ class RandomCrop(Transform, name="random_crop"):
 
     CLIP's "random square crop from resized images" (Radford et al. 2021, section 2.3): the square
     moves along the longest side only, all places alike. Its centre is `Resize` with "shortest".
-
-    Attributes:
-      size: height and width that come out, pixels.
-      interpolation: the filter, always antialiased; see `vljax.data.images.resampling.resample`.
     """
 
     size: int
+    """Height and width that come out, pixels."""
     interpolation: Interpolation = "bicubic"
+    """The filter, always antialiased; see `vljax.data.images.resampling.resample`."""
 
     reads_undecoded = True
 
@@ -175,18 +168,16 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
     The rectangle is drawn as in Szegedy et al. 2015 and torchvision: its area uniformly, its
     aspect ratio uniformly on a logarithmic scale; after ten that do not fit, the central rectangle
     nearest to the allowed ratios.
-
-    Attributes:
-      size: height and width that come out, pixels.
-      scale: least and greatest area as a share of the image.
-      ratio: least and greatest width / height.
-      interpolation: the filter, always antialiased; see `vljax.data.images.resampling.resample`.
     """
 
     size: int
+    """Height and width that come out, pixels."""
     scale: tuple[float, float] = (0.9, 1.0)
+    """Least and greatest area as a share of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width / height."""
     interpolation: Interpolation = "bicubic"
+    """The filter, always antialiased; see `vljax.data.images.resampling.resample`."""
 
     reads_undecoded = True
 

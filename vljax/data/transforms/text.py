@@ -14,21 +14,18 @@ from vljax.data.transforms.base import Example, Transform, check_probability
 
 @dataclass(frozen=True)
 class ChooseText(Transform, name="choose_text"):
-    """Makes `text` from captions and tags; blank ones are never chosen.
-
-    Attributes:
-      choice: "first" caption, for evaluation, a "random" one, the "longest" (in characters, the
-        first of several), or "all" of them in order, as one text.
-      tags: how often a random part of the tags stands in place of the caption; above 0, it does so
-        whenever there is no caption.
-      caption_and_tags: how often a random part of the tags follows the caption.
-      separator: what stands between tags, and between captions.
-    """
+    """Makes `text` from captions and tags; blank ones are never chosen."""
 
     choice: Literal["first", "random", "longest", "all"] = "first"
+    """"first" caption, for evaluation, a "random" one, the "longest" (in characters, the first of
+    several), or "all" of them in order, as one text."""
     tags: float = 0.0
+    """How often a random part of the tags stands in place of the caption; above 0, it does so
+    whenever there is no caption."""
     caption_and_tags: float = 0.0
+    """How often a random part of the tags follows the caption."""
     separator: str = ", "
+    """What stands between tags, and between captions."""
 
     provides = "text"
 
@@ -72,16 +69,13 @@ class ChooseText(Transform, name="choose_text"):
 
 @dataclass(frozen=True)
 class Prompt(Transform, name="prompt"):
-    """Puts the text into a template, for class names and tags that are no sentences.
-
-    Attributes:
-      templates: sentences, each with `{}` once, where the text goes; one is drawn each time. A
-        single one is fixed, as evaluation wants it.
-      probability: how often; otherwise the text stays as it is.
-    """
+    """Puts the text into a template, for class names and tags that are no sentences."""
 
     templates: tuple[str, ...] = ("a photo of {}",)
+    """Sentences, each with `{}` once, where the text goes; one is drawn each time. A single one is
+    fixed, as evaluation wants it."""
     probability: float = 1.0
+    """How often; otherwise the text stays as it is."""
 
     provides = "text"
 

@@ -31,18 +31,15 @@ _MOST_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Images:
-    """How images are written.
-
-    Attributes:
-      max_side: images that are longer than this are scaled down to it, pixels.
-      encode: format of all images; unset, that of the source. One that has it already and fits
-        passes as it is.
-      quality: of JPEG and WebP, 1..100; set with `encode`, all images are encoded anew with it.
-    """
+    """How images are written."""
 
     max_side: int | None = None
+    """Images that are longer than this are scaled down to it, pixels."""
     encode: Encoding | None = None
+    """Format of all images; unset, that of the source. One that has it already and fits passes as
+    it is."""
     quality: int | None = None
+    """Of JPEG and WebP, 1..100; set with `encode`, all images are encoded anew with it."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Option and what is wrong with it."""
@@ -60,19 +57,16 @@ class Images:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file.
-
-    Attributes:
-      content: the file.
-      ending: of its name, without a dot.
-      width: as it is to be seen, pixels.
-      height: the same.
-    """
+    """An image file."""
 
     content: bytes
+    """The file."""
     ending: str
+    """Of its name, without a dot."""
     width: int
+    """As it is to be seen, pixels."""
     height: int
+    """The same."""
 
 
 def converted(content: bytes, images: Images) -> Picture:

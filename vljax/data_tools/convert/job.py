@@ -37,64 +37,54 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the bytes of the shards depend on.
-
-    Attributes:
-      source: its name.
-      identity: hash of the data.
-      examples: of the source.
-      to: the target.
-      examples_per_shard: shard s has those of the source's examples s * n to (s + 1) * n that can
-        be used.
-      images: how they are written.
-      drop: columns that are left out.
-      version: of this program.
-    """
+    """All that the bytes of the shards depend on."""
 
     source: str
+    """Its name."""
     identity: str
+    """Hash of the data."""
     examples: int
+    """Of the source."""
     to: Target
+    """The target."""
     examples_per_shard: int
+    """Shard s has those of the source's examples s * n to (s + 1) * n that can be used."""
     images: Images
+    """How they are written."""
     drop: tuple[str, ...]
+    """Columns that are left out."""
     version: int = _VERSION
+    """Of this program."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """An example that cannot be used.
-
-    Attributes:
-      index: in the source.
-      id: key, path or address by which the source knows it; "" if it has none.
-      kind: class of the reason, see `ExampleError`.
-      reason: for people.
-    """
+    """An example that cannot be used."""
 
     index: int
+    """In the source."""
     id: str
+    """Key, path or address by which the source knows it; "" if it has none."""
     kind: str
+    """Class of the reason, see `ExampleError`."""
     reason: str
+    """For people."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the examples of a shard.
-
-    Attributes:
-      shard: its number.
-      examples: written; there is no file where it is 0.
-      bytes: of the file.
-      fields: how many of the examples have captions, tags, a class, ...
-      rejected: the others.
-    """
+    """What became of the examples of a shard."""
 
     shard: int
+    """Its number."""
     examples: int
+    """Written; there is no file where it is 0."""
     bytes: int
+    """Of the file."""
     fields: dict[str, int]
+    """How many of the examples have captions, tags, a class, ..."""
     rejected: tuple[Rejected, ...]
+    """The others."""
 
 
 @dataclass(frozen=True)

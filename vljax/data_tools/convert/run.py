@@ -36,27 +36,24 @@ _SECONDS = 0.25  # between two looks at how far the processes are
 
 @dataclass(frozen=True)
 class Options:
-    """How a source is converted.
-
-    Attributes:
-      out: folder, local or remote.
-      to: what is written.
-      examples_per_shard: of the source; those that cannot be used leave a shard shorter.
-      images: how images are written.
-      drop: columns that are left out.
-      max_rejected_share: the share of examples that may be unusable.
-      workers: processes; None for as many as there are cores.
-      beam: arguments of a Beam runner, which then does the work; None for this machine.
-    """
+    """How a source is converted."""
 
     out: str
+    """Folder, local or remote."""
     to: Target
+    """What is written."""
     examples_per_shard: int = 10_000
+    """Of the source; those that cannot be used leave a shard shorter."""
     images: Images = Images()  # noqa: RUF009  # frozen
+    """How images are written."""
     drop: tuple[str, ...] = ()
+    """Columns that are left out."""
     max_rejected_share: float = 0.1
+    """The share of examples that may be unusable."""
     workers: int | None = None
+    """Processes; None for as many as there are cores."""
     beam: tuple[str, ...] | None = None
+    """Arguments of a Beam runner, which then does the work; None for this machine."""
 
 
 def convert(

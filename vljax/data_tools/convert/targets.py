@@ -39,21 +39,18 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Stored:
-    """An example as it is to be written.
-
-    Attributes:
-      description: JSON data: what `record_format.describe` says, and the columns of the source.
-      picture: the image.
-      record: the example as the source gave it.
-      files: columns that are bytes.
-      masks: an image file.
-    """
+    """An example as it is to be written."""
 
     description: dict[str, Any]
+    """JSON data: what `record_format.describe` says, and the columns of the source."""
     picture: Picture
+    """The image."""
     record: Record
+    """The example as the source gave it."""
     files: dict[str, bytes]
+    """Columns that are bytes."""
     masks: bytes | None
+    """An image file."""
 
     @property
     def fields(self) -> list[str]:

@@ -21,38 +21,32 @@ from vljax.data_tools.inspection.summary import duplicates
 
 @dataclass(frozen=True)
 class How:
-    """How a data set is looked through.
-
-    Attributes:
-      sample: examples to draw; None for all.
-      seed: of the draw.
-      workers: processes; None for as many as there are cores.
-      tokenizer: counts the tokens of captions; None counts none.
-      max_pixels: images with more cannot be used.
-      decodes: whether images are decoded, without which damage and likeness stay unknown.
-    """
+    """How a data set is looked through."""
 
     sample: int | None
+    """Examples to draw; None for all."""
     seed: int
+    """Of the draw."""
     workers: int | None
+    """Processes; None for as many as there are cores."""
     tokenizer: LoadedTokenizer | None
+    """Counts the tokens of captions; None counts none."""
     max_pixels: int
+    """Images with more cannot be used."""
     decodes: bool
+    """Whether images are decoded, without which damage and likeness stay unknown."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
-
-    Attributes:
-      records: the opened data set.
-      examples: `EXAMPLE` rows of what was looked at.
-      result: everything summed up, as JSON data.
-    """
+    """What was found."""
 
     records: Records
+    """The opened data set."""
     examples: np.ndarray
+    """`EXAMPLE` rows of what was looked at."""
     result: dict[str, Any]
+    """Everything summed up, as JSON data."""
 
     def __post_init__(self) -> None:
         assert self.examples.dtype == EXAMPLE

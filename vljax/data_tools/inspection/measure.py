@@ -59,17 +59,14 @@ _NAMED = 5
 
 @dataclass
 class Measured:
-    """What was measured.
-
-    Attributes:
-      examples: `EXAMPLE` rows.
-      captions: `CAPTION` rows of those that are not blank.
-      reasons: by kind, index and reason of the first examples that cannot be used.
-    """
+    """What was measured."""
 
     examples: np.ndarray = field(default_factory=lambda: np.empty(0, EXAMPLE))
+    """`EXAMPLE` rows."""
     captions: np.ndarray = field(default_factory=lambda: np.empty(0, CAPTION))
+    """`CAPTION` rows of those that are not blank."""
     reasons: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    """By kind, index and reason of the first examples that cannot be used."""
 
     @classmethod
     def joined(cls, parts: Sequence[Measured]) -> Measured:
@@ -85,19 +82,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures examples. Travels to worker processes.
-
-    Attributes:
-      records: the opened data set.
-      tokenizer: counts tokens.
-      max_pixels: images with more cannot be used.
-      decodes: whether images are decoded, without which damage and likeness stay unknown.
-    """
+    """Measures examples. Travels to worker processes."""
 
     records: Records
+    """The opened data set."""
     tokenizer: LoadedTokenizer | None
+    """Counts tokens."""
     max_pixels: int
+    """Images with more cannot be used."""
     decodes: bool
+    """Whether images are decoded, without which damage and likeness stay unknown."""
 
     def __call__(self, indices: Iterable[int]) -> Measured:
         """Measures the examples with these indices."""

@@ -170,15 +170,12 @@ _BINS = 24
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges.
-
-    Attributes:
-      edges: ascending, one more than counts; a bin holds its lower edge.
-      counts: how many values lie in each.
-    """
+    """Counts between edges."""
 
     edges: tuple[float, ...]
+    """Ascending, one more than counts; a bin holds its lower edge."""
     counts: tuple[int, ...]
+    """How many values lie in each."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON data."""

@@ -26,17 +26,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Package:
-    """One version of a Debian package.
-
-    Attributes:
-      filename: its address below a mirror, as the Packages index states it.
-      sha256: digest of the file, from the signed Packages index.
-      size: of the file, bytes.
-    """
+    """One version of a Debian package."""
 
     filename: str
+    """Its address below a mirror, as the Packages index states it."""
     sha256: str
+    """Digest of the file, from the signed Packages index."""
     size: int
+    """Of the file, bytes."""
 
     @property
     def name(self) -> str:

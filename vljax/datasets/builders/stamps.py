@@ -29,21 +29,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Stamp:
-    """One picture of the set.
-
-    Attributes:
-      source: path of the picture below the folder of stamps.
-      captions: caption by locale code, "en" first.
-      split: train, validation or test.
-      size: width and height, pixels.
-      webp: the picture with alpha.
-    """
+    """One picture of the set."""
 
     source: str
+    """Path of the picture below the folder of stamps."""
     captions: Mapping[str, str]
+    """Caption by locale code, "en" first."""
     split: str
+    """Train, validation or test."""
     size: tuple[int, int]
+    """Width and height, pixels."""
     webp: bytes
+    """The picture with alpha."""
 
     def item(self, index: int) -> dict[str, Any]:
         """The stamp's line in items.jsonl; `index` is its place in the data set."""

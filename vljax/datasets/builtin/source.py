@@ -18,12 +18,10 @@ class Builtin(Source, name="builtin"):
     """The built-in data set: about 3,000 images of at most 128 pixels a side, with transparency.
 
     The class of an image is one of its tags too.
-
-    Attributes:
-      split: no caption occurs in more than one split.
     """
 
     split: Literal["train", "validation", "test"] = "train"
+    """No caption occurs in more than one split."""
 
     @property
     def full_name(self) -> str:

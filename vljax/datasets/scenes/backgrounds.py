@@ -22,17 +22,14 @@ _LEAST_DISTANCE = 80  # between colours, of 442 from black to white
 
 @dataclass(frozen=True)
 class Background:
-    """What was drawn about a background.
-
-    Attributes:
-      kind: plain, shaded, striped, checked or mottled.
-      colours: the two it is made of, 0..255.
-      key: of the random numbers for the rest.
-    """
+    """What was drawn about a background."""
 
     kind: str
+    """Plain, shaded, striped, checked or mottled."""
     colours: Colours
+    """The two it is made of, 0..255."""
     key: int
+    """Of the random numbers for the rest."""
 
     def paint(self, size: int) -> Pixels:
         """The pixels, the same each time."""

@@ -16,17 +16,14 @@ Patch = UInt8[np.ndarray, "height width 4"]
 
 @dataclass(frozen=True)
 class Composed:
-    """Objects in their places.
-
-    Attributes:
-      patches: the pictures, scaled, multiplied by alpha; from back to front.
-      corners: left and upper edge of each.
-      masks: i + 1 where object i is seen, else 0.
-    """
+    """Objects in their places."""
 
     patches: tuple[Patch, ...]
+    """The pictures, scaled, multiplied by alpha; from back to front."""
     corners: tuple[tuple[int, int], ...]
+    """Left and upper edge of each."""
     masks: UInt8[np.ndarray, "size size"]
+    """I + 1 where object i is seen, else 0."""
 
     def boxes(self) -> list[tuple[int, int, int, int]]:
         """Left, top, right and bottom of what is seen of each object."""

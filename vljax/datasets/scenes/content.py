@@ -21,34 +21,28 @@ _REPEATING = 0.5
 
 @dataclass(frozen=True)
 class Object:
-    """One object of a scene.
-
-    Attributes:
-      kind: index into `Content.things`.
-      cutout: its picture.
-      cell: where it stands.
-    """
+    """One object of a scene."""
 
     kind: int
+    """Index into `Content.things`."""
     cutout: Cutout
+    """Its picture."""
     cell: Cell
+    """Where it stands."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """A scene before it is drawn.
-
-    Attributes:
-      things: the different things in the scene; only the first may be there more than once.
-      absent: a thing that is not in the scene.
-      objects: from back to front.
-      size: width and height of the image, pixels.
-    """
+    """A scene before it is drawn."""
 
     things: tuple[Thing, ...]
+    """The different things in the scene; only the first may be there more than once."""
     absent: Thing
+    """A thing that is not in the scene."""
     objects: tuple[Object, ...]
+    """From back to front."""
     size: int
+    """Width and height of the image, pixels."""
 
     @property
     def repeats(self) -> int:

@@ -33,36 +33,30 @@ _MOST_PIXELS = 16_000_000
 
 @dataclass(frozen=True)
 class Cutout:
-    """One picture, cropped to what can be seen.
-
-    Attributes:
-      pixels: red, green and blue multiplied by alpha, and alpha.
-      colour: its name, if there is one.
-      mean: mean red, green and blue of what can be seen.
-    """
+    """One picture, cropped to what can be seen."""
 
     pixels: UInt8[np.ndarray, "height width 4"]
+    """Red, green and blue multiplied by alpha, and alpha."""
     colour: str | None
+    """Its name, if there is one."""
     mean: Float[np.ndarray, "3"]
+    """Mean red, green and blue of what can be seen."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """All pictures of one name.
-
-    Attributes:
-      name: such as "cup of tea".
-      plural: such as "cups of tea".
-      words: of the name, without colours.
-      tags: keywords of its pictures.
-      cutouts: its pictures.
-    """
+    """All pictures of one name."""
 
     name: str
+    """Such as "cup of tea"."""
     plural: str
+    """Such as "cups of tea"."""
     words: frozenset[str]
+    """Of the name, without colours."""
     tags: frozenset[str]
+    """Keywords of its pictures."""
     cutouts: tuple[Cutout, ...]
+    """Its pictures."""
 
     def may_be(self, other: Thing) -> bool:
         """Whether one of the names might be said of a picture of the other."""

@@ -24,17 +24,14 @@ DIRECTIONS = {"left": (0, True), "right": (0, False), "above": (1, True), "below
 
 @dataclass(frozen=True)
 class Cell:
-    """A square, in pixels.
-
-    Attributes:
-      x: its left edge.
-      y: its upper edge.
-      side: its width and height.
-    """
+    """A square, in pixels."""
 
     x: int
+    """Its left edge."""
     y: int
+    """Its upper edge."""
     side: int
+    """Its width and height."""
 
     @property
     def core(self) -> Cell:

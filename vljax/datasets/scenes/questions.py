@@ -31,15 +31,12 @@ SOLE = "the object"
 
 @dataclass(frozen=True)
 class Asking:
-    """What scenes are asked about.
-
-    Attributes:
-      repeats: probability of asking how often the first thing is there, by that number from 1 on.
-      colours: probability of asking about an object of a colour.
-    """
+    """What scenes are asked about."""
 
     repeats: tuple[float, ...]
+    """Probability of asking how often the first thing is there, by that number from 1 on."""
     colours: dict[str, float]
+    """Probability of asking about an object of a colour."""
 
     @classmethod
     def evenly(cls, repeat_odds: list[float], colour_odds: dict[str, float]) -> Asking:

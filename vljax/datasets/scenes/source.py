@@ -38,28 +38,26 @@ class Scenes(Source, name="scenes"):
 
     Scene i depends on the seed, the objects and i alone, not on how many there are. Scenes of two
     splits share no object, since their objects are of different splits.
-
-    Attributes:
-      objects: pictures with transparency and English captions; those that name one thing are used.
-      backgrounds: pictures to put objects on; None draws plain, shaded, striped, checked and
-        mottled ones. What is in these pictures is not known to captions and questions.
-      examples: how many scenes there are.
-      max_objects: a scene has 1 to this many objects, 9 at most.
-      size: width and height of the images, pixels.
-      min_visible: the share of an object that others leave visible at least.
-      leave_out: classes of objects that are not used; None leaves out flags, patterns, maps,
-        symbols and other classes whose pictures show no thing.
-      seed: of all draws.
     """
 
     objects: Source = setting(Builtin)
+    """Pictures with transparency and English captions; those that name one thing are used."""
     backgrounds: Source | None = None
+    """Pictures to put objects on; None draws plain, shaded, striped, checked and mottled ones. What
+    is in these pictures is not known to captions and questions."""
     examples: int = 10_000
+    """How many scenes there are."""
     max_objects: int = 5
+    """A scene has 1 to this many objects, 9 at most."""
     size: int = 224
+    """Width and height of the images, pixels."""
     min_visible: float = 0.7
+    """The share of an object that others leave visible at least."""
     leave_out: tuple[str, ...] | None = None
+    """Classes of objects that are not used; None leaves out flags, patterns, maps, symbols and
+    other classes whose pictures show no thing."""
     seed: int = 0
+    """Of all draws."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not 1 <= self.examples < 2**48:
