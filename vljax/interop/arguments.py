@@ -7,7 +7,7 @@ from typing import Any
 
 from vljax.interop.export_issues import ACCEPTABLE
 from vljax.interop.formats import MODULES
-from vljax.models.kernels.quantization import FORMS
+from vljax.models.quantization.forms import FORMS
 
 NAMES = ("import", "export")
 

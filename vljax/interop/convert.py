@@ -23,7 +23,7 @@ from vljax.interop.mapping import Pair, pair, to_foreign
 from vljax.interop.quantized import kernels, quantized
 from vljax.interop.tensors import FLOATS, Lazy
 from vljax.models.assembly import Model
-from vljax.models.kernels.quantization import FORMS
+from vljax.models.quantization.forms import FORMS
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training.checkpoint import checkpointer, manifest

@@ -16,8 +16,8 @@ from vljax.interop.quantized import SCALE, kernels, read_kernel
 from vljax.interop.safetensors_files import read_folder
 from vljax.interop.tensors import Tensor, check_float
 from vljax.models.assembly import Model, ModelConfig, Variables, parameter_shapes
-from vljax.models.kernels.quantization import FORMS, Form
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.parameters import filled, unrolled_shapes
+from vljax.models.quantization.forms import FORMS, Form
 
 WEIGHTS = "parameters"
 _SHOWN = 3

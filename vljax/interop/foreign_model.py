@@ -18,8 +18,8 @@ from vljax.interop.pretrained import mapped, reader
 from vljax.interop.tensors import Lazy
 from vljax.models.assembly import Variables
 from vljax.models.encoder import Encoder
-from vljax.models.layers.blocks import TransformerConfig
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.parallel.mesh import MeshConfig
 from vljax.run import Prepared, Run, check_ids, prepare

@@ -20,11 +20,11 @@ from vljax.interop.safetensors_files import Progress
 from vljax.interop.stored import StoredParameter
 from vljax.interop.tensors import Lazy, Tensor
 from vljax.models.assembly import ModelConfig
-from vljax.models.compute import Precision
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.precision import Precision
 from vljax.objectives.objective import Objective
 from vljax.run import Run
 

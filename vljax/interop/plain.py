@@ -13,7 +13,7 @@ from vljax.data.tokenizers import load_tokenizer
 from vljax.interop.format import Reading, Trained, read_json
 from vljax.interop.mapping import Rule, rule
 from vljax.interop.tensors import Tensor
-from vljax.models.layout import unrolled_shapes
+from vljax.models.parameters import unrolled_shapes
 from vljax.parallel.mesh import MeshConfig
 from vljax.run import Prepared, Run, prepare
 from vljax.workdir import decode_recipe

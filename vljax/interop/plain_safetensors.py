@@ -13,8 +13,8 @@ from vljax.interop.format import Format, Reading, Trained, Writing
 from vljax.interop.quantized import dequantizing, kernels
 from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
 from vljax.interop.tensors import Tensor
-from vljax.models.kernels.quantization import Form
-from vljax.models.layout import unrolled_shapes
+from vljax.models.parameters import unrolled_shapes
+from vljax.models.quantization.forms import Form
 from vljax.run import Prepared
 
 

@@ -20,7 +20,7 @@ from vljax.models.assembly import ModelConfig, Variables
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.run import Prepared, Run
 
@@ -96,7 +96,7 @@ def load(prepared: Prepared) -> Variables | None:
 
 
 def reader(made: Mapping[str, Lazy]) -> Callable[[str, Any], np.ndarray | None]:
-    """What `layout.filled` asks for the arrays that there are, in the formats of the model."""
+    """What `parameters.filled` asks for the arrays that there are, in the formats of the model."""
 
     def read(path: str, leaf: Any) -> np.ndarray | None:
         return made[path].read().astype(leaf.dtype, copy=False) if path in made else None

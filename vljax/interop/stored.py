@@ -16,7 +16,7 @@ from etils import epath
 from vljax.config import UserError
 from vljax.interop.safetensors_files import Progress
 from vljax.interop.tensors import Lazy
-from vljax.models.layout import canonical_paths, leaves
+from vljax.models.parameters import canonical_paths, leaves
 from vljax.training.checkpoint import saved_state, storage
 from vljax.training.checkpoint import saved_state as orbax_noise
 

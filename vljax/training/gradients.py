@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from vljax.models.assembly import Variables
-from vljax.models.layout import merge, select_like
+from vljax.models.parameters import merge, select_like
 from vljax.objectives.objective import Batch, Context, Objective, view_of
 from vljax.parallel.rules import ACTIVATIONS
 from vljax.training.state import Task, TrainState
@@ -72,8 +72,8 @@ def _in_parts(task: Task, pattern: str, state: TrainState, batch: Batch, key: Ar
     once, draw the same masks.
     """
     trained = task.trained(pattern, state.params)
-    places = jnp.arange(batch["valid"].shape[0])
-    parts = split({**batch, "place": places}, task.accumulate, task.mesh)
+    example_index = jnp.arange(batch["valid"].shape[0])
+    parts = split({**batch, "example_index": example_index}, task.accumulate, task.mesh)
     views = _views_read(task, pattern)
 
     def outputs_of(trained: Tree, part: Batch) -> dict[str, dict[str, Array]]:

@@ -12,7 +12,7 @@ from vljax.interop.open_clip.timm_trunks import EPSILON, TRUNKS
 from vljax.interop.transformers.images import only_resize, three
 from vljax.models.encoders import ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.transformer import TransformerConfig
 
 # What open_clip has and vljax has not, as it is without.
 _NOT_HERE: dict[str, Any] = {

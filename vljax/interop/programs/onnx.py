@@ -26,6 +26,8 @@ from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
 from vljax.interop.safetensors_files import SHARD_BYTES, Progress, write_folder
 from vljax.interop.tensors import FLOATS, Lazy
 from vljax.models.compute import Compute
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.choose import Kernels
 
 OPSET = 21
 
@@ -35,7 +37,7 @@ Place = tuple[str, int, int]
 
 def _write(trained: Trained, losses: Losses) -> Writing:
     folder.check(trained, losses)
-    compute = Compute(jnp.float32, attention="heads_first")
+    compute = Compute(jnp.float32, kernels=Kernels(attention=cpu_attention))
     encoders = encoder_functions(trained, losses, compute, FLOATS[trained.dtype])
     graphs = {f"{each.stream}.onnx": _graph(each) for each in encoders}
     described = {

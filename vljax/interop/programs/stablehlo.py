@@ -16,17 +16,19 @@ from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
 from vljax.interop.safetensors_files import SHARD_BYTES, Progress, write_folder
 from vljax.interop.tensors import FLOATS, Lazy
 from vljax.models.compute import Compute
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.choose import Kernels
+from vljax.models.kernels.depthwise import shifted_sum
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def _write(trained: Trained, losses: Losses) -> Writing:
     folder.check(trained, losses)
-    # Shifts run on every platform; XLA's grouped convolutions are slow on CPU.
+    # These run on every platform; XLA's grouped convolutions are slow on CPU.
+    kernels = Kernels(attention=cpu_attention, depthwise_convolution=shifted_sum)
     low = trained.dtype == "bfloat16"
-    compute = Compute(
-        jnp.bfloat16 if low else jnp.float32, attention="heads_first", depthwise_by_shifts=True
-    )
+    compute = Compute(jnp.bfloat16 if low else jnp.float32, kernels=kernels)
     encoders = encoder_functions(trained, losses, compute, FLOATS[trained.dtype])
     exported = {each.stream: _exported(each) for each in encoders}
     programs = {f"{stream}.stablehlo": one.serialize() for stream, one in exported.items()}

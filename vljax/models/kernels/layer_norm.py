@@ -8,71 +8,78 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vljax.models.compute import widened
-
-Sums = tuple[Float[Array, "*rows 1"], Float[Array, "*rows 1"]]
-_Saved = tuple[Array, Array, Array, Array]
+from vljax.models.precision import widened
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
     x: Float[Array, "*rows embed"],
     scale: Float[Array, "embed"],
     bias: Float[Array, "embed"],
     epsilon: float,
-    by_matmul: bool = False,
 ) -> Float[Array, "*rows embed"]:
-    """Layer normalisation (Ba et al. 2016), in at least float32; the result has the type of scale.
-
-    The variance is taken after the mean is gone. The gradient is written out, because the one that
-    JAX derives sums over the features once more.
+    """Layer normalisation (Ba et al. 2016) in at least float32; the result has the type of `scale`.
 
     Args:
       x: features.
       scale, bias: applied to the normalised features.
       epsilon: added to the variance.
-      by_matmul: sums over features as products with ones, cheaper on TPU. It counts for bfloat16
-        features only. Sums stay in float32, and what is no feature itself (squared deviations,
-        terms of the gradient) enters with 16 bits.
     """
+    return _normalise(x, scale, bias, epsilon, False)
+
+
+def normalise_by_matmul(
+    x: Float[Array, "*rows embed"],
+    scale: Float[Array, "embed"],
+    bias: Float[Array, "embed"],
+    epsilon: float,
+) -> Float[Array, "*rows embed"]:
+    """`normalise` with sums over bfloat16 features as products with ones, cheaper on TPU.
+
+    Sums stay in float32. Squared deviations and the terms of the gradient enter the products with
+    16 bits. Features of other types are summed as in `normalise`: a TPU would round them.
+    """
+    return _normalise(x, scale, bias, epsilon, x.dtype == jnp.bfloat16)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(x: Array, scale: Array, bias: Array, epsilon: float, by_matmul: bool) -> Array:
     return _forward(x, scale, bias, epsilon, by_matmul)[0]
+
+
+_Saved = tuple[Array, Array, Array, Array]
 
 
 def _forward(
     x: Array, scale: Array, bias: Array, epsilon: float, by_matmul: bool
 ) -> tuple[Array, _Saved]:
-    mean, variance = _statistics(x, by_matmul)
+    # Two passes: E[x^2] - E[x]^2 would lose the variance of features far from zero.
+    size = x.shape[-1]
+    mean = _sum(x if by_matmul else widened(x), by_matmul) / size
+    variance = _sum(jnp.square(widened(x) - mean), by_matmul) / size
     inverse = jax.lax.rsqrt(variance + epsilon)
     y = (widened(x) - mean) * (inverse * scale) + bias
     return y, (x, mean, inverse, scale)
 
 
+# The gradient that JAX derives goes through the variance and sums over the features once more.
 def _backward(epsilon: float, by_matmul: bool, saved: _Saved, dy: Array) -> tuple[Array, ...]:
     """With z the normalised features and g = dy * scale: dx = (g - mean(g) - z mean(g z)) / std."""
     x, mean, inverse, scale = saved
     dy = widened(dy)
     z = (widened(x) - mean) * inverse
     g = dy * scale
-    total = functools.partial(_sum, by_matmul=by_matmul and x.dtype == jnp.bfloat16)
-    along = g - (total(g) + z * total(g * z)) / x.shape[-1]
+    along = g - (_sum(g, by_matmul) + z * _sum(g * z, by_matmul)) / x.shape[-1]
     rows = tuple(range(x.ndim - 1))
     to_scale, to_bias = (jnp.sum(part, rows).astype(scale.dtype) for part in (dy * z, dy))
     return (inverse * along).astype(x.dtype), to_scale, to_bias
 
 
-normalise.defvjp(_forward, _backward)
-
-
-def _statistics(x: Float[Array, "*rows embed"], by_matmul: bool) -> Sums:
-    """Mean and variance of each row."""
-    size, by_matmul = x.shape[-1], by_matmul and x.dtype == jnp.bfloat16
-    mean = _sum(x if by_matmul else widened(x), by_matmul) / size
-    return mean, _sum(jnp.square(widened(x) - mean), by_matmul) / size
+_normalise.defvjp(_forward, _backward)
 
 
 def _sum(x: Float[Array, "*rows embed"], by_matmul: bool) -> Float[Array, "*rows 1"]:
     if not by_matmul:
         return jnp.sum(x, -1, keepdims=True)
-    # HIGH takes float32 as two bfloat16 parts. The columns are equal; only the first is read.
+    # Precision HIGH takes float32 as two bfloat16 parts. All columns are equal, and one is read.
     ones, high = jnp.ones((x.shape[-1], 8), x.dtype), jax.lax.Precision.HIGH
     return jnp.matmul(x, ones, precision=high, preferred_element_type=jnp.float32)[..., :1]
