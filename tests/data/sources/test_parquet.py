@@ -116,7 +116,7 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):
 
 
 def test_a_column_that_holds_no_text_rejects_examples(folder):
-    with pytest.raises(ExampleError, match="width is no text but int"):
+    with pytest.raises(ExampleError, match="width is not text but int"):
         Parquet(folder, captions=("width",)).open()[0]
 
 

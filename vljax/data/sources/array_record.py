@@ -123,9 +123,9 @@ class ArrayRecordRecords(ColumnRecords):
         covered = {*self.source.covered, LAYOUT}
         return {name: value for name, value in description.items() if name not in covered}
 
-    def _described(self, index: int) -> Annotation:
+    def _read_annotation(self, index: int) -> Annotation:
         laid_out = layout(self._description(self._number(index)))
-        return replace(super()._described(index), **laid_out)
+        return replace(super()._read_annotation(index), **laid_out)
 
     def _number(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])

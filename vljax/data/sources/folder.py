@@ -19,7 +19,7 @@ from vljax.data.sources.base import (
     image_file,
 )
 from vljax.data.sources.filters import exclusion_reason
-from vljax.data.sources.tar_scan import json_of
+from vljax.data.sources.tar_scan import parse_json
 from vljax.files import filesystem, is_remote, join, read_file
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -120,7 +120,7 @@ class FolderRecords(ColumnRecords):
         for ending in self._others.get(image.rpartition(".")[0], ()):
             name = _sibling(image, ending)
             content = _read(join(self._folder, name), name)
-            columns[ending] = json_of(content) if ending == "json" else content
+            columns[ending] = parse_json(content) if ending == "json" else content
         return columns
 
 
