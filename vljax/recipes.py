@@ -19,6 +19,7 @@ from vljax.data.sources import (
     Tfds,
     Tsv,
     WebDataset,
+    filters,
 )
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece, Tokenizer
 from vljax.data.transforms import (
@@ -130,5 +131,6 @@ __all__ = [
     "WebDataset",
     "ZeroShot",
     "choose",
+    "filters",
     "presets",
 ]

@@ -176,7 +176,15 @@ class Records(abc.ABC):
 
 
 class Source(Component, abc.ABC):
-    """A data set as a recipe names it. Members are named by the format that they read."""
+    """A data set as a recipe names it. Members are named by the format that they read.
+
+    >>> from vljax.datasets import Builtin
+    >>> source = Builtin("test")
+    >>> source.full_name, source.dataset, source.split_name
+    ('builtin:test', 'builtin', 'test')
+    >>> source.open()[0].image[:4]
+    b'RIFF'
+    """
 
     @property
     @abc.abstractmethod

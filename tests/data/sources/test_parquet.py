@@ -103,7 +103,7 @@ def test_a_missing_column_is_named_with_a_suggestion(folder):
 def test_a_file_that_is_cut_off_is_named(folder, tmp_path, end):
     path = tmp_path / "1.parquet"
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(UserError, match=rf"{path}: no intact Parquet file \(.+\)$"):
+    with pytest.raises(UserError, match=rf"{path}: not an intact Parquet file \(.+\)$"):
         Parquet(folder).open()
 
 
