@@ -14,7 +14,6 @@ import jax
 from rich.console import Console
 
 from vljax import config
-from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import located
@@ -22,6 +21,7 @@ from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, SplitS
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
+from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
 from vljax.parallel.processes import distributed
@@ -29,8 +29,7 @@ from vljax.programs import StepPrograms, device_batches, hyper, initial_state, m
 from vljax.run import Prepared, Run, check_trains, prepare
 from vljax.training import accounting, metrics
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint import storage
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
 from vljax.training.metrics import NoWriter
@@ -90,7 +89,7 @@ def _train(run: Run, console: Console) -> Finished:
     if not distributed.is_first():
         console = Console(quiet=True)
     say = _speaker(console)
-    keep_compiled()
+    enable_compilation_cache()
     prepared = prepare(run)
     check_trains(prepared)
     run = prepared.run

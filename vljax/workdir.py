@@ -20,9 +20,8 @@ from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.parallel.processes import distributed
 from vljax.run import Prepared, Run, load_tokenizer
-from vljax.training.checkpoint import checkpointer as checkpoint
-from vljax.training.checkpoint import storage
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training import checkpoint
+from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.state import TrainState
 
 Files = Callable[[int], dict[str, bytes]]
@@ -92,7 +91,7 @@ def _with_digests(run: Run, saved: Run) -> Run:
 
 
 def _saved_recipe(workdir: str) -> Run | None:
-    for step in reversed(checkpoint.steps(workdir)):
+    for step in reversed(checkpoint.complete_steps(workdir)):
         folder = checkpoint.step_folder(workdir, step)
         try:
             content = checkpoint.read_file(folder, "recipe.json")

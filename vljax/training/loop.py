@@ -17,7 +17,7 @@ from vljax.optim import Hyper
 from vljax.parallel.processes import distributed
 from vljax.parallel.processes.agreement import shared_maximum
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer
 from vljax.training.gradients import Metrics
 from vljax.training.interrupt import Interrupted, StopRequest
 from vljax.training.metrics import Writer
