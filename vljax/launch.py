@@ -17,7 +17,7 @@ from vljax import config
 from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.records import located
+from vljax.data.records import error_for_field
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, SplitSet
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.retrieval import Retrieval
@@ -212,7 +212,7 @@ def _open(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData
         data.open()
         evaluator.check(data)
     except UserError as error:
-        found = located(error, f"{path}.source")
+        found = error_for_field(error, f"{path}.source")
         named = str(found).startswith(path)
         raise found if named else UserError(f"{path}: {found}") from error
     return data if jax.process_count() == 1 else SplitSet(data, prepared.mesh)
