@@ -30,7 +30,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from vljax.config import UserError
-from vljax.parallel.processes import distributed
+from vljax.parallel.processes.agreement import barrier, broadcast
+from vljax.parallel.processes.start import is_first, process_index
 from vljax.training.checkpoint import manifest, saved_state, storage
 
 _TIMEOUT_SECONDS = 3600.0
@@ -75,10 +76,10 @@ class Checkpointer:
         if keep < 1:
             raise UserError(f"keep: at least 1 checkpoint must stay, not {keep}")
         self._workdir = storage.absolute(workdir)
-        storage.make_writable(self._workdir / "checkpoints", distributed.process())
+        storage.make_writable(self._workdir / "checkpoints", process_index())
         self._keep = keep
         self._report = report
-        self._first = distributed.is_first()
+        self._first = is_first()
         saved_state.silence_orbax()
         self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._thread: threading.Thread | None = None
@@ -112,7 +113,7 @@ class Checkpointer:
             if self._first:
                 storage.remove(folder)
                 folder.mkdir(parents=True)
-            distributed.barrier("save", _TIMEOUT_SECONDS)  # the folder is empty for all processes
+            barrier("save", _TIMEOUT_SECONDS)  # the folder is empty for all processes
             self._arrays.save(folder / "state", args=arrays)
         except Exception as error:
             self._discard(folder)
@@ -168,7 +169,7 @@ class Checkpointer:
             if not self._first:
                 raise  # this process reports it at its next save, which ends the run
         # Broadcast, do not look for the file: a shared file system may show the manifest late.
-        message = distributed.decided(
+        message = broadcast(
             "checkpoint complete",
             lambda: "" if failure is None else storage.describe(failure),
             _TIMEOUT_SECONDS,
@@ -253,7 +254,7 @@ class Checkpointer:
                 )
         else:
             self.wait()
-            distributed.decided("checkpoint", lambda: self._check_step(step), _TIMEOUT_SECONDS)
+            broadcast("checkpoint", lambda: self._check_step(step), _TIMEOUT_SECONDS)
         if step is None:
             return None
         folder = manifest.step_folder(self._workdir, step)
@@ -289,7 +290,7 @@ class Checkpointer:
 
         Only one looks at the folder: on a shared file system, processes may see different things.
         """
-        return int(distributed.decided("checkpoint", lambda: str(int(answer())), _TIMEOUT_SECONDS))
+        return int(broadcast("checkpoint", lambda: str(int(answer())), _TIMEOUT_SECONDS))
 
 
 def _check_name(name: str) -> None:
