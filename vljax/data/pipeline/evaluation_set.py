@@ -58,10 +58,13 @@ class EvaluationSet:
         return self.records.class_names
 
     @functools.cached_property
-    def captions(self) -> list[str]:
-        """The first caption of each example, "" where cleaning leaves nothing of it."""
-        captions = [self._annotation(i).first_caption for i in range(len(self))]
-        return [caption if self.tokenizer.clean(caption) else "" for caption in captions]
+    def captions(self) -> list[tuple[str, ...]]:
+        """All captions of each example, in order, without those that are blank after cleaning."""
+        clean = self.tokenizer.clean
+        written = (self._annotation(i).captions for i in range(len(self)))
+        return [
+            tuple(text for text in captions if text.strip() and clean(text)) for captions in written
+        ]
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " examples"]:
