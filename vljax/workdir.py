@@ -15,7 +15,7 @@ from etils import epath
 
 from vljax import config
 from vljax.config import UserError
-from vljax.data.pipeline.pipeline import plan
+from vljax.data.pipeline.pipeline import stream_fingerprint
 from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.parallel.processes import distributed
@@ -167,7 +167,7 @@ def checkpoint_files(prepared: Prepared) -> Files:
     """
     run = prepared.run
     fixed = model_files(prepared, load_tokenizer(run))
-    stream = plan(run.data, seed=run.seed, global_batch=run.global_batch)
+    stream = stream_fingerprint(run.data, seed=run.seed, global_batch=run.global_batch)
     return lambda step: {**fixed, "data.json": _json({"step": step, "plan": stream})}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vljax.config import UserError
-from vljax.data.pipeline.batches import Account
+from vljax.data.pipeline.batches import BatchStatistics
 from vljax.parallel.processes import distributed
 from vljax.training import jsonl_log
 from vljax.training.jsonl_log import Row, RowFile
@@ -72,7 +72,7 @@ class Accounting:
             rows = [row for row in read(workdir) if row["step"] <= start]
             self._listed |= {(row["source"], row["index"]) for row in rows}
 
-    def take(self, account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+    def take(self, account: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
         """Adds a batch, or a part of it.
 
         Args:
