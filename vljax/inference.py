@@ -12,17 +12,17 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.pipeline.preprocessing import ImagePreprocessor
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
+from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
 from vljax.models.compute import Precision
 from vljax.models.layout import merge
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
-from vljax.training.checkpoint import checkpointer
+from vljax.training import checkpoint
 from vljax.training.state import averaged
 from vljax.workdir import FORMAT_VERSION, decode_recipe
 
@@ -82,13 +82,13 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     Raises:
       UserError: if there is no intact checkpoint of a format that this version reads.
     """
-    keep_compiled()
+    enable_compilation_cache()
     written = exported.opened(path) if exported.recognises(path) else None
-    folder = checkpointer.newest(path) if written is None else epath.Path(written.folder)
+    folder = checkpoint.find_intact(path) if written is None else epath.Path(written.folder)
 
     def read(name: str) -> bytes:
         # Of what was exported all digests are checked already.
-        return checkpointer.read_file(folder, name) if written is None else written.read_file(name)
+        return checkpoint.read_file(folder, name) if written is None else written.read_file(name)
 
     environment = json.loads(read("environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
@@ -125,5 +125,5 @@ def _stored(folder: epath.Path, model: Model, run: Run) -> Variables:
     """The variables of a checkpoint."""
     shapes = parameter_shapes(model, run.model)
     wanted = {**shapes._asdict(), "average": averaged(run.optim, shapes.params)}
-    arrays = checkpointer.read_state(folder, wanted, partial=True)
+    arrays = checkpoint.read_state(folder, wanted, partial=True)
     return Variables(merge(arrays["params"], arrays["average"]), arrays["state"])

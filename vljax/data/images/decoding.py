@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vljax.data.images.jpeg import EXIF_ORIENTATION, orient
-from vljax.data.records import ExampleError, Kind
+from vljax.data.records import ExampleError, RejectionKind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,7 +124,7 @@ def image_errors() -> Iterator[None]:
             formats = ", ".join(FORMATS)
             raise ExampleError(f"image is none of {formats}", kind="not_an_image") from error
         message = " ".join(str(error).split())
-        kind: Kind = "truncated" if _TRUNCATED.search(message) else "damaged"
+        kind: RejectionKind = "truncated" if _TRUNCATED.search(message) else "damaged"
         if name == "DecompressionBombError":
             kind = "too_many_pixels"
         raise ExampleError(f"image cannot be decoded ({message[:200]})", kind=kind) from error
