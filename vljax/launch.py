@@ -17,10 +17,8 @@ from vljax import config
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import error_for_field
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, SplitSet
-from vljax.evaluation.plots import plot_run
-from vljax.evaluation.retrieval import Retrieval
-from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
+from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, ShardedEvaluationSet
+from vljax.evaluation.plots import plot_run, save
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
@@ -214,7 +212,7 @@ def _open(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData
         found = error_for_field(error, f"{path}.source")
         named = str(found).startswith(path)
         raise found if named else UserError(f"{path}: {found}") from error
-    return data if jax.process_count() == 1 else SplitSet(data, prepared.mesh)
+    return data if jax.process_count() == 1 else ShardedEvaluationSet(data, prepared.mesh)
 
 
 def _measured(run: Run, start: int) -> dict[str, list[int]]:
@@ -254,30 +252,24 @@ def _plots(
     rows: list[metrics.Row],
     say: Say,
 ) -> list[Path]:
-    """Curves, and a grid of queries for each final retrieval; local workdirs only."""
+    """Curves, and the figures of final evaluators; local workdirs only."""
     run = prepared.run
     assert run.workdir is not None
     if not storage.is_local(run.workdir):
         say("note: plots are written to local workdirs only")
         return []
     folder = Path(run.workdir) / "plots"
-    grids = {
-        name: retrieval_grid(
-            encode,
-            data[f"final_evaluators.{name}"],
-            evaluator.batch_size,
-            similarity=evaluator.similarity,
-        )
+    # All processes encode together; the first one draws.
+    figures = {
+        f"{name}_{figure}": draw
         for name, evaluator in run.final_evaluators.items()
-        if isinstance(evaluator, Retrieval)
+        for figure, draw in evaluator.figures(encode, data[f"final_evaluators.{name}"]).items()
     }
     if not is_first():
         return []
     try:
         written = plot_run(rows, folder)
-        for name, grid in grids.items():
-            path = plot_retrieval_grid(grid, folder / f"{name}_examples.png")
-            written += [] if path is None else [path]
+        written += [save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
     except OSError as error:
         say(f"warning: no plots in {folder}: {error.strerror}")
         return []

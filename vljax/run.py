@@ -113,7 +113,7 @@ class Run:
         trained = {o.similarity for o in self.objectives.values() if isinstance(o, Contrastive)}
         for field_name in ("evaluators", "final_evaluators"):
             for name, evaluator in getattr(self, field_name).items():
-                measured = getattr(evaluator, "similarity", None)
+                measured = evaluator.similarity
                 if measured and trained and measured not in trained:
                     path = f"{field_name}.{name}.similarity"
                     yield path, f"is {measured}, but the objectives use {'/'.join(sorted(trained))}"

@@ -27,7 +27,7 @@ class EvaluationSet:
     >>> data = Data(Builtin("train"), Clip(), transforms, transforms)
     >>> examples = EvaluationSet(data, Builtin("test"))
     >>> len(examples), examples.captions[0], examples.class_names[int(examples.labels[0])]
-    (424, '2 dead frogs', 'animals')
+    (424, ('2 dead frogs',), 'animals')
     >>> batches = examples.batches(batch_size=500)
     >>> int(next(batches)["valid"].sum())  # the rest of the batch is padding
     424
@@ -69,10 +69,14 @@ class EvaluationSet:
         return self.records.class_names
 
     @functools.cached_property
-    def captions(self) -> list[str]:
-        """The first caption of each example; "" if it has none, or none is left by cleaning."""
-        captions = [self._annotation(i).first_caption for i in range(len(self))]
-        return [caption if self.tokenizer.clean(caption) else "" for caption in captions]
+    def captions(self) -> list[tuple[str, ...]]:
+        """All captions of each example, in order, without those that are blank after cleaning."""
+        clean = self.tokenizer.clean
+        annotated = (self._annotation(i).captions for i in range(len(self)))
+        return [
+            tuple(text for text in captions if text.strip() and clean(text))
+            for captions in annotated
+        ]
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " examples"]:
