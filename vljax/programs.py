@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from vljax.data.pipeline.batches import Account, Batches
+from vljax.data.pipeline.batches import Batches, BatchStatistics
 from vljax.data.pipeline.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
@@ -28,7 +28,7 @@ from vljax.run import Prepared
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
 
-Take = Callable[[Account, Bool[np.ndarray, " rows"]], None]
+Take = Callable[[BatchStatistics, Bool[np.ndarray, " rows"]], None]
 
 # The initialisation runs once, so it need not be fast. LLVM takes half the time at this level, and
 # the initial values are the same.
@@ -162,7 +162,7 @@ def hyper(prepared: Prepared) -> Hyper:
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
-def _nobody(account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+def _nobody(account: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
     """Where nobody asks what became of the examples."""
 
 
@@ -189,7 +189,7 @@ def device_batches(
             start_step=step,
             process_index=part,
             process_count=count,
-            report=lambda account: take(account, own),
+            on_batch=lambda account: take(account, own),
         )
 
     for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):

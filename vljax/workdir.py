@@ -18,7 +18,7 @@ from etils import epath
 
 from vljax import config
 from vljax.config import UserError
-from vljax.data.pipeline.pipeline import plan
+from vljax.data.pipeline.pipeline import stream_fingerprint
 from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.parallel.processes.agreement import broadcast
@@ -152,7 +152,7 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
 
 
 def _revision() -> str | None:
-    """The git revision of the source tree, with `+` if it has changes; None outside a repository."""
+    """The git revision of the source tree, with `+` if changed; None outside a repository."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     folder = Path(__file__).parent
     try:
@@ -170,7 +170,7 @@ def checkpoint_files(prepared: Prepared) -> Files:
     """
     run = prepared.run
     fixed = model_files(prepared, recipe_tokenizer(run))
-    stream = plan(run.data, seed=run.seed, global_batch=run.global_batch)
+    stream = stream_fingerprint(run.data, seed=run.seed, global_batch=run.global_batch)
     return lambda step: {**fixed, "data.json": _json({"step": step, "plan": stream})}
 
 
