@@ -19,7 +19,7 @@ from vljax.interop import convert, formats
 from vljax.interop.arguments import _FORMATS
 from vljax.interop.convert import import_model
 from vljax.interop.export_issues import ACCEPTABLE, Losses
-from vljax.training.checkpoint import checkpointer
+from vljax.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
 
 def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None):
     """The checkpoint, cleaning and resizing otherwise."""
-    newest = checkpointer.newest(str(home / "w"))
+    newest = checkpoint.find_intact(str(home / "w"))
     file = None if vocabulary is None else str(vocabulary)
     found, _ = convert._trained(newest, file, "float32", None)
     tokenizer = dataclasses.replace(found.tokenizer.config, cleaning=cleaning).load()
