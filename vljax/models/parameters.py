@@ -36,8 +36,8 @@ def with_axes(init: Callable[..., Any], *axes: str) -> Callable[..., Any]:
 def unroll(params: Tree) -> Tree:
     """Parameters with every scanned stack unrolled: one subtree for each block.
 
-    >>> unroll({"blocks": {"scale": np.array([1.0, 2.0])}})
-    {'blocks': {'0': {'scale': 1.0}, '1': {'scale': 2.0}}}
+    >>> unroll({"blocks": {"scale": np.array([[1, 2], [3, 4]])}})
+    {'blocks': {'0': {'scale': array([1, 2])}, '1': {'scale': array([3, 4])}}}
     """
     return {name: _unroll_child(name, child) for name, child in params.items()}
 
@@ -208,8 +208,8 @@ def select(pattern: str, params: Tree, field: str = "trains", frozen: Sequence[s
     Raises:
       UserError: if the pattern matches nothing, or only some layers of a scanned stack.
 
-    >>> select("text/.*", {"image": {"norm": 1}, "text": {"norm": 2}})
-    {'text': {'norm': 2}}
+    >>> select("text/.*", {"image": {"norm": np.ones(2)}, "text": {"norm": np.zeros(2)}})
+    {'text': {'norm': array([0., 0.])}}
     """
     out = [(other, False) for other in frozen]
     chosen = match([*out, (pattern, True), (".*", False)], params, field)

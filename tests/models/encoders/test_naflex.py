@@ -94,8 +94,8 @@ def test_no_grid_gives_nan(pooling: str) -> None:
     length = 128
     positions = np.zeros((len(grids), length, 2), np.int32)
     for row, (rows, columns) in zip(positions, grids, strict=True):
-        places = np.indices((rows, columns)).reshape(2, -1).T[-length:]
-        row[: len(places)] = places
+        cells = np.indices((rows, columns)).reshape(2, -1).T[-length:]
+        row[: len(cells)] = cells
     mask = np.arange(length) < np.array([[min(r * c, length)] for r, c in grids])
     pixels = np.random.default_rng(0).integers(0, 256, (len(grids), length, 48), dtype=np.uint8)
     module = naflex(pooling=pooling).module(Compute(kernels=Kernels(cpu_attention)), "image")

@@ -18,8 +18,8 @@ TOLERANCE = 5e-6
 
 
 def centres(rows: int, columns: int) -> np.ndarray:
-    places = [[(r + 0.5) / rows, (c + 0.5) / columns] for r in range(rows) for c in range(columns)]
-    return np.asarray(places)
+    points = [[(r + 0.5) / rows, (c + 0.5) / columns] for r in range(rows) for c in range(columns)]
+    return np.asarray(points)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "map"])

@@ -42,11 +42,11 @@ def test_dropout_of_a_row_does_not_depend_on_the_batch(whole: bool) -> None:
     assert np.array_equal(drop(x, 0.5, whole=whole)[:5], drop(x[:5], 0.5, whole=whole))
 
 
-def test_dropout_is_keyed_by_the_place_in_the_global_batch() -> None:
+def test_dropout_depends_on_the_index_in_the_global_batch() -> None:
     x = jnp.asarray(normal(64, 3, 4))
-    places = jnp.array([40, 3, 63])
+    index = jnp.array([40, 3, 63])
     module, rngs = Dropout(), {"dropout": jax.random.key(0)}
-    assert np.array_equal(module.apply({}, x[places], 0.5, places, rngs=rngs), drop(x, 0.5)[places])
+    assert np.array_equal(module.apply({}, x[index], 0.5, index, rngs=rngs), drop(x, 0.5)[index])
 
 
 @pytest.mark.parametrize("whole", [False, True])

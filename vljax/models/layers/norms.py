@@ -24,7 +24,7 @@ class LayerNorm(nn.Module):
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
         scale = self.param("scale", with_axes(ones, "embed"), shape, compute.param_dtype)
         bias = self.param("bias", with_axes(zeros, "embed"), shape, compute.param_dtype)
-        y = compute.kernels.layer_norm(x, scale, bias, self.epsilon)
+        y = compute.kernels.layer_norm(x, jnp.asarray(scale), jnp.asarray(bias), self.epsilon)
         return y.astype(compute.dtype)
 
 
