@@ -93,8 +93,10 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     >>> model = load("runs/quickstart")  # doctest: +SKIP
     >>> images = model.encode_image([Path("cat.png").read_bytes()])  # doctest: +SKIP
     >>> texts = model.encode_text(["a cat", "a dog"])  # doctest: +SKIP
-    >>> (images @ texts.T).shape  # cosine similarities; doctest: +SKIP
-    (1, 2)
+    >>> similarities = images @ texts.T  # doctest: +SKIP
+    >>> load("no/such/workdir")
+    Traceback (most recent call last):
+    vljax.config.UserError: no/such/workdir: no intact checkpoint
     """
     enable_compilation_cache()
     written = exported.opened(path) if exported.recognises(path) else None

@@ -25,7 +25,7 @@ def picture(seed):
 
 @pytest.fixture(scope="module")
 def moved(call, tmp_path_factory):
-    """A moved workdir, and the embeddings from before its recipe, data and tokenizer were deleted."""
+    """A workdir, moved away from its deleted data and tokenizer, and embeddings from before."""
     home = tmp_path_factory.mktemp("home")
     for i in range(8):
         (home / f"{i}.png").write_bytes(picture(i))
