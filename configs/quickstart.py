@@ -33,7 +33,7 @@ CONTEXT = 16
 
 
 def evaluators(source: Builtin) -> dict[str, Evaluator]:
-    """Retrieval and zero-shot classification; the prompts are bare class names, like the captions."""
+    """Retrieval and zero-shot classification by bare class names, which are like the captions."""
     return {
         "retrieval": Retrieval(source),
         "zero_shot": ZeroShot(source, templates=("{}",)),
