@@ -18,7 +18,7 @@ import jax
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-pytest_plugins = ["tests.dearest"]
+pytest_plugins = ["tests.plugin"]
 jax.config.update("jax_num_cpu_devices", 8)
 
 
