@@ -125,7 +125,7 @@ def test_a_recipe_of_another_version(refused, workdir):
     described["recipe"]["new_field"] = 1
     (workdir / "run.json").write_text(json.dumps(described))
     said = refused(*SHORT, "--workdir", workdir)
-    assert "run.json: no recipe of this version of vljax (unknown field 'new_field'" in said
+    assert "run.json: not a recipe of this version of vljax (unknown field 'new_field'" in said
 
 
 def test_paths_that_training_needs(refused, tmp_path):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.training import tiny
 from vljax.config import UserError
-from vljax.data.pipeline.batches import Account, Rejected
+from vljax.data.pipeline.batches import BatchStatistics, RejectedExample
 from vljax.training import accounting, metrics
 from vljax.training.accounting import Accounting
 from vljax.training.checkpoint import Checkpointer, complete_steps
@@ -66,9 +66,13 @@ def run(tmp_path):
         def batches(first):
             for k in range(first, 10_000):
                 on_batch(k)
-                rejected = (Rejected(0, "pets", "", k, "truncated", "ends"),) if bad(k) else ()
+                rejected = (
+                    (RejectedExample(0, "pets", "", k, "truncated", "ends"),) if bad(k) else ()
+                )
                 valid = np.array([not rejected, True])
-                counts.take(Account(k, valid, np.array([k > 4] * 2), rejected), np.ones(2, bool))
+                counts.take(
+                    BatchStatistics(k, valid, np.array([k > 4] * 2), rejected), np.ones(2, bool)
+                )
                 log.append(("batch", k))
                 yield jnp.float32(loss(k))
 

@@ -7,7 +7,7 @@ import pytest
 from tests.data.samples import captioned, sample_data, write_jsonl
 from vljax import config
 from vljax.config import UserError
-from vljax.data.pipeline.pipeline import Data, plan, train_batches
+from vljax.data.pipeline.pipeline import Data, stream_fingerprint, train_batches
 from vljax.data.sources import JsonLines, Mixture, Part, Phase
 from vljax.data.transforms import ChooseText, Decode, Resize
 from vljax.datasets import Builtin
@@ -133,7 +133,7 @@ def test_the_plan_changes_with_all_that_changes_the_mixture(path):
         Mixture({"photos": photos, "art": art}, (Phase(3, {"art": 2}),)),
         Mixture({"photos": photos, "art": art}, (Phase(4, {"art": 2}),)),
     ]
-    plans = {plan(data(source), seed=0, global_batch=8) for source in variants}
+    plans = {stream_fingerprint(data(source), seed=0, global_batch=8) for source in variants}
     assert len(plans) == len(variants)
     same = Mixture({"photos": Part(JsonLines(path), 6), "art": Part(Builtin("test"), 2)})
-    assert plan(data(same), seed=0, global_batch=8) in plans
+    assert stream_fingerprint(data(same), seed=0, global_batch=8) in plans

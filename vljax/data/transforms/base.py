@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vljax.config import Component, UserError
+from vljax.data.images.decoding import Colour
 from vljax.data.randomness import Step
 
 Example = dict[str, Any]
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Name -> shape and type."""
-Colour = tuple[int, int, int]
 
 
 class Transform(Component, abc.ABC):

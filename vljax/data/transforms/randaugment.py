@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vljax.data.transforms.base import Colour, Example, Transform, check_colour
+from vljax.data.images.decoding import Colour
+from vljax.data.transforms.base import Example, Transform, check_colour
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from vljax.data.images.decoding import Colour
 from vljax.data.images.jpeg import Box, JpegImage
 from vljax.data.images.resampling import Interpolation, cut, resample
 from vljax.data.records import ExampleError
 from vljax.data.transforms.base import (
-    Colour,
     Example,
     Transform,
     check_colour,

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from vljax.data.images.decoding import Colour
 from vljax.data.transforms.base import (
-    Colour,
     Example,
     Transform,
     check_colour,
