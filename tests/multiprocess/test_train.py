@@ -66,14 +66,22 @@ def beside_bad_examples(text):
     return [line for line in news(text) if not line.endswith(": masked out")]
 
 
-@pytest.mark.parametrize(
-    ("count", "mesh"),
-    [
-        (2, ()),
-        # The devices that split a layer are in two processes, which read the same rows.
-        (4, ("--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2")),
-    ],
+# The devices that split a layer are in two processes, which read the same rows.
+SPLIT = ("--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2")
+
+
+# `test_stopped_as_two...` covers two and four processes in each run of the tests.
+@pytest.mark.slow(
+    subject=[
+        "tests/multiprocess",
+        "vljax/data/pipeline",
+        "vljax/launch.py",
+        "vljax/parallel",
+        "vljax/programs.py",
+        "vljax/training",
+    ]
 )
+@pytest.mark.parametrize(("count", "mesh"), [(2, ()), (4, SPLIT)])
 def test_it_trains_as_one_process(run, alone, tmp_path, count, mesh):
     out, err = run(count, (*COMMAND, tmp_path, *mesh))
     assert_same(tmp_path, alone)
@@ -109,11 +117,13 @@ def stopped(start, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_stopped_as_two_it_goes_on_as_another_number(run, alone, stopped, tmp_path, count):
+@pytest.mark.parametrize(("count", "mesh"), [(1, ()), (4, SPLIT)])
+def test_stopped_as_two_it_goes_on_as_another_number(run, alone, stopped, tmp_path, count, mesh):
     workdir = shutil.copytree(stopped, tmp_path / "w")
     (saved,) = complete_steps(str(workdir))
     # Whose workdir it is does not depend on where it lies.
-    _, err = run(count, (*COMMAND, workdir))
+    out, err = run(count, (*COMMAND, workdir, *mesh))
     assert f"resuming at step {saved} of {STEPS}" in err[0]
+    for text in (*out[1:], *err[1:]):
+        assert not beside_bad_examples(text)
     assert_same(workdir, alone)
