@@ -28,6 +28,7 @@ from vljax.data.sources import (
     Tfds,
     Tsv,
     WebDataset,
+    filters,
 )
 from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece, Tokenizer
@@ -154,5 +155,6 @@ __all__ = [
     "WebDataset",
     "ZeroShot",
     "choose",
+    "filters",
     "presets",
 ]

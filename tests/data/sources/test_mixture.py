@@ -83,7 +83,7 @@ def test_paths_in_it_are_known_to_be_unset():
             two(schedule=(Phase(5, {"art": 0.0, "photos": 0.0}),)),
             "source.schedule.0.weights: all weights are 0",
         ),
-        (Mixture({"a b": Part(Builtin())}), "source.parts: 'a b' is no name"),
+        (Mixture({"a b": Part(Builtin())}), "source.parts: 'a b' is not a name"),
         (Mixture({"x": Part(two())}), "source.parts.x.source: is a mixture itself"),
         (
             Mixture({"x": Part(Builtin(), transforms=(Decode(), Resize(8), ChooseText()))}),
