@@ -11,7 +11,7 @@ import pytest
 from tests.training import tiny
 from vljax.models.assembly import parameter_shapes
 from vljax.parallel.mesh import MeshConfig, make_mesh
-from vljax.parallel.placement import bytes_per_device, placement
+from vljax.parallel.placement import bytes_per_device, parameter_placements
 from vljax.parallel.rules import batch_sharding, constrain, replicated
 from vljax.training.state import abstract, create, shardings
 from vljax.training.step import make_step
@@ -39,7 +39,7 @@ def placed(sizes, fsdp_min_size=0):
     axes = of.model.axes
     where = shardings(shapes, of, mesh, fsdp_min_size)
     state = abstract(shapes, where)
-    rows = placement(state.params, axes, mesh, fsdp_min_size)
+    rows = parameter_placements(state.params, axes, mesh, fsdp_min_size)
     return of, state, {row.path: row for row in rows}
 
 

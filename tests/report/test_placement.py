@@ -5,13 +5,13 @@ import io
 import pytest
 from rich.console import Console
 
-from vljax.parallel.placement import Placed
+from vljax.parallel.placement import ParameterPlacement
 from vljax.report import print_placement
 from vljax.report.text import in_bytes
 
 
 def row(path, shape=(768, 3072), split=None, unsplit=None, held=1024):
-    return Placed(path, shape, ("embed", "mlp"), split or {}, unsplit or {}, 8192, held)
+    return ParameterPlacement(path, shape, ("embed", "mlp"), split or {}, unsplit or {}, 8192, held)
 
 
 def printed(*rows):

@@ -163,14 +163,14 @@ class SplitSet:
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """What there is of images on the devices, and `valid` of all rows on the host."""
-        wanted = rows.own_parts(self._sharding, batch_size)
+        wanted = rows.local_parts(self._sharding, batch_size)
 
         def open_part(part: int, count: int) -> Iterator[dict[str, np.ndarray]]:
             return self._whole.batches(batch_size, part, count)
 
-        for batch in rows.read(open_part, wanted):
+        for batch in rows.read_parts(open_part, wanted):
             own = {**of_images(batch), "valid": batch["valid"]}
-            split = rows.place(own, self._sharding, batch_size)
+            split = rows.global_arrays(own, self._sharding, batch_size)
             yield {**of_images(split), "valid": np.asarray(self._gather(split["valid"]))}
 
 

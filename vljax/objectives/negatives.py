@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vljax.objectives.pair_logits import Layout, Side, plus, slopes_of_sides, sweep, zeros
-from vljax.parallel.ring import on_each_part
+from vljax.parallel.per_device import on_batch_shards
 
 Direction = Literal["both", "image_to_text", "text_to_image"]
 Vector = Float[Array, "batch"]
@@ -83,7 +83,7 @@ def softmax_negatives(
         (best, rows), columns = sweep(tile, mine, images, (texts, None), _add, layout)
         return SoftmaxNegatives(rows and rows.log(), columns and columns.log(), best)
 
-    return on_each_part(local, layout.mesh)(images, texts)
+    return on_batch_shards(local, layout.mesh)(images, texts)
 
 
 def _softmax_forward(
@@ -106,7 +106,7 @@ def _softmax_backward(
 
     images, texts, image, text = residuals
     rows, columns = _Share(image, slope.image), _Share(text, slope.text)
-    return on_each_part(local, layout.mesh)(images, texts, rows, columns)
+    return on_batch_shards(local, layout.mesh)(images, texts, rows, columns)
 
 
 class _Share(NamedTuple):
@@ -167,7 +167,7 @@ def _sigmoid(
         mine = zeros(none), none, zeros(images) if gradients else None
         return sweep(tile, mine, images, (texts, None), plus, layout)
 
-    (losses, best, image), text = on_each_part(local, layout.mesh)(images, texts)
+    (losses, best, image), text = on_batch_shards(local, layout.mesh)(images, texts)
     return SigmoidNegatives(jnp.sum(losses), best), (image, text)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from vljax.models.heads.embedding import unit
-from vljax.parallel.ring import tour
+from vljax.parallel.ring import ring_scan
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 
@@ -139,7 +139,7 @@ def sweep(
 ) -> tuple[Tree, Tree]:
     """Shows the logits of a device's images with all texts, pairs left out, to a function.
 
-    To be called within `ring.on_each_part`.
+    To be called within `per_device.on_batch_shards`.
 
     Args:
       tile: `(mine, block, logits) -> (mine, theirs)`, for the part of the block that the logits are
@@ -155,17 +155,17 @@ def sweep(
     """
     count = len(images.offset)
 
-    def visit(mine: Tree, block: tuple[Side, Tree], *, own: bool) -> tuple[Tree, Tree]:
+    def visit(mine: Tree, block: tuple[Side, Tree], *, is_local: bool) -> tuple[Tree, Tree]:
         def part(mine: Tree, block: tuple[Side, Tree], start: Int[Array, ""]) -> tuple[Tree, Tree]:
             logits = _logits(images, block[0])
-            if own:
+            if is_local:
                 texts = start + jnp.arange(logits.shape[1])
                 logits = jnp.where(jnp.arange(count)[:, None] == texts, -jnp.inf, logits)
             return tile(mine, block, logits)
 
         return _in_chunks(part, mine, block, layout.texts(count))
 
-    return tour(visit, mine, block, merge, layout.mesh)
+    return ring_scan(visit, mine, block, merge, layout.mesh)
 
 
 def slopes_of_sides(

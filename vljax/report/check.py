@@ -13,7 +13,7 @@ from rich.table import Table
 
 from vljax import config
 from vljax.parallel.mesh import slices
-from vljax.parallel.placement import Placed, bytes_per_device, placement
+from vljax.parallel.placement import ParameterPlacement, bytes_per_device, parameter_placements
 from vljax.report.placement import print_placement
 from vljax.report.text import in_bytes, say
 from vljax.run import Prepared
@@ -47,10 +47,10 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def placed(prepared: Prepared) -> list[Placed]:
+def placed(prepared: Prepared) -> list[ParameterPlacement]:
     """Where every parameter of a run is."""
     params, axes = prepared.shapes.params, prepared.model.axes
-    return placement(params, axes, prepared.mesh, prepared.run.mesh.fsdp_min_size)
+    return parameter_placements(params, axes, prepared.mesh, prepared.run.mesh.fsdp_min_size)
 
 
 def state_bytes(prepared: Prepared) -> dict[str, int]:
@@ -92,7 +92,7 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
     console = Console()
     say(console, f"{spec}: valid")
     console.print(table)
-    print_placement([Placed(**row) for row in summary["placement"]], console)
+    print_placement([ParameterPlacement(**row) for row in summary["placement"]], console)
     unset = {f"{path}: unset" for path in summary["unset"]}
     for note in summary["notes"]:
         if note not in unset:

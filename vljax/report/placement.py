@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vljax.parallel.placement import Placed
+from vljax.parallel.placement import ParameterPlacement
 from vljax.report.text import in_bytes, say
 
 
@@ -18,14 +18,14 @@ class _Group(NamedTuple):
     """Parameters of one shape and sharding whose paths are all combinations of some segments."""
 
     segments: tuple[tuple[str, ...], ...]
-    members: tuple[Placed, ...]
+    members: tuple[ParameterPlacement, ...]
 
     @property
     def path(self) -> str:
         return "/".join(map(_braced, self.segments))
 
 
-def print_placement(rows: Sequence[Placed], console: Console | None = None) -> None:
+def print_placement(rows: Sequence[ParameterPlacement], console: Console | None = None) -> None:
     """How parameters are split over devices, alike ones in a row; and what could not be split."""
     console = console or Console()
     split = [row for row in rows if row.split]
@@ -41,7 +41,7 @@ def print_placement(rows: Sequence[Placed], console: Console | None = None) -> N
         say(console, f"not split: {reason}: {paths} ({_per_device(kept)} on each device)")
 
 
-def _table(split: Sequence[Placed], whole: Sequence[Placed]) -> Table:
+def _table(split: Sequence[ParameterPlacement], whole: Sequence[ParameterPlacement]) -> Table:
     table = Table(box=box.HORIZONTALS)
     table.add_column("parameter", overflow="fold")
     table.add_column("shape", overflow="fold")
@@ -58,11 +58,11 @@ def _table(split: Sequence[Placed], whole: Sequence[Placed]) -> Table:
     return table
 
 
-def _per_device(rows: Iterable[Placed]) -> str:
+def _per_device(rows: Iterable[ParameterPlacement]) -> str:
     return in_bytes(sum(row.bytes_per_device for row in rows))
 
 
-def _grouped(rows: Sequence[Placed]) -> list[_Group]:
+def _grouped(rows: Sequence[ParameterPlacement]) -> list[_Group]:
     groups = [_Group(tuple((part,) for part in row.path.split("/")), (row,)) for row in rows]
     for place in range(max((len(group.segments) for group in groups), default=0)):
         alike: dict[object, list[_Group]] = {}
