@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+<<<<<<< HEAD
 from vljax.models.heads.embedding import unit
 from vljax.parallel.ring import ring_scan
-
-Similarity = Literal["cosine", "dot", "euclidean"]
+=======
+from vljax.models.similarity import Similarity, unit
+from vljax.parallel.ring import tour
+>>>>>>> main
 
 
 class Side(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vljax.config import UserError
-from vljax.data.pipeline.batches import Account
+from vljax.data.pipeline.batches import BatchStatistics
 from vljax.parallel.processes.agreement import broadcast, gather
 from vljax.parallel.processes.start import is_first
 from vljax.training import jsonl_log
@@ -73,7 +73,7 @@ class Accounting:
             rows = [row for row in read(workdir) if row["step"] <= start]
             self._listed |= {(row["source"], row["index"]) for row in rows}
 
-    def take(self, account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+    def take(self, account: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
         """Adds a batch, or a part of it.
 
         Args:

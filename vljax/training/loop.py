@@ -16,7 +16,7 @@ from vljax.config import UserError
 from vljax.optim import Hyper
 from vljax.parallel.processes.agreement import all_reduce_maximum, barrier
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer
 from vljax.training.gradients import Metrics
 from vljax.training.interrupt import Interrupted, StopRequest
 from vljax.training.metrics import Writer
