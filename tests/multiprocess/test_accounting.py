@@ -1,4 +1,4 @@
-"""Every example is counted once, by one of the processes; the first knows the sums."""
+"""Every example is counted by exactly one process; process 0 has the sums."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_each_row_is_counted_by_one_process(run, tmp_path, count, mesh):
     assert found == [(1, 0), (1, 4), (2, 11), (2, 15), (3, 22), (3, 26)]
 
 
-def test_too_many_bad_examples_end_all_processes_alike(start, tmp_path):
+def test_too_many_bad_examples_end_all_processes(start, tmp_path):
     statuses, _, err = start(2, script(tmp_path, (4, 1, 1), 0.0)).wait()
     assert statuses == [2, 2]
     for text in err:

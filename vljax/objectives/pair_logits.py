@@ -10,13 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-<<<<<<< HEAD
-from vljax.models.heads.embedding import unit
-from vljax.parallel.ring import ring_scan
-=======
 from vljax.models.similarity import Similarity, unit
-from vljax.parallel.ring import tour
->>>>>>> main
+from vljax.parallel.ring import ring_scan
 
 
 class Side(NamedTuple):
