@@ -14,7 +14,7 @@ from tests.interop.test_traps import read
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip
-from vljax.data.tokenizers.clip_bpe import ClipWords
+from vljax.data.tokenizers.clip_bpe import ClipBpe
 from vljax.interop import convert, formats
 from vljax.interop.arguments import _FORMATS
 from vljax.interop.convert import import_model
@@ -52,7 +52,7 @@ def vocabulary(home):
     What two tokens a token was merged from is what all merges before make of its bytes.
     """
     tokenizer = Clip().load()._tokenizer
-    ids = ClipWords.from_decode(tokenizer.decode)._ids
+    ids = ClipBpe.from_decode(tokenizer.decode)._ids
     ranks = sorted(ids, key=ids.get)
     letters = {byte[0]: chr(c) for byte, c in zip(ranks[:256], _letters(), strict=True)}
 
