@@ -17,14 +17,16 @@ from vljax import config
 from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.records import located
+from vljax.data.records import error_for_field
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, SplitSet
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
-from vljax.parallel.processes import distributed
+from vljax.parallel.processes.agreement import barrier, broadcast
+from vljax.parallel.processes.failure import report_failure
+from vljax.parallel.processes.start import connect, is_first, process_index
 from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_encode
 from vljax.run import Prepared, Run, check_trains, prepare
 from vljax.training import accounting, metrics
@@ -72,22 +74,22 @@ def train(run: Run, console: Console | None = None) -> Finished | None:
     """
     run = dataclasses.replace(run, workdir=str(storage.absolute(_require_set(run))))
     run = pretrained.pinned(run)
-    distributed.start(run.distributed, lambda: facts(run))
+    connect(run.distributed, lambda: facts(run))
     try:
         finished = _train(run, console or Console(stderr=True))
     except Interrupted:
         raise
     except BaseException as error:
-        distributed.fail(error)
-        if isinstance(error, UserError) and not distributed.is_first():
-            raise UserError(f"[process {distributed.process()}] {error}") from error
+        report_failure(error)
+        if isinstance(error, UserError) and not is_first():
+            raise UserError(f"[process {process_index()}] {error}") from error
         raise
-    return finished if distributed.is_first() else None
+    return finished if is_first() else None
 
 
 def _train(run: Run, console: Console) -> Finished:
     _show_log(console)
-    if not distributed.is_first():
+    if not is_first():
         console = Console(quiet=True)
     say = _speaker(console)
     keep_compiled()
@@ -109,7 +111,7 @@ def _train(run: Run, console: Console) -> Finished:
     start = int(state.step)
     encode = make_encode(prepared)
     measured = _measured(run, start)
-    counts = checkpointer.files(start) if start and distributed.is_first() else {}
+    counts = checkpointer.files(start) if start and is_first() else {}
     examples = Accounting(workdir, start, run.data.max_rejected_share, counts.get(accounting.FILE))
 
     def bound(field: str, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluate]:
@@ -132,15 +134,15 @@ def _train(run: Run, console: Console) -> Finished:
             max_skipped=run.max_skipped_steps,
             checkpointer=checkpointer,
             files=files,
-            writer=metrics.MetricsWriter(workdir, start) if distributed.is_first() else NoWriter(),
+            writer=metrics.MetricsWriter(workdir, start) if is_first() else NoWriter(),
             display=display,
         )
-        distributed.barrier("the first step")
+        barrier("the first step")
         state = _loop(loop, state)
     rows = metrics.read(workdir)
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
     plots = _plots(prepared, data, encode(evaluated(state)), rows, say)
-    distributed.barrier("the end", _PLOT_SECONDS)  # until then, a failure of one ends all
+    barrier("the end", _PLOT_SECONDS)  # until then, a failure of one ends all
     return Finished(workdir, run.steps, final, plots)
 
 
@@ -183,7 +185,7 @@ def _speaker(console: Console) -> Say:
 def _show_log(console: Console) -> None:
     """Log records of vljax reach a person like everything else, and say where they come from."""
     say = _speaker(console)
-    origin = "" if distributed.is_first() else f"[process {distributed.process()}] "
+    origin = "" if is_first() else f"[process {process_index()}] "
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -210,7 +212,7 @@ def _open(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData
         data.open()
         evaluator.check(data)
     except UserError as error:
-        found = located(error, f"{path}.source")
+        found = error_for_field(error, f"{path}.source")
         named = str(found).startswith(path)
         raise found if named else UserError(f"{path}: {found}") from error
     return data if jax.process_count() == 1 else SplitSet(data, prepared.mesh)
@@ -229,7 +231,7 @@ def _measured(run: Run, start: int) -> dict[str, list[int]]:
         }
         return json.dumps(steps)
 
-    found: dict[str, list[int]] = json.loads(distributed.decided("measured", look))
+    found: dict[str, list[int]] = json.loads(broadcast("measured", look))
     return found
 
 
@@ -270,7 +272,7 @@ def _plots(
         for name, evaluator in run.final_evaluators.items()
         if isinstance(evaluator, Retrieval)
     }
-    if not distributed.is_first():
+    if not is_first():
         return []
     try:
         written = plot_run(rows, folder)

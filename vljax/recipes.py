@@ -60,7 +60,7 @@ from vljax.optim.schedules import (
     WarmupSteps,
 )
 from vljax.parallel.mesh import MeshConfig
-from vljax.parallel.processes.distributed import DistributedConfig
+from vljax.parallel.processes.start import DistributedConfig
 from vljax.run import Run
 
 __all__ = [

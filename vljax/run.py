@@ -26,7 +26,7 @@ from vljax.objectives.objective import Objective
 from vljax.optim import AdamW, Optimizer, rate_factors
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
-from vljax.parallel.processes.distributed import DistributedConfig
+from vljax.parallel.processes.start import DistributedConfig
 from vljax.parallel.rules import constrain, parameter_shardings, update_shardings
 from vljax.training.state import Task, TrainState, abstract, create, shardings
 

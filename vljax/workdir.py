@@ -18,7 +18,8 @@ from vljax.config import UserError
 from vljax.data.pipeline.pipeline import plan
 from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
-from vljax.parallel.processes import distributed
+from vljax.parallel.processes.agreement import broadcast
+from vljax.parallel.processes.start import is_first
 from vljax.run import Prepared, Run, load_tokenizer
 from vljax.training.checkpoint import checkpointer as checkpoint
 from vljax.training.checkpoint import storage
@@ -61,7 +62,7 @@ def refuse_another_recipe(workdir: str, run: Run) -> None:
 
     The recipe of the newest readable checkpoint counts, and `run.json` where there is none.
     """
-    distributed.decided("recipe", lambda: _refuse(workdir, run))
+    broadcast("recipe", lambda: _refuse(workdir, run))
 
 
 def _refuse(workdir: str, run: Run) -> str:
@@ -117,7 +118,7 @@ def decode_recipe(data: Any, where: str) -> Run:
 
 def describe(workdir: str, prepared: Prepared) -> None:
     """Writes `run.json`: the recipe, and everything about the machine that made the run."""
-    if distributed.is_first():
+    if is_first():
         storage.write(epath.Path(workdir) / "run.json", description(prepared))
 
 
@@ -210,7 +211,7 @@ def resume(prepared: Prepared, checkpointer: Checkpointer, files: Files) -> Trai
             )
         return ""
 
-    distributed.decided("data of the checkpoint", refuse_other_data)
+    broadcast("data of the checkpoint", refuse_other_data)
     state: TrainState = restored.state
     return state
 
@@ -218,5 +219,5 @@ def resume(prepared: Prepared, checkpointer: Checkpointer, files: Files) -> Trai
 def _check_data(files: Files) -> None:
     """Paths may differ between the hosts of a run, but not what is found there."""
     own = files(0)["data.json"].decode()
-    if own != distributed.decided("data", lambda: own):
+    if own != broadcast("data", lambda: own):
         raise UserError("data: not the same as in process 0; bring the same files to all hosts")

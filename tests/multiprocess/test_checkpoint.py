@@ -11,7 +11,7 @@ from vljax.training.checkpoint.checkpointer import steps, verify
 PRELUDE = """
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from vljax.training import manifest
+from vljax.training.checkpoint import manifest
 from vljax.training.checkpoint.checkpointer import Checkpointer
 mesh = Mesh(np.array(jax.devices()), ("x",), axis_types=(AxisType.Auto,))
 split = NamedSharding(mesh, PartitionSpec("x"))
@@ -61,7 +61,7 @@ def test_a_failure_of_the_first_process_is_one_of_all(start, saved, tmp_path):
     workdir = shutil.copytree(saved, tmp_path / "w")
     lines = """
 def fail(*_): raise OSError(28, "No space left on device")
-if distributed.is_first(): manifest.write = fail
+if is_first(): manifest.write = fail
 saver.save(3, state(3), {})
 saver.wait()
 """

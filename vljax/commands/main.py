@@ -155,7 +155,7 @@ def _train(argv: list[str], json_path: str | None, prog: str) -> int:
     import signal
 
     from vljax.launch import train
-    from vljax.parallel.processes.distributed import is_first
+    from vljax.parallel.processes.start import is_first
     from vljax.report import print_finished
     from vljax.training.interrupt import Interrupted
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from vljax.config import Component, UserError
 
-Kind = Literal[
+RejectionKind = Literal[
     "unreadable",  # the file or record
     "truncated",
     "damaged",
@@ -25,7 +25,7 @@ Kind = Literal[
     "bad_utf8",
     "other",
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+REJECTION_KINDS: tuple[RejectionKind, ...] = get_args(RejectionKind)
 """The classes of reasons for which examples cannot be used."""
 
 
@@ -37,7 +37,7 @@ class ExampleError(Exception):
       kind: the class that it is counted in.
     """
 
-    def __init__(self, message: str, *, kind: Kind = "other") -> None:
+    def __init__(self, message: str, *, kind: RejectionKind = "other") -> None:
         super().__init__(message)
         self.kind = kind
 
@@ -123,7 +123,7 @@ class Records(abc.ABC):
     """Names that labels point to; empty where the data has no classes."""
     identity: str
     """A hash that changes when the data set changes."""
-    accounting: SourceCounts | None = None
+    counts: SourceCounts | None = None
     """What was counted when the data set was opened; None where nothing is."""
 
     @abc.abstractmethod
@@ -148,7 +148,7 @@ class Records(abc.ABC):
         """What else is stored with an example, by column: all that its `Record` does not hold.
 
         Values are those of JSON, bytes, dates and the like. Complete where the data set was opened
-        by `Source.open_in_full`. Raises ExampleError if it cannot be read.
+        by `Source.open_with_all_columns`. Raises ExampleError if it cannot be read.
         """
         return {}
 
@@ -192,7 +192,7 @@ class Source(Component, abc.ABC):
         """
         return self.open()
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> Records:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> Records:
         """Opens the data set with all its columns, those that training has no use for too.
 
         Args:
@@ -205,7 +205,7 @@ class Source(Component, abc.ABC):
         return self.index(workers, progress)
 
 
-def located(error: UserError, field: str) -> UserError:
+def error_for_field(error: UserError, field: str) -> UserError:
     """An error about a source, which sources say of `data.source`, said of another field."""
     return UserError(str(error).replace("data.source.", f"{field}."))
 
@@ -229,10 +229,10 @@ _said: set[tuple[str, str, int]] = set()
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
-INDEXED = "indexed {:,} of {:,} shards"
+INDEXED_SHARDS = "indexed {:,} of {:,} shards"
 
 
-def log_progress(name: str, what: str = INDEXED) -> Progress:
+def log_progress(name: str, what: str = INDEXED_SHARDS) -> Progress:
     """Says a line now and then, where no bar can be drawn.
 
     Args:
@@ -272,13 +272,13 @@ class SourceCounts:
         if len(names) < _NAMED:
             names.append(name)
 
-    def count(self, fields: Iterable[str]) -> None:
+    def add_example(self, fields: Iterable[str]) -> None:
         """Counts an example that has these fields."""
         self.examples += 1
         for name in fields:
             self.fields[name] = self.fields.get(name, 0) + 1
 
-    def add(self, other: SourceCounts) -> None:
+    def merge(self, other: SourceCounts) -> None:
         """Adds the counts of another part of the same source."""
         self.files += other.files
         self.examples += other.examples

@@ -77,7 +77,7 @@ def test_records_of_several_files(folder):
 def test_filters(folder):
     records = ArrayRecord(str(folder), filters=(Range("width", minimum=15),)).open()
     assert [records[i].captions for i in range(len(records))] == [("a dog",), ()]
-    assert records.accounting.left_out == {"width is not at least 15": 1}
+    assert records.counts.left_out == {"width is not at least 15": 1}
 
 
 def test_class_names_that_are_nowhere_are_asked_for(folder):

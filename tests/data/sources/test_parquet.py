@@ -46,7 +46,7 @@ def test_rows_of_several_files_and_row_groups_in_any_order(folder):
         assert records[i].captions == (f"picture {i}",)
         assert records[i].label == 1 - (1 - i % 2)
     assert records.class_names == ("even", "odd")
-    assert records.accounting.fields == {"caption": 12, "class": 12}
+    assert records.counts.fields == {"caption": 12, "class": 12}
     assert pickle.loads(pickle.dumps(records))[9] == records[9]
 
 
@@ -57,7 +57,7 @@ def test_filters_leave_rows_that_are_numbered_through(folder):
         f"picture {i}" for i in range(3, 10)
     ]
     assert records[6].image == jpeg(9)
-    assert records.accounting.left_out == {
+    assert records.counts.left_out == {
         "width is not at least 3": 3,
         "length of caption is not at most 9": 2,
     }

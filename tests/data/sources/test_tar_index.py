@@ -9,16 +9,16 @@ import pytest
 
 from tests.data.written import sample, write_shards
 from vljax.config import UserError
-from vljax.data.files import expand
 from vljax.data.sources import tar_index
 from vljax.data.sources.tar_index import open_index
 from vljax.data.sources.tar_scan import Wanted
+from vljax.files import find_files
 
 WANTED = Wanted(image=("jpg",), members=("txt",), filters=(), label=None)
 
 
 def opened(path, *, folder=None, workers=1, progress=lambda done, total: None):
-    shards = expand(str(path), (".tar",), "path")
+    shards = find_files(str(path), (".tar",), "path")
     return open_index(shards, WANTED, folder=folder, workers=workers, progress=progress)
 
 

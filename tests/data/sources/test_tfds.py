@@ -83,7 +83,7 @@ def test_splits_as_tfds_writes_them_and_pickling(folder):
 def test_filters(folder):
     source = Tfds(folder, captions=("captions.text",), filters=(Range("width", minimum=2),))
     assert sorted(by_width(source)) == [2, 3, 4, 5]
-    assert source.open().accounting.left_out == {"width is not at least 2": 2}
+    assert source.open().counts.left_out == {"width is not at least 2": 2}
     assert source.open().identity != Tfds(folder, captions=("captions.text",)).open().identity
 
 
@@ -124,7 +124,9 @@ def test_tensorflow_is_not_imported(folder):
 
 
 def test_other_columns_are_the_features_that_training_does_not_read(folder):
-    records = Tfds(folder, captions=("title",), label="label").open_in_full(1, lambda *_: None)
+    records = Tfds(folder, captions=("title",), label="label").open_with_all_columns(
+        1, lambda *_: None
+    )
     found = {}
     for i in range(len(records)):
         if records.values(i)("width") != 5:  # whose title is no text

@@ -66,7 +66,7 @@ def test_filters_leave_a_set_that_is_numbered_through(folder):
     assert [records[i].captions[0] for i in range(len(records))] == [
         f"picture {i}" for i in range(10, 25)
     ]
-    assert records.accounting.left_out == {
+    assert records.counts.left_out == {
         "json.width is not at least 25": 5,
         "length of txt is not at least 10": 5,
     }

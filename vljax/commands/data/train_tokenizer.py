@@ -15,7 +15,7 @@ from vljax.config import UserError
 from vljax.data.records import Records
 from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.data.tokenizers.train import captions, train_bpe
-from vljax.data_tools.source_arguments import given_sources
+from vljax.data_tools.source_arguments import parse_sources
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, A
       SystemExit: after `--help`.
     """
     args, rest = _parser(prog).split(argv)
-    sources = given_sources(rest, prog)
+    sources = parse_sources(rest, prog)
     if args.out is None:
         raise UserError(f"name the file to write: {prog} ... --out tokenizer.json")
     out = Path(args.out).expanduser()

@@ -23,7 +23,7 @@ from vljax.config import UserError, encode, setting
 from vljax.data.pipeline.batches import Batches, Loader, OpenPart, Report, make_batches
 from vljax.data.pipeline.order import MAX_LENGTH, Order
 from vljax.data.randomness import Step
-from vljax.data.records import Source, located
+from vljax.data.records import Source, error_for_field
 from vljax.data.sources.mixture import Mixture, parts_of
 from vljax.data.tokenizers.base import Tokenizer
 from vljax.data.transforms.base import Transform, image_transform
@@ -192,7 +192,7 @@ def _open_parts(data: Data) -> tuple[OpenPart, ...]:
         try:
             records = part.source.open()
         except UserError as error:
-            raise located(error, f"{field}.source" if name else field) from error
+            raise error_for_field(error, f"{field}.source" if name else field) from error
         if len(records) == 0:
             raise UserError(f"{field}: {part.source.full_name} has no examples")
         if len(records) > MAX_LENGTH:

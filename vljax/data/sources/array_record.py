@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.data.files import File, join, read_file, read_range
 from vljax.data.records import Annotation, ExampleError, SourceCounts
-from vljax.data.sources.columns import (
-    DescribedRecords,
+from vljax.data.sources.base import (
+    ColumnRecords,
     FileSource,
     LastRead,
     class_names_of,
     class_text,
 )
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.record_format import LAYOUT, layout, masks_of, unpack
+from vljax.files import File, join, read_file, read_range
 
 CLASSES = "classes.txt"
 _LOOKED_AT = 100  # records whose columns are known
@@ -45,24 +45,24 @@ class ArrayRecord(FileSource, name="array_record"):
         return ArrayRecordRecords(self, self.files("ArrayRecord files", ".array_record"))
 
 
-class ArrayRecordRecords(DescribedRecords):
+class ArrayRecordRecords(ColumnRecords):
     """The records that filters keep."""
 
     def __init__(self, source: ArrayRecord, files: list[File]):
         self._records = ArrayRecords(files)
         self._last = LastRead()
         self._kept: np.ndarray | None = None
-        self.accounting = SourceCounts(files=len(files))
+        self.counts = SourceCounts(files=len(files))
         looked_at = self._first_descriptions()
         if looked_at:
             source.check_columns({"captions", "tags", "class", *(k for d in looked_at for k in d)})
         if source.filters:
             self._kept = self._filtered(source)
         else:
-            self.accounting.examples = len(self._records)
+            self.counts.examples = len(self._records)
         super().__init__(source, self._class_names(source, looked_at))
         self.identity = source.identity(self._records.summary(), self.class_names)
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _first_descriptions(self) -> list[dict[str, Any]]:
         try:
@@ -90,20 +90,20 @@ class ArrayRecordRecords(DescribedRecords):
         return ()
 
     def _filtered(self, source: ArrayRecord) -> np.ndarray:
-        accounting = self.accounting
+        counts = self.counts
         kept = array("q")
         for number in range(len(self._records)):
             try:
                 description = self._description(number)
             except ExampleError as error:
-                accounting.leave_out(str(error), f"record {number}")
+                counts.leave_out(str(error), f"record {number}")
                 continue
-            reason = left_out_by(source.filters, description.get)
+            reason = exclusion_reason(source.filters, description.get)
             if reason is not None:
-                accounting.leave_out(reason, f"record {number}")
+                counts.leave_out(reason, f"record {number}")
                 continue
             kept.append(number)
-            accounting.count(key for key, value in description.items() if value)
+            counts.add_example(key for key, value in description.items() if value)
         return np.frombuffer(kept, np.int64)
 
     def __len__(self) -> int:

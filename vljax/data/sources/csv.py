@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.files import File, read_file
 from vljax.data.records import Progress, SourceCounts
-from vljax.data.sources.columns import (
-    DescribedRecords,
+from vljax.data.sources.base import (
+    ColumnRecords,
     FileSource,
     class_names_of,
     decoded,
     image_file,
 )
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.filters import exclusion_reason
+from vljax.files import File, read_file
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Csv(FileSource, name="csv"):
     def open(self) -> CsvRecords:
         return CsvRecords(self, self.files("a table", ".csv", ".tsv"))
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> CsvRecords:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> CsvRecords:
         return CsvRecords(self, self.files("a table", ".csv", ".tsv"), in_full=True)
 
 
@@ -58,17 +58,17 @@ class Tsv(Csv, name="tsv"):
     """Between columns."""
 
 
-class CsvRecords(DescribedRecords):
+class CsvRecords(ColumnRecords):
     """The rows of tables; images are read when asked for."""
 
     def __init__(self, source: Csv, files: list[File], *, in_full: bool = False):
-        self._columns = tuple(dict.fromkeys((source.image, *source.described_by)))
+        self._columns = tuple(dict.fromkeys((source.image, *source.annotation_columns)))
         self._values = {column: Strings() for column in self._columns}
         self._folders = [os.path.dirname(file.path) for file in files]
         self._counts: list[int] = []
         self._image = source.image
         self._in_full, self._covered = in_full, source.covered
-        self.accounting = SourceCounts(files=len(files))
+        self.counts = SourceCounts(files=len(files))
         digests = []
         for file in files:
             content = _content(file)
@@ -79,20 +79,20 @@ class CsvRecords(DescribedRecords):
         names = (label[i].decode(errors="replace").strip() for i in range(len(label)))
         super().__init__(source, class_names_of(names))
         self.identity = source.identity(source.image, source.delimiter, source.header, digests)
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _add(self, source: Csv, file: File, content: bytes) -> None:
-        accounting = self.accounting
+        counts = self.counts
         for number, row in _rows(source, file, content):
-            reason = left_out_by(source.filters, row.get)
+            reason = exclusion_reason(source.filters, row.get)
             if reason is not None:
-                accounting.leave_out(reason, f"{file.name}:{number}")
+                counts.leave_out(reason, f"{file.name}:{number}")
                 continue
             if self._in_full:
                 self._add_columns(row)
             for column in self._columns:
                 self._values[column].extend([row.get(column, "")])
-            accounting.count(c for c in self._columns if row.get(c, "").strip())
+            counts.add_example(c for c in self._columns if row.get(c, "").strip())
 
     def _add_columns(self, row: dict[str, str]) -> None:
         """Columns that no row before had; these are as if it had been empty there."""

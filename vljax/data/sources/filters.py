@@ -121,7 +121,7 @@ class Matches(Filter, name="matches"):
         return f"{self.column} does not match {self.pattern}"
 
 
-def left_out_by(filters: tuple[Filter, ...], value: Callable[[str], Any]) -> str | None:
+def exclusion_reason(filters: tuple[Filter, ...], value: Callable[[str], Any]) -> str | None:
     """Why an example is left out, by the first filter that does; None if it stays.
 
     Args:

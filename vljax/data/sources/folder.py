@@ -9,18 +9,18 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.files import filesystem, is_remote, join, read_file
 from vljax.data.records import ExampleError, Progress, SourceCounts
-from vljax.data.sources.columns import (
-    DescribedRecords,
+from vljax.data.sources.base import (
+    ColumnRecords,
     FileSource,
     LastRead,
     class_names_of,
     decoded,
     image_file,
 )
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.tar_scan import json_of
+from vljax.files import filesystem, is_remote, join, read_file
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -45,25 +45,27 @@ class Folder(FileSource, name="folder"):
             raise UserError("data.source.path: set --data.source.path to one folder")
         return FolderRecords(self, self.path)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> FolderRecords:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> FolderRecords:
         if not isinstance(self.path, str):
             return self.open()
         return FolderRecords(self, self.path, in_full=True)
 
 
-class FolderRecords(DescribedRecords):
+class FolderRecords(ColumnRecords):
     """The images of a folder in the order of their names; read when asked for."""
 
     def __init__(self, source: Folder, folder: str, *, in_full: bool = False):
         self._folder = folder if is_remote(folder) else os.path.abspath(os.path.expanduser(folder))
         self._last = LastRead()
         sizes = dict(sorted(_files(self._folder)))
-        self._beside = {c for c in (*source.described_by, *source.filtered_by) if c not in _OWN}
+        self._beside = {
+            c for c in (*source.annotation_columns, *source.filter_columns) if c not in _OWN
+        }
         self._there = {name for name in sizes if PurePosixPath(name).suffix[1:] in self._beside}
         self._others = _others(sizes, source.covered) if in_full else {}
-        self.accounting = SourceCounts(files=1)
+        self.counts = SourceCounts(files=1)
         self._images = list(self._kept(source, [n for n in sizes if n.lower().endswith(_IMAGES)]))
-        if not self._images and not self.accounting.left_out:
+        if not self._images and not self.counts.left_out:
             raise UserError(f"{folder}: no images ({', '.join(_IMAGES)}) in this folder")
         names = {name for image in self._images if (name := _class(image)) is not None}
         # Folders named by numbers are names too: the third need not be number 2.
@@ -71,10 +73,10 @@ class FolderRecords(DescribedRecords):
         super().__init__(source, classes if source.label == "class" else ())
         used = [*self._images, *sorted(self._there)]
         self.identity = source.identity([[name, sizes[name]] for name in used])
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _kept(self, source: Folder, images: list[str]) -> Iterator[str]:
-        accounting = self.accounting
+        counts = self.counts
         for image in images:
 
             def value(column: str, image: str = image) -> Any:
@@ -83,12 +85,12 @@ class FolderRecords(DescribedRecords):
                 except ExampleError:
                     return None
 
-            reason = left_out_by(source.filters, value)
+            reason = exclusion_reason(source.filters, value)
             if reason is not None:
-                accounting.leave_out(reason, image)
+                counts.leave_out(reason, image)
                 continue
             fields = [c for c in self._beside if _sibling(image, c) in self._there]
-            accounting.count(["image", *fields, *(["class"] if _class(image) else [])])
+            counts.add_example(["image", *fields, *(["class"] if _class(image) else [])])
             yield image
 
     def __len__(self) -> int:

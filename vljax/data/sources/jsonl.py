@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, encode, setting
-from vljax.data.files import base_name, parent, read_bytes
 from vljax.data.records import Annotation, Progress, Records, Source, SourceCounts, dataset_name
-from vljax.data.sources.columns import image_file
-from vljax.data.sources.filters import Filter, left_out_by
+from vljax.data.sources.base import image_file
+from vljax.data.sources.filters import Filter, exclusion_reason
+from vljax.files import base_name, parent, read_user_file
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class JsonLines(Source, name="jsonl"):
     def open(self) -> Records:
         return JsonLinesRecords(self._file(), self.filters)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> Records:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> Records:
         return JsonLinesRecords(self._file(), self.filters, in_full=True)
 
     def _file(self) -> str:
@@ -53,27 +53,27 @@ class JsonLinesRecords(Records):
     """The examples of a JSON-lines file; images are read when asked for."""
 
     def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, in_full: bool = False):
-        content = read_bytes(path)
+        content = read_user_file(path)
         lines = content.split(b"\n")
-        self.accounting = SourceCounts(files=1)
+        self.counts = SourceCounts(files=1)
         self._others: list[dict[str, Any]] = []
         rows = []
         for number, line in enumerate(lines, 1):
             if line.strip():
                 row, parsed = _parse(line, f"{path}:{number}")
-                reason = left_out_by(filters, row.get)
+                reason = exclusion_reason(filters, row.get)
                 if reason is not None:
-                    self.accounting.leave_out(reason, f"line {number}")
+                    self.counts.leave_out(reason, f"line {number}")
                     continue
                 rows.append(parsed)
                 if in_full:
                     self._others.append({key: row[key] for key in row if key not in _COVERED})
-                self.accounting.count(key for key, value in parsed.items() if value)
+                self.counts.add_example(key for key, value in parsed.items() if value)
         self.identity = hashlib.sha256(content).hexdigest()
         if filters:
             both = f"{self.identity} {json.dumps(encode(filters))}"
             self.identity = hashlib.sha256(both.encode()).hexdigest()
-        self.accounting.log(f"jsonl:{base_name(path)}")
+        self.counts.log(f"jsonl:{base_name(path)}")
         self.class_names = tuple(sorted({row["class"] for row in rows if row["class"] is not None}))
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._folder = parent(path)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, setting
-from vljax.data.files import base_name, join, parent, read_bytes
 from vljax.data.records import Annotation, ExampleError, Progress, Records, Source, dataset_name
-from vljax.data.sources.columns import image_file
+from vljax.data.sources.base import image_file
+from vljax.files import base_name, join, parent, read_user_file
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Karpathy(Source, name="karpathy"):
     def open(self) -> KarpathyRecords:
         return KarpathyRecords(self._path(), self.images, self.split)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> KarpathyRecords:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> KarpathyRecords:
         return KarpathyRecords(self._path(), self.images, self.split, in_full=True)
 
     def _path(self) -> str:
@@ -55,7 +55,7 @@ class KarpathyRecords(Records):
     """The examples of a part; images are read when asked for."""
 
     def __init__(self, path: str, images: str | None, split: str, *, in_full: bool = False):
-        content = read_bytes(path)
+        content = read_user_file(path)
         rows = _rows(content, path)
         own = [(where, row) for where, row in rows if row.get("split") == split]
         if not own:

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.data.files import File, filesystem, is_remote
 from vljax.data.records import ExampleError, SourceCounts
-from vljax.data.sources.columns import (
-    DescribedRecords,
+from vljax.data.sources.base import (
+    ColumnRecords,
     FileSource,
     LastRead,
     class_names_of,
     class_text,
     image_file,
 )
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.filters import exclusion_reason
+from vljax.files import File, filesystem, is_remote
 
 
 @dataclass(frozen=True)
@@ -44,44 +44,44 @@ class Parquet(FileSource, name="parquet"):
         return ParquetRecords(self, self.files("Parquet files", ".parquet"))
 
 
-class ParquetRecords(DescribedRecords):
+class ParquetRecords(ColumnRecords):
     """The rows that filters keep."""
 
     def __init__(self, source: Parquet, files: list[File]):
         self._groups = ParquetGroups(files)
         source.check_columns(self._groups.schema.names, ("image", source.image))
         self._image = source.image
-        self._columns = source.described_by
+        self._columns = source.annotation_columns
         covered = {source.image, *source.covered}
         self._others = tuple(name for name in self._groups.schema.names if name not in covered)
         self._last = LastRead()
-        self.accounting = SourceCounts(files=len(files))
+        self.counts = SourceCounts(files=len(files))
         self._rows = self._kept(source) if source.filters else None
         if self._rows is None:
             self._count_all()
         stated = self._groups.hugging_face_classes(source.label) if source.label else ()
         super().__init__(source, stated or self._class_names(source), indexed=bool(stated))
         self.identity = source.identity(source.image, self._groups.footers())
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _kept(self, source: Parquet) -> np.ndarray:
-        accounting = self.accounting
-        columns = tuple(dict.fromkeys((*source.described_by, *source.filtered_by)))
+        counts = self.counts
+        columns = tuple(dict.fromkeys((*source.annotation_columns, *source.filter_columns)))
         kept = array("q")
         for number, row in enumerate(self._groups.rows(columns)):
-            reason = left_out_by(source.filters, row.get)
+            reason = exclusion_reason(source.filters, row.get)
             if reason is not None:
-                accounting.leave_out(reason, f"row {number}")
+                counts.leave_out(reason, f"row {number}")
                 continue
             kept.append(number)
-            accounting.count(c for c in self._columns if row[c] not in (None, "", []))
+            counts.add_example(c for c in self._columns if row[c] not in (None, "", []))
         return np.frombuffer(kept, np.int64)
 
     def _count_all(self) -> None:
-        accounting = self.accounting
-        accounting.examples = len(self._groups)
-        counts = {column: self._groups.without_nulls(column) for column in self._columns}
-        accounting.fields = {name: count for name, count in counts.items() if count is not None}
+        counts = self.counts
+        counts.examples = len(self._groups)
+        present = {column: self._groups.without_nulls(column) for column in self._columns}
+        counts.fields = {name: count for name, count in present.items() if count is not None}
 
     def _class_names(self, source: Parquet) -> tuple[str, ...]:
         if source.label is None or source.classes is not None:

@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import as_completed
@@ -30,19 +29,26 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError, encode
-from vljax.data.files import (
-    File,
-    filesystem,
-    is_remote,
-    join,
-    partial_name,
-    read_file,
-    read_range,
-    write_file,
-)
 from vljax.data.records import Progress, SourceCounts
 from vljax.data.sources.tar_scan import Scan, Wanted, scan
 from vljax.data.worker_pool import usable_cores, worker_pool
+from vljax.files import (
+    File,
+    atomic_file,
+    base_name,
+    download,
+    expand_user,
+    is_remote,
+    join,
+    list_folder,
+    parent,
+    partial_name,
+    read_file,
+    read_range,
+    remove_file,
+    remove_folder,
+    write_file,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class TarIndex:
     """How many members each row tells of."""
     starts: np.ndarray
     """Number of the first example of each shard, and of all examples."""
-    accounting: SourceCounts
+    counts: SourceCounts
     """What was counted."""
     classes: tuple[str, ...]
     """Values that occur as class."""
@@ -72,7 +78,7 @@ class TarIndex:
             folder=folder,
             width=content["width"],
             starts=np.array([0, *np.cumsum(content["examples"], dtype=np.int64)], np.int64),
-            accounting=SourceCounts(**content["accounting"]),
+            counts=SourceCounts(**content["accounting"]),
             classes=tuple(content["classes"]),
             columns=tuple(content["columns"]),
             identity=content["identity"],
@@ -124,11 +130,11 @@ def open_index(
     """
     from filelock import FileLock
 
-    folder = os.path.expanduser(folder) if folder and not is_remote(folder) else folder
     key = index_name(shards, wanted)
-    homes = (
-        [folder] if folder else [join(os.path.dirname(shards[0].path), ".vljax"), cache_folder()]
-    )
+    if folder:
+        homes = [expand_user(folder)]
+    else:
+        homes = [join(parent(shards[0].path), ".vljax"), cache_folder()]
     for home in homes:
         with contextlib.suppress(OSError, ValueError):
             return TarIndex.load(_fetched(join(home, key)))
@@ -160,12 +166,8 @@ def _writable(folder: str) -> bool:
     probe = partial_name(join(folder, ".writable"))
     try:
         write_file(probe, b"x")
-        if is_remote(folder):
-            system, path = filesystem(probe)
-            system.rm_file(path)
-        else:
-            os.unlink(probe)
-    except Exception:  # remote file systems raise errors of their own
+        remove_file(probe)
+    except OSError:
         return False
     return True
 
@@ -174,19 +176,11 @@ def _fetched(folder: str) -> str:
     """A local copy of an index that is kept remotely; a local one as it is."""
     if not is_remote(folder):
         return folder
-    copy = join(cache_folder(), "copies", folder.rpartition("/")[2])
+    copy = join(cache_folder(), "copies", base_name(folder))
     if not os.path.exists(join(copy, "index.json")):
+        os.makedirs(copy, exist_ok=True)
         for name in ("rows.bin", "index.json"):
-            system, path = filesystem(join(folder, name))
-            partial = partial_name(join(copy, name))
-            os.makedirs(copy, exist_ok=True)
-            try:
-                system.get_file(path, partial)
-            except OSError:
-                raise
-            except Exception as error:  # remote file systems raise errors of their own
-                raise OSError(str(error)) from error
-            os.replace(partial, join(copy, name))
+            download(join(folder, name), join(copy, name))
     return copy
 
 
@@ -229,8 +223,8 @@ def build(
     """
     parts = join(target, "parts")
     part_of = {shard: join(parts, f"{_part_name(shard, wanted)}.npz") for shard in shards}
-    existing = _existing(parts)
-    todo = [shard for shard in shards if os.path.basename(part_of[shard]) not in existing]
+    existing = list_folder(parts)
+    todo = [shard for shard in shards if base_name(part_of[shard]) not in existing]
     done = len(shards) - len(todo)
     progress(done, len(shards))
     errors: dict[str, str] = {}
@@ -248,16 +242,6 @@ def build(
 
 def _part_name(shard: File, wanted: Wanted) -> str:
     return _hash([_VERSION, shard.name, shard.size, shard.stamp, encode(wanted)])
-
-
-def _existing(parts: str) -> set[str]:
-    if not is_remote(parts):
-        return set(os.listdir(parts)) if os.path.isdir(parts) else set()
-    system, path = filesystem(parts)
-    try:
-        return {os.path.basename(name) for name in system.ls(path, detail=False)}
-    except FileNotFoundError:
-        return set()
 
 
 def _scanned(
@@ -283,7 +267,7 @@ def _scan_part(shard: File, wanted: Wanted, path: str) -> str | None:
     except UserError as error:
         return str(error)
     rest = {
-        "accounting": result.accounting.as_dict(),
+        "accounting": result.counts.as_dict(),
         "classes": sorted(result.classes),
         "columns": sorted(result.columns),
     }
@@ -296,55 +280,34 @@ def _scan_part(shard: File, wanted: Wanted, path: str) -> str | None:
 def _load_part(path: str) -> Scan:
     with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as part:
         rest = json.loads(str(part["rest"]))
-        accounting = SourceCounts(**rest["accounting"])
-        return Scan(part["rows"], accounting, set(rest["classes"]), set(rest["columns"]))
+        counts = SourceCounts(**rest["accounting"])
+        return Scan(part["rows"], counts, set(rest["classes"]), set(rest["columns"]))
 
 
 def _merge(shards: list[File], wanted: Wanted, parts: list[str], target: str) -> None:
     """Writes the index from its parts, and removes these."""
-    accounting, examples = SourceCounts(), []
+    counts, examples = SourceCounts(), []
     classes: set[str] = set()
     columns: set[str] = set()
     digest = hashlib.sha256(json.dumps([_VERSION, encode(wanted)]).encode())
-    with _writing(join(target, "rows.bin")) as rows:
-        for shard, path in zip(shards, parts, strict=True):
-            part = _load_part(path)
+    with atomic_file(join(target, "rows.bin")) as path, open(path, "wb") as rows:
+        for shard, part_path in zip(shards, parts, strict=True):
+            part = _load_part(part_path)
             content = part.rows.astype(ROW).tobytes()
             rows.write(content)
             digest.update(f"{shard.name} {shard.size} {len(part.rows)}\n".encode() + content)
             examples.append(len(part.rows))
-            accounting.add(part.accounting)
+            counts.merge(part.counts)
             classes |= part.classes
             columns |= part.columns
     index = {
         "width": 1 + len(wanted.members),
         "examples": examples,
-        "accounting": accounting.as_dict(),
+        "accounting": counts.as_dict(),
         "classes": sorted(classes),
         "columns": sorted(columns),
         "identity": digest.hexdigest(),
     }
     write_file(join(target, "index.json"), json.dumps(index).encode())
-    _remove_tree(join(target, "parts"))
-
-
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[Any]:
-    """A file that appears once it is complete: another machine may read it already."""
-    if is_remote(path):
-        system, inner = filesystem(path)
-        with system.open(inner, "wb") as file:
-            yield file
-        return
-    partial = partial_name(path)
-    with open(partial, "wb") as file:
-        yield file
-    os.replace(partial, path)
-
-
-def _remove_tree(folder: str) -> None:
-    if is_remote(folder):
-        system, path = filesystem(folder)
-        system.rm(path, recursive=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)  # another host may still write into it
+    with contextlib.suppress(OSError):  # another host may still write into it
+        remove_folder(join(target, "parts"))

@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError
-from vljax.data.files import File, open_file
 from vljax.data.records import ExampleError, SourceCounts
-from vljax.data.sources.columns import class_text, decoded
-from vljax.data.sources.filters import Filter, left_out_by
+from vljax.data.sources.base import class_text, decoded
+from vljax.data.sources.filters import Filter, exclusion_reason
+from vljax.files import File, open_file
 
 BLOCK = 512
 _LARGEST = 2**32 - 1  # bytes of a member, and blocks of a shard
@@ -53,7 +53,7 @@ class Scan:
     rows: UInt32[np.ndarray, "examples columns 2"]
     """For each example, first block and size in bytes of the image and of each member wanted; zeros
     where there is none. Data never begins at block 0, which holds a header."""
-    accounting: SourceCounts
+    counts: SourceCounts
     """What was counted."""
     classes: set[str] = field(default_factory=set)
     """The values that occur as class."""
@@ -100,18 +100,18 @@ def scan(shard: File, wanted: Wanted) -> Scan:
     Raises:
       UserError: if it cannot be read, is no plain tar, or ends too early; names shard and offset.
     """
-    accounting = SourceCounts(files=1)
+    counts = SourceCounts(files=1)
     read = {member_of(condition.column) for condition in wanted.filters}
     if wanted.label:
         read.add(member_of(wanted.label))
     examples: dict[str, _Example] = {}
     columns: set[str] = set()
     with open_file(shard.path) as stream:
-        for member, content in _members(shard, stream, read, accounting):
+        for member, content in _members(shard, stream, read, counts):
             key, ending = _split(member.name)
             example = examples.setdefault(key, _Example())
             if ending in example.members:
-                accounting.leave_out("key occurs twice in its shard", f"{shard.name}/{member.name}")
+                counts.leave_out("key occurs twice in its shard", f"{shard.name}/{member.name}")
                 continue
             example.members[ending] = (member.offset_data // BLOCK, member.size)
             columns.add(ending)
@@ -120,7 +120,7 @@ def scan(shard: File, wanted: Wanted) -> Scan:
                     columns |= _keys(content)
                 if ending in read:
                     example.contents[ending] = content
-    result = Scan(np.zeros((0, 0, 2), np.uint32), accounting, columns=columns)
+    result = Scan(np.zeros((0, 0, 2), np.uint32), counts, columns=columns)
     result.rows = _rows(shard, examples, wanted, result)
     return result
 
@@ -134,7 +134,7 @@ def _rows(
         name = f"{shard.name}/{key}"
         image = next((e for e in wanted.image if e in example.members), None)
         if image is None:
-            result.accounting.leave_out("no image", name)
+            result.counts.leave_out("no image", name)
             continue
 
         def value(column: str, contents: dict[str, bytes] = example.contents) -> Any:
@@ -143,19 +143,19 @@ def _rows(
             except ExampleError:
                 return None
 
-        reason = left_out_by(wanted.filters, value)
+        reason = exclusion_reason(wanted.filters, value)
         if reason is not None:
-            result.accounting.leave_out(reason, name)
+            result.counts.leave_out(reason, name)
             continue
         rows.append([example.members.get(e, (0, 0)) for e in (image, *wanted.members)])
-        result.accounting.count(example.members)
+        result.counts.add_example(example.members)
         if wanted.label and (label := value(wanted.label)) is not None:
             result.classes.add(class_text(label))
     return np.array(rows, np.uint32).reshape(-1, 1 + len(wanted.members), 2)
 
 
 def _members(
-    shard: File, stream: Any, read: set[str], accounting: SourceCounts
+    shard: File, stream: Any, read: set[str], counts: SourceCounts
 ) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
     """The members that may be used, with the content of those to read and of the first JSON."""
     documents = 0
@@ -165,7 +165,7 @@ def _members(
                 reason = _refused(member)
                 if reason is not None:
                     if not member.isdir():
-                        accounting.leave_out(reason, f"{shard.name}/{member.name}")
+                        counts.leave_out(reason, f"{shard.name}/{member.name}")
                     continue
                 ending = _split(member.name)[1]
                 content = None

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, suggest
-from vljax.data.files import expand
 from vljax.data.records import ExampleError, SourceCounts
 from vljax.data.sources.array_record import ArrayRecords
-from vljax.data.sources.columns import DescribedRecords, FileSource, LastRead, decoded, image_file
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.base import ColumnRecords, FileSource, LastRead, decoded, image_file
+from vljax.data.sources.filters import exclusion_reason
+from vljax.files import find_files
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Tfds(FileSource, name="tfds"):
         return TfdsRecords(self, self.path)
 
 
-class TfdsRecords(DescribedRecords):
+class TfdsRecords(ColumnRecords):
     """The examples of a split that filters keep."""
 
     def __init__(self, source: Tfds, folder: str):
@@ -78,34 +78,36 @@ class TfdsRecords(DescribedRecords):
         self._last = LastRead()
         self._kept: np.ndarray | None = None
         paths = map(str, builder.info.splits[source.split].filepaths)
-        files = expand(tuple(paths), (), "data.source.path")
-        self.accounting = SourceCounts(files=len(files))
+        files = find_files(tuple(paths), (), "data.source.path")
+        self.counts = SourceCounts(files=len(files))
         if source.filters:
             self._kept = self._filtered(source)
         else:
-            self.accounting.examples = len(self._data)
+            self.counts.examples = len(self._data)
         names = _class_names(features, source.label) if source.label else ()
         super().__init__(source, names, indexed=True)
         self.identity = source.identity(
             source.image, source.split, builder.info.full_name, ArrayRecords(files).summary()
         )
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _filtered(self, source: Tfds) -> np.ndarray:
-        accounting = self.accounting
+        counts = self.counts
         kept = []
         for number in range(len(self._data)):
             try:
                 example = self._example(number)
             except ExampleError as error:
-                accounting.leave_out(str(error), f"example {number}")
+                counts.leave_out(str(error), f"example {number}")
                 continue
-            reason = left_out_by(source.filters, partial(_feature, example))
+            reason = exclusion_reason(source.filters, partial(_feature, example))
             if reason is None:
                 kept.append(number)
-                accounting.count(c for c in source.described_by if _feature(example, c) is not None)
+                counts.add_example(
+                    c for c in source.annotation_columns if _feature(example, c) is not None
+                )
             else:
-                accounting.leave_out(reason, f"example {number}")
+                counts.leave_out(reason, f"example {number}")
         return np.array(kept, np.int64)
 
     def __len__(self) -> int:

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError, setting
-from vljax.data.files import File, read_range
 from vljax.data.records import ExampleError, Progress, log_progress
-from vljax.data.sources.columns import DescribedRecords, FileSource, LastRead, class_names_of
+from vljax.data.sources.base import ColumnRecords, FileSource, LastRead, class_names_of
 from vljax.data.sources.tar_index import TarIndex, open_index
 from vljax.data.sources.tar_scan import BLOCK, Wanted, json_of, key_before, member_of, value_of
+from vljax.files import File, read_range
 
 _GAP = 2**16  # bytes read in vain rather than asking twice
 
@@ -43,12 +43,12 @@ class WebDataset(FileSource, name="webdataset"):
         return self.index(None, log_progress(self.full_name))
 
     def index(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
-        members = tuple(dict.fromkeys(member_of(column) for column in self.described_by))
+        members = tuple(dict.fromkeys(member_of(column) for column in self.annotation_columns))
         return self._records(members, workers, progress)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
         chosen = self.index(workers, progress)
-        counts = chosen.accounting.fields
+        counts = chosen.counts.fields
         images = {ending for ending in counts if ending in self.image}
         # Where no example has two, the image is the only one.
         alone = sum(counts[ending] for ending in images) == len(chosen)
@@ -70,7 +70,7 @@ class WebDataset(FileSource, name="webdataset"):
         return WebDatasetRecords(self, shards, members, index)
 
 
-class WebDatasetRecords(DescribedRecords):
+class WebDatasetRecords(ColumnRecords):
     """The examples of tar shards; each is read from its shard when asked for.
 
     Attributes:
@@ -86,8 +86,8 @@ class WebDatasetRecords(DescribedRecords):
         self._index = index
         self._last = LastRead()
         self.identity = source.identity(index.identity)
-        self.accounting = index.accounting
-        self.accounting.log(source.full_name)
+        self.counts = index.counts
+        self.counts.log(source.full_name)
 
     def __len__(self) -> int:
         return len(self._index)

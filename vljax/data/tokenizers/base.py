@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from vljax.config import Component, UserError, decode, encode
-from vljax.data.files import join, read_bytes
 from vljax.data.tokenizers.cleaning import Cleaning, clean
+from vljax.files import join, read_user_file
 
 CONFIG_FILE = "config.json"
 
@@ -68,7 +68,7 @@ class Tokenizer(Component, abc.ABC):
         path: str | None = getattr(self, "path", None)
         if path is None:
             raise UserError(f"data.tokenizer.path: unset; set it to a {self.type_name} vocabulary")
-        return read_bytes(path)
+        return read_user_file(path)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def load_tokenizer(directory: str) -> LoadedTokenizer:
       UserError: if a file is missing or broken.
     """
     file = join(str(directory), CONFIG_FILE)
-    content = read_bytes(file)
+    content = read_user_file(file)
     try:
         data = json.loads(content)
     except ValueError as error:

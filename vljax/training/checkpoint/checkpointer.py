@@ -18,7 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from vljax.config import UserError
-from vljax.parallel.processes import distributed
+from vljax.parallel.processes.agreement import barrier, broadcast
+from vljax.parallel.processes.start import is_first, process_index
 from vljax.training.checkpoint import manifest, saved_state, storage
 from vljax.training.checkpoint import saved_state as orbax_noise
 from vljax.training.checkpoint.manifest import newest, read_file, step_folder, steps, verify
@@ -67,10 +68,10 @@ class Checkpointer:
         if keep < 1:
             raise UserError(f"keep: at least 1 checkpoint must stay, not {keep}")
         self._workdir = storage.absolute(workdir)
-        storage.make_writable(self._workdir / "checkpoints", distributed.process())
+        storage.make_writable(self._workdir / "checkpoints", process_index())
         self._keep = keep
         self._report = report
-        self._first = distributed.is_first()
+        self._first = is_first()
         orbax_noise.silence()
         self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._thread: threading.Thread | None = None
@@ -102,7 +103,7 @@ class Checkpointer:
             if self._first:
                 storage.remove(folder)
                 folder.mkdir(parents=True)
-            distributed.barrier("save", _TIMEOUT_SECONDS)  # in the folder that is empty now
+            barrier("save", _TIMEOUT_SECONDS)  # in the folder that is empty now
             self._arrays.save(folder / "state", args=arrays)
         except Exception as error:
             self._discard(folder)
@@ -151,7 +152,7 @@ class Checkpointer:
                 )
         else:
             self.wait()
-            distributed.decided("checkpoint", lambda: self._require(step), _TIMEOUT_SECONDS)
+            broadcast("checkpoint", lambda: self._require(step), _TIMEOUT_SECONDS)
         if step is None:
             return None
         return Restored(step, read_state(step_folder(self._workdir, step), target))
@@ -199,7 +200,7 @@ class Checkpointer:
             if not self._first:
                 raise  # which ends the run at the next save
         # Through the processes, since a shared file system may show the manifest late.
-        said = distributed.decided(
+        said = broadcast(
             "checkpoint complete",
             lambda: "" if failure is None else storage.reason(failure),
             _TIMEOUT_SECONDS,
@@ -252,7 +253,7 @@ class Checkpointer:
 
     def _agreed(self, answer: Callable[[], int]) -> int:
         """The first process looks, all go by what it saw."""
-        return int(distributed.decided("checkpoint", lambda: str(int(answer())), _TIMEOUT_SECONDS))
+        return int(broadcast("checkpoint", lambda: str(int(answer())), _TIMEOUT_SECONDS))
 
 
 def _check_name(name: str) -> None:

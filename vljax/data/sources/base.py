@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, encode, setting, suggest
-from vljax.data.files import File, expand, is_remote, join, read_file
 from vljax.data.records import (
     Annotation,
     ExampleError,
@@ -26,6 +25,7 @@ from vljax.data.records import (
     dataset_name,
 )
 from vljax.data.sources.filters import Filter
+from vljax.files import File, find_files, is_remote, join, read_file
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class FileSource(Source):
         """The files that `path` names. Raises UserError if it is unset or names none."""
         if not self.path:
             raise UserError(f"data.source.path: unset; set --data.source.path to {what}")
-        return expand(self.path, suffixes, "data.source.path")
+        return find_files(self.path, suffixes, "data.source.path")
 
     @property
-    def described_by(self) -> tuple[str, ...]:
+    def annotation_columns(self) -> tuple[str, ...]:
         """The columns that are read beside the image."""
         columns = [*self.captions, self.tags, self.label]
         return tuple(dict.fromkeys(column for column in columns if column))
@@ -80,7 +80,7 @@ class FileSource(Source):
         return {column for column in (*captions, self.tags, self.label) if column}
 
     @property
-    def filtered_by(self) -> tuple[str, ...]:
+    def filter_columns(self) -> tuple[str, ...]:
         """The columns that decide which examples stay."""
         return tuple(dict.fromkeys(condition.column for condition in self.filters))
 
@@ -132,7 +132,7 @@ def _named(path: PurePosixPath) -> str:
     return path.parent.name if is_pattern else path.name
 
 
-class DescribedRecords(Records):
+class ColumnRecords(Records):
     """Records that read what is written about an example when asked.
 
     A value that cannot be used is no exception before the example is asked for as a whole: what is
@@ -144,7 +144,7 @@ class DescribedRecords(Records):
       indexed: whether whole numbers among the values are indices of these names.
     """
 
-    accounting: SourceCounts
+    counts: SourceCounts
 
     def __init__(
         self, source: FileSource, class_names: Sequence[str] = (), *, indexed: bool = False
