@@ -24,7 +24,7 @@ from vljax.run import Prepared
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
 
-Take = Callable[[Account, Bool[np.ndarray, " rows"]], None]
+Record = Callable[[Account, Bool[np.ndarray, " rows"]], None]
 
 # A program that runs once need not be fast. LLVM takes half the time, and the numbers are the same.
 _QUICK: dict[str, bool | int | float | str] = {"xla_backend_optimization_level": 1}
@@ -155,19 +155,19 @@ def hyper(prepared: Prepared) -> Hyper:
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
-def _nobody(account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
-    """Where nobody asks what became of the examples."""
+def _ignore(account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+    """Keeps no statistics."""
 
 
 def device_batches(
-    prepared: Prepared, step: int, take: Take = _nobody
+    prepared: Prepared, step: int, record: Record = _ignore
 ) -> Iterator[dict[str, jax.Array]]:
     """Training batches from a step on, split over the mesh; a process reads its devices' rows.
 
     Args:
       prepared: the run.
       step: the number of the first batch.
-      take: told what became of the examples, and which of them this process counts.
+      record: called with what became of the examples, and which of them this process counts.
     """
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
@@ -182,7 +182,7 @@ def device_batches(
             start_step=step,
             process_index=part,
             process_count=count,
-            report=lambda account: take(account, own),
+            report=lambda account: record(account, own),
         )
 
     for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):

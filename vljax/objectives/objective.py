@@ -98,7 +98,7 @@ class Objective(Component, abc.ABC):
         return {}
 
     def reads(self) -> tuple[str, ...]:
-        """Names of the outputs that it needs; a model without them is refused before any compile."""
+        """Names of the outputs that it needs; a model without one is an error before compiling."""
         return ()
 
     def views(self) -> tuple[str, ...]:
