@@ -14,12 +14,12 @@ from tests.interop.test_traps import read
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip
-from vljax.data.tokenizers.clip_bpe import ClipWords
+from vljax.data.tokenizers.clip_bpe import ClipBpe
 from vljax.interop import convert, formats
 from vljax.interop.arguments import _FORMATS
 from vljax.interop.convert import import_model
 from vljax.interop.export_issues import ACCEPTABLE, Losses
-from vljax.training.checkpoint import checkpointer
+from vljax.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
 
 def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None):
     """The checkpoint, cleaning and resizing otherwise."""
-    newest = checkpointer.newest(str(home / "w"))
+    newest = checkpoint.find_intact(str(home / "w"))
     file = None if vocabulary is None else str(vocabulary)
     found, _ = convert._trained(newest, file, "float32", None)
     tokenizer = dataclasses.replace(found.tokenizer.config, cleaning=cleaning).load()
@@ -52,7 +52,7 @@ def vocabulary(home):
     What two tokens a token was merged from is what all merges before make of its bytes.
     """
     tokenizer = Clip().load()._tokenizer
-    ids = ClipWords.from_decode(tokenizer.decode)._ids
+    ids = ClipBpe.from_decode(tokenizer.decode)._ids
     ranks = sorted(ids, key=ids.get)
     letters = {byte[0]: chr(c) for byte, c in zip(ranks[:256], _letters(), strict=True)}
 

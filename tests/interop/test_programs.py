@@ -32,7 +32,8 @@ from vljax.interop.safetensors_files import read_file
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite
 from vljax.run import Run, prepare
-from vljax.training.checkpoint import checkpointer, manifest
+from vljax.training import checkpoint
+from vljax.training.checkpoint import manifest
 from vljax.workdir import model_files
 
 TOLERANCE = 2e-6
@@ -240,7 +241,7 @@ def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeyp
 
 
 def test_transforms_that_do_not_travel(siglip):
-    trained, _ = convert._trained(checkpointer.newest(str(siglip)), None, "float32", None)
+    trained, _ = convert._trained(checkpoint.find_intact(str(siglip)), None, "float32", None)
     decode, *others = trained.run.data.eval_transforms
     losses = Losses("stablehlo")
     for transforms, message in (

@@ -20,7 +20,7 @@ from vljax.data.tokenizers import HuggingFace
 from vljax.interop import convert, formats
 from vljax.interop.convert import export_model, import_model
 from vljax.interop.export_issues import Losses
-from vljax.training.checkpoint import checkpointer
+from vljax.training import checkpoint
 
 TWO_TOWERS = ["transformers_clip_a", "transformers_siglip_a", "transformers_siglip_b", "siglip2_b"]
 
@@ -41,7 +41,7 @@ class Home:
         workdir = self.folder / f"{name}-w"
         if not workdir.exists():
             import_model(str(self.foreign(name)), str(workdir), overwrite=False, report=quiet)
-        return convert._trained(checkpointer.newest(str(workdir)), None, "float32", None)[0]
+        return convert._trained(checkpoint.find_intact(str(workdir)), None, "float32", None)[0]
 
 
 def quiet(done, total):

@@ -8,8 +8,8 @@ from vljax.training import example_statistics
 
 SCRIPT = """
 import jax, numpy as np
-from vljax.data.pipeline.batches import Account
-from vljax.data.pipeline.batches import Rejected
+from vljax.data.pipeline.batches import BatchStatistics
+from vljax.data.pipeline.batches import RejectedExample
 from vljax.parallel import rows
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding
@@ -24,11 +24,11 @@ for step in range(3):
         bad = [row for row in range(size) if (part * size + row) % 4 == step]
         valid = np.array([row not in bad for row in range(size)])
         rejected = tuple(
-            Rejected(row, "pets", "", 10 * step + part * size + row, "damaged", "why")
+            RejectedExample(row, "pets", "", 10 * step + part * size + row, "damaged", "why")
             for row in bad
         )
-        account = Account(step, valid, ~valid, rejected)
-        statistics.record(account, np.split(counted, parts.total)[part])
+        batch = BatchStatistics(step, valid, ~valid, rejected)
+        statistics.record(batch, np.split(counted, parts.total)[part])
     statistics.check(step) if step == 2 else None
     found = statistics.flush(step + 1)
 print(sorted(found.items()))

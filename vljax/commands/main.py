@@ -146,7 +146,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
 
 
 def _train(argv: list[str], json_path: str | None, prog: str) -> int:
-    from vljax.host_memory import keep_freed_memory
+    from vljax.host_process import keep_freed_memory
 
     keep_freed_memory()  # before NumPy and JAX start threads
     run = _load(argv, prog)

@@ -26,7 +26,8 @@ from vljax.models.assembly import Model
 from vljax.models.kernels.quantization import FORMS
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
-from vljax.training.checkpoint import checkpointer, manifest
+from vljax.training import checkpoint
+from vljax.training.checkpoint import manifest
 from vljax.workdir import FORMAT_VERSION, decode_recipe, description, model_files
 
 _QUANTIZES = "safetensors"
@@ -131,7 +132,7 @@ def export_model(
       UserError: if the checkpoint is damaged, or holds what the format cannot express.
     """
     chosen, write = _writer(format_name, accept, quantize)
-    folder = checkpointer.newest(path)
+    folder = checkpoint.find_intact(path)
     trained, notes = _trained(folder, vocabulary, dtype, quantize)
     if trained.statistics and not chosen.takes_statistics:
         kinds = ", ".join(sorted({name.split("/")[0] for name in trained.statistics}))
@@ -185,20 +186,20 @@ def _model(trained: Trained) -> Model:
 def _trained(
     folder: epath.Path, vocabulary: str | None, dtype: str, quantize: str | None
 ) -> tuple[Trained, list[str]]:
-    environment = json.loads(checkpointer.read_file(folder, "environment.json"))
+    environment = json.loads(checkpoint.read_file(folder, "environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
         found = environment["format_version"]
         raise UserError(f"{folder}: format {found}, this version of vljax reads {FORMAT_VERSION}")
-    recipe = json.loads(checkpointer.read_file(folder, "recipe.json"))
+    recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
     parameters, averages = stored.parameters(folder)
     notes = [f"{averages} of {len(parameters)} arrays are moving averages"] if averages else []
-    names = [name for name in manifest.names(folder) if not name.startswith("state/")]
+    names = [name for name in manifest.file_names(folder) if not name.startswith("state/")]
     trained = Trained(
         run=decode_recipe(recipe, f"{folder}/recipe.json"),
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
         parameters=parameters,
         statistics=stored.statistics(folder),
-        files={name: checkpointer.read_file(folder, name) for name in names},
+        files={name: checkpoint.read_file(folder, name) for name in names},
         vocabulary=None if vocabulary is None else Path(vocabulary),
         dtype=dtype,
         step=int(folder.name),

@@ -18,7 +18,6 @@ from vljax.interop.safetensors_files import Progress
 from vljax.interop.tensors import Lazy
 from vljax.models.layout import canonical_paths, leaves
 from vljax.training.checkpoint import saved_state, storage
-from vljax.training.checkpoint import saved_state as orbax_noise
 
 Shape = tuple[int, ...]
 _CACHE_BYTES = 2**31
@@ -122,7 +121,7 @@ def write_parameters(folder: Path, made: Mapping[str, Lazy], progress: Progress)
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = value
-    orbax_noise.silence()
+    saved_state.silence_orbax()
     types = ocp.type_handlers.create_type_handler_registry(
         (Lazy, _LazyHandler(progress)), (jax.Array, ocp.type_handlers.ArrayHandler())
     )

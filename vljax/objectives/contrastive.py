@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vljax.models.similarity import Similarity
 from vljax.objectives.objective import Batch, Context, Objective, Result, Scalar
 from vljax.objectives.pair_logits import (
     ONE_DEVICE,
     Direction,
     PairLogits,
-    Similarity,
     Tiling,
     pair_logits,
     sigmoid_negatives,

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from vljax.models.heads.embedding import unit
+from vljax.models.similarity import Similarity, unit
 from vljax.parallel.ring import on_each_part, tour
 
-Similarity = Literal["cosine", "dot", "euclidean"]
 Direction = Literal["both", "image_to_text", "text_to_image"]
 Vector = Float[Array, "batch"]
 Tree = Any

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vljax.config import UserError
-from vljax.data.pipeline.batches import Account
+from vljax.data.pipeline.batches import BatchStatistics
 from vljax.parallel.processes.agreement import broadcast, gather
 from vljax.parallel.processes.start import is_first
 from vljax.training import jsonl_log
@@ -53,10 +53,10 @@ class ExampleStatistics:
     `rejected/` on remote storage).
 
     >>> import tempfile, numpy as np
-    >>> from vljax.data.pipeline.batches import Account
+    >>> from vljax.data.pipeline.batches import BatchStatistics
     >>> statistics = ExampleStatistics(tempfile.mkdtemp(), start=0, limit=0.1)
     >>> valid = np.array([True, True, False, True])
-    >>> statistics.record(Account(0, valid, ~valid, ()), counted=np.ones(4, bool))
+    >>> statistics.record(BatchStatistics(0, valid, ~valid, ()), counted=np.ones(4, bool))
     >>> statistics.flush(1)["data/decoded"]
     3.0
 
@@ -82,16 +82,16 @@ class ExampleStatistics:
             rows = [row for row in read(workdir) if row["step"] <= start]
             self._listed |= {(row["source"], row["index"]) for row in rows}
 
-    def record(self, account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+    def record(self, batch: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
         """Counts the examples of a batch, or of a part of it.
 
         Args:
-          account: what became of its examples.
+          batch: what became of its examples.
           counted: the rows that this process counts, where several processes read the same rows.
         """
-        self._pending["decoded"] += int(np.sum(account.valid & counted))
-        self._pending["repeated"] += int(np.sum(account.repeated & counted))
-        for example in account.rejected:
+        self._pending["decoded"] += int(np.sum(batch.valid & counted))
+        self._pending["repeated"] += int(np.sum(batch.repeated & counted))
+        for example in batch.rejected:
             if not counted[example.row]:
                 continue
             self._pending[f"rejected/{example.kind}"] += 1
@@ -99,7 +99,7 @@ class ExampleStatistics:
             if key not in self._listed and len(self._listed) < _MAX_LISTED:
                 if not is_first():
                     self._listed.add(key)  # the first process does so in `_add`, for all processes
-                row = RejectedRow(account.step + 1, *key, example.kind, example.reason)
+                row = RejectedRow(batch.step + 1, *key, example.kind, example.reason)
                 self._pending_rows.append(row)
 
     def flush(self, step: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from vljax.config import UserError
 from vljax.optim import Hyper
 from vljax.parallel.processes.agreement import all_reduce_maximum, barrier
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer
 from vljax.training.example_statistics import ExampleStatistics
 from vljax.training.gradients import Metrics
 from vljax.training.interrupt import Interrupted, StopRequest

@@ -92,7 +92,7 @@ def test_other_files_and_formats_are_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"0\.array_record: record is not in vljax's format; read"):
         ArrayRecord(str(folder)).open()
     (folder / "0.array_record").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"0\.array_record: no intact ArrayRecord file"):
+    with pytest.raises(UserError, match=r"0\.array_record: not an intact ArrayRecord file"):
         ArrayRecord(str(folder)).open()
 
 

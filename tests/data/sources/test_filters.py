@@ -31,7 +31,7 @@ def test_filters_keep(condition, kept, dropped):
         (Range("width", minimum=64), "width is not at least 64"),
         (Range("width", maximum=0.5), "width is not at most 0.5"),
         (Length("txt", minimum=1, maximum=9), "length of txt is not in 1..9"),
-        (Equals("status", values=("success",)), "status is none of success"),
+        (Equals("status", values=("success",)), "status is not one of success"),
         (Matches("txt", pattern="x+"), "txt does not match x+"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_missing_column_is_named_with_a_suggestion(folder):
 def test_a_file_that_is_cut_off_is_named(folder, tmp_path, end):
     path = tmp_path / "1.parquet"
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(UserError, match=rf"{path}: no intact Parquet file \(.+\)$"):
+    with pytest.raises(UserError, match=rf"{path}: not an intact Parquet file \(.+\)$"):
         Parquet(folder).open()
 
 
@@ -116,7 +116,7 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):
 
 
 def test_a_column_that_holds_no_text_rejects_examples(folder):
-    with pytest.raises(ExampleError, match="width is no text but int"):
+    with pytest.raises(ExampleError, match="width is not text but int"):
         Parquet(folder, captions=("width",)).open()[0]
 
 

@@ -6,14 +6,14 @@ import pytest
 from tests.data.written import sample, special, write_shards, write_tar
 from vljax.config import UserError
 from vljax.data.sources.filters import Range
-from vljax.data.sources.tar_scan import Wanted, key_before, scan
+from vljax.data.sources.tar_scan import IndexOptions, key_before, scan
 from vljax.files import find_files
 
-WANTED = Wanted(image=("jpg", "png"), members=("txt",), filters=(), label=None)
+OPTIONS = IndexOptions(image=("jpg", "png"), members=("txt",), filters=(), label=None)
 
 
-def scanned(path, wanted=WANTED):
-    return scan(find_files(str(path), (".tar",), "path")[0], wanted)
+def scanned(path, options=OPTIONS):
+    return scan(find_files(str(path), (".tar",), "path")[0], options)
 
 
 def contents(path, result):
@@ -91,16 +91,16 @@ def test_examples_without_an_image_are_left_out_and_those_without_a_caption_are_
 
 def test_filters_leave_out_with_a_count(tmp_path):
     samples = [sample(i) for i in range(5)] + [sample(5, json={"width": None})]
-    wanted = Wanted(("jpg",), (), (Range("json.width", minimum=23),), None)
-    result = scanned(write_shards(tmp_path, samples), wanted)
+    options = IndexOptions(("jpg",), (), (Range("json.width", minimum=23),), None)
+    result = scanned(write_shards(tmp_path, samples), options)
     assert len(result.rows) == 2
     assert result.counts.left_out == {"json.width is not at least 23": 4}
 
 
 def test_values_of_the_class_are_collected(tmp_path):
     samples = [sample(i, cls=str(i % 2)) for i in range(4)]
-    wanted = Wanted(("jpg",), ("cls",), (), "cls")
-    assert scanned(write_shards(tmp_path, samples), wanted).classes == {"0", "1"}
+    options = IndexOptions(("jpg",), ("cls",), (), "cls")
+    assert scanned(write_shards(tmp_path, samples), options).classes == {"0", "1"}
 
 
 @pytest.fixture
@@ -136,8 +136,8 @@ def test_a_damaged_header_is_named_with_its_offset(tmp_path, whole):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no tar file"),
-        (b"not a tar " * 200, "is no tar file"),
+        (b"", "is not a tar file"),
+        (b"not a tar " * 200, "is not a tar file"),
         (gzip.compress(b"x" * 4000, mtime=0), "is compressed, which allows no random access"),
     ],
 )

@@ -99,7 +99,7 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(folder):
     [
         ({"captions": ("captions",)}, r"captions: .* has no 'captions'; did you mean 'captions\."),
         ({"image": "img"}, r"image: tfds:pets-1.2.0:train has no 'img'"),
-        ({"split": "trian"}, r"split: 'trian' is none of .*; did you mean 'train'\?"),
+        ({"split": "trian"}, r"split: .* has no split 'trian'; did you mean 'train'\?"),
     ],
 )
 def test_what_the_data_set_lacks_is_named_with_a_suggestion(folder, changes, message):
@@ -108,7 +108,7 @@ def test_what_the_data_set_lacks_is_named_with_a_suggestion(folder, changes, mes
 
 
 def test_a_folder_that_tfds_did_not_prepare(tmp_path):
-    with pytest.raises(UserError, match=r"no data set that TFDS prepared in .*dataset_info\.json"):
+    with pytest.raises(UserError, match=r"is not a data set prepared by TFDS; name .*_info\.json"):
         Tfds(str(tmp_path)).open()
     with pytest.raises(UserError, match=r"unset; set --data\.source\.path to the folder"):
         Tfds().open()

@@ -1,4 +1,4 @@
-"""A file with one JSON object a line, beside image files."""
+"""JSON-lines files that list image files: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ from vljax.files import base_name, parent, read_user_file
 class JsonLines(Source, name="jsonl"):
     """Images listed in a JSON-lines file.
 
-    A line is `{"image": "relative/path.jpg", "caption": "..."}`; instead of `caption` there may be
-    a list `captions`, and further `tags` (a list) and `class` (a name). Keys that are not named
-    here are left alone.
+    A line is `{"image": "relative/path.jpg", "caption": "..."}`. It may have a list `captions`
+    instead of `caption`, a list `tags`, and a class name `class`. Other keys are ignored, but
+    filters can use them.
+
+    >>> with open("pets.jsonl", "w") as file:
+    ...     _ = file.write('{"image": "0.jpg", "caption": "a dog", "class": "dog"}\\n')
+    ...     _ = file.write('{"image": "1.jpg", "captions": ["a cat", "asleep"]}\\n')
+    >>> records = JsonLines("pets.jsonl").open()
+    >>> [records.annotation(i).captions for i in range(len(records))]
+    [('a dog',), ('a cat', 'asleep')]
     """
 
     path: str | None = setting(None, path=True)
-    """The file. Image paths in it are relative to its folder; they may be URLs."""
+    """The file. Image paths in it are relative to its folder, or URLs."""
     filters: tuple[Filter, ...] = ()
-    """Which lines stay; any key of a line is a column."""
+    """Filters that a line must pass; any key of a line is a column."""
 
     @property
     def full_name(self) -> str:
@@ -34,7 +41,7 @@ class JsonLines(Source, name="jsonl"):
 
     @property
     def dataset(self) -> str:
-        """The name of the file without its ending, so that files are told apart."""
+        """The name of the file without its ending."""
         return dataset_name(self.path or "") or self.type_name
 
     def open(self) -> Records:
@@ -50,7 +57,7 @@ class JsonLines(Source, name="jsonl"):
 
 
 class JsonLinesRecords(Records):
-    """The examples of a JSON-lines file; images are read when asked for."""
+    """The lines of a JSON-lines file; an image is read when it is asked for."""
 
     def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, in_full: bool = False):
         content = read_user_file(path)
@@ -71,8 +78,8 @@ class JsonLinesRecords(Records):
                 self.counts.add_example(key for key, value in parsed.items() if value)
         self.identity = hashlib.sha256(content).hexdigest()
         if filters:
-            both = f"{self.identity} {json.dumps(encode(filters))}"
-            self.identity = hashlib.sha256(both.encode()).hexdigest()
+            key = f"{self.identity} {json.dumps(encode(filters))}"
+            self.identity = hashlib.sha256(key.encode()).hexdigest()
         self.counts.log(f"jsonl:{base_name(path)}")
         self.class_names = tuple(sorted({row["class"] for row in rows if row["class"] is not None}))
         labels = {name: label for label, name in enumerate(self.class_names)}
@@ -99,7 +106,7 @@ _COVERED = ("caption", "captions", "tags", "class")
 
 
 def _parse(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One line as it is, and a dict with `image`, `captions`, `tags` and `class` (or None)."""
+    """All keys of a line, and a dict of `image`, `captions`, `tags` and `class` (or None)."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

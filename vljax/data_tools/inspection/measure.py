@@ -12,12 +12,17 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vljax.data.images.errors import image_errors
-from vljax.data.images.header import MODES, ImageHeader, read_header
+from vljax.data.images.decoding import (
+    FORMATS,
+    MODES,
+    ImageHeader,
+    decode_image,
+    image_errors,
+    read_header,
+)
 from vljax.data.images.jpeg import Box, JpegImage, orient
 from vljax.data.records import REJECTION_KINDS, ExampleError, Record, Records
 from vljax.data.tokenizers.base import LoadedTokenizer
-from vljax.data.transforms.decode import FORMATS, decode_image
 from vljax.data_tools.inspection.likeness import COLOURS, signature
 
 OUTCOMES = ("usable", *REJECTION_KINDS)
