@@ -90,12 +90,13 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     Raises:
       UserError: if there is no intact checkpoint that this version can read.
 
-        from vljax.inference import load
-
-        model = load("runs/quickstart")
-        images = model.encode_image([Path("cat.png").read_bytes()])
-        texts = model.encode_text(["a cat", "a dog"])
-        print(images @ texts.T)  # cosine similarities, shape [1, 2]
+    >>> model = load("runs/quickstart")  # doctest: +SKIP
+    >>> images = model.encode_image([Path("cat.png").read_bytes()])  # doctest: +SKIP
+    >>> texts = model.encode_text(["a cat", "a dog"])  # doctest: +SKIP
+    >>> similarities = images @ texts.T  # doctest: +SKIP
+    >>> load("no/such/workdir")
+    Traceback (most recent call last):
+    vljax.config.UserError: no/such/workdir: no intact checkpoint
     """
     enable_compilation_cache()
     written = exported.opened(path) if exported.recognises(path) else None
