@@ -3,8 +3,8 @@
 python benchmarks/topologies.py [--only NAME,...] [--json PATH]
 
 Each row is one `vljax compile` (minutes on a few CPU cores); standard error shows it. Times are
-those of a cost model (docs/compile.md), not measurements. Exit status 1 if a recipe does not fit. TPU rows
-need libtpu (`pip install 'vljax[tpu-aot]'`), GPU rows the CUDA plugin (`vljax[cuda]`).
+those of a cost model (docs/compile.md), not measurements. Exit status 1 if a recipe does not fit.
+TPU rows need libtpu (`pip install 'vljax[tpu-aot]'`), GPU rows the CUDA plugin (`vljax[cuda]`).
 """
 
 from __future__ import annotations
