@@ -83,11 +83,11 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
       UserError: if there is no intact checkpoint of a format that this version reads.
     """
     keep_compiled()
-    written = exported.opened(path) if exported.recognises(path) else None
+    written = exported.open_folder(path) if exported.recognises(path) else None
     folder = checkpointer.newest(path) if written is None else epath.Path(written.folder)
 
     def read(name: str) -> bytes:
-        # Of what was exported all digests are checked already.
+        # For an exported folder, `open_folder` has already compared all digests.
         return checkpointer.read_file(folder, name) if written is None else written.read_file(name)
 
     environment = json.loads(read("environment.json"))

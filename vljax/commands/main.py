@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vljax import __version__, config
+from vljax.commands import import_export, verify
 from vljax.config import UserError
-from vljax.interop import arguments
-from vljax.verify import arguments as verify_arguments
 
 if TYPE_CHECKING:
     from vljax.run import Run
@@ -125,11 +124,11 @@ def _dispatch(argv: list[str], prog: str) -> int:
     commands.add_parser(
         "data", help="build, convert, index and inspect data sets, train tokenizers"
     )
-    arguments.add(commands)
-    verify_arguments.add(commands)
-    if argv[:1] == [verify_arguments.NAME]:
+    import_export.add(commands)
+    verify.add(commands)
+    if argv[:1] == [verify.NAME]:
         return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")
-    if argv and argv[0] in arguments.NAMES:
+    if argv and argv[0] in import_export.NAMES:
         return _import_or_export(argv[0], parser, argv, prog)
     if argv and argv[0] in commands.choices:
         name = argv[0]
@@ -267,9 +266,7 @@ def _import_or_export(
 
 def _verify(asked: argparse.Namespace, prog: str) -> int:
     """Status 1 if a number differs from the published one by more than the tolerance."""
-    from vljax.verify.command import run
-
-    result = run(asked, prog)
+    result = verify.run(asked, prog)
     _write_json(asked.json, result)
     return 0 if result["agrees"] else 1
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.open_clip.image import read_layers, write_layers
 from vljax.interop.open_clip.tokenizer import Ids
 from vljax.models.encoders import TextTransformer
@@ -25,7 +26,7 @@ _NOT_HERE: dict[str, Any] = {
 _POOLINGS = {"argmax": "eos", "eos": "eos", "last": "last", "first": "first"}
 
 
-def read(fields: Fields, tokenizer: Ids, *, quick: bool) -> tuple[TextTransformer, str]:
+def read(fields: ForeignConfig, tokenizer: Ids, *, quick: bool) -> tuple[TextTransformer, str]:
     """Our text tower, and how its embedding is projected."""
     for name, value in _NOT_HERE.items():
         fields.must(name, value, value)
@@ -53,15 +54,15 @@ def read(fields: Fields, tokenizer: Ids, *, quick: bool) -> tuple[TextTransforme
 
 
 def write(
-    tower: TextTransformer, head: Embedding, tokenizer: Ids, losses: Losses
+    tower: TextTransformer, head: Embedding, tokenizer: Ids, issues: ExportIssues
 ) -> tuple[dict[str, Any], bool]:
     """`text_cfg`, and whether it is CLIP's own, which needs no `custom_text`."""
     path = "model.encoders.text"
     if tower.pooling not in _POOLINGS.values():
-        losses.refuse(f"{path}.pooling", tower.pooling, "first, last and eos")
+        issues.refuse(f"{path}.pooling", tower.pooling, "first, last and eos")
     # Causal attention up to the end token never reaches padding.
     if tower.mask_padding and not (tower.causal and tower.pooling == "eos"):
-        losses.refuse(f"{path}.mask_padding", True, "False")
+        issues.refuse(f"{path}.mask_padding", True, "False")
     pooling = tower.pooling
     if pooling == "eos" and tokenizer.eos_id == tokenizer.vocab_size - 1:
         pooling = "argmax"  # type: ignore[assignment]

@@ -10,8 +10,8 @@ from typing import Any
 
 from vljax.data.tokenizers import Clip, LoadedTokenizer, SentencePiece
 from vljax.data.tokenizers.cleaning import Cleaning
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Trained, to_json
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.foreign_config import ForeignConfig, to_json
 from vljax.interop.transformers import tokenizer
 
 # All of open_clip's cleanings begin by repairing characters and HTML (ftfy).
@@ -39,7 +39,7 @@ class ReadTokenizer(Ids):
     loaded: LoadedTokenizer
 
 
-def read(folder: Path, fields: Fields) -> ReadTokenizer:
+def read(folder: Path, fields: ForeignConfig) -> ReadTokenizer:
     """The tokenizer of a folder, from `text_cfg` and the files that stand there."""
     context = fields.get("context_length", 77)
     settings = fields.part("tokenizer_kwargs")
@@ -60,17 +60,17 @@ def read(folder: Path, fields: Fields) -> ReadTokenizer:
     return ReadTokenizer(found.eos_id, 0, found.vocab_size, {}, loaded)
 
 
-def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[Ids, dict[str, bytes]]:
     """What `text_cfg` says about the tokenizer, and its files.
 
     Raises:
       UserError: if texts would not get the same ids there.
     """
     config = trained.tokenizer.config
-    tokenizer.check_framing(config, losses)
+    tokenizer.check_framing(config, issues)
     if isinstance(config, Clip):
         if config.cleaning not in _CLIP_CLEANINGS.values():
-            losses.lose("text-cleaning", _unlike(config.cleaning))
+            issues.record("text-cleaning", _unlike(config.cleaning))
         cleaning = _NAMES.get(config.cleaning, "lower")
         settings = {} if cleaning == "lower" else {"tokenizer_kwargs": {"clean": cleaning}}
         size = trained.tokenizer.vocab_size
@@ -78,7 +78,7 @@ def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
     canonical = isinstance(config, SentencePiece)
     wanted = ("siglip_open_clip",) if canonical else tuple(_NAMES)
     if config.cleaning not in wanted:
-        losses.lose("text-cleaning", _unlike(config.cleaning))
+        issues.record("text-cleaning", _unlike(config.cleaning))
     if canonical:
         cleaning = "canonicalize"
         inside: Cleaning = "canonical"
@@ -86,7 +86,7 @@ def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
         cleaning, inside = _NAMES[config.cleaning], "none"
     else:
         cleaning, inside = "whitespace", config.cleaning
-    written = tokenizer.write(trained, losses, ["input_ids"], inside)
+    written = tokenizer.write(trained, issues, ["input_ids"], inside)
     files = {name: c if isinstance(c, bytes) else to_json(c) for name, c in written.files.items()}
     eos, pad = written.ids["eos_token_id"], written.ids["pad_token_id"]
     assert eos is not None

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained, require_activation
+from vljax.interop.export_plan import ExportIssues, TrainedModel, refuse_gated_mlp, single_tower
+from vljax.interop.files.tensors import Lazy, Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import ForeignModel, read_head, text_run, unprefixed
 from vljax.interop.mapping import FLAT, LINEAR, LINEAR_OUT, Rule, rule
-from vljax.interop.single_tower import one_tower, read_head, text_run, unprefixed
-from vljax.interop.tensors import Lazy, Tensor
 from vljax.interop.transformers import tokenizer as texts
 from vljax.interop.transformers.towers import linear, norm, read_tower, write_stack
 from vljax.models.encoders import TextTransformer
@@ -111,9 +111,9 @@ _FORM: dict[str, Any] = {
 }
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says one of `KINDS`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     kind = str(config.raw("model_type"))
     for name in ("is_decoder", "add_cross_attention"):
         config.must(name, False, False)
@@ -138,7 +138,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     head = read_head("text", encoder.width, tensors)
     pooler = "embedding/text" if head.projections["text"] == "tanh" else None
     run = text_run(encoder, head, tokenizer.loaded)
-    return Reading(
+    return ForeignModel(
         f"transformers {kind}",
         run,
         tokenizer.loaded,
@@ -149,19 +149,19 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     )
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and the files beside the arrays."""
-    encoder, head, label = one_tower(trained, losses, "text", TextTransformer)
+    encoder, head, label = single_tower(trained, issues, "text", TextTransformer)
     kind, path = kind_of(encoder), "model.encoders.text"
-    losses.require({**_FORM, "layer_scale": None}, encoder, path)
-    require_activation(encoder, losses, path)
+    issues.require({**_FORM, "layer_scale": None}, encoder, path)
+    refuse_gated_mlp(encoder, issues, path)
     if not encoder.token_types:
-        losses.refuse(f"{path}.token_types", 0, "at least 1")
+        issues.refuse(f"{path}.token_types", 0, "at least 1")
     inputs = ["input_ids", "attention_mask"]
-    tokenizer = texts.write(trained, losses, inputs, bert_names=True)
+    tokenizer = texts.write(trained, issues, inputs, bert_names=True)
     pad = tokenizer.ids["pad_token_id"]
     if kind == "roberta" and encoder.position_offset != (pad or 0) + 1:
-        losses.refuse(f"{path}.position_offset", encoder.position_offset, "the id of padding + 1")
+        issues.refuse(f"{path}.position_offset", encoder.position_offset, "the id of padding + 1")
     content = {
         "architectures": [_CLASSES[kind]],
         "model_type": kind,
@@ -178,11 +178,11 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
     pooler = f"{label}/text" if head.projections["text"] == "tanh" else None
     if pooler is None:
         name = _CLASSES[kind]
-        losses.notes.append(
+        issues.notes.append(
             f"without a pooler: {name}.from_pretrained(OUT, add_pooling_layer=False)"
         )
     elif head.dim != encoder.width:
-        losses.refuse(f"model.heads.{label}.dim", head.dim, f"{encoder.width}, the width")
+        issues.refuse(f"model.heads.{label}.dim", head.dim, f"{encoder.width}, the width")
     return rules("text", pooler), {"config.json": content, **tokenizer.files}
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained, imported_run, two_towers
+from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import ForeignModel, imported_run
 from vljax.interop.mapping import LINEAR, ROW, STACKED, Rule, rule
-from vljax.interop.tensors import Tensor
 from vljax.interop.transformers import images
 from vljax.interop.transformers import tokenizer as texts
 from vljax.interop.transformers.towers import (
@@ -58,9 +59,9 @@ def rules(head: str) -> list[Rule]:
     ]
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says `clip`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     vision, text = config.part("vision_config"), config.part("text_config")
     context = text.get("max_position_embeddings", 77)
     tokenizer = texts.read(folder, context)
@@ -90,10 +91,12 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
         tokenizer.loaded,
         SoftmaxContrastive(),
     )
-    return Reading("transformers clip", run, tokenizer.loaded, tensors, rules("embedding"), IGNORED)
+    return ForeignModel(
+        "transformers clip", run, tokenizer.loaded, tensors, rules("embedding"), IGNORED
+    )
 
 
-def _check_end(text: Fields, eos: int, vocab_size: int, tokens: int) -> None:
+def _check_end(text: ForeignConfig, eos: int, vocab_size: int, tokens: int) -> None:
     stated = text.get("eos_token_id", 49407)
     if stated == eos and eos != _OLD_EOS:
         return
@@ -107,14 +110,14 @@ def _check_end(text: Fields, eos: int, vocab_size: int, tokens: int) -> None:
         )
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and the files beside the arrays."""
-    image, text, head, name = two_towers(trained, losses)
-    losses.require(_IMAGE, image, "model.encoders.image")
-    losses.require(_TEXT, text, "model.encoders.text")
+    image, text, head, name = two_towers(trained, issues)
+    issues.require(_IMAGE, image, "model.encoders.image")
+    issues.require(_TEXT, text, "model.encoders.text")
     linear = {"image": "linear", "text": "linear"}
-    losses.require({"projections": linear}, head, f"model.heads.{name}")
-    tokenizer = texts.write(trained, losses, inputs=["input_ids", "attention_mask"])
+    issues.require({"projections": linear}, head, f"model.heads.{name}")
+    tokenizer = texts.write(trained, issues, inputs=["input_ids", "attention_mask"])
     if tokenizer.ids["eos_token_id"] == _OLD_EOS:
         raise UserError(
             "data.tokenizer: the end token has the id 2, with which transformers clip looks for the"
@@ -135,6 +138,6 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
         },
         "vision_config": {"model_type": "clip_vision_model", **write_image(image), **projection},
     }
-    processor = images.write(trained.run.data.eval_transforms, image, losses, "CLIP")
+    processor = images.write(trained.run.data.eval_transforms, image, issues, "CLIP")
     files = {"config.json": config, "preprocessor_config.json": processor, **tokenizer.files}
     return rules(name), files

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError, suggest
-from vljax.interop.export_issues import Losses
-from vljax.interop.format import Format, Reading, Trained, Writing, read_json, to_json
-from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
-from vljax.interop.torch.file import state_dict
+from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
+from vljax.interop.files.safetensors import SHARD_BYTES, read_folder, write_folder
+from vljax.interop.files.torch import state_dict
+from vljax.interop.foreign_config import read_json, to_json
+from vljax.interop.foreign_model import ForeignModel
+from vljax.interop.formats import Format
 from vljax.interop.transformers import bert, clip, siglip, siglip2, vit
 from vljax.models.encoders import NaFlexViT, TextTransformer, ViT
 
@@ -40,7 +42,7 @@ def _is_json(content: bytes) -> bool:
     return True
 
 
-def _read(folder: Path) -> Reading:
+def _read(folder: Path) -> ForeignModel:
     content = read_json(folder / "config.json")
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind not in _READERS:
@@ -51,19 +53,19 @@ def _read(folder: Path) -> Reading:
     return _READERS[kind](folder, content, read_folder(folder, "model"))
 
 
-def _write(trained: Trained, losses: Losses) -> Writing:
+def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     kind, family = _family(trained)
-    losses.target = f"transformers {kind}"
-    rules, files = family(trained, losses)
+    issues.target = f"transformers {kind}"
+    rules, files = family(trained, issues)
 
     def write(out: Path, tensors: Any, progress: Any) -> Any:
         return write_folder(out, "model", tensors, progress, SHARD_BYTES)
 
     content = {name: c if isinstance(c, bytes) else to_json(c) for name, c in files.items()}
-    return Writing(rules, content, write)
+    return ExportPlan(rules, content, write)
 
 
-def _family(trained: Trained) -> tuple[str, Any]:
+def _family(trained: TrainedModel) -> tuple[str, Any]:
     """The `model_type` that a model comes nearest to, and what writes it."""
     encoders = trained.run.model.encoders
     image, text = encoders.get("image"), encoders.get("text")

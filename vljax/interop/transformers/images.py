@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vljax.data.transforms import CentreCrop, Decode, Resize, Transform
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import read_json
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.models.encoders import ViT
 
 FILTERS: dict[str, int] = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
@@ -73,7 +73,7 @@ def read_cropped(folder: Path) -> tuple[tuple[Transform, ...], int, dict[str, An
     return (resize, *cut), size, normalisation(fields, family.means)
 
 
-def _side(fields: Fields, name: str, given: Any) -> int:
+def _side(fields: ForeignConfig, name: str, given: Any) -> int:
     sides = set(given.values()) if isinstance(given, dict) else {given}
     side = sides.pop() if len(sides) == 1 else None
     if not isinstance(side, int) or isinstance(side, bool):
@@ -82,7 +82,7 @@ def _side(fields: Fields, name: str, given: Any) -> int:
     return side
 
 
-def _family(fields: Fields) -> _Family:
+def _family(fields: ForeignConfig) -> _Family:
     """What the kind of processor does by default, once the steps that all share are checked."""
     kind = str(fields.raw("image_processor_type") or fields.raw("feature_extractor_type"))
     family = next((name for name in _FAMILIES if kind.startswith(name)), None)
@@ -93,7 +93,7 @@ def _family(fields: Fields) -> _Family:
     return _FAMILIES[family or ""]
 
 
-def check_steps(fields: Fields) -> None:
+def check_steps(fields: ForeignConfig) -> None:
     """Raises UserError if images are not resized, or not divided by 255."""
     for step in ("do_resize", "do_rescale"):
         fields.must(step, True, True)
@@ -101,7 +101,7 @@ def check_steps(fields: Fields) -> None:
         fields.fail("rescale_factor", "is not 1/255")
 
 
-def interpolation(fields: Fields, default: str) -> str:
+def interpolation(fields: ForeignConfig, default: str) -> str:
     """The filter by our name."""
     resample = fields.raw("resample", FILTERS[default])
     name = next((name for name, number in FILTERS.items() if number == resample), None)
@@ -111,7 +111,7 @@ def interpolation(fields: Fields, default: str) -> str:
 
 
 def normalisation(
-    fields: Fields, default: tuple[list[float], list[float]] = _HALVES
+    fields: ForeignConfig, default: tuple[list[float], list[float]] = _HALVES
 ) -> dict[str, Any]:
     """The fields of an image tower that say what is done to pixels."""
     if not fields.get("do_normalize", True):
@@ -123,15 +123,15 @@ def normalisation(
     }
 
 
-def processor(folder: Path) -> Fields:
+def processor(folder: Path) -> ForeignConfig:
     """The older file of the two counts where both are there, as in transformers."""
     file = folder / "preprocessor_config.json"
     if not file.exists() and (newer := folder / "processor_config.json").exists():
-        return Fields(read_json(newer), str(newer)).part("image_processor")
-    return Fields(read_json(file), str(file))
+        return ForeignConfig(read_json(newer), str(newer)).part("image_processor")
+    return ForeignConfig(read_json(file), str(file))
 
 
-def _mode(fields: Fields, size: int, clip: bool) -> str:
+def _mode(fields: ForeignConfig, size: int, clip: bool) -> str:
     """The mode of our `Resize`."""
     given = fields.raw("size", {"shortest_edge": 224} if clip else {"height": 224, "width": 224})
     crops = fields.get("do_center_crop", clip)
@@ -152,7 +152,7 @@ def _mode(fields: Fields, size: int, clip: bool) -> str:
     return mode
 
 
-def three(fields: Fields, name: str, default: Sequence[float]) -> tuple[float, ...]:
+def three(fields: ForeignConfig, name: str, default: Sequence[float]) -> tuple[float, ...]:
     """A number a channel; null is as good as nothing. Raises UserError for anything else."""
     values = fields.raw(name, None) or list(default)
     if not (isinstance(values, list) and len(values) == 3):
@@ -161,29 +161,29 @@ def three(fields: Fields, name: str, default: Sequence[float]) -> tuple[float, .
 
 
 def write(
-    transforms: Sequence[Transform], tower: ViT, losses: Losses, family: str
+    transforms: Sequence[Transform], tower: ViT, issues: ExportIssues, family: str
 ) -> dict[str, Any]:
     """The content of `preprocessor_config.json`.
 
     Args:
       transforms: those of evaluation.
       tower: the image tower, which normalises.
-      losses: is asked where something cannot be expressed.
+      issues: is asked where something cannot be expressed.
       family: "CLIP", "Siglip", "ViT" or "Bit"; each has its own class.
 
     Raises:
       UserError: if they are not a decode and a resize, or resize in another way.
     """
     crop = [t for t in transforms if isinstance(t, CentreCrop)] if family == "Bit" else []
-    resize = only_resize([t for t in transforms if t not in crop], losses)
+    resize = only_resize([t for t in transforms if t not in crop], issues)
     if family == "ViT" and resize.mode != "squash":
-        losses.refuse("data.eval_transforms.resize.mode", resize.mode, "'squash'")
+        issues.refuse("data.eval_transforms.resize.mode", resize.mode, "'squash'")
     if resize.mode == "pad":
-        losses.refuse("data.eval_transforms.resize.mode", "pad", "'squash' and 'shortest'")
+        issues.refuse("data.eval_transforms.resize.mode", "pad", "'squash' and 'shortest'")
     if resize.mode == "shortest" and resize.centre == "round":
-        losses.lose("resize", "a centre crop that is rounded to even pixels rather than down")
+        issues.record("resize", "a centre crop that is rounded to even pixels rather than down")
     side = {"height": resize.size, "width": resize.size}
-    losses.notes.append(
+    issues.notes.append(
         "pixels are the same with AutoProcessor.from_pretrained(FOLDER, backend='pil'); those that"
         " torchvision resizes are off by a level now and then"
     )
@@ -209,20 +209,20 @@ def write(
     return content
 
 
-def only_resize(transforms: Sequence[Transform], losses: Losses) -> Resize:
+def only_resize(transforms: Sequence[Transform], issues: ExportIssues) -> Resize:
     """The one transform between decoding and text. Raises UserError if there are others."""
     images = [t for t in transforms if t.provides != "text"]
     if [type(t) for t in images] != [Decode, Resize]:
         names = [transform.type_name for transform in transforms]
-        losses.refuse("data.eval_transforms", names, "decode and resize")
+        issues.refuse("data.eval_transforms", names, "decode and resize")
     decode, resize = images
     assert isinstance(decode, Decode)
     assert isinstance(resize, Resize)
     if decode.scaled:
-        losses.lose("resize", "decoding JPEG files no finer than needed")
+        issues.record("resize", "decoding JPEG files no finer than needed")
     if not resize.antialias:
-        losses.lose("resize", "resizing without antialiasing")
+        issues.record("resize", "resizing without antialiasing")
     if resize.interpolation == "area":
-        losses.lose("resize", "interpolation by area, which is bicubic there")
+        issues.record("resize", "interpolation by area, which is bicubic there")
         resize = dataclasses.replace(resize, interpolation="bicubic")
     return resize

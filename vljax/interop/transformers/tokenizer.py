@@ -10,10 +10,10 @@ from typing import Any
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Trained, read_json
-from vljax.interop.tokenizers import tokenizer_json
-from vljax.interop.tokenizers.tokenizer_json import Special
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.foreign_config import ForeignConfig, read_json
+from vljax.interop.transformers import tokenizer_json
+from vljax.interop.transformers.tokenizer_json import Special
 
 _CLIP_NORMALIZER = {
     "type": "Sequence",
@@ -55,7 +55,7 @@ def read(folder: Path, context: int) -> ReadTokenizer:
       UserError: if it makes ids in a way that no tokenizer here does.
     """
     file = folder / "tokenizer_config.json"
-    config = Fields(read_json(file), str(file))
+    config = ForeignConfig(read_json(file), str(file))
     kind = str(config.raw("tokenizer_class") or "").removesuffix("Fast")
     if config.get("padding_side", "right") != "right":
         config.fail("padding_side", "is not 'right'")
@@ -67,7 +67,7 @@ def read(folder: Path, context: int) -> ReadTokenizer:
 
 
 def read_json_tokenizer(
-    folder: Path, content: bytes, config: Fields, context: int
+    folder: Path, content: bytes, config: ForeignConfig, context: int
 ) -> ReadTokenizer:
     """The tokenizer of a `tokenizer.json` whose content is given, framed as its template says.
 
@@ -106,7 +106,7 @@ def read_json_tokenizer(
     return ReadTokenizer(loaded, eos, loaded.vocab_size)
 
 
-def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTokenizer:
+def _read_json(folder: Path, config: ForeignConfig, kind: str, context: int) -> ReadTokenizer:
     file = folder / "tokenizer.json"
     if not file.exists():
         again = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one"
@@ -119,7 +119,7 @@ def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTok
     return read_json_tokenizer(folder, file.read_bytes(), config, context)
 
 
-def token_name(config: Fields, name: str) -> str | None:
+def token_name(config: ForeignConfig, name: str) -> str | None:
     """The name of a special token; None where there is none."""
     token = config.raw(name)
     content = token.get("content") if isinstance(token, dict) else token
@@ -128,7 +128,7 @@ def token_name(config: Fields, name: str) -> str | None:
     return content
 
 
-def _read_siglip(folder: Path, config: Fields, context: int) -> ReadTokenizer:
+def _read_siglip(folder: Path, config: ForeignConfig, context: int) -> ReadTokenizer:
     config.must("do_lower_case", True, True)
     file = folder / "spiece.model"
     pieces = _pieces(file)
@@ -162,8 +162,8 @@ def vocabulary(loaded: LoadedTokenizer) -> bytes:
 
 
 def write(
-    trained: Trained,
-    losses: Losses,
+    trained: TrainedModel,
+    issues: ExportIssues,
     inputs: Sequence[str],
     cleaning: Cleaning | None = None,
     *,
@@ -173,7 +173,7 @@ def write(
 
     Args:
       trained: the checkpoint.
-      losses: is asked where something cannot be expressed.
+      issues: is asked where something cannot be expressed.
       inputs: what the model is given: "input_ids" and, if it reads one, "attention_mask".
       cleaning: what the files have to do to texts; None for all that the checkpoint does.
       bert_names: whether what begins and ends a text is called cls and sep, too.
@@ -182,7 +182,7 @@ def write(
       UserError: if its texts would not get the same ids there.
     """
     config = trained.tokenizer.config
-    check_framing(config, losses)
+    check_framing(config, issues)
     cleaning = config.cleaning if cleaning is None else cleaning
     common = {
         "model_max_length": config.context_length,
@@ -192,11 +192,11 @@ def write(
         "model_input_names": list(inputs),
     }
     if isinstance(config, SentencePiece):
-        return _write_siglip(trained.tokenizer, config, cleaning, losses, common)
-    content, special = _pairs(trained, losses)
+        return _write_siglip(trained.tokenizer, config, cleaning, issues, common)
+    content, special = _pairs(trained, issues)
     repairs = cleaning in tokenizer_json.FTFY
     if repairs:
-        losses.lose(
+        issues.record(
             "text-cleaning",
             f"data.tokenizer.cleaning = {cleaning!r}, which repairs characters and HTML (ftfy)",
         )
@@ -204,7 +204,7 @@ def write(
     # CLIP's padding here, 0, is "!"; behind the end token it changes nothing.
     cleaned, padding = cleaning != config.cleaning or repairs, not isinstance(config, Clip)
     tokenizer_json.compare(
-        content, trained.tokenizer, losses.target, cleaned=cleaned, padding=padding
+        content, trained.tokenizer, issues.target, cleaned=cleaned, padding=padding
     )
     ids = {
         f"{role}_token_id": None if token is None else tokenizer_json.token_id(content, token)
@@ -222,7 +222,7 @@ def write(
     return WrittenTokenizer(ids, files)
 
 
-def _pairs(trained: Trained, losses: Losses) -> tuple[bytes, Special]:
+def _pairs(trained: TrainedModel, issues: ExportIssues) -> tuple[bytes, Special]:
     """The byte pairs of a tokenizer as the content of `tokenizer.json`, and its special tokens."""
     config = trained.tokenizer.config
     if isinstance(config, Clip):
@@ -231,25 +231,25 @@ def _pairs(trained: Trained, losses: Losses) -> tuple[bytes, Special]:
     if isinstance(config, HuggingFace):
         special = Special(config.pad_token, str(config.eos_token), config.bos_token)
         return vocabulary(trained.tokenizer), special
-    losses.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
+    issues.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
     raise AssertionError
 
 
-def check_framing(config: Tokenizer, losses: Losses) -> None:
+def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
     """Raises UserError if texts are not ended, cut and padded as both towers there expect it."""
     field = "data.tokenizer"
     if not config.adds_eos:
         name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"
-        losses.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
+        issues.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
     if config.truncation != "keep_eos":
-        losses.refuse(f"{field}.truncation", config.truncation, "keep_eos")
+        issues.refuse(f"{field}.truncation", config.truncation, "keep_eos")
     if config.padding_side != "right":
-        losses.refuse(f"{field}.padding_side", config.padding_side, "right")
+        issues.refuse(f"{field}.padding_side", config.padding_side, "right")
     if isinstance(config, SentencePiece) and config.add_bos:
-        losses.refuse(f"{field}.add_bos", config.add_bos, "False")
+        issues.refuse(f"{field}.add_bos", config.add_bos, "False")
 
 
-def _clip_vocabulary(trained: Trained) -> bytes:
+def _clip_vocabulary(trained: TrainedModel) -> bytes:
     if trained.vocabulary is None:
         raise UserError(
             "data.tokenizer: the vocabulary of CLIP is built in and cannot be taken out; add"
@@ -265,11 +265,11 @@ def _write_siglip(
     loaded: LoadedTokenizer,
     config: SentencePiece,
     cleaning: Cleaning,
-    losses: Losses,
+    issues: ExportIssues,
     common: dict[str, Any],
 ) -> WrittenTokenizer:
     if cleaning != "canonical":
-        losses.lose(
+        issues.record(
             "text-cleaning",
             f"data.tokenizer.cleaning = {cleaning!r}, its SiglipTokenizer lower-cases and"
             " drops punctuation (canonical)",

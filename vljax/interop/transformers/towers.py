@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vljax.interop.export_issues import Fields
+from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.mapping import CONVOLUTION, FLAT, LINEAR, LINEAR_OUT, Change, Rule, rule
 from vljax.models.layers.blocks import TransformerConfig
 
@@ -66,7 +66,9 @@ IGNORED = (r"(vision_model|text_model)\.embeddings\.position_ids",)
 """Tables of 0, 1, 2, ... that older versions saved."""
 
 
-def read_tower(fields: Fields, *, activation: str, epsilon: float, text: bool) -> dict[str, Any]:
+def read_tower(
+    fields: ForeignConfig, *, activation: str, epsilon: float, text: bool
+) -> dict[str, Any]:
     """The fields of a tower of ours; the defaults are those of transformers."""
     sizes = dict(_SIZES)
     if text and activation == "quick_gelu":  # CLIP's text tower is smaller by default

@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained
+from vljax.interop.export_plan import ExportIssues, TrainedModel, single_tower
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import (
+    ForeignModel,
+    image_run,
+    placeholder_tokenizer,
+    read_head,
+    unprefixed,
+)
 from vljax.interop.mapping import (
     BATCHED,
     CONVOLUTION,
@@ -22,8 +30,6 @@ from vljax.interop.mapping import (
     Rule,
     rule,
 )
-from vljax.interop.single_tower import image_run, no_texts, one_tower, read_head, unprefixed
-from vljax.interop.tensors import Tensor
 from vljax.interop.transformers import images
 from vljax.interop.transformers.towers import linear, norm, read_tower, write_stack
 from vljax.models.encoders import ViT
@@ -122,9 +128,9 @@ _FILTERS: Any = {"dinov2": "bicubic_pytorch", "dinov2_with_registers": "bicubic"
 _MASK = "embeddings.mask_token"
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says one of `KINDS`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     kind = str(config.raw("model_type"))
     config.must("qkv_bias", True, True)
     tensors, notes = unprefixed(tensors, PREFIXES, HEADS)
@@ -154,10 +160,12 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     pooler = "embedding/image" if head.projections["image"] == "tanh" else None
     run = image_run(encoder, head, transforms)
     found = rules("image", encoder, pooler)
-    return Reading(f"transformers {kind}", run, no_texts(), tensors, found, IGNORED, notes)
+    return ForeignModel(
+        f"transformers {kind}", run, placeholder_tokenizer(), tensors, found, IGNORED, notes
+    )
 
 
-def _read_stack(config: Fields, *, dinov2: bool) -> dict[str, Any]:
+def _read_stack(config: ForeignConfig, *, dinov2: bool) -> dict[str, Any]:
     """The sizes and the MLP; DINOv2's has a size that follows from a ratio."""
     fields = read_tower(config, activation="gelu", epsilon=1e-6 if dinov2 else 1e-12, text=False)
     if dinov2:
@@ -174,12 +182,12 @@ def _hidden(width: int, ratio: int, *, gated: bool) -> int:
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and the files beside the arrays."""
-    encoder, head, label = one_tower(trained, losses, "image", ViT)
+    encoder, head, label = single_tower(trained, issues, "image", ViT)
     kind = kind_of(encoder)
     path = "model.encoders.image"
-    losses.require(FORM, encoder, path)
+    issues.require(FORM, encoder, path)
     content = {
         "architectures": [_CLASSES[kind]],
         "model_type": kind,
@@ -194,20 +202,20 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
     pooler = f"{label}/image" if head.projections["image"] == "tanh" else None
     if kind == "vit":
         plain = {"mask_token": False, "table_size": None, "registers": 0}
-        losses.require(plain, encoder, path)
+        issues.require(plain, encoder, path)
         if encoder.activation == "swiglu":
-            losses.refuse(f"{path}.activation", "swiglu", "gelu, gelu_tanh and quick_gelu")
+            issues.refuse(f"{path}.activation", "swiglu", "gelu, gelu_tanh and quick_gelu")
         content |= {**write_stack(encoder), "pooler_output_size": head.dim, "pooler_act": "tanh"}
         if pooler is None:
-            losses.notes.append(
+            issues.notes.append(
                 "without a pooler: ViTModel.from_pretrained(OUT, add_pooling_layer=False)"
             )
     else:
-        content |= _write_dinov2(encoder, kind, losses)
+        content |= _write_dinov2(encoder, kind, issues)
         if pooler is not None:
-            losses.refuse(f"model.heads.{label}.projections.image", "tanh", "'none'")
+            issues.refuse(f"model.heads.{label}.projections.image", "tanh", "'none'")
     family = "ViT" if kind == "vit" else "Bit"
-    processor = images.write(trained.run.data.eval_transforms, encoder, losses, family)
+    processor = images.write(trained.run.data.eval_transforms, encoder, issues, family)
     return rules("image", encoder, pooler), {
         "config.json": content,
         "preprocessor_config.json": processor,
@@ -221,14 +229,14 @@ def kind_of(encoder: ViT) -> str:
     return "dinov2_with_registers" if encoder.registers else "dinov2"
 
 
-def _write_dinov2(encoder: ViT, kind: str, losses: Losses) -> dict[str, Any]:
+def _write_dinov2(encoder: ViT, kind: str, issues: ExportIssues) -> dict[str, Any]:
     """What DINOv2 has in `config.json` beyond ViT, or in another form."""
     path, gated = "model.encoders.image", encoder.activation == "swiglu"
     if encoder.table_size is not None:
-        losses.require({"position_filter": _FILTERS[kind]}, encoder, path)
+        issues.require({"position_filter": _FILTERS[kind]}, encoder, path)
     ratios = [r for r in range(1, 33) if _hidden(encoder.width, r, gated=gated) == encoder.mlp_dim]
     if not ratios:
-        losses.refuse(f"{path}.mlp_dim", encoder.mlp_dim, f"whole multiples of {encoder.width}")
+        issues.refuse(f"{path}.mlp_dim", encoder.mlp_dim, f"whole multiples of {encoder.width}")
     sizes = {"num_hidden_layers": encoder.depth, "num_attention_heads": encoder.heads}
     made = {
         "hidden_size": encoder.width,
@@ -242,5 +250,5 @@ def _write_dinov2(encoder: ViT, kind: str, losses: Losses) -> dict[str, Any]:
     }
     if kind == "dinov2":
         return {**made, "use_mask_token": encoder.mask_token}
-    losses.require({"mask_token": True}, encoder, path)
+    issues.require({"mask_token": True}, encoder, path)
     return {**made, "num_register_tokens": encoder.registers}

@@ -12,12 +12,12 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.tokenizers import HuggingFace
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Trained, read_json
-from vljax.interop.tokenizers import tokenizer_json
-from vljax.interop.tokenizers.tokenizer_json import Special
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.transformers import tokenizer as texts
+from vljax.interop.transformers import tokenizer_json
 from vljax.interop.transformers.tokenizer import ReadTokenizer, WrittenTokenizer
+from vljax.interop.transformers.tokenizer_json import Special
 
 _BEFORE: dict[str, Any] = {
     "normalizer": {
@@ -61,7 +61,7 @@ def read(folder: Path, context: int) -> tuple[ReadTokenizer, bool]:
       UserError: if it makes ids in a way that no tokenizer here does.
     """
     file, config_file = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    config = Fields(read_json(config_file), str(config_file))
+    config = ForeignConfig(read_json(config_file), str(config_file))
     for side, default in (("padding_side", "left"), ("truncation_side", "right")):
         if config.get(side, default) != "right":
             config.fail(side, "is not 'right'")
@@ -78,7 +78,7 @@ def read(folder: Path, context: int) -> tuple[ReadTokenizer, bool]:
     return found, "attention_mask" in inputs
 
 
-def _ended(content: bytes, config: Fields) -> bytes:
+def _ended(content: bytes, config: ForeignConfig) -> bytes:
     """The content with a template that puts the end token behind a text."""
     from tokenizers import Tokenizer, processors
 
@@ -90,22 +90,22 @@ def _ended(content: bytes, config: Fields) -> bytes:
     return str(tokenizer.to_str()).encode()
 
 
-def write(trained: Trained, losses: Losses, *, masks: bool) -> WrittenTokenizer:
+def write(trained: TrainedModel, issues: ExportIssues, *, masks: bool) -> WrittenTokenizer:
     """The tokenizer of a checkpoint as files of transformers.
 
     Args:
       trained: the checkpoint.
-      losses: is asked where something cannot be expressed.
+      issues: is asked where something cannot be expressed.
       masks: whether the model is told what is padding.
 
     Raises:
       UserError: if its texts would not get the same ids there.
     """
     config = trained.tokenizer.config
-    texts.check_framing(config, losses)
+    texts.check_framing(config, issues)
     if not isinstance(config, HuggingFace) or config.bos_token is not None:
         name = config.type_name if not isinstance(config, HuggingFace) else config.bos_token
-        losses.refuse("data.tokenizer", name, "a tokenizer.json of Gemma's kind, without bos")
+        issues.refuse("data.tokenizer", name, "a tokenizer.json of Gemma's kind, without bos")
     assert isinstance(config, HuggingFace)
     special = Special(config.pad_token, str(config.eos_token), None)
     vocabulary = as_loaded(texts.vocabulary(trained.tokenizer), "data.tokenizer")
@@ -113,7 +113,7 @@ def write(trained: Trained, losses: Losses, *, masks: bool) -> WrittenTokenizer:
     content = as_loaded(
         tokenizer_json.complete(vocabulary, special, length, "none"), "data.tokenizer"
     )
-    _compare(content, trained, losses)
+    _compare(content, trained, issues)
     ids = {
         "pad_token_id": tokenizer_json.token_id(content, special.pad),
         "bos_token_id": None,
@@ -131,12 +131,12 @@ def write(trained: Trained, losses: Losses, *, masks: bool) -> WrittenTokenizer:
     return WrittenTokenizer(ids, {"tokenizer.json": content, "tokenizer_config.json": settings})
 
 
-def _compare(content: bytes, trained: Trained, losses: Losses) -> None:
+def _compare(content: bytes, trained: TrainedModel, issues: ExportIssues) -> None:
     """Raises UserError for a tokenizer of another kind; other cleaning is a loss."""
-    ours, target = trained.tokenizer, f"{losses.target}, which has Gemma's and lower-cases,"
+    ours, target = trained.tokenizer, f"{issues.target}, which has Gemma's and lower-cases,"
     try:
         tokenizer_json.compare(content, ours, target, cleaned=False, padding=True)
     except UserError:
         tokenizer_json.compare(content, ours, target, cleaned=True, padding=True)
         cleaning = ours.config.cleaning
-        losses.lose("text-cleaning", f"data.tokenizer.cleaning = {cleaning!r}; it lower-cases")
+        issues.record("text-cleaning", f"data.tokenizer.cleaning = {cleaning!r}; it lower-cases")
