@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from vljax.host_memory import keep_freed_memory  # noqa: E402
+from vljax.host_process import keep_freed_memory  # noqa: E402
 
 keep_freed_memory()  # as the command does, before NumPy and JAX start threads
 

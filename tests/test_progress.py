@@ -1,4 +1,4 @@
-"""Progress of long work where standard error is no terminal: a line now and then."""
+"""Progress of long commands: bars on a terminal, log lines elsewhere."""
 
 import pytest
 
@@ -13,13 +13,13 @@ def often(monkeypatch):
     monkeypatch.setattr(records, "_SECONDS_BETWEEN_LINES", 0)
 
 
-def test_a_line_says_how_far_it_is(caplog):
+def test_a_log_line_has_both_counts(caplog):
     with shown("import", "{:,} of {:,} bytes", "bytes") as progress:
         progress(1_000, 2_000)
     assert caplog.messages == ["import: 1,000 of 2,000 bytes"]
 
 
-def test_on_a_terminal_there_are_bars_alone(caplog, capsys, monkeypatch):
+def test_a_terminal_shows_bars_and_no_log_lines(caplog, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     for unit in ("number", "bytes"):
         with Display("set", unit) as display:
@@ -32,7 +32,7 @@ def test_on_a_terminal_there_are_bars_alone(caplog, capsys, monkeypatch):
     assert not caplog.messages
 
 
-def test_imports_say_it_too(foreign, tmp_path, caplog):  # noqa: F811
+def test_import_logs_its_progress(foreign, tmp_path, caplog):  # noqa: F811
     assert main(["import", str(foreign("bert_a")), str(tmp_path / "w")]) == 0
     first, *_, last = [line for line in caplog.messages if line.startswith("import: ")]
     assert first != last

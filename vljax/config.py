@@ -1,8 +1,12 @@
-"""The machinery of recipes: registry, load, validate, serialise.
+"""Recipes as data: components by name, JSON, validation, comparison, and loading of recipe files.
 
-A recipe is a tree of frozen dataclasses. Nothing here knows what the fields mean: a dataclass
-says itself what is wrong with its values (`problems`) and what to know about them (`notes`).
-Overriding from the command line is in `vljax.overrides`.
+A recipe is a tree of frozen dataclasses. Nothing here knows the meaning of a field. A dataclass may
+define two methods that `validate` and `notes` call:
+
+- `problems()` yields `(field, message)` for each invalid value.
+- `notes()` yields `(field, message)` for each valid value that a user should know about.
+
+Overrides from the command line are in `vljax.overrides`.
 """
 
 from __future__ import annotations
@@ -26,18 +30,29 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Bad input: one line that names the field or file and the remedy. Commands exit with 2."""
+    """Invalid input: one line that names the field or file and the remedy. Commands exit with 2."""
 
 
 class Component:
-    """A part of a recipe that is exchanged by name.
+    """A part of a recipe that can be replaced by name, such as an objective.
 
-    A kind derives from this class directly (`class Objective(Component)`), a member from the kind
-    and with a name (`class Sigmoid(Objective, name="sigmoid")`). Members are frozen dataclasses.
+    A kind derives from this class directly. A member derives from its kind, with a name, and is a
+    frozen dataclass.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Shape(Component):
+    ...     pass
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Circle(Shape, name="circle"):
+    ...     radius: float = 1.0
+    >>> Shape.members["circle"](radius=2.0)
+    Circle(radius=2.0)
     """
 
     members: ClassVar[dict[str, type[Component]]]
+    """The members of a kind by name."""
     type_name: ClassVar[str]
+    """The name of a member."""
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,14 +68,21 @@ class Component:
 def setting(
     default: Any = dataclasses.MISSING, *, identity: bool = True, path: bool = False
 ) -> Any:
-    """A dataclass field with a role.
+    """A dataclass field of a recipe with metadata.
 
     Args:
-      default: the value where a recipe says nothing; without it the field is required.
-      identity: whether two runs that differ in it are different runs. Fields that change how a run
-        is carried out but not what it computes (workdir, mesh, log interval) are not.
-      path: whether the value names a file or folder that must exist once it is set. Paths are no
-        part of a run's identity: the same files may lie elsewhere tomorrow.
+      default: default value, or a function that makes it; without it the field is required.
+      identity: whether two runs that differ in this field are different runs. False for fields
+        that change how a run is executed but not what it computes (workdir, log interval).
+      path: whether the value names a file or folder, which must exist once it is set. Paths are
+        not part of a run's identity, because the files may be moved.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Recipe:
+    ...     file: str | None = setting(None, path=True)
+    ...     threads: int = setting(1, identity=False)
+    >>> differences(Recipe(threads=1), Recipe(threads=8))
+    []
     """
     metadata = {"identity": identity and not path, "path": path}
     if callable(default):
@@ -69,7 +91,13 @@ def setting(
 
 
 def suggest(name: str, options: Iterable[str], prefix: str = "") -> str:
-    """A clause to end an error with: the nearest option, or all of them, each after `prefix`."""
+    """The end of an error message: the nearest option, or all options, each after `prefix`.
+
+    >>> suggest("sofmax", ["sigmoid", "softmax"])
+    "; did you mean 'softmax'?"
+    >>> suggest("l2", ["sigmoid", "softmax"])
+    '; known: sigmoid, softmax'
+    """
     options = sorted(options)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
@@ -78,7 +106,7 @@ def suggest(name: str, options: Iterable[str], prefix: str = "") -> str:
 
 
 def member(kind: type[Component], name: str, path: str = "") -> type[Component]:
-    """The component class that `kind` knows under `name`. Raises UserError with a suggestion."""
+    """The member of a kind with a name. Raises UserError with a suggestion if there is none."""
     if name not in kind.members:
         where = f"{path}: " if path else ""
         raise UserError(
@@ -87,11 +115,19 @@ def member(kind: type[Component], name: str, path: str = "") -> type[Component]:
     return kind.members[name]
 
 
-# --- Serialisation --------------------------------------------------------------------------------
+# --- To and from JSON -----------------------------------------------------------------------------
 
 
 def encode(value: Any) -> Any:
-    """A recipe (or a part of one) as JSON data; components carry their name as `type`."""
+    """A recipe, or a part of one, as JSON data; a component has its name as `type`.
+
+    >>> from vljax.recipes import AdamW
+    >>> data = encode(AdamW(learning_rate=1e-3))
+    >>> data["type"], data["learning_rate"]
+    ('adamw', 0.001)
+    >>> decode(AdamW, data) == AdamW(learning_rate=1e-3)
+    True
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": value.type_name, **fields} if isinstance(value, Component) else fields
@@ -103,12 +139,12 @@ def encode(value: Any) -> Any:
 
 
 def decode(hint: Any, data: Any, path: str = "") -> Any:
-    """The inverse of `encode`, strict about types.
+    """The recipe, or part of one, from JSON data; checks types strictly.
 
     Args:
-      hint: the type that the annotation of the field asks for.
-      data: JSON data.
-      path: where in the recipe the data stands, for messages.
+      hint: the annotated type.
+      data: JSON data, as `encode` returns it.
+      path: the position in the recipe, for error messages.
 
     Raises:
       UserError: for an unknown field or component, a missing field, a value of another type, or a
@@ -205,15 +241,20 @@ def field_types(cls: Any) -> dict[str, Any]:
 
 
 def to_json(recipe: Any) -> str:
-    """The recipe in full, as text with one field a line."""
+    """The whole recipe as JSON text with one field per line."""
     return json.dumps(encode(recipe), indent=2) + "\n"
 
 
-# --- Walking a recipe -----------------------------------------------------------------------------
+# --- Validation and comparison --------------------------------------------------------------------
 
 
 def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dataclass in a recipe with its path, children first."""
+    """Yields every dataclass in a recipe with its path, inner ones first.
+
+    >>> from vljax.recipes import AdamW
+    >>> [(path, type(part).__name__) for path, part in walk(AdamW(), "optim")]
+    [('optim.schedule', 'WarmupCosine'), ('optim', 'AdamW')]
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from walk(getattr(value, field.name), _join(path, field.name))
@@ -227,14 +268,13 @@ def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def validate(recipe: T) -> T:
-    """The recipe with its types checked (an int where a float is meant becomes one).
+    """The recipe after all checks; an int in a float field becomes a float.
 
-    A dataclass with a method `problems() -> Iterable[(field, message)]` is asked for it, after the
-    dataclasses in its fields: it may call methods that rely on theirs. Paths that are set must
-    exist.
+    Checks types, calls `problems()` of every dataclass, and checks that paths that are set exist.
+    `problems()` of inner dataclasses comes first, so that an outer one can rely on valid fields.
 
     Raises:
-      UserError: for the first thing that is wrong, by its path.
+      UserError: for the first problem, with the path of the field.
     """
     recipe = decode(type(recipe), encode(recipe))
     for path, part in walk(recipe):
@@ -242,7 +282,7 @@ def validate(recipe: T) -> T:
             raise UserError(f"{_join(path, name)}: {message}")
     for path, value in paths(recipe):
         for single in (value,) if isinstance(value, str) else value or ():
-            # Of a pattern, the folder that it looks in; what matches is known once it is read.
+            # For a pattern, check only its folder; its files are listed when they are read.
             above = re.split(r"[^/]*[*?\[{]", single, maxsplit=1)[0] or "."
             if not path_exists(above):
                 raise UserError(f"{path}: no such file or folder: {above}")
@@ -250,7 +290,7 @@ def validate(recipe: T) -> T:
 
 
 def notes(recipe: Any) -> list[str]:
-    """What to know about a valid recipe, a line each; unset paths among it."""
+    """Notes on a valid recipe, one line each: from `notes()` of its parts, and unset paths."""
     lines = [
         f"{_join(path, name)}: {message}"
         for path, part in walk(recipe)
@@ -260,7 +300,7 @@ def notes(recipe: Any) -> list[str]:
 
 
 def paths(recipe: Any) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
-    """The fields of a recipe that name files, folders or patterns of them, with their values."""
+    """The fields of a recipe that name files, folders or patterns, with their values."""
     for path, part in walk(recipe):
         for field in dataclasses.fields(part):
             if field.metadata.get("path"):
@@ -268,10 +308,10 @@ def paths(recipe: Any) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
 
 
 def path_exists(path: str) -> bool:
-    """Whether a local or remote (`gs://`, `s3://`) file or folder is there.
+    """Whether a local or remote (`gs://`, `s3://`) file or folder exists.
 
     Raises:
-      UserError: for another kind of address, or one whose package is not installed.
+      UserError: for an unknown URL scheme, or one whose package is not installed.
     """
     scheme, remote, _ = path.partition("://")
     if not remote:
@@ -289,13 +329,17 @@ def path_exists(path: str) -> bool:
 
 
 REMOTE_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
-"""The packages that read remote addresses; fsspec loads them."""
+"""URL scheme -> the package with its fsspec file system."""
 
 
 def differences(left: Any, right: Any) -> list[tuple[str, Any, Any]]:
-    """Paths at which two recipes describe different runs, with both values.
+    """The fields that make two recipes different runs: (path, left value, right value).
 
-    Fields that are no part of a run's identity (see `setting`) are passed over.
+    Ignores fields that are not part of a run's identity, see `setting`.
+
+    >>> from vljax.recipes import AdamW
+    >>> differences(AdamW(b2=0.98), AdamW(b2=0.95))
+    [('b2', 0.98, 0.95)]
     """
     rows = [_identity(side, "") for side in (left, right)]
     keys = sorted(rows[0].keys() | rows[1].keys())
@@ -322,14 +366,18 @@ def _identity(value: Any, path: str) -> dict[str, Any]:
     return {k: v for key, item in items for k, v in _identity(item, _join(path, key)).items()}
 
 
-# --- Loading a recipe file ------------------------------------------------------------------------
+# --- Recipe files ---------------------------------------------------------------------------------
 
 
 def load(spec: str, expected: type[T]) -> T:
-    """The recipe that `configs/NAME.py` or `configs/NAME.py:VARIANT` describes, not yet validated.
+    """The recipe of `configs/NAME.py` or `configs/NAME.py:VARIANT`, not yet validated.
+
+    Args:
+      spec: path of a Python file that defines `recipe(variant: str = "")`, and the variant.
+      expected: the type that `recipe()` must return.
 
     Raises:
-      UserError: if there is no such file, it cannot be run, or has no usable `recipe()`.
+      UserError: if the file is missing, raises an error or has no valid `recipe()`.
     """
     file, _, variant = spec.partition(":")
     path = Path(file)
@@ -341,7 +389,7 @@ def load(spec: str, expected: type[T]) -> T:
     recipe = getattr(_run_file(path), "recipe", None)
     if not callable(recipe):
         raise UserError(
-            f"{file} defines no recipe(): add `def recipe(variant: str = '') -> vljax.run.Run`"
+            f"{file} defines no recipe(): add `def recipe(variant: str = '') -> vljax.recipes.Run`"
         )
     run = _call(recipe, variant, file)
     if not isinstance(run, expected):
@@ -350,7 +398,14 @@ def load(spec: str, expected: type[T]) -> T:
 
 
 def choose(variant: str, variants: dict[str, T]) -> T:
-    """The entry for a recipe's variant. Raises UserError that names the known ones."""
+    """The entry of a recipe's variant. Raises UserError with the known variants.
+
+    >>> choose("tiny", {"": 240, "tiny": 20})
+    20
+    >>> choose("tinny", {"": 240, "tiny": 20})
+    Traceback (most recent call last):
+    vljax.config.UserError: unknown variant 'tinny'; did you mean 'tiny'?
+    """
     if variant not in variants:
         named = [name for name in variants if name]
         known = suggest(variant, named) or "; this recipe has none"
@@ -363,8 +418,8 @@ def _run_file(path: Path) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses defined in a recipe look their module up
-    sys.path.insert(0, str(path.parent))  # a recipe may build on its neighbours, as a script may
+    sys.modules[spec.name] = module  # dataclasses of a recipe file look up their module
+    sys.path.insert(0, str(path.parent))  # a recipe may import from other recipes
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -390,7 +445,7 @@ def _call(recipe: Callable[[str], T], variant: str, file: str) -> T:
 
 
 def _where(path: Path, error: Exception) -> str:
-    """An exception from a recipe file, in one line with the file's own line number."""
+    """An exception from a recipe file as one line, with the line number in that file."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
     while trace is not None:

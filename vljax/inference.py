@@ -1,4 +1,8 @@
-"""A trained model from its checkpoint alone, without the recipe file or any path that it names."""
+"""Embeddings from a trained model, loaded from its checkpoint alone.
+
+Neither the recipe file nor any path in it is needed: a checkpoint contains the recipe, tokenizer
+and preprocessing.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,17 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.pipeline.preprocessing import ImagePreprocessor
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
+from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
 from vljax.models.compute import Precision
 from vljax.models.layout import merge
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
-from vljax.training.checkpoint import checkpointer
+from vljax.training import checkpoint
 from vljax.training.state import averaged
 from vljax.workdir import FORMAT_VERSION, decode_recipe
 
@@ -31,11 +35,12 @@ Forward = Callable[[Variables, dict[str, np.ndarray]], dict[str, Array]]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with everything that it needs to go from files and strings to embeddings."""
+    """A trained model with its tokenizer and preprocessing, see `load`."""
 
     run: Run
-    """The recipe that it was trained by; its paths may not exist here."""
+    """The recipe of the training run; its paths may not exist here."""
     step: int
+    """The number of training steps."""
     model: Model
     variables: Variables
     forward: Forward
@@ -44,10 +49,13 @@ class Loaded:
     images: ImagePreprocessor
 
     def encode_image(self, files: Sequence[bytes]) -> Float[np.ndarray, "images dim"]:
-        """Embeddings of encoded image files (JPEG, PNG, WebP ...).
+        """The embeddings of images.
+
+        Args:
+          files: contents of image files (JPEG, PNG, WebP ...).
 
         Raises:
-          ExampleError: if one cannot be decoded.
+          ExampleError: if an image cannot be decoded.
           UserError: if the model has no image tower.
         """
         images = [self.images(file) for file in files]
@@ -55,7 +63,7 @@ class Loaded:
         return self._encode(batch, "image")
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
-        """Embeddings of texts, cleaned as in training.
+        """The embeddings of texts, cleaned and tokenized as in training.
 
         Raises:
           UserError: if the model has no text tower.
@@ -71,24 +79,31 @@ class Loaded:
 
 
 def load(path: str, precision: Precision | None = None) -> Loaded:
-    """The model of a checkpoint, on the first device; its averaged parameters if it has them.
+    """The model of a checkpoint, on the first device; EMA parameters if it has them.
 
     Args:
-      path: a checkpoint (`W/checkpoints/STEP`), or a workdir: its newest intact one; or what
-        `vljax export --format safetensors` made of one, whose weights stay in the formats that they
-        are stored in.
-      precision: how to compute; by default as the model was trained, whatever the platform.
+      path: a checkpoint (`W/checkpoints/STEP`); or a workdir, which means its newest intact
+        checkpoint; or the output of `vljax export --format safetensors`, whose weights keep their
+        stored formats.
+      precision: precision to compute in; by default that of the training run on any platform.
 
     Raises:
-      UserError: if there is no intact checkpoint of a format that this version reads.
+      UserError: if there is no intact checkpoint that this version can read.
+
+        from vljax.inference import load
+
+        model = load("runs/quickstart")
+        images = model.encode_image([Path("cat.png").read_bytes()])
+        texts = model.encode_text(["a cat", "a dog"])
+        print(images @ texts.T)  # cosine similarities, shape [1, 2]
     """
-    keep_compiled()
+    enable_compilation_cache()
     written = exported.open_folder(path) if exported.recognises(path) else None
-    folder = checkpointer.newest(path) if written is None else epath.Path(written.folder)
+    folder = checkpoint.find_intact(path) if written is None else epath.Path(written.folder)
 
     def read(name: str) -> bytes:
-        # For an exported folder, `open_folder` has already compared all digests.
-        return checkpointer.read_file(folder, name) if written is None else written.read_file(name)
+        # All digests of an export are checked when it is opened.
+        return checkpoint.read_file(folder, name) if written is None else written.read_file(name)
 
     environment = json.loads(read("environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
@@ -122,8 +137,8 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
 
 
 def _stored(folder: epath.Path, model: Model, run: Run) -> Variables:
-    """The variables of a checkpoint."""
+    """The evaluation variables of a checkpoint, with EMA parameters where there are any."""
     shapes = parameter_shapes(model, run.model)
     wanted = {**shapes._asdict(), "average": averaged(run.optim, shapes.params)}
-    arrays = checkpointer.read_state(folder, wanted, partial=True)
+    arrays = checkpoint.read_state(folder, wanted, partial=True)
     return Variables(merge(arrays["params"], arrays["average"]), arrays["state"])

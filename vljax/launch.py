@@ -1,4 +1,12 @@
-"""From a recipe to a finished run: workdir, resume, loop, plots."""
+"""Trains a recipe: checks it, resumes or initialises the state, runs the loop, draws the plots.
+
+The other modules of a run:
+
+- `run.py`: the recipe `Run`, and `prepare`, which checks it.
+- `programs.py`: its compiled programs and the batches on the devices.
+- `workdir.py`: what is written beside the arrays of a checkpoint, and when a workdir is refused.
+- `training/`: state, step and loop.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +22,22 @@ import jax
 from rich.console import Console
 
 from vljax import config
-from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.records import located
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, SplitSet
-from vljax.evaluation.plots import plot_run
-from vljax.evaluation.retrieval import Retrieval
-from vljax.evaluation.retrieval_grid import plot_retrieval_grid, retrieval_grid
+from vljax.data.records import error_for_field
+from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, ShardedEvaluationSet
+from vljax.evaluation.plots import plot_run, save
+from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
-from vljax.parallel.processes import distributed
+from vljax.parallel.processes.agreement import barrier, broadcast
+from vljax.parallel.processes.failure import report_failure
+from vljax.parallel.processes.start import connect, is_first, process_index
 from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_encode
 from vljax.run import Prepared, Run, check_trains, prepare
 from vljax.training import accounting, metrics
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint import storage
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
 from vljax.training.metrics import NoWriter
@@ -38,7 +45,7 @@ from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState, evaluated
 from vljax.workdir import Files, checkpoint_files, describe, facts, refuse_another_recipe, resume
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 BindEncode = Callable[[Variables], Encode]
 
 
@@ -47,7 +54,7 @@ _PLOT_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run left behind."""
+    """The results of a finished run."""
 
     workdir: str
     step: int
@@ -57,64 +64,67 @@ class Finished:
 
 
 def train(run: Run, console: Console | None = None) -> Finished | None:
-    """Trains, evaluates and saves; goes on from the newest checkpoint of the workdir.
+    """Trains, evaluates and saves a run; resumes from the newest checkpoint of its workdir.
 
-    Where several processes train together, each calls it, before it asks JAX for devices; the first
-    one writes and speaks for all.
+    With several processes, each calls this before it asks JAX for devices. Only the first one
+    writes files and prints.
 
     Returns:
       None in all processes but the first.
 
     Raises:
-      UserError: for anything wrong with recipe, data or workdir, before any compile; and later if
+      UserError: for a problem with recipe, data or workdir, before anything is compiled; later if
         a checkpoint cannot be written.
       Interrupted: after SIGINT or SIGTERM, once everything is saved.
     """
-    run = dataclasses.replace(run, workdir=str(storage.absolute(_require_set(run))))
+    run = dataclasses.replace(run, workdir=str(storage.absolute(_check_paths_set(run))))
     run = pretrained.pinned(run)
-    distributed.start(run.distributed, lambda: facts(run))
+    connect(run.distributed, lambda: facts(run))
     try:
         finished = _train(run, console or Console(stderr=True))
     except Interrupted:
         raise
     except BaseException as error:
-        distributed.fail(error)
-        if isinstance(error, UserError) and not distributed.is_first():
-            raise UserError(f"[process {distributed.process()}] {error}") from error
+        report_failure(error)
+        if isinstance(error, UserError) and not is_first():
+            raise UserError(f"[process {process_index()}] {error}") from error
         raise
-    return finished if distributed.is_first() else None
+    return finished if is_first() else None
 
 
 def _train(run: Run, console: Console) -> Finished:
-    _show_log(console)
-    if not distributed.is_first():
+    _print_log_records(console)
+    if not is_first():
         console = Console(quiet=True)
-    say = _speaker(console)
-    keep_compiled()
+    log = _console_log(console)
+    enable_compilation_cache()
     prepared = prepare(run)
     check_trains(prepared)
     run = prepared.run
     assert run.workdir is not None
     workdir = run.workdir
     for note in prepared.notes:
-        say(f"note: {note}")
+        log(f"note: {note}")
 
+    # Everything that can be refused is checked before the first compile, which may take minutes.
     files = checkpoint_files(prepared)
-    data = {path: _open(prepared, path, e) for path, e in run.all_evaluators.items()}
+    data = {
+        path: _open_evaluation_data(prepared, path, e) for path, e in run.all_evaluators.items()
+    }
     if warning := storage.check_space(workdir, storage.required_bytes(prepared.shapes)):
-        say(f"warning: {warning}")
+        log(f"warning: {warning}")
     refuse_another_recipe(workdir, run)
-    checkpointer = Checkpointer(workdir, keep=run.keep_checkpoints, report=say)
-    state, step = _begin(prepared, checkpointer, files, say)
+    checkpointer = Checkpointer(workdir, keep=run.keep_checkpoints, report=log)
+    state, step = _resume_or_initialise(prepared, checkpointer, files, log)
     start = int(state.step)
     encode = make_encode(prepared)
-    measured = _measured(run, start)
-    counts = checkpointer.files(start) if start and distributed.is_first() else {}
+    evaluated_at = _evaluated_steps(run, start)
+    counts = checkpointer.files(start) if start and is_first() else {}
     examples = Accounting(workdir, start, run.data.max_rejected_share, counts.get(accounting.FILE))
 
     def bound(field: str, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluate]:
         return {
-            name: _bind(evaluator, data[path], encode, measured[path])
+            name: _evaluate_function(evaluator, data[path], encode, evaluated_at[path])
             for name, evaluator in evaluators.items()
             for path in [f"{field}.{name}"]
         }
@@ -132,27 +142,30 @@ def _train(run: Run, console: Console) -> Finished:
             max_skipped=run.max_skipped_steps,
             checkpointer=checkpointer,
             files=files,
-            writer=metrics.MetricsWriter(workdir, start) if distributed.is_first() else NoWriter(),
+            writer=metrics.MetricsWriter(workdir, start) if is_first() else NoWriter(),
             display=display,
         )
-        distributed.barrier("the first step")
-        state = _loop(loop, state)
+        barrier("the first step")
+        state = _run_loop(loop, state)
     rows = metrics.read(workdir)
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
-    plots = _plots(prepared, data, encode(evaluated(state)), rows, say)
-    distributed.barrier("the end", _PLOT_SECONDS)  # until then, a failure of one ends all
+    plots = _plots(prepared, data, encode(evaluated(state)), rows, log)
+    barrier("the end", _PLOT_SECONDS)  # a failure before this ends all processes
     return Finished(workdir, run.steps, final, plots)
 
 
-def _begin(
-    prepared: Prepared, checkpointer: Checkpointer, files: Files, say: Say
+def _resume_or_initialise(
+    prepared: Prepared, checkpointer: Checkpointer, files: Files, log: Log
 ) -> tuple[TrainState, StepPrograms]:
-    """The state to go on from, or a new one; the step is compiled beside that."""
+    """The state of the newest checkpoint, or the initial one, and the programs of the step.
+
+    The step is compiled in another thread while the state is initialised.
+    """
     run = prepared.run
     assert run.workdir is not None
     state = resume(prepared, checkpointer, files)
     if state is not None:
-        say(f"resuming at step {state.step} of {run.steps}")
+        log(f"resuming at step {state.step} of {run.steps}")
     given = pretrained.load(prepared) if state is None else None
     describe(run.workdir, prepared)
     start = 0 if state is None else int(state.step)
@@ -162,8 +175,8 @@ def _begin(
     return initial_state(prepared, given) if state is None else state, step
 
 
-def _loop(loop: Loop, state: TrainState) -> TrainState:
-    """What was measured and saved is complete on disk, however the loop ends."""
+def _run_loop(loop: Loop, state: TrainState) -> TrainState:
+    """Runs the loop; metrics and checkpoints are complete on disk, however it ends."""
     try:
         return loop.run(state)
     finally:
@@ -173,29 +186,29 @@ def _loop(loop: Loop, state: TrainState) -> TrainState:
             loop.checkpointer.close()
 
 
-def _speaker(console: Console) -> Say:
-    def say(line: str) -> None:
+def _console_log(console: Console) -> Log:
+    def log(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    return say
+    return log
 
 
-def _show_log(console: Console) -> None:
-    """Log records of vljax reach a person like everything else, and say where they come from."""
-    say = _speaker(console)
-    origin = "" if distributed.is_first() else f"[process {distributed.process()}] "
+def _print_log_records(console: Console) -> None:
+    """Prints log records of vljax on the console, with the process that they come from."""
+    log = _console_log(console)
+    origin = "" if is_first() else f"[process {process_index()}] "
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(f"{record.levelname.lower()}: {origin}{record.getMessage()}")
+            log(f"{record.levelname.lower()}: {origin}{record.getMessage()}")
 
     logger = logging.getLogger("vljax")
     logger.handlers = [Handler()]
     logger.propagate = False
 
 
-def _require_set(run: Run) -> str:
-    """The workdir, once nothing that training needs is left open."""
+def _check_paths_set(run: Run) -> str:
+    """The workdir. Raises UserError if it, or a path that training needs, is unset."""
     for path, value in [*config.paths(run), ("workdir", run.workdir or None)]:
         if value is None:
             raise UserError(f"{path}: unset; add --{path} PATH")
@@ -203,21 +216,21 @@ def _require_set(run: Run) -> str:
     return run.workdir
 
 
-def _open(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData:
-    """The data of an evaluator, opened and known to be of use to it."""
+def _open_evaluation_data(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData:
+    """The data of an evaluator, opened and checked by the evaluator."""
     data = EvaluationSet(prepared.run.data, evaluator.source)
     try:
         data.open()
         evaluator.check(data)
     except UserError as error:
-        found = located(error, f"{path}.source")
+        found = error_for_field(error, f"{path}.source")
         named = str(found).startswith(path)
         raise found if named else UserError(f"{path}: {found}") from error
-    return data if jax.process_count() == 1 else SplitSet(data, prepared.mesh)
+    return data if jax.process_count() == 1 else ShardedEvaluationSet(data, prepared.mesh)
 
 
-def _measured(run: Run, start: int) -> dict[str, list[int]]:
-    """By evaluator, the steps up to `start` at which earlier attempts ran it."""
+def _evaluated_steps(run: Run, start: int) -> dict[str, list[int]]:
+    """Evaluator -> the steps up to `start` at which an earlier attempt evaluated it."""
     assert run.workdir is not None
     workdir = run.workdir
 
@@ -229,14 +242,14 @@ def _measured(run: Run, start: int) -> dict[str, list[int]]:
         }
         return json.dumps(steps)
 
-    found: dict[str, list[int]] = json.loads(distributed.decided("measured", look))
+    found: dict[str, list[int]] = json.loads(broadcast("evaluated steps", look))
     return found
 
 
-def _bind(
+def _evaluate_function(
     evaluator: Evaluator, data: EvaluationData, encode: BindEncode, done: Collection[int]
 ) -> Evaluate:
-    """An evaluator as a function of the state; nothing new where an earlier attempt measured it."""
+    """An evaluator as a function of the state; no metrics at steps that are already evaluated."""
 
     def evaluate(state: TrainState) -> dict[str, float]:
         if int(state.step) in done:
@@ -251,33 +264,27 @@ def _plots(
     data: Mapping[str, EvaluationData],
     encode: Encode,
     rows: list[metrics.Row],
-    say: Say,
+    log: Log,
 ) -> list[Path]:
-    """Curves, and a grid of queries for each final retrieval; local workdirs only."""
+    """Curves, and the figures of final evaluators; local workdirs only."""
     run = prepared.run
     assert run.workdir is not None
     if not storage.is_local(run.workdir):
-        say("note: plots are written to local workdirs only")
+        log("note: plots are written to local workdirs only")
         return []
     folder = Path(run.workdir) / "plots"
-    grids = {
-        name: retrieval_grid(
-            encode,
-            data[f"final_evaluators.{name}"],
-            evaluator.batch_size,
-            similarity=evaluator.similarity,
-        )
+    # All processes encode together; the first one draws.
+    figures = {
+        f"{name}_{figure}": draw
         for name, evaluator in run.final_evaluators.items()
-        if isinstance(evaluator, Retrieval)
+        for figure, draw in evaluator.figures(encode, data[f"final_evaluators.{name}"]).items()
     }
-    if not distributed.is_first():
+    if not is_first():
         return []
     try:
         written = plot_run(rows, folder)
-        for name, grid in grids.items():
-            path = plot_retrieval_grid(grid, folder / f"{name}_examples.png")
-            written += [] if path is None else [path]
+        written += [save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
     except OSError as error:
-        say(f"warning: no plots in {folder}: {error.strerror}")
+        log(f"warning: no plots in {folder}: {error.strerror}")
         return []
     return written

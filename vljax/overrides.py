@@ -1,8 +1,10 @@
 """Recipe fields on the command line: `--optim.learning_rate 3e-4`, `--objectives.main sigmoid`.
 
-tyro does the typed parsing and `--help`. Two things are done around it: a component is switched by
-name before tyro sees the rest (tyro cannot switch a union member without sub-commands), and its
-errors become one line.
+tyro parses the values and prints `--help`. Two things are done here instead:
+
+- Components are switched by name before tyro parses the rest: it can switch the members of a union
+  by sub-commands only.
+- Its boxed errors become one line, and unknown fields get a suggestion.
 """
 
 from __future__ import annotations
@@ -28,13 +30,21 @@ def override(recipe: T, args: list[str], prog: str = "vljax", epilog: str = "") 
 
     Args:
       recipe: a frozen dataclass.
-      args: alternating `--path.to.field` and values, as in `sys.argv`; `--help` prints every field.
+      args: pairs of `--path.to.field` and value, as in `sys.argv`; `--help` prints all fields.
       prog: the command that `--help` shows.
-      epilog: what `--help` says after the fields and components.
+      epilog: text that `--help` prints after the fields and components.
 
     Raises:
-      UserError: for an unknown field, with the nearest one, or a value that does not parse.
+      UserError: for an unknown field, with the nearest one, or an invalid value.
       SystemExit: after `--help`.
+
+    >>> from vljax.recipes import AdamW
+    >>> optim = override(AdamW(), ["--b2", "0.98", "--schedule", "linear"])
+    >>> optim.b2, type(optim.schedule).__name__
+    (0.98, 'WarmupLinear')
+    >>> override(AdamW(), ["--learning_rat", "3e-4"])
+    Traceback (most recent call last):
+    vljax.config.UserError: unknown field 'learning_rat'; did you mean 'learning_rate'?
     """
     recipe, rest = _switch_components(recipe, args)
     for arg in rest:
@@ -48,9 +58,13 @@ def override(recipe: T, args: list[str], prog: str = "vljax", epilog: str = "") 
 
 
 def components(recipe: Any) -> dict[str, list[str]]:
-    """Where a recipe holds components that can be switched, and the names that can stand there.
+    """The components of a recipe that can be switched: path -> possible names.
 
-    The elements of a sequence share one entry, with `N` for their place.
+    The elements of a sequence share one entry, with `N` for their index.
+
+    >>> from vljax.recipes import AdamW
+    >>> components(AdamW())["schedule"][:3]
+    ['constant', 'cosine', 'linear']
     """
     return dict(_components(recipe, type(recipe), ""))
 
@@ -75,7 +89,7 @@ def _components_help(recipe: Any) -> str:
     lines = [f"  --{path} {{{', '.join(names)}}}" for path, names in components(recipe).items()]
     if not lines:
         return ""
-    return "\n".join(["components, switched by name:", *lines, ""])
+    return "\n".join(["components, each replaced by name:", *lines, ""])
 
 
 def _parse(recipe: T, args: list[str], prog: str) -> T:
@@ -99,7 +113,7 @@ def _parse(recipe: T, args: list[str], prog: str) -> T:
 
 
 def _one_line(box: str) -> str:
-    """The first paragraph of tyro's box of text."""
+    """The first paragraph of the box that tyro prints, as one line."""
     lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
     body = []
     for line in lines:
@@ -112,7 +126,7 @@ def _one_line(box: str) -> str:
 
 
 def _switch_components(recipe: Any, args: list[str]) -> tuple[Any, list[str]]:
-    """Applies `--path NAME` where `path` holds a component; returns the other arguments."""
+    """Applies each `--path NAME` whose path holds a component; returns the other arguments."""
     rest: list[str] = []
     position = 0
     while position < len(args):
@@ -135,7 +149,7 @@ def _switch_components(recipe: Any, args: list[str]) -> tuple[Any, list[str]]:
 
 
 def _without(recipe: Any, path: str) -> Any:
-    """The recipe with nothing at a path: None, or a dict without the entry."""
+    """The recipe with None at a path, or with the entry removed from its dict."""
     *above, name = path.split(".")
     value, hint = recipe, type(recipe)
     for part in above:
@@ -151,7 +165,7 @@ def _switched(kind: type[Component], name: str, old: Any, path: str) -> Componen
     cls = member(kind, name, path)
     if old is not None and type(old) is cls:
         return old
-    # What every member of the kind has (learning rate, schedule, weight) is not the member's own.
+    # Keep the values of fields that all members of the kind have: learning rate, schedule, weight.
     kept: dict[str, Any] = {}
     if old is not None and dataclasses.is_dataclass(kind):
         kept = {field.name: getattr(old, field.name) for field in dataclasses.fields(kind)}
@@ -169,7 +183,7 @@ def _switched(kind: type[Component], name: str, old: Any, path: str) -> Componen
 
 
 def _kind_at(recipe: Any, path: str) -> type[Component] | None:
-    """The kind of component that stands at a path, or None where something else does."""
+    """The kind of the component at a path, or None if there is something else."""
     value, hint = recipe, type(recipe)
     for name in path.split("."):
         value, hint = _child(value, hint, name)
@@ -179,7 +193,7 @@ def _kind_at(recipe: Any, path: str) -> type[Component] | None:
 
 
 def _kind(hint: Any) -> type[Component] | None:
-    """The kind of component that an annotation allows, if it does."""
+    """The kind of component that an annotation allows, or None."""
     for option in _options(hint):
         if isinstance(option, type) and issubclass(option, Component):
             return option.__mro__[option.__mro__.index(Component) - 1]
@@ -196,7 +210,7 @@ def _is_optional(hint: Any) -> bool:
 
 
 def _child(value: Any, hint: Any, name: str) -> tuple[Any, Any]:
-    """The value and annotation one step down; (None, None) where there is none."""
+    """The value and annotation of a field, entry or element; (None, None) if it does not exist."""
     if dataclasses.is_dataclass(value):
         hints = field_types(value.__class__)
         return (getattr(value, name), hints[name]) if name in hints else (None, None)

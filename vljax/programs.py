@@ -1,4 +1,8 @@
-"""The compiled programs of a prepared run: first state, step, encoder; and what they are fed."""
+"""The compiled programs of a prepared run: initial state, training step, encoder; and their inputs.
+
+Each is one `jax.jit` with explicit shardings. `trace_step` needs no arrays, so `vljax compile` uses
+it for machines that are not present.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from vljax.data.pipeline.batches import Account, Batches
+from vljax.data.pipeline.batches import Batches, BatchStatistics
 from vljax.data.pipeline.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
@@ -24,10 +28,11 @@ from vljax.run import Prepared
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
 
-Take = Callable[[Account, Bool[np.ndarray, " rows"]], None]
+Take = Callable[[BatchStatistics, Bool[np.ndarray, " rows"]], None]
 
-# A program that runs once need not be fast. LLVM takes half the time, and the numbers are the same.
-_QUICK: dict[str, bool | int | float | str] = {"xla_backend_optimization_level": 1}
+# The initialisation runs once, so it need not be fast. LLVM takes half the time at this level, and
+# the initial values are the same.
+_FAST_COMPILE: dict[str, bool | int | float | str] = {"xla_backend_optimization_level": 1}
 
 
 def _shardings(tree: Any) -> Any:
@@ -35,11 +40,11 @@ def _shardings(tree: Any) -> Any:
 
 
 def initial_state(prepared: Prepared, pretrained: Variables | None = None) -> TrainState:
-    """The state before the first step, made where it belongs.
+    """The state before the first step, created with its shardings.
 
     Args:
       prepared: the run.
-      pretrained: variables, on the host, that take the place of random ones.
+      pretrained: variables on the host that replace random initial values; a subtree.
     """
     task = prepared.task
     shapes = example_batch(prepared.run.model)
@@ -50,14 +55,14 @@ def initial_state(prepared: Prepared, pretrained: Variables | None = None) -> Tr
         made = task.model.init(jax.random.key(seed), batch)
         return create(Variables(*map(merge, made, given)), task)
 
-    options = _QUICK if prepared.platform == "cpu" else None
+    options = _FAST_COMPILE if prepared.platform == "cpu" else None
     compiled = jax.jit(init, out_shardings=_shardings(prepared.shapes), compiler_options=options)
     state: TrainState = compiled(jnp.uint32(prepared.run.seed), given)
     return state
 
 
 def _placed(host: Variables, shapes: TrainState) -> Variables:
-    """Arrays of the host on the devices, each process its part; the same in all of them."""
+    """Puts host arrays on the devices; each process, which has the whole, places its own part."""
 
     def place(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
         return jax.make_array_from_callback(like.shape, like.sharding, lambda i: array[i])
@@ -78,11 +83,11 @@ def compile_step(prepared: Prepared) -> Any:
 
 
 def trace_step(prepared: Prepared, length: int | None = None) -> Any:
-    """The step, traced for the batches of the run; `lower().compile()` of it needs no arrays.
+    """The step, traced for the batch shapes of the run; `.lower().compile()` needs no arrays.
 
     Args:
       prepared: the run.
-      length: of the sequences of patches; by default the longest.
+      length: number of patches per image, for images of variable size; the longest by default.
     """
     run = prepared.run
     batch = {
@@ -95,11 +100,11 @@ def trace_step(prepared: Prepared, length: int | None = None) -> Any:
 
 
 class StepPrograms:
-    """The step, compiled once for each length that sequences of patches have.
+    """The training step, compiled once for each length of patch sequences.
 
-    What is begun ahead is compiled in a thread, and the first call waits for it; other programs are
-    compiled when their first batch comes. Tracing takes turns with what else is traced, but
-    compilers work side by side.
+    `begin` compiles ahead in a thread, and the first call waits for it. Programs for other lengths
+    are compiled when their first batch arrives. JAX traces one program at a time, but compiles
+    several in parallel.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -108,21 +113,21 @@ class StepPrograms:
         self._programs: dict[int | None, Future[Any]] = {}
 
     def begin(self, step: int) -> None:
-        """Compiles the program for the batch of a step from now on."""
+        """Starts to compile the program for the batch of a step, in a thread."""
         self._begin(self._prepared.run.data.length_at(self._prepared.run.seed, step))
 
     def _begin(self, length: int | None) -> None:
         def compiled() -> Any:
             return trace_step(self._prepared, length).lower().compile()
 
-        # A program takes batches of its own shape only: none is ever compiled unasked.
+        # Compiled ahead of time: a batch of another shape is an error, not a silent compile.
         self._programs[length] = self._thread.submit(compiled)
 
     def __call__(self, activity: Callable[[str], None], *inputs: Any) -> Any:
-        """The next step.
+        """The state and metrics after one step.
 
         Args:
-          activity: told what the time is spent on where a program is compiled, "" afterwards.
+          activity: called with a description before a program is compiled, and with "" after it.
           inputs: state, batch and hyper.
         """
         length = self._length(inputs[1])
@@ -139,7 +144,9 @@ class StepPrograms:
             return None
         length: int = batch["image_mask"].shape[1]
         if length not in lengths:
-            raise ValueError(f"a batch of {length} patches, where lengths are {list(lengths)}")
+            raise ValueError(
+                f"batch of {length} patches per image, but the recipe has {list(lengths)}"
+            )
         return length
 
 
@@ -155,14 +162,14 @@ def hyper(prepared: Prepared) -> Hyper:
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
-def _nobody(account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+def _nobody(account: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
     """Where nobody asks what became of the examples."""
 
 
 def device_batches(
     prepared: Prepared, step: int, take: Take = _nobody
 ) -> Iterator[dict[str, jax.Array]]:
-    """Training batches from a step on, split over the mesh; a process reads its devices' rows.
+    """Training batches from a step on, sharded over the mesh; each process reads its own rows.
 
     Args:
       prepared: the run.
@@ -182,7 +189,7 @@ def device_batches(
             start_step=step,
             process_index=part,
             process_count=count,
-            report=lambda account: take(account, own),
+            on_batch=lambda account: take(account, own),
         )
 
     for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):
@@ -190,9 +197,9 @@ def device_batches(
 
 
 def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
-    """From variables to a function of batches that returns their embeddings on the host.
+    """A function from variables to an encoder of batches, which returns embeddings on the host.
 
-    Batches are whole and the same in all processes, or already on the devices. It compiles once for
+    A batch is the same in all processes, or already on the devices. The encoder compiles once for
     each combination of modalities and batch size.
     """
     mesh, model = prepared.mesh, prepared.model

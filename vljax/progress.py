@@ -1,4 +1,4 @@
-"""Progress of long work on standard error."""
+"""Progress of long commands on standard error: bars on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Unit = Literal["number", "bytes"]
 
 
 class Display:
-    """Progress bars, one a stage, on terminals; elsewhere a line now and then.
+    """Progress bars, one per stage, on a terminal; elsewhere a log line from time to time.
 
     Args:
-      what: is worked on; begins the lines.
-      unit: of what is counted.
+      what: name of the command or of the thing that it works on; begins the log lines.
+      unit: unit of the counts.
     """
 
     def __init__(self, what: str, unit: Unit = "number"):
@@ -51,11 +51,11 @@ class Display:
             self._bars.stop()
 
     def stage(self, name: str, line: str) -> Progress:
-        """What shows one stage.
+        """A function that shows the progress of one stage: `progress(done, total)`.
 
         Args:
-          name: before the bar.
-          line: where there is no bar, with places for what is done and what there is to do.
+          name: label of the bar.
+          line: format of the log line, with fields for the done and the total count.
         """
         if not self._console.is_terminal:
             return log_progress(self._what, line)
@@ -65,7 +65,7 @@ class Display:
 
 @contextlib.contextmanager
 def shown(what: str, line: str, unit: Unit = "number") -> Iterator[Progress]:
-    """The display of a single stage, under the name of what is worked on.
+    """Shows the progress of work with a single stage: yields `progress(done, total)`.
 
     Args:
       what: see `Display`.

@@ -1,6 +1,15 @@
-"""Everything a recipe is written with. Recipes import from here and from nowhere else in vljax.
+"""Everything that a recipe is written with. Recipes import from here and nowhere else in vljax.
 
-Each component is documented where it is defined; `vljax check RECIPE --help` prints its fields.
+    from vljax.recipes import AdamW, Data, JsonLines, ModelConfig, Run, SoftmaxContrastive, ViT
+
+- The run: `Run`, `ModelConfig`, `Data`, `Precision`, `Pretrained`, `MeshConfig`,
+  `DistributedConfig`.
+- Components, which a recipe and its overrides exchange by name. Each kind is a base class:
+  `Encoder`, `Head`, `Source`, `Filter`, `Transform`, `Tokenizer`, `Objective`, `Optimizer`,
+  `Schedule`, `Evaluator`. Derive from a kind to add a member in a recipe file.
+- Helpers: `choose` for variants, `presets` for towers of published sizes, `BUILTIN_VOCABULARY`.
+
+The docstring of each class shows its use; `vljax check RECIPE --help` lists the fields of a recipe.
 """
 
 from vljax.config import choose
@@ -19,7 +28,9 @@ from vljax.data.sources import (
     Tfds,
     Tsv,
     WebDataset,
+    filters,
 )
+from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece, Tokenizer
 from vljax.data.transforms import (
     Blur,
@@ -46,12 +57,16 @@ from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
 from vljax.models.compute import Precision
+from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, NaFlexViT, TextTransformer, ViT
 from vljax.models.heads import Embedding
+from vljax.models.heads.embedding import Head
 from vljax.models.pretrained import Pretrained
 from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
-from vljax.optim import SGD, Adafactor, AdamW, Lion, Muon
+from vljax.objectives.objective import Objective
+from vljax.optim import SGD, Adafactor, AdamW, Lion, Muon, Optimizer
 from vljax.optim.schedules import (
+    Schedule,
     WarmupConstant,
     WarmupCosine,
     WarmupLinear,
@@ -60,7 +75,7 @@ from vljax.optim.schedules import (
     WarmupSteps,
 )
 from vljax.parallel.mesh import MeshConfig
-from vljax.parallel.processes.distributed import DistributedConfig
+from vljax.parallel.processes.start import DistributedConfig
 from vljax.run import Run
 
 __all__ = [
@@ -81,21 +96,29 @@ __all__ = [
     "DistributedConfig",
     "EfficientNetLite",
     "Embedding",
+    "Encoder",
+    "Equals",
     "Evaluator",
+    "Filter",
     "Flip",
     "Folder",
     "Greyscale",
+    "Head",
     "HuggingFace",
     "JsonLines",
     "Karpathy",
+    "Length",
     "Lion",
+    "Matches",
     "MeshConfig",
     "Mixture",
     "ModelConfig",
     "Muon",
     "NaFlexViT",
     "Noise",
+    "Objective",
     "Occlude",
+    "Optimizer",
     "Parquet",
     "Part",
     "Patchify",
@@ -106,10 +129,12 @@ __all__ = [
     "RandAugment",
     "RandomCrop",
     "RandomResizedCrop",
+    "Range",
     "Resize",
     "Retrieval",
     "Run",
     "Scenes",
+    "Schedule",
     "SentencePiece",
     "SigmoidContrastive",
     "SoftmaxContrastive",
@@ -130,5 +155,6 @@ __all__ = [
     "WebDataset",
     "ZeroShot",
     "choose",
+    "filters",
     "presets",
 ]

@@ -1,4 +1,8 @@
-"""The dataclass of a whole run, and everything that can be known about it before it computes."""
+"""The recipe of a run, `Run`, and `prepare`, which checks it and shapes everything without compute.
+
+`prepare` traces the model with abstract values only. So `vljax check` takes seconds for a model of
+any size, and a recipe fails before data is read or anything is compiled.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +30,56 @@ from vljax.objectives.objective import Objective
 from vljax.optim import AdamW, Optimizer, rate_factors
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
-from vljax.parallel.processes.distributed import DistributedConfig
+from vljax.parallel.processes.start import DistributedConfig
 from vljax.parallel.rules import constrain, parameter_shardings, update_shardings
 from vljax.training.state import Task, TrainState, abstract, create, shardings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training run: everything that determines it."""
+    """A training run: everything that determines it.
+
+    >>> from vljax.recipes import AdamW, Builtin, ChooseText, Data, Decode, Embedding, HuggingFace
+    >>> from vljax.recipes import BUILTIN_VOCABULARY, ModelConfig, Resize, SoftmaxContrastive
+    >>> from vljax.recipes import TextTransformer, ViT
+    >>> tower = {"width": 32, "depth": 1, "heads": 1, "mlp_dim": 64}
+    >>> run = Run(
+    ...     model=ModelConfig(
+    ...         encoders={
+    ...             "image": ViT(image_size=32, patch_size=16, pooling="mean", **tower),
+    ...             "text": TextTransformer(
+    ...                 vocab_size=2048, context_length=16, pooling="mean", **tower
+    ...             ),
+    ...         },
+    ...         heads={"embedding": Embedding(dim=32)},
+    ...     ),
+    ...     data=Data(
+    ...         source=Builtin("train"),
+    ...         tokenizer=HuggingFace(str(BUILTIN_VOCABULARY), context_length=16),
+    ...         train_transforms=(Decode(), Resize(32, mode="squash"), ChooseText("random")),
+    ...         eval_transforms=(Decode(), Resize(32, mode="squash"), ChooseText()),
+    ...     ),
+    ...     objectives={"contrastive": SoftmaxContrastive()},
+    ...     optim=AdamW(learning_rate=1e-3),
+    ...     steps=20,
+    ...     global_batch=64,
+    ... )
+    >>> prepared = prepare(run)
+    >>> prepared.shapes.params["text"]["embedding"].shape
+    (2048, 32)
+    """
 
     model: ModelConfig
     data: Data
     objectives: dict[str, Objective]
-    """By a name of their own; the loss is their weighted sum. None for a mere tower."""
+    """Objectives by name; the loss is their weighted sum. Empty for a model that is not trained."""
     pretrained: dict[str, Pretrained] = setting(dict)
-    """First values from files, by the encoder or learned scalar that gets them."""
+    """Initial values from files, by the name of the encoder or learned scalar."""
     optim: Optimizer = field(default_factory=AdamW)
     evaluators: dict[str, Evaluator] = setting(dict, identity=False)
-    """Run every `evaluate_every` steps and at the end."""
+    """Evaluators by name, run every `evaluate_every` steps and at the end."""
     final_evaluators: dict[str, Evaluator] = setting(dict, identity=False)
-    """Run at the end only: on test sets."""
+    """Evaluators by name, run at the end only: for test sets."""
     precision: Precision = field(default_factory=Precision)
     attention: AttentionKind = setting("auto", identity=False)
     """xla; heads_first: for CPU; cudnn: fused, on GPU; splash: tiled, on TPU; auto: by platform, on
@@ -53,15 +87,16 @@ class Run:
     mesh: MeshConfig = setting(MeshConfig)
     distributed: DistributedConfig = setting(DistributedConfig)
     steps: int
-    """Batches to train on."""
+    """Number of training steps, one batch each."""
     global_batch: int
     """Examples in a batch, over all devices and processes."""
     accumulate: int = setting(1, identity=False)
-    """Parts that a batch is computed in, one after the other, to save memory; exact."""
+    """Number of parts of a batch, computed one after the other to save memory; the result is exact.
+    """
     seed: int = 0
-    """Of initial values, the order of the data, augmentation and dropout."""
+    """Seed of initial values, data order, augmentation and dropout."""
     workdir: str | None = setting(None, identity=False)
-    """Folder for everything that the run writes; runs/RECIPE where it is unset."""
+    """Folder for everything that the run writes, local or remote; runs/RECIPE if unset."""
     log_every: int = setting(50, identity=False)
     """Steps between rows of metrics.jsonl."""
     evaluate_every: int = setting(1000, identity=False)
@@ -69,9 +104,9 @@ class Run:
     checkpoint_every: int = setting(1000, identity=False)
     """Steps between checkpoints."""
     keep_checkpoints: int = setting(3, identity=False)
-    """How many of the newest checkpoints stay."""
+    """Number of newest intact checkpoints to keep."""
     max_skipped_steps: int = setting(10, identity=False)
-    """A run ends after so many steps in a row without an update."""
+    """Consecutive steps without an update, because of non-finite gradients, that end the run."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         names = ("steps", "global_batch", "accumulate", "log_every", "evaluate_every")
@@ -96,7 +131,7 @@ class Run:
                     yield f"objectives.{name}", f"and {other!r} disagree about {scalar}"
 
     def _shape_problems(self) -> Iterator[tuple[str, str]]:
-        """Batches that don't fit the encoders they are meant for."""
+        """Batch entries whose shape does not fit their encoder."""
         batch = self.data.batch_spec(self.global_batch)
         for name, encoder in self.model.encoders.items():
             specs = example_batch(ModelConfig({name: encoder}, {}), self.global_batch)
@@ -113,13 +148,13 @@ class Run:
         trained = {o.similarity for o in self.objectives.values() if isinstance(o, Contrastive)}
         for field_name in ("evaluators", "final_evaluators"):
             for name, evaluator in getattr(self, field_name).items():
-                measured = getattr(evaluator, "similarity", None)
+                measured = evaluator.similarity
                 if measured and trained and measured not in trained:
                     path = f"{field_name}.{name}.similarity"
                     yield path, f"is {measured}, but the objectives use {'/'.join(sorted(trained))}"
 
     def _name_problems(self) -> Iterator[tuple[str, str]]:
-        """Metrics of one name would overwrite each other."""
+        """Evaluators whose metrics have the same name and would overwrite each other."""
         seen: dict[str, str] = {}
         for path, evaluator in self.all_evaluators.items():
             other = seen.setdefault(evaluator.prefix, path)
@@ -128,33 +163,33 @@ class Run:
 
     @property
     def all_evaluators(self) -> dict[str, Evaluator]:
-        """Evaluators by the recipe field that holds them."""
+        """Evaluators by the path of their recipe field."""
         both = {"evaluators": self.evaluators, "final_evaluators": self.final_evaluators}
         return {f"{k}.{name}": e for k, group in both.items() for name, e in group.items()}
 
 
 def _fits(made: tuple[int, ...], wanted: tuple[int, ...], *, any_length: bool) -> bool:
-    """Whether arrays of a batch are what an encoder is made for, length aside if it is free."""
+    """Whether a batch entry fits an encoder, whatever its length if the encoder takes any."""
     first = 2 if any_length else 1
     return len(made) == len(wanted) and made[first:] == wanted[first:]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked run with its functions and shapes; nothing is computed or compiled yet."""
+    """A checked run with its model, task and shapes; nothing is computed or compiled yet."""
 
     run: Run
     mesh: Mesh
     model: Model
     task: Task
     shapes: TrainState
-    """Every array of the state, with its sharding, as a ShapeDtypeStruct."""
+    """The state as `jax.ShapeDtypeStruct` with shardings."""
     notes: list[str]
-    """What a person should know about the recipe."""
+    """Notes on the recipe for the user, see `config.notes`."""
 
     @property
     def platform(self) -> str:
-        """What the mesh targets: "cpu", "gpu" or "tpu"."""
+        """The platform that the mesh targets: "cpu", "gpu" or "tpu"."""
         return self.mesh.devices.flat[0].platform
 
 
@@ -182,14 +217,14 @@ def build_model(run: Run, mesh: Mesh) -> Model:
 
 
 def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
-    """Checks a run from end to end without computing anything.
+    """Checks a recipe from end to end and traces its model, without computing anything.
 
     Args:
-      run: the recipe.
-      devices: what the mesh is made of: all that there are, or those of a topology to compile for.
+      run: the recipe; the example of `Run` prepares one.
+      devices: the devices of the mesh: all by default, or those of a topology to compile for.
 
     Raises:
-      UserError: for the first thing that is wrong.
+      UserError: for the first problem.
     """
     run = config.validate(run)
     mesh = make_mesh(run.mesh, devices)
@@ -216,13 +251,13 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
 
 
 def check_trains(prepared: Prepared) -> None:
-    """Raises UserError if there is nothing that a run could train on."""
+    """Raises UserError if a run has no objective to train on."""
     if not prepared.run.objectives:
         raise UserError("objectives: a run needs at least one")
 
 
 def _check_parameter_rules(run: Run, variables: Variables) -> None:
-    """Patterns of the optimizer match parameters, and leave some to train."""
+    """Checks that the optimizer's patterns match parameters and leave some to train."""
     optim, params = run.optim, variables.params
     layout.match(optim.decay_rules, params, "optim.decay_rules")
     rate_factors(optim, params)
@@ -233,7 +268,7 @@ def _check_parameter_rules(run: Run, variables: Variables) -> None:
 
 
 def _check_outputs(run: Run, model: Model) -> Variables:
-    """The shapes of the model's variables, once its outputs are known to serve the objectives."""
+    """The shapes of the variables; checks that the model has the outputs that objectives read."""
     batch = example_batch(run.model)
 
     def trace(key: jax.Array, batch: Mapping[str, Any]) -> tuple[Variables, dict[str, Any]]:
@@ -250,7 +285,7 @@ def _check_outputs(run: Run, model: Model) -> Variables:
 
 
 def _check_groups(run: Run, variables: Variables) -> None:
-    """A parameter in two groups would be decayed and moved twice a step."""
+    """Checks that no parameter is in two groups, which would update it twice per step."""
     owner: dict[tuple[str, ...], str] = {}
     for name, objective in run.objectives.items():
         field, frozen = f"objectives.{name}.trains", run.optim.frozen
@@ -263,19 +298,19 @@ def _check_groups(run: Run, variables: Variables) -> None:
 
 
 def _check_vocabulary(run: Run) -> None:
-    """The tokenizer of the data fits the text towers."""
+    """Checks that the tokenizer of the data fits the text towers."""
     config = run.data.tokenizer
     for name, encoder in run.model.encoders.items():
         if getattr(encoder, "pooling", None) == "eos" and not config.always_ends:
             why = "needs an end token in every text, also in one that is cut"
             raise UserError(f"model.encoders.{name}.pooling: eos {why}; see data.tokenizer")
-    tokenizer = load_tokenizer(run)
+    tokenizer = recipe_tokenizer(run)
     if tokenizer is not None:
         check_ids(run, tokenizer)
 
 
 def check_ids(run: Run, tokenizer: LoadedTokenizer) -> None:
-    """Raises UserError if a tokenizer has ids that a tower has no embedding for: they give NaN."""
+    """Raises UserError if a tokenizer has ids without an embedding, which would give NaN."""
     for name, encoder in run.model.encoders.items():
         size = getattr(encoder, "vocab_size", None)
         if size is not None and tokenizer.vocab_size > size:
@@ -283,8 +318,8 @@ def check_ids(run: Run, tokenizer: LoadedTokenizer) -> None:
             raise UserError(f"model.encoders.{name}.vocab_size: {sizes}; set it to that")
 
 
-def load_tokenizer(run: Run) -> LoadedTokenizer | None:
-    """The tokenizer of a run; None where its path is unset."""
+def recipe_tokenizer(run: Run) -> LoadedTokenizer | None:
+    """The tokenizer of a recipe, loaded; None if its path is unset."""
     tokenizer = run.data.tokenizer
     if getattr(tokenizer, "path", "") is None:
         return None

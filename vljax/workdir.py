@@ -1,4 +1,7 @@
-"""The workdir of a run: whose it is, what a checkpoint holds beside the arrays, and resuming."""
+"""The workdir of a run: `run.json`, the files of a checkpoint beside its arrays, and resuming.
+
+A workdir belongs to one recipe and one set of data: another recipe, or changed data, is refused.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from etils import epath
 
 from vljax import config
 from vljax.config import UserError
-from vljax.data.pipeline.pipeline import plan
+from vljax.data.pipeline.pipeline import stream_fingerprint
 from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
-from vljax.parallel.processes import distributed
-from vljax.run import Prepared, Run, load_tokenizer
-from vljax.training.checkpoint import checkpointer as checkpoint
-from vljax.training.checkpoint import storage
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.parallel.processes.agreement import broadcast
+from vljax.parallel.processes.start import is_first
+from vljax.run import Prepared, Run, recipe_tokenizer
+from vljax.training import checkpoint
+from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.state import TrainState
 
 Files = Callable[[int], dict[str, bytes]]
@@ -31,17 +34,17 @@ FORMAT_VERSION = 2
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What must be the same in all processes of a run: versions, and every field of the recipe.
+    """What must be equal in all processes of a run: versions, and the fields of the recipe.
 
-    Paths of data may differ from host to host; what is found there is compared in `resume`.
+    Paths of data may differ between hosts; `resume` compares the data found there.
     """
     recipe = _flat(config.encode(run))
-    loose = {path for path, _ in config.paths(run)} - {"workdir"}
-    loose |= {f"pretrained.{name}.path" for name in run.pretrained}
+    per_host = {path for path, _ in config.paths(run)} - {"workdir"}
+    per_host |= {f"pretrained.{name}.path" for name in run.pretrained}
     same = {
         path: value
         for path, value in recipe.items()
-        if not any(path == p or path.startswith(f"{p}.") for p in loose)
+        if not any(path == p or path.startswith(f"{p}.") for p in per_host)
         and not path.startswith("distributed.")
     }
     return {**same, **_versions(), "revision of vljax": str(_revision())}
@@ -59,12 +62,12 @@ def _flat(data: Any, path: str = "") -> dict[str, str]:
 def refuse_another_recipe(workdir: str, run: Run) -> None:
     """Raises UserError if the workdir belongs to a run of another recipe.
 
-    The recipe of the newest readable checkpoint counts, and `run.json` where there is none.
+    Compares with the recipe of the newest readable checkpoint, or with `run.json` if there is none.
     """
-    distributed.decided("recipe", lambda: _refuse(workdir, run))
+    broadcast("recipe", lambda: _check_recipe(workdir, run))
 
 
-def _refuse(workdir: str, run: Run) -> str:
+def _check_recipe(workdir: str, run: Run) -> str:
     saved = _saved_recipe(workdir)
     if saved is not None:
         run = _with_digests(run, saved)
@@ -81,7 +84,7 @@ def _refuse(workdir: str, run: Run) -> str:
 
 
 def _with_digests(run: Run, saved: Run) -> Run:
-    """The run with the digests of weights that began it: their files need not be here any more."""
+    """The run with the digests of its pretrained weights, whose files may no longer exist."""
     known = {
         name: dataclasses.replace(source, sha256=source.sha256 or saved.pretrained[name].sha256)
         if name in saved.pretrained
@@ -92,32 +95,32 @@ def _with_digests(run: Run, saved: Run) -> Run:
 
 
 def _saved_recipe(workdir: str) -> Run | None:
-    for step in reversed(checkpoint.steps(workdir)):
+    for step in reversed(checkpoint.complete_steps(workdir)):
         folder = checkpoint.step_folder(workdir, step)
         try:
             content = checkpoint.read_file(folder, "recipe.json")
         except UserError:
-            continue  # damaged; restoring passes it over, and says so
+            continue  # damaged; restoring skips it with a warning
         return decode_recipe(json.loads(content), f"{folder}/recipe.json")
     file = epath.Path(workdir) / "run.json"
     try:
         return decode_recipe(json.loads(file.read_text())["recipe"], str(file))
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing is saved yet that could be lost
+        return None  # nothing is saved that could be lost
 
 
 def decode_recipe(data: Any, where: str) -> Run:
-    """A stored recipe. Raises UserError if it is none of this version of vljax."""
+    """A stored recipe. Raises UserError if this version of vljax cannot read it."""
     try:
         run: Run = config.decode(Run, data)
     except UserError as error:
-        raise UserError(f"{where}: no recipe of this version of vljax ({error})") from None
+        raise UserError(f"{where}: not a recipe of this version of vljax ({error})") from None
     return run
 
 
 def describe(workdir: str, prepared: Prepared) -> None:
-    """Writes `run.json`: the recipe, and everything about the machine that made the run."""
-    if distributed.is_first():
+    """Writes `run.json`: the recipe, devices, versions and revision."""
+    if is_first():
         storage.write(epath.Path(workdir) / "run.json", description(prepared))
 
 
@@ -149,7 +152,7 @@ def _environment(prepared: Prepared) -> dict[str, Any]:
 
 
 def _revision() -> str | None:
-    """The git revision of the source tree, with `+` where it has changes; None outside of one."""
+    """The git revision of the source tree, with `+` if changed; None outside a repository."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     folder = Path(__file__).parent
     try:
@@ -160,19 +163,19 @@ def _revision() -> str | None:
 
 
 def checkpoint_files(prepared: Prepared) -> Files:
-    """What stands beside the arrays in the checkpoint of a step.
+    """A function from a step to the files of its checkpoint: name -> content.
 
     Raises:
       UserError: if the data or the tokenizer cannot be opened.
     """
     run = prepared.run
-    fixed = model_files(prepared, load_tokenizer(run))
-    stream = plan(run.data, seed=run.seed, global_batch=run.global_batch)
+    fixed = model_files(prepared, recipe_tokenizer(run))
+    stream = stream_fingerprint(run.data, seed=run.seed, global_batch=run.global_batch)
     return lambda step: {**fixed, "data.json": _json({"step": step, "plan": stream})}
 
 
 def model_files(prepared: Prepared, tokenizer: LoadedTokenizer | None) -> dict[str, bytes]:
-    """What makes a checkpoint self-sufficient, apart from the arrays and the place in the data."""
+    """The files that make a checkpoint self-sufficient, without arrays and position in the data."""
     run = prepared.run
     normalisation = {name: e.preprocessing() for name, e in run.model.encoders.items()}
     files = {
@@ -190,11 +193,10 @@ def _json(data: Any) -> bytes:
 
 
 def resume(prepared: Prepared, checkpointer: Checkpointer, files: Files) -> TrainState | None:
-    """The state of the newest intact checkpoint; None where the workdir holds none.
+    """The state of the newest intact checkpoint, or None if the workdir has none.
 
     Raises:
-      UserError: if the data are not those that the checkpoint was trained on, or not the same in
-        all processes.
+      UserError: if the data have changed since that checkpoint, or differ between processes.
     """
     _check_data(files)
     restored = checkpointer.restore(prepared.shapes)
@@ -206,17 +208,17 @@ def resume(prepared: Prepared, checkpointer: Checkpointer, files: Files) -> Trai
         if json.loads(position) != json.loads(files(restored.step)["data.json"]):
             raise UserError(
                 f"the data have changed since step {restored.step} of {prepared.run.workdir}: "
-                "bring them back, or use another --workdir"
+                "restore them, or use another --workdir"
             )
         return ""
 
-    distributed.decided("data of the checkpoint", refuse_other_data)
+    broadcast("data of the checkpoint", refuse_other_data)
     state: TrainState = restored.state
     return state
 
 
 def _check_data(files: Files) -> None:
-    """Paths may differ between the hosts of a run, but not what is found there."""
+    """Checks that all processes found the same data: paths may differ between hosts."""
     own = files(0)["data.json"].decode()
-    if own != distributed.decided("data", lambda: own):
-        raise UserError("data: not the same as in process 0; bring the same files to all hosts")
+    if own != broadcast("data", lambda: own):
+        raise UserError("data: differ from those of process 0; copy the same files to all hosts")

@@ -3,7 +3,7 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
-from vljax.host_memory import keep_freed_memory
+from vljax.host_process import keep_freed_memory
 
 keep_freed_memory()  # as the command does, before NumPy starts threads
 

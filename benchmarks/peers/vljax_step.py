@@ -3,7 +3,7 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
-from vljax.host_memory import keep_freed_memory
+from vljax.host_process import keep_freed_memory
 
 keep_freed_memory()  # as the command does, before NumPy and JAX start threads
 
@@ -23,7 +23,7 @@ from vljax.models.assembly import Variables
 from vljax.parallel.rules import batch_sharding
 from vljax.programs import compile_step, hyper, initial_state, make_encode, trace_step
 from vljax.run import Prepared, Run, prepare
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer
 
 
 def recipe(spec: Spec) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vljax.host_memory import keep_freed_memory
+from vljax.host_process import keep_freed_memory
 
 if __name__ == "__main__":  # and not in the processes that prepare batches
     keep_freed_memory()  # as the command does, before NumPy starts threads

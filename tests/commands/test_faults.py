@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vljax.training import accounting, metrics
-from vljax.training.checkpoint.checkpointer import steps, verify
+from vljax.training.checkpoint import complete_steps, verify
 
 TINY = ("train.py", "configs/quickstart.py:tiny")
 SHORT = (*TINY, "--log_every", "1", "--evaluate_every", "100", "--checkpoint_every", "2")
@@ -20,7 +20,7 @@ def finished(call, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "w"
     status, _, err = call(*SHORT, "--workdir", workdir)
     assert status == 0, err
-    assert steps(str(workdir)) == [16, 18, 20]
+    assert complete_steps(str(workdir)) == [16, 18, 20]
     return workdir
 
 
@@ -35,7 +35,7 @@ def test_a_workdir_from_another_recipe(refused, workdir):
     assert f"{workdir} holds a run of another recipe" in said
     assert "optim.learning_rate is 0.003 there, 0.5 here; seed is 0 there, 3 here" in said
     assert said.endswith("use another --workdir")
-    assert steps(str(workdir)) == [16, 18, 20]
+    assert complete_steps(str(workdir)) == [16, 18, 20]
 
 
 def test_what_is_no_part_of_the_identity_may_change(call, workdir):
@@ -66,7 +66,7 @@ def test_a_half_written_checkpoint_is_passed_over(call, workdir):
     status, _, err = call(*SHORT, "--workdir", workdir)
     assert status == 0, err
     assert "resuming at step 18 of 20" in err
-    assert steps(str(workdir)) == [16, 18, 20]
+    assert complete_steps(str(workdir)) == [16, 18, 20]
 
 
 def test_a_disk_that_is_full(start, finished, workdir, environment):
@@ -85,7 +85,7 @@ def test_a_disk_that_is_full(start, finished, workdir, environment):
     (said,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert "18" in said
     assert "intact" in said
-    assert steps(str(workdir)) == [16, 18]
+    assert complete_steps(str(workdir)) == [16, 18]
     assert all(verify(workdir / "checkpoints" / str(step)) == [] for step in (16, 18))
 
 
@@ -125,7 +125,7 @@ def test_a_recipe_of_another_version(refused, workdir):
     described["recipe"]["new_field"] = 1
     (workdir / "run.json").write_text(json.dumps(described))
     said = refused(*SHORT, "--workdir", workdir)
-    assert "run.json: no recipe of this version of vljax (unknown field 'new_field'" in said
+    assert "run.json: not a recipe of this version of vljax (unknown field 'new_field'" in said
 
 
 def test_paths_that_training_needs(refused, tmp_path):

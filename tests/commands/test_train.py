@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from vljax.training import metrics
-from vljax.training.checkpoint.checkpointer import steps, verify
+from vljax.training.checkpoint import complete_steps, verify
 
 TINY = ("train.py", "configs/quickstart.py:tiny")
 
@@ -38,7 +38,7 @@ def comparable(result):
 
 def test_it_leaves_everything_behind(uninterrupted):
     workdir, result, out, err = uninterrupted
-    assert steps(str(workdir)) == [10, 15, 20]
+    assert complete_steps(str(workdir)) == [10, 15, 20]
     assert verify(workdir / "checkpoints" / "20") == []
     names = {path.name for path in (workdir / "checkpoints" / "20").iterdir()}
     assert names == {
@@ -124,7 +124,7 @@ def test_killed_and_started_again_it_ends_the_same(start, call, uninterrupted, t
         (said,) = (line for line in err.splitlines() if line.startswith("stopped by "))
         assert said.startswith(f"stopped by {name}; saved at step ")
         assert said.endswith(f"To go on: python {' '.join(map(str, command))}")
-    saved = steps(str(tmp_path / "w"))
+    saved = complete_steps(str(tmp_path / "w"))
     assert 20 not in saved
     status, _, err = call(*command)
     assert status == 0, err

@@ -1,4 +1,4 @@
-"""A data set and a model whose embeddings are given, so that results can be worked out by hand."""
+"""A data set and a model with given embeddings, so that results can be computed by hand."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ FakeSource.type_name = "fake"
 
 @dataclass
 class FakeData:
-    """Images carry their index in a pixel, token ids the position of the text in `vocabulary`."""
+    """Images hold their index in a pixel, token ids are the index of the text in `vocabulary`.
 
-    captions: list[str]
+    `captions` are one text or several texts an example.
+    """
+
+    captions: list
     vocabulary: list[str]
     labels: np.ndarray = None
     class_names: tuple[str, ...] = ()
@@ -41,6 +44,8 @@ class FakeData:
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self):
+        given = [(one,) if isinstance(one, str) else one for one in self.captions]
+        self.captions = [tuple(text for text in one if text.strip()) for one in given]
         if self.labels is None:
             self.labels = np.full(len(self.captions), -1, np.int32)
 

@@ -1,13 +1,20 @@
 """The retrieval evaluator on embeddings whose rankings are known."""
 
+import jax
 import numpy as np
 import pytest
 
+from tests.data.samples import sample_data, write_jsonl
 from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
 from vljax.config import UserError, decode, encode, validate
+from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.sources import JsonLines
-from vljax.evaluation.evaluator import Evaluator
+from vljax.datasets import Builtin
+from vljax.evaluation.evaluator import Evaluator, ShardedEvaluationSet
 from vljax.evaluation.retrieval import Retrieval, distinct_captions
+from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.parallel.rows import place_whole
+from vljax.parallel.rules import batch_sharding
 
 CAPTIONS = ["A red fox", "a  red FOX ", "a boat", "a tree"]
 TEXTS = ["A red fox", "a boat", "a tree"]
@@ -152,10 +159,125 @@ def test_captions_are_distinct_up_to_case_and_white_space():
 
 
 def test_recipes_hold_evaluators():
-    from vljax.datasets import Builtin
-
     evaluator = Retrieval(Builtin(split="test"), batch_size=8)
     assert decode(Evaluator, encode(evaluator)) == evaluator
     with pytest.raises(UserError, match="batch_size: must be at least 1, got 0"):
         validate(Retrieval(Builtin(), batch_size=0))
     assert evaluator.prefix == "retrieval/builtin/test"
+
+
+# --- Several captions an image ---
+
+
+def published(images, texts, owner):
+    """Recall@k and median ranks of the published protocol in float64, one query at a time.
+
+    An image finds any of its captions, a caption finds its image; ties count against the model.
+    """
+    images, texts = (np.asarray(v, np.float64) for v in (images, texts))
+    images, texts = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, texts))
+    cosine = images @ texts.T
+    eps = 1e-12  # far above the rounding of float64, far below what random float32 differ by
+    ranks = {"image_to_text": [], "text_to_image": []}
+    for i, row in enumerate(cosine):
+        own = owner == i
+        ranks["image_to_text"].append(1 + np.sum(row[~own] >= row[own].max() - eps))
+    for t, column in enumerate(cosine.T):
+        other = np.arange(len(images)) != owner[t]
+        ranks["text_to_image"].append(1 + np.sum(column[other] >= column[owner[t]] - eps))
+    metrics = {}
+    for way, found in ranks.items():
+        metrics[f"{way}/median_rank"] = np.median(found)
+        for k in (1, 5, 10):
+            metrics[f"{way}/recall@{k}"] = np.mean(np.array(found) <= k)
+    return metrics
+
+
+def several(count=30, seed=0):
+    """Images with 1 to 6 captions each, some of them equal, and random embeddings of a few axes."""
+    rng = np.random.default_rng(seed)
+    amounts = rng.integers(1, 7, count)
+    owner = np.repeat(np.arange(count), amounts)
+    number = rng.permutation(len(owner))
+    number[:9] = number[9:18]  # equal captions of different images
+    vectors = rng.normal(size=(len(owner), 4)).astype(np.float32)
+    vectors[20:26] = vectors[26:32]  # different captions with equal embeddings
+    vocabulary = [f"caption {i}" for i in range(len(owner))]
+    captions = [tuple(vocabulary[n] for n in number[owner == i]) for i in range(count)]
+    near = vectors[number[np.searchsorted(owner, np.arange(count))]]
+    images = (near + 0.3 * rng.normal(size=(count, 4))).astype(np.float32)
+    return captions, vocabulary, images, vectors, owner, number
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_several_captions_follow_the_published_protocol(batch_size):
+    captions, vocabulary, images, vectors, owner, number = several()
+    metrics = evaluate(FakeData(captions, vocabulary), images, vectors, batch_size)
+    expected = published(images, vectors[number], owner)
+    assert {name: metrics[name] for name in expected} == expected
+    assert 0.1 < metrics["image_to_text/recall@1"] < 0.9
+    assert (metrics["examples"], metrics["captions"]) == (30, len(owner))
+    # A random ranking finds one of n images, or one of an image's captions among all.
+    assert metrics["text_to_image/recall@5_chance"] == pytest.approx(5 / 30)
+    amounts = np.bincount(owner)
+    assert metrics["image_to_text/recall@1_chance"] == pytest.approx(np.mean(amounts / len(owner)))
+
+
+def test_unreadable_images_are_left_out_with_all_their_captions():
+    captions, vocabulary, images, vectors, owner, number = several(seed=1)
+    metrics = evaluate(FakeData(captions, vocabulary, unreadable=(0, 7)), images, vectors)
+    kept = [i for i in range(30) if i not in (0, 7)]
+    own = np.isin(owner, kept)
+    expected = published(images[kept], vectors[number[own]], np.searchsorted(kept, owner[own]))
+    assert {name: metrics[name] for name in expected} == expected
+
+
+def test_two_captions_worked_by_hand():
+    """Image 0 finds its second caption first. Its first caption finds image 1."""
+    data = FakeData([("fox", "boat"), "tree"], ["fox", "boat", "tree"])
+    images = np.array([[0.0, 1.0, 0.2], [0.8, 0.0, 0.9]])
+    metrics = evaluate(data, images, AXES)
+    assert metrics["image_to_text/recall@1"] == 1.0
+    assert metrics["text_to_image/recall@1"] == pytest.approx(2 / 3)
+
+
+def test_captions_limits_how_many_of_an_image_are_used():
+    captions, vocabulary, images, vectors, owner, _ = several()
+    first = evaluate(FakeData([one[:1] for one in captions], vocabulary), images, vectors)
+    assert evaluate(FakeData(captions, vocabulary), images, vectors, captions=1) == first
+    two = evaluate(FakeData([one[:2] for one in captions], vocabulary), images, vectors)
+    assert evaluate(FakeData(captions, vocabulary), images, vectors, captions=2) == two
+    assert two["captions"] == np.minimum(np.bincount(owner), 2).sum()
+    with pytest.raises(
+        UserError, match="captions: must be at least 1, got 0; leave it out for all"
+    ):
+        validate(Retrieval(Builtin("test"), captions=0))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_several_captions_on_one_device_and_on_eight(tmp_path, devices):
+    """From files to metrics: the set gives all captions, each device holds a part of a batch."""
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(20), rng.integers(1, 5, 20))
+    texts = [f"caption {i}" for i in range(len(owner))]
+    rows = [{"captions": [texts[t] for t in np.flatnonzero(owner == i)]} for i in range(20)]
+    path = write_jsonl(tmp_path, rows)
+    data = EvaluationSet(sample_data(path), JsonLines(path))
+    mesh = make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
+    weights = {"image": rng.normal(size=(16 * 16 * 3, 5)), "text": rng.normal(size=(12, 5))}
+
+    def project(name, array):
+        return (array.reshape(len(array), -1) / (255 if name == "image" else 49408)) @ weights[name]
+
+    def encode(batch):
+        (name,) = {"image", "text"} & batch.keys()
+        array = place_whole(batch[name], batch_sharding(mesh))
+        assert len(array.sharding.device_set) == devices
+        return {f"{name}/embedding": np.asarray(jax.jit(project, static_argnums=0)(name, array))}
+
+    evaluator = Retrieval(JsonLines(path), batch_size=8)
+    metrics = evaluator(encode, ShardedEvaluationSet(data, mesh))
+    images = np.concatenate([batch["image"] for batch in data.batches(20)])
+    expected = published(project("image", images), project("text", data.tokenizer(texts)[0]), owner)
+    assert {name: metrics[f"{evaluator.prefix}/{name}"] for name in expected} == expected
+    assert metrics[f"{evaluator.prefix}/captions"] == len(owner) > 40

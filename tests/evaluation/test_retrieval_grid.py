@@ -1,13 +1,14 @@
-"""The grid shows the right queries, images and hits, and can be drawn from any caption."""
+"""The grid shows the right queries, images and hits, and draws any caption."""
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from tests.evaluation.fakes import FakeData, FakeModel
+from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
 from vljax.evaluation.plots import GREEN, GREY, save
-from vljax.evaluation.retrieval_grid import GridRow, plot_retrieval_grid, retrieval_grid
+from vljax.evaluation.retrieval import Retrieval
+from vljax.evaluation.retrieval_grid import GridRow, draw_grid
 
 CAPTIONS = ["fox", "Fox", "boat", "tree"]
 TEXTS = ["fox", "boat", "tree", "Fox"]
@@ -15,9 +16,10 @@ IMAGES = np.array([[0.2, 0.0, 0.9], [0.9, 0.1, 0.0], [0.6, 0.8, 0.0], [0.1, 0.0,
 AXES = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 
 
-def grid(batch_size=3, unreadable=(), **options):
-    data = FakeData(CAPTIONS, TEXTS, unreadable=unreadable)
-    return retrieval_grid(FakeModel(IMAGES, AXES, batch_size), data, batch_size, **options)
+def grid(batch_size=3, unreadable=(), similarity="cosine", captions=CAPTIONS, **options):
+    data = FakeData(captions, TEXTS, unreadable=unreadable)
+    evaluator = Retrieval(FakeSource(), batch_size, similarity)
+    return evaluator.example_queries(FakeModel(IMAGES, AXES, batch_size), data, **options)
 
 
 def shown(images):
@@ -59,26 +61,27 @@ def test_queries_are_spread_over_the_captions():
     assert len(grid(queries=100)) == 3
 
 
-def many(count, directions=None):
+def many(count, directions=None, **options):
     names = [f"caption {i}" for i in range(count)]
     axes = np.eye(count, dtype=np.float32)
     images = axes[np.arange(count) % (directions or count)]
-    return FakeModel(images, axes, 8), FakeData(names, names), 8
+    model, data = FakeModel(images, axes, 8), FakeData(names, names)
+    return Retrieval(FakeSource(), 8).example_queries(model, data, **options)
 
 
 def test_queries_between_the_first_and_last_are_the_nearest_to_evenly_spread():
-    rows = retrieval_grid(*many(5), queries=4)  # 0, 1.33, 2.67, 4
+    rows = many(5, queries=4)  # 0, 1.33, 2.67, 4
     assert [row.query for row in rows] == [f"caption {i}" for i in (0, 1, 3, 4)]
 
 
 def test_a_grid_is_8_queries_with_5_images_large_enough_to_see():
-    rows = retrieval_grid(*many(30))
+    rows = many(30)
     assert [len(row.found) for row in rows] == [5] * 8
     assert {image.shape for row in rows for image in (row.truth, *row.found)} == {(128, 128, 3)}
 
 
 def test_images_that_tie_are_shown_in_the_order_of_the_data():
-    first, *others = retrieval_grid(*many(60, directions=3), top=60)
+    first, *others = many(60, directions=3, top=60)
     thirds = [*range(0, 60, 3)]
     assert shown(first.found) == thirds + [i for i in range(60) if i % 3]
     assert first.rank == 20
@@ -88,8 +91,7 @@ def test_images_that_tie_are_shown_in_the_order_of_the_data():
 
 
 def test_images_without_a_caption_take_no_part():
-    data = FakeData(["fox", " ", "boat", "tree"], TEXTS)
-    rows = retrieval_grid(FakeModel(IMAGES, AXES, 3), data, 3)
+    rows = grid(captions=["fox", " ", "boat", "tree"])
     assert [row.query for row in rows] == ["fox", "boat", "tree"]
     assert {i for row in rows for i in shown(row.found)} == {0, 2, 3}
 
@@ -114,20 +116,11 @@ def green(path):
     return np.mean((np.abs(pixels - colour) < 3).all(axis=-1))
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are saved."""
-    figures = []
-
-    def keep(figure, path):
-        figures.append(figure)
-        return save(figure, path)
-
-    monkeypatch.setattr("vljax.evaluation.retrieval_grid.save", keep)
-    return figures
+def plot(rows, path):
+    return save(draw_grid(rows), path)
 
 
-def test_each_line_is_the_caption_the_true_image_and_what_was_found(tmp_path, drawn):
+def test_each_line_is_the_caption_the_true_image_and_the_images_found():
     def images(*levels):
         return tuple(np.full((4, 4, 3), level, np.uint8) for level in levels)
 
@@ -135,32 +128,32 @@ def test_each_line_is_the_caption_the_true_image_and_what_was_found(tmp_path, dr
         GridRow("a fox", *images(1), images(2, 3, 4), (False, True, False), 1234),
         GridRow("word " * 60, *images(5), images(6, 7), (True, False), 1),
     ]
-    plot_retrieval_grid(rows, tmp_path / "grid.png")
+    drawn = draw_grid(rows)
     cells = [
         [axes.images[0].get_array()[0, 0, 0] if axes.images else None for axes in line]
-        for line in np.array(drawn[0].axes).reshape(2, 5)
+        for line in np.array(drawn.axes).reshape(2, 5)
     ]
     assert cells == [[None, 1, 2, 3, 4], [None, 5, 6, 7, None]]
     frames = [
         (to_hex(axes.spines["left"].get_edgecolor()).upper(), axes.spines["left"].get_linewidth())
-        for axes in drawn[0].axes
+        for axes in drawn.axes
         if axes.images
     ]
     black, grey, green = ("#000000", 1), (GREY, 1), (GREEN, 5)
     assert frames == [black, grey, green, grey, black, green, grey]
-    fox, words = (drawn[0].axes[i].texts[0].get_text().split("\n") for i in (0, 5))
+    fox, words = (drawn.axes[i].texts[0].get_text().split("\n") for i in (0, 5))
     assert fox == ["a fox", "(first hit at rank 1,234)"]
     assert words[-1] == "(first hit at rank 1)"
     assert words[-2].endswith(" …")
     assert len(words) == 6
     assert max(map(len, words)) <= 25
-    titles = [axes.get_title() for axes in drawn[0].axes[:5]]
+    titles = [axes.get_title() for axes in drawn.axes[:5]]
     assert titles == ["", "true image", "found 1", "found 2", "found 3"]
 
 
 def test_hits_and_only_hits_are_framed_green(tmp_path):
     none, one, two = (
-        green(plot_retrieval_grid([row(hits=hits)], tmp_path / f"{i}.png"))
+        green(plot([row(hits=hits)], tmp_path / f"{i}.png"))
         for i, hits in enumerate([(False, False), (True, False), (True, True)])
     )
     assert none == 0 < one
@@ -174,16 +167,26 @@ def test_hits_and_only_hits_are_framed_green(tmp_path):
 def test_any_caption_can_be_drawn(tmp_path, caption):
     sizes = []
     for text in ("a fox", caption):
-        with Image.open(plot_retrieval_grid([row(text)], tmp_path / "grid.png")) as image:
+        with Image.open(plot([row(text)], tmp_path / "grid.png")) as image:
             sizes.append(image.size)
     assert sizes[0] == sizes[1]
 
 
 def test_rows_of_different_length_can_be_drawn(tmp_path):
     rows = [row(), row(found=1, hits=(True,)), row(found=0, hits=())]
-    assert green(plot_retrieval_grid(rows, tmp_path / "new" / "grid.png")) > 0
+    assert green(plot(rows, tmp_path / "new" / "grid.png")) > 0
 
 
-def test_nothing_is_written_without_rows(tmp_path):
-    assert plot_retrieval_grid([], tmp_path / "grid.png") is None
-    assert list(tmp_path.iterdir()) == []
+def test_the_evaluator_has_the_grid_as_its_figure():
+    model, evaluator = FakeModel(IMAGES, AXES, 3), Retrieval(FakeSource(), 3)
+    ((name, draw),) = evaluator.figures(model, FakeData(CAPTIONS, TEXTS)).items()
+    assert name == "examples"
+    assert "Images found for captions" in draw().get_suptitle()
+    assert evaluator.figures(model, FakeData(CAPTIONS, TEXTS, unreadable=(0, 1, 2, 3))) == {}
+
+
+def test_each_caption_of_an_image_is_a_query_of_its_own():
+    rows = grid(captions=[("fox", "Fox"), "boat", "tree", "fox"], queries=100)
+    assert [row.query for row in rows] == ["fox", "Fox", "boat", "tree", "fox"]
+    assert [shown([row.truth]) for row in rows] == [[0], [0], [1], [2], [3]]
+    assert [sum(row.hits) for row in rows] == [1] * 5

@@ -14,12 +14,12 @@ from tests.interop.test_traps import read
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip
-from vljax.data.tokenizers.clip_bpe import ClipWords
+from vljax.data.tokenizers.clip_bpe import ClipBpe
 from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import import_model
 from vljax.interop.export_plan import ExportIssues
 from vljax.interop.formats import ACCEPTABLE, FORMATS, find_format
-from vljax.training.checkpoint import checkpointer
+from vljax.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
 
 def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None):
     """The checkpoint, cleaning and resizing otherwise."""
-    newest = checkpointer.newest(str(home / "w"))
+    newest = checkpoint.find_intact(str(home / "w"))
     file = None if vocabulary is None else str(vocabulary)
     found, _ = read_trained(newest, vocabulary=file)
     tokenizer = dataclasses.replace(found.tokenizer.config, cleaning=cleaning).load()
@@ -52,7 +52,7 @@ def vocabulary(home):
     What two tokens a token was merged from is what all merges before make of its bytes.
     """
     tokenizer = Clip().load()._tokenizer
-    ids = ClipWords.from_decode(tokenizer.decode)._ids
+    ids = ClipBpe.from_decode(tokenizer.decode)._ids
     ranks = sorted(ids, key=ids.get)
     letters = {byte[0]: chr(c) for byte, c in zip(ranks[:256], _letters(), strict=True)}
 

@@ -32,7 +32,8 @@ from vljax.interop.programs import folder as program_folder
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite
 from vljax.run import Run, prepare
-from vljax.training.checkpoint import checkpointer, manifest
+from vljax.training import checkpoint
+from vljax.training.checkpoint import manifest
 from vljax.workdir import model_files
 
 TOLERANCE = 2e-6
@@ -240,7 +241,7 @@ def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeyp
 
 
 def test_transforms_that_do_not_travel(siglip):
-    trained, _ = read_trained(checkpointer.newest(str(siglip)))
+    trained, _ = read_trained(checkpoint.find_intact(str(siglip)))
     decode, *others = trained.run.data.eval_transforms
     issues = ExportIssues("stablehlo")
     for transforms, message in (

@@ -21,7 +21,7 @@ from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import export_model, import_model
 from vljax.interop.export_plan import ExportIssues
 from vljax.interop.formats import detect_format, find_format
-from vljax.training.checkpoint import checkpointer
+from vljax.training import checkpoint
 
 TWO_TOWERS = ["transformers_clip_a", "transformers_siglip_a", "transformers_siglip_b", "siglip2_b"]
 
@@ -42,7 +42,7 @@ class Home:
         workdir = self.folder / f"{name}-w"
         if not workdir.exists():
             import_model(str(self.foreign(name)), str(workdir), overwrite=False, report=quiet)
-        return read_trained(checkpointer.newest(str(workdir)))[0]
+        return read_trained(checkpoint.find_intact(str(workdir)))[0]
 
 
 def quiet(done, total):

@@ -10,7 +10,7 @@ from vljax import config
 from vljax.parallel.mesh import MeshConfig
 from vljax.programs import compile_step, device_batches, hyper, initial_state
 from vljax.run import Run, prepare
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer
 
 STEPS = 2
 

@@ -8,8 +8,8 @@ from vljax.training import accounting
 
 SCRIPT = """
 import jax, numpy as np
-from vljax.data.pipeline.batches import Account
-from vljax.data.pipeline.batches import Rejected
+from vljax.data.pipeline.batches import BatchStatistics
+from vljax.data.pipeline.batches import RejectedExample
 from vljax.parallel import rows
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding
@@ -24,10 +24,10 @@ for step in range(3):
         bad = [row for row in range(size) if (part * size + row) % 4 == step]
         valid = np.array([row not in bad for row in range(size)])
         rejected = tuple(
-            Rejected(row, "pets", "", 10 * step + part * size + row, "damaged", "why")
+            RejectedExample(row, "pets", "", 10 * step + part * size + row, "damaged", "why")
             for row in bad
         )
-        account = Account(step, valid, ~valid, rejected)
+        account = BatchStatistics(step, valid, ~valid, rejected)
         counts.take(account, np.split(counted, parts.total)[part])
     counts.check(step) if step == 2 else None
     found = counts.settle(step + 1)

@@ -6,13 +6,13 @@ import pytest
 
 from tests.multiprocess.conftest import news
 from tests.multiprocess.joined import joined
-from vljax.training.checkpoint.checkpointer import steps, verify
+from vljax.training.checkpoint import complete_steps, verify
 
 PRELUDE = """
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from vljax.training import manifest
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import manifest
+from vljax.training.checkpoint import Checkpointer
 mesh = Mesh(np.array(jax.devices()), ("x",), axis_types=(AxisType.Auto,))
 split = NamedSharding(mesh, PartitionSpec("x"))
 def state(step):
@@ -34,7 +34,7 @@ def saved(run, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("saved") / "w"
     lines = "for step in (1, 2): saver.save(step, state(step), {'note': b'x'})\nsaver.close()"
     run(2, script(workdir, lines))
-    assert steps(str(workdir)) == [1, 2]
+    assert complete_steps(str(workdir)) == [1, 2]
     assert all(not verify(workdir / "checkpoints" / str(step)) for step in (1, 2))
     return workdir
 
@@ -52,7 +52,7 @@ def test_a_damaged_one_is_passed_over_by_all(run, saved, tmp_path, count):
     (workdir / "checkpoints" / "2" / "note").write_bytes(b"y")
     out, _ = run(count, script(workdir, RESTORE))
     for i, text in enumerate(out):
-        # The first process looks, and says what it passed over.
+        # The first process looks, and says what it skipped.
         reports = 1 if i == 0 else 0
         assert news(text) == [" ".join(["step 1", *["1.0"] * (4 // count)]), f"reports {reports}"]
 
@@ -61,7 +61,7 @@ def test_a_failure_of_the_first_process_is_one_of_all(start, saved, tmp_path):
     workdir = shutil.copytree(saved, tmp_path / "w")
     lines = """
 def fail(*_): raise OSError(28, "No space left on device")
-if distributed.is_first(): manifest.write = fail
+if is_first(): manifest.write = fail
 saver.save(3, state(3), {})
 saver.wait()
 """
@@ -70,4 +70,4 @@ saver.wait()
     for text in err:
         assert "No space left on device" in text
         assert "to save step 3" in text or "cannot save step 3" in text
-    assert steps(str(workdir)) == [1, 2]
+    assert complete_steps(str(workdir)) == [1, 2]

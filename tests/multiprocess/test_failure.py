@@ -43,9 +43,7 @@ def test_processes_of_different_recipes_are_refused(start, tmp_path):
 
 def test_a_barrier_names_who_is_missing(start):
     mode = (
-        "distributed.barrier('both', 20)\n"
-        "if distributed.process() == 1: time.sleep(60)\n"
-        "distributed.barrier('the first step', 1)"
+        "barrier('both', 20)\nif process_index() == 1: time.sleep(60)\nbarrier('the first step', 1)"
     )
     statuses, _, err = start(2, joined(mode)).wait(30)
     assert statuses == [2, 2]
@@ -61,8 +59,8 @@ def test_a_barrier_names_who_is_missing(start):
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_fails_ends_those_that_wait_for_it(start, failing):
     mode = (
-        "distributed.barrier('both', 20)\n"
-        f"if distributed.process() == {failing}: raise ZeroDivisionError('by zero')\n"
+        "barrier('both', 20)\n"
+        f"if process_index() == {failing}: raise ZeroDivisionError('by zero')\n"
         "from jax.experimental import multihost_utils\n"
         "time.sleep(60)"
     )
@@ -79,10 +77,10 @@ def test_a_process_that_fails_ends_those_that_wait_for_it(start, failing):
 def test_what_the_first_process_decides_holds_for_all(start):
     mode = (
         "for k in range(3):\n"
-        "    answer = lambda: str(10 * k) if distributed.is_first() else 1 / 0\n"
-        "    print(distributed.decided('number', answer))\n"
+        "    answer = lambda: str(10 * k) if is_first() else 1 / 0\n"
+        "    print(broadcast('number', answer))\n"
         "def refuse(): raise UserError('field: no')\n"
-        "distributed.decided('number', refuse)"
+        "broadcast('number', refuse)"
     )
     statuses, out, err = start(2, joined(mode)).wait(30)
     assert statuses == [2, 2]
@@ -96,9 +94,9 @@ def test_what_all_say_is_gathered_by_the_first(run):
     """Five megabytes each, more than a message of gRPC holds by default; and twice one name."""
     mode = (
         "for letter in 'ab':\n"
-        "    own = letter * 5_000_000 + str(distributed.process())\n"
-        "    texts = distributed.gathered('news', own)\n"
-        "    print(distributed.process(), len(texts), [text[-2:] for text in texts])"
+        "    own = letter * 5_000_000 + str(process_index())\n"
+        "    texts = gather('news', own)\n"
+        "    print(process_index(), len(texts), [text[-2:] for text in texts])"
     )
     out, _ = run(3, joined(mode))
     assert out[0].splitlines()[-2:] == ["0 3 ['a0', 'a1', 'a2']", "0 3 ['b0', 'b1', 'b2']"]

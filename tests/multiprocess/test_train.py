@@ -14,8 +14,7 @@ from tests.multiprocess.conftest import news
 from tests.multiprocess.recipe import STEPS
 from tests.training.tiny import distance
 from vljax.training import accounting, metrics
-from vljax.training.checkpoint import saved_state
-from vljax.training.checkpoint.checkpointer import steps
+from vljax.training.checkpoint import complete_steps, saved_state
 
 COMMAND = ("train.py", "tests/multiprocess/recipe.py", "--workdir")
 
@@ -84,7 +83,7 @@ def test_it_trains_as_one_process(run, alone, tmp_path, count, mesh):
     described = json.loads((tmp_path / "run.json").read_text())
     assert described["resolved"]["processes"] == count
     assert described["devices"]["count"] == 4
-    assert steps(str(tmp_path)) == [5, 10]
+    assert complete_steps(str(tmp_path)) == [5, 10]
 
 
 def wait_for(path: Path, group) -> None:
@@ -103,7 +102,7 @@ def stopped(start, tmp_path_factory):
     statuses, _, err = group.wait()
     assert statuses == [128 + signal.SIGTERM] * 2, err
     (said,) = (line for line in err[0].splitlines() if line.startswith("stopped by "))
-    (saved,) = steps(str(workdir))
+    (saved,) = complete_steps(str(workdir))
     assert said.startswith(f"stopped by SIGTERM; saved at step {saved}. To go on: ")
     assert saved < STEPS
     assert not beside_bad_examples(err[1])
@@ -113,7 +112,7 @@ def stopped(start, tmp_path_factory):
 @pytest.mark.parametrize("count", [1, 4])
 def test_stopped_as_two_it_goes_on_as_another_number(run, alone, stopped, tmp_path, count):
     workdir = shutil.copytree(stopped, tmp_path / "w")
-    (saved,) = steps(str(workdir))
+    (saved,) = complete_steps(str(workdir))
     # Whose workdir it is does not depend on where it lies.
     _, err = run(count, (*COMMAND, workdir))
     assert f"resuming at step {saved} of {STEPS}" in err[0]

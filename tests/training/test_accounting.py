@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
-from vljax.data.pipeline.batches import Account, Rejected
+from vljax.data.pipeline.batches import BatchStatistics, RejectedExample
 from vljax.training import accounting
 from vljax.training.accounting import FILE, Accounting
 
@@ -17,8 +17,10 @@ def account(step, bad=(), repeated=0):
     """A batch of eight, some rows of which are bad: `{row: (index, kind)}`."""
     valid = np.ones(ROWS, bool)
     valid[[row for row, _, _ in bad]] = False
-    rejected = tuple(Rejected(row, "pets", "", i, kind, f"{kind} {i}") for row, i, kind in bad)
-    return Account(step, valid, np.arange(ROWS) < repeated, rejected)
+    rejected = tuple(
+        RejectedExample(row, "pets", "", i, kind, f"{kind} {i}") for row, i, kind in bad
+    )
+    return BatchStatistics(step, valid, np.arange(ROWS) < repeated, rejected)
 
 
 ALL = np.ones(ROWS, bool)

@@ -6,7 +6,7 @@ import signal
 import jax.numpy as jnp
 import pytest
 
-from vljax.parallel.processes.agreement import SharedMaximum
+from vljax.parallel.processes.agreement import AllReduceMaximum
 from vljax.training.interrupt import StopRequest
 
 
@@ -39,7 +39,7 @@ def test_among_several_processes_a_signal_counts_once_all_know_of_it():
     """The devices' sharing is the real one; the numbers of other processes are made up."""
     sent = []
 
-    class Shared(SharedMaximum):
+    class Shared(AllReduceMaximum):
         def __call__(self, value):
             sent.append(value)
             return super().__call__(max(sent))
@@ -57,7 +57,7 @@ def test_among_several_processes_a_signal_counts_once_all_know_of_it():
 
 
 def test_the_signal_of_another_process_is_honoured():
-    class Other(SharedMaximum):
+    class Other(AllReduceMaximum):
         def __call__(self, value):
             return jnp.int32(signal.SIGINT)
 

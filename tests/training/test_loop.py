@@ -12,10 +12,10 @@ from rich.console import Console
 
 from tests.training import tiny
 from vljax.config import UserError
-from vljax.data.pipeline.batches import Account, Rejected
+from vljax.data.pipeline.batches import BatchStatistics, RejectedExample
 from vljax.training import accounting, metrics
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint.checkpointer import Checkpointer, steps
+from vljax.training.checkpoint import Checkpointer, complete_steps
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Loop
 from vljax.training.metrics import MetricsWriter
@@ -56,15 +56,23 @@ def run(tmp_path):
     ):
         log = []
 
-        saved = Checkpointer(str(tmp_path)).files(start) if start in steps(str(tmp_path)) else {}
+        saved = (
+            Checkpointer(str(tmp_path)).files(start)
+            if start in complete_steps(str(tmp_path))
+            else {}
+        )
         counts = Accounting(str(tmp_path), start, limit, saved.get(accounting.FILE))
 
         def batches(first):
             for k in range(first, 10_000):
                 on_batch(k)
-                rejected = (Rejected(0, "pets", "", k, "truncated", "ends"),) if bad(k) else ()
+                rejected = (
+                    (RejectedExample(0, "pets", "", k, "truncated", "ends"),) if bad(k) else ()
+                )
                 valid = np.array([not rejected, True])
-                counts.take(Account(k, valid, np.array([k > 4] * 2), rejected), np.ones(2, bool))
+                counts.take(
+                    BatchStatistics(k, valid, np.array([k > 4] * 2), rejected), np.ones(2, bool)
+                )
                 log.append(("batch", k))
                 yield jnp.float32(loss(k))
 
@@ -107,7 +115,7 @@ def test_everything_happens_when_it_is_due(run, tmp_path):
     assert [k for name, k in log if name == "batch"] == list(range(STEPS))
     assert [k for name, k in log if name == "validation"] == [4, 8, 10]
     assert [k for name, k in log if name == "test"] == [10]
-    assert steps(str(tmp_path)) == [5, 10]
+    assert complete_steps(str(tmp_path)) == [5, 10]
     assert Checkpointer(str(tmp_path)).files(5)["note"] == b"5"
     rows = metrics.read(str(tmp_path))
     # The metrics of step k are those of batch k - 1.
@@ -146,7 +154,7 @@ def test_too_many_bad_examples_end_the_run_and_what_was_saved_stays(run, tmp_pat
     """Batch 5 is the first bad one, which the row of step 6 shows."""
     with pytest.raises(UserError, match="1 of the last 12 examples up to step 6 cannot be used"):
         run(bad=lambda k: k > 4, limit=0.0)
-    assert steps(str(tmp_path)) == [5]
+    assert complete_steps(str(tmp_path)) == [5]
     assert metrics.read(str(tmp_path))[-1]["data/rejected"] == 1
     assert [row["index"] for row in accounting.read(str(tmp_path))] == [5]
 
@@ -174,7 +182,7 @@ def stop(step):
 def test_a_signal_during_an_evaluation_leaves_the_rest_for_later(run, tmp_path):
     with pytest.raises(Interrupted, match="at step 4"):
         run(on_evaluate=stop)
-    assert steps(str(tmp_path)) == [4]
+    assert complete_steps(str(tmp_path)) == [4]
     assert [list(row)[1] for row in metrics.read(str(tmp_path)) if row["step"] == 4] == ["first"]
     _, log = run(start=4)
     assert log[1] == ("validation", 4)
@@ -192,14 +200,14 @@ def test_an_evaluator_that_fails_costs_no_step(run, tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         run(on_evaluate=fail)
-    assert steps(str(tmp_path)) == [5, 8]
+    assert complete_steps(str(tmp_path)) == [5, 8]
 
 
 def test_too_many_skipped_steps_end_the_run_before_they_are_saved(run, tmp_path):
     """Batches 7 to 9 are bad: at step 10, where the end is saved, it is known."""
     with pytest.raises(UserError, match="3 steps in a row were skipped up to step 10 "):
         run(loss=lambda k: 100 if k > 6 else k)
-    assert steps(str(tmp_path)) == [5]
+    assert complete_steps(str(tmp_path)) == [5]
     assert not [row for row in metrics.read(str(tmp_path)) if row["step"] == 10 and "test" in row]
 
 
@@ -216,14 +224,14 @@ def test_a_signal_saves_the_current_step(run, tmp_path):
     with pytest.raises(Interrupted, match="stopped by SIGTERM at step 7") as stop:
         run(on_batch=on_batch)
     assert (stop.value.signum, stop.value.step) == (signal.SIGTERM, 7)
-    assert steps(str(tmp_path)) == [5, 7]
+    assert complete_steps(str(tmp_path)) == [5, 7]
 
 
 def test_a_signal_while_an_evaluation_is_made_up_for_trains_no_further(run, tmp_path):
     with pytest.raises(Interrupted) as stopped:
         run(start=4, on_evaluate=stop)
     assert stopped.value.step == 4
-    assert steps(str(tmp_path)) == [4]
+    assert complete_steps(str(tmp_path)) == [4]
 
 
 def test_a_stop_looks_at_the_steps_in_flight_first(run, tmp_path):
@@ -235,4 +243,4 @@ def test_a_stop_looks_at_the_steps_in_flight_first(run, tmp_path):
 
     with pytest.raises(UserError, match="skipped"):
         run(on_batch=on_batch, loss=lambda k: 100 if k else 0, cadence=Cadence(9, 9, 9))
-    assert steps(str(tmp_path)) == []
+    assert complete_steps(str(tmp_path)) == []

@@ -16,8 +16,8 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vljax.config import UserError
-from vljax.parallel.processes import distributed
-from vljax.parallel.processes.distributed import DistributedConfig
+from vljax.parallel.processes.failure import report_failure
+from vljax.parallel.processes.start import DistributedConfig, connect
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def main() -> int:
     expected = tyro.cli(Preflight)
     facts = {"devices": str(expected.devices), "workdir": expected.workdir}
     try:
-        distributed.start(expected.distributed, lambda: facts)
+        connect(expected.distributed, lambda: facts)
         print(check(expected))
     except UserError as error:
-        distributed.fail(error)
+        report_failure(error)
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

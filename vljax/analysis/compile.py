@@ -21,7 +21,7 @@ from vljax.analysis.hlo import executions
 from vljax.analysis.hlo_costs import program_flops, unknown_kernels
 from vljax.analysis.jaxpr_flops import kernel_flops, training_flops
 from vljax.analysis.topologies import Topology, devices
-from vljax.compilation_cache import keep_compiled
+from vljax.host_process import enable_compilation_cache
 from vljax.models import layout
 from vljax.models.assembly import Variables, build, example_batch
 from vljax.models.compute import Compute
@@ -106,7 +106,7 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     Raises:
       UserError: for anything wrong with the recipe, or a compiler that is not installed.
     """
-    keep_compiled()
+    enable_compilation_cache()
     prepared = prepare(run, devices(topology))
     check_trains(prepared)
     flops = model_flops(prepared)

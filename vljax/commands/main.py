@@ -145,7 +145,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
 
 
 def _train(argv: list[str], json_path: str | None, prog: str) -> int:
-    from vljax.host_memory import keep_freed_memory
+    from vljax.host_process import keep_freed_memory
 
     keep_freed_memory()  # before NumPy and JAX start threads
     run = _load(argv, prog)
@@ -154,7 +154,7 @@ def _train(argv: list[str], json_path: str | None, prog: str) -> int:
     import signal
 
     from vljax.launch import train
-    from vljax.parallel.processes.distributed import is_first
+    from vljax.parallel.processes.start import is_first
     from vljax.report import print_finished
     from vljax.training.interrupt import Interrupted
 

@@ -1,4 +1,8 @@
-"""What a data set is: records by index, and the component that opens them."""
+"""The data set interface: `Source` opens a data set, `Records` reads its examples by index.
+
+A `Source` is a component of the recipe: where the data is and which columns to read. `open()`
+returns `Records`, which give a `Record` (image file, captions, tags, label, ...) for each index.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from typing import Any, Literal, get_args
 
 from vljax.config import Component, UserError
 
-Kind = Literal[
-    "unreadable",  # the file or record
-    "truncated",
-    "damaged",
+RejectionKind = Literal[
+    "unreadable",  # the file or record cannot be read
+    "truncated",  # it ends too early
+    "damaged",  # it is there, but its content is not valid
     "not_an_image",
     "too_many_pixels",
     "too_small",
@@ -25,19 +29,23 @@ Kind = Literal[
     "bad_utf8",
     "other",
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""The classes of reasons for which examples cannot be used."""
+REJECTION_KINDS: tuple[RejectionKind, ...] = get_args(RejectionKind)
+"""Why an example is rejected; metrics and reports count rejected examples by these kinds."""
 
 
 class ExampleError(Exception):
-    """Why an example cannot be used. It keeps its slot in the batch, masked out.
+    """Raised for an example that cannot be used: it stays in the batch, masked out.
+
+    >>> raise ExampleError("image is cut off", kind="truncated")
+    Traceback (most recent call last):
+    vljax.data.records.ExampleError: image is cut off
 
     Args:
-      message: for people, on one line.
-      kind: the class that it is counted in.
+      message: one line, for people.
+      kind: the kind that it is counted under.
     """
 
-    def __init__(self, message: str, *, kind: Kind = "other") -> None:
+    def __init__(self, message: str, *, kind: RejectionKind = "other") -> None:
         super().__init__(message)
         self.kind = kind
 
@@ -47,26 +55,26 @@ class Region:
     """An object in an image."""
 
     name: str
-    """What it is, such as "cup of tea"."""
+    """Such as "cup of tea"."""
     box: tuple[int, int, int, int]
-    """Left, top, right and bottom of what is seen of it, in pixels; the last two are one past the
-    last pixel."""
+    """Left, top, right and bottom of the visible part, in pixels; right and bottom are
+    exclusive."""
     colour: str | None = None
-    """Its name, if the object has one colour."""
+    """Name of the colour, if the object has a single one."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A part of a caption that speaks of regions."""
+    """A span of a caption that refers to regions."""
 
     caption: int
     """Index of the caption."""
     start: int
-    """The first character."""
+    """Index of the first character."""
     end: int
-    """One past the last character."""
+    """Index of the last character, plus one."""
     regions: tuple[int, ...]
-    """Indices of the regions."""
+    """Indices of the regions that it refers to."""
 
 
 @dataclass(frozen=True)
@@ -74,30 +82,35 @@ class Question:
     """A question about an image."""
 
     kind: str
-    """Questions of a kind are answered by the same means, and evaluated together."""
+    """Such as "count" or "colour"; metrics are computed for each kind."""
     text: str
     """The question."""
     answer: str
-    """The one right answer."""
+    """The only correct answer."""
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is written about one image."""
+    """Captions, tags, label and other text of one image.
+
+    >>> Annotation(("", "a dog")).first_caption
+    'a dog'
+    """
 
     captions: tuple[str, ...]
-    """Descriptions of the image in order of preference."""
+    """Descriptions of the image, in order of preference."""
     tags: tuple[str, ...] = ()
     """Keywords."""
     label: int | None = None
-    """Index into the class names of the data set."""
-    # Not in `repr`, which enters the identity of data sets that have none of these.
+    """Index into `Records.class_names`."""
+    # Not in `repr`: the identity of the built-in data sets is a hash of it, and has to stay the
+    # same for data sets without these fields.
     regions: tuple[Region, ...] = field(default=(), repr=False)
     """Objects in the image."""
     phrases: tuple[Phrase, ...] = field(default=(), repr=False)
-    """Where the captions speak of them."""
+    """Spans of the captions that refer to regions."""
     questions: tuple[Question, ...] = field(default=(), repr=False)
-    """With their answers."""
+    """Questions about the image, with their answers."""
 
     @property
     def first_caption(self) -> str:
@@ -112,19 +125,19 @@ class Record(Annotation):
     image: bytes
     """An encoded image file (JPEG, PNG, WebP, ...)."""
     masks: bytes | None = None
-    """A grey image file without loss, as large as the image: i + 1 where region i is seen, else
-    0."""
+    """Lossless grey image file of the same size as the image: i + 1 where region i is visible,
+    0 elsewhere."""
 
 
 class Records(abc.ABC):
     """An opened data set with random access, safe to read from threads and to pickle."""
 
     class_names: tuple[str, ...] = ()
-    """Names that labels point to; empty where the data has no classes."""
+    """Names of the classes, by label; empty if the data has no classes."""
     identity: str
-    """A hash that changes when the data set changes."""
-    accounting: SourceCounts | None = None
-    """What was counted when the data set was opened; None where nothing is."""
+    """Hash that changes when the data set changes; a run resumes only with the same one."""
+    counts: SourceCounts | None = None
+    """Numbers of files, examples and fields, if they were counted when the data set was opened."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -133,7 +146,8 @@ class Records(abc.ABC):
     def annotation(self, index: int) -> Annotation:
         """Captions, tags and label of an example, without reading its image.
 
-        Raises ExampleError if they cannot be read.
+        Raises:
+          ExampleError: if they cannot be read.
         """
 
     @abc.abstractmethod
@@ -145,55 +159,66 @@ class Records(abc.ABC):
         return None
 
     def other_columns(self, index: int) -> dict[str, Any]:
-        """What else is stored with an example, by column: all that its `Record` does not hold.
+        """Columns of an example that its `Record` does not hold, for conversion.
 
-        Values are those of JSON, bytes, dates and the like. Complete where the data set was opened
-        by `Source.open_in_full`. Raises ExampleError if it cannot be read.
+        Values are JSON data, bytes, dates and the like. Only complete if the data set was opened by
+        `Source.open_with_all_columns`.
+
+        Raises:
+          ExampleError: if they cannot be read.
         """
         return {}
 
     def __getitem__(self, index: int) -> Record:
-        """An example in full. Raises ExampleError if its image cannot be read."""
+        """The whole example. Raises ExampleError if it cannot be read."""
         about = self.annotation(index)
         return Record(**vars(about), image=self.image(index), masks=self.masks(index))
 
 
 class Source(Component, abc.ABC):
-    """Where examples come from. Members are named by the format they read."""
+    """A data set as a recipe names it. Members are named by the format that they read.
+
+    >>> from vljax.datasets import Builtin
+    >>> source = Builtin("test")
+    >>> source.full_name, source.dataset, source.split_name
+    ('builtin:test', 'builtin', 'test')
+    >>> source.open()[0].image[:4]
+    b'RIFF'
+    """
 
     @property
     @abc.abstractmethod
     def full_name(self) -> str:
-        """The name in messages and in the keys of random numbers, free of machine paths."""
+        """Name in messages and in the keys of random numbers; the same on every machine."""
 
     @property
     def dataset(self) -> str:
-        """The name of the data set in metric names, without "/"."""
+        """Name of the data set in metric names, without "/"."""
         return self.type_name
 
     @property
     def split_name(self) -> str:
-        """The name of the part in metric names, without "/"; "all" where there are no parts."""
+        """Name of the split in metric names, without "/"; "all" if there are no splits."""
         return "all"
 
     @abc.abstractmethod
     def open(self) -> Records:
-        """Opens the data set. Raises UserError if it is unset, missing or malformed."""
+        """Opens the data set. Raises UserError if its path is unset, missing or malformed."""
 
     def index(self, workers: int | None, progress: Progress) -> Records:
-        """Opens the data set like `open`, which builds its index if it needs one.
+        """Opens the data set as `open` does, with control over how its index is built.
 
         Args:
-          workers: processes that build it; as many as there are cores where it is None.
-          progress: is told the shards done and all there are.
+          workers: number of processes that build the index; None means one per core.
+          progress: called with the number of shards that are done and the total.
 
         Raises:
           UserError: as `open` does.
         """
         return self.open()
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> Records:
-        """Opens the data set with all its columns, those that training has no use for too.
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> Records:
+        """Opens the data set with all its columns, including those that training does not read.
 
         Args:
           workers: as in `index`.
@@ -205,39 +230,47 @@ class Source(Component, abc.ABC):
         return self.index(workers, progress)
 
 
-def located(error: UserError, field: str) -> UserError:
-    """An error about a source, which sources say of `data.source`, said of another field."""
+def error_for_field(error: UserError, field: str) -> UserError:
+    """The same error for a source in another field: sources always name `data.source`.
+
+    >>> str(error_for_field(UserError("data.source.path: unset"), "evaluators.retrieval.source"))
+    'evaluators.retrieval.source.path: unset'
+    """
     return UserError(str(error).replace("data.source.", f"{field}."))
 
 
 def dataset_name(file: str) -> str:
-    """A file name as the name of a data set in metric names; "" if there is none."""
+    """The name of a data set in metric names, from a file name; "" if there is none.
+
+    >>> dataset_name("/data/my flowers.jsonl")
+    'my_flowers'
+    """
     return re.sub(r"[^\w.+-]+", "_", PurePosixPath(file).stem)
 
 
-# --- What was counted when a source was opened or indexed -----------------------------------------
+# --- Progress and counts of opening a source ------------------------------------------------------
 
 logger = logging.getLogger(__name__)
 
-# How many of the examples left out for one reason are named.
+# Number of left out examples that are named for each reason.
 _NAMED = 5
 _SECONDS_BETWEEN_LINES = 10
 
-# Of this process: source, reason and count.
-_said: set[tuple[str, str, int]] = set()
+# What this process has logged: source, reason and count.
+_logged: set[tuple[str, str, int]] = set()
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do."""
+"""Called with the amount that is done and the total."""
 
-INDEXED = "indexed {:,} of {:,} shards"
+INDEXED_SHARDS = "indexed {:,} of {:,} shards"
 
 
-def log_progress(name: str, what: str = INDEXED) -> Progress:
-    """Says a line now and then, where no bar can be drawn.
+def log_progress(name: str, template: str = INDEXED_SHARDS) -> Progress:
+    """A `Progress` that logs a line every 10 s, for use without a progress bar.
 
     Args:
       name: of the source.
-      what: the words, with places for what is done and what there is to do.
+      template: format string with two fields: the amount that is done and the total.
     """
     last = time.monotonic()
 
@@ -245,40 +278,40 @@ def log_progress(name: str, what: str = INDEXED) -> Progress:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            logger.warning("%s: %s", name, what.format(done, total))
+            logger.warning("%s: %s", name, template.format(done, total))
 
     return progress
 
 
 @dataclass
 class SourceCounts:
-    """Counts of a source."""
+    """Numbers of files, examples and fields of a source, counted when it is opened or indexed."""
 
     files: int = 0
-    """Files that hold it (shards)."""
+    """Number of files (shards)."""
     examples: int = 0
-    """Those that are left."""
+    """Number of examples that filters keep."""
     fields: dict[str, int] = field(default_factory=dict)
-    """By the name of a field, how many of these have it."""
+    """For each field, the number of examples that have it."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """By reason, how many examples or members of archives are not used."""
+    """For each reason, the number of examples or archive members that are left out."""
     named: dict[str, list[str]] = field(default_factory=dict)
-    """By reason, the first of them."""
+    """For each reason, the names of the first of them."""
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Counts an example that is not used."""
+        """Counts an example that is left out."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
         names = self.named.setdefault(reason, [])
         if len(names) < _NAMED:
             names.append(name)
 
-    def count(self, fields: Iterable[str]) -> None:
+    def add_example(self, fields: Iterable[str]) -> None:
         """Counts an example that has these fields."""
         self.examples += 1
         for name in fields:
             self.fields[name] = self.fields.get(name, 0) + 1
 
-    def add(self, other: SourceCounts) -> None:
+    def merge(self, other: SourceCounts) -> None:
         """Adds the counts of another part of the same source."""
         self.files += other.files
         self.examples += other.examples
@@ -290,11 +323,11 @@ class SourceCounts:
             self.named[reason] = names[:_NAMED]
 
     def log(self, source: str) -> None:
-        """Says what was left out, a line for each reason."""
+        """Logs the number of examples left out, one line per reason."""
         for reason, count in self.left_out.items():
-            if (source, reason, count) in _said:  # a run opens the same source several times
+            if (source, reason, count) in _logged:  # a run opens the same source several times
                 continue
-            _said.add((source, reason, count))
+            _logged.add((source, reason, count))
             names = ", ".join(self.named[reason])
             more = ", ..." if count > len(self.named[reason]) else ""
             logger.warning("%s: left out %d: %s (%s%s)", source, count, reason, names, more)

@@ -1,4 +1,4 @@
-"""Processes that share work, end with the process that started them, and leave interrupts to it."""
+"""Worker processes that ignore interrupts and exit when their parent does."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 from vljax.config import UserError
 
-# JAX has threads, with which a process must not fork.
+# Not fork: JAX has threads, and a forked child may deadlock on a lock that one of them held.
 SPAWN = multiprocessing.get_context("spawn")
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
+    """The number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):  # on Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -27,20 +27,20 @@ def usable_cores() -> int:
 
 @contextlib.contextmanager
 def worker_pool(
-    workers: int, work: str, begin: Callable[..., None] | None = None, *given: Any
+    workers: int, work: str, initializer: Callable[..., None] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes; what waits for it is cancelled at the end of the context.
+    """A pool of worker processes; pending calls are cancelled at the end of the context.
 
     Args:
-      workers: their number.
-      work: what they do, for messages.
-      begin: is called first in each of them.
-      given: its arguments.
+      workers: number of processes.
+      work: what they do, for the error message: "indexed shards".
+      initializer: called once in each process before any work.
+      *arguments: arguments of `initializer`.
 
     Raises:
-      UserError: if one of them is killed.
+      UserError: if a process is killed.
     """
-    pool = ProcessPoolExecutor(workers, SPAWN, _start, (begin, given))
+    pool = ProcessPoolExecutor(workers, SPAWN, _start, (initializer, arguments))
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -52,16 +52,16 @@ def worker_pool(
         pool.shutdown(cancel_futures=True)
 
 
-def _start(begin: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
-    # The terminal sends an interrupt to all; the parent tells the workers what to do.
+def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    # Ctrl-C reaches all processes of the terminal; the parent alone decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if begin is not None:
-        begin(*given)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers, which would wait for ever."""
+def _exit_with_parent() -> None:
+    """Exits when the parent is gone: a killed parent cannot stop workers that wait for work."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

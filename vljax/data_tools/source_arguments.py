@@ -12,6 +12,7 @@ import vljax.datasets  # noqa: F401  both register what can be named
 from vljax.config import UserError, member, validate
 from vljax.data.records import Source
 from vljax.data.tokenizers import LoadedTokenizer, Tokenizer, load_tokenizer
+from vljax.files import find_files, is_remote
 from vljax.overrides import override
 
 _BY_ENDING = {
@@ -29,7 +30,7 @@ SOURCE is a path or TYPE:PATH. Without TYPE it is told by the ending: .tar, .par
 sources follow: --captions json.caption txt, --label cls."""
 
 
-def given_sources(argv: list[str], prog: str, epilog: str = "") -> list[Source]:
+def parse_sources(argv: list[str], prog: str, epilog: str = "") -> list[Source]:
     """The sources that arguments name, with the fields set behind them.
 
     Args:
@@ -64,10 +65,6 @@ def _source(word: str, fields: list[str], prog: str, epilog: str) -> Source:
 
 
 def _type_of(path: str) -> str:
-    import os
-
-    from vljax.data.files import expand, is_remote
-
     for ending, name in _BY_ENDING.items():
         if path.endswith(ending):
             return name
@@ -77,7 +74,7 @@ def _type_of(path: str) -> str:
         return "tfds"
     for ending in (".tar", ".parquet", ".array_record"):
         try:
-            if all(file.path.endswith(ending) for file in expand(path, (ending,), path)):
+            if all(file.path.endswith(ending) for file in find_files(path, (ending,), path)):
                 return _BY_ENDING[ending]
         except UserError:
             continue
@@ -92,7 +89,7 @@ _TOKENIZERS = {".json": "huggingface", ".model": "sentencepiece"}
 _FIELD = "--tokenizer."
 
 
-def take_fields(argv: list[str]) -> tuple[list[str], list[str]]:
+def split_tokenizer_fields(argv: list[str]) -> tuple[list[str], list[str]]:
     """`--tokenizer.FIELD VALUE ...` as `--FIELD VALUE ...`, and the other arguments."""
     fields, rest = list[str](), list[str]()
     ours = False
@@ -103,7 +100,7 @@ def take_fields(argv: list[str]) -> tuple[list[str], list[str]]:
     return [f"--{w[len(_FIELD) :]}" if w.startswith(_FIELD) else w for w in fields], rest
 
 
-def given_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer | None:
+def parse_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer | None:
     """The loaded tokenizer that a word names; None for "none".
 
     Args:
@@ -129,9 +126,9 @@ def given_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer 
     kind: Any = member(Tokenizer, name, "--tokenizer")
     # Clip has its vocabulary within it.
     tokenizer = kind(path=path) if path else kind()
-    return loaded_tokenizer(tokenizer, fields, f"{prog} --tokenizer {word}")
+    return tokenizer_with_fields(tokenizer, fields, f"{prog} --tokenizer {word}")
 
 
-def loaded_tokenizer(tokenizer: Tokenizer, fields: list[str], prog: str) -> LoadedTokenizer:
+def tokenizer_with_fields(tokenizer: Tokenizer, fields: list[str], prog: str) -> LoadedTokenizer:
     """A tokenizer with `--FIELD VALUE ...` set, loaded. Raises UserError if one does not fit."""
     return validate(override(tokenizer, fields, prog)).load()

@@ -2,6 +2,6 @@
 
 from vljax.datasets.builtin.source import Builtin
 from vljax.datasets.scenes.source import Scenes
-from vljax.datasets.tuxpaint import Tuxpaint
+from vljax.datasets.tuxpaint.source import Tuxpaint
 
 __all__ = ["Builtin", "Scenes", "Tuxpaint"]

@@ -1,11 +1,11 @@
-"""The evaluator interface: an encoder and a data set in, named numbers out."""
+"""The evaluator interface: a model and a data set in, named numbers out."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,43 +16,46 @@ from vljax.config import Component, UserError, setting
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import Source
 from vljax.data.sources import Mixture
+from vljax.models.similarity import Similarity
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Batch = Mapping[str, Any]
-"""Whole arrays of the host (NumPy), or global ones that are on the devices already (JAX)."""
+"""Arrays by name: whole NumPy arrays of the host, or global JAX arrays on the devices."""
+
+Draw = Callable[[], "Figure"]
+"""Draws a figure from data that is already computed."""
 
 
 @runtime_checkable
 class Encode(Protocol):
     """A model with its variables bound.
 
-    Takes a batch with some modalities, `image` uint8[B,H,W,3] (or patches, with `image_mask` and
-    what else `Patchify` makes) or `text` int32[B,L] with `text_mask`
-    bool[B,L], and returns host arrays for these: `image/embedding` or `text/embedding`
-    float32[B,D]. B is the evaluator's `batch_size` in every call: one compile a modality.
+    It is called with the batch entries of some modalities: `image` uint8[B,H,W,3] (or patches with
+    `image_mask` and the other outputs of `Patchify`), `text` int32[B,L] with `text_mask` bool[B,L].
+    It returns the embeddings of these modalities as host arrays: `image/embedding` or
+    `text/embedding`, float32[B,D]. B is the evaluator's `batch_size` in every call, so that each
+    modality compiles once.
     """
 
     def __call__(self, batch: Batch, /) -> dict[str, np.ndarray]: ...
 
 
-def of_images(batch: Batch) -> dict[str, Any]:
-    """The arrays of a batch that images are: `image`, and of patches `image_mask` and the like."""
-    return {k: v for k, v in batch.items() if k == "image" or k.startswith("image_")}
-
-
 @runtime_checkable
 class EvaluationData(Protocol):
-    """N examples in a fixed order, each seen once."""
+    """N examples in a fixed order, each seen once. `EvaluationSet` is the usual member."""
 
     @property
-    def captions(self) -> list[str]:
-        """The first caption of each example."""
+    def captions(self) -> list[tuple[str, ...]]:
+        """All captions of each example that are not blank, in the order of the data set."""
         ...
 
     @property
     def labels(self) -> Int[np.ndarray, " examples"]:
-        """The class of each example, -1 where it has none."""
+        """The class index of each example, -1 where it has no class."""
         ...
 
     @property
@@ -61,28 +64,40 @@ class EvaluationData(Protocol):
         ...
 
     def batches(self, batch_size: int, /) -> Iterator[Batch]:
-        """All examples in order; `valid` is False for unreadable images and the last padding."""
+        """All examples in order. `valid` is False for unreadable images and for padding rows."""
         ...
 
     def tokenizer(
         self, texts: list[str], /
     ) -> tuple[Int[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
-        """Token ids and which of them are tokens."""
+        """Token ids and the token mask of texts."""
         ...
 
     def thumbnail(self, index: int, size: int, /) -> UInt8[np.ndarray, "size size 3"]:
-        """The image of an example for people to look at."""
+        """The image of an example, for plots."""
         ...
 
 
 @dataclass(frozen=True)
 class Evaluator(Component, abc.ABC):
-    """Measures a model on the data of a source; a member implements `measure`."""
+    """Measures a model on the data of a source.
+
+    A new evaluator implements `measure`. It may also override `check`, `figures` and `similarity`.
+    No other file knows an evaluator by its type.
+    """
 
     source: Source
     """Where the examples come from."""
     batch_size: int = setting(64, identity=False)
     """Examples encoded at a time; no result depends on it."""
+
+    @property
+    def similarity(self) -> Similarity | None:
+        """How embeddings are compared. None (the default) if the evaluator does not compare any.
+
+        A recipe is refused if its objectives use another similarity.
+        """
+        return None
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
@@ -93,16 +108,16 @@ class Evaluator(Component, abc.ABC):
 
     @property
     def prefix(self) -> str:
-        """`EVALUATOR/DATASET/SPLIT`, how metric names begin."""
+        """The first part of all metric names: `EVALUATOR/DATASET/SPLIT`."""
         return f"{self.type_name}/{self.source.dataset}/{self.source.split_name}"
 
     def check(self, data: EvaluationData) -> None:
-        """Looks whether the data can be measured at all, before anything is computed.
+        """Checks before any compute that the data can be measured.
 
-        Images are not read: that none is readable shows only in `measure`.
+        Images are not read here; `measure` reports if none can be read.
 
         Raises:
-          UserError: if the data lacks what the metrics are about.
+          UserError: if the data lacks what the metrics need.
         """
         if not len(data.labels):
             raise UserError(f"{self.prefix}: {self.source.full_name} has no examples")
@@ -121,15 +136,84 @@ class Evaluator(Component, abc.ABC):
     def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
         """The metrics by their names without the prefix."""
 
+    def figures(self, encode: Encode, data: EvaluationData) -> dict[str, Draw]:
+        """Figures of the finished run, by name; none by default.
 
-# --- An evaluation set of which each process reads its own part -----------------------------------
+        Every process computes them together, since `encode` runs on all devices. Only the first
+        process calls the returned functions, so put the drawing there.
+        """
+        return {}
 
 
-class SplitSet:
-    """Like the `EvaluationSet` it is made of, row by row.
+def image_entries(batch: Batch) -> dict[str, Any]:
+    """The entries of a batch that belong to images: `image` and `image_*` (such as masks)."""
+    return {k: v for k, v in batch.items() if k == "image" or k.startswith("image_")}
 
-    Images of a batch are global arrays, of which a process decodes the rows that its devices hold.
-    All processes iterate at the same time.
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """The embeddings of the images that could be read."""
+
+    embedding: Float[np.ndarray, "images embed"]
+    """One row an image, in the order of the data."""
+    index: Int[np.ndarray, " images"]
+    """The example index of each row."""
+    unreadable: int
+    """How many of the selected examples had no readable image."""
+
+
+def embed_images(
+    encode: Encode, data: EvaluationData, batch_size: int, *, where: Bool[np.ndarray, " examples"]
+) -> ImageEmbeddings:
+    """Encodes the readable images of the selected examples.
+
+    Args:
+      encode: the model.
+      data: the examples.
+      batch_size: examples encoded at a time.
+      where: True for the examples to select.
+
+    Raises:
+      ValueError: if the batches hold fewer rows than the data has examples.
+    """
+    embeddings, valid = [], []
+    for batch in data.batches(batch_size):
+        embeddings.append(encode(image_entries(batch))["image/embedding"])
+        valid.append(batch["valid"])
+    total = sum(len(flags) for flags in valid)
+    if total < len(where):
+        raise ValueError(f"the batches hold {total} rows for {len(where)} examples")
+    if not total:
+        return ImageEmbeddings(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), 0)
+    readable = np.concatenate(valid)[: len(where)]
+    index = np.flatnonzero(where & readable)
+    unreadable = int(np.count_nonzero(where & ~readable))
+    return ImageEmbeddings(np.concatenate(embeddings)[index], index, unreadable)
+
+
+def embed_texts(
+    encode: Encode, data: EvaluationData, texts: list[str], batch_size: int
+) -> Float[np.ndarray, "texts embed"]:
+    """Encodes at least one text with the tokenizer of the data."""
+    ids, mask = data.tokenizer(texts)
+    embeddings = []
+    for start in range(0, len(texts), batch_size):
+        # Padding repeats the last text: a row without any token could divide by zero in the model.
+        take = np.minimum(np.arange(start, start + batch_size), len(texts) - 1)
+        output = encode({"text": ids[take], "text_mask": mask[take]})["text/embedding"]
+        embeddings.append(output[: len(texts) - start])
+    return np.concatenate(embeddings)
+
+
+class ShardedEvaluationSet:
+    """An `EvaluationSet` whose images are read in parts, by the processes whose devices hold them.
+
+    The images of a batch are global arrays with the sharding of a training batch. All processes
+    must iterate at the same time. Everything else is that of the whole set.
+
+    Args:
+      whole: the set to read.
+      mesh: the devices of all processes.
     """
 
     def __init__(self, whole: EvaluationSet, mesh: Mesh) -> None:
@@ -137,7 +221,7 @@ class SplitSet:
         self._gather = jax.jit(lambda array: array, out_shardings=replicated(mesh))
 
     @property
-    def captions(self) -> list[str]:
+    def captions(self) -> list[tuple[str, ...]]:
         """See `EvaluationSet`."""
         return self._whole.captions
 
@@ -162,71 +246,13 @@ class SplitSet:
         return self._whole.thumbnail(index, size)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """What there is of images on the devices, and `valid` of all rows on the host."""
+        """The image entries as global arrays, and `valid` of all rows as a host array."""
         wanted = rows.own_parts(self._sharding, batch_size)
 
         def open_part(part: int, count: int) -> Iterator[dict[str, np.ndarray]]:
             return self._whole.batches(batch_size, part, count)
 
         for batch in rows.read(open_part, wanted):
-            own = {**of_images(batch), "valid": batch["valid"]}
+            own = {**image_entries(batch), "valid": batch["valid"]}
             split = rows.place(own, self._sharding, batch_size)
-            yield {**of_images(split), "valid": np.asarray(self._gather(split["valid"]))}
-
-
-# --- Embeddings of whole data sets, encoded in batches of one size --------------------------------
-
-
-@dataclass(frozen=True)
-class ImageEmbeddings:
-    """The embeddings of the images that could be read."""
-
-    embedding: Float[np.ndarray, "images embed"]
-    """One row an image, in the order of the data."""
-    index: Int[np.ndarray, " images"]
-    """The position of each row's example in the data."""
-    unreadable: int
-    """How many of the examples asked for had no readable image."""
-
-
-def embed_images(
-    encode: Encode, data: EvaluationData, batch_size: int, *, where: Bool[np.ndarray, " examples"]
-) -> ImageEmbeddings:
-    """The embeddings of the readable images among some of the examples.
-
-    Args:
-      encode: the model.
-      data: the examples.
-      batch_size: examples encoded at a time.
-      where: which examples are asked for.
-
-    Raises:
-      ValueError: if the batches hold fewer rows than the data has examples.
-    """
-    rows, valid = [], []
-    for batch in data.batches(batch_size):
-        rows.append(encode(of_images(batch))["image/embedding"])
-        valid.append(batch["valid"])
-    total = sum(len(flags) for flags in valid)
-    if total < len(where):
-        raise ValueError(f"the batches hold {total} rows for {len(where)} examples")
-    if not total:
-        return ImageEmbeddings(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), 0)
-    readable = np.concatenate(valid)[: len(where)]
-    index = np.flatnonzero(where & readable)
-    embedding = np.concatenate(rows)[index]
-    return ImageEmbeddings(embedding, index, int(np.count_nonzero(where & ~readable)))
-
-
-def embed_texts(
-    encode: Encode, data: EvaluationData, texts: list[str], batch_size: int
-) -> Float[np.ndarray, "texts embed"]:
-    """Encodes texts, tokenized as the data set's captions are; at least one."""
-    ids, mask = data.tokenizer(texts)
-    rows = []
-    for start in range(0, len(texts), batch_size):
-        # Padding repeats a text: a row without any token could divide by zero in the model.
-        take = np.minimum(np.arange(start, start + batch_size), len(texts) - 1)
-        output = encode({"text": ids[take], "text_mask": mask[take]})["text/embedding"]
-        rows.append(output[: len(texts) - start])
-    return np.concatenate(rows)
+            yield {**image_entries(split), "valid": np.asarray(self._gather(split["valid"]))}

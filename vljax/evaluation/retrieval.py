@@ -2,79 +2,188 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from vljax.config import UserError
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, embed_images, embed_texts
+from vljax.evaluation.evaluator import (
+    Draw,
+    Encode,
+    EvaluationData,
+    Evaluator,
+    embed_images,
+    embed_texts,
+)
 from vljax.evaluation.metrics.ranking import (
-    Similarity,
     chance_recall_at_k,
     embedding_ranks,
     median_rank,
     recall_at_k,
+    similarities,
 )
+from vljax.evaluation.retrieval_grid import THUMBNAIL, GridRow, draw_grid
+from vljax.models.similarity import Similarity
 
 RECALL_AT = (1, 5, 10)
 
 
 @dataclass(frozen=True)
 class Retrieval(Evaluator, name="retrieval"):
-    """How early a model finds the images of a caption and the caption of an image.
+    """Ranks all captions for each image, and all images for each caption.
 
-    Captions are distinct up to case and white space, and each stands once on the text side: text to
-    image asks each distinct caption of all images, where every image with the caption is a hit;
-    image to text asks each image of all distinct captions, where one is right. Examples without a
-    readable image or with a blank caption take no part.
+    If any image has several captions, this is the protocol of published COCO and Flickr30k numbers:
+    every caption is a query and a candidate of its own. An image finds any of its captions, a
+    caption finds its own image.
 
-    Metrics, for each direction: `recall@K` and `recall@K_chance` (what a random ranking expects),
-    in [0, 1], and `median_rank`, from 1. Beside them the counts `examples`, `captions` (distinct)
-    and `unreadable`.
+    If every image has one caption, captions that are equal up to case and white space are one query
+    and one candidate; every image with that caption is a hit. Otherwise a caption such as "cat" of
+    ten images could not be right for nine of them.
+
+    Ties count against the model. Examples with an unreadable image or without a caption are left
+    out.
+
+    Metrics, for `image_to_text` and `text_to_image`: `recall@1`, `@5` and `@10` in [0, 1], the
+    `recall@K_chance` that a random ranking expects, and `median_rank`, from 1. Also the counts
+    `examples`, `captions` (queries of text to image) and `unreadable`.
+
+    >>> from vljax.datasets import Builtin
+    >>> Retrieval(Builtin("validation")).prefix
+    'retrieval/builtin/validation'
     """
 
     similarity: Similarity = "cosine"
-    """What the model was trained to compare embeddings by."""
+    """How embeddings are compared; use that of the objective."""
+    captions: int | None = None
+    """How many captions of each image to use at most, in the order of the data; None: all."""
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """What is wrong with the fields."""
+        yield from super().problems()
+        if self.captions is not None and self.captions < 1:
+            yield "captions", f"must be at least 1, got {self.captions}; leave it out for all"
 
     def check(self, data: EvaluationData) -> None:
         """See `Evaluator.check`. Raises UserError if no example has a caption."""
         super().check(data)
-        if not captioned(data).any():
+        if not _captioned(data).any():
             raise UserError(f"{self.prefix}: no example has a caption")
 
     def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
         """See the class. Raises UserError if no readable example has a caption."""
-        images = embed_images(encode, data, self.batch_size, where=captioned(data))
+        images = embed_images(encode, data, self.batch_size, where=_captioned(data))
         if not len(images.index):
             raise UserError(f"{self.prefix}: no readable example has a caption")
-        captions, groups = distinct_captions([data.captions[i] for i in images.index])
-        texts = embed_texts(encode, data, captions, self.batch_size)
-        own = np.arange(len(captions))
+        texts = self._texts(data, images.index)
+        found = embed_texts(encode, data, texts.texts, self.batch_size)
+        # The number of images and of texts in each group.
+        of_images, of_texts = np.bincount(texts.image_groups), np.bincount(texts.text_groups)
         image_to_text = embedding_ranks(
-            images.embedding, texts, groups, own, similarity=self.similarity
+            images.embedding,
+            found,
+            texts.image_groups,
+            texts.text_groups,
+            similarity=self.similarity,
         )
         text_to_image = embedding_ranks(
-            texts, images.embedding, own, groups, similarity=self.similarity
+            found,
+            images.embedding,
+            texts.text_groups,
+            texts.image_groups,
+            similarity=self.similarity,
         )
         return {
-            **_direction("image_to_text", image_to_text, np.ones_like(groups), len(captions)),
-            **_direction("text_to_image", text_to_image, np.bincount(groups), len(groups)),
-            "examples": float(len(groups)),
-            "captions": float(len(captions)),
+            **_direction("image_to_text", image_to_text, of_texts[texts.image_groups], len(found)),
+            **_direction(
+                "text_to_image", text_to_image, of_images[texts.text_groups], len(images.index)
+            ),
+            "examples": float(len(images.index)),
+            "captions": float(len(found)),
             "unreadable": float(images.unreadable),
         }
 
+    def figures(self, encode: Encode, data: EvaluationData) -> dict[str, Draw]:
+        """A grid of example queries with the images that the model ranks first."""
+        rows = self.example_queries(encode, data)
+        return {"examples": functools.partial(draw_grid, rows)} if rows else {}
 
-def captioned(data: EvaluationData) -> Bool[np.ndarray, " examples"]:
-    """Which examples have a caption that is not blank."""
-    return np.array([bool(caption.strip()) for caption in data.captions], bool)
+    def example_queries(
+        self, encode: Encode, data: EvaluationData, *, queries: int = 8, top: int = 5
+    ) -> list[GridRow]:
+        """Text-to-image results of captions spread evenly over the data, the same for every model.
+
+        Args:
+          encode: the model.
+          data: the examples.
+          queries: how many captions to use at most.
+          top: how many images to show for each at most.
+
+        Returns:
+          One row a query; no rows if no readable example has a caption.
+        """
+        images = embed_images(encode, data, self.batch_size, where=_captioned(data))
+        if not len(images.index):
+            return []
+        texts = self._texts(data, images.index)
+        count = min(queries, len(texts.texts))
+        asked = np.linspace(0, len(texts.texts) - 1, count).round().astype(np.int64)
+        captions = [texts.texts[i] for i in asked]
+        found = embed_texts(encode, data, captions, self.batch_size)
+        groups = texts.text_groups[asked]
+        ranks = embedding_ranks(
+            found, images.embedding, groups, texts.image_groups, similarity=self.similarity
+        )
+        scores = similarities(found, images.embedding, self.similarity)
+        rows = []
+        for i, group in enumerate(groups):
+            order = np.argsort(-scores[i], kind="stable")[:top]
+            right = texts.image_groups == group
+            rows.append(
+                GridRow(
+                    query=captions[i],
+                    truth=data.thumbnail(int(images.index[np.argmax(right)]), THUMBNAIL),
+                    found=tuple(data.thumbnail(int(images.index[j]), THUMBNAIL) for j in order),
+                    hits=tuple(right[order].tolist()),
+                    rank=int(ranks[i]),
+                )
+            )
+        return rows
+
+    def _texts(self, data: EvaluationData, index: Int[np.ndarray, " images"]) -> _Texts:
+        """The texts to rank for the examples at `index`, each with at least one caption."""
+        captions = [data.captions[i][: self.captions] for i in index]
+        if all(len(of_one) == 1 for of_one in captions):
+            texts, image_groups = distinct_captions([caption for (caption,) in captions])
+            return _Texts(texts, np.arange(len(texts)), image_groups)
+        images = np.arange(len(captions))
+        owner = np.repeat(images, [len(of_one) for of_one in captions])
+        return _Texts([text for of_one in captions for text in of_one], owner, images)
 
 
-def distinct_captions(captions: list[str]) -> tuple[list[str], Int[np.ndarray, " captions"]]:
-    """The captions that differ in more than case and white space, and which of them each one is.
+@dataclass(frozen=True)
+class _Texts:
+    """The text side of retrieval. A text and an image match if they are of one group."""
 
-    A caption is given as it is first spelt, in the order of first appearance.
+    texts: list[str]
+    text_groups: Int[np.ndarray, " texts"]
+    image_groups: Int[np.ndarray, " images"]
+
+
+def _captioned(data: EvaluationData) -> Bool[np.ndarray, " examples"]:
+    return np.array([bool(captions) for captions in data.captions], bool)
+
+
+def distinct_captions(captions: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " captions"]]:
+    """The captions without repetitions, and for each input the index of its caption there.
+
+    Captions are equal if they differ in case and white space only. The first spelling is kept, in
+    the order of first appearance.
+
+    >>> distinct_captions(["A cat", "a dog", "a  CAT"])
+    (['A cat', 'a dog'], array([0, 1, 0]))
     """
     number: dict[str, int] = {}
     first: list[str] = []

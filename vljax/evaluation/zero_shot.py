@@ -12,7 +12,8 @@ from jaxtyping import Float
 from vljax.config import UserError
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, embed_images, embed_texts
 from vljax.evaluation.metrics.classification import mean_per_class_recall, top_k_accuracy
-from vljax.evaluation.metrics.ranking import Similarity, embedding_ranks
+from vljax.evaluation.metrics.ranking import embedding_ranks
+from vljax.models.similarity import Similarity, unit
 
 ACCURACY_AT = (1, 5)
 
@@ -93,9 +94,4 @@ class ZeroShot(Evaluator, name="zero_shot"):
         grouped = "(classes templates) embed -> classes embed"
         if self.similarity != "cosine":
             return reduce(embeddings, grouped, "mean", **by_class)
-        return _normalise(reduce(_normalise(embeddings), grouped, "mean", **by_class))
-
-
-def _normalise(vectors: Float[np.ndarray, "rows embed"]) -> Float[np.ndarray, "rows embed"]:
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.maximum(norms, np.finfo(np.float64).tiny)
+        return unit(reduce(unit(embeddings), grouped, "mean", **by_class))

@@ -20,7 +20,8 @@ from vljax.interop.export_plan import TrainedModel
 from vljax.interop.files.safetensors import Progress
 from vljax.interop.files.tensors import Lazy
 from vljax.models.layout import canonical_paths, leaves
-from vljax.training.checkpoint import checkpointer, manifest, saved_state, storage
+from vljax.training import checkpoint
+from vljax.training.checkpoint import manifest, saved_state, storage
 from vljax.workdir import FORMAT_VERSION, decode_recipe
 
 _CACHE_BYTES = 2**31
@@ -89,24 +90,24 @@ def read_trained(
     Raises:
       UserError: if another version of vljax wrote the checkpoint.
     """
-    environment = json.loads(checkpointer.read_file(folder, "environment.json"))
+    environment = json.loads(checkpoint.read_file(folder, "environment.json"))
     if environment["format_version"] != FORMAT_VERSION:
         found = environment["format_version"]
         raise UserError(f"{folder}: format {found}, this version of vljax reads {FORMAT_VERSION}")
-    recipe = json.loads(checkpointer.read_file(folder, "recipe.json"))
+    recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
     saved = saved_state.shapes(folder)
     averages = _arrays(folder, "average", saved)
     parameters = {**_arrays(folder, "params", saved), **averages}
     notes = []
     if averages:
         notes.append(f"{len(averages)} of {len(parameters)} arrays are moving averages (EMA)")
-    names = [name for name in manifest.names(folder) if not name.startswith("state/")]
+    names = [name for name in manifest.file_names(folder) if not name.startswith("state/")]
     trained = TrainedModel(
         run=decode_recipe(recipe, f"{folder}/recipe.json"),
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
         parameters=parameters,
         statistics=_arrays(folder, "state", saved),
-        files={name: checkpointer.read_file(folder, name) for name in names},
+        files={name: checkpoint.read_file(folder, name) for name in names},
         vocabulary=None if vocabulary is None else Path(vocabulary),
         dtype=dtype,
         step=int(folder.name),
@@ -167,7 +168,7 @@ def write_parameters(folder: Path, arrays: Mapping[str, Lazy], progress: Progres
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = value
-    saved_state.silence()
+    saved_state.silence_orbax()
     types = ocp.type_handlers.create_type_handler_registry(
         (Lazy, _LazyHandler(progress)), (jax.Array, ocp.type_handlers.ArrayHandler())
     )

@@ -24,7 +24,8 @@ from vljax.interop.quantized import kernels, quantized
 from vljax.models.kernels.quantization import FORMS
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
-from vljax.training.checkpoint import checkpointer, manifest
+from vljax.training import checkpoint
+from vljax.training.checkpoint import manifest
 from vljax.workdir import description, model_files
 
 _QUANTIZED_FORMAT = "safetensors"
@@ -142,7 +143,7 @@ def export_model(
         )
     if chosen.write is None:
         raise UserError(f"--format: vljax can read {chosen.title}, but not write it")
-    folder = checkpointer.newest(path)
+    folder = checkpoint.find_intact(path)
     trained, notes = read_trained(folder, vocabulary=vocabulary, dtype=dtype, quantize=quantize)
     if trained.statistics and not chosen.stores_statistics:
         kinds = ", ".join(sorted({name.split("/")[0] for name in trained.statistics}))

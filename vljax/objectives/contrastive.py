@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vljax.models.similarity import Similarity
 from vljax.objectives.negatives import Direction, sigmoid_negatives, softmax_negatives
 from vljax.objectives.objective import Batch, Context, Objective, Result, Scalar
-from vljax.objectives.pair_logits import ONE_DEVICE, Layout, Pairs, Similarity, pairs
+from vljax.objectives.pair_logits import ONE_DEVICE, Layout, Pairs, pairs
 
 
 class Outcome(NamedTuple):

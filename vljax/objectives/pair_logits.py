@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from vljax.models.heads.embedding import unit
+from vljax.models.similarity import Similarity, unit
 from vljax.parallel.ring import tour
-
-Similarity = Literal["cosine", "dot", "euclidean"]
 
 
 class Side(NamedTuple):

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from vljax.config import UserError
-from vljax.data.pipeline.batches import Account
-from vljax.parallel.processes import distributed
+from vljax.data.pipeline.batches import BatchStatistics
+from vljax.parallel.processes.agreement import broadcast, gather
+from vljax.parallel.processes.start import is_first
 from vljax.training import jsonl_log
 from vljax.training.jsonl_log import Row, RowFile
 
@@ -67,12 +68,12 @@ class Accounting:
         self._first: Row | None = None
         self._settled = start
         self._file: RowFile | None = None
-        if distributed.is_first():
+        if is_first():
             self._file = RowFile(workdir, _NAME, start)
             rows = [row for row in read(workdir) if row["step"] <= start]
             self._listed |= {(row["source"], row["index"]) for row in rows}
 
-    def take(self, account: Account, counted: Bool[np.ndarray, " rows"]) -> None:
+    def take(self, account: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
         """Adds a batch, or a part of it.
 
         Args:
@@ -87,7 +88,7 @@ class Accounting:
             self._own[f"rejected/{example.kind}"] += 1
             key = example.source, example.index
             if key not in self._listed and len(self._listed) < _MOST_LISTED:
-                if not distributed.is_first():
+                if not is_first():
                     self._listed.add(key)  # the first process does so below, with those of others
                 self._own_rows.append(Listed(account.step + 1, *key, example.kind, example.reason))
 
@@ -100,15 +101,15 @@ class Accounting:
         if step != self._settled:
             own = {"counts": self._own, "rows": [asdict(row) for row in self._own_rows]}
             self._own, self._own_rows, self._settled = Counter(), [], step
-            for text in distributed.gathered("accounting", json.dumps(own)):
+            for text in gather("accounting", json.dumps(own)):
                 self._add(json.loads(text))
             if self._file is not None:
                 self._file.flush()
-        return self._metrics() if distributed.is_first() else {}
+        return self._metrics() if is_first() else {}
 
     def check(self, step: int) -> None:
         """Raises UserError in all processes if too many examples are bad; after `settle`."""
-        distributed.decided("bad examples", lambda: self._refuse(step))
+        broadcast("bad examples", lambda: self._refuse(step))
 
     def files(self) -> dict[str, bytes]:
         """What a checkpoint holds of the counts, as they were settled."""

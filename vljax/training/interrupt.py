@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 
 from jaxtyping import Array
 
-from vljax.parallel.processes.agreement import SharedMaximum
+from vljax.parallel.processes.agreement import AllReduceMaximum
 
 
 class Interrupted(Exception):
@@ -32,7 +32,7 @@ class StopRequest:
     """
 
     def __init__(
-        self, announce: Callable[[str], None], shared: SharedMaximum | None = None
+        self, announce: Callable[[str], None], shared: AllReduceMaximum | None = None
     ) -> None:
         """Nothing is noted before it is entered.
 

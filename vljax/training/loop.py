@@ -14,10 +14,9 @@ from jaxtyping import Array
 
 from vljax.config import UserError
 from vljax.optim import Hyper
-from vljax.parallel.processes import distributed
-from vljax.parallel.processes.agreement import shared_maximum
+from vljax.parallel.processes.agreement import all_reduce_maximum, barrier
 from vljax.training.accounting import Accounting
-from vljax.training.checkpoint.checkpointer import Checkpointer
+from vljax.training.checkpoint import Checkpointer
 from vljax.training.gradients import Metrics
 from vljax.training.interrupt import Interrupted, StopRequest
 from vljax.training.metrics import Writer
@@ -76,7 +75,7 @@ class Loop:
         """
         step = int(state.step)
         batches = self.batches(step)
-        with StopRequest(self.display.say, shared_maximum()) as stop:
+        with StopRequest(self.display.say, all_reduce_maximum()) as stop:
             in_flight = InFlight(stop, self.max_skipped, self.writer, self.display.say)
             if step:
                 # An interrupted attempt may have saved this step without evaluating it.
@@ -145,7 +144,7 @@ class Loop:
     def _rescue(self, step: int, state: TrainState, error: Exception) -> None:
         """Saves after an evaluator failed: the steps since the last checkpoint are not to blame."""
         try:
-            distributed.barrier("saving after an evaluator failed", _RESCUE_SECONDS)
+            barrier("saving after an evaluator failed", _RESCUE_SECONDS)
         except UserError:
             raise error from None  # it failed here alone, and saving takes all processes
         self._save(step, state)

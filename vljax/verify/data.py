@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vljax.config import UserError
-from vljax.data.files import read_bytes
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Source
 from vljax.data.sources import Karpathy
-from vljax.data_tools.source_arguments import given_sources
+from vljax.data_tools.source_arguments import parse_sources
+from vljax.files import read_user_file
 from vljax.verify.released import TASKS
 
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -86,7 +86,7 @@ def find_data_set(
       UserError: if the path is not such a data set, or a file is missing or malformed.
     """
     split_file = _split_file(Path(path).expanduser())
-    (source,) = given_sources([path if split_file is None else f"karpathy:{split_file}"], prog)
+    (source,) = parse_sources([path if split_file is None else f"karpathy:{split_file}"], prog)
     if isinstance(source, Karpathy):
         return _retrieval(source, images)
     folder = Path(path.partition(":")[2] or path).expanduser()
@@ -115,7 +115,7 @@ def _retrieval(source: Karpathy, images: str | None) -> TaskData:
         raise UserError("--data karpathy: write karpathy:FILE, the path of a dataset_*.json")
     match = re.search(r"(?:^|/)dataset_(\w+)\.json$", file)
     try:
-        stated = json.loads(read_bytes(file)).get("dataset")
+        stated = json.loads(read_user_file(file)).get("dataset")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: not a split file of Karpathy ({error})") from error
     task = str(stated or (match and match[1]))

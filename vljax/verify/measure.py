@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vljax.compilation_cache import keep_compiled
 from vljax.config import UserError, suggest
 from vljax.evaluation.evaluator import Batch, Encode, ImageEmbeddings, embed_images, embed_texts
 from vljax.evaluation.metrics.ranking import embedding_ranks, recall_at_k
 from vljax.evaluation.zero_shot import ZeroShot
+from vljax.host_process import enable_compilation_cache
 from vljax.interop.mapped_model import MappedModel, read_model
 from vljax.programs import make_encode
 from vljax.verify.data import NamedSet, TaskData
@@ -71,7 +71,7 @@ def verify(
     config = mapped.foreign.tokenizer.config  # the run's has no path to its vocabulary
     pipeline = dataclasses.replace(mapped.prepared.run.data, tokenizer=config)
     opened = [(one, one.open(pipeline)) for one in data]
-    keep_compiled()
+    enable_compilation_cache()
     variables = jax.device_put(mapped.variables(), jax.devices()[0])
     encode = _counted(
         make_encode(mapped.prepared)(variables), sum(_amount(*one) for one in opened), report

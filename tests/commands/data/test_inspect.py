@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.samples import encoded, picture
 from vljax.commands.main import main
-from vljax.data.files import filesystem
+from vljax.files import filesystem
 
 
 @pytest.fixture

@@ -70,20 +70,21 @@ def test_batches_can_be_read_again(examples):
 
 
 def test_captions_labels_and_classes(examples):
-    assert examples.captions == [f"photo number {i}" for i in range(COUNT)]
+    assert examples.captions == [(f"photo number {i}",) for i in range(COUNT)]
     assert examples.class_names == ("even", "odd")
     assert examples.labels.tolist() == [i % 2 for i in range(COUNT)]
     assert len(examples) == COUNT
     assert examples.tokenizer(["a"])[0].shape == (1, 12)
 
 
-def test_captions_are_those_the_transforms_choose(tmp_path):
-    path = write_jsonl(tmp_path, [{"captions": ["", "second"]}, {"captions": []}])
+def test_all_captions_come_in_order_and_the_transforms_choose_the_first(tmp_path):
+    rows = [{"captions": ["", "second", "&nbsp;", "third"]}, {"captions": []}]
+    path = write_jsonl(tmp_path, rows)
     examples = EvaluationSet(sample_data(path), JsonLines(path))
     batch = next(iter(examples.batches(2)))
-    assert examples.captions == ["second", ""]
+    assert examples.captions == [("second", "third"), ()]
     assert batch["label"].tolist() == examples.labels.tolist() == [-1, -1]
-    assert np.array_equal(batch["text"], examples.tokenizer(examples.captions)[0])
+    assert np.array_equal(batch["text"], examples.tokenizer(["second", ""])[0])
 
 
 def test_images_without_a_caption_are_valid_but_not_in_training(tmp_path):
@@ -98,8 +99,8 @@ def test_images_without_a_caption_are_valid_but_not_in_training(tmp_path):
     assert batch["valid"].tolist() == [True, True, True, False, False, True]
     assert batch["image"].any(axis=(1, 2, 3)).tolist() == batch["valid"].tolist()
     assert batch["label"].tolist() == [0, 1, -1, 1, -1, -1]
-    assert examples.captions == ["", "", "", "", "", "c"]
-    assert np.array_equal(batch["text"], examples.tokenizer(examples.captions)[0])
+    assert examples.captions == [(), (), (), (), (), ("c",)]
+    assert np.array_equal(batch["text"], examples.tokenizer(["", "", "", "", "", "c"])[0])
     batches = train_batches(data, seed=0, global_batch=6)
     trained = next(batches)
     batches.close()

@@ -8,7 +8,7 @@ from fractions import Fraction
 import grain
 import pytest
 
-from vljax.data.pipeline.order import Order
+from vljax.data.pipeline.order import ExampleOrder
 from vljax.data.randomness import shuffle_seed
 
 ONE = ((0, (Fraction(1),)),)
@@ -23,7 +23,7 @@ PHASES = (
 
 def mixed(phases=PHASES, **changes):
     fields = {"seed": 3, "names": NAMES, "lengths": LENGTHS, "phases": phases, "global_batch": 8}
-    return Order(**{**fields, **changes})
+    return ExampleOrder(**{**fields, **changes})
 
 
 def visits(order, begin, end):
@@ -32,7 +32,7 @@ def visits(order, begin, end):
 
 def test_one_source_is_in_the_order_of_grains_own_shuffle():
     """So that runs from before there were mixtures go on as they began."""
-    order = Order(seed=3, names=("a",), lengths=(22,), phases=ONE, global_batch=8)
+    order = ExampleOrder(seed=3, names=("a",), lengths=(22,), phases=ONE, global_batch=8)
     stream = grain.MapDataset.source(range(22)).shuffle(seed=shuffle_seed(3, "a")).repeat(None)
     for position in [*range(100), 10**12]:
         assert order[position] == (position // 8, 0, position // 22, stream[position])
@@ -41,7 +41,7 @@ def test_one_source_is_in_the_order_of_grains_own_shuffle():
 def test_each_source_goes_through_its_epochs_across_changes_of_weights():
     taken = [[], [], []]
     for visit in visits(mixed(), 0, 800):
-        taken[visit.part].append((visit.epoch, visit.record))
+        taken[visit.part].append((visit.epoch, visit.example_index))
     for part, length in enumerate(LENGTHS):
         epochs = [
             list(group) for _, group in itertools.groupby(taken[part], key=lambda visit: visit[0])
@@ -87,7 +87,7 @@ def test_by_size_an_epoch_of_the_mixture_has_each_example_once():
     total = sum(LENGTHS)
     for epoch in (0, 1, 10**9):
         seen = {
-            (visit.part, visit.record, visit.epoch)
+            (visit.part, visit.example_index, visit.epoch)
             for visit in visits(order, epoch * total, (epoch + 1) * total)
         }
         assert len(seen) == total

@@ -13,7 +13,7 @@ import pytest
 from tests.data.samples import captioned, encoded, picture, sample_data, write_jsonl
 from vljax.config import UserError, validate
 from vljax.data.pipeline.batches import pack_ids, unpack_ids
-from vljax.data.pipeline.pipeline import plan, train_batches
+from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.randomness import example_generator
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip, SentencePiece
@@ -256,7 +256,7 @@ def test_of_very_many_bad_examples_the_first_are_named(tmp_path, caplog, monkeyp
 def test_each_batch_is_accounted_for(tmp_path):
     accounts = []
     data = sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path)))
-    batches = take(data, 2, start_step=1, global_batch=6, report=accounts.append)
+    batches = take(data, 2, start_step=1, global_batch=6, on_batch=accounts.append)
     assert [account.step for account in accounts] == [1, 2]
     for batch, account in zip(batches, accounts, strict=True):
         assert np.array_equal(account.valid, batch["valid"])
@@ -356,7 +356,7 @@ def test_the_plan_does_not_depend_on_where_files_lie_or_who_prepares_batches(tmp
     for name, workers in (("here", 0), ("there", 2)):
         (tmp_path / name).mkdir()
         data = sample_data(write_jsonl(tmp_path / name, captioned(5)), workers=workers)
-        plans.add(plan(data, seed=0, global_batch=8))
+        plans.add(stream_fingerprint(data, seed=0, global_batch=8))
     assert len(plans) == 1
 
 
@@ -364,14 +364,16 @@ def test_the_plan_changes_with_all_that_changes_the_stream(path, tmp_path):
     data = sample_data(path)
     other = sample_data(write_jsonl(tmp_path, captioned(COUNT + 1)))
     variants = [
-        plan(data, seed=0, global_batch=8),
-        plan(data, seed=1, global_batch=8),
-        plan(data, seed=0, global_batch=16),
-        plan(other, seed=0, global_batch=8),
-        plan(sample_data(path, tokenizer=Clip(context_length=13)), seed=0, global_batch=8),
-        plan(sample_data(path, source=Builtin("train")), seed=0, global_batch=8),
-        plan(sample_data(path, source=Builtin("test")), seed=0, global_batch=8),
-        plan(
+        stream_fingerprint(data, seed=0, global_batch=8),
+        stream_fingerprint(data, seed=1, global_batch=8),
+        stream_fingerprint(data, seed=0, global_batch=16),
+        stream_fingerprint(other, seed=0, global_batch=8),
+        stream_fingerprint(
+            sample_data(path, tokenizer=Clip(context_length=13)), seed=0, global_batch=8
+        ),
+        stream_fingerprint(sample_data(path, source=Builtin("train")), seed=0, global_batch=8),
+        stream_fingerprint(sample_data(path, source=Builtin("test")), seed=0, global_batch=8),
+        stream_fingerprint(
             sample_data(path, train_transforms=(*data.train_transforms[:-1], ChooseText())),
             seed=0,
             global_batch=8,
@@ -383,9 +385,9 @@ def test_the_plan_changes_with_all_that_changes_the_stream(path, tmp_path):
 
 def test_the_plan_changes_with_the_tags_of_the_builtin_set(path, monkeypatch):
     data = sample_data(path, source=Builtin("test"))
-    now = plan(data, seed=0, global_batch=8)
+    now = stream_fingerprint(data, seed=0, global_batch=8)
     monkeypatch.setattr("vljax.datasets.builtin.source._tags", lambda item: tuple(item["tags"]))
-    assert plan(data, seed=0, global_batch=8) != now
+    assert stream_fingerprint(data, seed=0, global_batch=8) != now
 
 
 def test_the_data_package_needs_no_jax_to_describe_a_recipe():

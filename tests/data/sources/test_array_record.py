@@ -77,7 +77,7 @@ def test_records_of_several_files(folder):
 def test_filters(folder):
     records = ArrayRecord(str(folder), filters=(Range("width", minimum=15),)).open()
     assert [records[i].captions for i in range(len(records))] == [("a dog",), ()]
-    assert records.accounting.left_out == {"width is not at least 15": 1}
+    assert records.counts.left_out == {"width is not at least 15": 1}
 
 
 def test_class_names_that_are_nowhere_are_asked_for(folder):
@@ -92,7 +92,7 @@ def test_other_files_and_formats_are_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"0\.array_record: record is not in vljax's format; read"):
         ArrayRecord(str(folder)).open()
     (folder / "0.array_record").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"0\.array_record: no intact ArrayRecord file"):
+    with pytest.raises(UserError, match=r"0\.array_record: not an intact ArrayRecord file"):
         ArrayRecord(str(folder)).open()
 
 

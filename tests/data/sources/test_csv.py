@@ -33,7 +33,7 @@ def test_rows_as_pythons_csv_writes_them(tmp_path):
     assert [records[i].image for i in range(3)] == [jpeg(i) for i in range(3)]
     assert records.class_names == ("ant", "cat")
     assert [records[i].label for i in range(3)] == [1, 0, None]
-    assert records.accounting.fields == {"image": 3, "caption": 2, "class": 2}
+    assert records.counts.fields == {"image": 3, "caption": 2, "class": 2}
     assert pickle.loads(pickle.dumps(records))[1] == records[1]
 
 
@@ -69,7 +69,7 @@ def test_filters(tmp_path):
     path = write(tmp_path / "x.csv", ROWS)
     records = Csv(path, filters=(Range("score", maximum=2),)).open()
     assert len(records) == 2
-    assert records.accounting.named == {"score is not at most 2": ["x.csv:5"]}
+    assert records.counts.named == {"score is not at most 2": ["x.csv:5"]}
 
 
 def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from tests.data.samples import write_jsonl
 from vljax.config import UserError, decode, encode, validate
 from vljax.data.sources import JsonLines
-from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range, left_out_by
+from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range, exclusion_reason
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,12 @@ def test_filters_keep(condition, kept, dropped):
         (Range("width", minimum=64), "width is not at least 64"),
         (Range("width", maximum=0.5), "width is not at most 0.5"),
         (Length("txt", minimum=1, maximum=9), "length of txt is not in 1..9"),
-        (Equals("status", values=("success",)), "status is none of success"),
+        (Equals("status", values=("success",)), "status is not one of success"),
         (Matches("txt", pattern="x+"), "txt does not match x+"),
     ],
 )
 def test_the_first_filter_that_leaves_out_gives_the_reason(condition, reason):
-    assert left_out_by((Matches("a", pattern=""), condition), {"a": "x"}.get) == (
+    assert exclusion_reason((Matches("a", pattern=""), condition), {"a": "x"}.get) == (
         reason if not condition.keeps(None) else None
     )
     assert condition.reason == reason
@@ -61,6 +61,6 @@ def test_jsonl_is_filtered_and_its_identity_tells(tmp_path, caplog):
     records = JsonLines(path, filters=(Range("score", minimum=2),)).open()
     assert [records[i].captions for i in range(len(records))] == [("number 2",), ("number 3",)]
     assert records.identity != JsonLines(path).open().identity
-    assert records.accounting.left_out == {"score is not at least 2": 2}
+    assert records.counts.left_out == {"score is not at least 2": 2}
     expected = "jsonl:pets.jsonl: left out 2: score is not at least 2 (line 1, line 2)"
     assert caplog.messages == [expected]

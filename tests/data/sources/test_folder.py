@@ -29,7 +29,7 @@ def test_sub_folders_are_classes_and_texts_beside_images_are_captions(folder):
     assert [records[i].captions for i in range(3)] == [(), ("a dog", "brown dog"), ()]
     assert [records[i].tags for i in range(3)] == [("cat",), ("dog",), ("dog",)]
     assert [records[i].image for i in range(3)] == [jpeg(2), jpeg(1), jpeg(0)]
-    assert records.accounting.fields == {"image": 3, "class": 3, "txt": 1}
+    assert records.counts.fields == {"image": 3, "class": 3, "txt": 1}
     assert pickle.loads(pickle.dumps(records))[1] == records[1]
 
 

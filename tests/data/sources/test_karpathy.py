@@ -48,7 +48,7 @@ def test_images_lie_below_or_beside_the_folder_that_is_named(file, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "no list 'images', so not a split file of Karpathy"),
         ('{"images": [{"split": "val"}]}', "no image is of the split 'test'; there are: val"),
         ('{"images": [{"split": "test"}]}', r"images\.0: 'filename' must be text, got None"),

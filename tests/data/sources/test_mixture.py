@@ -7,7 +7,7 @@ import pytest
 from tests.data.samples import captioned, sample_data, write_jsonl
 from vljax import config
 from vljax.config import UserError
-from vljax.data.pipeline.pipeline import Data, plan, train_batches
+from vljax.data.pipeline.pipeline import Data, stream_fingerprint, train_batches
 from vljax.data.sources import JsonLines, Mixture, Part, Phase
 from vljax.data.transforms import ChooseText, Decode, Resize
 from vljax.datasets import Builtin
@@ -83,7 +83,7 @@ def test_paths_in_it_are_known_to_be_unset():
             two(schedule=(Phase(5, {"art": 0.0, "photos": 0.0}),)),
             "source.schedule.0.weights: all weights are 0",
         ),
-        (Mixture({"a b": Part(Builtin())}), "source.parts: 'a b' is no name"),
+        (Mixture({"a b": Part(Builtin())}), "source.parts: 'a b' is not a name"),
         (Mixture({"x": Part(two())}), "source.parts.x.source: is a mixture itself"),
         (
             Mixture({"x": Part(Builtin(), transforms=(Decode(), Resize(8), ChooseText()))}),
@@ -133,7 +133,7 @@ def test_the_plan_changes_with_all_that_changes_the_mixture(path):
         Mixture({"photos": photos, "art": art}, (Phase(3, {"art": 2}),)),
         Mixture({"photos": photos, "art": art}, (Phase(4, {"art": 2}),)),
     ]
-    plans = {plan(data(source), seed=0, global_batch=8) for source in variants}
+    plans = {stream_fingerprint(data(source), seed=0, global_batch=8) for source in variants}
     assert len(plans) == len(variants)
     same = Mixture({"photos": Part(JsonLines(path), 6), "art": Part(Builtin("test"), 2)})
-    assert plan(data(same), seed=0, global_batch=8) in plans
+    assert stream_fingerprint(data(same), seed=0, global_batch=8) in plans

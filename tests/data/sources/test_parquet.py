@@ -46,7 +46,7 @@ def test_rows_of_several_files_and_row_groups_in_any_order(folder):
         assert records[i].captions == (f"picture {i}",)
         assert records[i].label == 1 - (1 - i % 2)
     assert records.class_names == ("even", "odd")
-    assert records.accounting.fields == {"caption": 12, "class": 12}
+    assert records.counts.fields == {"caption": 12, "class": 12}
     assert pickle.loads(pickle.dumps(records))[9] == records[9]
 
 
@@ -57,7 +57,7 @@ def test_filters_leave_rows_that_are_numbered_through(folder):
         f"picture {i}" for i in range(3, 10)
     ]
     assert records[6].image == jpeg(9)
-    assert records.accounting.left_out == {
+    assert records.counts.left_out == {
         "width is not at least 3": 3,
         "length of caption is not at most 9": 2,
     }
@@ -103,7 +103,7 @@ def test_a_missing_column_is_named_with_a_suggestion(folder):
 def test_a_file_that_is_cut_off_is_named(folder, tmp_path, end):
     path = tmp_path / "1.parquet"
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(UserError, match=rf"{path}: no intact Parquet file \(.+\)$"):
+    with pytest.raises(UserError, match=rf"{path}: not an intact Parquet file \(.+\)$"):
         Parquet(folder).open()
 
 
@@ -116,7 +116,7 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):
 
 
 def test_a_column_that_holds_no_text_rejects_examples(folder):
-    with pytest.raises(ExampleError, match="width is no text but int"):
+    with pytest.raises(ExampleError, match="width is not text but int"):
         Parquet(folder, captions=("width",)).open()[0]
 
 

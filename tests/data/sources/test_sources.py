@@ -8,12 +8,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from tests.data.samples import encoded, picture, write_jsonl
 from vljax.config import UserError, decode
-from vljax.data.files import write_file
 from vljax.data.records import ExampleError, Source
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import SentencePiece, load_tokenizer
 from vljax.datasets import Builtin
 from vljax.datasets.builtin.source import BuiltinRecords
+from vljax.files import write_file
 
 
 def write_builtin(folder: Path, splits: list[str], captions: list[str]) -> None:

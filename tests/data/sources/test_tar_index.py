@@ -9,17 +9,17 @@ import pytest
 
 from tests.data.written import sample, write_shards
 from vljax.config import UserError
-from vljax.data.files import expand
 from vljax.data.sources import tar_index
 from vljax.data.sources.tar_index import open_index
-from vljax.data.sources.tar_scan import Wanted
+from vljax.data.sources.tar_scan import IndexOptions
+from vljax.files import find_files
 
-WANTED = Wanted(image=("jpg",), members=("txt",), filters=(), label=None)
+OPTIONS = IndexOptions(image=("jpg",), members=("txt",), filters=(), label=None)
 
 
 def opened(path, *, folder=None, workers=1, progress=lambda done, total: None):
-    shards = expand(str(path), (".tar",), "path")
-    return open_index(shards, WANTED, folder=folder, workers=workers, progress=progress)
+    shards = find_files(str(path), (".tar",), "path")
+    return open_index(shards, OPTIONS, folder=folder, workers=workers, progress=progress)
 
 
 def everything(index):
@@ -36,9 +36,9 @@ def shards(tmp_path, monkeypatch):
 def scans(monkeypatch):
     names, plain = [], tar_index.scan
 
-    def scan(shard, wanted):
+    def scan(shard, options):
         names.append(shard.name)
-        return plain(shard, wanted)
+        return plain(shard, options)
 
     monkeypatch.setattr(tar_index, "scan", scan)
     return names
@@ -105,7 +105,7 @@ def test_a_build_goes_on_where_it_stopped(shards, scans):
 def test_all_damaged_shards_are_counted(shards):
     for name in ("00000.tar", "00002.tar"):
         (shards / name).write_bytes(b"")
-    with pytest.raises(UserError, match=r"00000\.tar: is no tar file .* \(and 1 more shards\)$"):
+    with pytest.raises(UserError, match=r"00000\.tar: is not a tar file .* \(and 1 more shards\)$"):
         opened(shards)
 
 

@@ -5,15 +5,15 @@ import pytest
 
 from tests.data.written import sample, special, write_shards, write_tar
 from vljax.config import UserError
-from vljax.data.files import expand
 from vljax.data.sources.filters import Range
-from vljax.data.sources.tar_scan import Wanted, key_before, scan
+from vljax.data.sources.tar_scan import IndexOptions, key_before, scan
+from vljax.files import find_files
 
-WANTED = Wanted(image=("jpg", "png"), members=("txt",), filters=(), label=None)
+OPTIONS = IndexOptions(image=("jpg", "png"), members=("txt",), filters=(), label=None)
 
 
-def scanned(path, wanted=WANTED):
-    return scan(expand(str(path), (".tar",), "path")[0], wanted)
+def scanned(path, options=OPTIONS):
+    return scan(find_files(str(path), (".tar",), "path")[0], options)
 
 
 def contents(path, result):
@@ -29,7 +29,7 @@ def test_members_are_where_the_index_says(tmp_path):
     result = scanned(write_shards(tmp_path, samples))
     expected = [[s["jpg"], s["txt"].encode()] for s in samples]
     assert contents(tmp_path / "00000.tar", result) == expected
-    assert result.accounting.fields == {"jpg": 3, "txt": 3, "json": 3}
+    assert result.counts.fields == {"jpg": 3, "txt": 3, "json": 3}
     assert {"jpg", "txt", "json.caption", "json.width"} <= result.columns
 
 
@@ -40,7 +40,7 @@ def test_members_of_an_example_need_not_be_neighbours(tmp_path):
     result = scanned(path)
     expected = [[b"./d/a.JPG", b"./d/a.txt"], [b"./d/b.png", b"./d/b.txt"]]
     assert contents(path, result) == expected
-    assert result.accounting.fields["seg.png"] == 1
+    assert result.counts.fields["seg.png"] == 1
 
 
 def test_long_names_and_those_in_other_scripts_are_read(tmp_path):
@@ -70,8 +70,8 @@ def test_members_that_are_refused_are_named(tmp_path, name, content, reason):
     write_tar(path, {"a.jpg": b"image", "a.txt": b"text", name: content})
     result = scanned(path)
     assert contents(path, result) == [[b"image", b"text"]]
-    assert result.accounting.left_out == {reason: 1}
-    assert result.accounting.named == {reason: [f"x.tar/{name}"]}
+    assert result.counts.left_out == {reason: 1}
+    assert result.counts.named == {reason: [f"x.tar/{name}"]}
 
 
 def test_a_key_that_occurs_twice_keeps_its_first_members(tmp_path):
@@ -79,28 +79,28 @@ def test_a_key_that_occurs_twice_keeps_its_first_members(tmp_path):
     result = scanned(write_shards(tmp_path, samples))
     expected = [[s["jpg"], s["txt"].encode()] for s in samples[:2]]
     assert contents(tmp_path / "00000.tar", result) == expected
-    assert result.accounting.left_out == {"key occurs twice in its shard": 3}
+    assert result.counts.left_out == {"key occurs twice in its shard": 3}
 
 
 def test_examples_without_an_image_are_left_out_and_those_without_a_caption_are_not(tmp_path):
     result = scanned(write_shards(tmp_path, [sample(1, jpg=None), sample(2, txt=None)]))
     assert result.rows[:, 1].tolist() == [[0, 0]]
-    assert result.accounting.named == {"no image": ["00000.tar/000000001"]}
-    assert result.accounting.fields == {"jpg": 1, "json": 1}
+    assert result.counts.named == {"no image": ["00000.tar/000000001"]}
+    assert result.counts.fields == {"jpg": 1, "json": 1}
 
 
 def test_filters_leave_out_with_a_count(tmp_path):
     samples = [sample(i) for i in range(5)] + [sample(5, json={"width": None})]
-    wanted = Wanted(("jpg",), (), (Range("json.width", minimum=23),), None)
-    result = scanned(write_shards(tmp_path, samples), wanted)
+    options = IndexOptions(("jpg",), (), (Range("json.width", minimum=23),), None)
+    result = scanned(write_shards(tmp_path, samples), options)
     assert len(result.rows) == 2
-    assert result.accounting.left_out == {"json.width is not at least 23": 4}
+    assert result.counts.left_out == {"json.width is not at least 23": 4}
 
 
 def test_values_of_the_class_are_collected(tmp_path):
     samples = [sample(i, cls=str(i % 2)) for i in range(4)]
-    wanted = Wanted(("jpg",), ("cls",), (), "cls")
-    assert scanned(write_shards(tmp_path, samples), wanted).classes == {"0", "1"}
+    options = IndexOptions(("jpg",), ("cls",), (), "cls")
+    assert scanned(write_shards(tmp_path, samples), options).classes == {"0", "1"}
 
 
 @pytest.fixture
@@ -136,8 +136,8 @@ def test_a_damaged_header_is_named_with_its_offset(tmp_path, whole):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no tar file"),
-        (b"not a tar " * 200, "is no tar file"),
+        (b"", "is not a tar file"),
+        (b"not a tar " * 200, "is not a tar file"),
         (gzip.compress(b"x" * 4000, mtime=0), "is compressed, which allows no random access"),
     ],
 )

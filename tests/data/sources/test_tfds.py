@@ -83,7 +83,7 @@ def test_splits_as_tfds_writes_them_and_pickling(folder):
 def test_filters(folder):
     source = Tfds(folder, captions=("captions.text",), filters=(Range("width", minimum=2),))
     assert sorted(by_width(source)) == [2, 3, 4, 5]
-    assert source.open().accounting.left_out == {"width is not at least 2": 2}
+    assert source.open().counts.left_out == {"width is not at least 2": 2}
     assert source.open().identity != Tfds(folder, captions=("captions.text",)).open().identity
 
 
@@ -99,7 +99,7 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(folder):
     [
         ({"captions": ("captions",)}, r"captions: .* has no 'captions'; did you mean 'captions\."),
         ({"image": "img"}, r"image: tfds:pets-1.2.0:train has no 'img'"),
-        ({"split": "trian"}, r"split: 'trian' is none of .*; did you mean 'train'\?"),
+        ({"split": "trian"}, r"split: .* has no split 'trian'; did you mean 'train'\?"),
     ],
 )
 def test_what_the_data_set_lacks_is_named_with_a_suggestion(folder, changes, message):
@@ -108,7 +108,7 @@ def test_what_the_data_set_lacks_is_named_with_a_suggestion(folder, changes, mes
 
 
 def test_a_folder_that_tfds_did_not_prepare(tmp_path):
-    with pytest.raises(UserError, match=r"no data set that TFDS prepared in .*dataset_info\.json"):
+    with pytest.raises(UserError, match=r"is not a data set prepared by TFDS; name .*_info\.json"):
         Tfds(str(tmp_path)).open()
     with pytest.raises(UserError, match=r"unset; set --data\.source\.path to the folder"):
         Tfds().open()
@@ -124,7 +124,9 @@ def test_tensorflow_is_not_imported(folder):
 
 
 def test_other_columns_are_the_features_that_training_does_not_read(folder):
-    records = Tfds(folder, captions=("title",), label="label").open_in_full(1, lambda *_: None)
+    records = Tfds(folder, captions=("title",), label="label").open_with_all_columns(
+        1, lambda *_: None
+    )
     found = {}
     for i in range(len(records)):
         if records.values(i)("width") != 5:  # whose title is no text

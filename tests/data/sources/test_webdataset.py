@@ -8,7 +8,7 @@ import pytest
 from tests.data.samples import sample_data
 from tests.data.written import sample, write_shards
 from vljax.config import UserError, decode, encode, validate
-from vljax.data.pipeline.pipeline import plan, train_batches
+from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.records import ExampleError, Source
 from vljax.data.sources import WebDataset
 from vljax.data.sources.filters import Equals, Length, Range
@@ -66,7 +66,7 @@ def test_filters_leave_a_set_that_is_numbered_through(folder):
     assert [records[i].captions[0] for i in range(len(records))] == [
         f"picture {i}" for i in range(10, 25)
     ]
-    assert records.accounting.left_out == {
+    assert records.counts.left_out == {
         "json.width is not at least 25": 5,
         "length of txt is not at least 10": 5,
     }
@@ -194,7 +194,7 @@ def test_the_set_is_named_by_its_folder(path, name):
 def test_the_plan_follows_the_shards_and_what_is_read_of_them(folder, tmp_path):
     def plan_of(**changes):
         source = WebDataset(f"{folder}/{{00000..00002}}.tar", **changes)
-        return plan(sample_data(folder, source=source), seed=0, global_batch=4)
+        return stream_fingerprint(sample_data(folder, source=source), seed=0, global_batch=4)
 
     assert plan_of() == plan_of(index_folder=str(tmp_path / "elsewhere"))
     assert plan_of() != plan_of(captions=("json.caption",))

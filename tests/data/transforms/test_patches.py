@@ -12,7 +12,7 @@ from benchmarks.naflex_padding import builtin, drawn, padding
 from tests.data.samples import captioned, encoded, picture, sample_data, write_jsonl
 from vljax.config import UserError, notes, validate
 from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.pipeline.pipeline import plan, train_batches
+from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.randomness import Step
 from vljax.data.sources.mixture import Mixture, Part
 from vljax.data.transforms import ChooseText, Decode, Flip, Patchify
@@ -123,7 +123,9 @@ def test_evaluation_has_one_length_and_masks_what_it_fills_up_with(data) -> None
 def test_lengths_and_weights_are_part_of_the_plan(data) -> None:
     other = (Decode(), Patchify(2, lengths=LENGTHS), ChooseText())
     plans = {
-        plan(dataclasses.replace(data, train_transforms=transforms), seed=0, global_batch=4)
+        stream_fingerprint(
+            dataclasses.replace(data, train_transforms=transforms), seed=0, global_batch=4
+        )
         for transforms in (TRAIN, other)
     }
     assert len(plans) == 2

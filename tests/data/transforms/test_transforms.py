@@ -12,7 +12,8 @@ from PIL import Image, ImageEnhance
 
 from tests.data.samples import encoded, picture
 from vljax.config import UserError, decode, encode, load, validate
-from vljax.data.images.decoded_images import DecodedImages
+from vljax.data.images import decoding
+from vljax.data.images.decoding import DecodedImageCache
 from vljax.data.images.resampling import resample
 from vljax.data.records import ExampleError, Record
 from vljax.data.tokenizers.cleaning import clean
@@ -34,7 +35,6 @@ from vljax.data.transforms import (
     Resize,
     Transform,
 )
-from vljax.data.transforms import decode as transform_decode
 from vljax.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -69,7 +69,7 @@ def test_an_image_decoded_before_has_the_same_pixels(channels, monkeypatch):
     backgrounds = [(0, 0, 0), (10, 200, 90), (0, 0, 0)]
     repeated = [decoded(content, background=colour) for colour in backgrounds]
     for colour, image in zip(backgrounds, repeated, strict=True):
-        monkeypatch.setattr(transform_decode, "_decoded", DecodedImages(0))
+        monkeypatch.setattr(decoding, "_cache", DecodedImageCache(0))
         assert np.array_equal(decoded(content, background=colour), image)
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.data.samples import encoded, picture
-from vljax.data.images.header import read_header
-from vljax.data.records import KINDS, ExampleError, Records
+from vljax.data.images.decoding import read_header
+from vljax.data.records import REJECTION_KINDS, ExampleError, Records
 from vljax.data.tokenizers import Clip
 from vljax.data_tools.inspection.inspect import drawn, scan
 from vljax.data_tools.inspection.measure import OUTCOMES, Measurer, script_of
@@ -100,7 +100,7 @@ def test_processes_measure_what_one_measures(monkeypatch):
     assert shared.captions.tobytes() == alone.captions.tobytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REJECTION_KINDS)
 def test_each_kind_of_what_cannot_be_used_is_counted_as_such(kind):
     class Bad(Records):
         def __len__(self):

@@ -1,4 +1,4 @@
-"""The processes of a run meet; threads stand for them here."""
+"""The startup barrier of several processes, which are threads here."""
 
 import json
 import socket
@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from vljax.config import UserError
-from vljax.parallel.processes import startup_barrier
-from vljax.parallel.processes.cluster import Place
+from vljax.parallel.processes.start import ClusterInfo, startup_barrier
 
 HOST = socket.gethostname()
 
@@ -22,26 +21,26 @@ def port():
         return free.getsockname()[1]
 
 
-def meet(port, places, seconds=2.0):
-    """What each of (process, processes, facts) is told; "" where all is well."""
+def meet(port, processes, seconds=2.0):
+    """The error of each of several (index, count, facts); "" if there is none."""
 
-    def attend(process, processes, facts):
+    def attend(index, count, facts):
         try:
-            startup_barrier.call(Place(f"localhost:{port}", processes, process), facts, seconds)
+            startup_barrier(ClusterInfo(f"localhost:{port}", count, index), facts, seconds)
         except UserError as error:
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(len(places)) as pool:
-        return list(pool.map(lambda place: attend(*place), places))
+    with ThreadPoolExecutor(len(processes)) as pool:
+        return list(pool.map(lambda process: attend(*process), processes))
 
 
-def test_all_come(port):
+def test_all_processes_come(port):
     for _ in range(2):  # the port is free again at once
         assert meet(port, [(i, 3, {"seed": "0"}) for i in range(3)]) == ["", "", ""]
 
 
-def test_the_first_may_come_last(port):
+def test_process_0_may_come_last(port):
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(meet, port, [(1, 2, {})])
         time.sleep(0.5)
@@ -49,20 +48,20 @@ def test_the_first_may_come_last(port):
         assert other.result() == [""]
 
 
-def test_who_is_missing(port):
+def test_missing_processes_are_named(port):
     where = f"localhost:{port} within 0.5 s; is it running?"
     assert meet(port, [(0, 2, {})], 0.5) == [f"process 1 of 2 did not come to {where}"]
     said = meet(port, [(0, 4, {}), (2, 4, {})], 0.5)
     assert said == [f"processes 1, 3 of 4 did not come to {where}"] * 2
 
 
-def test_no_first_process(port):
+def test_process_0_does_not_come(port):
     (said,) = meet(port, [(1, 2, {})], 0.3)
     assert said.startswith(f"distributed.coordinator: no answer from localhost:{port} within 0.3 s")
     assert said.endswith("is process 0 running there?")
 
 
-def test_different_facts(port):
+def test_different_facts_are_named(port):
     said = meet(port, [(0, 2, {"a": "1", "seed": "0"}), (1, 2, {"a": "1", "seed": "7"})])
     line = (
         f"seed: 7 in process 1 ({HOST}), 0 in process 0; start all processes with the same recipe"
@@ -71,7 +70,7 @@ def test_different_facts(port):
     assert said == [line, line]
 
 
-def test_different_numbers_of_processes(port):
+def test_different_process_counts(port):
     said = meet(port, [(0, 2, {}), (1, 3, {})])
     line = (
         f"distributed.processes: 3 in process 1 ({HOST}), 2 in process 0; start all with the same"
@@ -80,13 +79,13 @@ def test_different_numbers_of_processes(port):
     assert said == [line, line]
 
 
-def test_two_of_one_number(port):
+def test_two_processes_with_one_index(port):
     said = meet(port, [(0, 3, {}), (1, 3, {}), (1, 3, {})])
     assert set(said) == {f"distributed.process: 1 on both {HOST} and {HOST}"}
 
 
 @pytest.mark.parametrize("knock", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process": "1"}\n', b""])
-def test_strangers_are_passed_over(port, knock):
+def test_other_connections_are_ignored(port, knock):
     def stranger():
         for _ in range(100):
             try:
@@ -105,7 +104,7 @@ def test_strangers_are_passed_over(port, knock):
         assert first.result() == [""]
 
 
-def test_a_first_process_that_ends(port):
+def test_process_0_ends_during_the_barrier(port):
     with socket.create_server(("localhost", port)) as server, ThreadPoolExecutor(1) as pool:
         other = pool.submit(meet, port, [(1, 2, {})])
         connection = server.accept()[0]
@@ -116,7 +115,7 @@ def test_a_first_process_that_ends(port):
         ]
 
 
-def test_a_port_that_is_taken(port):
+def test_the_port_is_taken(port):
     with socket.create_server(("", port)):
         (said,) = meet(port, [(0, 2, {})])
     assert said.startswith(f"distributed.coordinator: cannot listen at port {port} (")

@@ -46,7 +46,7 @@ class SourceParser(Parser):
         )
 
     def split(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The options, and the other arguments, for `given_sources`.
+        """The options, and the other arguments, for `parse_sources`.
 
         Raises:
           UserError: if an option does not fit.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vljax.commands.data.arguments import Parser
 from vljax.config import UserError, suggest
-from vljax.datasets.builders.debian import MIRROR
+from vljax.datasets.tuxpaint.debian import MIRROR
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ def build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     options = _parser(prog).parse_args(argv)
     if options.name not in NAMES:
         raise UserError(f"unknown data set {options.name!r}{suggest(options.name, NAMES)}")
-    from vljax.datasets.builders import tuxpaint_stamps
+    from vljax.datasets.tuxpaint import build as tuxpaint_stamps
     from vljax.progress import Display
 
     if options.sha256 is not None and options.deb is None:

@@ -11,11 +11,11 @@ from vljax.commands.data.arguments import (
     count,
 )
 from vljax.config import UserError
-from vljax.data.files import expanded
-from vljax.data.records import INDEXED
+from vljax.data.records import INDEXED_SHARDS
 from vljax.data_tools.convert.images import Encoding, Images
 from vljax.data_tools.convert.targets import TARGETS
-from vljax.data_tools.source_arguments import given_sources
+from vljax.data_tools.source_arguments import parse_sources
+from vljax.files import expand_user
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
       SystemExit: after `--help`.
     """
     args, rest = _parser(prog).split(argv)
-    sources = given_sources(rest, prog)
+    sources = parse_sources(rest, prog)
     options = _options(args, prog)
     if len(sources) > 1:
         raise UserError(f"convert one data set at a time, got {len(sources)}")
@@ -54,7 +54,7 @@ def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
 
     (source,) = sources
     with Display(source.full_name) as display:
-        opening = display.stage("index", INDEXED)
+        opening = display.stage("index", INDEXED_SHARDS)
         progress = display.stage("convert", "read {:,} of {:,} examples")
         summary = run.convert(source, options, opening, progress)
     result = {
@@ -119,7 +119,7 @@ def _options(args: argparse.Namespace, prog: str) -> Options:
     from vljax.data_tools.convert.run import Options
 
     return Options(
-        out=expanded(args.out),
+        out=expand_user(args.out),
         to=args.to,
         examples_per_shard=args.examples_per_shard,
         images=images,

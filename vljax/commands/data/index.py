@@ -13,8 +13,8 @@ from vljax.commands.data.arguments import (
     SourceParser,
     count,
 )
-from vljax.data.records import INDEXED, Records, Source
-from vljax.data_tools.source_arguments import given_sources
+from vljax.data.records import INDEXED_SHARDS, Records, Source
+from vljax.data_tools.source_arguments import parse_sources
 from vljax.progress import shown
 
 _DESCRIPTION = """\
@@ -40,7 +40,7 @@ def index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     parser.add_argument("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
     options, rest = parser.split(argv)
     results = []
-    for source in given_sources(rest, prog):
+    for source in parse_sources(rest, prog):
         records = indexed(source, options.workers)
         results.append(_as_dict(source, records))
         _print(console, results[-1])
@@ -49,12 +49,12 @@ def index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
 
 def indexed(source: Source, workers: int | None) -> Records:
     """Opens a source, with progress where an index is built. Raises UserError as that does."""
-    with shown(source.full_name, INDEXED) as progress:
+    with shown(source.full_name, INDEXED_SHARDS) as progress:
         return source.index(workers, progress)
 
 
 def _as_dict(source: Source, records: Records) -> dict[str, Any]:
-    counted = records.accounting
+    counted = records.counts
     return {
         "source": source.full_name,
         "type": source.type_name,

@@ -12,13 +12,13 @@ from vljax.commands.data.arguments import (
     count,
 )
 from vljax.config import UserError
-from vljax.data.files import expanded, filesystem, is_remote, write_file
 from vljax.data_tools.source_arguments import (
-    given_sources,
-    given_tokenizer,
-    loaded_tokenizer,
-    take_fields,
+    parse_sources,
+    parse_tokenizer,
+    split_tokenizer_fields,
+    tokenizer_with_fields,
 )
+from vljax.files import expand_user, filesystem, is_remote, write_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +97,12 @@ def _parser(prog: str) -> SourceParser:
     add("--max-pixels", type=count, metavar="N", help="images with more cannot be used "
         "(64 million, or the recipe's)")  # fmt: skip
     add("--workers", type=count, metavar="N", help="processes; by default one a core")
-    add("--html", type=expanded, metavar="PATH", help="write pictures and charts as one HTML file")
+    add(
+        "--html",
+        type=expand_user,
+        metavar="PATH",
+        help="write pictures and charts as one HTML file",
+    )
     add("--pictures", type=count, default=60, metavar="N", help="examples in it (%(default)s)")
     add("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
     return parser
@@ -123,13 +128,13 @@ def _given(argv: list[str], options: argparse.Namespace, prog: str) -> _Given:
     """What to look at, and with what."""
     from vljax.data.transforms.decode import Decode
 
-    fields, rest = take_fields(argv)
+    fields, rest = split_tokenizer_fields(argv)
     if rest and rest[0].partition(":")[0].endswith(".py"):
         return _of_recipe(rest, fields, options, prog)
-    sources = given_sources(rest, prog)
+    sources = parse_sources(rest, prog)
     return _Given(
         sources,
-        given_tokenizer(options.tokenizer or "clip", fields, prog),
+        parse_tokenizer(options.tokenizer or "clip", fields, prog),
         options.max_pixels or Decode().max_pixels,
     )
 
@@ -149,9 +154,9 @@ def _of_recipe(
     decode = [each for each in data.train_transforms if isinstance(each, Decode)]
     return _Given(
         [part.source for part in parts_of(data.source).values()],
-        given_tokenizer(word, fields, prog)
+        parse_tokenizer(word, fields, prog)
         if word
-        else loaded_tokenizer(data.tokenizer, fields, f"{prog} {spec}"),
+        else tokenizer_with_fields(data.tokenizer, fields, f"{prog} {spec}"),
         options.max_pixels or [*decode, Decode()][0].max_pixels,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vljax import __version__
 from vljax.commands.data.inspection_table import amount, share, special, statement
-from vljax.data.images.header import read_header
+from vljax.data.images.decoding import read_header
 from vljax.data.records import Annotation, ExampleError
 from vljax.data_tools.inspection.inspect import How, Inspection
 from vljax.data_tools.inspection.measure import thumbnail

@@ -14,8 +14,8 @@ from vljax.commands.data.arguments import (
 from vljax.config import UserError
 from vljax.data.records import Records
 from vljax.data.tokenizers.cleaning import Cleaning
-from vljax.data.tokenizers.train import captions, train_bpe
-from vljax.data_tools.source_arguments import given_sources
+from vljax.data.tokenizers.train import cleaned_captions, train_bpe
+from vljax.data_tools.source_arguments import parse_sources
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, A
       SystemExit: after `--help`.
     """
     args, rest = _parser(prog).split(argv)
-    sources = given_sources(rest, prog)
+    sources = parse_sources(rest, prog)
     if args.out is None:
         raise UserError(f"name the file to write: {prog} ... --out tokenizer.json")
     out = Path(args.out).expanduser()
@@ -102,7 +102,7 @@ def _parser(prog: str) -> SourceParser:
 
 def _read(every: list[Records], args: argparse.Namespace) -> Iterator[list[str]]:
     for records in every:
-        yield from captions(records, args.cleaning, args.max_examples)
+        yield from cleaned_captions(records, args.cleaning, args.max_examples)
 
 
 class _Counted:

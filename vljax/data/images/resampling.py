@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from vljax.data.images.errors import image_errors
+from vljax.data.images.decoding import image_errors
 from vljax.data.images.jpeg import Box, JpegImage, orient
 
 Interpolation = Literal["bicubic", "bilinear", "area"]

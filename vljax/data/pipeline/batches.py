@@ -1,4 +1,9 @@
-"""One example of a batch: read, transformed, tokenized; or masked out with a reason."""
+"""Make examples by index and stack them into batches, in threads or worker processes.
+
+A `Loader` reads, transforms and tokenizes. It never fails on bad data: an example that cannot be
+used stays in its batch, masked out, with the reason. `make_batches` runs a loader over a stream of
+examples in the background, and `Batches` is the iterator that the trainer and the evaluators read.
+"""
 
 from __future__ import annotations
 
@@ -11,96 +16,121 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from vljax.config import UserError
-from vljax.data.pipeline.order import Visit
+from vljax.data.pipeline.order import ScheduledExample
 from vljax.data.randomness import Step, example_generator
 from vljax.data.records import ExampleError, Records
 from vljax.data.tokenizers.base import LoadedTokenizer
 from vljax.data.transforms.base import Transform, image_transform
 
-# The keys under which travels with a batch what is no part of it: rejected examples, and which
-# have been seen before.
+if TYPE_CHECKING:
+    import grain
+
+Batch = dict[str, np.ndarray]
+
+# Keys of per-batch data that is not fed to the model; `Batches` takes them out.
 REJECTED = "rejected"
 REPEATED = "repeated"
-PADDING_INDEX = -1
-# Under this key, an example has a dict of all arrays of its image.
+# Key of the dict of arrays that an example's image consists of.
 IMAGE = "image"
+PADDING_INDEX = -1
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """Why an example was masked out."""
+class RejectedExample:
+    """An example that was masked out, and why."""
 
     row: int
-    """Of the batch."""
+    """Row in the batch."""
     source: str
-    """The name of its source."""
+    """Name of its source."""
     identity: str
-    """Of the records of the source."""
+    """`Records.identity` of its source."""
     index: int
-    """Of the example in the source."""
+    """Index in its source."""
     kind: str
-    """The class of reasons, see `ExampleError`."""
+    """Class of the reason, see `ExampleError`."""
     reason: str
-    """For people."""
+    """The reason, for people."""
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Which examples of one batch, or of this process's rows of it, could be used."""
+
+    step: int
+    """Number of the batch."""
+    valid: Bool[np.ndarray, " rows"]
+    """Which examples can be used."""
+    repeated: Bool[np.ndarray, " rows"]
+    """Which examples were seen in an earlier epoch of their source."""
+    rejected: tuple[RejectedExample, ...]
+    """The examples that cannot be used."""
+
+
+OnBatch = Callable[[BatchStatistics], None]
 
 
 @dataclass(frozen=True)
 class OpenPart:
-    """An opened source, and what is done to its examples."""
+    """An opened source with its transforms: one part of a mixture, or the only source."""
 
     name: str
-    """In messages and in the keys of random numbers."""
+    """For messages, and as a key of random numbers."""
     records: Records
-    """By index."""
+    """The records, by index."""
     transforms: tuple[Transform, ...]
-    """From record to `image` and `text`."""
+    """From a record to `image` and `text`."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Makes examples by index, and batches of them. Travels to worker processes."""
+    """Makes examples by index, and batches of examples. Can be pickled for worker processes."""
 
     parts: tuple[OpenPart, ...]
     """The opened sources."""
     tokenizer: LoadedTokenizer
-    """Makes the ids."""
+    """Makes the token ids."""
     seed: int
-    """Of the random numbers."""
+    """Seed of all random transforms."""
     evaluation: bool = False
-    """Whether batches have a `label` and keep images without a text as valid, to be classified;
-    training has no use for these."""
+    """Whether batches have a `label`, and images without a text stay valid, to be classified."""
 
-    def visit(self, visit: Visit) -> dict[str, Any]:
+    def training_example(self, scheduled: ScheduledExample) -> dict[str, Any]:
         """An example for training, masked out if it cannot be used."""
-        return self._load(visit.part, visit.epoch, visit.record, Step(self.seed, visit.step))
+        step = Step(self.seed, scheduled.step)
+        return self._load(scheduled.part, scheduled.epoch, scheduled.example_index, step)
 
-    def evaluate(self, index: int) -> dict[str, Any]:
-        """An example for evaluation; past the end, one that is masked out."""
+    def evaluation_example(self, index: int) -> dict[str, Any]:
+        """An example for evaluation; after the last one, padding, which is masked out."""
         if index >= len(self.parts[0].records):
             return self._example(0, PADDING_INDEX, self._blank(0, None), "", valid=False)
         return self._load(0, 0, index, None)
 
     def _load(self, number: int, epoch: int, index: int, step: Step | None) -> dict[str, Any]:
         part = self.parts[number]
-        about: dict[str, Any] = {"epoch": epoch}
+        fields: dict[str, Any] = {"epoch": epoch}
         try:
             if self.evaluation:
-                about["label"] = part.records.annotation(index).label
-            image, text = self._transformed(part, epoch, index, step)
+                fields["label"] = part.records.annotation(index).label
+            image, text = self._transform(part, epoch, index, step)
         except ExampleError as error:
-            rejected = Rejected(0, part.name, part.records.identity, index, error.kind, str(error))
+            rejected = RejectedExample(
+                0, part.name, part.records.identity, index, error.kind, str(error)
+            )
             blank = self._blank(number, step)
-            return self._example(number, index, blank, "", valid=False, rejected=rejected, **about)
-        return self._example(number, index, image, text, **about)
+            return self._example(number, index, blank, "", valid=False, rejected=rejected, **fields)
+        return self._example(number, index, image, text, **fields)
 
     def _blank(self, part: int, step: Step | None) -> dict[str, np.ndarray]:
-        fixes = image_transform(self.parts[part].transforms)
-        return fixes.blank(fixes.length_at(step))
+        transform = image_transform(self.parts[part].transforms)
+        return transform.blank(transform.length_at(step))
 
-    def _transformed(
+    def _transform(
         self, part: OpenPart, epoch: int, index: int, step: Step | None
     ) -> tuple[dict[str, np.ndarray], str]:
-        """The arrays of an image, and the text."""
+        """The arrays of the image, and the text."""
         example: dict[str, Any] = {"record": part.records[index]}
         if step is not None:
             example["step"] = step
@@ -112,14 +142,15 @@ class Loader:
                 if not self.evaluation or transform.provides != "text":
                     raise
                 example = {**example, "text": ""}
-        fixes = image_transform(part.transforms)
+        last = image_transform(part.transforms)
         arrays = {}
-        for name, wanted in (fixes.image_arrays(fixes.length_at(step)) or {}).items():
+        # A transform that breaks its promise is a bug, not bad data: it must not be masked out.
+        for name, expected in (last.image_arrays(last.length_at(step)) or {}).items():
             arrays[name] = array = example[name]
-            if (array.shape, array.dtype) != wanted:
+            if (array.shape, array.dtype) != expected:
                 raise ValueError(
                     f"transforms made {array.dtype}{list(array.shape)} of example "
-                    f"{part.name}/{index}, expected {wanted[1]}{list(wanted[0])}"
+                    f"{part.name}/{index}, expected {expected[1]}{list(expected[0])}"
                 )
         text = example["text"]
         if not self.evaluation and not self.tokenizer.clean(text):
@@ -136,7 +167,7 @@ class Loader:
         valid: bool = True,
         label: int | None = None,
         epoch: int = 0,
-        rejected: Rejected | None = None,
+        rejected: RejectedExample | None = None,
     ) -> dict[str, Any]:
         return {
             IMAGE: image,
@@ -150,9 +181,10 @@ class Loader:
         }
 
     def batch(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Examples stacked and tokenized.
+        """Stack and tokenize examples.
 
-        Under `REJECTED` is a tuple of those masked out, under `REPEATED` a bool for each example.
+        Adds a tuple of `RejectedExample` under `REJECTED`, and a bool for each example under
+        `REPEATED`.
         """
         column = {key: [example[key] for example in examples] for key in examples[0]}
         ids, mask = self.tokenizer(column["text"])
@@ -176,10 +208,121 @@ class Loader:
         return batch
 
 
+def make_batches(
+    loader: Loader,
+    stream: grain.MapDataset[Any],
+    *,
+    batch_size: int,
+    first: int,
+    process_index: int,
+    process_count: int,
+    workers: int,
+    prefetch: int,
+    on_batch: OnBatch | None = None,
+) -> Batches:
+    """This process's rows of the batches from number `first` on.
+
+    Args:
+      loader: makes a batch of examples.
+      stream: the examples in their global order.
+      batch_size: examples in a batch over all processes.
+      first: number of the first batch.
+      process_index: which rows of each batch to make.
+      process_count: into how many equal groups the rows of a batch are divided.
+      workers: processes that prepare batches; 0 prepares them in threads.
+      prefetch: batches that each worker, or all threads together, prepare at a time.
+      on_batch: called with the statistics of each batch that is read.
+
+    Raises:
+      UserError: if the batch cannot be divided among the processes.
+    """
+    import grain
+
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"global_batch: {batch_size} examples cannot be divided among {process_count} processes"
+        )
+    # Group j belongs to process j % process_count. A slice seeks without reading anything.
+    groups = stream.batch(batch_size // process_count, batch_fn=loader.batch)
+    own = groups[first * process_count + process_index :: process_count]
+    # After a pause, such as an evaluation, all threads start a batch at the same moment and finish
+    # late together. Only a buffer with more batches than threads bridges that.
+    buffer = prefetch if workers else 2 * prefetch
+    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=buffer)
+    batches = own.to_iter_dataset(options)
+    if workers:
+        _parse_flags()
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        )
+    return Batches(iter(batches), first, on_batch)
+
+
+def _parse_flags() -> None:
+    """Mark absl's flags as parsed: Grain's workers read them, and only `app.run` parses them."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches, prepared in the background from the moment it is made.
+
+    Logs each example that is masked out once in this process (here, not in the workers).
+
+    Args:
+      iterator: batches as `Loader.batch` makes them.
+      step: number of the first one.
+      on_batch: called with the statistics of each batch that is read, in order.
+    """
+
+    def __init__(
+        self, iterator: grain.DatasetIterator[Any], step: int = 0, on_batch: OnBatch | None = None
+    ):
+        self._iterator, self._step, self._on_batch = iterator, step, on_batch
+        iterator.start_prefetch()
+
+    def __next__(self) -> Batch:
+        batch: dict[str, Any] = dict(next(self._iterator))
+        rejected, repeated = batch.pop(REJECTED), batch.pop(REPEATED)
+        for example in rejected:
+            _log_once(example)
+        if self._on_batch is not None:
+            self._on_batch(BatchStatistics(self._step, batch["valid"], repeated, rejected))
+        self._step += 1
+        return batch
+
+    def close(self) -> None:
+        """End the threads and processes that prepare batches."""
+        self._iterator.close()
+
+
+# Source, identity of its records, and index of the examples that this process has logged: every
+# evaluation and plot reads the same examples again.
+_logged: set[tuple[str, str, int]] = set()
+_MOST_LOGGED = 200
+
+
+def _log_once(example: RejectedExample) -> None:
+    key = example.source, example.identity, example.index
+    if key in _logged or len(_logged) > _MOST_LOGGED:
+        return
+    _logged.add(key)
+    if len(_logged) > _MOST_LOGGED:
+        logger.warning("more examples are masked out; from here on, they are not named")
+    else:
+        where = f"{example.source}/{example.index}"
+        logger.warning("example %s: %s: masked out", where, example.reason)
+
+
 def pack_ids(
     indices: Int64[np.ndarray, " batch"], source_number: int | Int64[np.ndarray, " batch"] = 0
 ) -> UInt32[np.ndarray, "batch 2"]:
-    """Example ids for the device, which has no 64-bit integers.
+    """Pack example ids for the device, which has no 64-bit integers.
+
+    >>> pack_ids(np.array([7, -1]), source_number=2).tolist()
+    [[131072, 7], [4294967295, 4294967295]]
 
     Args:
       indices: below 2**48; -1 for padding.
@@ -198,126 +341,3 @@ def pack_ids(
 def unpack_ids(ids: UInt32[np.ndarray, "batch 2"]) -> Int64[np.ndarray, " batch"]:
     """The inverse of `pack_ids`: `source_number << 48 | index`, -1 for padding."""
     return (ids[..., 0].astype(np.int64) << 32) | ids[..., 1].astype(np.int64)
-
-
-# --- Batches from a stream of examples, prepared in threads or worker processes -------------------
-
-if TYPE_CHECKING:
-    import grain
-
-Batch = dict[str, np.ndarray]
-
-logger = logging.getLogger(__name__)
-
-# Source, identity of its records, and index of the examples that this process has logged. Every
-# evaluation and plot reads the same examples again.
-_logged: set[tuple[str, str, int]] = set()
-_MOST_LOGGED = 200
-
-
-@dataclass(frozen=True)
-class Account:
-    """What became of the examples of one batch, or of a process's part of it."""
-
-    step: int
-    """The number of the batch."""
-    valid: Bool[np.ndarray, " rows"]
-    """Which examples can be used."""
-    repeated: Bool[np.ndarray, " rows"]
-    """Which come from a source that has been gone through before."""
-    rejected: tuple[Rejected, ...]
-    """Why the others cannot be used."""
-
-
-Report = Callable[[Account], None]
-
-
-def make_batches(
-    loader: Loader,
-    stream: grain.MapDataset[Any],
-    *,
-    batch_size: int,
-    first: int,
-    process_index: int,
-    process_count: int,
-    workers: int,
-    prefetch: int,
-    report: Report | None = None,
-) -> Batches:
-    """This process's part of the batches from number `first` on.
-
-    Raises:
-      UserError: if the batch does not divide by the processes.
-    """
-    import grain
-
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"global_batch: {batch_size} examples cannot be divided among {process_count} processes"
-        )
-    # Part j belongs to process j % process_count. A slice seeks without reading anything.
-    parts = stream.batch(batch_size // process_count, batch_fn=loader.batch)
-    own = parts[first * process_count + process_index :: process_count]
-    # Threads that are at work on a batch each all come late with it after a pause, such as an
-    # evaluation, unless more batches wait than there are threads.
-    waiting = prefetch if workers else 2 * prefetch
-    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=waiting)
-    batches = own.to_iter_dataset(options)
-    if workers:
-        _parse_flags()
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        )
-    return Batches(iter(batches), first, report)
-
-
-def _parse_flags() -> None:
-    """Grain's worker processes read absl flags, which only absl's own `app.run` parses."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-
-
-class Batches(Iterator[Batch]):
-    """An iterator of batches, prepared in the background from the moment it is made.
-
-    It logs each example that is masked out, here and not in the workers, once in this process.
-
-    Args:
-      iterator: of batches with what `Loader.batch` adds to them.
-      step: the number of the first one.
-      report: told of each batch that is taken, in order.
-    """
-
-    def __init__(
-        self, iterator: grain.DatasetIterator[Any], step: int = 0, report: Report | None = None
-    ):
-        self._iterator, self._step, self._report = iterator, step, report
-        iterator.start_prefetch()
-
-    def __next__(self) -> Batch:
-        batch: dict[str, Any] = dict(next(self._iterator))
-        rejected, repeated = batch.pop(REJECTED), batch.pop(REPEATED)
-        for example in rejected:
-            _log(example)
-        if self._report is not None:
-            self._report(Account(self._step, batch["valid"], repeated, rejected))
-        self._step += 1
-        return batch
-
-    def close(self) -> None:
-        """Ends the threads and processes that prepare batches."""
-        self._iterator.close()
-
-
-def _log(example: Rejected) -> None:
-    key = example.source, example.identity, example.index
-    if key in _logged or len(_logged) > _MOST_LOGGED:
-        return
-    _logged.add(key)
-    if len(_logged) > _MOST_LOGGED:
-        logger.warning("more examples are masked out; from here on, they are not named")
-    else:
-        where = f"{example.source}/{example.index}"
-        logger.warning("example %s: %s: masked out", where, example.reason)

@@ -1,4 +1,4 @@
-"""A data set to evaluate on: its batches, and what is written about its examples."""
+"""A data set to evaluate on: its batches, captions, labels and thumbnails."""
 
 from __future__ import annotations
 
@@ -20,11 +20,22 @@ _GREY = 128
 class EvaluationSet:
     """The examples of one source in order, each once.
 
-    Files are opened when first needed, or by `open`.
+    Files are opened when they are first needed, or by `open`.
+
+    >>> from vljax.recipes import Builtin, ChooseText, Clip, Decode, Resize
+    >>> transforms = (Decode(), Resize(16), ChooseText())
+    >>> data = Data(Builtin("train"), Clip(), transforms, transforms)
+    >>> examples = EvaluationSet(data, Builtin("test"))
+    >>> len(examples), examples.captions[0], examples.class_names[int(examples.labels[0])]
+    (424, ('2 dead frogs',), 'animals')
+    >>> batches = examples.batches(batch_size=500)
+    >>> int(next(batches)["valid"].sum())  # the rest of the batch is padding
+    424
+    >>> batches.close()
 
     Args:
       data: the transforms for evaluation and the tokenizer.
-      source: the examples; need not be the one trained on.
+      source: the examples; need not be the source of `data`.
     """
 
     def __init__(self, data: Data, source: Source):
@@ -35,7 +46,7 @@ class EvaluationSet:
         return len(self.records)
 
     def open(self) -> None:
-        """Opens the source and the tokenizer, so that bad files are reported now.
+        """Open the source and the tokenizer, so that bad files are reported now.
 
         Raises:
           UserError: if one of them cannot be opened.
@@ -49,28 +60,32 @@ class EvaluationSet:
 
     @functools.cached_property
     def tokenizer(self) -> LoadedTokenizer:
-        """For prompts and queries. Raises UserError if it cannot be loaded."""
+        """The tokenizer, for prompts and queries. Raises UserError if it cannot be loaded."""
         return self.data.tokenizer.load()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What labels point to; empty where the source has no classes."""
+        """The names of the classes that labels index; empty if the source has no classes."""
         return self.records.class_names
 
     @functools.cached_property
-    def captions(self) -> list[str]:
-        """The first caption of each example, "" where cleaning leaves nothing of it."""
-        captions = [self._annotation(i).first_caption for i in range(len(self))]
-        return [caption if self.tokenizer.clean(caption) else "" for caption in captions]
+    def captions(self) -> list[tuple[str, ...]]:
+        """All captions of each example, in order, without those that are blank after cleaning."""
+        clean = self.tokenizer.clean
+        annotated = (self._annotation(i).captions for i in range(len(self)))
+        return [
+            tuple(text for text in captions if text.strip() and clean(text))
+            for captions in annotated
+        ]
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " examples"]:
-        """Index of each example's class, -1 where there is none."""
+        """The class index of each example; -1 if it has no class."""
         labels = [self._annotation(i).label for i in range(len(self))]
         return np.array([-1 if label is None else label for label in labels], np.int32)
 
     def _annotation(self, index: int) -> Annotation:
-        """What is written about an example; nothing where it cannot be read."""
+        """The captions and class of an example; empty if it cannot be read."""
         try:
             return self.records.annotation(index)
         except ExampleError:
@@ -81,24 +96,25 @@ class EvaluationSet:
 
         Args:
           batch_size: examples in a batch over all processes.
-          process_index: which part of each batch to make.
-          process_count: into how many parts the batches are divided.
+          process_index: which rows of each batch to make.
+          process_count: into how many equal groups the rows of a batch are divided.
 
         Returns:
-          An iterator of batches like those of training, and `label`, int32[B], -1 where there is
-          none. An image without a caption is valid. The last batch is filled up with examples whose
-          `valid` is False and whose `example_id` is all ones. All processes get equally many.
+          An iterator of batches like those of training, with `label`, int32[batch], -1 for an
+          example without a class. An image without a caption is valid. The last batch is padded
+          with examples whose `valid` is False and whose `example_id` is all ones. All processes get
+          the same number of batches.
 
         Raises:
-          UserError: if the source or tokenizer cannot be opened, or the batch does not divide by
-            the processes.
+          UserError: if the source or tokenizer cannot be opened, or the batch cannot be divided
+            among the processes.
         """
         import grain
 
         padded = -(-len(self) // batch_size) * batch_size
         return make_batches(
             self._loader,
-            grain.MapDataset.source(range(padded)).map(self._loader.evaluate),
+            grain.MapDataset.source(range(padded)).map(self._loader.evaluation_example),
             batch_size=batch_size,
             first=0,
             process_index=process_index,
@@ -108,7 +124,7 @@ class EvaluationSet:
         )
 
     def thumbnail(self, index: int, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-        """An example's whole image for plots; grey if it cannot be read."""
+        """An example's whole image for plots, padded to a square; grey if it cannot be read."""
         decoders = [t for t in self.data.eval_transforms if isinstance(t, Decode)]
         decode = decoders[0] if decoders else Decode()
         rng = np.random.default_rng(0)

@@ -1,4 +1,8 @@
-"""Which example stands where in the endless stream that a run trains on."""
+"""The global order of training examples: from a position in the stream to an example.
+
+The order has no state. `ExampleOrder` finds the example at any position at once: `Interleaving`
+says which source of the mixture comes there, Grain's permutation which example of that source.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +17,40 @@ from typing import NamedTuple
 from vljax.data.randomness import shuffle_seed
 
 MAX_LENGTH = 2**32
-"""Examples of a source: what Grain's permutations are made for."""
-
+"""Most examples of a source: the limit of Grain's permutations."""
 
 # Less than Python allows, since Grain rounds lengths up to whole batches.
 _ENDLESS = 2**62
 
 
-class Visit(NamedTuple):
-    """One example, at one time."""
+class ScheduledExample(NamedTuple):
+    """The example at one position of the stream."""
 
     step: int
-    """The number of the batch."""
+    """Number of the batch."""
     part: int
-    """The number of the source in the mixture."""
+    """Number of the source in the mixture."""
     epoch: int
-    """How often the source has been gone through before."""
-    record: int
-    """The index of the example in the source."""
+    """How many epochs of the source came before."""
+    example_index: int
+    """Index of the example in the source."""
 
 
-class Order:
-    """Position -> visit, without state, so that any position is reached at once.
+class ExampleOrder:
+    """The endless stream of training examples, a random-access source for Grain.
 
-    A random-access source for Grain. Travels to worker processes.
+    Can be pickled for worker processes.
+
+    >>> order = ExampleOrder(
+    ...     seed=0, names=["a"], lengths=[3], phases=[(0, [Fraction(1)])], global_batch=2
+    ... )
+    >>> order[3]  # the second example of batch 1, the first of epoch 1
+    ScheduledExample(step=1, part=0, epoch=1, example_index=2)
 
     Args:
-      seed: of the permutations.
-      names: of the sources, each different.
-      lengths: examples of each, 1 to `MAX_LENGTH`.
+      seed: seed of the permutations.
+      names: names of the sources, each different.
+      lengths: number of examples of each source, 1 to `MAX_LENGTH`.
       phases: first step and weights of the sources, the first from step 0 on.
       global_batch: examples in a batch.
     """
@@ -69,54 +78,53 @@ class Order:
     def __len__(self) -> int:
         return _ENDLESS
 
-    def __getitem__(self, position: int) -> Visit:
+    def __getitem__(self, position: int) -> ScheduledExample:
         from grain.experimental import index_shuffle
 
         phase = bisect.bisect_right(self._begins, position) - 1
         part, within = self._interleavings[phase].at(position - self._begins[phase])
         length = self._lengths[part]
-        epoch, place = divmod(self._before[phase][part] + within, length)
-        record = index_shuffle(
-            place, max_index=length - 1, seed=(self._seeds[part] + epoch) % 2**32, rounds=4
+        epoch, position_in_epoch = divmod(self._before[phase][part] + within, length)
+        # The permutation that `MapDataset.shuffle` makes, with its `rounds`.
+        index = index_shuffle(
+            position_in_epoch,
+            max_index=length - 1,
+            seed=(self._seeds[part] + epoch) % 2**32,
+            rounds=4,
         )
-        return Visit(position // self._global_batch, part, epoch, record)
+        return ScheduledExample(position // self._global_batch, part, epoch, index)
 
-
-# --- Several streams put together in given proportions, which hold in every window ----------------
 
 WINDOW_BOUND = 3.36
-"""No window of an interleaving has so many elements of a part too many or too few."""
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Two parts, or splits of parts, that share a stream as `first` to `total - first`."""
-
-    first: int
-    total: int
-    children: tuple[_Split | int, _Split | int]
-
-    def taken(self, count: int) -> int:
-        """How many of the first `count` elements are the first child's."""
-        return (count * self.first + self.total // 2) // self.total
+"""The number of a part's elements in any window of an interleaving is wrong by less than this."""
 
 
 class Interleaving:
-    """Element n of a stream belongs to which part, and is the how-maniest of it: without state.
+    """Interleaves parts in given proportions, which hold in every window of the stream.
 
     Two parts of weights a and b share a stream so that the first has round(n a / (a + b)) of the
-    first n elements. Of more, the two lightest are put together until one is left, as in a Huffman
-    code. In a window of m elements, part i then has m * w_i of them, within less than
-    `bound(i)`: a split adds less than 1, and of what came from above only its share. Since weights
-    in the tree grow upward at least like the Fibonacci numbers, this is less than the sum of their
-    reciprocals, 3.36, for any number of parts and any weights: the sibling of a node was no lighter
-    than the node's children when these were put together.
+    first n elements. With more parts, the two lightest are joined until one is left, as in a
+    Huffman code. In a window of m elements, part i then has m * w_i elements, within less than
+    `bound(i)`: each split adds an error of less than 1, and passes on only its share of the error
+    from above. A node's sibling was no lighter than the node's children when these were joined, so
+    weights grow towards the root at least like the Fibonacci numbers. The sum of the reciprocals of
+    these, 3.36, bounds the error for any number of parts and any weights.
 
-    Where the weights are in the proportion of whole numbers with sum s, each s elements from a
-    multiple of s on hold exactly so many of each part.
+    If the weights are in proportion to whole numbers with sum s, the s elements from each multiple
+    of s on have exactly these numbers of each part.
+
+    `grain.MapDataset.mix` (Grain 0.2.18) would not do. It rounds weights down to 1 % of the
+    smallest (3 : 1.9 becomes 157 : 100, so the error grows without bound), and its error grows with
+    the number of parts: windows in the first 2,000 elements are off by 3.0 elements with 2 parts of
+    random weights, 4.4 with 10, 10 with 30 and 15 with 100. It refuses a weight of 0, and weights
+    cannot change by step.
+
+    >>> interleaving = Interleaving([Fraction("0.7"), Fraction("0.3")])
+    >>> [interleaving.at(position)[0] for position in range(10)]
+    [0, 1, 0, 0, 1, 0, 0, 0, 1, 0]
 
     Args:
-      weights: of the parts, in any unit; none negative, at least one positive.
+      weights: weights of the parts, in any unit; none negative, at least one positive.
     """
 
     def __init__(self, weights: Sequence[Fraction]) -> None:
@@ -138,11 +146,11 @@ class Interleaving:
         self._root = heap[0][2]
 
     def at(self, position: int) -> tuple[int, int]:
-        """The part that an element belongs to, and how many of that part come before it."""
+        """The part at a position, and how many elements of that part come before it."""
         node = self._root
         while isinstance(node, _Split):
-            before = node.taken(position)
-            if node.taken(position + 1) > before:
+            before = node.first_child_count(position)
+            if node.first_child_count(position + 1) > before:
                 node, position = node.children[0], before
             else:
                 node, position = node.children[1], position - before
@@ -155,23 +163,37 @@ class Interleaving:
         while open_nodes:
             node, count = open_nodes.pop()
             if isinstance(node, _Split):
-                first = node.taken(count)
+                first = node.first_child_count(count)
                 open_nodes += zip(node.children, (first, count - first), strict=True)
             else:
                 counts[node] = count
         return counts
 
     def bound(self, part: int) -> float:
-        """What the number of a part's elements in a window differs by less than."""
+        """The number of a part's elements in a window is wrong by less than this."""
         return _bound(self._root, part, self._weights[part]) or 0.0
 
 
+@dataclass(frozen=True)
+class _Split:
+    """Two parts, or splits of parts, that share a stream as `first` to `total - first`."""
+
+    first: int
+    total: int
+    children: tuple[_Split | int, _Split | int]
+
+    def first_child_count(self, count: int) -> int:
+        """How many of the first `count` elements belong to the first child."""
+        return (count * self.first + self.total // 2) // self.total
+
+
 def _bound(node: _Split | int, part: int, weight: int) -> float | None:
-    """The sum of `weight / weight of the node` from below this node to a part; None elsewhere."""
+    """Sum of `weight / node weight` over the path from this node's child to a part, if below it."""
     if not isinstance(node, _Split):
         return 0.0 if node == part else None
-    for child, of_child in zip(node.children, (node.first, node.total - node.first), strict=True):
+    child_weights = (node.first, node.total - node.first)
+    for child, child_weight in zip(node.children, child_weights, strict=True):
         below = _bound(child, part, weight)
         if below is not None:
-            return below + weight / of_child
+            return below + weight / child_weight
     return None

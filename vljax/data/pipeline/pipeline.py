@@ -1,11 +1,18 @@
-"""From the data of a recipe to batches: an exact global order, the same for any set-up.
+"""The training data of a recipe, and its batches: an exact global order, the same for any set-up.
 
-Batch k of a run is a pure function of the data, the seed and k. It is the positions from
-`k * global_batch` on of an endless stream. What stands at a position follows from its number alone
-(`order`): the source, by the weights of the mixture; and of the source, with n examples, number
-`s % n` of the permutation for epoch `s // n`, if s of its examples come before. A process makes its
-own contiguous part of each batch, so the parts in process order are the batch that one process
-would make, row by row.
+The way from records to a batch, by file:
+
+- `data/sources/`: open a data set, and read the record at an index;
+- `data/pipeline/order.py`: which source, epoch and index come at a position of the stream;
+- `data/transforms/`: decode, augment and resize the image, and choose the text;
+- `data/tokenizers/`: clean the text and turn it into token ids;
+- `data/pipeline/batches.py`: make examples, mask out bad ones, stack, in threads or workers;
+- this file: `Data`, what a recipe says, its checks, and `train_batches`, which joins the above;
+- `parallel/` and `programs.py`: put this process's rows onto its devices.
+
+Batch k of a run is a pure function of the data, the seed and k: it holds the examples at positions
+`k * global_batch` and following. Each process makes its own contiguous rows of every batch, so the
+rows of all processes in order are the batch that one process would make.
 """
 
 from __future__ import annotations
@@ -20,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, encode, setting
-from vljax.data.pipeline.batches import Batches, Loader, OpenPart, Report, make_batches
-from vljax.data.pipeline.order import MAX_LENGTH, Order
+from vljax.data.pipeline.batches import Batches, Loader, OnBatch, OpenPart, make_batches
+from vljax.data.pipeline.order import MAX_LENGTH, ExampleOrder
 from vljax.data.randomness import Step
-from vljax.data.records import Source, located
+from vljax.data.records import Source, error_for_field
 from vljax.data.sources.mixture import Mixture, parts_of
 from vljax.data.tokenizers.base import Tokenizer
 from vljax.data.transforms.base import Transform, image_transform
@@ -33,61 +40,45 @@ from vljax.data.transforms.text import Prompt
 
 @dataclass(frozen=True)
 class Data:
-    """What a model is trained on."""
+    """The training data, and how images and texts become arrays.
+
+    >>> from vljax.recipes import Builtin, ChooseText, Clip, Decode, Flip, Resize
+    >>> data = Data(
+    ...     source=Builtin("train"),
+    ...     tokenizer=Clip(context_length=32),
+    ...     train_transforms=(Decode(), Resize(64), Flip(), ChooseText("random")),
+    ...     eval_transforms=(Decode(), Resize(64), ChooseText()),
+    ... )
+    >>> {name: shape for name, (shape, dtype) in data.batch_spec(8).items()}
+    {'image': (8, 64, 64, 3), 'text': (8, 32), 'text_mask': (8, 32), 'example_id': (8, 2),
+     'valid': (8,)}
+    """
 
     source: Source
     """The training examples; several sources together are a `mixture`."""
     tokenizer: Tokenizer
-    """For all texts, in evaluation too."""
+    """The tokenizer of all texts, in evaluation too."""
     train_transforms: tuple[Transform, ...]
-    """From record to `image` and `text`, in order; a part of a mixture may have transforms of its
-    own."""
+    """From a record to `image` and `text`, in order; a part of a mixture may have its own."""
     eval_transforms: tuple[Transform, ...]
-    """The same for evaluation; they travel with checkpoints."""
+    """The same for evaluation; stored in checkpoints."""
     workers: int = setting(0, identity=False)
     """Processes that prepare batches; 0 prepares them in threads of this process."""
     prefetch: int = setting(2, identity=False)
     """Batches that each worker prepares at a time; without workers, twice as many are kept
-    ahead."""
+    ready."""
     max_rejected_share: float = setting(0.1, identity=False)
-    """A run ends once more of its examples cannot be used than this share, beyond what chance
-    explains; 1 never ends it."""
+    """A run ends when a larger share of its examples cannot be used, beyond what chance explains;
+    1 never ends it."""
 
     @property
     def image_lengths(self) -> dict[int, float]:
-        """The lengths of sequences of patches in training, and how likely each is; mostly none."""
+        """Sequence lengths of images in training -> probability; empty for square images."""
         return image_transform(self.train_transforms).image_lengths
 
     def length_at(self, seed: int, step: int) -> int | None:
-        """The length of the sequences of patches in a batch; None where there are none."""
+        """The sequence length of images in the batch of a step; None for square images."""
         return image_transform(self.train_transforms).length_at(Step(seed, step))
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        for field in ("train_transforms", "eval_transforms"):
-            yield from ((field, message) for message in _list_problems(getattr(self, field)))
-        made = _makes(self.train_transforms), _makes(self.eval_transforms)
-        if None not in made and made[0] != made[1]:
-            yield "eval_transforms", f"make {made[1]}, train_transforms {made[0]}"
-        yield from self._part_problems()
-        if not 0 <= self.max_rejected_share <= 1:
-            yield "max_rejected_share", f"must be within 0 and 1, got {self.max_rejected_share}"
-        if self.workers < 0:
-            yield "workers", f"must be 0 or more, got {self.workers}"
-        if self.prefetch < 1:
-            yield "prefetch", f"must be at least 1, got {self.prefetch}"
-
-    def _part_problems(self) -> Iterator[tuple[str, str]]:
-        wanted = _makes(self.train_transforms)
-        for name, part in parts_of(self.source).items():
-            field = f"source.parts.{name}.transforms"
-            if not part.transforms:
-                continue
-            yield from ((field, message) for message in _list_problems(part.transforms))
-            made = _makes(part.transforms)
-            if made != wanted:
-                yield field, f"make {made}, train_transforms {wanted}"
-            elif made and image_transform(part.transforms).image_lengths != self.image_lengths:
-                yield field, "patchify has other lengths or weights than in train_transforms"
 
     def batch_spec(
         self, batch_size: int, length: int | None = None
@@ -95,8 +86,8 @@ class Data:
         """Name -> shape and dtype of the arrays in a training batch; opens no file.
 
         Args:
-          batch_size: examples.
-          length: of the sequences of patches; by default the longest.
+          batch_size: number of examples.
+          length: sequence length of images; by default the longest.
         """
         text = (batch_size, self.tokenizer.context_length)
         image = image_transform(self.train_transforms).image_arrays(length) or {}
@@ -108,26 +99,68 @@ class Data:
             "valid": ((batch_size,), np.dtype(bool)),
         }
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for field in ("train_transforms", "eval_transforms"):
+            yield from ((field, message) for message in _list_problems(getattr(self, field)))
+        made = _image_format(self.train_transforms), _image_format(self.eval_transforms)
+        if None not in made and made[0] != made[1]:
+            yield "eval_transforms", f"make {made[1]}, train_transforms {made[0]}"
+        yield from self._part_problems()
+        if not 0 <= self.max_rejected_share <= 1:
+            yield "max_rejected_share", f"must be within 0 and 1, got {self.max_rejected_share}"
+        if self.workers < 0:
+            yield "workers", f"must be 0 or more, got {self.workers}"
+        if self.prefetch < 1:
+            yield "prefetch", f"must be at least 1, got {self.prefetch}"
 
-def _makes(transforms: tuple[Transform, ...]) -> str | None:
-    """In words, what a list of transforms makes of images, if it fixes that."""
+    def _part_problems(self) -> Iterator[tuple[str, str]]:
+        expected = _image_format(self.train_transforms)
+        for name, part in parts_of(self.source).items():
+            field = f"source.parts.{name}.transforms"
+            if not part.transforms:
+                continue
+            yield from ((field, message) for message in _list_problems(part.transforms))
+            made = _image_format(part.transforms)
+            if made != expected:
+                yield field, f"make {made}, train_transforms {expected}"
+            elif made and image_transform(part.transforms).image_lengths != self.image_lengths:
+                yield field, "patchify has other lengths or weights than in train_transforms"
+
+
+def _image_format(transforms: tuple[Transform, ...]) -> str | None:
+    """What a list of transforms turns images into, in words; None if it leaves that open."""
     made = [transform.makes for transform in transforms if transform.makes is not None]
     return made[-1] if made else None
 
 
 def _list_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
+    """Problems of a list of transforms as a whole."""
     if not transforms or transforms[0].provides != "image":
         yield "must begin with decode"
-    if _makes(transforms) is None:
+    if _image_format(transforms) is None:
         sizing = "resize, random_crop, random_resized_crop or patchify"
         yield f"none of them fixes the image size; add {sizing}"
-    for i, transform in enumerate(transforms):
-        later = [t.type_name for t in transforms[i + 1 :] if t.provides != "text"]
-        if transform.image_lengths and later:
-            yield f"{later[0]} cannot follow {transform.type_name}, which leaves no picture; swap"
     if not any(transform.provides == "text" for transform in transforms):
         yield "none of them makes a text; add choose_text"
-    yield from order_problems(transforms)
+    for i, transform in enumerate(transforms):
+        before, after = transforms[:i], transforms[i + 1 :]
+        on_images = [t for t in after if t.provides != "text"]
+        if transform.image_lengths and on_images:
+            name = on_images[0].type_name
+            yield f"{name} cannot follow {transform.type_name}, which leaves no picture; swap"
+        if isinstance(transform, Prompt) and all(t.provides != "text" for t in before):
+            yield "prompt has no text to put into a template; put choose_text before it"
+        scaled = isinstance(transform, Decode) and transform.scaled
+        if scaled and on_images and not on_images[0].reads_undecoded:
+            able = sorted(
+                name
+                for name, kind in Transform.members.items()
+                if issubclass(kind, Transform) and kind.reads_undecoded
+            )
+            yield (
+                f"{on_images[0].type_name} needs all pixels, but decode is scaled; put one of "
+                f"{', '.join(able)} between them, or set scaled of decode to False"
+            )
 
 
 def train_batches(
@@ -138,34 +171,34 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    report: Report | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Batches:
-    """The training batches from `start_step` on, without end; it starts there at once.
+    """The endless training batches from `start_step` on; a far step is reached at once.
 
     Args:
       data: what to read.
-      seed: of the order and of all draws.
+      seed: seed of the order and of all random transforms.
       global_batch: examples in a batch over all processes.
-      start_step: the number of the first batch.
-      process_index: which part of each batch to make.
-      process_count: into how many parts the batches are divided.
-      report: told of each batch that is taken what became of its examples.
+      start_step: number of the first batch.
+      process_index: which rows of each batch to make.
+      process_count: into how many equal groups the rows of a batch are divided.
+      on_batch: called with the statistics of each batch that is read.
 
     Returns:
-      An iterator of batches as `Data.batch_spec(global_batch // process_count)` says, for the
-      length of the step where images are sequences of patches. Examples that cannot be used have
-      `valid` False, a black image and an empty text.
+      An iterator of batches as `Data.batch_spec(global_batch // process_count)` describes, with
+      the sequence length of the step. Examples that cannot be used have `valid` False, a black
+      image and an empty text.
 
     Raises:
       UserError: if a source or the tokenizer cannot be opened, a source is empty, or the batch
-        does not divide by the processes.
+        cannot be divided among the processes.
     """
     import grain
 
     parts = _open_parts(data)
     lengths = [len(part.records) for part in parts]
     loader = Loader(parts=parts, tokenizer=data.tokenizer.load(), seed=seed)
-    order = Order(
+    order = ExampleOrder(
         seed=seed,
         names=[part.name for part in parts],
         lengths=lengths,
@@ -174,14 +207,14 @@ def train_batches(
     )
     return make_batches(
         loader,
-        grain.MapDataset.source(order).map(loader.visit),
+        grain.MapDataset.source(order).map(loader.training_example),
         batch_size=global_batch,
         first=start_step,
         process_index=process_index,
         process_count=process_count,
         workers=data.workers,
         prefetch=data.prefetch,
-        report=report,
+        on_batch=on_batch,
     )
 
 
@@ -192,7 +225,7 @@ def _open_parts(data: Data) -> tuple[OpenPart, ...]:
         try:
             records = part.source.open()
         except UserError as error:
-            raise located(error, f"{field}.source" if name else field) from error
+            raise error_for_field(error, f"{field}.source" if name else field) from error
         if len(records) == 0:
             raise UserError(f"{field}: {part.source.full_name} has no examples")
         if len(records) > MAX_LENGTH:
@@ -208,14 +241,14 @@ def _phases(source: Source, lengths: list[int]) -> list[tuple[int, tuple[Fractio
     return source.weights(lengths) if isinstance(source, Mixture) else [(0, (Fraction(1),))]
 
 
-# Goes up when the order of examples or the draws of transforms change for the same recipe.
-_PLAN_VERSION = 1
+# Increase it when the order of examples or the draws of transforms change for the same recipe.
+_STREAM_VERSION = 1
 
 
-def plan(data: Data, *, seed: int, global_batch: int) -> str:
-    """A hash of all that determines the stream of training batches, to store with a position.
+def stream_fingerprint(data: Data, *, seed: int, global_batch: int) -> str:
+    """A hash of everything that determines the training batches, stored in checkpoints.
 
-    The place of files does not enter, their content does. Workers and prefetch do not enter.
+    It covers the content of files but not their paths, and neither `workers` nor `prefetch`.
 
     Raises:
       UserError: if a source or the tokenizer cannot be opened, or a source is empty.
@@ -223,7 +256,7 @@ def plan(data: Data, *, seed: int, global_batch: int) -> str:
     parts = _open_parts(data)
     files = data.tokenizer.load().files()
     content: dict[str, Any] = {
-        "version": _PLAN_VERSION,
+        "version": _STREAM_VERSION,
         "source": [parts[0].name, len(parts[0].records), parts[0].records.identity],
         "seed": seed,
         "global_batch": global_batch,
@@ -243,23 +276,3 @@ def plan(data: Data, *, seed: int, global_batch: int) -> str:
             ],
         }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def order_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
-    """A message for each transform that would not get what it needs."""
-    for i, transform in enumerate(transforms):
-        before, after = transforms[:i], transforms[i + 1 :]
-        if isinstance(transform, Prompt) and all(t.provides != "text" for t in before):
-            yield "prompt has no text to put into a template; put choose_text before it"
-        if isinstance(transform, Decode) and transform.scaled:
-            on_images = [t for t in after if t.provides != "text"]
-            if on_images and not on_images[0].reads_undecoded:
-                able = sorted(
-                    name
-                    for name, kind in Transform.members.items()
-                    if issubclass(kind, Transform) and kind.reads_undecoded
-                )
-                yield (
-                    f"{on_images[0].type_name} needs all pixels, but decode is scaled; put one of "
-                    f"{', '.join(able)} between them, or set scaled of decode to False"
-                )

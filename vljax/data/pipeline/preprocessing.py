@@ -1,4 +1,4 @@
-"""How a checkpoint's model wants its images and texts, as JSON and back."""
+"""The image and text preprocessing of a checkpoint, stored as JSON and loaded for inference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = 1
 
 
 def preprocessing(data: Data) -> dict[str, Any]:
-    """The content of `preprocess.json`: what evaluation does to images, and to texts first."""
+    """The content of `preprocess.json`: the transforms of evaluation and the text cleaning."""
     return {
         "version": VERSION,
         "image_size": image_transform(data.eval_transforms).output_size,
@@ -28,16 +28,26 @@ def preprocessing(data: Data) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    """Image files to the pixels that a model was evaluated with."""
+    """Turns image files into the arrays that a model was evaluated with.
+
+    >>> from io import BytesIO
+    >>> from PIL import Image
+    >>> from vljax.data.transforms import Decode, Resize
+    >>> file = BytesIO()
+    >>> Image.new("RGB", (40, 30)).save(file, "PNG")
+    >>> preprocess = ImagePreprocessor(16, (Decode(), Resize(16)))
+    >>> preprocess(file.getvalue())["image"].shape
+    (16, 16, 3)
+    """
 
     size: int | None
-    """Height and width that come out, pixels; None where patches do."""
+    """Height and width of the images that come out, pixels; None if sequences of patches do."""
     transforms: tuple[Transform, ...]
-    """Those of evaluation up to the last that touches images."""
+    """The transforms of evaluation that touch images."""
 
     @classmethod
     def load(cls, content: dict[str, Any]) -> ImagePreprocessor:
-        """From the content of `preprocess.json`. Raises UserError if it is not one we can read."""
+        """From the content of `preprocess.json`. Raises UserError for an unknown version."""
         if content.get("version") != VERSION:
             found = content.get("version")
             raise UserError(f"preprocess.json: version {found!r}, this is made for {VERSION}")
@@ -45,7 +55,7 @@ class ImagePreprocessor:
         return cls(content["image_size"], tuple(t for t in transforms if t.provides != "text"))
 
     def __call__(self, image: bytes) -> dict[str, np.ndarray]:
-        """What a batch holds of an image file: `image`, uint8[size, size, 3]; or patches and more.
+        """The arrays of one image: `image`, uint8[size, size, 3]; or those of `Patchify`.
 
         Raises:
           ExampleError: if it cannot be decoded.

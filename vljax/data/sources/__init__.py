@@ -1,4 +1,19 @@
-"""The sources a recipe can name, each in the file of its name; `vljax.datasets` has the others."""
+"""Sources that a recipe can name; `vljax.datasets` has those that come with their own data.
+
+How to add a source:
+
+1. Write `vljax/data/sources/NAME.py` with a frozen dataclass `class Name(Source, name="NAME")`; its
+   fields are what a recipe sets. Derive from `FileSource` (`base.py`) if it reads files whose
+   columns are chosen by name: it has the fields `path`, `captions`, `tags`, `label` and `filters`.
+2. `open()` returns a subclass of `Records` (`vljax/data/records.py`): its length, and for an index
+   the image file and the annotation. For a `FileSource`, derive from `ColumnRecords` and give the
+   values of columns. Raise `UserError` if the data set cannot be opened, and `ExampleError` if one
+   example cannot be used.
+3. Export it here and in `vljax/recipes.py`, with a `>>>` example in its docstring. `--data.source
+   NAME`, `vljax data index NAME:PATH`, `inspect` and `convert` then work without further changes.
+
+Filters (`filters.py`) are components too: `--data.source.filters.0 range`.
+"""
 
 from vljax.data.sources.array_record import ArrayRecord
 from vljax.data.sources.csv import Csv, Tsv

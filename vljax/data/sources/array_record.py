@@ -1,8 +1,13 @@
-"""ArrayRecord files as vljax writes them."""
+"""ArrayRecord files in vljax's own record format (`record_format.py`).
+
+`ArrayRecord` is the source, `ArrayRecordRecords` its examples, and `RecordFiles` gives the raw
+records of several files by number; `tfds.py` uses it too.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from array import array
 from collections.abc import Callable
@@ -12,29 +17,39 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.data.files import File, join, read_file, read_range
 from vljax.data.records import Annotation, ExampleError, SourceCounts
-from vljax.data.sources.columns import (
-    DescribedRecords,
+from vljax.data.sources.base import (
+    ColumnRecords,
     FileSource,
     LastRead,
     class_names_of,
     class_text,
 )
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.record_format import LAYOUT, layout, masks_of, unpack
+from vljax.files import File, error_reason, join, read_file, read_range
 
 CLASSES = "classes.txt"
-_LOOKED_AT = 100  # records whose columns are known
+# Records that are read to learn which columns there are; a column that occurs later is unknown.
+_FIRST_RECORDS = 100
 
 
 @dataclass(frozen=True)
 class ArrayRecord(FileSource, name="array_record"):
     """Examples in ArrayRecord files; a folder stands for the `.array_record` files in it.
 
-    Columns are the entries of a record's description (`vljax.data.sources.record_format`). Class
-    names are in `classes.txt` beside the files. Filters read all records each time the set is
-    opened.
+    Columns are the entries of the description of a record (`vljax.data.sources.record_format`).
+    Class names are in `classes.txt` beside the files. With filters, all records are read each time
+    the source is opened.
+
+    >>> from array_record.python.array_record_module import ArrayRecordWriter
+    >>> from vljax.data.sources.record_format import pack
+    >>> writer = ArrayRecordWriter("pets.array_record", "group_size:1")
+    >>> writer.write(pack({"captions": ["a dog"], "tags": ["brown"]}, b"(jpeg)"))
+    >>> writer.close()
+    >>> records = ArrayRecord("pets.array_record").open()
+    >>> records[0].captions, records[0].tags, records[0].image
+    (('a dog',), ('brown',), b'(jpeg)')
     """
 
     captions: tuple[str, ...] = ("captions",)
@@ -45,35 +60,36 @@ class ArrayRecord(FileSource, name="array_record"):
         return ArrayRecordRecords(self, self.files("ArrayRecord files", ".array_record"))
 
 
-class ArrayRecordRecords(DescribedRecords):
-    """The records that filters keep."""
+class ArrayRecordRecords(ColumnRecords):
+    """The records that pass all filters."""
 
     def __init__(self, source: ArrayRecord, files: list[File]):
-        self._records = ArrayRecords(files)
+        self._records = RecordFiles(files)
         self._last = LastRead()
         self._kept: np.ndarray | None = None
-        self.accounting = SourceCounts(files=len(files))
-        looked_at = self._first_descriptions()
-        if looked_at:
-            source.check_columns({"captions", "tags", "class", *(k for d in looked_at for k in d)})
+        self.counts = SourceCounts(files=len(files))
+        first = self._first_descriptions()
+        if first:
+            names = {name for description in first for name in description}
+            source.check_columns({"captions", "tags", "class"} | names)
         if source.filters:
             self._kept = self._filtered(source)
         else:
-            self.accounting.examples = len(self._records)
-        super().__init__(source, self._class_names(source, looked_at))
+            self.counts.examples = len(self._records)
+        super().__init__(source, self._class_names(source, first))
         self.identity = source.identity(self._records.summary(), self.class_names)
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _first_descriptions(self) -> list[dict[str, Any]]:
         try:
-            return [self._description(i) for i in range(min(_LOOKED_AT, len(self._records)))]
+            return [self._description(i) for i in range(min(_FIRST_RECORDS, len(self._records)))]
         except ExampleError as error:
             raise UserError(
                 f"{self._records.files[0].path}: {error}; read data sets of TFDS by --data.source "
                 "tfds, and write others by vljax.data.sources.record_format.pack"
             ) from error
 
-    def _class_names(self, source: ArrayRecord, looked_at: list[dict[str, Any]]) -> tuple[str, ...]:
+    def _class_names(self, source: ArrayRecord, first: list[dict[str, Any]]) -> tuple[str, ...]:
         if source.label is None or source.classes is not None:
             return ()
         beside = join(os.path.dirname(self._records.files[0].path), CLASSES)
@@ -81,29 +97,29 @@ class ArrayRecordRecords(DescribedRecords):
             return tuple(read_file(beside).decode().splitlines())
         except OSError:
             pass
-        found = {class_text(d[source.label]) for d in looked_at if d.get(source.label) is not None}
+        found = {class_text(d[source.label]) for d in first if d.get(source.label) is not None}
         if class_names_of(found):
             raise UserError(
                 f"{beside}: not there, but classes have names; set data.source.classes to a file "
-                "with one name a line, or data.source.label to none"
+                "with one name per line, or data.source.label to none"
             )
         return ()
 
     def _filtered(self, source: ArrayRecord) -> np.ndarray:
-        accounting = self.accounting
+        counts = self.counts
         kept = array("q")
         for number in range(len(self._records)):
             try:
                 description = self._description(number)
             except ExampleError as error:
-                accounting.leave_out(str(error), f"record {number}")
+                counts.leave_out(str(error), f"record {number}")
                 continue
-            reason = left_out_by(source.filters, description.get)
+            reason = exclusion_reason(source.filters, description.get)
             if reason is not None:
-                accounting.leave_out(reason, f"record {number}")
+                counts.leave_out(reason, f"record {number}")
                 continue
             kept.append(number)
-            accounting.count(key for key, value in description.items() if value)
+            counts.add_example(key for key, value in description.items() if value)
         return np.frombuffer(kept, np.int64)
 
     def __len__(self) -> int:
@@ -123,9 +139,9 @@ class ArrayRecordRecords(DescribedRecords):
         covered = {*self.source.covered, LAYOUT}
         return {name: value for name, value in description.items() if name not in covered}
 
-    def _described(self, index: int) -> Annotation:
-        laid_out = layout(self._description(self._number(index)))
-        return replace(super()._described(index), **laid_out)
+    def _read_annotation(self, index: int) -> Annotation:
+        regions = layout(self._description(self._number(index)))
+        return replace(super()._read_annotation(index), **regions)
 
     def _number(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])
@@ -145,20 +161,21 @@ class ArrayRecordRecords(DescribedRecords):
         return unpacked
 
 
-# --- ArrayRecord files: their records by number, and what tells one set from another --------------
+# --- The records of several files -----------------------------------------------------------------
 
-# The end of a file holds the places of all its chunks.
-_TAIL = 2**16
+# The end of a file holds the offsets of all its chunks, so that a hash of it and of the size stands
+# for the whole file.
+_TAIL_BYTES = 2**16
 
 
-class ArrayRecords:
-    """Records of several files by number. Safe to use from threads and to pickle.
+class RecordFiles:
+    """The records of several ArrayRecord files by number. Safe to use from threads and to pickle.
 
     Args:
-      files: in order.
+      files: the files in order.
 
     Raises:
-      UserError: if one of them is no ArrayRecord file.
+      UserError: if one of them is not an ArrayRecord file.
     """
 
     def __init__(self, files: list[File]):
@@ -182,7 +199,7 @@ class ArrayRecords:
         return ArrayRecordDataSource([file.path for file in self.files])
 
     def summary(self) -> list[Any]:
-        """Names, sizes, counts and the ends of the files."""
+        """Names, sizes and numbers of records of the files, and hashes of their ends."""
         return [
             [file.name, file.size, count, _tail(file).hex()]
             for file, count in zip(self.files, self._counts, strict=True)
@@ -198,16 +215,14 @@ def _count(file: File) -> int:
         reader.close()
     except (OSError, RuntimeError, ValueError) as error:
         first = next(iter(str(error).splitlines()), "")
-        raise UserError(f"{file.path}: no intact ArrayRecord file ({first})") from error
+        raise UserError(f"{file.path}: not an intact ArrayRecord file ({first})") from error
     return count
 
 
 def _tail(file: File) -> bytes:
-    import hashlib
-
-    size = min(file.size, _TAIL)
+    size = min(file.size, _TAIL_BYTES)
     try:
         content = read_range(file.path, file.stamp, file.size - size, size)
     except OSError as error:
-        raise UserError(f"{file.path}: cannot be read ({error})") from error
+        raise UserError(f"{file.path}: cannot be read ({error_reason(error)})") from error
     return hashlib.sha256(content).digest()

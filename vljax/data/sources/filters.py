@@ -1,7 +1,7 @@
-"""Which examples of a source are left out, decided when its index is built.
+"""Filters leave examples out when a source is opened or its index is built.
 
-A filter looks at one column of what is written about an example. The order of examples is a
-permutation of those that all filters keep.
+A filter looks at the value of one column. Examples are numbered after filtering, so that an epoch
+is a permutation of the examples that pass all filters.
 """
 
 from __future__ import annotations
@@ -18,29 +18,33 @@ from vljax.config import Component
 
 @dataclass(frozen=True)
 class Filter(Component, abc.ABC):
-    """Keeps or leaves out an example by the value in a column."""
+    """Keeps or leaves out an example by the value of a column."""
 
     column: str
-    """As the source names its columns."""
+    """Name of the column in the source."""
 
     @abc.abstractmethod
     def keeps(self, value: Any) -> bool:
-        """Whether an example with this value stays; None stands for no value."""
+        """Whether an example with this value is kept; None stands for no value."""
 
     @property
     @abc.abstractmethod
     def reason(self) -> str:
-        """Why an example was left out."""
+        """Why an example is left out, for logs and reports."""
 
 
 @dataclass(frozen=True)
 class Range(Filter, name="range"):
-    """Numbers between two bounds, such as a width in pixels; no number is left out."""
+    """Keeps numbers between two bounds, such as a width in pixels; leaves out other values.
+
+    >>> [Range("width", minimum=64).keeps(value) for value in (100, "100", 32, None)]
+    [True, True, False, False]
+    """
 
     minimum: float | None = None
-    """The least that stays."""
+    """Smallest number to keep."""
     maximum: float | None = None
-    """The most that stays."""
+    """Largest number to keep."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _bounds(self.minimum, self.maximum)
@@ -58,12 +62,18 @@ class Range(Filter, name="range"):
 
 @dataclass(frozen=True)
 class Length(Filter, name="length"):
-    """Texts by their number of characters without white space around; of several, one suffices."""
+    """Keeps texts by their number of characters, not counting white space at both ends.
+
+    Of several texts, one within the bounds is enough.
+
+    >>> [Length("txt", minimum=3).keeps(value) for value in ("a dog", " a ", None)]
+    [True, False, False]
+    """
 
     minimum: int | None = None
-    """The fewest that stay."""
+    """Fewest characters to keep."""
     maximum: int | None = None
-    """The most that stay."""
+    """Most characters to keep."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from _bounds(self.minimum, self.maximum)
@@ -79,10 +89,14 @@ class Length(Filter, name="length"):
 
 @dataclass(frozen=True)
 class Equals(Filter, name="equals"):
-    """Values that are one of a list, compared as text."""
+    """Keeps values that are one of a list, compared as text.
+
+    >>> [Equals("status", values=("success",)).keeps(value) for value in ("success", "failed")]
+    [True, False]
+    """
 
     values: tuple[str, ...] = ()
-    """What stays."""
+    """Values to keep."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.values:
@@ -93,15 +107,19 @@ class Equals(Filter, name="equals"):
 
     @property
     def reason(self) -> str:
-        return f"{self.column} is none of {', '.join(self.values)}"
+        return f"{self.column} is not one of {', '.join(self.values)}"
 
 
 @dataclass(frozen=True)
 class Matches(Filter, name="matches"):
-    """Texts in which a regular expression is found; of several, one suffices."""
+    """Keeps texts in which a regular expression is found; of several texts, one is enough.
+
+    >>> [Matches("txt", pattern=r"\\bdog").keeps(value) for value in ("two dogs", "hotdog")]
+    [True, False]
+    """
 
     pattern: str = ""
-    """In Python's syntax; `^(?!.*word)` keeps texts without a word."""
+    """Regular expression in Python's syntax; `^(?!.*word)` keeps texts without a word."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         try:
@@ -121,12 +139,12 @@ class Matches(Filter, name="matches"):
         return f"{self.column} does not match {self.pattern}"
 
 
-def left_out_by(filters: tuple[Filter, ...], value: Callable[[str], Any]) -> str | None:
-    """Why an example is left out, by the first filter that does; None if it stays.
+def exclusion_reason(filters: tuple[Filter, ...], value: Callable[[str], Any]) -> str | None:
+    """The reason of the first filter that leaves an example out; None if all keep it.
 
     Args:
-      filters: all must keep it.
-      value: from the name of a column to the example's value.
+      filters: the filters, in order.
+      value: a function from the name of a column to the value of the example.
     """
     for condition in filters:
         if not condition.keeps(value(condition.column)):

@@ -1,4 +1,4 @@
-"""A folder of images, by class or not, with captions beside them."""
+"""A folder of images, with a sub-folder for each class and captions in text files."""
 
 from __future__ import annotations
 
@@ -9,72 +9,83 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.files import filesystem, is_remote, join, read_file
 from vljax.data.records import ExampleError, Progress, SourceCounts
-from vljax.data.sources.columns import (
-    DescribedRecords,
+from vljax.data.sources.base import (
+    ColumnRecords,
     FileSource,
     LastRead,
     class_names_of,
     decoded,
     image_file,
 )
-from vljax.data.sources.filters import left_out_by
-from vljax.data.sources.tar_scan import json_of
+from vljax.data.sources.filters import exclusion_reason
+from vljax.data.sources.tar_scan import parse_json
+from vljax.files import error_reason, filesystem, is_remote, join, read_file
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Folder(FileSource, name="folder"):
-    """Images in a folder; the sub-folder at its top that an image lies in is its class.
+    """Images in a folder; the top-level sub-folder that an image is in is its class.
 
-    Columns are `class`, `path`, and endings of files beside an image: `dog.txt` has the captions of
-    `dog.jpg`, one a line. Files whose names begin with a dot are passed over.
+    Columns are `class`, `path`, and the endings of files beside an image: `dog.txt` has the
+    captions of `dog.jpg`, one per line. Files and folders whose names begin with a dot are ignored.
+
+    >>> import pathlib
+    >>> for name, text in (("cat/0.jpg", "(jpeg)"), ("cat/0.txt", "asleep"), ("dog/1.jpg", "")):
+    ...     path = pathlib.Path("animals", name)
+    ...     path.parent.mkdir(parents=True, exist_ok=True)
+    ...     _ = path.write_text(text)
+    >>> records = Folder("animals").open()
+    >>> records[0].captions, records[0].label, records.class_names
+    (('asleep',), 0, ('cat', 'dog'))
     """
 
     captions: tuple[str, ...] = ("txt",)
-    """Endings of the files with captions; an image without one has none."""
+    """Endings of the files with captions. An image without such a file has no caption."""
     tags: str | None = "class"
-    """The class is a keyword too."""
+    """Column with keywords; by default the class is one."""
     label: str | None = "class"
-    """Unset for folders that are no classes."""
+    """Column with the class; unset it if the sub-folders are not classes."""
 
     def open(self) -> FolderRecords:
         if not isinstance(self.path, str):
             raise UserError("data.source.path: set --data.source.path to one folder")
         return FolderRecords(self, self.path)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> FolderRecords:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> FolderRecords:
         if not isinstance(self.path, str):
             return self.open()
         return FolderRecords(self, self.path, in_full=True)
 
 
-class FolderRecords(DescribedRecords):
-    """The images of a folder in the order of their names; read when asked for."""
+class FolderRecords(ColumnRecords):
+    """The images of a folder, sorted by name; an image is read when it is asked for."""
 
     def __init__(self, source: Folder, folder: str, *, in_full: bool = False):
         self._folder = folder if is_remote(folder) else os.path.abspath(os.path.expanduser(folder))
         self._last = LastRead()
         sizes = dict(sorted(_files(self._folder)))
-        self._beside = {c for c in (*source.described_by, *source.filtered_by) if c not in _OWN}
+        self._beside = {
+            c for c in (*source.annotation_columns, *source.filter_columns) if c not in _OWN
+        }
         self._there = {name for name in sizes if PurePosixPath(name).suffix[1:] in self._beside}
         self._others = _others(sizes, source.covered) if in_full else {}
-        self.accounting = SourceCounts(files=1)
+        self.counts = SourceCounts(files=1)
         self._images = list(self._kept(source, [n for n in sizes if n.lower().endswith(_IMAGES)]))
-        if not self._images and not self.accounting.left_out:
+        if not self._images and not self.counts.left_out:
             raise UserError(f"{folder}: no images ({', '.join(_IMAGES)}) in this folder")
         names = {name for image in self._images if (name := _class(image)) is not None}
-        # Folders named by numbers are names too: the third need not be number 2.
+        # Folder names that are numbers are names, not indices: "7" need not be the eighth class.
         classes = class_names_of(names) or tuple(sorted(names))
         super().__init__(source, classes if source.label == "class" else ())
         used = [*self._images, *sorted(self._there)]
         self.identity = source.identity([[name, sizes[name]] for name in used])
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _kept(self, source: Folder, images: list[str]) -> Iterator[str]:
-        accounting = self.accounting
+        counts = self.counts
         for image in images:
 
             def value(column: str, image: str = image) -> Any:
@@ -83,12 +94,12 @@ class FolderRecords(DescribedRecords):
                 except ExampleError:
                     return None
 
-            reason = left_out_by(source.filters, value)
+            reason = exclusion_reason(source.filters, value)
             if reason is not None:
-                accounting.leave_out(reason, image)
+                counts.leave_out(reason, image)
                 continue
             fields = [c for c in self._beside if _sibling(image, c) in self._there]
-            accounting.count(["image", *fields, *(["class"] if _class(image) else [])])
+            counts.add_example(["image", *fields, *(["class"] if _class(image) else [])])
             yield image
 
     def __len__(self) -> int:
@@ -112,13 +123,13 @@ class FolderRecords(DescribedRecords):
         return [line for line in decoded(content, column).splitlines() if line.strip()]
 
     def other_columns(self, index: int) -> dict[str, Any]:
-        """The path, and the files beside the image, by their endings."""
+        """The path, and the contents of the files beside the image by ending."""
         image = self._images[index]
         columns: dict[str, Any] = {"path": image}
         for ending in self._others.get(image.rpartition(".")[0], ()):
             name = _sibling(image, ending)
             content = _read(join(self._folder, name), name)
-            columns[ending] = json_of(content) if ending == "json" else content
+            columns[ending] = parse_json(content) if ending == "json" else content
         return columns
 
 
@@ -126,7 +137,7 @@ _OWN = ("class", "path")
 
 
 def _others(names: Iterable[str], covered: set[str]) -> dict[str, list[str]]:
-    """By path without its ending, the endings of the files that are no images."""
+    """For each path without its ending, the endings of the files there that are not images."""
     endings: dict[str, list[str]] = {}
     for name in names:
         stem, _, ending = name.rpartition(".")
@@ -148,12 +159,12 @@ def _read(path: str, name: str) -> bytes:
         return read_file(path)
     except OSError as error:
         raise ExampleError(
-            f"{name} cannot be read ({error.strerror or error})", kind="unreadable"
+            f"{name} cannot be read ({error_reason(error)})", kind="unreadable"
         ) from error
 
 
 def _files(folder: str) -> Iterator[tuple[str, int]]:
-    """Name below the folder, with "/", and size of each file. Raises UserError."""
+    """Path relative to the folder, with "/", and size of each file. Raises UserError."""
     if is_remote(folder):
         system, path = filesystem(folder)
         for name, info in system.find(path, detail=True).items():

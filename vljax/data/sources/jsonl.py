@@ -1,4 +1,4 @@
-"""A file with one JSON object a line, beside image files."""
+"""JSON-lines files that list image files: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, encode, setting
-from vljax.data.files import base_name, parent, read_bytes
 from vljax.data.records import Annotation, Progress, Records, Source, SourceCounts, dataset_name
-from vljax.data.sources.columns import image_file
-from vljax.data.sources.filters import Filter, left_out_by
+from vljax.data.sources.base import image_file
+from vljax.data.sources.filters import Filter, exclusion_reason
+from vljax.files import base_name, parent, read_user_file
 
 
 @dataclass(frozen=True)
 class JsonLines(Source, name="jsonl"):
     """Images listed in a JSON-lines file.
 
-    A line is `{"image": "relative/path.jpg", "caption": "..."}`; instead of `caption` there may be
-    a list `captions`, and further `tags` (a list) and `class` (a name). Keys that are not named
-    here are left alone.
+    A line is `{"image": "relative/path.jpg", "caption": "..."}`. It may have a list `captions`
+    instead of `caption`, a list `tags`, and a class name `class`. Other keys are ignored, but
+    filters can use them.
+
+    >>> with open("pets.jsonl", "w") as file:
+    ...     _ = file.write('{"image": "0.jpg", "caption": "a dog", "class": "dog"}\\n')
+    ...     _ = file.write('{"image": "1.jpg", "captions": ["a cat", "asleep"]}\\n')
+    >>> records = JsonLines("pets.jsonl").open()
+    >>> [records.annotation(i).captions for i in range(len(records))]
+    [('a dog',), ('a cat', 'asleep')]
     """
 
     path: str | None = setting(None, path=True)
-    """The file. Image paths in it are relative to its folder; they may be URLs."""
+    """The file. Image paths in it are relative to its folder, or URLs."""
     filters: tuple[Filter, ...] = ()
-    """Which lines stay; any key of a line is a column."""
+    """Filters that a line must pass; any key of a line is a column."""
 
     @property
     def full_name(self) -> str:
@@ -34,13 +41,13 @@ class JsonLines(Source, name="jsonl"):
 
     @property
     def dataset(self) -> str:
-        """The name of the file without its ending, so that files are told apart."""
+        """The name of the file without its ending."""
         return dataset_name(self.path or "") or self.type_name
 
     def open(self) -> Records:
         return JsonLinesRecords(self._file(), self.filters)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> Records:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> Records:
         return JsonLinesRecords(self._file(), self.filters, in_full=True)
 
     def _file(self) -> str:
@@ -50,30 +57,30 @@ class JsonLines(Source, name="jsonl"):
 
 
 class JsonLinesRecords(Records):
-    """The examples of a JSON-lines file; images are read when asked for."""
+    """The lines of a JSON-lines file; an image is read when it is asked for."""
 
     def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, in_full: bool = False):
-        content = read_bytes(path)
+        content = read_user_file(path)
         lines = content.split(b"\n")
-        self.accounting = SourceCounts(files=1)
+        self.counts = SourceCounts(files=1)
         self._others: list[dict[str, Any]] = []
         rows = []
         for number, line in enumerate(lines, 1):
             if line.strip():
                 row, parsed = _parse(line, f"{path}:{number}")
-                reason = left_out_by(filters, row.get)
+                reason = exclusion_reason(filters, row.get)
                 if reason is not None:
-                    self.accounting.leave_out(reason, f"line {number}")
+                    self.counts.leave_out(reason, f"line {number}")
                     continue
                 rows.append(parsed)
                 if in_full:
                     self._others.append({key: row[key] for key in row if key not in _COVERED})
-                self.accounting.count(key for key, value in parsed.items() if value)
+                self.counts.add_example(key for key, value in parsed.items() if value)
         self.identity = hashlib.sha256(content).hexdigest()
         if filters:
-            both = f"{self.identity} {json.dumps(encode(filters))}"
-            self.identity = hashlib.sha256(both.encode()).hexdigest()
-        self.accounting.log(f"jsonl:{base_name(path)}")
+            key = f"{self.identity} {json.dumps(encode(filters))}"
+            self.identity = hashlib.sha256(key.encode()).hexdigest()
+        self.counts.log(f"jsonl:{base_name(path)}")
         self.class_names = tuple(sorted({row["class"] for row in rows if row["class"] is not None}))
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._folder = parent(path)
@@ -99,7 +106,7 @@ _COVERED = ("caption", "captions", "tags", "class")
 
 
 def _parse(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One line as it is, and a dict with `image`, `captions`, `tags` and `class` (or None)."""
+    """All keys of a line, and a dict of `image`, `captions`, `tags` and `class` (or None)."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The split files of Karpathy and Fei-Fei (2015) for COCO, Flickr30k and Flickr8k."""
+"""The Karpathy splits of COCO, Flickr30k and Flickr8k (Karpathy and Fei-Fei 2015)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, setting
-from vljax.data.files import base_name, join, parent, read_bytes
 from vljax.data.records import Annotation, ExampleError, Progress, Records, Source, dataset_name
-from vljax.data.sources.columns import image_file
+from vljax.data.sources.base import image_file
+from vljax.files import base_name, join, parent, read_user_file
 
 
 @dataclass(frozen=True)
 class Karpathy(Source, name="karpathy"):
-    """A split of `dataset_coco.json` and the like: images with about five captions each."""
+    """A split of `dataset_coco.json` or a similar file: images with about five captions each.
+
+    >>> import json
+    >>> image = {"filename": "0.jpg", "split": "test", "sentences": [{"raw": "a dog"}]}
+    >>> with open("dataset_pets.json", "w") as file:
+    ...     json.dump({"images": [image]}, file)
+    >>> Karpathy("dataset_pets.json", split="test").open().annotation(0).captions
+    ('a dog',)
+    """
 
     path: str | None = setting(None, path=True)
     """The JSON file."""
     images: str | None = setting(None, path=True)
-    """The folder with the images, where it is not the one that the file lies in. COCO's
-    `val2014/...jpg` is looked for below it, and without the first part."""
+    """Folder with the images; by default the folder of the file. COCO's `val2014/NAME.jpg` is read
+    from `val2014` in it, or from the folder itself."""
     split: str = "test"
-    """Which part: train, restval, val or test."""
+    """The split: train, restval, val or test."""
 
     @property
     def full_name(self) -> str:
@@ -36,13 +44,12 @@ class Karpathy(Source, name="karpathy"):
 
     @property
     def split_name(self) -> str:
-        """The part."""
         return self.split
 
     def open(self) -> KarpathyRecords:
         return KarpathyRecords(self._path(), self.images, self.split)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> KarpathyRecords:
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> KarpathyRecords:
         return KarpathyRecords(self._path(), self.images, self.split, in_full=True)
 
     def _path(self) -> str:
@@ -52,10 +59,10 @@ class Karpathy(Source, name="karpathy"):
 
 
 class KarpathyRecords(Records):
-    """The examples of a part; images are read when asked for."""
+    """The examples of a split; an image is read when it is asked for."""
 
     def __init__(self, path: str, images: str | None, split: str, *, in_full: bool = False):
-        content = read_bytes(path)
+        content = read_user_file(path)
         rows = _rows(content, path)
         own = [(where, row) for where, row in rows if row.get("split") == split]
         if not own:
@@ -75,7 +82,7 @@ class KarpathyRecords(Records):
         return self._annotations[index]
 
     def other_columns(self, index: int) -> dict[str, Any]:
-        """The entries of the image; of its sentences, all but the captions."""
+        """All entries of the image; its sentences without the captions."""
         if self._rows is None:
             return {}
         row = self._rows[index]
@@ -93,11 +100,11 @@ class KarpathyRecords(Records):
 
 
 def _rows(content: bytes, path: str) -> list[tuple[str, dict[str, Any]]]:
-    """Each image, with the place that messages name."""
+    """The entries of all images, each with its location for error messages."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no JSON ({error})") from error
+        raise UserError(f"{path}: not JSON ({error})") from error
     rows = data.get("images") if isinstance(data, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: no list 'images', so not a split file of Karpathy")
@@ -107,7 +114,7 @@ def _rows(content: bytes, path: str) -> list[tuple[str, dict[str, Any]]]:
 def _captions(row: dict[str, Any], where: str) -> tuple[str, ...]:
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or not all(isinstance(one, dict) for one in sentences):
-        raise UserError(f"{where}.sentences: {sentences!r} is no list of sentences")
+        raise UserError(f"{where}.sentences: {sentences!r} is not a list of sentences")
     return tuple(_text(one, "raw", f"{where}.sentences") for one in sentences)
 
 

@@ -1,4 +1,4 @@
-"""Several sources trained on together."""
+"""A mixture of several sources, for training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from vljax.data.records import Records, Source
 from vljax.data.transforms.base import Transform
 
 MAX_PARTS = 2**16
-"""What example ids have room for."""
+"""An example id has 16 bits for the part."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a mixture."""
+    """One source of a mixture.
+
+    >>> from vljax.datasets import Builtin
+    >>> Part(Builtin(), weight=0.5).source.full_name
+    'builtin:train'
+    """
 
     source: Source
-    """Its examples."""
+    """The source."""
     weight: float | None = None
-    """Its share, relative to those of the other parts; unset in all parts: the numbers of their
-    examples, so that the whole mixture is gone through once an epoch."""
+    """Share of the batches, relative to the weights of the other parts. If unset in all parts, the
+    weight is the number of examples, so that every example occurs once per epoch."""
     transforms: tuple[Transform, ...] = ()
-    """From record to `image` and `text`; where empty, those of the data."""
+    """Transforms of this part; if empty, `data.train_transforms`."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if isinstance(self.source, Mixture):
@@ -33,30 +38,38 @@ class Part:
 
 @dataclass(frozen=True)
 class Phase:
-    """Weights from a step on."""
+    """New weights from a step on.
+
+    >>> Phase(from_step=10_000, weights={"drawings": 0.5}).weights
+    {'drawings': 0.5}
+    """
 
     from_step: int
     """The first step with these weights."""
     weights: dict[str, float]
-    """By name of the part; one that is not named keeps its weight."""
+    """Weight by name of the part; a part that is not named keeps its weight."""
 
 
 @dataclass(frozen=True)
 class Mixture(Source, name="mixture"):
     """Several sources for training, in proportions that hold in every window of the stream.
 
-        Mixture(
-            {"photos": Part(JsonLines("photos.jsonl"), 3), "drawings": Part(Builtin(), 1)},
-            schedule=(Phase(from_step=10_000, weights={"drawings": 0.5}),),
-        )
+    Each source is shuffled anew in each of its own epochs.
 
-    Each source is gone through in a new order in each of its own epochs.
+    >>> from vljax.data.sources import JsonLines
+    >>> from vljax.datasets import Builtin
+    >>> mixture = Mixture(
+    ...     {"photos": Part(JsonLines("photos.jsonl"), 3), "drawings": Part(Builtin(), 1)},
+    ...     schedule=(Phase(from_step=10_000, weights={"drawings": 0.5}),),
+    ... )
+    >>> mixture.full_name
+    'mixture:photos+drawings'
     """
 
     parts: dict[str, Part] = field(default_factory=dict)
-    """By a name of their own, which messages and random numbers go by."""
+    """Parts by name; the name occurs in messages and in the keys of random numbers."""
     schedule: tuple[Phase, ...] = ()
-    """Weights that change on the way, by step."""
+    """Changes of the weights during training."""
 
     @property
     def full_name(self) -> str:
@@ -69,7 +82,7 @@ class Mixture(Source, name="mixture"):
             yield "parts", f"must be at most {MAX_PARTS:,}, got {len(self.parts):,}"
         for name in self.parts:
             if not name.isidentifier():
-                yield "parts", f"{name!r} is no name; use letters, digits and _"
+                yield "parts", f"{name!r} is not a name; use letters, digits and _"
         steps = [0, *(phase.from_step for phase in self.schedule)]
         for i, phase in enumerate(self.schedule):
             where = f"schedule.{i}"
@@ -82,19 +95,20 @@ class Mixture(Source, name="mixture"):
             yield from ((where, message) for message in _problems(weights))
 
     def _phases(self) -> list[tuple[str, dict[str, float | None]]]:
-        """The field that sets a phase, and its weight of each part."""
+        """The field that sets each phase, and its weight of every part."""
         phases = [("parts", {name: part.weight for name, part in self.parts.items()})]
         for i, phase in enumerate(self.schedule):
             phases.append((f"schedule.{i}.weights", {**phases[-1][1], **phase.weights}))
         return phases
 
     def weights(self, lengths: Sequence[int]) -> list[tuple[int, tuple[Fraction, ...]]]:
-        """First step and exact weights of each phase.
+        """The first step and the exact weights of each phase.
 
-        A weight means the decimal number that it is written as: 0.1 is a tenth.
+        Fractions, so that all processes choose the same source at every step. A weight means the
+        decimal number that it is written as: 0.1 is one tenth.
 
         Args:
-          lengths: examples of each part.
+          lengths: number of examples of each part.
         """
         steps = [0, *(phase.from_step for phase in self.schedule)]
         return [
@@ -124,5 +138,5 @@ def _problems(weights: dict[str, float | None]) -> Iterator[str]:
 
 
 def parts_of(source: Source) -> dict[str, Part]:
-    """The parts of a mixture; of another source, itself under an empty name."""
+    """The parts of a mixture; for another source, that source as the part with the name ""."""
     return source.parts if isinstance(source, Mixture) else {"": Part(source)}

@@ -1,4 +1,8 @@
-"""Parquet files with image files or their paths, and captions."""
+"""Parquet files with images or paths of images, and captions.
+
+`Parquet` is the source, `ParquetRecords` its examples, and `ParquetRows` gives the rows of several
+files by number.
+"""
 
 from __future__ import annotations
 
@@ -14,88 +18,95 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.data.files import File, filesystem, is_remote
 from vljax.data.records import ExampleError, SourceCounts
-from vljax.data.sources.columns import (
-    DescribedRecords,
+from vljax.data.sources.base import (
+    ColumnRecords,
     FileSource,
     LastRead,
     class_names_of,
     class_text,
     image_file,
 )
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.filters import exclusion_reason
+from vljax.files import File, filesystem, is_remote
 
 
 @dataclass(frozen=True)
 class Parquet(FileSource, name="parquet"):
     """The rows of Parquet files; a folder stands for the `.parquet` files in it.
 
-    A row group is read whole for any of its rows. Where groups hold many images, training in random
-    order reads each of them again and again: write such a set with smaller groups.
+    To read one row, its whole row group is read. If row groups have many images, training in random
+    order reads each group again and again: write such a data set with smaller row groups.
+
+    >>> import pyarrow, pyarrow.parquet
+    >>> table = pyarrow.table({"image": [b"(jpeg)", b"(png)"], "alt": ["a dog", "a cat"]})
+    >>> pyarrow.parquet.write_table(table, "pets.parquet", row_group_size=100)
+    >>> records = Parquet("pets.parquet", captions=("alt",)).open()
+    >>> records[1].captions, records[1].image
+    (('a cat',), b'(png)')
     """
 
     captions: tuple[str, ...] = ("caption",)
     image: str = "image"
     """Column with the bytes of image files, with their paths relative to the Parquet file, or with
-    both as Hugging Face writes them."""
+    both, as Hugging Face writes images."""
 
     def open(self) -> ParquetRecords:
         return ParquetRecords(self, self.files("Parquet files", ".parquet"))
 
 
-class ParquetRecords(DescribedRecords):
-    """The rows that filters keep."""
+class ParquetRecords(ColumnRecords):
+    """The rows that pass all filters."""
 
     def __init__(self, source: Parquet, files: list[File]):
-        self._groups = ParquetGroups(files)
-        source.check_columns(self._groups.schema.names, ("image", source.image))
+        self._table = ParquetRows(files)
+        source.check_columns(self._table.schema.names, ("image", source.image))
         self._image = source.image
-        self._columns = source.described_by
+        self._columns = source.annotation_columns
         covered = {source.image, *source.covered}
-        self._others = tuple(name for name in self._groups.schema.names if name not in covered)
+        self._others = tuple(name for name in self._table.schema.names if name not in covered)
         self._last = LastRead()
-        self.accounting = SourceCounts(files=len(files))
+        self.counts = SourceCounts(files=len(files))
         self._rows = self._kept(source) if source.filters else None
         if self._rows is None:
             self._count_all()
-        stated = self._groups.hugging_face_classes(source.label) if source.label else ()
+        stated = self._table.hugging_face_classes(source.label) if source.label else ()
         super().__init__(source, stated or self._class_names(source), indexed=bool(stated))
-        self.identity = source.identity(source.image, self._groups.footers())
-        self.accounting.log(source.full_name)
+        self.identity = source.identity(source.image, self._table.footers())
+        self.counts.log(source.full_name)
 
     def _kept(self, source: Parquet) -> np.ndarray:
-        accounting = self.accounting
-        columns = tuple(dict.fromkeys((*source.described_by, *source.filtered_by)))
+        counts = self.counts
+        columns = tuple(dict.fromkeys((*source.annotation_columns, *source.filter_columns)))
         kept = array("q")
-        for number, row in enumerate(self._groups.rows(columns)):
-            reason = left_out_by(source.filters, row.get)
+        for number, row in enumerate(self._table.rows(columns)):
+            reason = exclusion_reason(source.filters, row.get)
             if reason is not None:
-                accounting.leave_out(reason, f"row {number}")
+                counts.leave_out(reason, f"row {number}")
                 continue
             kept.append(number)
-            accounting.count(c for c in self._columns if row[c] not in (None, "", []))
+            counts.add_example(c for c in self._columns if row[c] not in (None, "", []))
         return np.frombuffer(kept, np.int64)
 
     def _count_all(self) -> None:
-        accounting = self.accounting
-        accounting.examples = len(self._groups)
-        counts = {column: self._groups.without_nulls(column) for column in self._columns}
-        accounting.fields = {name: count for name, count in counts.items() if count is not None}
+        counts = self.counts
+        counts.examples = len(self._table)
+        present = {column: self._table.non_null_count(column) for column in self._columns}
+        counts.fields = {name: count for name, count in present.items() if count is not None}
 
     def _class_names(self, source: Parquet) -> tuple[str, ...]:
         if source.label is None or source.classes is not None:
             return ()
-        values = (row[source.label] for row in self._groups.rows((source.label,)))
+        values = (row[source.label] for row in self._table.rows((source.label,)))
         return class_names_of({class_text(value) for value in values if value is not None})
 
     def __len__(self) -> int:
-        return len(self._groups) if self._rows is None else len(self._rows)
+        return len(self._table) if self._rows is None else len(self._rows)
 
     def image(self, index: int) -> bytes:
         row = self._row(index)
         value = self._read(row, (self._image,))[self._image]
-        return image_file(value, os.path.dirname(self._groups.file_of(row).path))
+        return image_file(value, os.path.dirname(self._table.file_of(row).path))
 
     def values(self, index: int) -> Callable[[str], Any]:
         row = self._row(index)
@@ -114,30 +125,29 @@ class ParquetRecords(DescribedRecords):
 
     def _read(self, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
         try:
-            return self._groups.row(row, columns)
-        except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
-            name = self._groups.file_of(row).name
+            return self._table.row(row, columns)
+        except (OSError, ValueError) as error:  # the base classes of pyarrow's exceptions
+            name = self._table.file_of(row).name
             raise ExampleError(
                 f"row {row} of {name} cannot be read ({error})", kind="unreadable"
             ) from error
 
 
-# --- Rows of Parquet files by number --------------------------------------------------------------
+# --- The rows of several files --------------------------------------------------------------------
 
 _CACHE_BYTES = 2**29
 
 
-class ParquetGroups:
-    """The row groups of several files as one table, each read whole when a row of it is asked for.
+class ParquetRows:
+    """The rows of several Parquet files by number. Safe to use from threads and to pickle.
 
-    What was read last stays in memory, up to 512 MiB a process. Safe to use from threads and to
-    pickle.
+    Row groups that were read last stay in memory, up to 512 MiB per process.
 
     Args:
-      files: with the same columns.
+      files: files with the same columns.
 
     Raises:
-      UserError: if one is no Parquet file or is damaged, or PyArrow is not installed.
+      UserError: if one of them is not a Parquet file, is damaged, or lacks a column.
     """
 
     def __init__(self, files: list[File]):
@@ -187,10 +197,10 @@ class ParquetGroups:
     def rows(self, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         """The values of some columns in all rows."""
         for group in range(len(self._groups)):
-            yield from self._read_anew(group, columns).to_pylist()
+            yield from self._read_uncached(group, columns).to_pylist()
 
     def footers(self) -> list[Any]:
-        """Names, sizes and the places of all column chunks: what tells one set from another."""
+        """Names and sizes of files and of their column chunks: changed content changes these."""
         content = []
         for file, reader in zip(self._files, self._readers, strict=True):
             metadata = reader.metadata
@@ -202,8 +212,8 @@ class ParquetGroups:
             content.append([file.name, file.size, chunks])
         return content
 
-    def without_nulls(self, column: str) -> int | None:
-        """In how many rows a plain column has a value; None where the files do not say."""
+    def non_null_count(self, column: str) -> int | None:
+        """The number of rows with a value in a column; None if the file statistics lack it."""
         count = 0
         for reader in self._readers:
             metadata = reader.metadata
@@ -218,7 +228,7 @@ class ParquetGroups:
         return count
 
     def hugging_face_classes(self, column: str) -> tuple[str, ...]:
-        """The class names that Hugging Face's `datasets` stored for a column; empty if none."""
+        """The class names that the `datasets` package stored for a column; empty if none."""
         metadata = (self.schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(metadata).get("info", {}).get("features", {})
         names = features.get(column, {}).get("names", ()) if isinstance(features, dict) else ()
@@ -231,7 +241,7 @@ class ParquetGroups:
 
     def _read(self, group: int, columns: tuple[str, ...]) -> Any:
         key = group, columns
-        with self._lock:  # PyArrow's readers are not made for several threads
+        with self._lock:  # a PyArrow reader must not be used by two threads at once
             if key not in self._cache:
                 self._cache[key] = self._read_group(group, columns)
             self._cache.move_to_end(key)
@@ -239,7 +249,7 @@ class ParquetGroups:
                 self._cache.popitem(last=False)
             return self._cache[key]
 
-    def _read_anew(self, group: int, columns: tuple[str, ...]) -> Any:
+    def _read_uncached(self, group: int, columns: tuple[str, ...]) -> Any:
         with self._lock:
             return self._read_group(group, columns)
 
@@ -253,10 +263,8 @@ def _size(cache: OrderedDict[tuple[int, tuple[str, ...]], Any]) -> int:
 
 
 def _reader(file: File) -> Any:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UserError("Parquet files need a package: pip install 'vljax[data]'") from error
+    from pyarrow import ArrowException, parquet
+
     try:
         if not is_remote(file.path):
             return parquet.ParquetFile(file.path, memory_map=True)
@@ -264,4 +272,4 @@ def _reader(file: File) -> Any:
         return parquet.ParquetFile(system.open(path, "rb"))
     except (ArrowException, OSError, ValueError) as error:
         first = next(iter(str(error).splitlines()), "")
-        raise UserError(f"{file.path}: no intact Parquet file ({first})") from error
+        raise UserError(f"{file.path}: not an intact Parquet file ({first})") from error

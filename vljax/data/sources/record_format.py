@@ -1,15 +1,15 @@
-"""How vljax writes an example into one record of an ArrayRecord file.
+"""The format of one example in an ArrayRecord file that vljax writes and reads.
 
     4 bytes   VLX1
     4 bytes   length of the description, little endian
     ...       description: UTF-8 JSON, an object
-    ...       the image file as it is, to the end of the record
+    ...       the image file, unchanged, to the end of the record
 
 The description has `captions` and `tags` (lists of texts) and `class` (a name or an index), each
-only where there is one, and whatever else is known: `width`, `height`, `url`, ... Of composed
-scenes it has `vljax_layout`, an object with `regions`, `phrases` and `questions`, lists of objects
-with the fields of `vljax.data.records.Region`, `Phrase` and `Question`, and `masks`, an image
-file in base64. They have a name of their own, since data sets of others have columns `regions`.
+only if the example has one, and any other columns: `width`, `height`, `url`, ... Composed scenes
+have `vljax_layout`, an object with `regions`, `phrases` and `questions` (lists of objects with the
+fields of `vljax.data.records.Region`, `Phrase` and `Question`) and `masks`, an image file in
+base64. These are kept under one name of their own because other data sets have columns `regions`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ _MAGIC = b"VLX1"
 _HEADER = 8
 
 LAYOUT = "vljax_layout"
-"""The entry of a description that `layout` and `masks_of` read."""
+"""The entry of a description that has regions, phrases, questions and masks."""
 
 
 def pack(description: dict[str, Any], image: bytes) -> bytes:
     """The record of an example.
+
+    >>> unpack(pack({"captions": ["a dog"]}, b"(jpeg)"))
+    ({'captions': ['a dog']}, b'(jpeg)')
 
     Args:
       description: JSON data.
@@ -41,7 +44,7 @@ def pack(description: dict[str, Any], image: bytes) -> bytes:
 
 
 def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
-    """Description and image of a record. Raises ExampleError if it is in another format."""
+    """The description and the image of a record. Raises ExampleError if it is not valid."""
     if record[:4] != _MAGIC or len(record) < _HEADER:
         raise ExampleError("record is not in vljax's format", kind="damaged")
     end = _HEADER + int.from_bytes(record[4:_HEADER], "little")
@@ -57,7 +60,7 @@ def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def describe(annotation: Annotation, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """What the description of a record has of an annotation."""
+    """The entries of a description for an annotation; entries without a value are omitted."""
     label = annotation.label
     entries: dict[str, Any] = {
         "captions": list(annotation.captions),
@@ -79,10 +82,10 @@ def _present(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def layout(description: Mapping[str, Any]) -> dict[str, Any]:
-    """`regions`, `phrases` and `questions` of a description, as an annotation has them.
+    """The fields `regions`, `phrases` and `questions` of an annotation, from a description.
 
     Raises:
-      ExampleError: if they are of another form.
+      ExampleError: if they are not valid.
     """
     entries = description.get(LAYOUT, {})
     try:
@@ -104,13 +107,13 @@ def layout(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_masks(description: dict[str, Any], masks: bytes) -> dict[str, Any]:
-    """A description with the image file that tells which region is seen where."""
+    """The description with masks (`Record.masks`) added."""
     entry = base64.b64encode(masks).decode()
     return {**description, LAYOUT: {**description.get(LAYOUT, {}), "masks": entry}}
 
 
 def masks_of(description: Mapping[str, Any]) -> bytes | None:
-    """The masks of a description; None if there are none. Raises ExampleError if damaged."""
+    """The masks in a description; None if there are none. Raises ExampleError if not valid."""
     try:
         entry = description.get(LAYOUT, {}).get("masks")
         return None if entry is None else base64.b64decode(entry, validate=True)

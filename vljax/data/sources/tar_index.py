@@ -1,15 +1,15 @@
-"""The index of a set of tar shards: built once, in parallel, kept on disk.
+"""The index of a set of tar shards: built once, in parallel, and kept on disk.
 
-A folder `.vljax` beside the shards, or where that cannot be written to a cache folder, holds for
-each set a folder named by a hash of what the index depends on (names, sizes and stamps of the
-shards, what it is made for):
+Each index is a folder in `.vljax` beside the shards, or in a cache folder if the shards are not
+writable. The name of the folder is a hash of what the index depends on: the names, sizes and stamps
+of the shards, and `IndexOptions`.
 
-    parts/HASH.npz   the index of one shard, so that an interrupted build goes on where it stopped
-    rows.bin         for each example and column two uint32: first block of 512 bytes, and size
-    index.json       everything else; written last, so that what it stands beside is complete
+    parts/HASH.npz   the index of one shard, so that an interrupted build continues
+    rows.bin         for each example and member two uint32: first block of 512 bytes, and size
+    index.json       everything else; written last, so that an index with it is complete
 
-Rows are read from the file by number and never all held in memory. What training needs is 8 bytes
-an example and column.
+Rows are read from the file one by one and never held in memory together: 100 million examples take
+8 bytes per member on disk, and next to nothing in each process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import as_completed
@@ -30,39 +29,46 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError, encode
-from vljax.data.files import (
+from vljax.data.records import Progress, SourceCounts
+from vljax.data.sources.tar_scan import IndexOptions, Scan, scan
+from vljax.data.worker_pool import usable_cores, worker_pool
+from vljax.files import (
     File,
-    filesystem,
+    atomic_file,
+    base_name,
+    download,
+    expand_user,
     is_remote,
     join,
+    list_folder,
+    parent,
     partial_name,
     read_file,
     read_range,
+    remove_file,
+    remove_folder,
     write_file,
 )
-from vljax.data.records import Progress, SourceCounts
-from vljax.data.sources.tar_scan import Scan, Wanted, scan
-from vljax.data.worker_pool import usable_cores, worker_pool
 
 
 @dataclass(frozen=True)
 class TarIndex:
-    """An index on local disk."""
+    """An index on the local disk."""
 
     folder: str
-    """Where it is."""
+    """Folder of the index."""
     width: int
-    """How many members each row tells of."""
+    """Number of members in each row: the image, then those of `IndexOptions.members`."""
     starts: np.ndarray
-    """Number of the first example of each shard, and of all examples."""
-    accounting: SourceCounts
-    """What was counted."""
+    """Index of the first example of each shard, then the number of all examples."""
+    counts: SourceCounts
+    """Numbers of shards, examples and fields."""
     classes: tuple[str, ...]
-    """Values that occur as class."""
+    """Values of the label column."""
     columns: tuple[str, ...]
-    """What can be chosen."""
+    """Columns that a source can name."""
     identity: str
-    """A hash of names, sizes and places of everything."""
+    """Hash of the names and sizes of the shards and of all rows."""
 
     @classmethod
     def load(cls, folder: str) -> TarIndex:
@@ -72,7 +78,7 @@ class TarIndex:
             folder=folder,
             width=content["width"],
             starts=np.array([0, *np.cumsum(content["examples"], dtype=np.int64)], np.int64),
-            accounting=SourceCounts(**content["accounting"]),
+            counts=SourceCounts(**content["accounting"]),
             classes=tuple(content["classes"]),
             columns=tuple(content["columns"]),
             identity=content["identity"],
@@ -85,7 +91,7 @@ class TarIndex:
         return int(self.starts[-1])
 
     def row(self, index: int) -> tuple[int, UInt32[np.ndarray, "members 2"]]:
-        """The number of the shard that holds an example, and where its members are in it."""
+        """The shard that holds an example, and first block and size of each of its members."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
@@ -104,54 +110,54 @@ class TarIndex:
 
 def open_index(
     shards: list[File],
-    wanted: Wanted,
+    options: IndexOptions,
     *,
     folder: str | None,
     workers: int | None,
     progress: Progress,
 ) -> TarIndex:
-    """The index of shards, built where there is none that fits them.
+    """The index of shards; it is built if there is no up-to-date one.
 
     Args:
-      shards: as they are now.
-      wanted: what it is made for.
-      folder: where indices are kept; by default beside the shards or in a cache folder.
-      workers: processes that build it; None for as many as there are cores.
-      progress: is told the shards done and all there are.
+      shards: the shards as they are now.
+      options: what to index.
+      folder: folder of all indices; None means beside the shards, or else the cache folder.
+      workers: number of processes that build it; None means one per core.
+      progress: called with the number of shards that are done and the total.
 
     Raises:
-      UserError: if shards are damaged: the first of them; those that are intact are kept.
+      UserError: if shards are damaged (names the first); the parts of intact shards are kept.
     """
     from filelock import FileLock
 
-    folder = os.path.expanduser(folder) if folder and not is_remote(folder) else folder
-    key = index_name(shards, wanted)
-    homes = (
-        [folder] if folder else [join(os.path.dirname(shards[0].path), ".vljax"), cache_folder()]
-    )
+    key = index_name(shards, options)
+    if folder:
+        homes = [expand_user(folder)]
+    else:
+        homes = [join(parent(shards[0].path), ".vljax"), cache_folder()]
     for home in homes:
         with contextlib.suppress(OSError, ValueError):
-            return TarIndex.load(_fetched(join(home, key)))
+            return TarIndex.load(_local_copy(join(home, key)))
     writable = [home for home in homes if _writable(home)]
     if not writable:
         raise UserError(f"{homes[-1]}: cannot be written to; set data.source.index_folder")
     lock = os.path.join(tempfile.gettempdir(), f"vljax-{os.getuid()}-{key}.lock")
-    with FileLock(lock):  # other processes of this machine wait, and find it done
+    with FileLock(lock):  # one process of this machine builds it; the others wait
         target = join(writable[0], key)
         try:
-            return TarIndex.load(_fetched(target))
+            return TarIndex.load(_local_copy(target))
         except (OSError, ValueError):
-            # Another machine may be quicker, and remove the parts that it put together.
+            # Another machine may finish first, and remove the parts after merging them.
             with contextlib.suppress(FileNotFoundError):
-                build(shards, wanted, target, workers, progress)
+                build(shards, options, target, workers, progress)
     try:
-        return TarIndex.load(_fetched(target))
+        return TarIndex.load(_local_copy(target))
     except (OSError, ValueError) as error:
         raise UserError(f"{target}: cannot be read once built ({error}); remove it") from error
 
 
 def cache_folder() -> str:
-    """Where indices are kept that cannot be kept beside their shards."""
+    """The folder for indices of shards that are not writable."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(base, "vljax", "indices")
 
@@ -160,50 +166,40 @@ def _writable(folder: str) -> bool:
     probe = partial_name(join(folder, ".writable"))
     try:
         write_file(probe, b"x")
-        if is_remote(folder):
-            system, path = filesystem(probe)
-            system.rm_file(path)
-        else:
-            os.unlink(probe)
-    except Exception:  # remote file systems raise errors of their own
+        remove_file(probe)
+    except OSError:
         return False
     return True
 
 
-def _fetched(folder: str) -> str:
-    """A local copy of an index that is kept remotely; a local one as it is."""
+def _local_copy(folder: str) -> str:
+    """The folder of an index on the local disk; a remote index is downloaded first."""
     if not is_remote(folder):
         return folder
-    copy = join(cache_folder(), "copies", folder.rpartition("/")[2])
+    copy = join(cache_folder(), "copies", base_name(folder))
     if not os.path.exists(join(copy, "index.json")):
+        os.makedirs(copy, exist_ok=True)
         for name in ("rows.bin", "index.json"):
-            system, path = filesystem(join(folder, name))
-            partial = partial_name(join(copy, name))
-            os.makedirs(copy, exist_ok=True)
-            try:
-                system.get_file(path, partial)
-            except OSError:
-                raise
-            except Exception as error:  # remote file systems raise errors of their own
-                raise OSError(str(error)) from error
-            os.replace(partial, join(copy, name))
+            download(join(folder, name), join(copy, name))
     return copy
 
 
-# --- Builds the index of a set of tar shards: in parallel, shard by shard, to be gone on with -----
+# --- Building an index ----------------------------------------------------------------------------
 
-# Goes up when an index is made otherwise from the same shards.
+# Increase it if the same shards give another index.
 _VERSION = 1
-_WORTH_PROCESSES = 2**27  # bytes of shards: processes take seconds to start
+_WORTH_PROCESSES = (
+    2**27
+)  # bytes of shards from which on processes, which take seconds to start, pay
 ROW = np.dtype("<u4")
 
 
-def index_name(shards: list[File], wanted: Wanted) -> str:
-    """The name of the folder for an index: a hash of what it depends on."""
+def index_name(shards: list[File], options: IndexOptions) -> str:
+    """The name of the folder of an index: a hash of everything that it depends on."""
     content = [
         _VERSION,
         [[shard.name, shard.size, shard.stamp] for shard in shards],
-        encode(wanted),
+        encode(options),
     ]
     return _hash(content)
 
@@ -213,28 +209,28 @@ def _hash(content: Any) -> str:
 
 
 def build(
-    shards: list[File], wanted: Wanted, target: str, workers: int | None, progress: Progress
+    shards: list[File], options: IndexOptions, target: str, workers: int | None, progress: Progress
 ) -> None:
-    """Scans the shards that no part is kept of, and puts the parts together.
+    """Scans each shard that has no part yet, and merges the parts into an index.
 
     Args:
-      shards: as they are now.
-      wanted: what the index is made for.
+      shards: the shards as they are now.
+      options: what to index.
       target: folder of the index, local or remote.
-      workers: processes; None for as many as there are cores.
-      progress: is told the shards done and all there are.
+      workers: number of processes; None means one per core.
+      progress: called with the number of shards that are done and the total.
 
     Raises:
-      UserError: if shards are damaged: the first of them, once all others are scanned.
+      UserError: if shards are damaged: names the first, once all others are scanned.
     """
     parts = join(target, "parts")
-    part_of = {shard: join(parts, f"{_part_name(shard, wanted)}.npz") for shard in shards}
-    existing = _existing(parts)
-    todo = [shard for shard in shards if os.path.basename(part_of[shard]) not in existing]
+    part_of = {shard: join(parts, f"{_part_name(shard, options)}.npz") for shard in shards}
+    existing = list_folder(parts)
+    todo = [shard for shard in shards if base_name(part_of[shard]) not in existing]
     done = len(shards) - len(todo)
     progress(done, len(shards))
     errors: dict[str, str] = {}
-    for shard, error in _scanned(todo, wanted, part_of, workers):
+    for shard, error in _scan_all(todo, options, part_of, workers):
         done += 1
         if error is not None:
             errors[shard.path] = error
@@ -243,47 +239,37 @@ def build(
         first = next(errors[shard.path] for shard in shards if shard.path in errors)
         more = f" (and {len(errors) - 1} more shards)" if len(errors) > 1 else ""
         raise UserError(f"{first}{more}")
-    _merge(shards, wanted, [part_of[shard] for shard in shards], target)
+    _merge(shards, options, [part_of[shard] for shard in shards], target)
 
 
-def _part_name(shard: File, wanted: Wanted) -> str:
-    return _hash([_VERSION, shard.name, shard.size, shard.stamp, encode(wanted)])
+def _part_name(shard: File, options: IndexOptions) -> str:
+    return _hash([_VERSION, shard.name, shard.size, shard.stamp, encode(options)])
 
 
-def _existing(parts: str) -> set[str]:
-    if not is_remote(parts):
-        return set(os.listdir(parts)) if os.path.isdir(parts) else set()
-    system, path = filesystem(parts)
-    try:
-        return {os.path.basename(name) for name in system.ls(path, detail=False)}
-    except FileNotFoundError:
-        return set()
-
-
-def _scanned(
-    todo: list[File], wanted: Wanted, part_of: dict[File, str], workers: int | None
+def _scan_all(
+    todo: list[File], options: IndexOptions, part_of: dict[File, str], workers: int | None
 ) -> Iterator[tuple[File, str | None]]:
-    """Scans shards and keeps their parts; yields each as it is done, with what was wrong."""
+    """Scans shards and writes their parts; yields each finished shard with its error, if any."""
     workers = min(workers or usable_cores(), len(todo))
     small = sum(shard.size for shard in todo) < _WORTH_PROCESSES
     if workers <= 1 or small or todo[0].path.startswith("memory://"):
         for shard in todo:
-            yield shard, _scan_part(shard, wanted, part_of[shard])
+            yield shard, _scan_part(shard, options, part_of[shard])
         return
     with worker_pool(workers, "indexed shards") as pool:
-        futures = {pool.submit(_scan_part, s, wanted, part_of[s]): s for s in todo}
+        futures = {pool.submit(_scan_part, s, options, part_of[s]): s for s in todo}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-def _scan_part(shard: File, wanted: Wanted, path: str) -> str | None:
-    """Scans one shard into a file; returns what is wrong with the shard."""
+def _scan_part(shard: File, options: IndexOptions, path: str) -> str | None:
+    """Scans a shard and writes the result to `path`; returns the error message, if any."""
     try:
-        result = scan(shard, wanted)
+        result = scan(shard, options)
     except UserError as error:
         return str(error)
     rest = {
-        "accounting": result.accounting.as_dict(),
+        "accounting": result.counts.as_dict(),
         "classes": sorted(result.classes),
         "columns": sorted(result.columns),
     }
@@ -296,55 +282,34 @@ def _scan_part(shard: File, wanted: Wanted, path: str) -> str | None:
 def _load_part(path: str) -> Scan:
     with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as part:
         rest = json.loads(str(part["rest"]))
-        accounting = SourceCounts(**rest["accounting"])
-        return Scan(part["rows"], accounting, set(rest["classes"]), set(rest["columns"]))
+        counts = SourceCounts(**rest["accounting"])
+        return Scan(part["rows"], counts, set(rest["classes"]), set(rest["columns"]))
 
 
-def _merge(shards: list[File], wanted: Wanted, parts: list[str], target: str) -> None:
-    """Writes the index from its parts, and removes these."""
-    accounting, examples = SourceCounts(), []
+def _merge(shards: list[File], options: IndexOptions, parts: list[str], target: str) -> None:
+    """Writes the index from its parts, then removes the parts."""
+    counts, examples = SourceCounts(), []
     classes: set[str] = set()
     columns: set[str] = set()
-    digest = hashlib.sha256(json.dumps([_VERSION, encode(wanted)]).encode())
-    with _writing(join(target, "rows.bin")) as rows:
-        for shard, path in zip(shards, parts, strict=True):
-            part = _load_part(path)
+    digest = hashlib.sha256(json.dumps([_VERSION, encode(options)]).encode())
+    with atomic_file(join(target, "rows.bin")) as path, open(path, "wb") as rows:
+        for shard, part_path in zip(shards, parts, strict=True):
+            part = _load_part(part_path)
             content = part.rows.astype(ROW).tobytes()
             rows.write(content)
             digest.update(f"{shard.name} {shard.size} {len(part.rows)}\n".encode() + content)
             examples.append(len(part.rows))
-            accounting.add(part.accounting)
+            counts.merge(part.counts)
             classes |= part.classes
             columns |= part.columns
     index = {
-        "width": 1 + len(wanted.members),
+        "width": 1 + len(options.members),
         "examples": examples,
-        "accounting": accounting.as_dict(),
+        "accounting": counts.as_dict(),
         "classes": sorted(classes),
         "columns": sorted(columns),
         "identity": digest.hexdigest(),
     }
     write_file(join(target, "index.json"), json.dumps(index).encode())
-    _remove_tree(join(target, "parts"))
-
-
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[Any]:
-    """A file that appears once it is complete: another machine may read it already."""
-    if is_remote(path):
-        system, inner = filesystem(path)
-        with system.open(inner, "wb") as file:
-            yield file
-        return
-    partial = partial_name(path)
-    with open(partial, "wb") as file:
-        yield file
-    os.replace(partial, path)
-
-
-def _remove_tree(folder: str) -> None:
-    if is_remote(folder):
-        system, path = filesystem(folder)
-        system.rm(path, recursive=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)  # another host may still write into it
+    with contextlib.suppress(OSError):  # another host may still write into it
+        remove_folder(join(target, "parts"))

@@ -1,8 +1,9 @@
-"""What is where in one tar shard of a WebDataset.
+"""Scans one tar shard of a WebDataset: the offset and size of every member.
 
-Members that share a name up to the first dot belong to one example, whose fields are named by what
-follows: `000001234.jpg`, `000001234.txt`, `000001234.json`. A shard is gone through once. Nothing
-is ever unpacked: what an index does not hold cannot be read later.
+Members with the same name up to the first dot (the key) form one example; the rest of the name is
+the ending: `000001234.jpg`, `000001234.txt`, `000001234.json`. A shard is read once, from start to
+end, and never unpacked. Members that could harm (links, devices, paths out of the archive, pickles)
+get no entry in the index, so that nothing can read them later.
 """
 
 from __future__ import annotations
@@ -20,30 +21,32 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError
-from vljax.data.files import File, open_file
 from vljax.data.records import ExampleError, SourceCounts
-from vljax.data.sources.columns import class_text, decoded
-from vljax.data.sources.filters import Filter, left_out_by
+from vljax.data.sources.base import class_text, decoded
+from vljax.data.sources.filters import Filter, exclusion_reason
+from vljax.files import File, error_reason, open_file
 
 BLOCK = 512
-_LARGEST = 2**32 - 1  # bytes of a member, and blocks of a shard
-_DOCUMENTS = 100  # JSON members of a shard that are read to know the names of entries
+_UINT32_MAX = 2**32 - 1  # limit of the size of a member in bytes, and of a shard in blocks
+# JSON members per shard that are read to learn the names of their entries; reading all would
+# take as long as training on them.
+_JSON_MEMBERS = 100
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _PICKLES = {"pyd", "pickle", "pkl", "pth", "pt"}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What an index is made for."""
+class IndexOptions:
+    """The fields of the source that decide what is in an index."""
 
     image: tuple[str, ...]
-    """Endings of members that are images, in order of preference."""
+    """Endings of images, in order of preference."""
     members: tuple[str, ...]
-    """Endings of the other members that are read."""
+    """Endings of the other members to index."""
     filters: tuple[Filter, ...]
-    """Which examples stay."""
+    """Filters that an example must pass."""
     label: str | None
-    """Column with the class, whose names are collected."""
+    """Column with the class; the names in it are collected."""
 
 
 @dataclass
@@ -51,90 +54,100 @@ class Scan:
     """The index of one shard."""
 
     rows: UInt32[np.ndarray, "examples columns 2"]
-    """For each example, first block and size in bytes of the image and of each member wanted; zeros
-    where there is none. Data never begins at block 0, which holds a header."""
-    accounting: SourceCounts
-    """What was counted."""
+    """For each example, the first block and the size in bytes of the image and of each member in
+    `IndexOptions.members`; zeros for a missing member. Block 0 is a header, never data."""
+    counts: SourceCounts
+    """Numbers of examples and fields."""
     classes: set[str] = field(default_factory=set)
-    """The values that occur as class."""
+    """The values of the label column."""
     columns: set[str] = field(default_factory=set)
-    """What can be chosen: endings, and `json.KEY` of the first JSON members."""
+    """The columns that a source can name: endings, and `json.NAME` from the first JSON members."""
 
 
 @dataclass
 class _Example:
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """First block and size, by ending."""
     contents: dict[str, bytes] = field(default_factory=dict)
+    """Contents of the members that filters or the label need, by ending."""
 
 
 def member_of(column: str) -> str:
-    """The ending of the member that holds a column: that of `json.width` is `json`."""
+    """The ending of the member that holds a column.
+
+    >>> member_of("json.width"), member_of("txt")
+    ('json', 'txt')
+    """
     return "json" if column.startswith("json.") else column
 
 
 def value_of(column: str, content: bytes | None) -> Any:
-    """The value of a column, from the content of its member.
+    """The value of a column, from the content of its member; None for a missing member.
+
+    >>> value_of("json.width", b'{"width": 24}')
+    24
 
     Raises:
-      ExampleError: if it is not UTF-8, or the JSON is none.
+      ExampleError: if it is not UTF-8, or not valid JSON.
     """
     if content is None:
         return None
     if not column.startswith("json."):
         return decoded(content, column)
-    value = json_of(content)
+    value = parse_json(content)
     return value.get(column.removeprefix("json.")) if isinstance(value, dict) else None
 
 
-def json_of(content: bytes) -> Any:
-    """What a JSON member holds. Raises ExampleError if it is not valid."""
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON member. Raises ExampleError if it is not valid."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ExampleError(f"json is not valid ({error})", kind="damaged") from error
 
 
-def scan(shard: File, wanted: Wanted) -> Scan:
-    """Goes through a shard.
+def scan(shard: File, options: IndexOptions) -> Scan:
+    """Reads a shard from start to end and returns the location of its members.
 
     Raises:
-      UserError: if it cannot be read, is no plain tar, or ends too early; names shard and offset.
+      UserError: if it cannot be read, is not a plain tar file, or ends too early; the message has
+        shard and offset.
     """
-    accounting = SourceCounts(files=1)
-    read = {member_of(condition.column) for condition in wanted.filters}
-    if wanted.label:
-        read.add(member_of(wanted.label))
+    counts = SourceCounts(files=1)
+    read = {member_of(condition.column) for condition in options.filters}
+    if options.label:
+        read.add(member_of(options.label))
     examples: dict[str, _Example] = {}
     columns: set[str] = set()
     with open_file(shard.path) as stream:
-        for member, content in _members(shard, stream, read, accounting):
+        for member, content in _members(shard, stream, read, counts):
             key, ending = _split(member.name)
             example = examples.setdefault(key, _Example())
             if ending in example.members:
-                accounting.leave_out("key occurs twice in its shard", f"{shard.name}/{member.name}")
+                counts.leave_out("key occurs twice in its shard", f"{shard.name}/{member.name}")
                 continue
             example.members[ending] = (member.offset_data // BLOCK, member.size)
             columns.add(ending)
             if content is not None:
                 if ending == "json":
-                    columns |= _keys(content)
+                    columns |= _json_columns(content)
                 if ending in read:
                     example.contents[ending] = content
-    result = Scan(np.zeros((0, 0, 2), np.uint32), accounting, columns=columns)
-    result.rows = _rows(shard, examples, wanted, result)
+    result = Scan(np.zeros((0, 0, 2), np.uint32), counts, columns=columns)
+    result.rows = _rows(shard, examples, options, result)
     return result
 
 
 def _rows(
-    shard: File, examples: dict[str, _Example], wanted: Wanted, result: Scan
+    shard: File, examples: dict[str, _Example], options: IndexOptions, result: Scan
 ) -> UInt32[np.ndarray, "examples columns 2"]:
-    """The rows of the examples that have an image and that all filters keep."""
+    """The rows of the examples that have an image and pass all filters."""
     rows: list[list[tuple[int, int]]] = []
     for key, example in examples.items():
         name = f"{shard.name}/{key}"
-        image = next((e for e in wanted.image if e in example.members), None)
+        image = next((e for e in options.image if e in example.members), None)
         if image is None:
-            result.accounting.leave_out("no image", name)
+            result.counts.leave_out("no image", name)
             continue
 
         def value(column: str, contents: dict[str, bytes] = example.contents) -> Any:
@@ -143,45 +156,47 @@ def _rows(
             except ExampleError:
                 return None
 
-        reason = left_out_by(wanted.filters, value)
+        reason = exclusion_reason(options.filters, value)
         if reason is not None:
-            result.accounting.leave_out(reason, name)
+            result.counts.leave_out(reason, name)
             continue
-        rows.append([example.members.get(e, (0, 0)) for e in (image, *wanted.members)])
-        result.accounting.count(example.members)
-        if wanted.label and (label := value(wanted.label)) is not None:
+        rows.append([example.members.get(e, (0, 0)) for e in (image, *options.members)])
+        result.counts.add_example(example.members)
+        if options.label and (label := value(options.label)) is not None:
             result.classes.add(class_text(label))
-    return np.array(rows, np.uint32).reshape(-1, 1 + len(wanted.members), 2)
+    return np.array(rows, np.uint32).reshape(-1, 1 + len(options.members), 2)
 
 
 def _members(
-    shard: File, stream: Any, read: set[str], accounting: SourceCounts
+    shard: File, stream: Any, read: set[str], counts: SourceCounts
 ) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """The members that may be used, with the content of those to read and of the first JSON."""
-    documents = 0
+    """The accepted members, with the contents of those in `read` and of the first JSON members."""
+    json_members = 0
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 reason = _refused(member)
                 if reason is not None:
                     if not member.isdir():
-                        accounting.leave_out(reason, f"{shard.name}/{member.name}")
+                        counts.leave_out(reason, f"{shard.name}/{member.name}")
                     continue
                 ending = _split(member.name)[1]
                 content = None
-                documents += ending == "json"
-                if ending in read or (ending == "json" and documents <= _DOCUMENTS):
+                json_members += ending == "json"
+                if ending in read or (ending == "json" and json_members <= _JSON_MEMBERS):
                     stream.seek(member.offset_data)
                     content = stream.read(member.size)
                 yield member, content
-                tar.members.clear()  # type: ignore[attr-defined]  # or a shard's headers stay in memory
+                # tarfile keeps the header of every member; clear it to keep memory constant.
+                tar.members.clear()  # type: ignore[attr-defined]
             end = tar.offset
         stream.seek(end)
         closing = stream.read(BLOCK)
     except tarfile.TarError as error:
         raise UserError(_damaged(shard, stream, str(error))) from error
     except OSError as error:
-        raise UserError(f"{shard.path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{shard.path}: cannot be read ({error_reason(error)})") from error
+    # tarfile takes a missing end mark and an invalid header both for the end of the archive.
     if len(closing) < BLOCK:
         raise UserError(
             f"{shard.path}: ends at byte {shard.size:,}, where a header or the end mark should be "
@@ -203,14 +218,14 @@ def _damaged(shard: File, stream: Any, message: str) -> str:
             f"{shard.path}: ends at byte {shard.size:,}, inside of a member (truncated?); "
             "write or download it again"
         )
-    return f"{shard.path}: is no tar file ({message})"
+    return f"{shard.path}: is not a tar file ({message})"
 
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 def _refused(member: tarfile.TarInfo) -> str | None:
-    """Why a member of an archive is not used, if it is not."""
+    """Why a member is not indexed; None if it is."""
     name = member.name
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
         return "path leads out of the archive"
@@ -226,35 +241,34 @@ def _refused(member: tarfile.TarInfo) -> str | None:
         return "name is not KEY.FIELD"
     if _PICKLES & set(_split(name)[1].split(".")):
         return "pickle"
-    if member.size > _LARGEST or member.offset_data // BLOCK > _LARGEST:
+    if member.size > _UINT32_MAX or member.offset_data // BLOCK > _UINT32_MAX:
         return "larger than 4 GiB"
     return None
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and field of a member, the field in lower case."""
+    """Key and ending of a member, the ending in lower case."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(name)
     return match[1].removeprefix("./"), match[2].lower()
 
 
-_MOST_HEADERS = 8  # blocks before the data, where the name is long
+_MAX_HEADER_BLOCKS = 8  # a long name takes blocks of its own before the header
 
 
 def key_before(read: Callable[[int], bytes], block: int) -> str:
     """The key of the example that a member belongs to, from the headers before its data.
 
     Args:
-      read: gives that many blocks before the data.
-      block: the first one of the data.
+      read: returns the given number of blocks before the data.
+      block: the first block of the data.
 
     Raises:
       ExampleError: if there is no header.
     """
-    most = min(_MOST_HEADERS, block)
-    content = read(most)  # at once: where shards are remote, each reading is a request
-    # A long name stands in blocks of its own before the header.
+    most = min(_MAX_HEADER_BLOCKS, block)
+    content = read(most)  # once, since each call is a request if the shard is remote
     for count in range(most, 0, -1):
         headers = io.BytesIO(content[(most - count) * BLOCK :])
         with contextlib.suppress(tarfile.TarError):
@@ -265,7 +279,7 @@ def key_before(read: Callable[[int], bytes], block: int) -> str:
     raise ExampleError("no header before the image", kind="damaged")
 
 
-def _keys(content: bytes) -> set[str]:
+def _json_columns(content: bytes) -> set[str]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):

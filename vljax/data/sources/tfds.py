@@ -1,4 +1,8 @@
-"""Data sets that TensorFlow Datasets prepared as ArrayRecord files, read without TensorFlow."""
+"""Data sets that TensorFlow Datasets (TFDS) prepared as ArrayRecord files, without TensorFlow.
+
+`tensorflow_datasets` imports TensorFlow lazily, and its random access reader (`as_data_source`)
+needs none of it. Images are not decoded by TFDS: our own transforms decode the encoded file.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +15,36 @@ from typing import Any
 
 import numpy as np
 
-from vljax.config import UserError, suggest
-from vljax.data.files import expand
+from vljax.config import UserError, setting, suggest
 from vljax.data.records import ExampleError, SourceCounts
-from vljax.data.sources.array_record import ArrayRecords
-from vljax.data.sources.columns import DescribedRecords, FileSource, LastRead, decoded, image_file
-from vljax.data.sources.filters import left_out_by
+from vljax.data.sources.array_record import RecordFiles
+from vljax.data.sources.base import ColumnRecords, FileSource, LastRead, decoded, image_file
+from vljax.data.sources.filters import exclusion_reason
+from vljax.files import find_files
 
 
 @dataclass(frozen=True)
 class Tfds(FileSource, name="tfds"):
     """A split of a data set that `tensorflow_datasets` prepared with `file_format="array_record"`.
 
-    Columns are features; `captions.text` is the feature `text` inside of `captions`. Filters read
-    all examples each time the set is opened.
+    Columns are features; `captions.text` is the feature `text` inside `captions`. With filters, all
+    examples are read each time the source is opened.
 
-    Attributes:
-      path: the folder with `dataset_info.json`: DATA_DIR/NAME[/CONFIG]/VERSION.
-      captions: features with texts.
-      label: feature with the class.
+    >>> source = Tfds("/data/coco_captions/2014/1.1.0", captions=("captions.text",), split="val")
+    >>> source.full_name
+    'tfds:2014-1.1.0:val'
     """
 
+    path: str | tuple[str, ...] | None = setting(None, path=True)
+    """Folder with `dataset_info.json`: DATA_DIR/NAME[/CONFIG]/VERSION."""
+    captions: tuple[str, ...] = ()
+    """Features with captions, in order of preference; a feature may hold several captions."""
+    label: str | None = None
+    """Feature with the class."""
     image: str = "image"
     """Feature with the image."""
     split: str = "train"
-    """As TFDS writes it: train, `train[:90%]`, `train+validation`."""
+    """Split as TFDS writes it: train, `train[:90%]`, `train+validation`."""
 
     @property
     def full_name(self) -> str:
@@ -47,7 +56,7 @@ class Tfds(FileSource, name="tfds"):
 
     @property
     def _last_part(self) -> str:
-        """Name and version: the last folder alone would be a number."""
+        """The last two folders, name and version: the last one alone is just a number."""
         return "-".join(self.path.rstrip("/").split("/")[-2:]) if isinstance(self.path, str) else ""
 
     @property
@@ -63,8 +72,8 @@ class Tfds(FileSource, name="tfds"):
         return TfdsRecords(self, self.path)
 
 
-class TfdsRecords(DescribedRecords):
-    """The examples of a split that filters keep."""
+class TfdsRecords(ColumnRecords):
+    """The examples of a split that pass all filters."""
 
     def __init__(self, source: Tfds, folder: str):
         builder = _builder(folder)
@@ -78,34 +87,36 @@ class TfdsRecords(DescribedRecords):
         self._last = LastRead()
         self._kept: np.ndarray | None = None
         paths = map(str, builder.info.splits[source.split].filepaths)
-        files = expand(tuple(paths), (), "data.source.path")
-        self.accounting = SourceCounts(files=len(files))
+        files = find_files(tuple(paths), (), "data.source.path")
+        self.counts = SourceCounts(files=len(files))
         if source.filters:
             self._kept = self._filtered(source)
         else:
-            self.accounting.examples = len(self._data)
+            self.counts.examples = len(self._data)
         names = _class_names(features, source.label) if source.label else ()
         super().__init__(source, names, indexed=True)
         self.identity = source.identity(
-            source.image, source.split, builder.info.full_name, ArrayRecords(files).summary()
+            source.image, source.split, builder.info.full_name, RecordFiles(files).summary()
         )
-        self.accounting.log(source.full_name)
+        self.counts.log(source.full_name)
 
     def _filtered(self, source: Tfds) -> np.ndarray:
-        accounting = self.accounting
+        counts = self.counts
         kept = []
         for number in range(len(self._data)):
             try:
                 example = self._example(number)
             except ExampleError as error:
-                accounting.leave_out(str(error), f"example {number}")
+                counts.leave_out(str(error), f"example {number}")
                 continue
-            reason = left_out_by(source.filters, partial(_feature, example))
+            reason = exclusion_reason(source.filters, partial(_feature, example))
             if reason is None:
                 kept.append(number)
-                accounting.count(c for c in source.described_by if _feature(example, c) is not None)
+                counts.add_example(
+                    c for c in source.annotation_columns if _feature(example, c) is not None
+                )
             else:
-                accounting.leave_out(reason, f"example {number}")
+                counts.leave_out(reason, f"example {number}")
         return np.array(kept, np.int64)
 
     def __len__(self) -> int:
@@ -148,15 +159,13 @@ class TfdsRecords(DescribedRecords):
 
 
 def _builder(folder: str) -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError("data of TFDS needs a package: pip install 'vljax[data]'") from error
+    import tensorflow_datasets as tfds  # here, since importing it takes about a second
+
     try:
         return tfds.builder_from_directory(os.path.expanduser(folder))
-    except Exception as error:  # of several kinds, for folders that are none
+    except Exception as error:  # TFDS raises several unrelated types
         raise UserError(
-            f"data.source.path: no data set that TFDS prepared in {folder}; name the folder with "
+            f"data.source.path: {folder} is not a data set prepared by TFDS; name the folder with "
             "dataset_info.json"
         ) from error
 
@@ -178,13 +187,13 @@ def _split(builder: Any, source: Tfds) -> Any:
     except ValueError as error:
         near = suggest(source.split, builder.info.splits)
         raise UserError(
-            f"data.source.split: {source.split!r} is none of {source.path}{near}"
+            f"data.source.split: {source.path} has no split {source.split!r}{near}"
         ) from error
 
 
 def _names(features: Any, above: str = "") -> list[str]:
-    """The names of features, those inside of others after a dot."""
-    features = getattr(features, "feature", features)  # inside of a sequence
+    """The names of features; a nested feature is named `OUTER.INNER`."""
+    features = getattr(features, "feature", features)  # the element of a sequence
     if not hasattr(features, "items"):
         return [above]
     prefix = f"{above}." if above else ""
@@ -202,14 +211,14 @@ def _class_names(features: Any, name: str) -> tuple[str, ...]:
 
 
 def _at(features: Any, name: str) -> Any:
-    """The feature of a name; of a sequence, what it is one of."""
+    """The feature with a name; for a sequence, the feature of its elements."""
     for key in name.split("."):
         features = getattr(features, "feature", features)[key]
     return getattr(features, "feature", features)
 
 
 def _as_text(value: Any, name: str) -> Any:
-    """What TFDS stores of a text, or of several: bytes."""
+    """The value of a text feature as text: TFDS returns bytes, or lists of bytes."""
     if isinstance(value, list):
         return [_as_text(item, name) for item in value]
     return decoded(value, name)

@@ -1,4 +1,13 @@
-"""Tar shards as WebDataset and img2dataset write them, with random access."""
+"""Tar shards as WebDataset and img2dataset write them, read at random positions.
+
+How a tar shard is read:
+
+1. `tar_scan.py` reads a shard once from start to end and notes for each example the offset and size
+   of its members (`KEY.jpg`, `KEY.txt`, ...). Filters are applied here.
+2. `tar_index.py` scans all shards in parallel, and keeps the result on disk as one index.
+3. `WebDatasetRecords` below looks up an example in the index and reads just the bytes of its
+   members from the shard, locally or from an object store.
+"""
 
 from __future__ import annotations
 
@@ -10,71 +19,86 @@ import numpy as np
 from jaxtyping import UInt32
 
 from vljax.config import UserError, setting
-from vljax.data.files import File, read_range
 from vljax.data.records import ExampleError, Progress, log_progress
-from vljax.data.sources.columns import DescribedRecords, FileSource, LastRead, class_names_of
+from vljax.data.sources.base import ColumnRecords, FileSource, LastRead, class_names_of
 from vljax.data.sources.tar_index import TarIndex, open_index
-from vljax.data.sources.tar_scan import BLOCK, Wanted, json_of, key_before, member_of, value_of
+from vljax.data.sources.tar_scan import (
+    BLOCK,
+    IndexOptions,
+    key_before,
+    member_of,
+    parse_json,
+    value_of,
+)
+from vljax.files import File, error_reason, read_range
 
-_GAP = 2**16  # bytes read in vain rather than asking twice
+# Members of an example are read by one request if that wastes at most this many bytes.
+_MAX_GAP = 2**16
 
 
 @dataclass(frozen=True)
 class WebDataset(FileSource, name="webdataset"):
-    """Examples in tar files: `KEY.jpg`, `KEY.txt`, `KEY.json`, ... belong together.
+    """Examples in tar files: members with the same key (`KEY.jpg`, `KEY.txt`) form an example.
 
-    Columns are named by the endings of members, and `json.NAME` is an entry of the JSON member. A
-    folder stands for the `.tar` files in it. An index of where everything is is built at the first
-    use and kept; `vljax data index` builds it beforehand.
+    Columns are named by the endings of members; `json.NAME` is an entry of the JSON member. A
+    folder stands for the `.tar` files in it. An index of all members is built at the first use and
+    kept; `vljax data index` builds it in advance.
 
-    Attributes:
-      label: `cls` or `json.NAME`.
+    >>> import io, tarfile
+    >>> with tarfile.open("00000.tar", "w") as tar:
+    ...     for name, content in (("0.jpg", b"(jpeg)"), ("0.txt", b"a dog")):
+    ...         member = tarfile.TarInfo(name)
+    ...         member.size = len(content)
+    ...         tar.addfile(member, io.BytesIO(content))
+    >>> records = WebDataset("00000.tar").open()
+    >>> records[0].captions, records[0].image
+    (('a dog',), b'(jpeg)')
     """
 
     captions: tuple[str, ...] = ("txt",)
-    """`txt`, `json.caption`, ..."""
+    """Columns with captions: `txt`, `json.caption`, ..."""
+    label: str | None = None
+    """Column with the class: `cls` or `json.NAME`."""
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
     """Endings of images, in order of preference."""
     index_folder: str | None = setting(None, identity=False)
-    """Where the index is kept: by default in `.vljax` beside the first shard, or in the user's
-    cache folder where that cannot be written to."""
+    """Folder for the index. By default `.vljax` beside the first shard, or the user's cache folder
+    if that is not writable."""
 
     def open(self) -> WebDatasetRecords:
         return self.index(None, log_progress(self.full_name))
 
     def index(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
-        members = tuple(dict.fromkeys(member_of(column) for column in self.described_by))
+        members = tuple(dict.fromkeys(member_of(column) for column in self.annotation_columns))
         return self._records(members, workers, progress)
 
-    def open_in_full(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
-        chosen = self.index(workers, progress)
-        counts = chosen.accounting.fields
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> WebDatasetRecords:
+        records = self.index(workers, progress)
+        counts = records.counts.fields
         images = {ending for ending in counts if ending in self.image}
-        # Where no example has two, the image is the only one.
-        alone = sum(counts[ending] for ending in images) == len(chosen)
-        members = dict.fromkeys(
-            (*chosen.members, *sorted(counts.keys() - (images if alone else ())))
-        )
-        return self._records(tuple(members), workers, progress)
+        # If some example has two images, the second one is a column like any other.
+        single = sum(counts[ending] for ending in images) == len(records)
+        others = sorted(counts.keys() - (images if single else set()))
+        return self._records(tuple(dict.fromkeys((*records.members, *others))), workers, progress)
 
     def _records(
         self, members: tuple[str, ...], workers: int | None, progress: Progress
     ) -> WebDatasetRecords:
         shards = self.files("tar shards, such as DIR/{00000..00123}.tar", ".tar")
-        wanted = Wanted(self.image, members, self.filters, self.label)
+        options = IndexOptions(self.image, members, self.filters, self.label)
         index = open_index(
-            shards, wanted, folder=self.index_folder, workers=workers, progress=progress
+            shards, options, folder=self.index_folder, workers=workers, progress=progress
         )
         if index.columns:
             self.check_columns(index.columns)
         return WebDatasetRecords(self, shards, members, index)
 
 
-class WebDatasetRecords(DescribedRecords):
-    """The examples of tar shards; each is read from its shard when asked for.
+class WebDatasetRecords(ColumnRecords):
+    """The examples of tar shards; each is read from its shard when it is asked for.
 
     Attributes:
-      members: endings of the members that are read beside the image.
+      members: endings of the members that the index has besides the image.
     """
 
     def __init__(
@@ -86,30 +110,30 @@ class WebDatasetRecords(DescribedRecords):
         self._index = index
         self._last = LastRead()
         self.identity = source.identity(index.identity)
-        self.accounting = index.accounting
-        self.accounting.log(source.full_name)
+        self.counts = index.counts
+        self.counts.log(source.full_name)
 
     def __len__(self) -> int:
         return len(self._index)
 
     def image(self, index: int) -> bytes:
         shard, row = self._index.row(index)
-        return self._read(shard, row[:1])[0] or b""
+        return self._read_members(shard, row[:1])[0] or b""
 
     def values(self, index: int) -> Callable[[str], Any]:
-        contents = self._texts(index)
+        contents = self._contents(index)
         return lambda column: value_of(column, contents[member_of(column)])
 
     def other_columns(self, index: int) -> dict[str, Any]:
-        """The key, the entries of the JSON member, and the other members as they are."""
+        """The key, the entries of the JSON member, and all other members as bytes."""
         shard, row = self._index.row(index)
         columns: dict[str, Any] = {"__key__": self._key(shard, int(row[0, 0]))}
-        contents = self._texts(index)
-        for ending, place in zip(self.members, row[1:], strict=True):
-            content, is_image = contents[ending], (place == row[0]).all()
+        contents = self._contents(index)
+        for ending, location in zip(self.members, row[1:], strict=True):
+            content, is_image = contents[ending], (location == row[0]).all()
             if content is None or is_image or ending in self.source.covered:
                 continue
-            value = json_of(content) if ending == "json" else content
+            value = parse_json(content) if ending == "json" else content
             entries = value if isinstance(value, dict) else {ending: value}
             for name, entry in entries.items():
                 if name in columns:
@@ -120,48 +144,53 @@ class WebDatasetRecords(DescribedRecords):
         return columns
 
     def _key(self, shard: int, block: int) -> str:
-        """The key of the example whose image begins at a block, from the header before it."""
+        """The key of the example whose image begins at a block; the index does not hold keys."""
         return key_before(
-            lambda blocks: self._range(shard, (block - blocks) * BLOCK, blocks * BLOCK), block
+            lambda blocks: self._read_range(shard, (block - blocks) * BLOCK, blocks * BLOCK), block
         )
 
-    def _texts(self, index: int) -> dict[str, bytes | None]:
-        """The contents of the members that describe an example, by their endings."""
+    def _contents(self, index: int) -> dict[str, bytes | None]:
+        """The contents of all members of an example but its image, by ending."""
 
         def read() -> dict[str, bytes | None]:
             shard, row = self._index.row(index)
-            return dict(zip(self.members, self._read(shard, row[1:]), strict=True))
+            return dict(zip(self.members, self._read_members(shard, row[1:]), strict=True))
 
         contents: dict[str, bytes | None] = self._last.get(index, read)
         return contents
 
-    def _read(self, shard: int, places: UInt32[np.ndarray, "members 2"]) -> list[bytes | None]:
-        """Members of one example, in one piece where they lie together; None for one not there."""
-        there = [(int(block) * BLOCK, int(size)) for block, size in places if block]
-        if not there:
-            return [None] * len(places)
-        first, end = min(start for start, _ in there), max(start + size for start, size in there)
-        together = end - first <= sum(size for _, size in there) + _GAP
-        whole = self._range(shard, first, end - first) if together else None
+    def _read_members(
+        self, shard: int, locations: UInt32[np.ndarray, "members 2"]
+    ) -> list[bytes | None]:
+        """The contents of members of one example; None for a member that it does not have."""
+        # Rows are (block, size); block 0 is a header, so it stands for "not there".
+        present = [(int(block) * BLOCK, int(size)) for block, size in locations if block]
+        if not present:
+            return [None] * len(locations)
+        first = min(start for start, _ in present)
+        end = max(start + size for start, size in present)
+        # Members of an example are mostly neighbours; one request to an object store costs more
+        # time than some unused bytes.
+        one_request = end - first <= sum(size for _, size in present) + _MAX_GAP
+        whole = self._read_range(shard, first, end - first) if one_request else None
         contents: list[bytes | None] = []
-        for block, size in places.tolist():
+        for block, size in locations.tolist():
             if not block:
                 contents.append(None)
             elif whole is not None:
                 start = block * BLOCK - first
                 contents.append(whole[start : start + size])
             else:
-                contents.append(self._range(shard, block * BLOCK, size))
+                contents.append(self._read_range(shard, block * BLOCK, size))
         return contents
 
-    def _range(self, shard: int, start: int, size: int) -> bytes:
+    def _read_range(self, shard: int, start: int, size: int) -> bytes:
         file = self._shards[shard]
         try:
             content = read_range(file.path, file.stamp, start, size)
         except OSError as error:
-            reason = error.strerror or error
             raise ExampleError(
-                f"shard {file.name} cannot be read ({reason})", kind="unreadable"
+                f"shard {file.name} cannot be read ({error_reason(error)})", kind="unreadable"
             ) from error
         if len(content) != size:
             raise ExampleError(

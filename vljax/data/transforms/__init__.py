@@ -1,10 +1,10 @@
-"""The transforms a recipe can name; `Transform` is the kind, the others its members."""
+"""The transforms that a recipe can name; `Transform` is their base class."""
 
 from vljax.data.transforms.base import Transform
 from vljax.data.transforms.colour import ColourJitter, Greyscale
+from vljax.data.transforms.corruptions import Blur, Noise, Occlude
 from vljax.data.transforms.decode import Decode
 from vljax.data.transforms.flip import Flip
-from vljax.data.transforms.occlude import Blur, Noise, Occlude
 from vljax.data.transforms.patches import Patchify
 from vljax.data.transforms.randaugment import RandAugment
 from vljax.data.transforms.resize import CentreCrop, RandomCrop, RandomResizedCrop, Resize

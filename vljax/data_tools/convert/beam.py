@@ -90,7 +90,7 @@ _opening = threading.Lock()  # workers have threads, and the cache would let eac
 @functools.lru_cache(maxsize=1)  # a worker opens the source once
 def _opened(source: Source, job: Job) -> Records:
     """The source on a worker. Raises UserError if it is not what the job was planned for."""
-    records = source.open_in_full(1, log_progress(source.full_name))
+    records = source.open_with_all_columns(1, log_progress(source.full_name))
     if records.identity != job.plan.identity:
         raise UserError(f"{source.full_name}: is another one on a worker than where this started")
     return records

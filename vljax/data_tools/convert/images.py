@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vljax.data.images.errors import image_errors
-from vljax.data.images.header import read_header
+from vljax.data.images.decoding import FORMATS, decode_pixels, image_errors, read_header
 from vljax.data.records import ExampleError
-from vljax.data.transforms.decode import FORMATS, decode_pixels
 
 Encoding = Literal["jpg", "png", "webp"]
 

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, encode
-from vljax.data.files import join, read_file
 from vljax.data.sources.array_record import CLASSES
-from vljax.data_tools.convert.files import make_folder, remove_partial, sizes, write
 from vljax.data_tools.convert.images import Images
 from vljax.data_tools.convert.targets import (
     ENDINGS,
     Target,
 )
+from vljax.files import join, list_folder, make_folder, read_file, remove_partial_files, write_file
 
 REJECTED = "rejected.jsonl"
 REPORTS = ".convert"
@@ -124,7 +123,7 @@ class Job:
 
 def check_free(out: str) -> None:
     """Raises UserError if a folder holds something else than a conversion."""
-    there = sizes(out)
+    there = list_folder(out)
     if _ABOUT not in there and (other := sorted(there.keys() - {REPORTS})):
         raise UserError(
             f"--out {out}: is there already and holds {other[0]!r}; choose a folder of its own"
@@ -135,7 +134,7 @@ def begin(job: Job, class_names: Sequence[str]) -> None:
     """Makes the folder, or goes on in it.
 
     Args:
-      job: a conversion that alone writes to its folder: what others have not completed is removed.
+      job: a conversion that alone writes to its folder: unfinished files in it are removed.
       class_names: of the source.
 
     Raises:
@@ -143,14 +142,14 @@ def begin(job: Job, class_names: Sequence[str]) -> None:
       OSError: if it cannot be written to.
     """
     check_free(job.out)
-    if _ABOUT in sizes(job.out):
+    if _ABOUT in list_folder(job.out):
         _check_same(job)
     make_folder(join(job.out, REPORTS))
     for folder in (job.out, join(job.out, REPORTS)):
-        remove_partial(folder)
+        remove_partial_files(folder)
     if class_names:
-        write(join(job.out, CLASSES), "".join(f"{name}\n" for name in class_names).encode())
-    if _ABOUT not in sizes(job.out):
+        write_file(join(job.out, CLASSES), "".join(f"{name}\n" for name in class_names).encode())
+    if _ABOUT not in list_folder(job.out):
         _write_json(join(job.out, _ABOUT), {"plan": encode(job.plan), "complete": False})
 
 
@@ -170,7 +169,7 @@ def _check_same(job: Job) -> None:
 
 def reports(job: Job) -> dict[int, Report]:
     """The reports of the shards that are complete."""
-    there, reported = sizes(job.out), sizes(join(job.out, REPORTS))
+    there, reported = list_folder(job.out), list_folder(join(job.out, REPORTS))
 
     def read(shard: int) -> Report | None:
         try:
@@ -213,12 +212,12 @@ def finish(job: Job, every: dict[int, Report]) -> dict[str, Any]:
             json.dumps({"source": job.plan.source, **dataclasses.asdict(row)}, ensure_ascii=False)
             for row in rows
         )
-        write(join(job.out, REJECTED), "".join(f"{line}\n" for line in lines).encode())
+        write_file(join(job.out, REJECTED), "".join(f"{line}\n" for line in lines).encode())
     summary = {
         "complete": len(every) == job.shards,
         "examples": sum(report.examples for report in every.values()),
         "fields": dict(sorted(fields.items())),
-        "classes": CLASSES in sizes(job.out),
+        "classes": CLASSES in list_folder(job.out),
         "rejected": dict(sorted(kinds.items())),
         "shards": sum(report.examples > 0 for report in every.values()),
         "bytes": sum(report.bytes for report in every.values()),
@@ -228,4 +227,4 @@ def finish(job: Job, every: dict[int, Report]) -> dict[str, Any]:
 
 
 def _write_json(path: str, content: Any) -> None:
-    write(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.files import is_remote, join
 from vljax.data.records import Progress, Records, Source
 from vljax.data.worker_pool import SPAWN, usable_cores, worker_pool
-from vljax.data_tools.convert.files import make_folder
 from vljax.data_tools.convert.images import Images
 from vljax.data_tools.convert.job import (
     REPORTS,
@@ -30,6 +28,7 @@ from vljax.data_tools.convert.shard import (
     too_many,
 )
 from vljax.data_tools.convert.targets import Target
+from vljax.files import is_remote, join, make_folder
 
 _SECONDS = 0.25  # between two looks at how far the processes are
 
@@ -78,7 +77,7 @@ def convert(
       OSError: if there is no room.
     """
     check_free(options.out)
-    records = source.open_in_full(options.workers, opening)
+    records = source.open_with_all_columns(options.workers, opening)
     if not len(records):
         raise UserError(f"{source.full_name}: has no examples")
     job = Job(_plan(source, records, options), options.out.rstrip("/"))

@@ -10,9 +10,9 @@ from itertools import chain
 
 from vljax.config import UserError
 from vljax.data.records import ExampleError, Records
-from vljax.data_tools.convert.files import completed
 from vljax.data_tools.convert.job import REJECTED, Job, Rejected, Report, write_report
 from vljax.data_tools.convert.targets import Packed, packed, stored, writing
+from vljax.files import atomic_file
 
 _LOOKED_AT = 1000  # examples of a shard before it alone may end the conversion
 _IDS = ("__key__", "key", "path", "image", "filename", "id", "url")
@@ -48,7 +48,7 @@ def convert_shard(
         write_report(job, report)
         return report
     count, fields = 0, Counter[str]()
-    with completed(job.path(shard)) as place:
+    with atomic_file(job.path(shard)) as place:
         with writing(job.plan.to, place) as writer:
             for example, has in chain([first], examples):
                 writer.add(example)

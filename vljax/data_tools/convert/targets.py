@@ -22,7 +22,7 @@ import numpy as np
 
 from vljax.config import UserError
 from vljax.data.records import ExampleError, Record, Records
-from vljax.data.sources.columns import decoded
+from vljax.data.sources.base import decoded
 from vljax.data.sources.record_format import LAYOUT, describe, pack, with_masks
 from vljax.data_tools.convert.images import Images, Picture, converted, lossless
 

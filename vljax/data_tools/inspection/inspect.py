@@ -67,7 +67,7 @@ def inspect(source: Source, records: Records, how: How, progress: Progress) -> I
     measurer = Measurer(records, how.tokenizer, how.max_pixels, how.decodes)
     chosen = drawn(len(records), how.sample, how.seed)
     measured = scan(measurer, chosen, how.workers, progress)
-    counted, tokenizer = records.accounting, how.tokenizer
+    counted, tokenizer = records.counts, how.tokenizer
     result = {
         "source": source.full_name,
         "type": source.type_name,

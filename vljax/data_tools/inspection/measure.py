@@ -12,15 +12,20 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vljax.data.images.errors import image_errors
-from vljax.data.images.header import MODES, ImageHeader, read_header
+from vljax.data.images.decoding import (
+    FORMATS,
+    MODES,
+    ImageHeader,
+    decode_image,
+    image_errors,
+    read_header,
+)
 from vljax.data.images.jpeg import Box, JpegImage, orient
-from vljax.data.records import KINDS, ExampleError, Record, Records
+from vljax.data.records import REJECTION_KINDS, ExampleError, Record, Records
 from vljax.data.tokenizers.base import LoadedTokenizer
-from vljax.data.transforms.decode import FORMATS, decode_image
 from vljax.data_tools.inspection.likeness import COLOURS, signature
 
-OUTCOMES = ("usable", *KINDS)
+OUTCOMES = ("usable", *REJECTION_KINDS)
 """What becomes of an example."""
 
 EXAMPLE = np.dtype(
@@ -106,7 +111,7 @@ class Measurer:
                 if not row["captions"]:
                     raise ExampleError("no caption", kind="no_caption")
             except ExampleError as error:
-                kind = error.kind if error.kind in KINDS else "other"
+                kind = error.kind if error.kind in REJECTION_KINDS else "other"
                 row["kind"] = OUTCOMES.index(kind)
                 reasons.setdefault(kind, []).append((index, str(error)))
             examples.append(_filled(row))

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vljax.data.images.header import GREY_MODES, MODES
+from vljax.data.images.decoding import FORMATS, GREY_MODES, MODES
 from vljax.data.records import ExampleError, Records
-from vljax.data.transforms.decode import FORMATS
 from vljax.data_tools.inspection.likeness import alike
 from vljax.data_tools.inspection.measure import OUTCOMES, SCRIPTS, Measured, caption_digest
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from vljax.config import UserError
 from vljax.data.records import Source
-from vljax.data.sources.items import ItemRecords, read_items
+from vljax.datasets.items import ItemRecords, read_items
 
 DIRECTORY = Path(__file__).parent
 

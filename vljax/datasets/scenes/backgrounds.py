@@ -71,8 +71,7 @@ def _part_of_one(rng: np.random.Generator, size: int, records: Records) -> Pixel
     import cv2
     from PIL import Image
 
-    from vljax.data.images.errors import image_errors
-    from vljax.data.transforms.decode import FORMATS
+    from vljax.data.images.decoding import FORMATS, image_errors
 
     index = int(rng.integers(len(records)))
     content = records.image(index)

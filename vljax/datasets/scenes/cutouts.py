@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from vljax.config import UserError, suggest
 from vljax.data.records import ExampleError, Records
-from vljax.datasets.scenes import captions
+from vljax.datasets.scenes.names import COLOURS, colour_words, object_name, plural
 
 # Classes of the data sets we know whose pictures show no thing that can stand somewhere.
 NO_THINGS = (
@@ -89,7 +89,7 @@ def collect(
         about = records.annotation(index)
         named = about.label is not None and about.label < len(records.class_names)
         of_class = records.class_names[about.label or 0] if named else None
-        name = captions.object_name(about.first_caption)
+        name = object_name(about.first_caption)
         if name is None or of_class in passed_over:
             continue
         try:
@@ -100,14 +100,14 @@ def collect(
             pictures[name].append(cutout)
             tags[name] |= set(about.tags)
     return [
-        Thing(name, captions.plural(name), _words(name), frozenset(tags[name]), tuple(cutouts))
+        Thing(name, plural(name), _words(name), frozenset(tags[name]), tuple(cutouts))
         for name, cutouts in sorted(pictures.items())
     ]
 
 
 def _words(name: str) -> frozenset[str]:
     words = {word for word in name.replace("-", " ").split() if len(word) > 2}
-    return frozenset(words) - captions.colour_words(name)
+    return frozenset(words) - colour_words(name)
 
 
 def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout | None:
@@ -134,7 +134,7 @@ def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout |
     mask = pixels[..., 3] >= SEEN_ALPHA
     opaque = cv2.cvtColor(pixels, cv2.COLOR_mRGBA2RGBA)[..., :3]
     colour = colour_of(opaque, mask)
-    said = {"grey" if word == "gray" else word for word in captions.colour_words(name)}
+    said = {"grey" if word == "gray" else word for word in colour_words(name)}
     agreed = colour if not said or said == {colour} else None
     return Cutout(np.ascontiguousarray(pixels), agreed, opaque[mask].mean(0))
 
@@ -144,8 +144,7 @@ def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
     import cv2
     from PIL import Image
 
-    from vljax.data.images.errors import image_errors
-    from vljax.data.transforms.decode import FORMATS
+    from vljax.data.images.decoding import FORMATS, image_errors
 
     with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.width * image.height > _MOST_PIXELS or not image.has_transparency_data:
@@ -177,20 +176,6 @@ def _fills(pixels: UInt8[np.ndarray, "height width 4"]) -> bool:
 
 
 # --- The colour of an object, where it has one that people would agree on -------------------------
-
-COLOURS = (
-    "black",
-    "white",
-    "grey",
-    "red",
-    "orange",
-    "brown",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-)
 
 _LEAST_SHARE = 0.65
 _MOST_OTHER_SHARE = 0.15

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vljax.data.records import Question
-from vljax.datasets.scenes import captions, layout
+from vljax.datasets.scenes import layout
 from vljax.datasets.scenes.captions import RELATIONS
 from vljax.datasets.scenes.content import Content
+from vljax.datasets.scenes.names import with_article
 
 # Colours of fewer objects than this share are not asked about: all others would be as rare.
 LEAST_COLOUR_SHARE = 0.01
@@ -60,7 +61,7 @@ def _exists(rng: np.random.Generator, content: Content, asking: Asking) -> Quest
     present = things[int(rng.integers(len(things)))]
     answer = _coin(rng)
     thing = present if answer == "yes" else content.absent
-    return Question("exists", f"Is there {captions.with_article(thing.name)}?", answer)
+    return Question("exists", f"Is there {with_article(thing.name)}?", answer)
 
 
 def _count(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:

@@ -24,7 +24,7 @@ from vljax.datasets.scenes import (
     layout,
     questions,
 )
-from vljax.datasets.tuxpaint import Tuxpaint
+from vljax.datasets.tuxpaint.source import Tuxpaint
 
 # Goes up when the same recipe comes to make other scenes.
 _VERSION = 1

@@ -115,7 +115,7 @@ def _pipeline(kind: str) -> dict[str, bytes]:
         "pipeline/texts.py": f"{here}.texts",
         "pipeline/programs.py": f"{here}.{kind}_programs",
         "pipeline/cleaning.py": "vljax.data.tokenizers.cleaning",
-        "pipeline/clip_words.py": "vljax.data.tokenizers.clip_bpe",
+        "pipeline/clip_bpe.py": "vljax.data.tokenizers.clip_bpe",
     }
     return {name: _copied(module) for name, module in sources.items()}
 
@@ -129,7 +129,7 @@ def _copied(module: str) -> bytes:
     for ours, theirs in (
         ("vljax.interop.programs.standalone.stablehlo_programs", "pipeline.programs"),
         ("vljax.interop.programs.standalone", "pipeline"),
-        ("vljax.data", "pipeline"),
+        ("vljax.data.tokenizers", "pipeline"),
     ):
         source = source.replace(ours, theirs)
     return source.encode()

@@ -15,6 +15,7 @@ from vljax.config import Component
 from vljax.models.compute import Compute, widened
 from vljax.models.encoder import Encoded
 from vljax.models.layers.layers import Linear
+from vljax.models.similarity import unit
 
 
 class Head(Component, abc.ABC):
@@ -79,9 +80,3 @@ class EmbeddingModule(nn.Module):
             x = jnp.tanh(widened(x)) if projection == "tanh" else widened(x)
             outputs[f"{name}/embedding"] = unit(x) if config.normalize else x
         return outputs
-
-
-def unit(x: Array) -> Array:
-    """Vectors scaled to length 1; zero vectors stay zero and have a zero gradient."""
-    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jnp.where(squared > 0, 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)

@@ -1,7 +1,8 @@
-"""One process ends with an error: the others end as well, within seconds, and say why.
+"""If one process ends with an error, the others end within seconds and print the error.
 
-They may be waiting in a collective, where no exception can reach them. A thread in each process
-looks for bad news; JAX's heartbeat remains for a process that had no time to tell.
+The others may be waiting in a collective, where no exception can reach them. So a thread in each
+process polls the key-value store of JAX's coordination service for failures. A process that had no
+time to report, because it was killed, is found by JAX's heartbeat, after 100 seconds.
 """
 
 from __future__ import annotations
@@ -19,57 +20,66 @@ from typing import Any
 from vljax.config import UserError
 
 _FOLDER = "vljax/failed"
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
+
+_connection: tuple[Any, int] | None = None
+"""JAX's client and the index of this process, once there are several."""
 
 
-def watch(client: Any, process: int) -> None:
-    """Starts to look whether another process has failed; if so, ends this one."""
-    over = threading.Event()
-    # Before JAX's own handler, which closes the connection.
-    atexit.register(over.set)
+def watch(client: Any, process_index: int) -> None:
+    """Starts the thread that ends this process if another one reports a failure."""
+    global _connection
+    _connection = client, process_index
+    ended = threading.Event()
+    # JAX's own exit handler closes the connection. This one is registered later, so it runs first.
+    atexit.register(ended.set)
     thread = threading.Thread(
-        target=_watch, args=(client, process, over), name="failures", daemon=True
+        target=_watch, args=(client, process_index, ended), name="failures", daemon=True
     )
     thread.start()
 
 
-def tell(client: Any, process: int, error: BaseException) -> None:
-    """Reports the failure of this process; it must end now.
+def report_failure(error: BaseException) -> None:
+    """Tells the other processes that this one ends with an error, which ends them too.
 
-    It then leaves without JAX's farewell, which would wait for processes that are gone.
+    The caller must end this process now. It then skips JAX's shutdown, which would wait for
+    processes that have gone. Does nothing in a process that runs alone.
     """
-    status = 2 if isinstance(error, UserError) else 130 if _is_stop(error) else 1
+    if _connection is None:
+        return
+    client, process_index = _connection
     text = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, UserError):
+    if isinstance(error, UserError):
+        status = 2
+    else:
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
         text = f"{type(error).__name__}: {text}"
-    news = json.dumps({"status": status, "text": text})
-    # The news are kept by process 0, which has to stay until they are read.
-    atexit.register(_leave, status, 3 * _LOOK_SECONDS if process == 0 else 0.0)
-    with contextlib.suppress(Exception):  # process 0 is gone, and the error itself is what counts
-        client.key_value_set(f"{_FOLDER}/{process}", news)
+    atexit.register(_leave, status, process_index)
+    with contextlib.suppress(Exception):  # if process 0 has gone, the error itself still counts
+        message = json.dumps({"status": status, "text": text})
+        client.key_value_set(f"{_FOLDER}/{process_index}", message)
 
 
-def _is_stop(error: BaseException) -> bool:
-    return isinstance(error, KeyboardInterrupt)
-
-
-def _watch(client: Any, process: int, over: threading.Event) -> None:
-    while not over.wait(_LOOK_SECONDS):
+def _watch(client: Any, process_index: int, ended: threading.Event) -> None:
+    while not ended.wait(_POLL_SECONDS):
         try:
-            news = client.key_value_dir_get(_FOLDER)
-        except Exception:  # the connection is gone, and JAX deals with that
+            failures = client.key_value_dir_get(_FOLDER)
+        except Exception:  # the connection is lost, which JAX deals with
             return
-        if any(key == f"{_FOLDER}/{process}" for key, _ in news):
-            return  # this process is on its way out by itself
-        for key, value in news:
+        if any(key == f"{_FOLDER}/{process_index}" for key, _ in failures):
+            return  # this process is ending by itself
+        for key, value in failures:
             failed = json.loads(value)
             who = f"process {key.rpartition('/')[2]}"
-            print(f"error: [process {process}] ended with {who}: {failed['text']}", file=sys.stderr)
-            _leave(failed["status"], 3 * _LOOK_SECONDS if process == 0 else 0.0)
+            line = f"error: [process {process_index}] ended with {who}: {failed['text']}"
+            print(line, file=sys.stderr)
+            _leave(failed["status"], process_index)
 
 
-def _leave(status: int, linger: float) -> None:
-    time.sleep(linger)
+def _leave(status: int, process_index: int) -> None:
+    if process_index == 0:
+        # Process 0 hosts the key-value store: it stays until the others have read it.
+        time.sleep(3 * _POLL_SECONDS)
     for child in multiprocessing.active_children():
         child.terminate()
     sys.stdout.flush()

@@ -1,7 +1,11 @@
-"""The manifest of a checkpoint: size and digest of every file, written last.
+"""The manifest of a checkpoint: size and SHA-256 digest of every file, written last.
 
-Orbax loads a flipped byte as silent garbage, so nothing is read from a checkpoint before its
-digests agree. A folder without a valid manifest is half-written.
+A step folder without a valid manifest is half-written and is never restored. Digests are needed
+because Orbax does not notice a changed byte in an array: it restores wrong numbers without an
+error. So every digest is checked before anything is read.
+
+Nothing here needs a rename, because object stores have none: a checkpoint is complete once the one
+file `manifest.json` exists.
 """
 
 from __future__ import annotations
@@ -25,13 +29,16 @@ NAME = "manifest.json"
 logger = logging.getLogger(__name__)
 
 
+# --- Steps of a workdir ---------------------------------------------------------------------------
+
+
 def step_folder(workdir: epath.PathLike, step: int) -> epath.Path:
-    """Where the checkpoint of a step lies."""
+    """The folder of the checkpoint of a step."""
     return storage.absolute(workdir) / "checkpoints" / str(step)
 
 
-def folders(workdir: epath.PathLike) -> list[int]:
-    """The steps that have a folder, half-written ones among them, oldest first."""
+def all_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps that have a folder, oldest first, including half-written ones."""
     parent = storage.absolute(workdir) / "checkpoints"
     if not parent.is_dir():
         return []
@@ -39,9 +46,53 @@ def folders(workdir: epath.PathLike) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
 
-def steps(workdir: epath.PathLike) -> list[int]:
-    """The steps whose checkpoints were once complete, oldest first; see `verify` for damage."""
-    return [step for step in folders(workdir) if (step_folder(workdir, step) / NAME).exists()]
+def complete_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps whose saves were completed, oldest first; `verify` finds later damage."""
+    return [step for step in all_steps(workdir) if (step_folder(workdir, step) / NAME).exists()]
+
+
+def newest_intact_step(workdir: epath.PathLike, report: Callable[[int, str], None]) -> int | None:
+    """The newest step whose checkpoint is intact, or None; reads all files of newer ones.
+
+    Args:
+      workdir: local or remote.
+      report: called with the step and the first problem of each newer checkpoint that is skipped.
+    """
+    for step in reversed(all_steps(workdir)):
+        problems = verify(step_folder(workdir, step))
+        if not problems:
+            return step
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        report(step, problems[0] + more)
+    return None
+
+
+def find_intact(path: str) -> epath.Path:
+    """The folder of an intact checkpoint; logs a warning for each damaged one that is skipped.
+
+    Args:
+      path: a checkpoint folder, or a workdir, which means its newest intact checkpoint.
+
+    Raises:
+      UserError: if there is no intact checkpoint, or the given folder is damaged.
+    """
+    folder = storage.absolute(path)
+    if (folder / NAME).exists():
+        problems = verify(folder)
+        if problems:
+            raise UserError(f"{folder}: {problems[0]}")
+        return folder
+
+    def warn(step: int, problem: str) -> None:
+        logger.warning("checkpoint %s is skipped: %s", step_folder(path, step), problem)
+
+    step = newest_intact_step(path, warn)
+    if step is None:
+        raise UserError(f"{path}: no intact checkpoint")
+    return step_folder(path, step)
+
+
+# --- One checkpoint -------------------------------------------------------------------------------
 
 
 def write(folder: epath.Path) -> None:
@@ -54,9 +105,9 @@ def write(folder: epath.Path) -> None:
 
 
 def verify(path: epath.PathLike) -> list[str]:
-    """What is wrong with the checkpoint in a folder, a line a file; reads every byte of it."""
+    """The problems of a checkpoint folder, one line per file; reads every byte."""
     folder = storage.absolute(path)
-    problems, entries = _structure(folder)
+    problems, entries = _size_problems(folder)
     if problems:
         return problems
     with ThreadPoolExecutor() as pool:
@@ -65,49 +116,8 @@ def verify(path: epath.PathLike) -> list[str]:
 
 
 def looks_intact(path: epath.PathLike) -> bool:
-    """Whether all files are there in their full size; does not read them, see `verify`."""
-    return not _structure(storage.absolute(path))[0]
-
-
-def newest_intact(workdir: epath.PathLike, report: Callable[[int, str], None]) -> int | None:
-    """The newest step whose checkpoint is intact.
-
-    Args:
-      workdir: local or remote.
-      report: is told the step and the first problem of each newer checkpoint that is passed over.
-    """
-    for step in reversed(folders(workdir)):
-        problems = verify(step_folder(workdir, step))
-        if not problems:
-            return step
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        report(step, problems[0] + more)
-    return None
-
-
-def newest(path: str) -> epath.Path:
-    """The folder of an intact checkpoint; a damaged one that is passed over is logged.
-
-    Args:
-      path: that folder, or a workdir: its newest intact one.
-
-    Raises:
-      UserError: if there is none, or the folder is damaged.
-    """
-    folder = storage.absolute(path)
-    if (folder / NAME).exists():
-        problems = verify(folder)
-        if problems:
-            raise UserError(f"{folder}: {problems[0]}")
-        return folder
-
-    def passed_over(step: int, problem: str) -> None:
-        logger.warning("checkpoint %s is passed over: %s", step_folder(path, step), problem)
-
-    step = newest_intact(path, passed_over)
-    if step is None:
-        raise UserError(f"{path}: no intact checkpoint")
-    return step_folder(path, step)
+    """Whether all files exist in their full size; does not read them, unlike `verify`."""
+    return not _size_problems(storage.absolute(path))[0]
 
 
 def read_file(path: epath.PathLike, name: str) -> bytes:
@@ -121,7 +131,7 @@ def read_file(path: epath.PathLike, name: str) -> bytes:
       UserError: if the checkpoint is half-written or damaged, or has no such file.
     """
     folder = storage.absolute(path)
-    entries = _entries(folder)
+    entries = _read_entries(folder)
     if name not in entries:
         raise UserError(f"checkpoint {folder} has no file {name!r}{suggest(name, entries)}")
     content = _read(folder / name)
@@ -130,15 +140,15 @@ def read_file(path: epath.PathLike, name: str) -> bytes:
     return content
 
 
-def names(path: epath.PathLike) -> list[str]:
+def file_names(path: epath.PathLike) -> list[str]:
     """The files of a checkpoint. Raises UserError if it is half-written."""
-    return sorted(_entries(storage.absolute(path)))
+    return sorted(_read_entries(storage.absolute(path)))
 
 
-def _structure(folder: epath.Path) -> tuple[list[str], dict[str, Any]]:
-    """What can be found wrong without reading the files, and the entries of the manifest."""
+def _size_problems(folder: epath.Path) -> tuple[list[str], dict[str, Any]]:
+    """The problems that show without reading the files, and the entries of the manifest."""
     try:
-        entries = _entries(folder)
+        entries = _read_entries(folder)
     except UserError as error:
         return [str(error)], {}
     problems = [
@@ -149,14 +159,15 @@ def _structure(folder: epath.Path) -> tuple[list[str], dict[str, Any]]:
     return problems, entries
 
 
-def _entries(folder: epath.Path) -> dict[str, Any]:
+def _read_entries(folder: epath.Path) -> dict[str, Any]:
     raw = _read(folder / NAME)
     if raw is None:
         raise UserError(f"{folder} is half-written: it has no {NAME}")
     try:
         entries: dict[str, Any] = json.loads(raw)["files"]
-        # Rendered again it must be the same, so that no flipped byte goes by.
-        valid = raw == _render(int(folder.name), entries) and all(map(_is_below, entries))
+        # Compare with a new rendering, so that no changed byte goes unnoticed. It contains the
+        # step, so that a copied folder is not taken for the checkpoint of another step.
+        valid = raw == _render(int(folder.name), entries) and all(map(_is_inside, entries))
     except (ValueError, KeyError, TypeError):
         valid = False
     if not valid:
@@ -164,16 +175,16 @@ def _entries(folder: epath.Path) -> dict[str, Any]:
     return entries
 
 
-def _is_below(name: str) -> bool:
-    """Whether a name leads to nothing outside the folder: names are written elsewhere on export."""
+def _is_inside(name: str) -> bool:
+    """Whether a name stays inside the folder. Exports write files under these names elsewhere."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
 
 
 def _render(step: int, entries: dict[str, Any]) -> bytes:
     body = json.dumps(entries, sort_keys=True)
-    seal = hashlib.sha256(body.encode()).hexdigest()
-    manifest = {"version": 1, "step": step, "sha256": seal, "files": entries}
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    manifest = {"version": 1, "step": step, "sha256": digest, "files": entries}
     return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
 
 
@@ -189,7 +200,7 @@ def _digest_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str
     try:
         digest = _digest(folder / name)
     except OSError as error:
-        return f"{name} cannot be read ({storage.reason(error)})"
+        return f"{name} cannot be read ({storage.describe(error)})"
     return None if digest == entry["sha256"] else f"{name} differs from its digest"
 
 

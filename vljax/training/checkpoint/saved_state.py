@@ -1,7 +1,7 @@
-"""The arrays of a checkpoint: any pytree to and from what Orbax stores.
+"""Pytrees to and from the arrays that Orbax stores in a checkpoint.
 
-Orbax sees nested dicts with the names of the leaves, so that its own tools can read the folder and
-a change of container (a dict into a dataclass) changes no file.
+Orbax gets nested dicts with the names of the leaves. So its own tools can read the folder, and
+replacing a container (a dict by a dataclass) changes no file.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _SHOWN = 6
 def to_nested(tree: Any) -> dict[str, Any]:
     """The leaves of any pytree as nested dicts, `{"params": {"head": {"bias": leaf}}}`.
 
-    Orbax stores no arrays without elements: they are left out here and made anew on restore.
+    Orbax cannot store arrays without elements: they are left out here and recreated on restore.
 
     Raises:
-      ValueError: if two leaves have the same path as text.
+      ValueError: if two leaves have the same path in dotted form.
     """
     nested: dict[str, Any] = {}
     seen: set[str] = set()
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         *parents, name = _names(keys)
-        # Orbax joins names by dots, which must not make two of them one.
+        # Orbax joins names with dots, so `{"a.b": x}` and `{"a": {"b": x}}` would collide.
         if (dotted := ".".join((*parents, name))) in seen:
             raise ValueError(f"two leaves of the state are named {dotted!r}")
         seen.add(dotted)
@@ -52,26 +52,26 @@ def to_nested(tree: Any) -> dict[str, Any]:
 
 
 def shapes(folder: epath.PathLike) -> dict[str, Any]:
-    """The saved arrays as nested dicts of `jax.ShapeDtypeStruct` without sharding."""
+    """The shapes of the saved arrays: nested dicts of `jax.ShapeDtypeStruct`, not sharded."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.metadata(_arrays(folder)).item_metadata.tree
     return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), tree)
 
 
 def read_state(folder: epath.PathLike, target: Any, *, partial: bool = False) -> Any:
-    """The saved arrays in the structure and on the devices of `target`.
+    """The saved arrays in the structure and with the shardings of `target`.
 
-    Digests are not checked here, see `manifest.verify`.
+    Does not check digests, see `manifest.verify`.
 
     Args:
       folder: the folder of an intact checkpoint.
       target: pytree of `jax.ShapeDtypeStruct`; one without sharding goes to the first device.
-      partial: whether the checkpoint may hold more than the target asks for; the rest is not read.
+      partial: whether the checkpoint may hold more arrays than the target; they are not read.
 
     Raises:
-      UserError: if names, shapes or dtypes differ, by the first few of them.
+      UserError: if names, shapes or dtypes differ; lists the first few.
     """
-    target = jax.tree.map(_placed, target)
+    target = jax.tree.map(_with_sharding, target)
     wanted = to_nested(target)
     _check(folder, shapes(folder), wanted, partial)
     read = _read(folder, wanted) if wanted else {}
@@ -93,7 +93,7 @@ def _arrays(folder: epath.PathLike) -> epath.Path:
     return storage.absolute(folder) / "state"
 
 
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -120,7 +120,10 @@ def _described(nested: dict[str, Any]) -> dict[str, str]:
 
 
 def _check(folder: epath.PathLike, saved: Any, wanted: Any, partial: bool) -> None:
-    """Orbax casts another dtype silently and says little about another tree, so ask before."""
+    """Raises UserError if the trees differ.
+
+    Orbax casts to another dtype silently and its errors about other trees are hard to read.
+    """
     found, expected = _described(saved), _described(wanted)
     lines = []
     for path in sorted(expected.keys() if partial else found.keys() | expected.keys()):
@@ -136,35 +139,36 @@ def _check(folder: epath.PathLike, saved: Any, wanted: Any, partial: bool) -> No
         )
 
 
-# --- Keeps the tracebacks that Orbax prints by itself when a save fails off the screen ------------
-# The checkpointer raises the same error in one line, with Orbax's as its `__cause__`.
+# --- Log filters for failed saves -----------------------------------------------------------------
+# When a save fails, Orbax prints tracebacks by itself. The checkpointer raises the same error as
+# one line, with Orbax's error as its `__cause__`, so these would only bury it.
 
 
 @functools.cache
-def silence() -> None:
-    """Installs the filters, once a process."""
-    logging.getLogger("absl").addFilter(_is_news)
-    logging.getLogger("asyncio").addFilter(_is_awaited)
-    # Of a save that failed, Orbax leaves coroutines behind; vljax itself has none.
+def silence_orbax() -> None:
+    """Installs filters that drop Orbax's own tracebacks, once per process."""
+    logging.getLogger("absl").addFilter(_is_not_orbax_traceback)
+    logging.getLogger("asyncio").addFilter(_is_not_orbax_task)
+    # After a failed save, Orbax leaves coroutines that were never awaited; vljax uses none.
     never_awaited = "coroutine '.*' was never awaited"
     warnings.filterwarnings("ignore", message=never_awaited, category=RuntimeWarning)
-    sys.unraisablehook = functools.partial(_without_closed_loops, sys.unraisablehook)
+    sys.unraisablehook = functools.partial(_ignore_closed_loops, sys.unraisablehook)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_not_orbax_traceback(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
 
 
-def _is_awaited(record: logging.LogRecord) -> bool:
-    # Orbax stops waiting at the first of several writes that fail; asyncio reports the others when
-    # their tasks are collected.
+def _is_not_orbax_task(record: logging.LogRecord) -> bool:
+    # Orbax stops waiting at the first of several failed writes; asyncio reports the others when
+    # their tasks are garbage-collected.
     trace = record.exc_info[2] if record.exc_info else None
     files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
     return not any("orbax" in file for file in files)
 
 
-def _without_closed_loops(inner: Callable[[Any], object], unraisable: Any) -> None:
-    # When several writes fail, TensorStore calls back for the later ones into the event loop that
-    # Orbax closed after the first. Nobody waits for them any more.
+def _ignore_closed_loops(inner: Callable[[Any], object], unraisable: Any) -> None:
+    # When several writes fail, Orbax closes its event loop after the first; the callbacks of
+    # TensorStore for the later ones then fail, and nothing waits for them.
     if str(unraisable.exc_value) != "Event loop is closed":
         inner(unraisable)

@@ -1,4 +1,4 @@
-"""The folder that a run writes into: can it be written, is there room, and how things leave it."""
+"""File operations in a workdir, local or remote: write, remove, check for space and permission."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from etils import epath
 
 from vljax.config import UserError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ROOM_TEXTS = tuple(os.strerror(code) for code in _NO_ROOM)
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL_TEXTS = tuple(os.strerror(code) for code in _DISK_FULL)
+_REMOVE_ATTEMPTS = 5
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Whether a path lies on a mounted file system rather than in remote storage."""
+    """Whether a path is on a mounted file system, not in remote storage."""
     return "://" not in os.fspath(path)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path in the form that Orbax and later changes of the working folder need."""
+    """The absolute path. Orbax needs it, and it stays valid if the working directory changes."""
     if is_local(path):
         return epath.Path(os.path.abspath(os.path.expanduser(path)))
     return epath.Path(path)
 
 
 def make_writable(folder: epath.Path, process: int) -> None:
-    """Creates a folder and proves that files can be written to it.
+    """Creates a folder and checks that files can be written to it.
 
     Args:
       folder: local or remote.
@@ -45,18 +46,18 @@ def make_writable(folder: epath.Path, process: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")
         probe.unlink()
-    except Exception as error:  # remote file systems raise errors of their own
+    except Exception as error:  # remote file systems raise their own types
         raise UserError(
-            f"cannot write to the folder {folder} ({reason(error)}); choose another workdir"
+            f"cannot write to the folder {folder} ({describe(error)}); choose another workdir"
             " or make this one writable"
         ) from error
 
 
 def write(path: epath.Path, content: bytes) -> None:
-    """Writes a file and its parent folders; once this returns, a crash of the machine keeps it.
+    """Writes a file and creates its parent folders; the file survives a crash of the machine.
 
-    It is there in full or not at all: an object appears once it is complete, and so does a local
-    file, whose name a killed process would otherwise leave behind without its content.
+    The file appears complete or not at all. An object in remote storage is atomic by itself. A
+    local file is written under another name, flushed to the disk and then renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_local(path):
@@ -68,6 +69,7 @@ def write(path: epath.Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+    # The new name is durable only once the folder itself is flushed.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -76,39 +78,40 @@ def write(path: epath.Path, content: bytes) -> None:
 
 
 def remove(folder: epath.Path) -> None:
-    """Removes a folder that other threads may still be writing to, if it is there.
+    """Removes a folder if it exists.
 
     Raises:
-      OSError: if some of it is left.
+      OSError: if part of it is left.
     """
-    for attempt in range(5):
+    # After a failed save, threads of Orbax may still write files while the folder is removed.
+    for attempt in range(_REMOVE_ATTEMPTS):
         if attempt:
             time.sleep(0.2)
         try:
             folder.rmtree(missing_ok=True)
         except OSError:
-            if attempt == 4:
+            if attempt == _REMOVE_ATTEMPTS - 1:
                 raise
         else:
             return
 
 
 def required_bytes(state: Any) -> int:
-    """The size of all arrays of a state (or their shapes) together, over all devices."""
+    """Total size of all arrays of a state (or of their shapes), over all devices."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def check_space(workdir: epath.PathLike, checkpoint_bytes: int) -> str | None:
     """A warning if the disk of a local workdir has no room for two checkpoints, else None.
 
-    Two, since an old checkpoint only goes once the next one is complete.
+    Two, because an old checkpoint is removed only after the next one is complete.
 
     Args:
       workdir: need not exist yet.
       checkpoint_bytes: size of one checkpoint, see `required_bytes`.
 
     Raises:
-      UserError: if there is not even room for one.
+      UserError: if there is not enough room for one.
     """
     if not is_local(workdir):
         return None
@@ -125,20 +128,20 @@ def check_space(workdir: epath.PathLike, checkpoint_bytes: int) -> str | None:
     return text
 
 
-def no_room(error: BaseException) -> str | None:
-    """What the system says if an error, or one that led to it, is about a full disk, else None."""
+def disk_full_message(error: BaseException) -> str | None:
+    """The system's message if an error, or one of its causes, means a full disk, else None."""
     for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+        if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
             return os.strerror(cause.errno)
-        # TensorStore reports errors of the system as ValueError, by text.
-        for text in _NO_ROOM_TEXTS:
+        # TensorStore reports system errors as ValueError, with their text only.
+        for text in _DISK_FULL_TEXTS:
             if text in str(cause):
                 return text
     return None
 
 
-def reason(error: BaseException) -> str:
-    """An error in a few words on one line."""
+def describe(error: BaseException) -> str:
+    """An error in one short line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
@@ -146,6 +149,7 @@ def reason(error: BaseException) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all errors that led to it."""
     while error is not None:
         yield error
         if isinstance(error, BaseExceptionGroup):
@@ -155,6 +159,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _size(count: int) -> str:
+    """A number of bytes as text with three significant digits."""
     value, units = float(count), iter(("bytes", "kB", "MB", "GB"))
     unit = next(units)
     while value >= 1000 and (larger := next(units, None)):

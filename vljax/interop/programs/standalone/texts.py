@@ -83,8 +83,8 @@ def _sentencepiece(config: dict[str, Any], file: Path) -> tuple[Encode, Frame]:
 def _clip(config: dict[str, Any], file: Path) -> tuple[Encode, Frame]:
     from instant_clip_tokenizer import Tokenizer
 
-    from vljax.data.tokenizers.clip_bpe import ClipWords
+    from vljax.data.tokenizers.clip_bpe import ClipBpe
 
     tokenizer = Tokenizer()
-    words = ClipWords.from_decode(tokenizer.decode)
+    words = ClipBpe.from_decode(tokenizer.decode)
     return words.encode, (0, tokenizer.start_of_text(), tokenizer.end_of_text())

@@ -8,11 +8,11 @@ from PIL import Image
 from rich.console import Console
 
 from tests.data.samples import encoded, picture
-from tests.datasets.builders.test_debian import make_package, needs_dpkg
+from tests.datasets.tuxpaint.test_debian import make_package, needs_dpkg
 from vljax.commands.data.build import build
 from vljax.config import UserError
 from vljax.datasets import Scenes, Tuxpaint
-from vljax.datasets.builders import stamps
+from vljax.datasets.tuxpaint import stamps
 
 SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="40pt" height="20pt">'

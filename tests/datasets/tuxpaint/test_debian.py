@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vljax.config import UserError
-from vljax.datasets.builders import debian
+from vljax.datasets.tuxpaint import debian
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb makes packages")
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from vljax.config import UserError, setting, suggest
 from vljax.data.records import Source
-from vljax.data.sources.items import Item, ItemRecords, read_items
+from vljax.datasets.items import Item, ItemRecords, read_items
 
 
 @dataclass(frozen=True)

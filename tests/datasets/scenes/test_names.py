@@ -1,6 +1,6 @@
 import pytest
 
-from vljax.datasets.scenes import captions
+from vljax.datasets.scenes import names
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ from vljax.datasets.scenes import captions
         ("a", None),
     ],
 )
-def test_a_caption_that_names_one_thing_is_a_name(caption, name):
-    assert captions.object_name(caption) == name
+def test_the_name_of_an_object_is_found_in_its_caption(caption, name):
+    assert names.object_name(caption) == name
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_a_caption_that_names_one_thing_is_a_name(caption, name):
     ],
 )
 def test_names_have_articles_and_plurals(name, one, many):
-    assert captions.with_article(name) == one
-    assert captions.plural(name) == many
+    assert names.with_article(name) == one
+    assert names.plural(name) == many

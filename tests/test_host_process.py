@@ -10,7 +10,7 @@ import pytest
 _PROGRAM = """
 import resource, sys, threading
 import ctypes
-from vljax.host_memory import keep_freed_memory
+from vljax.host_process import keep_freed_memory
 print(keep_freed_memory())
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""An evaluation set that is read in parts is the same row by row."""
+"""A sharded evaluation set has the same rows as the whole set."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from vljax import config
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.datasets import Builtin
-from vljax.evaluation.evaluator import EvaluationData, SplitSet
+from vljax.evaluation.evaluator import EvaluationData, ShardedEvaluationSet
 from vljax.parallel import rows
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding
@@ -27,7 +27,7 @@ def test_batches_are_the_same(whole, monkeypatch):
     # As on a host whose devices are not next to each other in the mesh: parts are read apart.
     monkeypatch.setattr(rows, "own_parts", lambda sharding, size: rows.Parts((0, 1, 2, 3), 4))
     mesh = make_mesh(MeshConfig(data=4, fsdp=2))
-    split = SplitSet(whole, mesh)
+    split = ShardedEvaluationSet(whole, mesh)
     for found, expected in zip(split.batches(64), whole.batches(64), strict=True):
         assert found.keys() == {"image", "valid"}
         assert found["image"].sharding == batch_sharding(mesh)
@@ -36,8 +36,8 @@ def test_batches_are_the_same(whole, monkeypatch):
         np.testing.assert_array_equal(found["valid"], expected["valid"])
 
 
-def test_the_rest_is_that_of_the_whole(whole):
-    split = SplitSet(whole, make_mesh(MeshConfig()))
+def test_everything_but_images_is_that_of_the_whole_set(whole):
+    split = ShardedEvaluationSet(whole, make_mesh(MeshConfig()))
     assert isinstance(split, EvaluationData)
     assert split.captions == whole.captions
     assert split.class_names == whole.class_names

@@ -1,12 +1,26 @@
+"""Local and remote files: patterns, listings, ranges, atomic writes."""
+
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
+from vljax import files
 from vljax.config import UserError
-from vljax.data.files import braces, expand, open_file, read_range, write_file
+from vljax.files import (
+    atomic_file,
+    expand_braces,
+    find_files,
+    list_folder,
+    make_folder,
+    open_file,
+    read_range,
+    write_file,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,13 +33,13 @@ from vljax.data.files import braces, expand, open_file, read_range, write_file
         ("{name}", ["{name}"]),
     ],
 )
-def test_braces_are_written_out_as_by_a_shell(pattern, expected):
-    assert braces(pattern) == expected
+def test_braces_expand_as_in_a_shell(pattern, expected):
+    assert expand_braces(pattern) == expected
 
 
 def test_a_range_must_not_end_before_it_begins():
     with pytest.raises(UserError, match=r"\{3\.\.1\}: a range must not end before it begins"):
-        braces("{3..1}")
+        expand_braces("{3..1}")
 
 
 @pytest.fixture
@@ -62,53 +76,53 @@ def root(request, tree):
         (("/a", "/a/00000.tar"), ["00000.tar", "00001.tar"]),
     ],
 )
-def test_files_are_named_free_of_the_place_of_their_set(root, paths, names):
+def test_file_names_are_relative_to_the_folder_they_share(root, paths, names):
     full = root + paths if isinstance(paths, str) else tuple(root + path for path in paths)
-    files = expand(full, (".tar",), "data.source.path")
-    assert [file.name for file in files] == names
-    content = [read_range(file.path, file.stamp, 0, 100).decode() for file in files]
+    found = find_files(full, (".tar",), "data.source.path")
+    assert [file.name for file in found] == names
+    content = [read_range(file.path, file.stamp, 0, 100).decode() for file in found]
     assert all(text.endswith(name) for text, name in zip(content, names, strict=True))
-    assert [file.size for file in files] == [11] * len(names)
+    assert [file.size for file in found] == [11] * len(names)
 
 
 @pytest.mark.parametrize("path", ["/c", "/a/{00000..00002}.tar", "/*.tar"])
-def test_a_path_that_names_nothing_is_an_error(root, path):
+def test_a_path_without_files_is_an_error(root, path):
     with pytest.raises(UserError, match=r"^data\.source\.path: no file .*, nor a folder with .tar"):
-        expand(root + path, (".tar",), "data.source.path")
+        find_files(root + path, (".tar",), "data.source.path")
 
 
 def test_remote_folders_are_listed_once(remote, monkeypatch):
     system, calls = fsspec.filesystem("memory"), []
     plain = system.ls
     monkeypatch.setattr(system, "ls", lambda *a, **k: calls.append(a) or plain(*a, **k))
-    expand(f"{remote}/a/{{00000..00001}}.tar", (".tar",), "path")
+    find_files(f"{remote}/a/{{00000..00001}}.tar", (".tar",), "path")
     assert len(calls) == 1
 
 
 def test_a_stamp_changes_with_the_file(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(b"one")
-    before = expand(str(path), (), "path")[0]
+    before = find_files(str(path), (), "path")[0]
     path.unlink()
     path.write_bytes(b"two")
-    after = expand(str(path), (), "path")[0]
+    after = find_files(str(path), (), "path")[0]
     assert before.stamp != after.stamp
     assert read_range(after.path, after.stamp, 0, 3) == b"two"
 
 
-def test_ranges_end_where_the_file_ends(tree):
-    file = expand(f"{tree}/a/00000.tar", (), "path")[0]
+def test_a_range_stops_at_the_end_of_the_file(tree):
+    file = find_files(f"{tree}/a/00000.tar", (), "path")[0]
     assert read_range(file.path, file.stamp, 8, 100) == b"tar"
 
 
-def test_missing_files_are_errors_that_name_them(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"gone: cannot be read \(No such file"):
         open_file(f"{tmp_path}/gone")
     with pytest.raises(UserError, match=r"http://x: unknown kind of address; known: gs://, s3://"):
         open_file("http://x")
 
 
-def test_files_are_written_with_their_folders(tmp_path):
+def test_a_file_is_written_with_its_folders(tmp_path):
     for path in (f"{tmp_path}/new/file", "memory://new/file"):
         write_file(path, b"content")
         with open_file(path) as stream:
@@ -130,7 +144,68 @@ def test_threads_that_open_a_file_at_once_read_it(tmp_path, monkeypatch):
         assert list(read) == [b"BBBB"] * 4
 
 
-def test_a_link_to_nothing_is_named(tmp_path):
+def test_a_broken_link_is_an_error(tmp_path):
     (tmp_path / "0.tar").symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match=r"0\.tar: cannot be read \(No such file or directory\)"):
-        expand(str(tmp_path), (".tar",), "data.source.path")
+        find_files(str(tmp_path), (".tar",), "data.source.path")
+
+
+def test_a_failed_write_leaves_the_file_before(tmp_path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"before")
+
+    def write_half():
+        with atomic_file(str(path)) as partial, open(partial, "wb") as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"x.bin": b"before"}
+
+
+class Listed(LocalFileSystem):
+    """Keeps what it listed, as file systems of object stores do."""
+
+    cachable = False
+
+    def ls(self, path, detail=False, **kwargs):
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **kwargs)
+        return self.dircache[path]
+
+    def invalidate_cache(self, path=None):
+        self.dircache.clear()
+
+
+def test_a_remote_listing_is_never_stale(tmp_path, monkeypatch):
+    system = Listed()
+    monkeypatch.setattr(files, "filesystem", lambda url: (system, url.removeprefix("gs://")))
+    (tmp_path / "a").write_bytes(b"1")
+    assert list_folder(f"gs://{tmp_path}") == {"a": 1}
+    (tmp_path / "b").write_bytes(b"22")  # by another machine
+    assert list_folder(f"gs://{tmp_path}") == {"a": 1, "b": 2}
+
+
+class Failing(MemoryFileSystem):
+    """Raises what clients of object stores raise, which is no OSError."""
+
+    cachable = False
+
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("Forbidden, 403")
+
+    pipe_file = put_file = makedirs = ls = fail
+
+
+def test_errors_of_object_stores_name_the_address(monkeypatch):
+    monkeypatch.setattr(files, "filesystem", lambda url: (Failing(), url))
+
+    def write_atomically(url):
+        with atomic_file(url) as path:
+            open(path, "wb").close()
+
+    for action in (lambda url: write_file(url, b"1"), write_atomically, make_folder, list_folder):
+        with pytest.raises(OSError, match="Forbidden") as raised:
+            action("gs://b/x")
+        assert (raised.value.filename, raised.value.strerror) == ("gs://b/x", "Forbidden, 403")

@@ -1,4 +1,9 @@
-"""From the columns of a table, or the members of an archive, to what is written about an image."""
+"""Base classes of sources in files, and how values of columns become captions, tags and labels.
+
+`FileSource` is the component: paths, and which columns are captions, tags and label.
+`ColumnRecords` is what it opens: a subclass gives the value of a column of an example, and this
+class builds the annotation. A column is a table column, a feature, or a member of a tar shard.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, encode, setting, suggest
-from vljax.data.files import File, expand, is_remote, join, read_file
 from vljax.data.records import (
     Annotation,
     ExampleError,
@@ -26,25 +30,26 @@ from vljax.data.records import (
     dataset_name,
 )
 from vljax.data.sources.filters import Filter
+from vljax.files import File, error_reason, find_files, is_remote, join, read_file
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """A source in files whose columns are chosen by name."""
+    """A source in files, whose columns are chosen by name."""
 
     path: str | tuple[str, ...] | None = setting(None, path=True)
     """A file, a folder, a pattern with `*` or `{000..123}`, or several of them; local, or gs:// or
     s3://."""
     captions: tuple[str, ...] = ()
-    """Columns with descriptions, in order of preference; a column may hold several."""
+    """Columns with captions, in order of preference; a column may hold several captions."""
     tags: str | None = None
-    """Column with keywords: a list, or a text with commas between them."""
+    """Column with keywords: a list, or one text with commas between them."""
     label: str | None = None
     """Column with the class: a name, or an index into the names in `classes`."""
     classes: str | None = setting(None, identity=False)
-    """File with one class name a line; without it, names are collected from the column."""
+    """File with one class name per line. If unset, names are collected from the column."""
     filters: tuple[Filter, ...] = ()
-    """Which examples stay."""
+    """Filters that an example must pass."""
 
     @property
     def full_name(self) -> str:
@@ -52,71 +57,70 @@ class FileSource(Source):
 
     @property
     def dataset(self) -> str:
-        """The name of the file or folder without its ending, so that sets are told apart."""
+        """The name of the file or folder without its ending."""
         return dataset_name(self._last_part) or self.type_name
 
     @property
     def _last_part(self) -> str:
         paths = (self.path,) if isinstance(self.path, str) else self.path or ()
-        return "+".join(_named(PurePosixPath(path)) for path in paths)
+        return "+".join(_last_name(PurePosixPath(path)) for path in paths)
 
     def files(self, what: str, *suffixes: str) -> list[File]:
         """The files that `path` names. Raises UserError if it is unset or names none."""
         if not self.path:
             raise UserError(f"data.source.path: unset; set --data.source.path to {what}")
-        return expand(self.path, suffixes, "data.source.path")
+        return find_files(self.path, suffixes, "data.source.path")
 
     @property
-    def described_by(self) -> tuple[str, ...]:
-        """The columns that are read beside the image."""
+    def annotation_columns(self) -> tuple[str, ...]:
+        """The columns that make up an annotation: captions, tags and label."""
         columns = [*self.captions, self.tags, self.label]
         return tuple(dict.fromkeys(column for column in columns if column))
 
     @property
     def covered(self) -> set[str]:
-        """The columns of which an annotation holds all; of several with captions, it does not say
-        which text is from which."""
+        """The columns that can be restored from an annotation, which conversion need not copy.
+
+        Not captions from several columns: the annotation does not tell which is from which.
+        """
         captions = self.captions if len(self.captions) == 1 else ()
         return {column for column in (*captions, self.tags, self.label) if column}
 
     @property
-    def filtered_by(self) -> tuple[str, ...]:
-        """The columns that decide which examples stay."""
+    def filter_columns(self) -> tuple[str, ...]:
+        """The columns that filters look at."""
         return tuple(dict.fromkeys(condition.column for condition in self.filters))
 
     def check_columns(self, known: Iterable[str], *more: tuple[str, str | None]) -> None:
-        """Raises UserError, with a suggestion, if a chosen column is not among those known.
+        """Raises UserError, with a suggestion, if a chosen column does not exist.
 
         Args:
-          known: the columns that there are.
-          more: field and column beside captions, tags, label and filters.
+          known: the columns of the data.
+          *more: field and column to check besides captions, tags, label and filters.
         """
         known = sorted(known)
-        for field, column in (*more, *self._chosen()):
+        chosen = [*more, *(("captions", column) for column in self.captions)]
+        chosen += [("tags", self.tags), ("label", self.label)]
+        chosen += [(f"filters.{i}.column", f.column) for i, f in enumerate(self.filters)]
+        for field, column in chosen:
             if column is not None and column not in known:
                 raise UserError(
                     f"data.source.{field}: {self.full_name} has no {column!r}"
                     f"{suggest(column, known)}"
                 )
 
-    def _chosen(self) -> Iterator[tuple[str, str | None]]:
-        yield from (("captions", column) for column in self.captions)
-        yield from (("tags", self.tags), ("label", self.label))
-        for i, condition in enumerate(self.filters):
-            yield f"filters.{i}.column", condition.column
-
     def identity(self, *parts: object) -> str:
-        """A hash of what is read of the data, and of what determines that.
+        """A hash of the data that is read and of the fields that decide what is read.
 
         Args:
-          *parts: names, sizes and the like, free of machine paths.
+          *parts: JSON data about the files, such as names and sizes, without machine paths.
         """
         choices = [self.captions, self.tags, self.label, self.stated_classes()]
         content = [self.type_name, encode(choices), encode(self.filters), *parts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def stated_classes(self) -> tuple[str, ...]:
-        """The names in the file `classes`; empty where it is unset. Raises UserError."""
+        """The names in the file `classes`; empty if it is unset. Raises UserError."""
         if self.classes is None:
             return ()
         try:
@@ -126,25 +130,25 @@ class FileSource(Source):
         return tuple(line.strip() for line in lines if line.strip())
 
 
-def _named(path: PurePosixPath) -> str:
-    """The last part of a path; of a pattern for files, the folder that they lie in."""
+def _last_name(path: PurePosixPath) -> str:
+    """The last part of a path; for a pattern of files, the folder that they are in."""
     is_pattern = re.search(r"[*?\[{]", path.name) and path.parent.name
     return path.parent.name if is_pattern else path.name
 
 
-class DescribedRecords(Records):
-    """Records that read what is written about an example when asked.
+class ColumnRecords(Records):
+    """Records whose annotations are built from the values of columns when they are asked for.
 
-    A value that cannot be used is no exception before the example is asked for as a whole: what is
-    written about it is then empty, and reading it rejects it.
+    `annotation` of an example with an invalid value is empty, so that a data set can be counted;
+    the error is raised when the whole example is read, which rejects it.
 
     Args:
       source: which columns are read.
-      class_names: what the data says of them; those of the file `classes` go before.
-      indexed: whether whole numbers among the values are indices of these names.
+      class_names: names found in the data; those of the file `classes` take precedence.
+      indexed: whether whole numbers in the label column are indices of these names.
     """
 
-    accounting: SourceCounts
+    counts: SourceCounts
 
     def __init__(
         self, source: FileSource, class_names: Sequence[str] = (), *, indexed: bool = False
@@ -156,15 +160,15 @@ class DescribedRecords(Records):
 
     def annotation(self, index: int) -> Annotation:
         try:
-            return self._described(index)
+            return self._read_annotation(index)
         except ExampleError:
             return Annotation(())
 
     def __getitem__(self, index: int) -> Record:
-        about = self._described(index)
-        return Record(**vars(about), image=self.image(index), masks=self.masks(index))
+        annotation = self._read_annotation(index)
+        return Record(**vars(annotation), image=self.image(index), masks=self.masks(index))
 
-    def _described(self, index: int) -> Annotation:
+    def _read_annotation(self, index: int) -> Annotation:
         value, source = self.values(index), self.source
         captions = [text for name in source.captions for text in texts(value(name), name)]
         tags = texts(value(source.tags), source.tags) if source.tags else []
@@ -175,7 +179,7 @@ class DescribedRecords(Records):
 
     @abc.abstractmethod
     def values(self, index: int) -> Callable[[str], Any]:
-        """What gives the value of a column of an example; both may raise ExampleError."""
+        """A function from column to value for one example; it and this may raise ExampleError."""
 
     def _label(self, value: Any) -> int | None:
         if value is None:
@@ -194,21 +198,28 @@ class DescribedRecords(Records):
         return int(text)
 
 
+# --- Values of columns ----------------------------------------------------------------------------
+
+
 def class_names_of(values: Iterable[str]) -> tuple[str, ...]:
-    """The names among the values of a column with the class; none where all are indices."""
+    """The sorted class names among the values of a label column; empty if all are indices."""
     names = sorted({value for value in values if value})
     return () if all(name.isdecimal() for name in names) else tuple(names)
 
 
 def class_text(value: Any) -> str:
-    """A class as text, which tells names from indices: "dog", "7"."""
+    """The value of a label column as text: "dog", or "7" for an index."""
     if isinstance(value, bytes):
         return decoded(value, "class").strip()
     return str(value).strip()
 
 
 def texts(value: Any, column: str) -> list[str]:
-    """The texts in a column: none, one or several. Raises ExampleError for anything else."""
+    """The texts in the value of a column: none, one or several.
+
+    Raises:
+      ExampleError: if the value is not text.
+    """
     if value is None:
         return []
     if isinstance(value, bytes):
@@ -217,11 +228,11 @@ def texts(value: Any, column: str) -> list[str]:
         return [value]
     if isinstance(value, list | tuple):
         return [text for item in value for text in texts(item, column)]
-    raise ExampleError(f"{column} is no text but {type(value).__name__}", kind="damaged")
+    raise ExampleError(f"{column} is not text but {type(value).__name__}", kind="damaged")
 
 
 def decoded(content: bytes, column: str) -> str:
-    """The text that bytes hold. Raises ExampleError, with the place of the first wrong byte."""
+    """UTF-8 bytes as text. Raises ExampleError that names the first invalid byte."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -230,18 +241,16 @@ def decoded(content: bytes, column: str) -> str:
         ) from error
 
 
-# --- The image in a column of a table: its file, or where that is ---------------------------------
-
-
 def image_file(value: Any, folder: str) -> bytes:
-    """The encoded image that a value stands for.
+    """The encoded image that the value of an image column stands for.
 
     Args:
-      value: the file's bytes; its path; or `{"bytes": ..., "path": ...}` as Hugging Face writes it.
-      folder: what paths are relative to.
+      value: the bytes of the file; its path; or `{"bytes": ..., "path": ...}`, as Hugging Face
+        writes images.
+      folder: the folder that paths are relative to.
 
     Raises:
-      ExampleError: if there is none, or it cannot be read.
+      ExampleError: if there is no image, or it cannot be read.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -253,23 +262,23 @@ def image_file(value: Any, folder: str) -> bytes:
     try:
         return read_file(path)
     except (OSError, ValueError, UserError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or error
         raise ExampleError(
-            f"image {value!r} cannot be read ({reason})", kind="unreadable"
+            f"image {value!r} cannot be read ({error_reason(error)})", kind="unreadable"
         ) from error
 
 
-# --- What a thread read last: an example's label, captions and image are asked for one by one -----
-
-
 class LastRead(threading.local):
-    """One value a thread, by its key; not carried to other processes."""
+    """The value that each thread read last, by key.
+
+    The label, captions and image of an example are asked for one by one; this reads it once.
+    Pickles as empty, since a copy in another process has read nothing.
+    """
 
     _key: Any = None
     _value: Any = None
 
     def get(self, key: Any, read: Callable[[], Any]) -> Any:
-        """The value of a key, read anew unless it was the last."""
+        """The value of a key; calls `read` unless it was the last key of this thread."""
         if self._key != key:
             self._value = read()
             self._key = key

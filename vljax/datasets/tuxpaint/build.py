@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vljax.config import UserError
-from vljax.datasets.builders import debian, stamps
-from vljax.datasets.builders import stamps as stamps_card
+from vljax.datasets.tuxpaint import debian, stamps
+from vljax.datasets.tuxpaint import stamps as stamps_card
 
 PACKAGE = debian.Package(
     filename="pool/main/t/tuxpaint-stamps/tuxpaint-stamps-default_2022.06.04-1_all.deb",

@@ -1,1 +1,0 @@
-"""Data sets that `vljax data build` makes from what the user downloads."""

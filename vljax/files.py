@@ -1,0 +1,447 @@
+"""Local and remote files: paths, reading, writing, listing.
+
+Every function takes a local path or a URL (`gs://`, `s3://`, `memory://`, `file://`). URLs go
+through fsspec. Clients of object stores raise exceptions of their own; here they become `OSError`
+with the URL as file name, or `UserError` where the message is for the person who gave the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import glob
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product, takewhile
+from typing import Any
+
+from vljax.config import REMOTE_PACKAGES, UserError
+
+# memory:// and file:// need no package beside fsspec.
+_SCHEMES = (*REMOTE_PACKAGES, "memory", "file")
+_MAX_OPEN_FILES = 256
+_PARTIAL = ".partial"
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
+
+
+def expand_user(path: str) -> str:
+    """The path with `~` replaced by the home folder; a URL unchanged."""
+    return path if is_remote(path) else os.path.expanduser(path)
+
+
+def parent(path: str) -> str:
+    """The folder that holds a file; "." for a bare file name."""
+    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path) or "."
+
+
+def base_name(path: str) -> str:
+    """The last part of a path."""
+    return path.rpartition("/")[2]
+
+
+def join(folder: str, *names: str) -> str:
+    """A path below a folder.
+
+    >>> join("gs://bucket/set/", "parts", "00000.tar")
+    'gs://bucket/set/parts/00000.tar'
+    """
+    return "/".join((folder.rstrip("/"), *names))
+
+
+def partial_name(path: str) -> str:
+    """A temporary name beside a file that no other process or host uses."""
+    return f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it.
+
+    Raises:
+      UserError: if the kind of URL is unknown, or the package for it is missing.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in _SCHEMES:
+        known = ", ".join(f"{name}://" for name in REMOTE_PACKAGES)
+        raise UserError(f"{url}: unknown kind of address; known: {known}")
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = REMOTE_PACKAGES.get(scheme, "fsspec")
+        raise UserError(f"{url}: {scheme}:// needs a package: pip install {package}") from error
+    return system, path
+
+
+@contextlib.contextmanager
+def remote_errors(url: str) -> Iterator[None]:
+    """Converts exceptions of remote file systems into OSError with the URL as file name."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, error_reason(error), url) from error
+
+
+def error_reason(error: BaseException) -> str:
+    """The message of an error: that of the operating system where there is one."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def read_file(path: str) -> bytes:
+    """The content of a file. Raises OSError if it cannot be read."""
+    if not is_remote(path):
+        with open(os.path.expanduser(path), "rb") as file:
+            return file.read()
+    system, inner = filesystem(path)
+    with remote_errors(path):
+        content: bytes = system.cat_file(inner)
+    return content
+
+
+def read_user_file(path: str) -> bytes:
+    """The content of a file that the user named.
+
+    Raises:
+      UserError: if it cannot be read; if a package is missing, the message says how to install it.
+    """
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error_reason(error)})") from error
+
+
+def open_file(path: str) -> Any:
+    """A file opened as a binary stream, for reading from start to end.
+
+    Raises:
+      UserError: if it cannot be opened.
+    """
+    try:
+        if not is_remote(path):
+            return open(path, "rb")
+        system, inner = filesystem(path)
+        return system.open(inner, "rb", cache_type="readahead")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error_reason(error)})") from error
+
+
+def read_range(path: str, stamp: str, start: int, size: int) -> bytes:
+    """`size` bytes of a file from byte `start`; fewer where the file ends. Safe from threads.
+
+    Args:
+      path: local path or URL.
+      stamp: `File.stamp` of the file when it was listed.
+      start: first byte.
+      size: number of bytes.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    if is_remote(path):
+        system, inner = filesystem(path)
+        with remote_errors(path):
+            content: bytes = system.cat_file(inner, start=start, end=start + size)
+        return content
+    # Keep the reference while reading: if two threads open the file at once, the cache keeps one
+    # descriptor and the other is closed as soon as nothing refers to it.
+    descriptor = _descriptor(path, stamp)
+    return os.pread(descriptor.number, size, start)
+
+
+class _Descriptor:
+    """An open file; closed once neither the cache nor a thread refers to it."""
+
+    def __init__(self, path: str):
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+# The stamp is part of the key, so that a file that was replaced is opened again.
+@functools.lru_cache(maxsize=_MAX_OPEN_FILES)
+def _descriptor(path: str, stamp: str) -> _Descriptor:
+    return _Descriptor(path)
+
+
+def download(url: str, path: str) -> None:
+    """Copies a remote file to a local path, where it appears once it is complete.
+
+    Raises:
+      OSError: if it cannot be read or written.
+    """
+    system, inner = filesystem(url)
+    with atomic_file(path) as partial, remote_errors(url):
+        system.get_file(inner, partial)
+
+
+# --- Writing: a file appears under its name once it is complete -----------------------------------
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes a file and the folders above it; the file is there in full or not at all.
+
+    >>> write_file("notes/today.txt", b"tea")
+    >>> read_file("notes/today.txt")
+    b'tea'
+
+    Raises:
+      UserError: if the kind of URL is unknown, or the package for it is missing.
+      OSError: if it cannot be written.
+    """
+    if is_remote(path):
+        system, inner = filesystem(path)
+        with remote_errors(path):
+            system.pipe_file(inner, content)  # an object appears once it is complete
+        return
+    make_folder(parent(path))
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str) -> Iterator[str]:
+    """A local path to write to; at the end of the context its content appears at `path`.
+
+    If the context raises, nothing appears. A local file is flushed to the disk before it gets its
+    name, so that a crash of the machine leaves no file that only looks complete.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="vljax-") as folder:
+            local = os.path.join(folder, base_name(path))
+            yield local
+            system, inner = filesystem(path)
+            with remote_errors(path):
+                system.put_file(local, inner)  # an object appears once it is complete
+        return
+    partial = partial_name(path)
+    try:
+        yield partial
+        _flush_to_disk(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # from `write`, as on a full disk
+            raise OSError(error.errno, os.strerror(error.errno), path) from error
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+    _flush_to_disk(parent(path))
+
+
+def _flush_to_disk(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: str) -> None:
+    """Creates a folder and those above it. Raises OSError if it cannot."""
+    if is_remote(folder):
+        system, path = filesystem(folder)
+        with remote_errors(folder):
+            system.makedirs(path, exist_ok=True)
+    else:
+        os.makedirs(folder, exist_ok=True)
+
+
+def remove_file(path: str) -> None:
+    """Removes a file. Raises OSError if it cannot."""
+    if is_remote(path):
+        system, inner = filesystem(path)
+        with remote_errors(path):
+            system.rm_file(inner)
+    else:
+        os.unlink(path)
+
+
+def remove_folder(folder: str) -> None:
+    """Removes a folder and everything in it. Raises OSError if it cannot."""
+    if is_remote(folder):
+        system, path = filesystem(folder)
+        with remote_errors(folder):
+            system.rm(path, recursive=True)
+    else:
+        shutil.rmtree(folder)
+
+
+def remove_partial_files(folder: str) -> None:
+    """Removes from a local folder the unfinished files of processes that were killed."""
+    for name in [] if is_remote(folder) else list_folder(folder):
+        if name.endswith(_PARTIAL):
+            os.unlink(os.path.join(folder, name))
+
+
+# --- Listing --------------------------------------------------------------------------------------
+
+# What file systems call the time or version of a file, in order of preference.
+_STAMPS = ("etag", "ETag", "md5Hash", "generation", "mtime", "LastModified", "created")
+
+_Info = tuple[int, str]  # size and stamp
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it was when it was listed."""
+
+    path: str
+    """Local path or URL."""
+    name: str
+    """Path relative to the folder that all files of the set share, so that it is the same on every
+    machine."""
+    size: int
+    """Bytes."""
+    stamp: str
+    """Modification time or ETag; it changes when the file is written again."""
+
+
+def list_folder(folder: str) -> dict[str, int]:
+    """Name and size in bytes of each entry of a folder; empty if the folder does not exist.
+
+    Raises:
+      OSError: if it cannot be listed.
+    """
+    if is_remote(folder):
+        system, path = filesystem(folder)
+        system.invalidate_cache(path)  # a cached listing lacks what other machines wrote since
+        try:
+            with remote_errors(folder):
+                entries = system.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        inside = [e for e in entries if e["name"].strip("/") != path.strip("/")]
+        return {base_name(e["name"].rstrip("/")): e["size"] or 0 for e in inside}
+    if not os.path.isdir(folder):
+        return {}
+    return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+
+
+def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: str) -> list[File]:
+    """The files that paths name, each once, in the order of `paths` and sorted within a folder.
+
+    >>> for name in ("b.tar", "a.tar", "notes.txt"):
+    ...     write_file(f"shards/{name}", b"")
+    >>> [file.name for file in find_files("shards", (".tar",), "path")]
+    ['a.tar', 'b.tar']
+
+    Args:
+      paths: each a file, a folder, or a pattern with `*`, `?`, `[...]`, `{a,b}` or `{000..123}`.
+      suffixes: endings of the files that are taken from a folder, such as ".tar".
+      field: the recipe field or option that error messages name.
+
+    Raises:
+      UserError: if a path matches nothing, a folder has no such file, or a package is missing.
+    """
+    infos: dict[str, _Info] = {}
+    remote = _RemoteFolders()
+    for path in (paths,) if isinstance(paths, str) else paths:
+        for plain in expand_braces(path):
+            if is_remote(plain):
+                found = remote.find(plain, suffixes)
+            else:
+                found = _find_local(plain, suffixes)
+            if not found:
+                kinds = " or ".join(suffixes)
+                raise UserError(f"{field}: no file {plain}, nor a folder with {kinds} files there")
+            infos |= found
+    folders = {path.rpartition("/")[0] for path in infos}
+    # Not os.path.commonpath, which mistakes the two slashes of a URL for one.
+    levels = zip(*(folder.split("/") for folder in folders), strict=False)
+    skipped = sum(len(level[0]) + 1 for level in takewhile(lambda x: len(set(x)) == 1, levels))
+    return [File(path, path[skipped:], size, stamp) for path, (size, stamp) in infos.items()]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The pattern with `{a,b}` and `{000..123}` expanded, as a shell does.
+
+    >>> expand_braces("{00009..00011}.tar")
+    ['00009.tar', '00010.tar', '00011.tar']
+    """
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in product(*choices)]
+
+
+def _choices(inside: str) -> list[str]:
+    if bounds := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
+        first, last = bounds.groups()
+        if int(last) < int(first):
+            raise UserError(f"{{{inside}}}: a range must not end before it begins")
+        return [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
+    return inside.split(",") if "," in inside else [f"{{{inside}}}"]
+
+
+def _find_local(path: str, suffixes: tuple[str, ...]) -> dict[str, _Info]:
+    path = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(path):
+        found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith(suffixes))
+    else:
+        found = [path] if os.path.exists(path) else sorted(glob.glob(path))
+    try:
+        status = {name: os.stat(name) for name in found}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return {name: (s.st_size, str(s.st_mtime_ns)) for name, s in status.items()}
+
+
+class _RemoteFolders:
+    """Remote folders, each listed once: asking for thousands of shards one by one takes minutes."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[dict[str, Any]]] = {}
+
+    def find(self, url: str, suffixes: tuple[str, ...]) -> dict[str, _Info]:
+        """The files that a URL without braces names: a file, a pattern or a folder."""
+        system, path = filesystem(url)
+        try:
+            if glob.has_magic(path):
+                infos = list(system.glob(path, detail=True).values())
+            else:
+                infos = [i for i in self._list(system, path) if _same(i["name"], path)]
+                if infos and infos[0]["type"] == "directory":
+                    inside = self._list(system, f"{path.rstrip('/')}/x")
+                    infos = [info for info in inside if info["name"].endswith(suffixes)]
+        except Exception as error:  # remote file systems raise exceptions of their own
+            raise UserError(f"{url}: cannot be listed ({error_reason(error)})") from error
+        files = sorted((i for i in infos if i["type"] == "file"), key=lambda i: i["name"])
+        return {system.unstrip_protocol(i["name"]): (i["size"], _stamp(i)) for i in files}
+
+    def _list(self, system: Any, path: str) -> list[dict[str, Any]]:
+        """The entries of the folder that holds a path."""
+        folder = path.rstrip("/").rpartition("/")[0]
+        key = system.unstrip_protocol(folder)
+        if key not in self._entries:
+            try:
+                self._entries[key] = system.ls(folder, detail=True)
+            except FileNotFoundError:
+                self._entries[key] = []
+        return self._entries[key]
+
+
+def _same(left: str, right: str) -> bool:
+    return left.strip("/") == right.strip("/")
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in _STAMPS if info.get(key)), "")
