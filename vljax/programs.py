@@ -28,7 +28,7 @@ from vljax.run import Prepared
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
 
-Take = Callable[[BatchStatistics, Bool[np.ndarray, " rows"]], None]
+Record = Callable[[BatchStatistics, Bool[np.ndarray, " rows"]], None]
 
 # The initialisation runs once, so it need not be fast. LLVM takes half the time at this level, and
 # the initial values are the same.
@@ -162,19 +162,19 @@ def hyper(prepared: Prepared) -> Hyper:
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
-def _nobody(account: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
-    """Where nobody asks what became of the examples."""
+def _ignore(batch: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
+    """Keeps no statistics."""
 
 
 def device_batches(
-    prepared: Prepared, step: int, take: Take = _nobody
+    prepared: Prepared, step: int, record: Record = _ignore
 ) -> Iterator[dict[str, jax.Array]]:
     """Training batches from a step on, sharded over the mesh; each process reads its own rows.
 
     Args:
       prepared: the run.
       step: the number of the first batch.
-      take: told what became of the examples, and which of them this process counts.
+      record: called with what became of the examples, and which of them this process counts.
     """
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
@@ -189,7 +189,7 @@ def device_batches(
             start_step=step,
             process_index=part,
             process_count=count,
-            on_batch=lambda account: take(account, own),
+            on_batch=lambda batch: record(batch, own),
         )
 
     for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):

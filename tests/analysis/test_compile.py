@@ -12,8 +12,8 @@ from vljax.analysis import compile as compiling
 from vljax.analysis import proposals
 from vljax.analysis.compile import compile_report, model_flops, needed_bytes
 from vljax.analysis.topologies import Topology
+from vljax.commands.compile import print_compiled
 from vljax.optim import AdamW
-from vljax.report import print_compiled
 from vljax.run import Run, prepare
 
 EIGHT = Topology("v5e:2x4", "tpu", "v5e", (2, 4))

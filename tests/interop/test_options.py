@@ -94,7 +94,9 @@ def test_the_vocabulary_of_clip_from_a_file(home, vocabulary, tmp_path, capsys):
     out, asked = tmp_path / "out", ["--format", "transformers", "--accept", "resize"]
     command = ["export", str(home / "w"), str(out), *asked]
     assert main(command) == 2
-    assert "built in and cannot be taken out; add --tokenizer FILE" in capsys.readouterr().err
+    assert (
+        "built in and cannot be written as a file; add --tokenizer FILE" in capsys.readouterr().err
+    )
     command += ["--tokenizer", str(vocabulary)]
     assert main(command) == 2
     assert "which repairs characters and HTML (ftfy); --accept text-cleaning" in (

@@ -129,7 +129,7 @@ def test_a_damaged_image_is_one_line(siglip, tmp_path):
     file.write_bytes(stream.getvalue().replace(b"IDAT", b"\0\1\2\3"))
     done = embed(out, "--images", file)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no image of ")
+    assert done.stderr.startswith("error: damaged, or not an image of ")
     assert len(done.stderr.splitlines()) == 1
 
 

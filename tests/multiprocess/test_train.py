@@ -13,7 +13,7 @@ import pytest
 from tests.multiprocess.conftest import news
 from tests.multiprocess.recipe import STEPS
 from tests.training.tiny import distance
-from vljax.training import accounting, metrics
+from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import complete_steps, saved_state
 
 COMMAND = ("train.py", "tests/multiprocess/recipe.py", "--workdir")
@@ -45,14 +45,14 @@ def assert_same(workdir: Path, reference: Path) -> None:
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for row, wanted in zip(found, expected, strict=True):
         assert row.keys() == wanted.keys()
-        for name in row.keys() - metrics.TIMED:
+        for name in row.keys() - metrics.TIMING_METRICS:
             exact = name.startswith(("retrieval/", "data/"))
             assert row[name] == (
                 wanted[name] if exact else pytest.approx(wanted[name], rel=METRICS)
             )
     assert found[-2]["data/rejected/too_many_pixels"] > 3
     bad = [
-        sorted(accounting.read(str(folder)), key=lambda row: (row["step"], row["index"]))
+        sorted(example_statistics.read(str(folder)), key=lambda row: (row["step"], row["index"]))
         for folder in (workdir, reference)
     ]
     assert bad[0] == bad[1]

@@ -1,10 +1,13 @@
-"""The arguments of `vljax import` and `vljax export`. Importing this file is cheap."""
+"""`vljax import` and `vljax export`. Importing this file is cheap."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
+from vljax.commands import recipe_arguments
+from vljax.commands.output import write_json
 from vljax.interop.formats import ACCEPTABLE, FORMATS
 from vljax.models.kernels.quantization import FORMS
 
@@ -88,3 +91,49 @@ def add(commands: Any) -> None:
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
+
+
+def run(name: str, parser: argparse.ArgumentParser, argv: list[str], prog: str) -> int:
+    """Runs `import` or `export`, prints the table of mapped arrays, and returns the exit status.
+
+    Raises:
+      UserError: for bad input.
+    """
+    asked, rest = parser.parse_known_args(argv)
+    recipe = None if name == "export" else asked.recipe
+    if recipe is None:
+        asked = parser.parse_args(argv)  # reports unknown arguments
+    # Nothing here needs an accelerator, and starting one takes time.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from vljax.commands.converted_table import print_converted
+    from vljax.interop.convert import export_model, import_model
+    from vljax.progress import shown
+
+    recipe_run = None
+    if recipe is not None:
+        recipe_run = recipe_arguments.load_run([recipe, *rest], f"{prog} {name}")
+    with shown(name, "{:,} of {:,} bytes", "bytes") as report:
+        if name == "import":
+            done = import_model(
+                asked.source,
+                asked.out,
+                recipe=recipe_run,
+                overwrite=asked.overwrite,
+                report=report,
+            )
+        else:
+            done = export_model(
+                asked.source,
+                asked.out,
+                asked.format,
+                dtype=asked.dtype,
+                quantize=asked.quantize,
+                accept=asked.accept,
+                vocabulary=asked.tokenizer,
+                overwrite=asked.overwrite,
+                report=report,
+            )
+    if asked.json != "-":
+        print_converted(done)
+    write_json(asked.json, done.as_dict())
+    return 0

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from vljax.config import UserError, suggest
-from vljax.evaluation.evaluator import Batch, Encode, ImageEmbeddings, embed_images, embed_texts
-from vljax.evaluation.metrics.ranking import embedding_ranks, recall_at_k
+from vljax.evaluation.evaluator import Batch, Encode, Evaluator
+from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot
 from vljax.host_process import enable_compilation_cache
 from vljax.interop.mapped_model import MappedModel, read_model
@@ -120,44 +120,15 @@ def _counted(encode: Encode, total: int, report: Report) -> Encode:
 def _measured(
     encode: Encode, one: TaskData, examples: NamedSet, batch_size: int
 ) -> dict[str, float]:
+    """The metrics of the task, by their names without the evaluator's prefix."""
+    evaluator: Evaluator = Retrieval(one.source, batch_size)
     if one.task == "imagenet":
         evaluator = ZeroShot(one.source, batch_size, templates=one.templates)
-        found = evaluator(encode, examples)
-        metrics = {key.removeprefix(f"{evaluator.prefix}/"): v for key, v in found.items()}
-        _all_readable(one, int(metrics["unreadable"]))
-        return metrics
-    every = np.ones(len(examples), bool)
-    images = embed_images(encode, examples, batch_size, where=every)
-    _all_readable(one, images.unreadable)
-    return retrieval(encode, examples, images, batch_size)
-
-
-def _all_readable(one: TaskData, unreadable: int) -> None:
-    if unreadable:
+    found = evaluator(encode, examples)
+    metrics = {key.removeprefix(f"{evaluator.prefix}/"): v for key, v in found.items()}
+    if unreadable := int(metrics["unreadable"]):
         raise UserError(
             f"{one.source.full_name}: {unreadable:,} images cannot be read; the published figures"
             " are of all"
         )
-
-
-def retrieval(
-    encode: Encode, examples: NamedSet, images: ImageEmbeddings, batch_size: int
-) -> dict[str, float]:
-    """Recall@1 with several captions per image, as in CLIP's paper and later work.
-
-    An image has to find any of its captions, a caption its image. Equal captions of two images
-    count as different texts.
-    """
-    captions = [examples.records.annotation(i).captions for i in images.index.tolist()]
-    image_of = np.repeat(np.arange(len(captions)), [len(of_one) for of_one in captions])
-    texts = embed_texts(encode, examples, [text for one in captions for text in one], batch_size)
-    own = np.arange(len(captions))
-    ranks = {
-        "image_to_text": embedding_ranks(
-            images.embedding, texts, own, image_of, similarity="cosine"
-        ),
-        "text_to_image": embedding_ranks(
-            texts, images.embedding, image_of, own, similarity="cosine"
-        ),
-    }
-    return {f"{name}/recall@1": recall_at_k(found, 1) for name, found in ranks.items()}
+    return metrics

@@ -29,7 +29,7 @@ bytes whatever the number of processes. Images pass as they are unless they are 
 another format. What was begun and interrupted goes on where it stopped."""
 
 
-def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Converts the source that arguments name, and says how to read the result.
 
     Args:
@@ -49,14 +49,14 @@ def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     options = _options(args, prog)
     if len(sources) > 1:
         raise UserError(f"convert one data set at a time, got {len(sources)}")
-    from vljax.data_tools.convert import run
+    from vljax.data_tools.convert.run import convert
     from vljax.progress import Display
 
     (source,) = sources
     with Display(source.full_name) as display:
         opening = display.stage("index", INDEXED_SHARDS)
         progress = display.stage("convert", "read {:,} of {:,} examples")
-        summary = run.convert(source, options, opening, progress)
+        summary = convert(source, options, opening, progress)
     result = {
         "out": options.out,
         "to": options.to,

@@ -36,7 +36,7 @@ In place of SOURCE, a recipe (configs/NAME.py, with --data.source ... behind it)
 sources, tokenizer and limit of pixels."""
 
 
-def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Looks through the sources that arguments name and prints tables of what is in them.
 
     Returns:

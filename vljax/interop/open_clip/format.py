@@ -1,6 +1,6 @@
 """Folders of open_clip: `open_clip_config.json` and `open_clip_model.safetensors`.
 
-Three layouts: CLIP with open_clip's own towers, the same with a text tower of its own name
+Three kinds of model: CLIP with open_clip's own towers, the same with parameters under `text.`
 (`custom_text`), and SigLIP with an image tower of timm.
 """
 
@@ -97,7 +97,7 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     }
 
     def write(out: Path, tensors: Any, progress: Any) -> Any:
-        return write_folder(out, WEIGHTS, tensors, progress)  # open_clip reads a single file
+        return write_folder(out, WEIGHTS, tensors, progress)  # open_clip cannot read shards
 
     mapped = _rules(head, image, name, custom=custom, bias=bias)
     return ExportPlan(mapped, {CONFIG: to_json(content), **files}, write)

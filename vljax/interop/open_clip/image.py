@@ -1,4 +1,4 @@
-"""`vision_cfg` and `preprocess_cfg` of open_clip, and our image tower and transforms."""
+"""`vision_cfg` and `preprocess_cfg` of open_clip, read and written as our ViT and transforms."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vljax.models.encoders import ViT
 from vljax.models.heads.embedding import Embedding
 from vljax.models.layers.blocks import TransformerConfig
 
-# What open_clip has and vljax has not, as it is without.
-_NOT_HERE: dict[str, Any] = {
+# Options of open_clip that vljax lacks, with the values that turn them off.
+_UNSUPPORTED: dict[str, Any] = {
     "ls_init_value": None,
     "attentional_pool": False,
     "pos_embed_type": "learnable",
@@ -35,15 +35,15 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read(fields: ForeignConfig, *, quick: bool) -> tuple[dict[str, Any], str]:
-    """The fields of our ViT, and how its embedding is projected."""
-    for name, value in _NOT_HERE.items():
+    """The fields of our ViT, and its projection in the embedding head."""
+    for name, value in _UNSUPPORTED.items():
         fields.must(name, value, value)
     if "timm_model_name" in fields:
         return _read_timm(fields)
     fields.must("pool_type", "tok", "tok")
     width, head_width = fields.get("width", 768), fields.get("head_width", 64)
     if not isinstance(fields.raw("layers", 12), int):
-        fields.fail("layers", "a list is a ResNet, which vljax has not")
+        fields.fail("layers", "a list means a ResNet, which vljax lacks")
     tower = {
         "image_size": fields.side("image_size", 224),
         "patch_size": fields.side("patch_size", 16),
@@ -74,7 +74,7 @@ def _read_timm(fields: ForeignConfig) -> tuple[dict[str, Any], str]:
 
 
 def read_layers(fields: ForeignConfig, *, quick: bool) -> dict[str, Any]:
-    """Activation and layer norm of one of open_clip's own towers."""
+    """The activation and layer norm fields of one of open_clip's own towers."""
     approximate = fields.part("act_kwargs").raw("approximate", "none")
     if approximate not in ("none", "tanh") or (quick and approximate != "none"):
         fields.fail("act_kwargs", f"approximate = {approximate!r} is unknown here")
@@ -97,14 +97,14 @@ def write_layers(tower: TransformerConfig) -> dict[str, Any]:
 
 
 def mlp_ratio(tower: TransformerConfig) -> float:
-    """The ratio from which `int(width * ratio)` gives our MLP size."""
+    """The ratio for which open_clip's `int(width * ratio)` gives our MLP size."""
     ratio = tower.mlp_dim / tower.width
-    # Rounding may leave the product a little below the whole number.
+    # Rounding may leave the product slightly below the integer.
     return ratio if int(tower.width * ratio) == tower.mlp_dim else ratio + 1e-6
 
 
 def write(tower: ViT, head: Embedding, issues: ExportIssues) -> tuple[dict[str, Any], bool]:
-    """`vision_cfg`, and whether the tower is one of timm."""
+    """`vision_cfg`, and whether the tower is one of timm's."""
     projection = head.projections.get("image")
     if tower.pooling == "map":
         issues.require(_TIMM, tower, "model.encoders.image")
@@ -146,7 +146,7 @@ def _write_timm(tower: ViT, projection: str, issues: ExportIssues) -> dict[str, 
 def read_preprocessing(
     fields: ForeignConfig, image: dict[str, Any]
 ) -> tuple[Resize, dict[str, Any]]:
-    """How images get their size, and how their pixels are normalised."""
+    """The resize transform, and our fields for pixel normalisation."""
     size = fields.side("size", image["image_size"])
     if size != image["image_size"]:
         fields.fail("size", f"is {size}, but the model is made for {image['image_size']} pixels")

@@ -14,33 +14,33 @@ from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, to_json
 from vljax.interop.transformers import tokenizer
 
-# All of open_clip's cleanings begin by repairing characters and HTML (ftfy).
+# Each of open_clip's cleanings first repairs characters and HTML (ftfy).
 _CLEANINGS = {"lower": "clip", "whitespace": "clip_whitespace", "canonicalize": "siglip_open_clip"}
 _NAMES = {ours: theirs for theirs, ours in _CLEANINGS.items()}
 _CLIP_CLEANINGS = {name: _CLEANINGS[name] for name in ("lower", "canonicalize")}
-"""Of CLIP's own tokenizer; ours is in lower case in any case."""
+"""The cleanings that work with CLIP's own tokenizer, which always lower-cases here."""
 
 
 @dataclass(frozen=True)
 class Ids:
-    """What a text tower needs to know of its tokenizer."""
+    """What `text_cfg` holds about a tokenizer."""
 
     eos_id: int
     pad_id: int
     vocab_size: int
     config: Mapping[str, Any]
-    """What `text_cfg` says about it."""
+    """Further fields of `text_cfg`."""
 
 
 @dataclass(frozen=True)
 class ReadTokenizer(Ids):
-    """The same of a tokenizer that was read."""
+    """The same, with the tokenizer that was read."""
 
     loaded: LoadedTokenizer
 
 
 def read(folder: Path, fields: ForeignConfig) -> ReadTokenizer:
-    """The tokenizer of a folder, from `text_cfg` and the files that stand there."""
+    """The tokenizer of a folder, from `text_cfg` and tokenizer files."""
     context = fields.get("context_length", 77)
     settings = fields.part("tokenizer_kwargs")
     fields.must("tokenizer_mode", None)
@@ -53,7 +53,7 @@ def read(folder: Path, fields: ForeignConfig) -> ReadTokenizer:
     found = tokenizer.read(folder, context)
     config = found.loaded.config
     if isinstance(config, SentencePiece) and cleaning != "siglip_open_clip":
-        # It would be followed by what a SiglipTokenizer does, which has no name here.
+        # A SiglipTokenizer cleans again; vljax has no cleaning for the other combinations.
         settings.fail("clean", "has to be 'canonicalize' with a SiglipTokenizer")
     vocabulary = tokenizer.vocabulary(found.loaded)
     loaded = dataclasses.replace(config, cleaning=cleaning).load_vocabulary(vocabulary)
@@ -61,10 +61,10 @@ def read(folder: Path, fields: ForeignConfig) -> ReadTokenizer:
 
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[Ids, dict[str, bytes]]:
-    """What `text_cfg` says about the tokenizer, and its files.
+    """The fields of `text_cfg` about the tokenizer, and the tokenizer's files.
 
     Raises:
-      UserError: if texts would not get the same ids there.
+      UserError: if texts would get other ids there.
     """
     config = trained.tokenizer.config
     tokenizer.check_framing(config, issues)
@@ -91,7 +91,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[Ids, dict[str, b
     eos, pad = written.ids["eos_token_id"], written.ids["pad_token_id"]
     assert eos is not None
     assert pad is not None
-    # open_clip reads the files of the folder whatever the name is, if there is one.
+    # open_clip reads the tokenizer from the folder whatever this name is.
     named: dict[str, Any] = {"hf_tokenizer_name": "local", "tokenizer_kwargs": {"clean": cleaning}}
     return Ids(eos, pad, trained.tokenizer.vocab_size, named), files
 

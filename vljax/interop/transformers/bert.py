@@ -1,4 +1,8 @@
-"""The names of BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019) in transformers."""
+"""Text towers of transformers: BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019).
+
+The models are `BertModel` and `RobertaModel`. `rules`, `check` and `adapted` also serve
+`Run.pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,11 @@ from vljax.models.encoders import TextTransformer
 PREFIXES = ("bert.", "roberta.")
 HEADS = r"(cls|lm_head|classifier|qa_outputs)\..*"
 IGNORED = (r"embeddings\.position_ids", HEADS)
-"""A table of 0, 1, 2, ..., and heads of the tasks that it was trained on."""
+"""A table of 0, 1, 2, ..., and heads for tasks, which import leaves out."""
 
 _POSITIONS = "embeddings.position_embeddings.weight"
-# What makes a text tower a BERT; the rest are sizes.
-_NAMES_FORM = {
+# Fields that are the same for all of these towers. Pretrained values allow any pooling.
+_PRETRAINED_FORM = {
     "post_norm": True,
     "embedding_norm": True,
     "causal": False,
@@ -33,8 +37,8 @@ _NAMES_FORM = {
 
 
 def check(name: str, encoder: TextTransformer, layout: str) -> None:
-    """Raises UserError if an encoder is none of a layout, "bert" or "roberta"."""
-    for field, wanted in _NAMES_FORM.items():
+    """Raises UserError if an encoder does not fit a layout, "bert" or "roberta"."""
+    for field, wanted in _PRETRAINED_FORM.items():
         if getattr(encoder, field) != wanted:
             path = f"model.encoders.{name}.{field}"
             raise UserError(f"{path}: must be {wanted} for weights of {layout}")
@@ -48,8 +52,8 @@ def rules(name: str, pooler: str | None = None) -> list[Rule]:
     """The rules of an encoder.
 
     Args:
-      name: of the encoder in the model.
-      pooler: our path of the pooler; None for none.
+      name: the encoder's name in the model.
+      pooler: our path of the pooler, or None.
     """
     here, there = f"{name}/blocks/{{i}}", "encoder.layer.{i}"
     made = [
@@ -76,7 +80,7 @@ def rules(name: str, pooler: str | None = None) -> list[Rule]:
 def adapted(
     tensors: Mapping[str, Tensor], encoder: TextTransformer, source: str
 ) -> dict[str, Tensor]:
-    """The tensors without the prefix of models with a head, and as many positions as are used.
+    """The tensors without the prefixes of task models, and only the positions that are used.
 
     Raises:
       UserError: if there are fewer positions than the encoder has.
@@ -90,7 +94,7 @@ def adapted(
         if count < context:
             most = count - encoder.position_offset
             raise UserError(
-                f"{source}: has {most} positions, and context_length is {encoder.context_length};"
+                f"{source}: has {most} positions, but context_length is {encoder.context_length};"
                 " make it smaller"
             )
         shape = (context, table.shape[1])
@@ -98,7 +102,7 @@ def adapted(
     return found
 
 
-# --- Text towers in transformers: `BertModel` and `RobertaModel` ----------------------------------
+# --- Folders ---
 
 _CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}
 KINDS = tuple(_CLASSES)
@@ -120,13 +124,13 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     config.must("position_embedding_type", "absolute", "absolute")
     tensors, notes = unprefixed(tensors, PREFIXES, HEADS)
     roberta = kind == "roberta"
-    # RoBERTa counts positions from behind the id of padding.
+    # RoBERTa numbers positions from the id of padding + 1.
     offset = config.get("pad_token_id", 1) + 1 if roberta else 0
     context = config.get("max_position_embeddings", 512) - offset
     tokenizer = texts.read(folder, context)
     pad = tokenizer.loaded.special.pad
     if roberta and pad + 1 != offset:
-        config.fail("pad_token_id", f"is {offset - 1}, and the tokenizer pads with {pad}")
+        config.fail("pad_token_id", f"is {offset - 1}, but the tokenizer pads with {pad}")
     encoder = TextTransformer(
         vocab_size=config.get("vocab_size", 50265 if roberta else 30522),
         context_length=context,
@@ -150,7 +154,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
 
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
+    """The rules, and all files except the arrays."""
     encoder, head, label = single_tower(trained, issues, "text", TextTransformer)
     kind, path = kind_of(encoder), "model.encoders.text"
     issues.require({**_FORM, "layer_scale": None}, encoder, path)
@@ -187,5 +191,5 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
 
 
 def kind_of(encoder: TextTransformer) -> str:
-    """The `model_type` that has such towers."""
+    """The `model_type` of such towers."""
     return "roberta" if encoder.position_offset else "bert"

@@ -35,13 +35,13 @@ _IMAGE = {
     "patch_bias": False,
 }
 _TEXT = {"causal": True, "pooling": "eos"}
-# Before version 4.31, configurations said 2 whatever the tokenizer had, and the model takes the
-# token with the highest id in place of the end token where they do.
+# Before version 4.31, configurations stated 2 whatever the tokenizer used. For such a configuration
+# the model pools at the token with the highest id, not at the end token.
 _OLD_EOS = 2
 
 
 def rules(head: str) -> list[Rule]:
-    """The names on both sides; `head` is that of our embedding head."""
+    """The rules of a CLIP; `head` is the name of our embedding head."""
     image = "vision_model.embeddings"
     positions = ("image/cls_position", "image/positions")
     return [
@@ -105,13 +105,13 @@ def _check_end(text: ForeignConfig, eos: int, vocab_size: int, tokens: int) -> N
     if eos != tokens - 1:
         text.fail(
             "eos_token_id",
-            f"is 2, so that transformers takes the token with the highest id, {tokens - 1}; but"
-            f" the tokenizer ends texts with id {eos}",
+            f"is 2, for which transformers pools at the highest id, {tokens - 1}; but the tokenizer"
+            f" ends texts with id {eos}",
         )
 
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
+    """The rules, and all files except the arrays."""
     image, text, head, name = two_towers(trained, issues)
     issues.require(_IMAGE, image, "model.encoders.image")
     issues.require(_TEXT, text, "model.encoders.text")
@@ -120,8 +120,8 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     tokenizer = texts.write(trained, issues, inputs=["input_ids", "attention_mask"])
     if tokenizer.ids["eos_token_id"] == _OLD_EOS:
         raise UserError(
-            "data.tokenizer: the end token has the id 2, with which transformers clip looks for the"
-            " token of the highest id instead; there is no way around it"
+            "data.tokenizer: the end token has the id 2, for which transformers clip pools at the"
+            " token with the highest id instead; train with another id for the end token"
         )
     projection = {"projection_dim": head.dim}
     config = {

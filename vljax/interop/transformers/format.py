@@ -1,4 +1,4 @@
-"""Folders of Hugging Face transformers, version 5: one file a kind of model."""
+"""Folders of Hugging Face transformers, version 5. Each `model_type` has a file here."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def _recognises(path: Path) -> bool:
     if not file.is_file():
         return False
     content = file.read_bytes()
+    # A damaged file is recognised too, so that reading it fails with an error about the damage.
     return b'"model_type"' in content or not _is_json(content)
 
 
 def _is_json(content: bytes) -> bool:
-    """A damaged configuration is better named than the folder taken for nothing."""
     try:
         json.loads(content)
     except ValueError:
@@ -66,7 +66,7 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
 
 
 def _family(trained: TrainedModel) -> tuple[str, Any]:
-    """The `model_type` that a model comes nearest to, and what writes it."""
+    """The closest `model_type`, and the function that writes it."""
     encoders = trained.run.model.encoders
     image, text = encoders.get("image"), encoders.get("text")
     if len(encoders) == 1 and isinstance(image, ViT):

@@ -46,11 +46,11 @@ _PROJECTIONS: Any = {"image": "none", "text": "affine"}
 
 
 def rules(head: str, patches: Change = CONVOLUTION) -> list[Rule]:
-    """The names on both sides.
+    """The rules of a SigLIP.
 
     Args:
       head: the name of our embedding head.
-      patches: how the patch embedding is laid out there.
+      patches: how the layout of the patch embedding changes.
     """
     image, pool = "vision_model.embeddings", "vision_model.head"
     packed = [f"image/pooling/attention/{name}" for name in ("query", "key", "value")]
@@ -112,23 +112,27 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
 
 
 def _notes(tokenizer: LoadedTokenizer) -> list[str]:
-    """Released SigLIPs read lower case, which transformers forgets without a SiglipTokenizer."""
+    """Warns if texts keep upper case.
+
+    Released SigLIPs were trained on lower case, but in transformers only a SiglipTokenizer
+    lower-cases.
+    """
     upper, lower = tokenizer(["A", "a"])[0]
     if np.array_equal(upper, lower):
         return []
     return [
-        "texts keep upper case, as in transformers; released SigLIPs were trained on lower case:"
-        " for one of them, lower texts first"
+        "texts keep upper case, as in transformers; released SigLIPs were trained on lower case, so"
+        " lower-case texts for them"
     ]
 
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
+    """The rules, and all files except the arrays."""
     image, text, head, name = two_towers(trained, issues)
     issues.require(_IMAGE, image, "model.encoders.image")
     issues.require(_TEXT, text, "model.encoders.text")
     issues.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
-    # Without an attention mask, since the model was trained to read padding.
+    # No attention mask, since the model is trained to read padding.
     tokenizer = texts.write(trained, issues, inputs=["input_ids"])
     config = {
         "architectures": ["SiglipModel"],

@@ -35,7 +35,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     patch, entries = vision.side("patch_size", 16), vision.get("num_patches", 256)
     side = math.isqrt(entries)
     if side**2 != entries:
-        vision.fail("num_patches", f"is {entries}, which is no square")
+        vision.fail("num_patches", f"is {entries}, which is not a square number")
     patchify, pixels = _read_processor(folder, patch)
     tower = NaFlexViT(
         image_size=side * patch,
@@ -63,7 +63,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
 
 
 def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]:
-    """How images become patches, and how their pixels are normalised."""
+    """The transform from images to patches, and our fields for pixel normalisation."""
     fields = images.processor(folder)
     kind = str(fields.raw("image_processor_type"))
     if not kind.startswith("Siglip2"):
@@ -76,7 +76,7 @@ def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]
 
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
+    """The rules, and all files except the arrays."""
     image, text, head, name = two_towers(trained, issues, NaFlexViT)
     assert isinstance(image, NaFlexViT)
     issues.require(_IMAGE, image, "model.encoders.image")
@@ -105,7 +105,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     }
     processor = _write_processor(trained.run.data.eval_transforms, image, issues)
     issues.notes.append(
-        "Siglip2Processor ignores what is saved, and takes 256 patches of 16 pixels and 64 tokens:"
+        "Siglip2Processor ignores the saved sizes, and uses 256 patches of 16 pixels and 64 tokens:"
         f" call it with patch_size={image.patch_size},"
         f" max_num_patches={processor['max_num_patches']}, max_length={text.context_length}"
     )

@@ -1,4 +1,4 @@
-"""Tokenizer files of transformers, and our tokenizers."""
+"""Tokenizer files of transformers, read as our tokenizers and written from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CLIP_NORMALIZER = {
 
 @dataclass(frozen=True)
 class ReadTokenizer:
-    """A tokenizer of ours that was made from files of transformers."""
+    """One of our tokenizers, made from files of transformers."""
 
     loaded: LoadedTokenizer
     eos_id: int
@@ -36,23 +36,23 @@ class ReadTokenizer:
 
 @dataclass(frozen=True)
 class WrittenTokenizer:
-    """What a folder of transformers holds of a tokenizer."""
+    """The tokenizer part of a folder of transformers."""
 
     ids: dict[str, int | None]
     """`pad_token_id`, `bos_token_id`, `eos_token_id`."""
     files: dict[str, Any] = field(default_factory=dict)
-    """Bytes, or what is to be JSON."""
+    """File contents by name: bytes, or data to write as JSON."""
 
 
 def read(folder: Path, context: int) -> ReadTokenizer:
     """The tokenizer of a folder.
 
     Args:
-      folder: with a `tokenizer.json`, or the `spiece.model` of a SiglipTokenizer.
-      context: tokens of a text.
+      folder: a folder with `tokenizer.json`, or with the `spiece.model` of a SiglipTokenizer.
+      context: the context length in tokens.
 
     Raises:
-      UserError: if it makes ids in a way that no tokenizer here does.
+      UserError: if vljax has no tokenizer that gives the same ids.
     """
     file = folder / "tokenizer_config.json"
     config = ForeignConfig(read_json(file), str(file))
@@ -69,13 +69,12 @@ def read(folder: Path, context: int) -> ReadTokenizer:
 def read_json_tokenizer(
     folder: Path, content: bytes, config: ForeignConfig, context: int
 ) -> ReadTokenizer:
-    """The tokenizer of a `tokenizer.json` whose content is given, framed as its template says.
+    """The tokenizer of a `tokenizer.json`, with the special tokens that its template adds.
 
-    Names of special tokens are those of `tokenizer_config.json`; BERT calls what begins and ends a
-    text cls and sep.
+    The names of special tokens come from `tokenizer_config.json`; BERT names them cls and sep.
 
     Raises:
-      UserError: if it puts anything else around a text than at most a token before and one behind.
+      UserError: if the template adds other tokens than one at the end and at most one in front.
     """
     file = folder / "tokenizer.json"
     aliases = {"pad": "pad_token", "eos": "sep_token", "bos": "cls_token"}
@@ -89,8 +88,8 @@ def read_json_tokenizer(
     around = tokenizer_json.added_around(content, str(file))
     if around.after != (names["eos"],) or around.before not in ((), (names["bos"],)):
         raise UserError(
-            f"{file}: puts {list(around.before)} before and {list(around.after)} behind a"
-            f" text; vljax has the end token ({names['eos']!r}) behind it, and at most"
+            f"{file}: adds {list(around.before)} before and {list(around.after)} after a"
+            f" text; vljax adds the end token ({names['eos']!r}) after it, and at most"
             f" {names['bos']!r} before it"
         )
     component = HuggingFace(
@@ -114,17 +113,17 @@ def _read_json(folder: Path, config: ForeignConfig, kind: str, context: int) -> 
     content = read_json(file)
     if kind == "CLIPTokenizer" and content.get("normalizer") != _CLIP_NORMALIZER:
         raise UserError(
-            f"{file}: its normalizer is not the one that a CLIPTokenizer applies in any case"
+            f"{file}: its normalizer differs from the one that a CLIPTokenizer always applies"
         )
     return read_json_tokenizer(folder, file.read_bytes(), config, context)
 
 
 def token_name(config: ForeignConfig, name: str) -> str | None:
-    """The name of a special token; None where there is none."""
+    """The name of a special token, or None."""
     token = config.raw(name)
     content = token.get("content") if isinstance(token, dict) else token
     if content is not None and not isinstance(content, str):
-        config.fail(name, f"{token!r} is no token")
+        config.fail(name, f"{token!r} is not a token")
     return content
 
 
@@ -157,7 +156,7 @@ def _pieces(file: Path) -> Any:
 
 
 def vocabulary(loaded: LoadedTokenizer) -> bytes:
-    """The content of the vocabulary file of a tokenizer."""
+    """The content of a tokenizer's vocabulary file."""
     return loaded.files()[str(loaded.vocabulary_file)]
 
 
@@ -173,13 +172,13 @@ def write(
 
     Args:
       trained: the checkpoint.
-      issues: is asked where something cannot be expressed.
-      inputs: what the model is given: "input_ids" and, if it reads one, "attention_mask".
-      cleaning: what the files have to do to texts; None for all that the checkpoint does.
-      bert_names: whether what begins and ends a text is called cls and sep, too.
+      issues: collects export issues.
+      inputs: the model's inputs: "input_ids" and, if it reads a mask, "attention_mask".
+      cleaning: the text cleaning to write into the files; by default the checkpoint's.
+      bert_names: whether to name the first and last token cls and sep as well.
 
     Raises:
-      UserError: if its texts would not get the same ids there.
+      UserError: if texts would get other ids there.
     """
     config = trained.tokenizer.config
     check_framing(config, issues)
@@ -201,7 +200,7 @@ def write(
             f"data.tokenizer.cleaning = {cleaning!r}, which repairs characters and HTML (ftfy)",
         )
     content = tokenizer_json.complete(content, special, config.context_length, cleaning)
-    # CLIP's padding here, 0, is "!"; behind the end token it changes nothing.
+    # CLIP pads with id 0 ("!") here; after the end token it has no effect, so it is not compared.
     cleaned, padding = cleaning != config.cleaning or repairs, not isinstance(config, Clip)
     tokenizer_json.compare(
         content, trained.tokenizer, issues.target, cleaned=cleaned, padding=padding
@@ -223,7 +222,7 @@ def write(
 
 
 def _pairs(trained: TrainedModel, issues: ExportIssues) -> tuple[bytes, Special]:
-    """The byte pairs of a tokenizer as the content of `tokenizer.json`, and its special tokens."""
+    """The vocabulary of a byte-pair tokenizer (a `tokenizer.json`), and its special tokens."""
     config = trained.tokenizer.config
     if isinstance(config, Clip):
         end = "<|endoftext|>"
@@ -236,7 +235,7 @@ def _pairs(trained: TrainedModel, issues: ExportIssues) -> tuple[bytes, Special]
 
 
 def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
-    """Raises UserError if texts are not ended, cut and padded as both towers there expect it."""
+    """Raises UserError unless texts end with a token, are cut before it, padded right."""
     field = "data.tokenizer"
     if not config.adds_eos:
         name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"
@@ -252,7 +251,7 @@ def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
 def _clip_vocabulary(trained: TrainedModel) -> bytes:
     if trained.vocabulary is None:
         raise UserError(
-            "data.tokenizer: the vocabulary of CLIP is built in and cannot be taken out; add"
+            "data.tokenizer: CLIP's vocabulary is built in and cannot be written as a file; add"
             " --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
         )
     try:
@@ -271,7 +270,7 @@ def _write_siglip(
     if cleaning != "canonical":
         issues.record(
             "text-cleaning",
-            f"data.tokenizer.cleaning = {cleaning!r}, its SiglipTokenizer lower-cases and"
+            f"data.tokenizer.cleaning = {cleaning!r}, while its SiglipTokenizer lower-cases and"
             " drops punctuation (canonical)",
         )
     from sentencepiece import SentencePieceProcessor

@@ -1,4 +1,8 @@
-"""The names of image towers in transformers: ViT (Dosovitskiy et al. 2021) and DINOv2."""
+"""Image towers of transformers: ViT (Dosovitskiy et al. 2021), DINOv2 (Oquab et al. 2023).
+
+The models are `ViTModel`, `Dinov2Model` and `Dinov2WithRegistersModel`. `rules` and `check` also
+serve `Run.pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ from vljax.models.encoders import ViT
 PREFIXES = ("vit.", "dinov2.", "dinov2_with_registers.")
 HEADS = r"(classifier|decoder)\..*"
 IGNORED = (HEADS,)
-"""Heads of the tasks that a tower was trained on."""
+"""Heads for tasks, which import leaves out."""
 
 FORM = {
     "pooling": "cls",
@@ -47,7 +51,7 @@ FORM = {
     "patch_bias": True,
     "post_norm": False,
 }
-"""What all of these towers are; the rest are sizes and options."""
+"""Fields that are the same for all of these towers."""
 _VIT = {
     "norms": ("layernorm_before", "layernorm_after"),
     "mlp": ("intermediate.dense", "output.dense"),
@@ -56,7 +60,7 @@ _DINOV2 = {"norms": ("norm1", "norm2"), "mlp": ("mlp.fc1", "mlp.fc2")}
 
 
 def check(name: str, encoder: ViT, layout: str) -> None:
-    """Raises UserError if an encoder is none of a layout, "vit" or "dinov2"."""
+    """Raises UserError if an encoder does not fit a layout, "vit" or "dinov2"."""
     form = {**FORM, **({} if layout == "dinov2" else {"layer_scale": None})}
     for field, wanted in form.items():
         if getattr(encoder, field) != wanted:
@@ -65,12 +69,12 @@ def check(name: str, encoder: ViT, layout: str) -> None:
 
 
 def rules(name: str, encoder: ViT, pooler: str | None = None) -> list[Rule]:
-    """The rules of an encoder: those of DINOv2 where it has layer scale, else of ViT.
+    """The rules of an encoder: of DINOv2 if it has layer scale, else of ViT.
 
     Args:
-      name: of the encoder in the model.
-      encoder: its form.
-      pooler: our path of the pooler; None for none.
+      name: the encoder's name in the model.
+      encoder: its configuration.
+      pooler: our path of the pooler, or None.
     """
     dinov2 = encoder.layer_scale is not None
     there = "embeddings"
@@ -120,7 +124,7 @@ def _blocks(here: str, names: dict[str, tuple[str, str]], encoder: ViT) -> list[
     ]
 
 
-# --- Image towers in transformers: `ViTModel`, `Dinov2Model` and `Dinov2WithRegistersModel` -------
+# --- Folders ---
 
 KINDS = ("vit", "dinov2", "dinov2_with_registers")
 _CLASSES = dict(zip(KINDS, ("ViTModel", "Dinov2Model", "Dinov2WithRegistersModel"), strict=True))
@@ -166,7 +170,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
 
 
 def _read_stack(config: ForeignConfig, *, dinov2: bool) -> dict[str, Any]:
-    """The sizes and the MLP; DINOv2's has a size that follows from a ratio."""
+    """The sizes of the stack. DINOv2 stores the MLP size as a ratio of the width."""
     fields = read_tower(config, activation="gelu", epsilon=1e-6 if dinov2 else 1e-12, text=False)
     if dinov2:
         gated = config.get("use_swiglu_ffn", False)
@@ -177,13 +181,13 @@ def _read_stack(config: ForeignConfig, *, dinov2: bool) -> dict[str, Any]:
 
 
 def _hidden(width: int, ratio: int, *, gated: bool) -> int:
-    """The hidden size of an MLP; one with a gate has two thirds, rounded up to a multiple of 8."""
+    """The hidden size of an MLP; a gated one has two thirds, rounded up to a multiple of 8."""
     hidden = int(width * ratio)
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
+    """The rules, and all files except the arrays."""
     encoder, head, label = single_tower(trained, issues, "image", ViT)
     kind = kind_of(encoder)
     path = "model.encoders.image"
@@ -223,14 +227,14 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
 
 
 def kind_of(encoder: ViT) -> str:
-    """The `model_type` that has such towers."""
+    """The `model_type` of such towers."""
     if encoder.layer_scale is None:
         return "vit"
     return "dinov2_with_registers" if encoder.registers else "dinov2"
 
 
 def _write_dinov2(encoder: ViT, kind: str, issues: ExportIssues) -> dict[str, Any]:
-    """What DINOv2 has in `config.json` beyond ViT, or in another form."""
+    """The fields of `config.json` that differ between DINOv2 and ViT."""
     path, gated = "model.encoders.image", encoder.activation == "swiglu"
     if encoder.table_size is not None:
         issues.require({"position_filter": _FILTERS[kind]}, encoder, path)

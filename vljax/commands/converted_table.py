@@ -1,4 +1,4 @@
-"""What an import or an export did, as a table."""
+"""The table that `vljax import` and `vljax export` print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vljax.interop.convert import Converted, Row
 
 
 def print_converted(converted: Converted) -> None:
-    """Prints what was mapped, the blocks of a tower as one."""
+    """Prints the mapping of parameters, with one row for all blocks of a tower."""
     table = Table(title=f"{converted.format_title}: {converted.out}", title_justify="left")
     for column in ("vljax", converted.format_title, "shape", "layout", "arrays"):
         table.add_column(column, overflow="fold", justify="right" if column == "arrays" else "left")

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from vljax.commands.check import print_placement
+from vljax.commands.output import format_bytes
 from vljax.parallel.placement import Placed
-from vljax.report import print_placement
-from vljax.report.text import in_bytes
 
 
 def row(path, shape=(768, 3072), split=None, unsplit=None, held=1024):
@@ -79,4 +79,4 @@ def test_what_could_not_be_split():
     ],
 )
 def test_bytes(count, said):
-    assert in_bytes(count) == said
+    assert format_bytes(count) == said

@@ -1,23 +1,57 @@
-"""What `vljax compile` says of a step on devices that are not there."""
+"""`vljax compile RECIPE --topology TOPOLOGY`: the training step compiled for absent devices."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vljax.analysis.compile import Report
-from vljax.report.text import in_bytes, say
+from vljax.commands.output import format_bytes, print_line, write_json
+from vljax.commands.recipe_arguments import load_run, take_option
+from vljax.config import UserError
+
+if TYPE_CHECKING:
+    from vljax.analysis.compile import Report
+
+Rows = Iterator[tuple[str, str]]
+
+
+def run(argv: list[str], json_path: str | None, prog: str) -> int:
+    """Runs the command; returns the exit status, 1 if the step does not fit the devices.
+
+    Raises:
+      UserError: for a bad recipe or topology.
+    """
+    from vljax.analysis.topologies import quiet_environment, topology
+
+    name, argv = take_option("--topology", "a name, such as v5e:4x4 or h100:8", argv)
+    if name is None and "--help" not in argv:
+        raise UserError(f"add --topology, such as: {prog} {argv[0]} --topology v5e:4x4")
+    target = topology(name or "v5e:4x4")
+    quiet_environment(os.environ)  # before JAX is imported
+    recipe = load_run(argv, prog)
+    from vljax.analysis.proposals import compile_or_propose
+
+    def report_progress(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    report = compile_or_propose(recipe, target, report_progress)
+    if json_path != "-":
+        print_compiled(argv[0], report)
+    write_json(json_path, report.as_dict())
+    return 0 if report.fits else 1
 
 
 def print_compiled(spec: str, report: Report) -> None:
-    """The report on standard output: what the program is, then what it is predicted to take."""
+    """Prints the size of the program, its collectives, and the predicted time of a step."""
     console = Console()
     verdict = "fits" if report.fits else "does not fit"
-    say(console, f"{spec} on {report.topology} ({report.accelerator}): {verdict}")
+    print_line(console, f"{spec} on {report.topology} ({report.accelerator}): {verdict}")
     table = Table(box=box.HORIZONTALS, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
@@ -27,14 +61,11 @@ def print_compiled(spec: str, report: Report) -> None:
         table.add_section()
     console.print(table)
     for note in report.notes:
-        say(console, f"note: {note}")
+        print_line(console, f"note: {note}")
     for row in report.proposals:
-        say(console, _proposal(row))
+        print_line(console, _proposal(row))
     if report.predicted_step_seconds is not None:
-        say(console, "Predictions are estimates of a cost model, not measurements.")
-
-
-Rows = Iterator[tuple[str, str]]
+        print_line(console, "Predictions are estimates of a cost model, not measurements.")
 
 
 def _program(report: Report) -> Rows:
@@ -54,10 +85,10 @@ def _memory(report: Report) -> Rows:
     for name in ("argument", "output", "alias", "temp"):
         size = getattr(report, f"{name}_bytes")
         if size is not None:
-            yield _BYTES[name], in_bytes(size)
+            yield _BYTES[name], format_bytes(size)
     if report.total_bytes is not None:
         total, memory = report.total_bytes, report.device_memory_bytes
-        of = f"{in_bytes(total)} of {in_bytes(memory)} ({total / memory:.0%})"
+        of = f"{format_bytes(total)} of {format_bytes(memory)} ({total / memory:.0%})"
         yield "on each device, in all", of
 
 
@@ -73,7 +104,7 @@ def _collectives(report: Report) -> Rows:
     for row in report.collectives or []:
         beside = row["overlapped_bytes"] / row["bytes"] if row["bytes"] else 0.0
         where = f"{row['kind']} over {' and '.join(row['axes'])}"
-        text = f"{row['count']:,}, {in_bytes(row['bytes'])}"
+        text = f"{row['count']:,}, {format_bytes(row['bytes'])}"
         yield where, text + (f", {beside:.0%} overlapped" if beside else "")
 
 
@@ -97,7 +128,7 @@ def _predicted(report: Report) -> Rows:
 
 
 def _proposal(row: dict[str, Any]) -> str:
-    needs = "unknown" if row["total_bytes"] is None else in_bytes(row["total_bytes"])
+    needs = "unknown" if row["total_bytes"] is None else format_bytes(row["total_bytes"])
     if not row["fits"]:
         return f"tried: {row['overrides']}: does not fit either ({needs})"
     takes = _duration(row["predicted_step_seconds"])

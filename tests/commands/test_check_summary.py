@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vljax import config
+from vljax.commands.check import print_summary, summarise
 from vljax.overrides import override
-from vljax.report import print_summary, summarise
 from vljax.run import Run, prepare
 
 RECIPE = Path(__file__).parents[2] / "configs" / "siglip_vit_b16.py"

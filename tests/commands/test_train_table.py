@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from vljax.commands.train import print_finished
 from vljax.launch import Finished
-from vljax.report import print_finished
 
 RETRIEVAL = "retrieval/builtin/test"
 METRICS = {
