@@ -13,14 +13,14 @@ from vljax.commands.data.inspection_table import amount, share, special, stateme
 from vljax.commands.output import format_bytes
 from vljax.data.images.decoding import read_header
 from vljax.data.records import Annotation, ExampleError
-from vljax.data_tools.inspection.inspect import How, Inspection
+from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail
 from vljax.web import Bars, Markup, bar_chart, element, heat_map, page, picture
 
 _LABELS = 40
 
 
-def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str:
+def inspection_page(found: Sequence[Inspection], how: InspectionOptions, pictures: int) -> str:
     """The file's content.
 
     Args:
@@ -39,7 +39,7 @@ def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str
     )
 
 
-def _section(number: int, inspection: Inspection, how: How, pictures: int) -> Markup:
+def _section(number: int, inspection: Inspection, how: InspectionOptions, pictures: int) -> Markup:
     result, sheet = inspection.result, Sheet(inspection, how.max_pixels)
     return element(
         "section",
