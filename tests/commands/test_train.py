@@ -33,7 +33,7 @@ def uninterrupted(call, tmp_path_factory):
 
 
 def comparable(result):
-    return {k: v for k, v in result.items() if k not in (*metrics.TIMED, "workdir")}
+    return {k: v for k, v in result.items() if k not in (*metrics.TIMING_METRICS, "workdir")}
 
 
 def test_it_leaves_everything_behind(uninterrupted):

@@ -1,10 +1,10 @@
 """200 training steps against open_clip's own (`make_trajectory.py` made the references).
 
-Measured, over both families, one device and the mesh of eight. In float64: 1.5e-14 in losses,
+Measured, over both families, one device and the mesh of eight. In float64: 1.5e-14 in issues,
 4.4e-14 in gradient norms (largest relative deviation of any step), 2.5e-12 in the biases of keys
 and 1.5e-15 in any other final array (relative L2). Attention does not depend on the biases of keys,
 so their gradients are rounding alone, which Adam divides by rounding plus epsilon. In float32, from
-the float64 reference: 7.1e-6 in losses (PyTorch 8.6e-6), 1.6e-5 in gradient norms (PyTorch 1.9e-5),
+the float64 reference: 7.1e-6 in issues (PyTorch 8.6e-6), 1.6e-5 in gradient norms (PyTorch 1.9e-5),
 4.7e-4 in the biases of keys and 6.8e-7 in any other array.
 
 The limit of the logit scale (log 100) is set on both sides, but these runs do not reach it.
@@ -197,7 +197,7 @@ def test_float32_drifts_as_little_as_pytorchs(family: str) -> None:
 def test_clipped_steps_differ_by_the_epsilon_of_pytorch() -> None:
     """PyTorch scales by max_norm / (norm + 1e-6), optax by max_norm / norm.
 
-    Measured: 7.9e-7 in losses, 1.7e-6 in norms. With PyTorch's formula in place of optax's the
+    Measured: 7.9e-7 in issues, 1.7e-6 in norms. With PyTorch's formula in place of optax's the
     first 12 steps agree to 7e-16.
     """
     for key, deviation in deviations(run("clip", "float64", "one", 1.0), "clip_clipped").items():

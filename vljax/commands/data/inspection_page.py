@@ -10,17 +10,17 @@ import numpy as np
 
 from vljax import __version__
 from vljax.commands.data.inspection_table import amount, share, special, statement
+from vljax.commands.output import format_bytes
 from vljax.data.images.decoding import read_header
 from vljax.data.records import Annotation, ExampleError
-from vljax.data_tools.inspection.inspect import How, Inspection
+from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail
-from vljax.report.text import in_bytes
 from vljax.web import Bars, Markup, bar_chart, element, heat_map, page, picture
 
 _LABELS = 40
 
 
-def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str:
+def inspection_page(found: Sequence[Inspection], how: InspectionOptions, pictures: int) -> str:
     """The file's content.
 
     Args:
@@ -39,7 +39,7 @@ def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str
     )
 
 
-def _section(number: int, inspection: Inspection, how: How, pictures: int) -> Markup:
+def _section(number: int, inspection: Inspection, how: InspectionOptions, pictures: int) -> Markup:
     result, sheet = inspection.result, Sheet(inspection, how.max_pixels)
     return element(
         "section",
@@ -227,7 +227,7 @@ class Sheet:
         else:
             first = about.first_caption[:_CHARACTERS]
             shown = picture(pixels, first or f"example {index}")
-            size = f"{header.width} x {header.height} {header.format}, {in_bytes(len(content))}"
+            size = f"{header.width} x {header.height} {header.format}, {format_bytes(len(content))}"
             facts = f"example {index}: {size}"
         captions = self._captions(about) if about else []
         notes = [element("span", reason, class_="warn")] if reason else []
@@ -270,7 +270,7 @@ def charts(result: Mapping[str, Any]) -> Markup:
         _chart("Image height, pixels", images.get("height"), _whole),
         _chart("Width / height", images.get("aspect_ratio"), _ratio),
         _chart("Megapixels", images.get("megapixels"), amount),
-        _chart("Image file", images.get("file_size"), lambda size: in_bytes(round(size))),
+        _chart("Image file", images.get("file_size"), lambda size: format_bytes(round(size))),
         _sizes(images.get("sizes")),
     ]
     return element("div", *(card for card in cards if card is not None), class_="cards")
