@@ -14,14 +14,14 @@ from vljax.commands.data.inspection_table import amount, share, special, stateme
 from vljax.commands.output import format_bytes
 from vljax.data.images.decoding import read_header
 from vljax.data.records import Annotation, ExampleError
-from vljax.data_tools.inspection.inspect import How, Inspection
+from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail
 from vljax.web import Markup, element, page, picture
 
 _LABELS = 40
 
 
-def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str:
+def inspection_page(found: Sequence[Inspection], how: InspectionOptions, pictures: int) -> str:
     """The file's content.
 
     Args:
@@ -40,7 +40,7 @@ def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str
     )
 
 
-def _section(number: int, inspection: Inspection, how: How, pictures: int) -> Markup:
+def _section(number: int, inspection: Inspection, how: InspectionOptions, pictures: int) -> Markup:
     result, sheet = inspection.result, Sheet(inspection, how.max_pixels)
     return element(
         "section",

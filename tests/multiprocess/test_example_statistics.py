@@ -4,7 +4,7 @@ import pytest
 
 from tests.multiprocess.conftest import news
 from tests.multiprocess.joined import joined
-from vljax.training import accounting
+from vljax.training import example_statistics
 
 SCRIPT = """
 import jax, numpy as np
@@ -13,11 +13,11 @@ from vljax.data.pipeline.batches import RejectedExample
 from vljax.parallel import rows
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding
-from vljax.training.accounting import Accounting
+from vljax.training.example_statistics import ExampleStatistics
 sharding = batch_sharding(make_mesh(MeshConfig(*MESH), jax.devices()))
-counted = rows.first_held(sharding, 8)
-parts = rows.own_parts(sharding, 8)
-counts = Accounting(WORKDIR, 0, LIMIT)
+counted = rows.counted_rows(sharding, 8)
+parts = rows.local_parts(sharding, 8)
+statistics = ExampleStatistics(WORKDIR, 0, LIMIT)
 for step in range(3):
     for part in parts.own:
         size = 8 // parts.total
@@ -27,12 +27,12 @@ for step in range(3):
             RejectedExample(row, "pets", "", 10 * step + part * size + row, "damaged", "why")
             for row in bad
         )
-        account = BatchStatistics(step, valid, ~valid, rejected)
-        counts.take(account, np.split(counted, parts.total)[part])
-    counts.check(step) if step == 2 else None
-    found = counts.settle(step + 1)
+        batch = BatchStatistics(step, valid, ~valid, rejected)
+        statistics.record(batch, np.split(counted, parts.total)[part])
+    statistics.check(step) if step == 2 else None
+    found = statistics.flush(step + 1)
 print(sorted(found.items()))
-counts.check(3)
+statistics.check(3)
 """
 
 
@@ -51,7 +51,7 @@ def test_each_row_is_counted_by_one_process(run, tmp_path, count, mesh):
     sums = {"decoded": 18.0, "rejected": 6.0, "rejected/damaged": 6.0, "repeated": 6.0}
     assert news(out[0]) == [str([(f"data/{name}", value) for name, value in sums.items()])]
     assert all(news(text) == ["[]"] for text in out[1:])
-    found = sorted((row["step"], row["index"]) for row in accounting.read(str(tmp_path)))
+    found = sorted((row["step"], row["index"]) for row in example_statistics.read(str(tmp_path)))
     assert found == [(1, 0), (1, 4), (2, 11), (2, 15), (3, 22), (3, 26)]
 
 

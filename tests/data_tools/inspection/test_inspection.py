@@ -10,7 +10,7 @@ from tests.data.samples import encoded, picture
 from vljax.data.images.decoding import read_header
 from vljax.data.records import REJECTION_KINDS, ExampleError, Records
 from vljax.data.tokenizers import Clip
-from vljax.data_tools.inspection.inspect import drawn, scan
+from vljax.data_tools.inspection.inspect import measure_all, sample_indices
 from vljax.data_tools.inspection.measure import OUTCOMES, Measurer, script_of
 from vljax.data_tools.inspection.summary import distribution
 from vljax.datasets import Builtin
@@ -66,12 +66,12 @@ def test_scripts(text, script):
 
 
 def test_a_draw_is_without_replacement_and_by_its_seed():
-    first = drawn(1000, 100, 1)
+    first = sample_indices(1000, 100, 1)
     assert len(set(first.tolist())) == 100
     assert (np.diff(first) > 0).all()
-    assert drawn(1000, 100, 1).tolist() == first.tolist()
-    assert drawn(1000, 100, 2).tolist() != first.tolist()
-    assert list(drawn(5, 9, 0)) == [0, 1, 2, 3, 4]
+    assert sample_indices(1000, 100, 1).tolist() == first.tolist()
+    assert sample_indices(1000, 100, 2).tolist() != first.tolist()
+    assert list(sample_indices(5, 9, 0)) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -92,10 +92,10 @@ def test_tokens_are_counted_as_they_are_encoded():
 def test_processes_measure_what_one_measures(monkeypatch):
     measurer = Measurer(Builtin("test").open(), None, 10**6, True)
     indices = range(0, 424, 2)
-    alone = scan(measurer, indices, 1, lambda done, total: None)
-    monkeypatch.setattr("vljax.data_tools.inspection.inspect._TRIED", -1)
+    alone = measure_all(measurer, indices, 1, lambda done, total: None)
+    monkeypatch.setattr("vljax.data_tools.inspection.inspect._TRIAL", -1)
     monkeypatch.setattr("vljax.data_tools.inspection.inspect._START", -1)
-    shared = scan(measurer, indices, 2, lambda done, total: None)
+    shared = measure_all(measurer, indices, 2, lambda done, total: None)
     assert shared.examples.tobytes() == alone.examples.tobytes()
     assert shared.captions.tobytes() == alone.captions.tobytes()
 
