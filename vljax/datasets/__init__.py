@@ -1,4 +1,9 @@
-"""Data sets that vljax makes itself: built-in clip art, composed scenes, stamps from a package."""
+"""Data sets that vljax makes itself, each a package with its source and its builder.
+
+- `builtin`: clip art that is part of vljax; its builder, data card and tokenizer.
+- `scenes`: scenes composed from the pictures of another data set, with boxes and questions.
+- `tuxpaint`: stamps that `vljax data build tuxpaint-stamps` makes from a Debian package.
+"""
 
 from vljax.datasets.builtin.source import Builtin
 from vljax.datasets.scenes.source import Scenes

@@ -1,4 +1,4 @@
-"""Data sets of this package's own form: `items.jsonl` beside `images.array_record`."""
+"""The storage format of the data sets here: `items.jsonl` beside `images.array_record`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _COVERED = ("index", "caption", "captions", "tags", "class")
 
 
 def read_items(content: bytes) -> list[Item]:
-    """The lines of an `items.jsonl`: what is known of each record of `images.array_record`."""
+    """Parse an `items.jsonl`: line i describes record i of `images.array_record`."""
     return [json.loads(line) for line in content.splitlines()]
 
 
 class ItemRecords(Records):
-    """Some of the items in a folder.
+    """Some items of a folder, such as one split.
 
-    Class names are those of all items, sorted, so that labels mean the same in each split.
+    Class names come from all items of the folder, so that labels mean the same in each split.
 
     Args:
       directory: the folder.
       items: all items of the folder.
-      chosen: those that belong to the opened data set.
-      annotate: captions and tags of an item.
-      content: what was read, for the identity.
+      chosen: the items to use.
+      annotate: returns captions and tags of an item.
+      content: content of `items.jsonl`, for the identity.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ItemRecords(Records):
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._items = chosen
         self._annotations = [Annotation(*annotate(item), labels[item["class"]]) for item in chosen]
-        # Annotations are more than a copy of the file: the same file may come to be read otherwise.
+        # Includes the annotations: a later version may read other annotations from the same file.
         self.identity = hashlib.sha256(content + repr(self._annotations).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class ItemRecords(Records):
     def other_columns(self, index: int) -> dict[str, Any]:
         item = self._items[index]
         columns = {key: value for key, value in item.items() if key not in _COVERED}
-        # An annotation has those of the languages that were asked for.
+        # The annotation has only the captions in the selected languages.
         return columns | ({"captions_by_language": item["captions"]} if "captions" in item else {})
 
     @functools.cached_property

@@ -7,12 +7,12 @@ from instant_clip_tokenizer import Tokenizer
 
 from tests.parity.strings import strings
 from vljax.data.tokenizers import Clip
-from vljax.data.tokenizers.clip_bpe import ClipWords
+from vljax.data.tokenizers.clip_bpe import ClipBpe
 
 
 @pytest.fixture(scope="module")
 def words():
-    return ClipWords.from_decode(Tokenizer().decode)
+    return ClipBpe.from_decode(Tokenizer().decode)
 
 
 def test_each_token_of_the_vocabulary_is_read_back(words):

@@ -4,7 +4,7 @@ from tests.data.samples import write_jsonl
 from vljax.config import UserError
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import HuggingFace
-from vljax.data.tokenizers.train import SMALLEST, captions, train_bpe
+from vljax.data.tokenizers.train import SMALLEST_VOCABULARY, cleaned_captions, train_bpe
 
 TEXTS = ["a photo of a cat", "a photo of a dog", "two dogs", "größe 日本 🐶"] * 5
 
@@ -31,15 +31,15 @@ def test_a_rare_pair_is_no_token():
 
 
 def test_a_vocabulary_without_room_for_all_bytes():
-    with pytest.raises(UserError, match=f"vocab_size: must be at least {SMALLEST}"):
-        train_bpe(TEXTS, SMALLEST - 1)
+    with pytest.raises(UserError, match=f"vocab_size: must be at least {SMALLEST_VOCABULARY}"):
+        train_bpe(TEXTS, SMALLEST_VOCABULARY - 1)
 
 
 def test_captions_are_cleaned_and_spread_over_the_data_set(tmp_path):
     rows = [{"captions": [f"Photo  {i}", " "]} for i in range(10)]
     records = JsonLines(write_jsonl(tmp_path, rows)).open()
-    assert list(captions(records, "lower")) == [[f"photo {i}"] for i in range(10)]
-    assert list(captions(records, "none", most=3)) == [
+    assert list(cleaned_captions(records, "lower")) == [[f"photo {i}"] for i in range(10)]
+    assert list(cleaned_captions(records, "none", most=3)) == [
         ["Photo  0", " "],
         ["Photo  3", " "],
         ["Photo  6", " "],

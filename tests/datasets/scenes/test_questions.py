@@ -11,7 +11,7 @@ from vljax.data.sources import JsonLines
 from vljax.datasets.scenes import content, questions
 from vljax.datasets.scenes.cutouts import collect
 
-SCENES = 2000
+SCENES = 1200
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def excess(pairs, chance):
 
 
 def asking_evenly(things):
-    return questions.Asking.evenly(content.repeat_odds(5), content.colour_odds(things))
+    return questions.QuestionRates.balanced(content.repeat_odds(5), content.colour_odds(things))
 
 
 def test_the_best_guess_from_the_text_alone_is_as_good_as_chance(things, scenes):
@@ -75,7 +75,7 @@ def test_the_best_guess_from_the_text_alone_is_as_good_as_chance(things, scenes)
 
 def test_the_guess_would_find_what_is_not_balanced(things, scenes):
     """Counts and colours are not equally frequent: asked about as they come, they are guessed."""
-    always = questions.Asking(
+    always = questions.QuestionRates(
         (1.0,) * 5, dict.fromkeys(("red", "green", "blue", "yellow", "white"), 1.0)
     )
     pairs = asked(scenes, always)
@@ -95,7 +95,7 @@ def test_the_stated_odds_are_those_of_scenes(things, scenes):
 
 
 def test_rare_colours_are_not_asked_about():
-    asking = questions.Asking.evenly([1.0], {"red": 0.5, "pink": 0.002, "blue": 0.1})
+    asking = questions.QuestionRates.balanced([1.0], {"red": 0.5, "pink": 0.002, "blue": 0.1})
     assert asking.colours == pytest.approx({"red": 0.2, "blue": 1.0})
 
 

@@ -14,7 +14,7 @@ from vljax.commands.data.arguments import (
 from vljax.config import UserError
 from vljax.data.records import Records
 from vljax.data.tokenizers.cleaning import Cleaning
-from vljax.data.tokenizers.train import captions, train_bpe
+from vljax.data.tokenizers.train import cleaned_captions, train_bpe
 from vljax.data_tools.source_arguments import parse_sources
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ in data.tokenizer.path and checkpoints carry with them."""
 _MEASURED = 10_000  # captions that the lengths are measured on
 
 
-def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Trains on the captions of the sources that arguments name, and says how to use the result.
 
     Args:
@@ -102,7 +102,7 @@ def _parser(prog: str) -> SourceParser:
 
 def _read(every: list[Records], args: argparse.Namespace) -> Iterator[list[str]]:
     for records in every:
-        yield from captions(records, args.cleaning, args.max_examples)
+        yield from cleaned_captions(records, args.cleaning, args.max_examples)
 
 
 class _Counted:

@@ -1,4 +1,4 @@
-"""The tokenizers a recipe can name; `Tokenizer` is the kind, the others its members."""
+"""The tokenizers that a recipe can name; `Tokenizer` is their base class."""
 
 from vljax.data.tokenizers.base import LoadedTokenizer, Tokenizer, load_tokenizer
 from vljax.data.tokenizers.clip import Clip

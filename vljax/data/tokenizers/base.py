@@ -1,4 +1,4 @@
-"""What a tokenizer is: the component in the recipe, and the loaded object that makes ids."""
+"""The base classes: `Tokenizer`, a component of recipes, and `LoadedTokenizer`, which makes ids."""
 
 from __future__ import annotations
 
@@ -21,41 +21,49 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Tokenizer(Component, abc.ABC):
-    """Text to ids. Members are frozen dataclasses; `load` reads the vocabulary."""
+    """Text to token ids. Subclasses are frozen dataclasses; `load` reads the vocabulary.
+
+    >>> from vljax.data.tokenizers import Clip
+    >>> ids, mask = Clip(context_length=6).load()(["a cat", "a very long text about a cat"])
+    >>> ids.tolist()
+    [[49406, 320, 2368, 49407, 0, 0], [49406, 320, 1070, 1538, 4160, 49407]]
+    >>> mask.sum(axis=1).tolist()
+    [4, 6]
+    """
 
     _: KW_ONLY
     context_length: int
-    """Ids per text; longer texts are cut, shorter ones padded."""
+    """Ids per text; longer texts are truncated, shorter ones padded."""
     cleaning: Cleaning
-    """What is done to a text first, see `vljax.data.tokenizers.cleaning`."""
+    """Text cleaning before tokenization, see `vljax.data.tokenizers.cleaning.clean`."""
     truncation: Literal["keep_eos", "cut"] = "keep_eos"
-    """Of a text that is too long, keep_eos keeps the end token and cuts before it; cut cuts the end
-    token off too, as generative models want it (`eos="yes"` in big_vision)."""
+    """How a text that is too long is truncated: "keep_eos" keeps the end token, "cut" removes it
+    too, as for generative models (`eos="yes"` in big_vision)."""
     padding_side: Literal["right", "left"] = "right"
-    """Where padding goes."""
+    """The side on which texts are padded."""
 
     @property
     @abc.abstractmethod
     def adds_bos(self) -> bool:
-        """Whether a token begins each text."""
+        """Whether each text begins with a begin token."""
 
     @property
     @abc.abstractmethod
     def adds_eos(self) -> bool:
-        """Whether a token ends each text that is not cut."""
+        """Whether each text that is not truncated ends with an end token."""
 
     @property
     def always_ends(self) -> bool:
-        """Whether a token ends every text, cut or not."""
+        """Whether every text, truncated or not, ends with an end token."""
         return self.adds_eos and self.truncation == "keep_eos"
 
     def load(self) -> LoadedTokenizer:
-        """Reads the vocabulary. Raises UserError if it is unset, missing or broken."""
+        """Read the vocabulary. Raises UserError if it is unset, missing or broken."""
         return self.load_vocabulary(self._read_vocabulary())
 
     @abc.abstractmethod
     def load_vocabulary(self, vocabulary: bytes) -> LoadedTokenizer:
-        """The tokenizer with the content of its vocabulary file. Raises UserError if broken."""
+        """Load from the content of a vocabulary file. Raises UserError if it is broken."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         least = 1 + self.adds_bos + self.adds_eos
@@ -73,7 +81,7 @@ class Tokenizer(Component, abc.ABC):
 
 @dataclass(frozen=True)
 class Special:
-    """Ids of special tokens; None where there is none."""
+    """Ids of special tokens; None for one that is not used."""
 
     pad: int
     eos: int | None
@@ -84,9 +92,9 @@ class LoadedTokenizer(abc.ABC):
     """Turns texts into ids of a fixed length. Safe to use from threads and to pickle.
 
     Attributes:
-      config: the component this was loaded from.
-      special: the ids of padding and of what begins and ends a text.
-      vocab_size: one more than the largest id.
+      config: the component that this was loaded from.
+      special: ids of padding, begin and end tokens.
+      vocab_size: the largest id plus 1.
     """
 
     vocabulary_file: str | None = None
@@ -103,32 +111,32 @@ class LoadedTokenizer(abc.ABC):
         return self.config.context_length
 
     def clean(self, text: str) -> str:
-        """The text after cleaning, from which the ids are made."""
+        """The cleaned text, which is what gets tokenized."""
         return _encodable(clean(text, self.config.cleaning))
 
     def __call__(
         self, texts: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
-        """Ids of `context_length`, and where they are tokens of the text (and not padding).
+        """Tokenize texts: ids of length `context_length`, and a mask that is False for padding.
 
-        Tokens that begin and end a text belong to it.
+        Begin and end tokens are part of the text.
         """
         length = self.context_length
         ids = np.full((len(texts), length), self.special.pad, np.int32)
         mask = np.zeros(ids.shape, bool)
         for row, text in enumerate(texts):
-            tokens = self._framed(self._encode(self.clean(text)))
+            tokens = self._add_special(self._encode(self.clean(text)))
             start = length - len(tokens) if self.config.padding_side == "left" else 0
             ids[row, start : start + len(tokens)] = tokens
             mask[row, start : start + len(tokens)] = True
         return ids, mask
 
     def count(self, text: str) -> int:
-        """The ids that a text needs so as not to be cut, with those that begin and end it."""
+        """The number of tokens of a text before truncation, with begin and end tokens."""
         return len(self._encode(self.clean(text))) + self.config.adds_bos + self.config.adds_eos
 
-    def _framed(self, tokens: list[int]) -> list[int]:
-        """Tokens between those that begin and end a text, at most `context_length` in all."""
+    def _add_special(self, tokens: list[int]) -> list[int]:
+        """Add begin and end tokens, and truncate to `context_length` in all."""
         start = [] if self.special.bos is None else [self.special.bos]
         end = [] if self.special.eos is None else [self.special.eos]
         room = self.context_length - len(start)
@@ -137,7 +145,7 @@ class LoadedTokenizer(abc.ABC):
         return [*start, *[*tokens, *end][:room]]
 
     def files(self) -> dict[str, bytes]:
-        """File name -> content: what `load_tokenizer` needs on another machine."""
+        """File name -> content of the files that `load_tokenizer` needs on another machine."""
         data = encode(self.config)
         if self.vocabulary_file is None:
             return {CONFIG_FILE: _to_bytes(data)}
@@ -146,7 +154,7 @@ class LoadedTokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]:
-        """All ids of a cleaned text, without those that begin and end it."""
+        """All ids of a cleaned text, without begin and end tokens."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.config, self._vocabulary)
@@ -157,7 +165,7 @@ def _rebuild(config: Tokenizer, vocabulary: bytes) -> LoadedTokenizer:
 
 
 def _encodable(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    """Replace lone surrogates: JSON may contain them, UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -166,7 +174,7 @@ def _encodable(text: str) -> str:
 
 
 def load_tokenizer(directory: str) -> LoadedTokenizer:
-    """The tokenizer that `LoadedTokenizer.files` describes, from a local or remote folder.
+    """Load the tokenizer whose `LoadedTokenizer.files` are in a local or remote folder.
 
     Raises:
       UserError: if a file is missing or broken.
@@ -178,7 +186,7 @@ def load_tokenizer(directory: str) -> LoadedTokenizer:
     except ValueError as error:
         raise UserError(f"{file}: not a saved tokenizer ({error})") from error
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        # Only a name is stored: a path that points elsewhere was not written by us.
+        # Only a name was stored. Ignoring folders keeps a crafted file from reading elsewhere.
         data["path"] = join(str(directory), Path(data["path"]).name)
     config: Tokenizer = decode(Tokenizer, data, "tokenizer")
     return config.load()
@@ -188,22 +196,19 @@ def _to_bytes(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-# --- Telling vocabulary files apart, for messages -------------------------------------------------
-
-
 def not_a(wanted: str, path: str | None, content: bytes, error: object) -> UserError:
-    """The error for a file that is no `wanted`: it says what the file is, and what to do.
+    """The error for a broken or wrong vocabulary file: it names what the file is, and the remedy.
 
     Args:
-      wanted: what the file was read as, such as "tokenizer.json".
-      path: the file.
-      content: what is in it.
-      error: what the library said.
+      wanted: the expected kind of file, such as "tokenizer.json".
+      path: path of the file.
+      content: content of the file.
+      error: the library's error.
     """
-    return UserError(f"{path}: not a {wanted}{_what_it_is(content) or f' ({error})'}")
+    return UserError(f"{path}: not a {wanted}{_recognised(content) or f' ({error})'}")
 
 
-def _what_it_is(content: bytes) -> str | None:
+def _recognised(content: bytes) -> str | None:
     if not content:
         return ": it is empty"
     if content.startswith(b"version https://git-lfs"):
@@ -211,13 +216,13 @@ def _what_it_is(content: bytes) -> str | None:
     if content.startswith(b"\x1f\x8b"):
         return ": it is compressed; unpack it with gunzip"
     if content.lstrip()[:1] == b"{":
-        return _which_json(content)
+        return _recognised_json(content)
     if content.startswith(b"\x0a") and b"<unk>" in content[:4096]:
         return ": it looks like a SentencePiece model; use --data.tokenizer sentencepiece"
     return None
 
 
-def _which_json(content: bytes) -> str | None:
+def _recognised_json(content: bytes) -> str | None:
     try:
         data = json.loads(content)
     except ValueError as error:

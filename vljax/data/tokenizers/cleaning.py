@@ -1,4 +1,7 @@
-"""Text cleaning, as the published models were trained with."""
+"""Text cleaning of the published models.
+
+Exported programs contain a copy of this file, so it imports nothing from vljax.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,26 @@ _ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def clean(text: str, cleaning: Cleaning) -> str:
-    """The text as it is given to a tokenizer.
+    """Clean a text before tokenization.
+
+    >>> clean("  A CAT &amp; a dog! ", "clip")
+    'a cat & a dog!'
+    >>> clean("  A CAT &amp; a dog! ", "siglip")
+    'a cat amp a dog'
 
     Args:
       text: any text.
-      cleaning: "none"; "whitespace" (each run of white space becomes one space, ends stripped);
-        "lower" (that, in lower case); "ascii_lower" (A to Z in lower case, as SigLIP 1 and 2 were
-        trained); "clip"; "clip_whitespace" (open_clip's for tokenizers of Hugging Face); "siglip"
-        (as big_vision evaluates them); "siglip_open_clip" (as open_clip trains and evaluates them);
-        "canonical" (the SiglipTokenizer of transformers).
+      cleaning: one of
+
+        - "none";
+        - "whitespace": each run of white space becomes one space, ends are stripped;
+        - "lower": the same, in lower case;
+        - "ascii_lower": A to Z in lower case, as SigLIP 1 and 2 were trained;
+        - "clip": as CLIP, and by default open_clip;
+        - "clip_whitespace": as open_clip with tokenizers of Hugging Face;
+        - "siglip": as big_vision evaluates SigLIP 1 and 2;
+        - "siglip_open_clip": as open_clip trains and evaluates SigLIP 1 and 2;
+        - "canonical": as the SiglipTokenizer of transformers.
     """
     return _FUNCTIONS[cleaning](text)
 
@@ -50,7 +64,7 @@ def _lower(text: str) -> str:
 
 
 def _ascii_lower(text: str) -> str:
-    """big_vision: `tokenize` of pp/ops_text.py, by tf.strings.lower, which knows ASCII only."""
+    """big_vision: `tokenize` of pp/ops_text.py, with tf.strings.lower, which knows ASCII only."""
     return text.translate(_ASCII_LOWER)
 
 
@@ -65,9 +79,9 @@ def _clip(text: str) -> str:
 def _siglip(text: str) -> str:
     """big_vision: evaluators/proj/image_text/prompt_engineering.py, `canonicalize_text`.
 
-    Underscores become spaces, ASCII punctuation goes. The SiglipTokenizer of transformers differs
-    in one thing: it drops underscores like other punctuation. big_vision trained on texts that
-    were only lower-cased (`ascii_lower`) and canonicalized the prompts of its evaluations.
+    Replaces underscores by spaces and removes ASCII punctuation. The SiglipTokenizer of
+    transformers removes underscores too. big_vision trained on texts that were only lower-cased
+    (`ascii_lower`) and canonicalized the prompts of its evaluations.
     """
     return _lower(text.replace("_", " ").translate(_NO_PUNCTUATION))
 
@@ -78,11 +92,8 @@ def _siglip_open_clip(text: str) -> str:
 
 
 def _repaired(text: str) -> str:
-    """Wrongly decoded characters and HTML entities put right; the latter are often escaped twice.
-
-    ftfy changes ASCII only at ampersands and control characters, and takes far longer to find that
-    out.
-    """
+    """Repair wrongly decoded characters and HTML entities, which are often escaped twice."""
+    # In ASCII, ftfy changes only ampersands and control characters, and takes far longer to see it.
     if text.isascii() and text.isprintable() and "&" not in text:
         return text
     import ftfy
@@ -98,8 +109,8 @@ def _clip_whitespace(text: str) -> str:
 def _canonical(text: str) -> str:
     """transformers: models/siglip/tokenization_siglip.py, `tokenize` and `canonicalize_text`.
 
-    SentencePiece's mark of a space comes before the text there, and hence before white space that
-    the text begins with, so that such a text keeps an empty word in front.
+    It puts SentencePiece's space mark before the text, and so before any leading white space: a
+    text with leading white space begins with an empty word.
     """
     kept = text.replace(_SPACE_MARK, " ").lower().translate(_NO_PUNCTUATION)
     words = _whitespace(kept)

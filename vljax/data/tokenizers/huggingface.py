@@ -12,26 +12,32 @@ from vljax.data.tokenizers.cleaning import Cleaning
 
 @dataclass(frozen=True)
 class HuggingFace(Tokenizer, name="huggingface"):
-    """A `tokenizer.json`.
+    """A `tokenizer.json` of the Hugging Face `tokenizers` library.
 
-    The file's own truncation, padding and special-token template are not used: the fields here say
-    all of it. Unknown characters become what the file says, and the name of a special token inside
-    a text becomes that token, as in the library.
+    The fields here replace the file's own truncation, padding and special-token template. The file
+    decides what unknown characters become. As in the library, the name of a special token inside a
+    text becomes that token.
+
+    >>> from vljax.recipes import BUILTIN_VOCABULARY
+    >>> tokenizer = HuggingFace(str(BUILTIN_VOCABULARY), context_length=5).load()
+    >>> ids, mask = tokenizer(["a cat"])
+    >>> tokenizer.special.pad, tokenizer.special.eos, mask.tolist()
+    (0, 1, [[True, True, True, False, False]])
     """
 
     path: str | None = setting(None, path=True)
-    """The `tokenizer.json`."""
+    """Path of the `tokenizer.json`, local or remote."""
     _: KW_ONLY
     context_length: int = 64
     """Ids per text."""
     pad_token: str = "<pad>"
     """Name of the padding token in the vocabulary."""
     eos_token: str | None = "</s>"
-    """Name of the token after each text; None for none."""
+    """Name of the end token of each text; None for none."""
     bos_token: str | None = None
-    """Name of the token before each text; None for none."""
+    """Name of the begin token of each text; None for none."""
     cleaning: Cleaning = "whitespace"
-    """What is done to a text first."""
+    """Text cleaning before tokenization."""
 
     @property
     def adds_bos(self) -> bool:
@@ -65,7 +71,7 @@ class LoadedHuggingFace(LoadedTokenizer):
             _id(tokenizer, config, "eos_token") if config.adds_eos else None,
             _id(tokenizer, config, "bos_token") if config.adds_bos else None,
         )
-        # Ids may have gaps, so their number says too little.
+        # Ids may have gaps, so the number of tokens would be too small.
         largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
         super().__init__(config, vocabulary, special, largest + 1)
 

@@ -15,25 +15,29 @@ from vljax.data.tokenizers.cleaning import Cleaning
 class SentencePiece(Tokenizer, name="sentencepiece"):
     """A SentencePiece `.model`.
 
-    Begin, end and unknown tokens are those of the model. Text that looks like one ("</s>") is text,
-    as in the library. The defaults are SigLIP's (`eos="sticky"` in big_vision's pp/ops_text.py),
-    which pads with id 1, the end token of its model; the cleaning is that of its evaluations,
-    training used "lower". SigLIP 2 (Gemma's model) and T5 pad with their model's own token.
+    Begin, end and unknown tokens are the model's own. As in the library, text that looks like one
+    ("</s>") stays text. The defaults are SigLIP's (`eos="sticky"` in big_vision's pp/ops_text.py),
+    which pads with id 1, the end token of its model. The default cleaning is that of SigLIP's
+    evaluations; its training used "ascii_lower". SigLIP 2 (Gemma's model) and T5 pad with their
+    model's own padding token.
+
+    >>> SentencePiece("gemma.model", pad_id=None, cleaning="ascii_lower").context_length  # SigLIP 2
+    64
     """
 
     path: str | None = setting(None, path=True)
-    """The `.model` file."""
+    """Path of the `.model` file, local or remote."""
     _: KW_ONLY
     context_length: int = 64
     """Ids per text."""
     pad_id: int | None = 1
-    """Id of padding; None for the model's own."""
+    """Id of padding; None for the model's padding token."""
     add_bos: bool = False
-    """Whether the model's begin token begins each text."""
+    """Whether each text begins with the model's begin token."""
     add_eos: bool = True
-    """Whether the model's end token ends each text."""
+    """Whether each text ends with the model's end token."""
     cleaning: Cleaning = "siglip"
-    """What is done to a text first."""
+    """Text cleaning before tokenization."""
 
     @property
     def adds_bos(self) -> bool:
@@ -61,7 +65,7 @@ class LoadedSentencePiece(LoadedTokenizer):
         from sentencepiece import SentencePieceProcessor
 
         try:
-            # Without the check an empty file loads, and fails much later.
+            # The library loads an empty file without an error, and fails much later.
             if not vocabulary:
                 raise RuntimeError("empty file")
             self._processor = SentencePieceProcessor(model_proto=vocabulary)
@@ -77,7 +81,7 @@ class LoadedSentencePiece(LoadedTokenizer):
 
 
 def _special(config: SentencePiece, processor: Any, size: int) -> Special:
-    """The ids that the config asks for. Raises UserError if the model has no such token."""
+    """The special ids of the config. Raises UserError if the model lacks one of the tokens."""
     if config.add_eos and processor.eos_id() < 0:
         raise UserError(
             f"data.tokenizer.add_eos: {config.path} has no end-of-sentence token; set it to False"

@@ -1,4 +1,4 @@
-"""Training a byte-pair encoding on a data set's own captions."""
+"""Train a byte-pair encoding on the captions of a data set."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from vljax.data.records import Records
 from vljax.data.tokenizers.cleaning import Cleaning, clean
 
 SPECIAL_TOKENS = ("<pad>", "</s>")
-"""The first ids: what `HuggingFace` pads and ends texts with by default."""
+"""The tokens of ids 0 and 1: the defaults of `HuggingFace` for padding and end."""
 
-SMALLEST = 256 + len(SPECIAL_TOKENS)
-"""Ids that any vocabulary has: the bytes, so that no text is unknown, and the special tokens."""
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+"""All bytes, so that every text can be encoded, and the special tokens."""
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> str:
-    """A byte-level BPE, the same for the same texts in any order.
+    """Train a byte-level BPE; the order of the texts does not matter.
+
+    >>> import json
+    >>> vocabulary = json.loads(train_bpe(["a cat", "a cat and a dog"], vocab_size=260))
+    >>> len(vocabulary["model"]["vocab"]), vocabulary["model"]["merges"]
+    (260, [['Ġ', 'a'], ['a', 't']])
 
     Args:
-      texts: cleaned as the tokenizer will clean.
-      vocab_size: ids at most; fewer come out where no pair of tokens is frequent enough.
+      texts: texts, cleaned as the tokenizer will clean them.
+      vocab_size: most ids; there are fewer if no pair of tokens is frequent enough.
       min_frequency: how often a pair must occur to become a token.
 
     Returns:
@@ -31,10 +36,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> 
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if vocab_size < SMALLEST:
+    if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
-            f"vocab_size: must be at least {SMALLEST} (256 bytes and {len(SPECIAL_TOKENS)} special "
-            f"tokens), got {vocab_size}"
+            f"vocab_size: must be at least {SMALLEST_VOCABULARY} (256 bytes and "
+            f"{len(SPECIAL_TOKENS)} special tokens), got {vocab_size}"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -51,15 +56,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> 
     return content + "\n"
 
 
-def captions(records: Records, cleaning: Cleaning, most: int | None = None) -> Iterator[list[str]]:
-    """The cleaned captions of each example, without reading an image.
+def cleaned_captions(
+    records: Records, cleaning: Cleaning, most: int | None = None
+) -> Iterator[list[str]]:
+    """The cleaned captions of each example; images are not read.
 
     Args:
       records: the opened data set.
-      cleaning: see `vljax.data.tokenizers.cleaning`.
-      most: examples at most, evenly spaced over the data set; None for all.
+      cleaning: see `vljax.data.tokenizers.cleaning.clean`.
+      most: most examples, evenly spaced over the data set; None for all.
     """
     count = len(records) if most is None else min(most, len(records))
     for number in range(count):
-        written = records.annotation(number * len(records) // count).captions
-        yield [text for text in (clean(caption, cleaning) for caption in written) if text]
+        captions = records.annotation(number * len(records) // count).captions
+        yield [text for text in (clean(caption, cleaning) for caption in captions) if text]

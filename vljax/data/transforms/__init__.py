@@ -1,4 +1,4 @@
-"""The transforms a recipe can name; `Transform` is the kind, the others its members."""
+"""The transforms that a recipe can name; `Transform` is their base class."""
 
 from vljax.data.transforms.base import Transform
 from vljax.data.transforms.colour import ColourJitter, Greyscale

@@ -1,4 +1,4 @@
-"""What a transform is."""
+"""The base class of transforms, and checks of their fields."""
 
 from __future__ import annotations
 
@@ -18,63 +18,68 @@ Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
 class Transform(Component, abc.ABC):
-    """A step from a record to an example. Members are frozen dataclasses.
+    """A step from a record to an example; subclasses are frozen dataclasses.
 
-    The first one is given `{"record": Record}`, and in training `step`: the `randomness.Step` that
-    the example is for, by which all examples of a batch can draw the same. Afterwards `image` is
-    uint8[height, width, 3] and `text` a string; after a scaled decode, `image` is a `JpegImage`
-    until the next transform on images. All other randomness comes from the generator that is passed
+    The first transform gets `{"record": Record}`, in training with `step`: the `randomness.Step` of
+    the batch, from which all examples of a batch can draw the same numbers. Later ones get `image`,
+    uint8[height, width, 3], and `text`, a string. After a scaled decode, `image` is a `JpegImage`
+    until the next transform of images. All other randomness comes from the generator that is passed
     in.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Invert(Transform):  # with name="invert", a recipe file can define its own
+    ...     def __call__(self, example, rng):
+    ...         return {**example, "image": 255 - example["image"]}
+    >>> Invert()({"image": np.full((1, 1, 3), 55, np.uint8)}, np.random.default_rng())["image"]
+    array([[[200, 200, 200]]], dtype=uint8)
     """
 
-    # What a transform does to `image` or `text`, so that a list can be checked before it runs.
+    # "image" or "text", if the transform makes it; a list is checked by it before it runs.
     provides: ClassVar[str | None] = None
 
-    # Whether `image` may be a file whose header only was read.
+    # Whether `image` may be a `JpegImage`: a file of which only the header was read.
     reads_undecoded: ClassVar[bool] = False
 
     @property
     def output_size(self) -> int | None:
-        """Height and width of the square images that come out, if this fixes them."""
+        """Height and width of the square images that come out; None if it does not fix them."""
         return None
 
     @property
     def image_lengths(self) -> dict[int, float]:
-        """The lengths that sequences of patches may have in training, and how likely each is.
-
-        Empty where an image is no sequence.
-        """
+        """Sequence lengths in training -> probability; empty if images are not sequences."""
         return {}
 
     def length_at(self, step: Step | None) -> int | None:
-        """The length of sequences in the batch of a step; without a step, that of evaluation."""
+        """Sequence length in the batch of a step (None: in evaluation); None if not a sequence."""
         return None
 
     def image_arrays(self, length: int | None = None) -> Arrays | None:
-        """What an image is afterwards, if this fixes it; by default in evaluation."""
+        """Arrays of an image afterwards, by default in evaluation; None if it does not fix them."""
         size = self.output_size
         return None if size is None else {"image": ((size, size, 3), np.dtype(np.uint8))}
 
     def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
-        """The arrays of an image that is not there: black."""
+        """The arrays of a black image, which stands in for one that cannot be used."""
         arrays = self.image_arrays(length) or {}
         return {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
     @property
     def makes(self) -> str | None:
-        """In words, what images are afterwards, if this fixes it."""
+        """What images are afterwards, in words; None if it does not fix that."""
         return None if self.output_size is None else f"images of {self.output_size} pixels"
 
     @abc.abstractmethod
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        """A new example. Raises ExampleError if the record cannot be used."""
+        """Return a new example. Raises ExampleError if the record cannot be used."""
 
 
 def image_transform(transforms: Sequence[Transform]) -> Transform:
-    """The one of a list that fixes what an image is in a batch: the last that can.
+    """The transform of a list that fixes the arrays of an image: the last that can.
 
     Raises:
-      UserError: if none does.
+      UserError: if there is none.
     """
     for transform in reversed(transforms):
         if transform.makes is not None:
@@ -83,24 +88,24 @@ def image_transform(transforms: Sequence[Transform]) -> Transform:
 
 
 def check_colour(field: str, colour: Colour) -> Iterator[tuple[str, str]]:
-    """A problem if a channel is outside 0..255."""
+    """Yield a problem if a channel is outside 0..255."""
     if not all(0 <= channel <= 255 for channel in colour):
         yield field, f"channels must be within 0 and 255, got {colour}"
 
 
 def check_probability(field: str, value: float) -> Iterator[tuple[str, str]]:
-    """A problem if the value is no probability."""
+    """Yield a problem if the value is not a probability."""
     if not 0 <= value <= 1:
         yield field, f"must be within 0 and 1, got {value}"
 
 
 def check_range(field: str, value: tuple[float, float]) -> Iterator[tuple[str, str]]:
-    """A problem if the two values are not positive and in order."""
+    """Yield a problem if the two values are not positive and in order."""
     if not 0 < value[0] <= value[1]:
         yield field, f"must be two positive numbers in order, got {value}"
 
 
 def check_size(field: str, value: int) -> Iterator[tuple[str, str]]:
-    """A problem if there would be no pixel."""
+    """Yield a problem if a size is below 1 pixel."""
     if value < 1:
         yield field, f"must be at least 1 pixel, got {value}"

@@ -16,22 +16,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ColourJitter(Transform, name="colour_jitter"):
-    """Changes brightness, contrast, saturation and hue in random order.
+    """Change brightness, contrast, saturation and hue in random order.
 
-    Each of the first three by a factor within `1 - value` and `1 + value`, hue by a share of the
-    colour circle within `-hue` and `hue`, as torchvision's ColorJitter does on Pillow images.
+    Each of the first three is multiplied by a factor within `1 - value` and `1 + value`; hue moves
+    by a fraction of the colour circle within `-hue` and `hue`. This is torchvision's ColorJitter on
+    Pillow images.
+
+    >>> grey = np.full((1, 1, 3), 100, np.uint8)
+    >>> jitter, rng = ColourJitter(brightness=0.5), np.random.default_rng(0)
+    >>> [int(jitter({"image": grey}, rng)["image"][0, 0, 0]) for _ in range(4)]
+    [51, 110, 131, 67]
     """
 
     brightness: float = 0.0
-    """Greatest change, 0..1."""
+    """Largest change of the factor, 0..1."""
     contrast: float = 0.0
-    """Greatest change, 0..1."""
+    """Largest change of the factor, 0..1."""
     saturation: float = 0.0
-    """Greatest change, 0..1."""
+    """Largest change of the factor, 0..1."""
     hue: float = 0.0
-    """Greatest shift, 0..0.5."""
+    """Largest shift, as a fraction of the colour circle, 0..0.5."""
     probability: float = 1.0
-    """How often anything changes at all."""
+    """Probability that the image is changed."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for field in ("brightness", "contrast", "saturation", "probability"):
@@ -65,17 +71,22 @@ def _shift_hue(image: Image.Image, share: float) -> Image.Image:
     from PIL import Image
 
     hue, saturation, value = image.convert("HSV").split()
-    # Unsigned bytes wrap around as the colour circle does; torchvision cuts the shift off.
+    # Unsigned bytes wrap around as the colour circle does; torchvision truncates the shift.
     shifted = np.asarray(hue) + np.uint8(int(share * 255) % 256)
     return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
 
 
 @dataclass(frozen=True)
 class Greyscale(Transform, name="greyscale"):
-    """Makes images grey, as torchvision's RandomGrayscale does on Pillow images (ITU-R 601)."""
+    """Make images grey, as torchvision's RandomGrayscale does on Pillow images (ITU-R 601).
+
+    >>> red = np.array([[[255, 0, 0]]], np.uint8)
+    >>> Greyscale(probability=1.0)({"image": red}, np.random.default_rng(0))["image"].tolist()
+    [[[76, 76, 76]]]
+    """
 
     probability: float = 0.1
-    """How often."""
+    """Probability of the change."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)

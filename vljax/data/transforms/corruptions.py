@@ -1,4 +1,4 @@
-"""Random changes that hide or blur what is seen."""
+"""Random corruptions of images: hidden rectangles, blur, noise."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ from vljax.data.transforms.base import (
 
 @dataclass(frozen=True)
 class Occlude(Transform, name="occlude"):
-    """Hides a random rectangle (random erasing, Zhong et al. 2017, algorithm 1).
+    """Hide a random rectangle (random erasing, Zhong et al. 2017, algorithm 1).
 
     The rectangle is drawn as torchvision's RandomErasing draws it: its area uniformly, its aspect
     ratio uniformly on a logarithmic scale, up to ten times until one is smaller than the image.
+
+    >>> white = np.full((10, 10, 3), 255, np.uint8)
+    >>> occlude = Occlude(probability=1.0, scale=(0.2, 0.2), ratio=(1.0, 1.0))
+    >>> int((occlude({"image": white}, np.random.default_rng(0))["image"] == 0).all(-1).sum())
+    16
     """
 
     probability: float = 0.5
-    """How often."""
+    """Probability of the change."""
     scale: tuple[float, float] = (0.02, 0.33)
-    """Least and greatest area as a share of the image."""
+    """Smallest and largest area as a fraction of the image."""
     ratio: tuple[float, float] = (0.3, 3.3)
-    """Least and greatest height / width."""
+    """Smallest and largest height / width."""
     fill: Literal["colour", "noise"] = "colour"
-    """One "colour", or "noise": each pixel's channels uniformly from 0..255."""
+    """"colour" fills with one colour; "noise" draws each channel of each pixel from 0..255."""
     colour: Colour = (0, 0, 0)
     """Red, green, blue of the rectangle, 0..255."""
 
@@ -68,15 +73,21 @@ class Occlude(Transform, name="occlude"):
 
 @dataclass(frozen=True)
 class Blur(Transform, name="blur"):
-    """Blurs by a Gaussian, as SimCLR does (Chen et al. 2020, appendix A).
+    """Blur with a Gaussian kernel, as SimCLR does (Chen et al. 2020, appendix A).
 
     The kernel ends at three standard deviations; the image is reflected at its edges.
+
+    >>> dot = np.zeros((5, 5, 3), np.uint8)
+    >>> dot[2, 2] = 255
+    >>> blur = Blur(probability=1.0, sigma=(1.0, 1.0))
+    >>> int((blur({"image": dot}, np.random.default_rng(0))["image"] > 0).all(-1).sum())
+    25
     """
 
     probability: float = 0.5
-    """How often."""
+    """Probability of the change."""
     sigma: tuple[float, float] = (0.1, 2.0)
-    """Least and greatest standard deviation, pixels, drawn uniformly."""
+    """Smallest and largest standard deviation, pixels, drawn uniformly."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)
@@ -97,12 +108,18 @@ class Blur(Transform, name="blur"):
 
 @dataclass(frozen=True)
 class Noise(Transform, name="noise"):
-    """Adds normal noise to each channel of each pixel, cut off at black and white."""
+    """Add normal noise to each channel of each pixel, clipped to 0..255.
+
+    >>> grey = np.full((100, 100, 3), 128, np.uint8)
+    >>> noise = Noise(probability=1.0, sigma=(5.0, 5.0))
+    >>> float(noise({"image": grey}, np.random.default_rng(0))["image"].std().round(1))
+    5.0
+    """
 
     probability: float = 0.5
-    """How often."""
+    """Probability of the change."""
     sigma: tuple[float, float] = (1.0, 10.0)
-    """Least and greatest standard deviation, levels of 255, drawn uniformly."""
+    """Smallest and largest standard deviation, in pixel values (0..255), drawn uniformly."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)

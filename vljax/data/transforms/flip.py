@@ -14,16 +14,23 @@ from vljax.data.transforms.base import Example, Transform, check_probability
 
 @dataclass(frozen=True)
 class Flip(Transform, name="flip"):
-    """Mirrors left and right, but no image whose text names a side.
+    """Mirror images left to right, except those whose text names a side.
 
-    The text is the one that was chosen before, otherwise every caption and tag of the record.
+    The text is the one that was chosen before; if none was, all captions and tags of the record.
+
+    >>> image = np.array([[[1, 1, 1], [2, 2, 2]]], np.uint8)
+    >>> flip, rng = Flip(probability=1.0), np.random.default_rng(0)
+    >>> flip({"image": image, "text": "a cat"}, rng)["image"][0, :, 0].tolist()
+    [2, 1]
+    >>> flip({"image": image, "text": "the cat on the left"}, rng)["image"][0, :, 0].tolist()
+    [1, 2]
     """
 
     probability: float = 0.5
-    """How often."""
+    """Probability of mirroring."""
     unless: tuple[str, ...] = ("left", "right")
-    """Words that name a side, in any case; add those of other languages. Without any, all images
-    are mirrored."""
+    """Words that name a side, upper or lower case; add those of other languages. If empty, all
+    images may be mirrored."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)

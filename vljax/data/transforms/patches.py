@@ -1,4 +1,4 @@
-"""Images of any aspect ratio as sequences of patches, within a budget."""
+"""Images of any aspect ratio as sequences of at most so many patches (NaFlex)."""
 
 from __future__ import annotations
 
@@ -20,25 +20,31 @@ _SCALE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Patchify(Transform, name="patchify"):
-    """Resizes an image to as many patches as a budget allows, nearly keeping its aspect ratio.
+    """Resize images to as many patches as fit into a sequence, nearly keeping the aspect ratio.
 
-    NaFlex (Tschannen et al. 2025, arXiv 2502.14786, section 2.4.2). In training the budget of a
-    batch is drawn from `lengths`, from the seed and the number of its step alone; evaluation has
-    the longest. Sequences are filled up to the budget with zeros. Comes after all that changes
-    pixels, and makes of `image`, by row, column and channel:
+    NaFlex (Tschannen et al. 2025, arXiv 2502.14786, section 2.4.2). In training, the sequence
+    length of a batch is drawn from `lengths`, by the seed and the number of the step alone;
+    evaluation uses the longest. Sequences are padded with zeros. All other transforms of images
+    come before it. It makes:
 
-    - `image`: uint8[length, patch_size * patch_size * 3], patches row by row;
+    - `image`: uint8[length, patch_size * patch_size * 3], patches row by row, each by row, column
+      and channel;
     - `image_mask`: bool[length], False for padding;
     - `image_positions`: int32[length, 2], row and column of each patch, 0 for padding;
     - `image_grid`: int32[2], the rows and columns of the image.
+
+    >>> image = np.zeros((32, 64, 3), np.uint8)
+    >>> patches = Patchify(16, lengths=(16,))({"image": image}, np.random.default_rng(0))
+    >>> patches["image"].shape, patches["image_grid"].tolist(), int(patches["image_mask"].sum())
+    ((16, 768), [3, 5], 15)
     """
 
     patch_size: int
     """Height and width of a patch, pixels."""
     lengths: tuple[int, ...] = (256,)
-    """Budgets in patches, the shortest first; each takes a compile of its own."""
+    """Sequence lengths, the shortest first; the step is compiled once for each."""
     weights: tuple[float, ...] = ()
-    """How often each is drawn, relative to the others; equally often where empty."""
+    """Relative frequency of each length; equal if empty."""
     interpolation: Interpolation = "bilinear"
     """The filter, always antialiased."""
 
@@ -78,7 +84,7 @@ class Patchify(Transform, name="patchify"):
 
     def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
         arrays = super().blank(length)
-        # A sequence without any token would leave attention nothing to attend to.
+        # Attention over a sequence without any token would divide by zero.
         arrays["image_mask"][0] = True
         arrays["image_grid"][:] = 1
         return arrays
@@ -96,7 +102,7 @@ class Patchify(Transform, name="patchify"):
 
 
 def patch_arrays(length: int, patch_size: int) -> Arrays:
-    """Name -> shape and type of what one image becomes."""
+    """Name -> shape and dtype of the arrays of one image."""
     return {
         "image": ((length, 3 * patch_size**2), np.dtype(np.uint8)),
         "image_mask": ((length,), np.dtype(bool)),
@@ -108,10 +114,11 @@ def patch_arrays(length: int, patch_size: int) -> Arrays:
 def sequence(
     image: UInt8[np.ndarray, "height width 3"], patch_size: int, length: int
 ) -> dict[str, np.ndarray]:
-    """An image of whole patches as `Patchify` describes it.
+    """Cut an image into patches and pad the sequence, see `Patchify`.
 
     Raises:
-      ValueError: if it has pixels left over, or more than `length` patches.
+      ValueError: if a side is not a multiple of `patch_size`, or there are more than `length`
+        patches.
     """
     rows, columns = image.shape[0] // patch_size, image.shape[1] // patch_size
     whole = image.shape[:2] == (rows * patch_size, columns * patch_size)
@@ -133,16 +140,20 @@ def sequence(
 
 @functools.lru_cache(maxsize=2**14)
 def grid_within(height: int, width: int, patch_size: int, budget: int) -> tuple[int, int]:
-    """Rows and columns of patches for an image: at least one each, their product in the budget.
+    """Rows and columns of patches for an image: at least one each, at most `budget` patches.
 
-    Both sides are scaled alike, as far as the budget allows, and then rounded up to whole patches.
-    The scale is found by bisection up to 100 and within 1e-5, as Siglip2's image processor in
-    transformers does, since another way would at times choose another grid.
+    Both sides are scaled by the largest factor that the budget allows, and rounded up to whole
+    patches. The factor is found by bisection up to 100 and within 1e-5, as the image processor of
+    Siglip2 in transformers does: a closed form would choose another grid for some images.
+
+    >>> grid_within(height=333, width=500, patch_size=16, budget=256)
+    (13, 19)
 
     Args:
-      height, width: of the image, pixels.
-      patch_size: pixels.
-      budget: patches, at least 1.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      patch_size: height and width of a patch, pixels.
+      budget: most patches, at least 1.
     """
 
     def grid(scale: float) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""RandAugment: a few operations out of many, all equally strong."""
+"""RandAugment: a few random operations of the same strength."""
 
 from __future__ import annotations
 
@@ -17,22 +17,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RandAugment(Transform, name="rand_augment"):
-    """Applies some random operations one after the other (Cubuk et al. 2019, arXiv 1909.13719).
+    """Apply random operations one after the other (Cubuk et al. 2019, arXiv 1909.13719).
 
     The operations, their ranges and their arithmetic are those of torchvision's RandAugment on
-    Pillow images. None of them mirrors.
+    Pillow images. None of them mirrors the image.
+
+    >>> image = np.arange(75, dtype=np.uint8).reshape(5, 5, 3)
+    >>> augment = RandAugment(operations=2, magnitude=9)
+    >>> changed = augment({"image": image}, np.random.default_rng(0))["image"]
+    >>> changed.shape, bool((changed != image).any())
+    ((5, 5, 3), True)
     """
 
     operations: int = 2
-    """How many, with repetition."""
+    """How many operations, drawn with repetition."""
     magnitude: int = 9
-    """How strong, from 0 up to `bins - 1`."""
+    """Strength of the operations, 0 to `bins - 1`."""
     bins: int = 31
-    """Number of strengths."""
+    """Number of strengths that the range of an operation is divided into."""
     interpolation: Literal["nearest", "bilinear"] = "nearest"
-    """Of sheared, shifted and rotated images."""
+    """Interpolation of sheared, shifted and rotated images."""
     fill: Colour = (0, 0, 0)
-    """Red, green, blue of what comes in from outside, 0..255."""
+    """Red, green, blue of pixels that come from outside the image, 0..255."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_colour("fill", self.fill)
@@ -54,19 +60,19 @@ class RandAugment(Transform, name="rand_augment"):
         return {**example, "image": np.asarray(image)}
 
     def apply(self, image: Image.Image, name: str, sign: int = 1) -> Image.Image:
-        """One operation.
+        """Apply one operation.
 
         Args:
-          image: in RGB.
+          image: an RGB image.
           name: one of `OPERATIONS`.
-          sign: -1 for the other direction, for one of `SIGNED`.
+          sign: -1 reverses the direction of an operation in `SIGNED`.
         """
         if name in _MOVES:
             return self._moved(image, name, sign)
         return _CHANGES[name](image, sign * self._strength(*_RANGES.get(name, (0.0, 0.0))))
 
     def _strength(self, low: float, high: float) -> float:
-        # In float32, as torch.linspace: whole numbers must not fall just below themselves.
+        # In float32, as torch.linspace: in float64, whole numbers can come out slightly too small.
         return float(np.linspace(low, high, self.bins, dtype=np.float32)[self.magnitude])
 
     def _moved(self, image: Image.Image, name: str, sign: int) -> Image.Image:
@@ -76,7 +82,7 @@ class RandAugment(Transform, name="rand_augment"):
         if name == "Rotate":
             angle = sign * self._strength(0, 30)
             return image.rotate(angle, resampling, fillcolor=self.fill)
-        # x and y of the result to those of the image: x' = a x + b y + c, y' = d x + e y + f.
+        # Maps x, y of the result to the image: x' = a x + b y + c, y' = d x + e y + f.
         if name.startswith("Shear"):
             shear = sign * self._strength(0, 0.3)
             matrix = (1, shear, 0, 0, 1, 0) if name == "ShearX" else (1, 0, 0, shear, 1, 0)
@@ -108,7 +114,7 @@ def _posterized(image: Image.Image, dropped: float) -> Image.Image:
 def _solarized(image: Image.Image, threshold: float) -> Image.Image:
     from PIL import ImageOps
 
-    # Pillow compares with any number, its annotation knows integers only.
+    # Pillow compares with any number; only its type annotation demands an integer.
     return ImageOps.solarize(image, threshold)  # type: ignore[arg-type]
 
 

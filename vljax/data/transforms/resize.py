@@ -21,30 +21,37 @@ from vljax.data.transforms.base import (
     check_size,
 )
 
-# A long strip a few pixels wide is a small file that "shortest" would blow up without bound.
+# A very long strip a few pixels wide is a small file that "shortest" would enlarge without bound.
 _MAX_RESIZED_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
 class Resize(Transform, name="resize"):
-    """Makes a square image of the whole picture."""
+    """Resize images to a square.
+
+    >>> image = np.zeros((40, 80, 3), np.uint8)
+    >>> resize, rng = Resize(20, mode="pad", background=(9, 9, 9)), np.random.default_rng(0)
+    >>> resized = resize({"image": image}, rng)["image"]
+    >>> resized.shape, resized[:, 0, 0].tolist()  # 20 x 10 pixels in the middle
+    ((20, 20, 3), [9, 9, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9, 9])
+    """
 
     size: int
     """Height and width, pixels."""
     mode: Literal["squash", "shortest", "pad"] = "squash"
     """"squash" ignores the aspect ratio (SigLIP); "shortest" resizes the shortest side to `size`
-    and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size` and centres
-    the rest on `background`."""
+    and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size` and pads with
+    `background` on both sides."""
     interpolation: Interpolation = "bicubic"
     """The filter, see `vljax.data.images.resampling.resample`."""
     antialias: bool = True
-    """Whether the filter widens when the image shrinks, as Pillow's does. big_vision's `resize` op
-    does not by default, and is bilinear."""
+    """Whether the filter widens when the image shrinks, as Pillow's does. The `resize` op of
+    big_vision does not antialias by default, and is bilinear."""
     background: Colour = (255, 255, 255)
     """Red, green, blue of the padding, 0..255."""
     centre: Literal["round", "floor"] = "round"
-    """Where the crop of "shortest" lies when it cuts off an odd number of pixels: "round" to even,
-    as torchvision and open_clip do, or "floor", as transformers does."""
+    """How "shortest" halves an odd number of pixels to crop: "round" to even, as torchvision and
+    open_clip do, or "floor", as transformers does."""
 
     reads_undecoded = True
 
@@ -56,7 +63,7 @@ class Resize(Transform, name="resize"):
         yield from check_size("size", self.size)
         yield from check_colour("background", self.background)
         if self.interpolation == "area" and not self.antialias:
-            yield "antialias", "must be True with interpolation area, which is made of means"
+            yield "antialias", "must be True with interpolation area, which averages pixels"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
@@ -79,7 +86,7 @@ class Resize(Transform, name="resize"):
         whole = Box(0, 0, *image.shape[:2])
         if self.antialias:
             return cut(image, whole, height, width, self.interpolation)
-        # Without antialiasing the pixels between are left out, so none may be missing.
+        # Without antialiasing the result samples single pixels, so the image is decoded in full.
         pixels = cut(image, whole, *image.shape[:2])
         return resample(pixels, height, width, self.interpolation, antialias=False)
 
@@ -101,9 +108,13 @@ def _resized_shape(height: int, width: int, size: int, mode: str) -> tuple[int, 
 
 @dataclass(frozen=True)
 class CentreCrop(Transform, name="centre_crop"):
-    """Cuts out the central square, a pixel nearer to the top left where it cannot be halved.
+    """Crop the central square; an odd margin is a pixel smaller at the top and left.
 
     After `Resize` to a larger size, it is the usual evaluation on ImageNet.
+
+    >>> image = np.zeros((5, 8, 3), np.uint8)
+    >>> CentreCrop(4)({"image": image}, np.random.default_rng(0))["image"].shape
+    (4, 4, 3)
     """
 
     size: int
@@ -128,10 +139,16 @@ class CentreCrop(Transform, name="centre_crop"):
 
 @dataclass(frozen=True)
 class RandomCrop(Transform, name="random_crop"):
-    """Resizes the shortest side and cuts out a random square of that size.
+    """Resize the shortest side, then crop a random square of that size.
 
     CLIP's "random square crop from resized images" (Radford et al. 2021, section 2.3): the square
-    moves along the longest side only, all places alike. Its centre is `Resize` with "shortest".
+    moves along the longest side only, uniformly. `Resize` with "shortest" crops its centre.
+
+    >>> image = np.zeros((40, 80, 3), np.uint8)
+    >>> image[:, 40:] = 255  # the right half is white
+    >>> crop, rng = RandomCrop(4), np.random.default_rng(0)
+    >>> [int(crop({"image": image}, rng)["image"].mean()) for _ in range(3)]
+    [250, 191, 127]
     """
 
     size: int
@@ -163,19 +180,26 @@ class RandomCrop(Transform, name="random_crop"):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Transform, name="random_resized_crop"):
-    """Cuts out a random rectangle and makes it square.
+    """Crop a random rectangle and resize it to a square.
 
     The rectangle is drawn as in Szegedy et al. 2015 and torchvision: its area uniformly, its
-    aspect ratio uniformly on a logarithmic scale; after ten that do not fit, the central rectangle
-    nearest to the allowed ratios.
+    aspect ratio uniformly on a logarithmic scale. After ten rectangles that do not fit, it is the
+    largest central one with an allowed ratio.
+
+    >>> crop = RandomResizedCrop(32, scale=(0.5, 1.0))
+    >>> crop.rectangle(100, 200, np.random.default_rng(0))  # top, left, height, width
+    (0, 33, 100, 133)
+    >>> image = np.zeros((100, 200, 3), np.uint8)
+    >>> crop({"image": image}, np.random.default_rng(0))["image"].shape
+    (32, 32, 3)
     """
 
     size: int
     """Height and width that come out, pixels."""
     scale: tuple[float, float] = (0.9, 1.0)
-    """Least and greatest area as a share of the image."""
+    """Smallest and largest area as a fraction of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Least and greatest width / height."""
+    """Smallest and largest width / height."""
     interpolation: Interpolation = "bicubic"
     """The filter, always antialiased; see `vljax.data.images.resampling.resample`."""
 
@@ -200,7 +224,7 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
     def rectangle(
         self, height: int, width: int, rng: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        """Top, left, height and width of a random part of an image, pixels."""
+        """Draw top, left, height and width of the rectangle in an image of this size, pixels."""
         for _ in range(10):
             area = height * width * rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))

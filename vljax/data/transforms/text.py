@@ -14,18 +14,26 @@ from vljax.data.transforms.base import Example, Transform, check_probability
 
 @dataclass(frozen=True)
 class ChooseText(Transform, name="choose_text"):
-    """Makes `text` from captions and tags; blank ones are never chosen."""
+    """Choose the `text` of an example from its captions and tags; blank ones are never chosen.
+
+    >>> from vljax.data.records import Record
+    >>> record = Record(captions=("a cat", "a sleeping cat"), image=b"", tags=("pet", "grey"))
+    >>> ChooseText("longest")({"record": record}, np.random.default_rng(0))["text"]
+    'a sleeping cat'
+    >>> ChooseText(tags=1.0)({"record": record}, np.random.default_rng(1))["text"]
+    'pet, grey'
+    """
 
     choice: Literal["first", "random", "longest", "all"] = "first"
-    """"first" caption, for evaluation, a "random" one, the "longest" (in characters, the first of
-    several), or "all" of them in order, as one text."""
+    """The "first" caption (for evaluation), a "random" one, the "longest" in characters (the first
+    of equals), or "all" of them in order, as one text."""
     tags: float = 0.0
-    """How often a random part of the tags stands in place of the caption; above 0, it does so
-    whenever there is no caption."""
+    """Probability that random tags replace the caption; above 0, they also do so whenever there is
+    no caption."""
     caption_and_tags: float = 0.0
-    """How often a random part of the tags follows the caption."""
+    """Probability that random tags follow the caption."""
     separator: str = ", "
-    """What stands between tags, and between captions."""
+    """Text between tags, and between captions."""
 
     provides = "text"
 
@@ -69,13 +77,17 @@ class ChooseText(Transform, name="choose_text"):
 
 @dataclass(frozen=True)
 class Prompt(Transform, name="prompt"):
-    """Puts the text into a template, for class names and tags that are no sentences."""
+    """Put the text into a template, for class names and tags that are not sentences.
+
+    >>> Prompt(("a photo of {}",))({"text": "a cat"}, np.random.default_rng(0))["text"]
+    'a photo of a cat'
+    """
 
     templates: tuple[str, ...] = ("a photo of {}",)
-    """Sentences, each with `{}` once, where the text goes; one is drawn each time. A single one is
-    fixed, as evaluation wants it."""
+    """Sentences with `{}` where the text goes; one is drawn for each example. For evaluation, give
+    one."""
     probability: float = 1.0
-    """How often; otherwise the text stays as it is."""
+    """Probability of using a template; otherwise the text stays as it is."""
 
     provides = "text"
 

@@ -1,6 +1,6 @@
-"""Trains the built-in tokenizer: `python -m vljax.datasets.builtin.vocabulary --out DIR`.
+"""Train the built-in tokenizer: `python -m vljax.datasets.builtin.vocabulary --out DIR`.
 
-A byte-level BPE over the captions, tags and class names of the training split.
+It is a byte-level BPE over the captions, tags and class names of the training split.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILE = HERE / "tokenizer.json"
 
 
 def texts(items: Path) -> Iterator[str]:
-    """What is written about the training examples, lower-cased as recipes clean it."""
+    """Captions, classes and tags of the training split, lower-cased as the recipes clean them."""
     for line in items.read_text().splitlines():
         item = json.loads(line)
         if item["split"] == "train":
@@ -30,7 +30,7 @@ def train(items: Path, vocab_size: int) -> str:
 
 
 def main() -> None:
-    """Writes `tokenizer.json`."""
+    """Write `tokenizer.json`."""
     parser = argparse.ArgumentParser(description="Trains the built-in tokenizer.")
     parser.add_argument("--items", type=Path, default=HERE / "items.jsonl", help="items.jsonl")
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write tokenizer.json to")

@@ -1,4 +1,4 @@
-"""What is behind the objects."""
+"""Draw the background of a scene."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from vljax.data.records import Records
 
 Pixels = UInt8[np.ndarray, "size size 3"]
 Colours = Float[np.ndarray, "2 3"]
-# Where between the two colours a pixel is: 0 for the first, 255 for the second.
-Share = UInt8[np.ndarray, "size size"]
+# Mixture of the two colours at each pixel: 0 is the first colour, 255 the second.
+Blend = UInt8[np.ndarray, "size size"]
 
 _TRIES = 8
-_LEAST_DISTANCE = 80  # between colours, of 442 from black to white
+_LEAST_DISTANCE = 80  # between RGB colours; black and white are 442 apart
 
 
 @dataclass(frozen=True)
 class Background:
-    """What was drawn about a background."""
+    """A background before it is painted."""
 
     kind: str
     """Plain, shaded, striped, checked or mottled."""
     colours: Colours
-    """The two it is made of, 0..255."""
+    """Its two colours, 0..255."""
     key: int
-    """Of the random numbers for the rest."""
+    """Key of the random numbers for its pattern."""
 
     def paint(self, size: int) -> Pixels:
-        """The pixels, the same each time."""
+        """The pixels, the same for each call."""
         import cv2
 
-        share = _KINDS[self.kind](self._generator(), size)
+        blend = _KINDS[self.kind](self._generator(), size)
         first, second = self.colours
         steps = np.linspace(first, second, 256).astype(np.uint8)
-        return np.asarray(cv2.applyColorMap(share, steps[:, None]))
+        return np.asarray(cv2.applyColorMap(blend, steps[:, None]))
 
     def part_of(self, records: Records, size: int) -> Pixels:
-        """A square part of a picture instead. Raises ExampleError if it cannot be decoded."""
+        """A random square part of a picture instead. Raises ExampleError if it is damaged."""
         return _part_of_one(self._generator(), size, records)
 
     def _generator(self) -> np.random.Generator:
@@ -49,11 +49,11 @@ class Background:
 
 
 def draw(rng: np.random.Generator, objects: Float[np.ndarray, "objects 3"]) -> Background:
-    """A background from which objects stand out.
+    """Draw a background whose colours differ from those of the objects.
 
     Args:
-      rng: where the draws come from.
-      objects: mean colours of the objects.
+      rng: source of randomness.
+      objects: mean colours of the objects, 0..255.
     """
     kind = list(_KINDS)[int(rng.integers(len(_KINDS)))]
     palettes = rng.uniform(0, 255, (_TRIES, 2, 3))
@@ -67,7 +67,7 @@ def draw(rng: np.random.Generator, objects: Float[np.ndarray, "objects 3"]) -> B
 
 
 def _part_of_one(rng: np.random.Generator, size: int, records: Records) -> Pixels:
-    """At least half as high and wide as the largest square in it."""
+    """A square of a random picture, at least half as wide as the largest square in it."""
     import cv2
     from PIL import Image
 
@@ -85,27 +85,28 @@ def _part_of_one(rng: np.random.Generator, size: int, records: Records) -> Pixel
     return np.asarray(cv2.resize(part, (size, size), interpolation=kind))
 
 
-def _plain(rng: np.random.Generator, size: int) -> Share:
+def _plain(rng: np.random.Generator, size: int) -> Blend:
     return np.zeros((size, size), np.uint8)
 
 
-def _shaded(rng: np.random.Generator, size: int) -> Share:
-    along = _waves(rng, size)
+def _shaded(rng: np.random.Generator, size: int) -> Blend:
+    along = _distances(rng, size)
     low, high = along.min(), along.max()
     return ((along - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def _striped(rng: np.random.Generator, size: int) -> Share:
-    along = _waves(rng, size) + np.float32(2 * size)  # no stripe on both sides of 0
+def _striped(rng: np.random.Generator, size: int) -> Blend:
+    # The offset keeps distances positive: truncation to int would make a double stripe around 0.
+    along = _distances(rng, size) + np.float32(2 * size)
     return _alternate(along * np.float32(1 / (size * rng.uniform(0.04, 0.12))))
 
 
-def _checked(rng: np.random.Generator, size: int) -> Share:
-    places = np.arange(size) / (size * rng.uniform(0.06, 0.14))
-    return _alternate(np.floor(places)[:, None] + np.floor(places))
+def _checked(rng: np.random.Generator, size: int) -> Blend:
+    squares = np.floor(np.arange(size) / (size * rng.uniform(0.06, 0.14)))
+    return _alternate(squares[:, None] + squares)
 
 
-def _mottled(rng: np.random.Generator, size: int) -> Share:
+def _mottled(rng: np.random.Generator, size: int) -> Blend:
     import cv2
 
     cells = int(rng.integers(6, 20))
@@ -113,7 +114,7 @@ def _mottled(rng: np.random.Generator, size: int) -> Share:
     return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))
 
 
-_KINDS: dict[str, Callable[[np.random.Generator, int], Share]] = {
+_KINDS: dict[str, Callable[[np.random.Generator, int], Blend]] = {
     "plain": _plain,
     "shaded": _shaded,
     "striped": _striped,
@@ -122,14 +123,14 @@ _KINDS: dict[str, Callable[[np.random.Generator, int], Share]] = {
 }
 
 
-def _waves(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size"]:
-    """How far each pixel lies in a random direction, pixels."""
+def _distances(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size"]:
+    """Signed distance of each pixel from the origin along a random direction, pixels."""
     angle = rng.uniform(0, 2 * np.pi)
-    places = np.arange(size, dtype=np.float32)
+    pixels = np.arange(size, dtype=np.float32)
     cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return np.asarray(places[:, None] * sine + places * cosine)
+    return np.asarray(pixels[:, None] * sine + pixels * cosine)
 
 
-def _alternate(count: Float[np.ndarray, "size size"]) -> Share:
-    """The first colour where the whole part of a count is even, the second where it is odd."""
+def _alternate(count: Float[np.ndarray, "size size"]) -> Blend:
+    """The first colour where the integer part of a count is even, the second where it is odd."""
     return ((count.astype(np.int32) & 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Captions of a scene, with the phrases in them that speak of objects."""
+"""Write the captions of a scene, and mark the phrases in them that name objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from vljax.data.records import Phrase
 from vljax.datasets.scenes.content import Content
-from vljax.datasets.scenes.layout import DIRECTIONS, lies
 from vljax.datasets.scenes.names import NUMBERS, colour_words, with_article
 
 RELATIONS = {
@@ -16,19 +15,22 @@ RELATIONS = {
     "below": "below",
 }
 
+# A piece of a caption, and the objects that it names.
+Piece = tuple[str, tuple[int, ...]]
+
 
 def write(
     rng: np.random.Generator, content: Content, background: str
 ) -> tuple[tuple[str, ...], tuple[Phrase, ...]]:
-    """Captions and phrases.
+    """Write captions and phrases.
 
     The first caption names all objects, the second adds colours and the background, a third says
-    how two objects stand to each other, where that is clear.
+    where two objects are relative to each other, if that is clear.
     """
     order = rng.permutation(len(content.things)).tolist()
-    parts = [_all_of(content, kind, coloured=False) for kind in order]
-    coloured = [_all_of(content, kind, coloured=True) for kind in order]
-    texts = [_join(parts), _join(coloured) + ([(f" {background}", ())] if background else [])]
+    plain = [_name_objects(content, kind, coloured=False) for kind in order]
+    coloured = [_name_objects(content, kind, coloured=True) for kind in order]
+    texts = [_join(plain), _join(coloured) + ([(f" {background}", ())] if background else [])]
     related = _relation(rng, content)
     if related:
         texts.append(related)
@@ -43,11 +45,8 @@ def write(
     return tuple(captions), tuple(phrases)
 
 
-Piece = tuple[str, tuple[int, ...]]
-
-
-def _all_of(content: Content, kind: int, *, coloured: bool) -> Piece:
-    """ "two red apples", and which objects they are."""
+def _name_objects(content: Content, kind: int, *, coloured: bool) -> Piece:
+    """All objects of a kind, such as "two red apples"."""
     thing = content.things[kind]
     regions = tuple(i for i, item in enumerate(content.objects) if item.kind == kind)
     colours = {content.objects[i].cutout.colour for i in regions}
@@ -59,31 +58,21 @@ def _all_of(content: Content, kind: int, *, coloured: bool) -> Piece:
     return f"{NUMBERS[len(regions)]} {adjective}{thing.plural}", regions
 
 
-def _join(parts: list[Piece]) -> list[Piece]:
-    """ "a, b and c"."""
+def _join(pieces: list[Piece]) -> list[Piece]:
+    """Join pieces as in "a, b and c"."""
     joined: list[Piece] = []
-    for i, part in enumerate(parts):
+    for i, piece in enumerate(pieces):
         if i:
-            joined.append((" and " if i == len(parts) - 1 else ", ", ()))
-        joined.append(part)
+            joined.append((" and " if i == len(pieces) - 1 else ", ", ()))
+        joined.append(piece)
     return joined
 
 
 def _relation(rng: np.random.Generator, content: Content) -> list[Piece]:
-    """ "an apple above a cup", of two things that are there once."""
-    found = [
-        (i, direction, j)
-        for i, item in enumerate(content.objects)
-        for j, other in enumerate(content.objects)
-        for direction in DIRECTIONS
-        if content.is_single(item.kind)
-        and content.is_single(other.kind)
-        and i != j
-        and lies(direction, item.cell, other.cell, content.size)
-    ]
-    if not found:
+    """A relation such as "an apple above a cup"; empty if none is clear."""
+    if not content.relations:
         return []
-    i, direction, j = found[int(rng.integers(len(found)))]
+    i, direction, j = content.relations[int(rng.integers(len(content.relations)))]
     first, second = (content.things[content.objects[k].kind].name for k in (i, j))
     return [
         (with_article(first), (i,)),

@@ -1,4 +1,4 @@
-"""From the content of a scene to pixels, masks and boxes."""
+"""Turn the content of a scene into pixels, masks and boxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vljax.datasets.scenes.content import Content
-from vljax.datasets.scenes.cutouts import SEEN_ALPHA, fit
+from vljax.datasets.scenes.cutouts import VISIBLE_ALPHA, fit
 from vljax.datasets.scenes.layout import Cell
 
 Patch = UInt8[np.ndarray, "height width 4"]
@@ -16,17 +16,17 @@ Patch = UInt8[np.ndarray, "height width 4"]
 
 @dataclass(frozen=True)
 class Composed:
-    """Objects in their places."""
+    """Scaled objects at their positions, with masks."""
 
     patches: tuple[Patch, ...]
-    """The pictures, scaled, multiplied by alpha; from back to front."""
+    """The scaled pictures, multiplied by alpha, from back to front."""
     corners: tuple[tuple[int, int], ...]
-    """Left and upper edge of each."""
+    """Left and upper edge of each patch, pixels."""
     masks: UInt8[np.ndarray, "size size"]
-    """I + 1 where object i is seen, else 0."""
+    """`i + 1` where object i is visible, else 0."""
 
     def boxes(self) -> list[tuple[int, int, int, int]]:
-        """Left, top, right and bottom of what is seen of each object."""
+        """Left, top, right and bottom of the visible part of each object, pixels."""
         boxes = []
         for number in range(1, len(self.patches) + 1):
             seen = self.masks == number
@@ -35,7 +35,7 @@ class Composed:
         return boxes
 
     def paint(self, background: UInt8[np.ndarray, "size size 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        """The image."""
+        """Paint the objects onto a background."""
         image = background.copy()
         for patch, (x, y) in zip(self.patches, self.corners, strict=True):
             height, width = patch.shape[:2]
@@ -46,11 +46,11 @@ class Composed:
 
 
 def compose(content: Content, min_visible: float) -> Composed:
-    """Puts objects into their cells.
+    """Put objects into their cells.
 
-    An object of which less than `min_visible` is seen moves into the core of its cell, and so does
-    every other, so that nothing is hidden any more: cores do not overlap. Cells and their order
-    stay, so nothing depends on names but the size.
+    If less than `min_visible` of an object is visible, all objects shrink into the cores of their
+    cells, which do not overlap. Cells and their order stay the same, so that only sizes depend on
+    which objects they hold.
     """
     cells = [item.cell for item in content.objects]
     composed = _place(content, cells)
@@ -66,14 +66,14 @@ def _place(content: Content, cells: list[Cell]) -> Composed:
         patch = fit(item.cutout.pixels, cell.side)
         height, width = patch.shape[:2]
         x, y = cell.x + (cell.side - width) // 2, cell.y + (cell.side - height) // 2
-        masks[y : y + height, x : x + width][patch[..., 3] >= SEEN_ALPHA] = number
+        masks[y : y + height, x : x + width][patch[..., 3] >= VISIBLE_ALPHA] = number
         patches.append(patch)
         corners.append((x, y))
     return Composed(tuple(patches), tuple(corners), masks)
 
 
 def _least_visible(composed: Composed) -> float:
-    """The least share of an object that is seen."""
+    """The smallest visible fraction of an object."""
     seen = np.bincount(composed.masks.ravel(), minlength=len(composed.patches) + 1)[1:]
-    whole = [int((patch[..., 3] >= SEEN_ALPHA).sum()) for patch in composed.patches]
+    whole = [int((patch[..., 3] >= VISIBLE_ALPHA).sum()) for patch in composed.patches]
     return float((seen / whole).min())

@@ -1,4 +1,4 @@
-"""The objects that scenes are made of: pictures with alpha whose caption names one thing."""
+"""Collect the objects of scenes: pictures with alpha whose caption names one thing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vljax.config import UserError, suggest
 from vljax.data.records import ExampleError, Records
 from vljax.datasets.scenes.names import COLOURS, colour_words, object_name, plural
 
-# Classes of the data sets we know whose pictures show no thing that can stand somewhere.
-NO_THINGS = (
+# Classes of the built-in set and the stamps whose pictures do not show an object.
+CLASSES_WITHOUT_OBJECTS = (
     "decorations",
     "flags",
     "geography",
@@ -24,7 +24,7 @@ NO_THINGS = (
     "signs and symbols",
     "symbols",
 )
-SEEN_ALPHA = 128
+VISIBLE_ALPHA = 128
 
 _LEAST_CUT_AWAY = 0.05
 _LONGEST_ASPECT = 3.0
@@ -33,46 +33,47 @@ _MOST_PIXELS = 16_000_000
 
 @dataclass(frozen=True)
 class Cutout:
-    """One picture, cropped to what can be seen."""
+    """One picture, cropped to its visible part."""
 
     pixels: UInt8[np.ndarray, "height width 4"]
-    """Red, green and blue multiplied by alpha, and alpha."""
+    """Red, green and blue multiplied by alpha, then alpha."""
     colour: str | None
-    """Its name, if there is one."""
+    """Name of its colour; None if people might disagree."""
     mean: Float[np.ndarray, "3"]
-    """Mean red, green and blue of what can be seen."""
+    """Mean red, green and blue of the visible part, 0..255."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """All pictures of one name."""
+    """A name, and all pictures with this name."""
 
     name: str
-    """Such as "cup of tea"."""
+    """Name in the singular, such as "cup of tea"."""
     plural: str
-    """Such as "cups of tea"."""
+    """Name in the plural, such as "cups of tea"."""
     words: frozenset[str]
-    """Of the name, without colours."""
+    """Words of the name, without colours."""
     tags: frozenset[str]
-    """Keywords of its pictures."""
+    """Tags of its pictures."""
     cutouts: tuple[Cutout, ...]
     """Its pictures."""
 
     def may_be(self, other: Thing) -> bool:
-        """Whether one of the names might be said of a picture of the other."""
+        """Whether one of the names might also name a picture of the other."""
         return bool(self.words & other.words or self.name in other.tags or other.name in self.tags)
 
 
 def collect(
     records: Records, leave_out: Sequence[str] | None, longest: int, shortest: int
 ) -> list[Thing]:
-    """The things in a data set, by name.
+    """Collect the things in a data set, by name.
 
     Args:
       records: images with alpha, captions in English.
-      leave_out: classes to pass over; None for those of NO_THINGS.
+      leave_out: classes to leave out; None for `CLASSES_WITHOUT_OBJECTS`.
       longest: longest side of the pictures, pixels; larger ones are scaled down.
-      shortest: longest side at which a picture must still be seen as it is.
+      shortest: longest side to which a picture may shrink; pictures that become unrecognisable at
+        this size are left out.
 
     Raises:
       UserError: for an unknown class.
@@ -82,7 +83,7 @@ def collect(
             f"data.source.leave_out: unknown class {unknown!r}"
             f"{suggest(unknown, records.class_names)}"
         )
-    passed_over = set(NO_THINGS if leave_out is None else leave_out)
+    left_out = set(CLASSES_WITHOUT_OBJECTS if leave_out is None else leave_out)
     pictures: dict[str, list[Cutout]] = defaultdict(list)
     tags: dict[str, set[str]] = defaultdict(set)
     for index in range(len(records)):
@@ -90,7 +91,7 @@ def collect(
         named = about.label is not None and about.label < len(records.class_names)
         of_class = records.class_names[about.label or 0] if named else None
         name = object_name(about.first_caption)
-        if name is None or of_class in passed_over:
+        if name is None or of_class in left_out:
             continue
         try:
             cutout = _cut_out(records.image(index), name, longest, shortest)
@@ -111,19 +112,19 @@ def _words(name: str) -> frozenset[str]:
 
 
 def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout | None:
-    """The picture of an object; None if it is no cut-out, too long, or lost when it is small."""
+    """Cut out an object; None if it has no transparency, is too long, or vanishes when small."""
     import cv2
 
     pixels = _decode(content)
     if pixels is None:
         return None
-    seen = pixels[..., 3] >= SEEN_ALPHA
+    seen = pixels[..., 3] >= VISIBLE_ALPHA
     rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
     if not rows.size:
         return None
     pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = pixels.shape[:2]
-    transparent = 1 - (pixels[..., 3] >= SEEN_ALPHA).mean()
+    transparent = 1 - (pixels[..., 3] >= VISIBLE_ALPHA).mean()
     if max(height, width) > _LONGEST_ASPECT * min(height, width) or transparent < _LEAST_CUT_AWAY:
         return None
     if max(height, width) > longest:
@@ -131,16 +132,17 @@ def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout |
     small = fit(pixels, shortest)
     if not _fills(small):
         return None
-    mask = pixels[..., 3] >= SEEN_ALPHA
+    mask = pixels[..., 3] >= VISIBLE_ALPHA
     opaque = cv2.cvtColor(pixels, cv2.COLOR_mRGBA2RGBA)[..., :3]
     colour = colour_of(opaque, mask)
-    said = {"grey" if word == "gray" else word for word in colour_words(name)}
-    agreed = colour if not said or said == {colour} else None
-    return Cutout(np.ascontiguousarray(pixels), agreed, opaque[mask].mean(0))
+    named = {"grey" if word == "gray" else word for word in colour_words(name)}
+    if named and named != {colour}:
+        colour = None
+    return Cutout(np.ascontiguousarray(pixels), colour, opaque[mask].mean(0))
 
 
 def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
-    """Pixels multiplied by alpha; None if there is none. Raises ExampleError for damaged files."""
+    """Pixels multiplied by alpha; None without alpha. Raises ExampleError for damaged files."""
     import cv2
     from PIL import Image
 
@@ -154,7 +156,7 @@ def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
 
 
 def fit(pixels: UInt8[np.ndarray, "height width 4"], side: int) -> UInt8[np.ndarray, "h w 4"]:
-    """A picture scaled so that its longest side is `side` pixels, enlarged by half at most."""
+    """Scale a picture so that its longest side is `side` pixels, by a factor of at most 1.5."""
     import cv2
 
     height, width = pixels.shape[:2]
@@ -165,8 +167,8 @@ def fit(pixels: UInt8[np.ndarray, "height width 4"], side: int) -> UInt8[np.ndar
 
 
 def _fills(pixels: UInt8[np.ndarray, "height width 4"]) -> bool:
-    """Whether what is seen reaches the edges within a tenth, and is no web of thin lines."""
-    seen = pixels[..., 3] >= SEEN_ALPHA
+    """Whether the visible part nearly fills the picture, and is not just thin lines."""
+    seen = pixels[..., 3] >= VISIBLE_ALPHA
     height, width = seen.shape
     return bool(
         seen.any(1).sum() >= 0.9 * height
@@ -174,8 +176,6 @@ def _fills(pixels: UInt8[np.ndarray, "height width 4"]) -> bool:
         and seen.mean() >= 0.2
     )
 
-
-# --- The colour of an object, where it has one that people would agree on -------------------------
 
 _LEAST_SHARE = 0.65
 _MOST_OTHER_SHARE = 0.15
@@ -185,11 +185,11 @@ _MOST_OUTLINE = 0.35
 def colour_of(
     pixels: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "height width"]
 ) -> str | None:
-    """The name of the colour that an object has, or None if that can be argued about.
+    """The name of an object's colour; None if people might disagree.
 
-    Each pixel has a name by its hue, saturation and value, or none between two names. The colour
-    must cover 65 % of the object, and no other more than 15 %. Black up to 35 % counts as outline
-    and is left out of the sum.
+    The hue, saturation and value of a pixel give it a colour name, or none if it is between two.
+    The colour must cover 65 % of the object, and no other more than 15 %. Up to 35 % of black
+    counts as outline and is left out of the sum.
     """
     names = _name_pixels(pixels)[mask]
     counts = np.bincount(names, minlength=len(COLOURS) + 1)
@@ -205,7 +205,7 @@ def colour_of(
 
 
 def _name_pixels(pixels: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
-    """1 + index into COLOURS of each pixel; 0 for colours between two names."""
+    """`1 + index` into COLOURS for each pixel; 0 for a colour between two names."""
     import cv2
 
     hue, saturation, value = np.moveaxis(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), -1, 0)

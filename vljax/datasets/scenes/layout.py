@@ -1,7 +1,7 @@
-"""Where objects go. Nothing here knows what they are, so places tell nothing about names.
+"""Lay out objects without knowing what they are, so that positions say nothing about names.
 
-Each object gets a square cell and stands in its middle. Cells may overlap a little, their cores do
-not. Relations are those of the cells: what holds for them holds for the objects inside.
+Each object stands in the middle of a square cell. Cells may overlap a little, their cores do not.
+Relations are defined between cells: what holds for cells holds for the objects inside.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class Cell:
 
     @property
     def core(self) -> Cell:
-        """The square in its middle that no other core overlaps."""
+        """The square in the middle of the cell that no other core overlaps."""
         side = int(self.side * _CORE)
         inset = (self.side - side) // 2
         return Cell(self.x + inset, self.y + inset, side)
 
     def start(self, axis: int) -> int:
-        """The left (axis 0) or upper (axis 1) edge."""
+        """The left (axis 0) or upper (axis 1) edge, pixels."""
         return (self.x, self.y)[axis]
 
     def middle(self, axis: int) -> float:
-        """The middle along an axis."""
+        """The middle along an axis, pixels."""
         return self.start(axis) + self.side / 2
 
     def overlaps(self, other: Cell) -> bool:
-        """Whether two squares have a pixel in common."""
+        """Whether two squares share a pixel."""
         reach = (self.side, other.side)
         return all(
             other.start(axis) - reach[0] < self.start(axis) < other.start(axis) + reach[1]
@@ -58,17 +58,17 @@ class Cell:
 
 
 def smallest_core(size: int, most_objects: int) -> int:
-    """The least side of a core that `draw_cells` makes without shrinking, pixels."""
+    """The smallest side of a core that `draw_cells` makes without shrinking cells, pixels."""
     return int(_CORE * int(_sides(most_objects)[0] * size))
 
 
 def draw_cells(rng: np.random.Generator, count: int, size: int) -> list[Cell]:
-    """Cells in a square image, all directions alike.
+    """Draw cells in a square image, with the same distribution in all directions.
 
     Args:
-      rng: where the draws come from.
-      count: how many.
-      size: of the image, pixels.
+      rng: source of randomness.
+      count: number of cells.
+      size: width and height of the image, pixels.
     """
     low, high = _sides(count)
     while True:
@@ -82,11 +82,11 @@ def draw_cells(rng: np.random.Generator, count: int, size: int) -> list[Cell]:
             cores = [cell.core for cell in cells]
             if not any(cores[i].overlaps(cores[j]) for i in range(count) for j in range(i)):
                 return cells
-        low, high = 0.95 * low, 0.95 * high  # seldom
+        low, high = 0.95 * low, 0.95 * high  # rare: the cells did not fit
 
 
 def _sides(count: int) -> tuple[float, float]:
-    """Least and largest side of a cell, as a share of the image's."""
+    """Smallest and largest side of a cell, as a fraction of the image's."""
     high = LARGEST_SIDE / count**0.5
     return 0.55 * high, high
 
@@ -96,9 +96,9 @@ def lies(direction: str, cell: Cell, other: Cell, size: int) -> bool:
 
     Args:
       direction: left, right, above or below.
-      cell: what lies there.
-      other: seen from here.
-      size: of the image, pixels.
+      cell: the cell in question.
+      other: the cell that it is compared with.
+      size: width and height of the image, pixels.
     """
     axis, smaller = DIRECTIONS[direction]
     near, far = (cell, other) if smaller else (other, cell)
@@ -106,21 +106,21 @@ def lies(direction: str, cell: Cell, other: Cell, size: int) -> bool:
 
 
 def clearly_not(direction: str, cell: Cell, other: Cell) -> bool:
-    """Whether the middle of a cell lies the other way, or level."""
+    """Whether the middle of a cell is level with another's, or lies in the opposite direction."""
     axis, smaller = DIRECTIONS[direction]
     difference = cell.middle(axis) - other.middle(axis)
     return difference >= 0 if smaller else difference <= 0
 
 
 def mainly(direction: str, cell: Cell, other: Cell) -> bool:
-    """Whether two middles are at least twice as far apart along a direction as across it."""
+    """Whether two cells are at least twice as far apart along a direction as across it."""
     axis, _ = DIRECTIONS[direction]
     along, across = (abs(cell.middle(a) - other.middle(a)) for a in (axis, 1 - axis))
     return along >= 2 * across
 
 
 def outermost(direction: str, cells: Sequence[Cell], size: int) -> int | None:
-    """The cell that lies clearly in a direction from all the others."""
+    """Index of the cell that clearly lies in a direction from all others; None if there is none."""
     for i, cell in enumerate(cells):
         if all(lies(direction, cell, other, size) for j, other in enumerate(cells) if j != i):
             return i

@@ -22,13 +22,13 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 _MOST_WORDS = 3
 _NAME = re.compile(r"[A-Za-z](?:[a-z]+|(?=-))(?:[ -][a-z]+)*")
-# A caption with one of these says more than what a thing is, or speaks of several things.
-_SAYING_MORE = """
+# A caption with one of these words says more than what an object is, or names several objects.
+_OTHER_WORDS = """
     a an the and or not no from in on at by for to being some many several pair set group collection
     both various behind sketch drawing plays pose icon symbol silhouette contour outline pattern
     texture sign one two three four five six seven eight nine
 """
-# What has neither article nor plural.
+# Nouns that have neither an article nor a plural.
 _MASS = """
     beer bread butter cheese clothing coffee equipment fire flour food fruit furniture garlic grass
     hair honey ice jewelry juice lemonade luggage meat milk money mud music paper pasta rain rice
@@ -39,7 +39,7 @@ _PLURAL = re.compile(
     r"|men$|^(?:children|feet|geese|mice|people|teeth|fungi|cacti|dice|antennae)$"
 )
 _VOWEL_SOUND = re.compile(r"(?!uni(?!n)|use|euro|one\b|ukulele|ewe)[aeiou]|hour|honest|heir", re.I)
-# The first that matches the end of a name, and what it becomes.
+# The first pattern that matches the end of a name, and its replacement in the plural.
 _PLURALS = [
     (re.compile(pattern), ending)
     for pattern, ending in (
@@ -62,9 +62,10 @@ _PLURALS = [
 
 
 def object_name(caption: str) -> str | None:
-    """The name of the one thing that a caption names; None if it does another thing.
+    """The name of the object if a caption names just one; None for any other caption.
 
-    Examples: "A paw print." -> "paw print", "Cup of tea" -> "cup of tea", "2 dead frogs" -> None.
+    >>> object_name("A paw print."), object_name("Cup of tea"), object_name("2 dead frogs")
+    ('paw print', 'cup of tea', None)
     """
     words = caption.strip().rstrip(".").split()
     if words and words[0].lower() in ("a", "an"):
@@ -76,7 +77,7 @@ def object_name(caption: str) -> str | None:
         return None
     name = text[0].lower() + text[1:]
     parts = re.split(r"[ -]", name)
-    if set(_SAYING_MORE.split()) & set(parts) or parts[-1].endswith("ing"):
+    if set(_OTHER_WORDS.split()) & set(parts) or parts[-1].endswith("ing"):
         return None
     head = name.partition(" of ")[0].split()[-1]
     if head in _MASS.split() or _PLURAL.search(head):
@@ -85,17 +86,25 @@ def object_name(caption: str) -> str | None:
 
 
 def colour_words(name: str) -> frozenset[str]:
-    """The colours that a name speaks of."""
+    """The colours in a name."""
     return frozenset(re.split(r"[ -]", name)) & {*COLOURS, "gray"}
 
 
 def with_article(name: str) -> str:
-    """ "apple" -> "an apple"."""
+    """A name with its indefinite article.
+
+    >>> with_article("apple"), with_article("unicorn")
+    ('an apple', 'a unicorn')
+    """
     return f"{'an' if _VOWEL_SOUND.match(name) else 'a'} {name}"
 
 
 def plural(name: str) -> str:
-    """ "cup of tea" -> "cups of tea"."""
+    """The plural of a name.
+
+    >>> plural("cup of tea"), plural("leaf")
+    ('cups of tea', 'leaves')
+    """
     thing, of, rest = name.partition(" of ")
     for pattern, ending in _PLURALS:
         several, found = pattern.subn(ending, thing, count=1)

@@ -1,12 +1,12 @@
-"""Questions about a scene, whose text alone says nothing about the answer.
+"""Ask questions about a scene; the text of a question does not tell its answer.
 
-Whether a question is asked depends on cells, counts and draws, never on names. Where answers are
-not equally frequent in scenes, the frequent ones are asked about less often.
+Whether a question is asked depends on cells, counts and random draws, never on names. If some
+answers are more frequent in scenes than others, questions with these answers are asked less often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,31 +17,32 @@ from vljax.datasets.scenes.captions import RELATIONS
 from vljax.datasets.scenes.content import Content
 from vljax.datasets.scenes.names import with_article
 
-# Colours of fewer objects than this share are not asked about: all others would be as rare.
+# Colours with a smaller share of the objects are not asked about: all answers are made as frequent
+# as the rarest, so a very rare colour would leave hardly any questions.
 LEAST_COLOUR_SHARE = 0.01
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
-PLACES = {
+POSITIONS = {
     "left": "the leftmost object",
     "right": "the rightmost object",
     "above": "the topmost object",
     "below": "the bottommost object",
 }
-SOLE = "the object"
+ONLY_OBJECT = "the object"
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What scenes are asked about."""
+class QuestionRates:
+    """How often questions are asked, by their answer."""
 
     repeats: tuple[float, ...]
-    """Probability of asking how often the first thing is there, by that number from 1 on."""
+    """Probability of asking for the count of the first thing, if it occurs 1, 2, ... times."""
     colours: dict[str, float]
-    """Probability of asking about an object of a colour."""
+    """Probability of asking for the colour of an object, by that colour."""
 
     @classmethod
-    def evenly(cls, repeat_odds: list[float], colour_odds: dict[str, float]) -> Asking:
-        """Such that all answers that are asked for are equally frequent."""
+    def balanced(cls, repeat_odds: list[float], colour_odds: dict[str, float]) -> QuestionRates:
+        """Rates that make all answers to a kind of question equally frequent."""
         asked = {name: p for name, p in colour_odds.items() if p >= LEAST_COLOUR_SHARE}
         rarest = min(asked.values(), default=1.0)
         return cls(
@@ -50,44 +51,46 @@ class Asking:
         )
 
 
-def ask(rng: np.random.Generator, content: Content, asking: Asking) -> tuple[Question, ...]:
-    """The questions of a scene; at most one of each kind."""
-    found = (kind(rng, content, asking) for kind in _KINDS)
+def ask(rng: np.random.Generator, content: Content, rates: QuestionRates) -> tuple[Question, ...]:
+    """Ask questions about a scene, at most one of each kind."""
+    found = (kind(rng, content, rates) for kind in _KINDS)
     return tuple(question for question in found if question is not None)
 
 
-def _exists(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
+def _exists(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
     things = content.things
     present = things[int(rng.integers(len(things)))]
-    answer = _coin(rng)
+    answer = _yes_or_no(rng)
     thing = present if answer == "yes" else content.absent
     return Question("exists", f"Is there {with_article(thing.name)}?", answer)
 
 
-def _count(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
-    if rng.random() >= asking.repeats[content.repeats - 1]:
+def _count(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
+    if rng.random() >= rates.repeats[content.repeats - 1]:
         return None
     text = f"How many {content.things[0].plural} are there?"
     return Question("count", text, str(content.repeats))
 
 
-def _total(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
+def _total(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
     return Question("total", "How many objects are there?", str(len(content.objects)))
 
 
-def _what(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
-    i, place = _pointed_at(rng, content)
+def _what(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
+    i, words = _by_position(rng, content)
     if i is None:
         return None
-    return Question("what", f"What is {place}?", content.things[content.objects[i].kind].name)
+    return Question("what", f"What is {words}?", content.things[content.objects[i].kind].name)
 
 
-def _what_beside(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
-    """Of what alone lies in a direction from another thing, the rest clearly not."""
+def _what_beside(
+    rng: np.random.Generator, content: Content, rates: QuestionRates
+) -> Question | None:
+    """Ask for the one thing that lies in a direction from another; all others clearly do not."""
     found = [
         (direction, i, beside[0])
         for direction in layout.DIRECTIONS
-        for i in _singles(content)
+        for i in content.singles
         if (beside := _alone(content, direction, i))
     ]
     if not found:
@@ -97,29 +100,29 @@ def _what_beside(rng: np.random.Generator, content: Content, asking: Asking) -> 
     return Question("what_beside", text, _name(content, j))
 
 
-def _colour(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
-    found = _evenly_coloured(rng, content, asking)
+def _colour(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
+    found = _coloured(rng, content, rates)
     if found is None:
         return None
-    place, colour = found
-    return Question("colour", f"What colour is {place}?", colour)
+    words, colour = found
+    return Question("colour", f"What colour is {words}?", colour)
 
 
-def _is_colour(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
-    found = _evenly_coloured(rng, content, asking)
+def _is_colour(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
+    found = _coloured(rng, content, rates)
     if found is None:
         return None
-    place, colour = found
-    answer = _coin(rng)
-    others = [name for name in asking.colours if name != colour]
+    words, colour = found
+    answer = _yes_or_no(rng)
+    others = [name for name in rates.colours if name != colour]
     if answer == "no":
         if not others:
             return None
         colour = others[int(rng.integers(len(others)))]
-    return Question("is_colour", f"Is {place} {colour}?", answer)
+    return Question("is_colour", f"Is {words} {colour}?", answer)
 
 
-def _side(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
+def _side(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
     found = _related(rng, content)
     if found is None:
         return None
@@ -130,24 +133,24 @@ def _side(rng: np.random.Generator, content: Content, asking: Asking) -> Questio
     return Question("side", text, direction)
 
 
-def _is_beside(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
+def _is_beside(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
     found = _related(rng, content)
     if found is None:
         return None
     i, direction, j = found
-    answer = _coin(rng)
-    said = RELATIONS[direction if answer == "yes" else OPPOSITE[direction]]
-    text = f"Is the {_name(content, i)} {said} the {_name(content, j)}?"
+    answer = _yes_or_no(rng)
+    words = RELATIONS[direction if answer == "yes" else OPPOSITE[direction]]
+    text = f"Is the {_name(content, i)} {words} the {_name(content, j)}?"
     return Question("is_beside", text, answer)
 
 
-def _direction(rng: np.random.Generator, content: Content, asking: Asking) -> Question | None:
-    """Of two things that nothing hides, mainly beside or mainly above each other."""
+def _direction(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
+    """Ask about two things that nothing hides and that are mainly beside or above each other."""
     cells = [item.cell for item in content.objects]
     free = [not any(c.overlaps(o) for o in cells if o is not c) for c in cells]
     found = [
         (i, direction, j)
-        for i, direction, j in _all_related(content)
+        for i, direction, j in content.relations
         if free[i] and free[j] and layout.mainly(direction, cells[i], cells[j])
     ]
     if not found:
@@ -157,7 +160,7 @@ def _direction(rng: np.random.Generator, content: Content, asking: Asking) -> Qu
     return Question("direction", text, direction)
 
 
-_KINDS: tuple[Callable[[np.random.Generator, Content, Asking], Question | None], ...] = (
+_KINDS: tuple[Callable[[np.random.Generator, Content, QuestionRates], Question | None], ...] = (
     _exists,
     _count,
     _total,
@@ -171,7 +174,7 @@ _KINDS: tuple[Callable[[np.random.Generator, Content, Asking], Question | None],
 )
 
 
-def _coin(rng: np.random.Generator) -> str:
+def _yes_or_no(rng: np.random.Generator) -> str:
     return "yes" if rng.random() < 0.5 else "no"
 
 
@@ -179,33 +182,29 @@ def _name(content: Content, i: int) -> str:
     return content.things[content.objects[i].kind].name
 
 
-def _singles(content: Content) -> list[int]:
-    return [i for i, item in enumerate(content.objects) if content.is_single(item.kind)]
-
-
-def _pointed_at(rng: np.random.Generator, content: Content) -> tuple[int | None, str]:
-    """An object that is meant by its place alone, and the words for it."""
+def _by_position(rng: np.random.Generator, content: Content) -> tuple[int | None, str]:
+    """An object that its position alone identifies, and the words for it."""
     if len(content.objects) == 1:
-        return 0, SOLE
-    cells = [item.cell for item in content.objects]
-    found = [(layout.outermost(d, cells, content.size), PLACES[d]) for d in layout.DIRECTIONS]
-    found = [(i, place) for i, place in found if i is not None]
-    return found[int(rng.integers(len(found)))] if found else (None, "")
+        return 0, ONLY_OBJECT
+    if not content.outermost:
+        return None, ""
+    i, direction = content.outermost[int(rng.integers(len(content.outermost)))]
+    return i, POSITIONS[direction]
 
 
-def _evenly_coloured(
-    rng: np.random.Generator, content: Content, asking: Asking
+def _coloured(
+    rng: np.random.Generator, content: Content, rates: QuestionRates
 ) -> tuple[str, str] | None:
-    """The words for an object meant by its place, and its colour, all colours alike."""
-    i, place = _pointed_at(rng, content)
+    """The words for an object identified by its position, and its colour; colours are balanced."""
+    i, words = _by_position(rng, content)
     colour = None if i is None else content.objects[i].cutout.colour
-    if colour is None or rng.random() >= asking.colours.get(colour, 0.0):
+    if colour is None or rng.random() >= rates.colours.get(colour, 0.0):
         return None
-    return place, colour
+    return words, colour
 
 
 def _alone(content: Content, direction: str, i: int) -> list[int]:
-    """The one object that lies in a direction from object i, or nothing."""
+    """The only object that lies in a direction from object i; empty if there is not just one."""
     cells = [item.cell for item in content.objects]
     there = [
         j for j in range(len(cells)) if layout.lies(direction, cells[j], cells[i], content.size)
@@ -215,17 +214,6 @@ def _alone(content: Content, direction: str, i: int) -> list[int]:
     return there if len(there) == 1 and clear else []
 
 
-def _all_related(content: Content) -> Iterator[tuple[int, str, int]]:
-    singles = _singles(content)
-    for i in singles:
-        for j in singles:
-            for direction in layout.DIRECTIONS:
-                if i != j and layout.lies(
-                    direction, content.objects[i].cell, content.objects[j].cell, content.size
-                ):
-                    yield i, direction, j
-
-
 def _related(rng: np.random.Generator, content: Content) -> tuple[int, str, int] | None:
-    found = list(_all_related(content))
+    found = content.relations
     return found[int(rng.integers(len(found)))] if found else None

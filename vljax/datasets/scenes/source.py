@@ -1,4 +1,4 @@
-"""Composed scenes as a data set: image, captions, boxes, masks, phrases, questions."""
+"""Composed scenes as a data set: images, captions, boxes, masks, phrases and questions."""
 
 from __future__ import annotations
 
@@ -26,38 +26,44 @@ from vljax.datasets.scenes import (
 )
 from vljax.datasets.tuxpaint.source import Tuxpaint
 
-# Goes up when the same recipe comes to make other scenes.
+# Increase it when the same recipe makes other scenes.
 _VERSION = 1
-# Neighbouring calls for one scene: its annotation, image and masks.
+# Scenes in the cache: the annotation, image and masks of a scene are asked for one after another.
 _RECENT = 32
 
 
 @dataclass(frozen=True)
 class Scenes(Source, name="scenes"):
-    """Pictures of objects, put on a background at places drawn at random. docs/scenes.md tells all.
+    """Composed scenes: pictures of objects at random positions on a background (docs/scenes.md).
 
-    Scene i depends on the seed, the objects and i alone, not on how many there are. Scenes of two
-    splits share no object, since their objects are of different splits.
+    Scene i depends only on the seed, the objects and i. Scenes of different splits share no object,
+    since their objects come from different splits.
+
+    >>> scenes = Scenes(size=64, examples=100, max_objects=2).open()
+    >>> scenes.annotation(0).captions[0]
+    'a gray staple gun'
+    >>> scenes.annotation(0).questions[0]
+    Question(kind='exists', text='Is there a sixteenth note?', answer='no')
     """
 
     objects: Source = setting(Builtin)
-    """Pictures with transparency and English captions; those that name one thing are used."""
+    """Pictures with transparency and English captions; those of one named object are used."""
     backgrounds: Source | None = None
-    """Pictures to put objects on; None draws plain, shaded, striped, checked and mottled ones. What
-    is in these pictures is not known to captions and questions."""
+    """Pictures to put objects on; None draws plain, shaded, striped, checked and mottled ones.
+    Captions and questions ignore what these pictures show."""
     examples: int = 10_000
-    """How many scenes there are."""
+    """Number of scenes."""
     max_objects: int = 5
-    """A scene has 1 to this many objects, 9 at most."""
+    """Most objects in a scene, 1 to 9."""
     size: int = 224
     """Width and height of the images, pixels."""
     min_visible: float = 0.7
-    """The share of an object that others leave visible at least."""
+    """Smallest fraction of an object that others leave visible, 0..1."""
     leave_out: tuple[str, ...] | None = None
-    """Classes of objects that are not used; None leaves out flags, patterns, maps, symbols and
-    other classes whose pictures show no thing."""
+    """Classes to leave out; None leaves out flags, patterns, maps, symbols and other classes whose
+    pictures do not show an object."""
     seed: int = 0
-    """Of all draws."""
+    """Seed of all random choices."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not 1 <= self.examples < 2**48:
@@ -90,7 +96,7 @@ class Scenes(Source, name="scenes"):
 
 @dataclass(frozen=True)
 class _Scene:
-    """A scene before it is painted."""
+    """A scene before its background is painted."""
 
     annotation: Annotation
     composed: compose.Composed
@@ -98,7 +104,7 @@ class _Scene:
 
 
 class SceneRecords(Records):
-    """Scenes, composed when asked for."""
+    """Scenes, composed when they are read."""
 
     def __init__(self, config: Scenes):
         self._config = config
@@ -115,7 +121,7 @@ class SceneRecords(Records):
                 f"{len(self._things)} things that can be used, too few for {config.max_objects} in "
                 "a scene; they need transparency and an English caption that names one thing"
             )
-        # Now rather than in the middle of a run, should they be too much alike.
+        # Raises now, rather than in the middle of a run, if the things are too much alike.
         content.draw_things(np.random.default_rng(0), self._things, config.max_objects + 1)
         self._backgrounds = None
         if config.backgrounds is not None:
@@ -123,7 +129,7 @@ class SceneRecords(Records):
             if not len(self._backgrounds):
                 name = config.backgrounds.full_name
                 raise UserError(f"data.source.backgrounds: {name} has no pictures")
-        self._asking = questions.Asking.evenly(
+        self._rates = questions.QuestionRates.balanced(
             content.repeat_odds(config.max_objects), content.colour_odds(self._things)
         )
         self.identity = self._hash(objects)
@@ -140,7 +146,7 @@ class SceneRecords(Records):
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pictures are decoded anew where they are needed, which is quicker than to send them.
+        # Another process decodes the pictures again, which is faster than sending them.
         return Scenes.open, (self._config,)
 
     def __len__(self) -> int:
@@ -162,10 +168,10 @@ class SceneRecords(Records):
 
     def _make_scene(self, index: int) -> _Scene:
         config = self._config
-        # The name keeps scenes and the transforms of training from drawing the same numbers.
+        # The suffix keeps scenes and transforms from drawing the same random numbers.
         rng = example_generator(config.seed, f"{config.full_name}#scene", 0, index)
         drawn = content.draw(rng, self._things, config.max_objects, config.size)
-        asked = questions.ask(rng, drawn, self._asking)
+        asked = questions.ask(rng, drawn, self._rates)
         background = backgrounds.draw(rng, np.stack([item.cutout.mean for item in drawn.objects]))
         behind = "" if self._backgrounds else f"on a {background.kind} background"
         texts, phrases = captions.write(rng, drawn, behind)
@@ -182,7 +188,7 @@ class SceneRecords(Records):
 
 
 def _bitmap(pixels: np.ndarray) -> bytes:
-    """A BMP file: as exact as a PNG, and some thirty times as quick to write."""
+    """Encode a BMP file: lossless like PNG, and about thirty times as fast to write."""
     import cv2
 
     return bytes(cv2.imencode(".bmp", pixels)[1])
