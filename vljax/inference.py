@@ -99,7 +99,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     vljax.config.UserError: no/such/workdir: no intact checkpoint
     """
     enable_compilation_cache()
-    written = exported.opened(path) if exported.recognises(path) else None
+    written = exported.open_folder(path) if exported.recognises(path) else None
     folder = checkpoint.find_intact(path) if written is None else epath.Path(written.folder)
 
     def read(name: str) -> bytes:

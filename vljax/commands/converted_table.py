@@ -13,8 +13,8 @@ from vljax.interop.convert import Converted, Row
 
 def print_converted(converted: Converted) -> None:
     """Prints the mapping of parameters, with one row for all blocks of a tower."""
-    table = Table(title=f"{converted.what}: {converted.out}", title_justify="left")
-    for column in ("vljax", converted.what, "shape", "layout", "arrays"):
+    table = Table(title=f"{converted.format_title}: {converted.out}", title_justify="left")
+    for column in ("vljax", converted.format_title, "shape", "layout", "arrays"):
         table.add_column(column, overflow="fold", justify="right" if column == "arrays" else "left")
     for (own, foreign, change), rows in _grouped(converted.rows).items():
         shape = " x ".join(map(str, rows[0].shape)) or "scalar"

@@ -1,4 +1,4 @@
-"""A `tokenizer.json` that does all by itself: cleaning, cutting, special tokens, padding."""
+"""A complete `tokenizer.json`: cleaning, truncation, special tokens and padding in one file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
 
 FTFY = ("clip", "clip_whitespace", "siglip_open_clip")
-"""Cleanings that repair broken text by rules that no normalizer has; the rest of them it has."""
+"""Text cleanings that repair characters (ftfy), which no normalizer of the library can do."""
 
 PROBES = (
     "",
@@ -23,11 +23,11 @@ PROBES = (
     "don't it's we're they've I'll he'd",
     "one two three four five six seven eight nine ten " * 20,
 )
-"""Texts that tell tokenizers apart."""
+"""Texts for which different tokenizers give different ids."""
 
 
 class Special(NamedTuple):
-    """Names of special tokens; None for one that there is not."""
+    """Names of the special tokens; `bos` is None if texts begin without one."""
 
     pad: str
     eos: str
@@ -35,7 +35,7 @@ class Special(NamedTuple):
 
 
 class Around(NamedTuple):
-    """Tokens that a tokenizer puts around a text."""
+    """The tokens that a tokenizer adds before and after a text."""
 
     before: tuple[str, ...]
     after: tuple[str, ...]
@@ -45,7 +45,7 @@ def added_around(content: bytes, file: str) -> Around:
     """The special tokens that the template of a `tokenizer.json` adds.
 
     Raises:
-      UserError: if it is no such file.
+      UserError: if the content is not a tokenizer.json.
     """
     tokenizer = _load(content, file)
     plain = tokenizer.encode("a", add_special_tokens=False).tokens
@@ -57,7 +57,7 @@ def added_around(content: bytes, file: str) -> Around:
 
 
 def token_id(content: bytes, token: str) -> int:
-    """The id of a token. Raises UserError if there is none of that name."""
+    """The id of a token. Raises UserError if the vocabulary lacks it."""
     number: int | None = _load(content, "tokenizer.json").token_to_id(token)
     if number is None:
         raise UserError(f"tokenizer.json has no token {token!r}")
@@ -65,16 +65,16 @@ def token_id(content: bytes, token: str) -> int:
 
 
 def complete(content: bytes, special: Special, context: int, cleaning: Cleaning) -> bytes:
-    """A `tokenizer.json` with our cleaning, special tokens, cutting and padding written into it.
+    """A `tokenizer.json` with our cleaning, special tokens, truncation and padding.
 
     Args:
-      content: the file, of which vocabulary and normalizer stay.
-      special: what stands around texts and behind them.
-      context: tokens of a text, special ones counted.
-      cleaning: what is done to a text first.
+      content: a `tokenizer.json`, whose vocabulary and normalizer are kept.
+      special: the special tokens around texts, and for padding.
+      context: the context length in tokens, including special ones.
+      cleaning: the cleaning of texts before tokenization.
 
     Raises:
-      UserError: if it is no such file, or lacks a special token.
+      UserError: if the content is not a tokenizer.json, or lacks a special token.
     """
     from tokenizers import normalizers, processors
 
@@ -98,14 +98,14 @@ def complete(content: bytes, special: Special, context: int, cleaning: Cleaning)
 def compare(
     content: bytes, ours: LoadedTokenizer, target: str, *, cleaned: bool, padding: bool
 ) -> None:
-    """Raises UserError if a `tokenizer.json` gives some text other ids than a tokenizer of ours.
+    """Raises UserError if a `tokenizer.json` and our tokenizer disagree on any of `PROBES`.
 
     Args:
-      content: the file, complete.
-      ours: the tokenizer that it is to equal.
+      content: the complete file.
+      ours: our tokenizer.
       target: the foreign format, for messages.
-      cleaned: whether it is given texts that are cleaned already.
-      padding: whether the ids of padding have to be the same too.
+      cleaned: whether to compare on texts that our tokenizer has cleaned already.
+      padding: whether to compare the ids of padding too.
     """
     from tokenizers import Tokenizer
 
@@ -121,13 +121,13 @@ def compare(
             )
 
 
-# What `str.split` takes for white space.
+# The white space of `str.split`.
 _SPACE = (
     r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"
     r"\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
 )
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"
-# `str.lower` writes sigma otherwise at the end of a word; Lowercase knows no words.
+# `str.lower` uses another sigma at the end of a word, which Lowercase does not know.
 _FINAL_SIGMA = r"(?<=\p{L})\x{3a3}(?!['.:\x{b7}\x{2019}]*\p{L})"
 
 
@@ -159,7 +159,7 @@ def _load(content: bytes, source: str) -> Any:
 
     try:
         tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # the Rust library raises nothing narrower
+    except Exception as error:  # the Rust library raises plain Exception
         raise UserError(f"{source}: not a tokenizer.json ({error})") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -1,10 +1,13 @@
-"""An npz file of the parameters under our own unrolled names, and all that goes with them."""
+"""npz files, read and written one array at a time.
+
+`np.savez` needs all arrays in memory at once, and `np.load` reads an array to tell its shape.
+"""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,10 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.interop import plain
-from vljax.interop.export_issues import Losses
-from vljax.interop.format import Format, Reading, Trained, Writing
-from vljax.interop.safetensors_files import Progress
-from vljax.interop.tensors import FLOATS, Lazy
+from vljax.interop.files.safetensors import Progress
+from vljax.interop.files.tensors import FLOATS, Lazy
 
-NAME = "parameters.npz"
-
-# What zipfile and NumPy raise for damaged, encrypted and otherwise compressed files.
+# What zipfile and NumPy raise for files that are damaged, encrypted or compressed in another way.
 _DAMAGED = (
     ValueError,
     OSError,
@@ -51,10 +49,10 @@ class NpzTensor:
 
 
 def read_npz(file: Path) -> dict[str, NpzTensor]:
-    """The arrays of an npz file; none is read yet. Two nameless bytes are taken as bfloat16.
+    """The arrays of an npz file by name. No array is read yet.
 
     Raises:
-      UserError: if it is no intact npz file, or holds pickled objects.
+      UserError: if the file is damaged, is not an npz file, or holds pickled objects.
     """
     tensors = {}
     try:
@@ -67,17 +65,21 @@ def read_npz(file: Path) -> dict[str, NpzTensor]:
                         (2, 0): np.lib.format.read_array_header_2_0,
                     }[version]
                     shape, _, dtype = read(opened)
-                # NumPy writes a type that it does not know by its size alone.
+                # NumPy stores bfloat16 as nameless values of two bytes (V2).
                 dtype = FLOATS["bfloat16"] if dtype == np.dtype("V2") else dtype
                 name = member.removesuffix(".npy")
                 tensors[name] = NpzTensor(file, name, shape, dtype)
     except _DAMAGED as error:
-        raise UserError(f"{file}: no intact npz file ({error})") from error
+        raise UserError(f"{file}: not an intact npz file ({error})") from error
     return tensors
 
 
-def _write_npz(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> Sequence[Path]:
-    file = out / NAME
+def write_npz(file: Path, tensors: Mapping[str, Lazy], progress: Progress) -> None:
+    """Writes an uncompressed npz file, holding one array in memory at a time.
+
+    Raises:
+      UserError: for bfloat16, which NumPy cannot store under its name.
+    """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, tensor in tensors.items():
             if tensor.dtype == FLOATS["bfloat16"]:
@@ -85,19 +87,3 @@ def _write_npz(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> Se
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, tensor.read(), allow_pickle=False)
             progress(tensor.nbytes)
-    return [file]
-
-
-def _recognises(path: Path) -> bool:
-    return plain.recognises(path) and (path / NAME).exists()
-
-
-def _read(folder: Path) -> Reading:
-    return plain.read(folder, read_npz(folder / NAME))
-
-
-def _write(trained: Trained, losses: Losses) -> Writing:
-    return Writing(plain.rules(trained.parameters), plain.files(trained), _write_npz)
-
-
-FORMAT = Format("a folder with parameters.npz of vljax", _recognises, _read, _write)

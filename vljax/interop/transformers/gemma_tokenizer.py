@@ -1,7 +1,8 @@
-"""The tokenizer of SigLIP 2 in transformers, which is Gemma's, lower-cased, whatever a file says.
+"""The tokenizer of SigLIP 2 in transformers: Gemma's byte pairs, lower-cased.
 
-`Siglip2Tokenizer` takes vocabulary, merges and special tokens from a `tokenizer.json`. How texts
-are normalized and cut up before is its own, and AutoTokenizer chooses it for every `siglip2`.
+`Siglip2Tokenizer` takes only vocabulary, merges and special tokens from a `tokenizer.json`. It has
+its own normalizer and pre-tokenizer, whatever the file states, and AutoTokenizer uses it for every
+`siglip2`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.tokenizers import HuggingFace
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Trained, read_json
-from vljax.interop.tokenizers import tokenizer_json
-from vljax.interop.tokenizers.tokenizer_json import Special
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.transformers import tokenizer as texts
+from vljax.interop.transformers import tokenizer_json
 from vljax.interop.transformers.tokenizer import ReadTokenizer, WrittenTokenizer
+from vljax.interop.transformers.tokenizer_json import Special
 
 _BEFORE: dict[str, Any] = {
     "normalizer": {
@@ -38,10 +39,10 @@ _MODEL = {"fuse_unk": True, "byte_fallback": True, "dropout": None}
 
 
 def as_loaded(content: bytes, file: str) -> bytes:
-    """A `tokenizer.json` as Siglip2Tokenizer understands it.
+    """A `tokenizer.json` as Siglip2Tokenizer interprets it.
 
     Raises:
-      UserError: if it is none, or its model is no byte-pair encoding.
+      UserError: if it is not a tokenizer.json, or its model is not a byte-pair encoding.
     """
     try:
         data = json.loads(content)
@@ -49,19 +50,19 @@ def as_loaded(content: bytes, file: str) -> bytes:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not a tokenizer.json ({error!r})") from error
     if kind != "BPE":
-        raise UserError(f"{file}: transformers siglip2 has only BPE, and this is {kind}")
+        raise UserError(f"{file}: transformers siglip2 has only BPE, but this is {kind}")
     data["model"] |= _MODEL
     return json.dumps({**data, **_BEFORE}, ensure_ascii=False).encode()
 
 
 def read(folder: Path, context: int) -> tuple[ReadTokenizer, bool]:
-    """The tokenizer of a folder, and whether the model is told what is padding.
+    """The tokenizer of a folder, and whether the model gets a padding mask.
 
     Raises:
-      UserError: if it makes ids in a way that no tokenizer here does.
+      UserError: if vljax has no tokenizer that gives the same ids.
     """
     file, config_file = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    config = Fields(read_json(config_file), str(config_file))
+    config = ForeignConfig(read_json(config_file), str(config_file))
     for side, default in (("padding_side", "left"), ("truncation_side", "right")):
         if config.get(side, default) != "right":
             config.fail(side, "is not 'right'")
@@ -69,7 +70,7 @@ def read(folder: Path, context: int) -> tuple[ReadTokenizer, bool]:
         raise UserError(f"{file}: no such file")
     content = as_loaded(file.read_bytes(), str(file))
     if "add_eos_token" in config or "add_bos_token" in config:
-        # They outrank the template of the file.
+        # These fields override the template of the file.
         config.must("add_eos_token", True, False)
         config.must("add_bos_token", False, False)
         content = _ended(content, config)
@@ -78,8 +79,8 @@ def read(folder: Path, context: int) -> tuple[ReadTokenizer, bool]:
     return found, "attention_mask" in inputs
 
 
-def _ended(content: bytes, config: Fields) -> bytes:
-    """The content with a template that puts the end token behind a text."""
+def _ended(content: bytes, config: ForeignConfig) -> bytes:
+    """The content with a template that adds the end token after a text."""
     from tokenizers import Tokenizer, processors
 
     tokenizer = Tokenizer.from_buffer(content)
@@ -90,22 +91,22 @@ def _ended(content: bytes, config: Fields) -> bytes:
     return str(tokenizer.to_str()).encode()
 
 
-def write(trained: Trained, losses: Losses, *, masks: bool) -> WrittenTokenizer:
+def write(trained: TrainedModel, issues: ExportIssues, *, masks: bool) -> WrittenTokenizer:
     """The tokenizer of a checkpoint as files of transformers.
 
     Args:
       trained: the checkpoint.
-      losses: is asked where something cannot be expressed.
-      masks: whether the model is told what is padding.
+      issues: collects export issues.
+      masks: whether the model gets a padding mask.
 
     Raises:
-      UserError: if its texts would not get the same ids there.
+      UserError: if texts would get other ids there.
     """
     config = trained.tokenizer.config
-    texts.check_framing(config, losses)
+    texts.check_framing(config, issues)
     if not isinstance(config, HuggingFace) or config.bos_token is not None:
         name = config.type_name if not isinstance(config, HuggingFace) else config.bos_token
-        losses.refuse("data.tokenizer", name, "a tokenizer.json of Gemma's kind, without bos")
+        issues.refuse("data.tokenizer", name, "a tokenizer.json of Gemma's kind, without bos")
     assert isinstance(config, HuggingFace)
     special = Special(config.pad_token, str(config.eos_token), None)
     vocabulary = as_loaded(texts.vocabulary(trained.tokenizer), "data.tokenizer")
@@ -113,7 +114,7 @@ def write(trained: Trained, losses: Losses, *, masks: bool) -> WrittenTokenizer:
     content = as_loaded(
         tokenizer_json.complete(vocabulary, special, length, "none"), "data.tokenizer"
     )
-    _compare(content, trained, losses)
+    _compare(content, trained, issues)
     ids = {
         "pad_token_id": tokenizer_json.token_id(content, special.pad),
         "bos_token_id": None,
@@ -131,12 +132,12 @@ def write(trained: Trained, losses: Losses, *, masks: bool) -> WrittenTokenizer:
     return WrittenTokenizer(ids, {"tokenizer.json": content, "tokenizer_config.json": settings})
 
 
-def _compare(content: bytes, trained: Trained, losses: Losses) -> None:
-    """Raises UserError for a tokenizer of another kind; other cleaning is a loss."""
-    ours, target = trained.tokenizer, f"{losses.target}, which has Gemma's and lower-cases,"
+def _compare(content: bytes, trained: TrainedModel, issues: ExportIssues) -> None:
+    """Raises UserError for another kind of tokenizer; different cleaning is an export issue."""
+    ours, target = trained.tokenizer, f"{issues.target}, which has Gemma's and lower-cases,"
     try:
         tokenizer_json.compare(content, ours, target, cleaned=False, padding=True)
     except UserError:
         tokenizer_json.compare(content, ours, target, cleaned=True, padding=True)
         cleaning = ours.config.cleaning
-        losses.lose("text-cleaning", f"data.tokenizer.cleaning = {cleaning!r}; it lower-cases")
+        issues.record("text-cleaning", f"data.tokenizer.cleaning = {cleaning!r}; it lower-cases")

@@ -1,8 +1,8 @@
-"""Pickles of PyTorch state dicts, read without running what they ask for.
+"""A safe reader for the pickles of PyTorch state dicts.
 
-A pickle is a program. Here its opcodes are interpreted one by one: literals and containers are
-made, and of the globals that it names only those in a table are known. Anything else is refused by
-name.
+A pickle is a program that may call any function. This interpreter knows the opcodes for literals
+and containers, and only the functions in a table; it refuses anything else by name. PyTorch's own
+`weights_only` loader works the same way, but needs PyTorch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vljax.config import UserError
 
 
 class Global(NamedTuple):
-    """A name that a pickle refers to, known but never imported."""
+    """A name that a pickle refers to. It is never imported."""
 
     module: str
     name: str
@@ -42,18 +42,18 @@ _NOTHING = ("PROTO", "FRAME")
 def load(
     file: io.BufferedIOBase, calls: Mapping[str, Call | None], persistent: Persistent, source: str
 ) -> Any:
-    """The value of one pickle; the file is left behind its end.
+    """The value of one pickle. Leaves the file position after its end.
 
     Args:
-      file: where the pickle starts.
-      calls: for each global that may be named, what stands in for a call of it; None for those that
-        are values only and stay `Global`.
-      persistent: from a persistent id to what it stands for.
-      source: the name of the file, for messages.
+      file: a file positioned at the start of the pickle.
+      calls: a replacement for each function that may be called; None for names that may only be
+        used as values, which stay `Global`.
+      persistent: maps a persistent id to a value.
+      source: the file name, for messages.
 
     Raises:
-      UserError: for a global that is not in `calls`, an opcode that state dicts do not need, and a
-        pickle that ends early or is none.
+      UserError: for a name that is not in `calls`, an opcode that state dicts do not need, or
+        damage.
     """
     machine = _Machine(calls, persistent, source)
     try:
@@ -63,13 +63,13 @@ def load(
             machine.step(opcode.name, argument)
     except UserError:
         raise
-    except Exception as error:  # of any kind, since the bytes may say anything
-        raise UserError(f"{source}: damaged: no pickle of a state dict ({error})") from error
-    raise UserError(f"{source}: damaged: its pickle has no end")
+    except Exception as error:  # the bytes may be anything, so any exception is possible
+        raise UserError(f"{source}: damaged: not the pickle of a state dict ({error})") from error
+    raise UserError(f"{source}: damaged: its pickle ends early")
 
 
 class _Machine:
-    """The stack and the memo of a pickle (the opcodes are those of `pickletools`)."""
+    """The stack and the memo of a pickle. Method names are opcodes of `pickletools`."""
 
     def __init__(
         self, calls: Mapping[str, Call | None], persistent: Persistent, source: str
@@ -79,7 +79,7 @@ class _Machine:
         self._calls, self._persistent, self._source = calls, persistent, source
 
     def step(self, name: str, argument: Any) -> None:
-        """Carries out one opcode."""
+        """Executes one opcode."""
         if name in _LITERALS:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -94,7 +94,7 @@ class _Machine:
         elif name not in _NOTHING:
             method = getattr(self, f"_{name.lower()}", None)
             if method is None:
-                raise UserError(f"{self._source}: opcode {name}, which no state dict needs")
+                raise UserError(f"{self._source}: opcode {name}, which a state dict does not need")
             method(argument)
 
     def _memoize(self, _: Any) -> None:
@@ -104,9 +104,9 @@ class _Machine:
         self.stack.append(_MARK)
 
     def _since_mark(self) -> list[Any]:
-        place = max(i for i, item in enumerate(self.stack) if item is _MARK)
-        items = self.stack[place + 1 :]
-        del self.stack[place:]
+        mark = max(i for i, item in enumerate(self.stack) if item is _MARK)
+        items = self.stack[mark + 1 :]
+        del self.stack[mark:]
         return items
 
     def _empty_dict(self, _: Any) -> None:
@@ -158,8 +158,8 @@ class _Machine:
         named = Global(module, name)
         if str(named) not in self._calls:
             raise UserError(
-                f"{self._source}: refers to {named}, which is no part of a plain state dict, and"
-                " pickled code is never run; save the model's state_dict() alone"
+                f"{self._source}: refers to {named}, which a plain state dict does not need;"
+                " vljax never runs pickled code: save only the model's state_dict()"
             )
         self.stack.append(named)
 
@@ -167,11 +167,11 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         call = self._calls[str(function)] if isinstance(function, Global) else None
         if call is None:
-            raise UserError(f"{self._source}: calls {function!s}, which no state dict needs")
+            raise UserError(f"{self._source}: calls {function!s}, which a state dict does not need")
         self.stack.append(call(*arguments))
 
     def _build(self, _: Any) -> None:
-        """Attributes of an object, such as the versions beside a state dict, are left out."""
+        """Drops the attributes of an object, such as the versions stored with a state dict."""
         self.stack.pop()
 
     def _binpersid(self, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the pickle of a PyTorch state dict is made of: storages, and tensors as views of them."""
+"""The storages in a PyTorch state dict, and the tensors that are views of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from vljax.config import UserError
-from vljax.interop.torch.pickle import Call, Global
+from vljax.interop.files.torch_pickle import Call, Global
 
 _LEGACY_STORAGES = {
     "DoubleStorage": np.float64,
@@ -37,16 +37,16 @@ _UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of bytes in a file, read when a tensor asks for it."""
+    """A range of bytes in a file, read when a tensor needs it."""
 
     name: str
     """Its key in the file."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
     read: Callable[[], np.ndarray]
-    """The bytes: uint8, mapped from the file where that is possible."""
+    """Returns the bytes as uint8, mapped from the file where possible."""
     dtype: np.dtype
-    """Of its elements; uint8 for a storage without a type."""
+    """The data type of elements; uint8 for a storage without a type."""
     big_endian: bool = False
 
 
@@ -57,13 +57,13 @@ class StoredTensor:
     storage: Storage
     dtype: np.dtype
     offset: int
-    """Elements of the storage before the first."""
+    """The index of the first element in the storage."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """Elements of the storage from one index to the next, along each axis."""
+    """Steps along each axis, in elements of the storage."""
 
     def read(self) -> np.ndarray:
-        """The array, read-only; contiguous or not as it was saved.
+        """The array, read-only, with the strides that it was saved with.
 
         Raises:
           UserError: if the file is damaged.
@@ -79,10 +79,10 @@ class StoredTensor:
 
 
 def globals_of_state_dicts(source: str) -> dict[str, Call | None]:
-    """The globals that a state dict needs, with what stands in for calls of them.
+    """The names that a state dict may refer to, with a replacement for each call.
 
     Args:
-      source: the name of the file, for messages.
+      source: the file name, for messages.
     """
 
     def tensor(
@@ -101,7 +101,7 @@ def globals_of_state_dicts(source: str) -> dict[str, Call | None]:
     def of_type(function: Global, kind: Any, arguments: tuple[Any, ...], state: Any) -> Any:
         call = known[str(function)]
         if call is None:
-            raise UserError(f"{source}: calls {function}, which makes no tensor")
+            raise UserError(f"{source}: calls {function}, which does not make a tensor")
         return call(*arguments)
 
     known: dict[str, Call | None] = {
@@ -121,17 +121,17 @@ def globals_of_state_dicts(source: str) -> dict[str, Call | None]:
 
 
 def storage_dtype(kind: Any, source: str) -> np.dtype:
-    """The type of the elements of a storage class. Raises UserError for one that is not known."""
+    """The element type of a storage class. Raises UserError if it is unknown."""
     name = str(kind)
     if name in _UNTYPED:
         return np.dtype(np.uint8)
     if name.removeprefix("torch.") not in _LEGACY_STORAGES:
-        raise UserError(f"{source}: storage of type {name}, which cannot be read")
+        raise UserError(f"{source}: cannot read storages of type {name}")
     return np.dtype(_LEGACY_STORAGES[name.removeprefix("torch.")])
 
 
 def _check_bounds(view: StoredTensor, source: str) -> None:
-    """A view may not reach past its storage: the memory there is not its own."""
+    """Raises UserError if a view reaches past its storage, into memory that is not its own."""
     shape, strides = view.shape, view.strides
     numbers = [view.offset, *shape, *strides]
     if len(shape) != len(strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):

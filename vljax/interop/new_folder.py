@@ -1,4 +1,4 @@
-"""A folder that is either complete or not there."""
+"""A folder that appears under its name only once it is complete."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from pathlib import Path
 from vljax.config import UserError
 
 MARK = ".vljax"
-"""A file in folders under passing names, so that nobody else's are taken for them."""
+"""A file in temporary folders, so that folders of others are never mistaken for them."""
 
 
 @contextlib.contextmanager
 def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill, that gets the name `out` once nothing went wrong.
+    """A temporary folder to fill, which is renamed to `out` if nothing goes wrong.
 
-    Until then it is its sibling `out.partial`. What an interrupted command left there is removed,
-    so the same command can be run again; what stood at `out` goes last of all.
+    The temporary folder is `out.partial`. One that an interrupted command left is removed, so the
+    same command can be run again. What was at `out` is removed last.
+
+    >>> with new_folder("made", "source", overwrite=False) as folder:
+    ...     _ = (folder / "weights").write_text("...")
+    >>> [path.name for path in Path("made").iterdir()]
+    ['weights']
 
     Args:
       out: the folder to make.
       source: what it is made from, which it must not replace.
-      overwrite: whether it may replace one that holds something.
+      overwrite: whether it may replace a folder that is not empty.
 
     Raises:
-      UserError: if there is something already, or it cannot be written.
+      UserError: if `out` exists already, or cannot be written.
     """
     target = Path(os.path.abspath(os.path.expanduser(out)))
     if "://" in out:
@@ -35,14 +40,14 @@ def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise UserError(f"{out} is a file; name a folder")
     if not overwrite and target.is_dir() and any(target.iterdir()):
-        raise UserError(f"{out} holds something already; add --overwrite to replace it")
+        raise UserError(f"{out} is not empty; add --overwrite to replace it")
     origin = Path(source).expanduser().resolve()
     if target.resolve() in (origin, *origin.parents):
-        raise UserError(f"{out} holds {source} itself; name another folder")
+        raise UserError(f"{out} contains {source} itself; name another folder")
     partial, old = (target.with_name(f"{target.name}.{end}") for end in ("partial", "replaced"))
     for left in (partial, old):
         if left.exists() and not (left / MARK).exists():
-            raise UserError(f"{left} is in the way, and not of vljax; rename or remove it")
+            raise UserError(f"{left} is in the way, and vljax did not make it; rename or remove it")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -63,7 +68,7 @@ def _replace(target: Path, partial: Path, old: Path) -> None:
         (partial / MARK).unlink()
         partial.rename(target)
         return
-    # A folder cannot replace one that holds something: the old one steps aside first.
+    # A rename cannot replace a folder that is not empty, so the old one is moved away first.
     shutil.rmtree(old, ignore_errors=True)
     (target / MARK).touch()
     target.rename(old)

@@ -1,4 +1,4 @@
-"""Files of named arrays in any format that is read here."""
+"""The arrays of a weights file, whichever of the known kinds it is."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vljax.config import UserError, suggest
-from vljax.interop.plain_npz import read_npz
-from vljax.interop.safetensors_files import read_file
-from vljax.interop.tensors import Tensor
-from vljax.interop.torch.file import state_dict
+from vljax.interop.files.npz import read_npz
+from vljax.interop.files.safetensors import read_file
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.files.torch import state_dict
 
 _TORCH = (".pth", ".pt", ".bin")
 
 
-def split(path: str) -> tuple[Path, str | None]:
-    """The file, and the part of it that is named behind a colon: `siglip.npz:img`.
+def split_path(path: str) -> tuple[Path, str | None]:
+    """The file, and the part after a colon: `siglip.npz:img` is (`siglip.npz`, `img`).
 
     Raises:
       UserError: for a URL.
@@ -30,16 +30,21 @@ def split(path: str) -> tuple[Path, str | None]:
 
 
 def read_tensors(path: str) -> Mapping[str, Tensor]:
-    """The arrays of `FILE` or `FILE:PART`, by their names; none is read yet.
+    """The arrays of `FILE` or `FILE:PART` by name. No array is read yet.
+
+    >>> import numpy as np
+    >>> np.savez("weights.npz", **{"params/img/bias": np.zeros(3, np.float32)})
+    >>> {name: tensor.shape for name, tensor in read_tensors("weights.npz:img").items()}
+    {'bias': (3,)}
 
     Args:
-      path: .safetensors, .npz, or what torch.save writes (.pth, .pt, .bin). A part is a subtree of
-        names (`img` of `img/...`), and a key of the outer dictionary for torch.save.
+      path: .safetensors, .npz, or a file of torch.save (.pth, .pt, .bin). A part is a subtree of
+        names (`img` for `img/...`); for torch.save it is a key of the outer dictionary.
 
     Raises:
       UserError: if the file is missing, damaged, of another kind, or has no such part.
     """
-    file, part = split(path)
+    file, part = split_path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if file.suffix in _TORCH:
@@ -55,7 +60,10 @@ def read_tensors(path: str) -> Mapping[str, Tensor]:
 def _subtree(
     tensors: Mapping[str, Tensor], part: str | None, separator: str, file: Path
 ) -> Mapping[str, Tensor]:
-    """The arrays below a name, wherever it stands; one of just that name becomes ''."""
+    """The arrays below a name at the top, or below the usual wrappers `params` and `opt/target`.
+
+    An array with exactly that name gets the name ''.
+    """
     if part is None:
         return tensors
     found = {}
@@ -68,5 +76,5 @@ def _subtree(
     if not found:
         below = (name.removeprefix("params/").removeprefix("opt/target/") for name in tensors)
         tops = sorted({name.split(separator)[0] for name in below})
-        raise UserError(f"{file}: holds no {part!r}{suggest(part, tops)}")
+        raise UserError(f"{file}: has no part {part!r}{suggest(part, tops)}")
     return found
