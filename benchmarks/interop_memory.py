@@ -58,8 +58,8 @@ def _weights(tower: dict[str, int]) -> int:
 
 def make_foreign(folder: Path, gigabytes: float) -> None:
     """Writes a folder of transformers, an array at a time."""
+    from vljax.interop.files.safetensors import SHARD_BYTES, write_folder
     from vljax.interop.mapping import pair
-    from vljax.interop.safetensors_files import SHARD_BYTES, write_folder
     from vljax.interop.transformers.clip import read
     from vljax.models.layout import unrolled_shapes
     from vljax.run import prepare
@@ -74,10 +74,10 @@ def make_foreign(folder: Path, gigabytes: float) -> None:
     sides = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
     processor["image_processor"] |= sides
     (folder / "processor_config.json").write_text(json.dumps(processor))
-    reading = read(folder, content, {})
-    shapes = unrolled_shapes(prepare(reading.run).shapes.params)
+    foreign = read(folder, content, {})
+    shapes = unrolled_shapes(prepare(foreign.run).shapes.params)
     tensors = {
-        one.foreign: _random(one.foreign_shape) for one in pair(reading.rules, shapes, "CLIP")
+        one.foreign: _random(one.foreign_shape) for one in pair(foreign.rules, shapes, "CLIP")
     }
     write_folder(folder, "model", tensors, lambda done: None, SHARD_BYTES)
 
@@ -85,7 +85,7 @@ def make_foreign(folder: Path, gigabytes: float) -> None:
 def _random(shape: tuple[int, ...]) -> Any:
     import numpy as np
 
-    from vljax.interop.tensors import Lazy
+    from vljax.interop.files.tensors import Lazy
 
     rng = np.random.default_rng(shape)
 
@@ -101,7 +101,7 @@ def make_scanned(workdir: Path, unrolled: Path) -> None:
     from etils import epath
 
     from vljax.config import encode
-    from vljax.interop.stored import write_parameters
+    from vljax.interop.checkpoints import write_parameters
     from vljax.models.layout import leaves
     from vljax.run import prepare
     from vljax.training.checkpoint import manifest

@@ -1,13 +1,13 @@
 """CLIP ViT-B/16 (Radford et al. 2021, arXiv 2103.00020, tables 18 to 20).
 
-Where it differs from the paper:
-  - The data of the paper (WIT, 400M pairs) are not public: `data.source.path` is unset.
-  - `precision`: bfloat16 in place of float16 with loss scaling.
-  - Initial values: Xavier uniform in place of the paper's scaled normal ones.
-  - `train_transforms`: to which size images are resized before the random square crop is not
-    published; here the shortest side gets the size of the crop. JPEGs are decoded no finer than
-    that and resized by means (`interpolation="area"`), within 2 of 255 levels of the bicubic
-    filter on photographs (`benchmarks/data.py`). Evaluation is exact.
+Differences from the paper:
+  - Data: the paper's data (WIT, 400M pairs) are not public. `data.source.path` is unset.
+  - `precision`: bfloat16 instead of float16 with loss scaling.
+  - Initial values: Xavier uniform instead of the paper's scaled normal distribution.
+  - `train_transforms`: the paper does not say to which size images are resized before the random
+    square crop. Here the shortest side becomes the crop size. JPEGs are decoded at the smallest
+    scale that is large enough and resized with `interpolation="area"`: on photographs, within 2
+    of 255 levels of the bicubic filter (`benchmarks/data.py`). Evaluation uses the paper's filter.
 """
 
 from typing import Any, Literal
@@ -50,14 +50,14 @@ def clip(
     """CLIP with a ViT of a named size (`vljax.models.presets`) at 224 pixels.
 
     Args:
-      image: size and patch of the image tower.
-      text: `size` and other fields of the text tower.
-      dim: of the shared embedding.
-      activation: of both towers.
-      crop: how training images get their size.
-      optim: the optimizer.
-      examples: how many are seen in all.
-      batch: how many of them at once.
+      image: size and patch size of the image tower, such as "B/16".
+      text: `size` of the text tower, and fields that replace those of that size.
+      dim: size of the shared embedding.
+      activation: activation function of both towers.
+      crop: transform that gives training images their size.
+      optim: optimizer.
+      examples: total number of training examples.
+      batch: global batch.
     """
     tower = {"activation": activation, "norm_epsilon": 1e-5}
     return Run(

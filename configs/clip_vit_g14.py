@@ -1,14 +1,14 @@
 """CLIP ViT-g/14 at 224 pixels, as open_clip trained it on LAION-2B (Cherti et al. 2023).
 
-Sizes, activation and epsilon are those of open_clip's model configuration `ViT-g-14`; batch and
-examples are in the name of its released weights, `laion2b_s34b_b88k`.
+Sizes, activation and epsilon are from open_clip's model configuration `ViT-g-14`. Batch and number
+of examples are from the name of its released weights, `laion2b_s34b_b88k`.
 
-Where it differs:
-  - LAION-2B is no longer published: `data.source.path` is unset.
-  - `learning_rate`, `warmup_steps` and `weight_decay` are what the paper's table gives for large
-    models, from memory: check them before a long run.
-  - The crop is `RandomResizedCrop(scale=(0.9, 1))`: the default of open_clip's training transform,
-    but for its filter: see `clip_vit_b16.py`.
+Differences:
+  - Data: LAION-2B is no longer published. `data.source.path` is unset.
+  - `learning_rate`, `warmup_steps` and `weight_decay` are not verified against the paper's table
+    for large models: check them before a long run.
+  - Crop: `RandomResizedCrop(scale=(0.9, 1))`, the default of open_clip's training transform, with
+    another filter, see `clip_vit_b16.py`.
 """
 
 from clip_vit_b16 import DECAY_RULES, IMAGE_SIZE, clip

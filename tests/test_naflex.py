@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from vljax import config, inference, launch
+from vljax.commands.check import summarise
 from vljax.config import UserError
 from vljax.data.transforms import ChooseText, Decode, Patchify, Resize
 from vljax.datasets import Builtin
 from vljax.evaluation import Retrieval
-from vljax.report.check import summarise
 from vljax.run import Run, prepare
 from vljax.training import metrics
 

@@ -27,7 +27,7 @@ from vljax.models.layout import merge
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
-from vljax.training.state import averaged
+from vljax.training.state import ema_parameters
 from vljax.workdir import FORMAT_VERSION, decode_recipe
 
 Forward = Callable[[Variables, dict[str, np.ndarray]], dict[str, Array]]
@@ -90,15 +90,16 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     Raises:
       UserError: if there is no intact checkpoint that this version can read.
 
-        from vljax.inference import load
-
-        model = load("runs/quickstart")
-        images = model.encode_image([Path("cat.png").read_bytes()])
-        texts = model.encode_text(["a cat", "a dog"])
-        print(images @ texts.T)  # cosine similarities, shape [1, 2]
+    >>> model = load("runs/quickstart")  # doctest: +SKIP
+    >>> images = model.encode_image([Path("cat.png").read_bytes()])  # doctest: +SKIP
+    >>> texts = model.encode_text(["a cat", "a dog"])  # doctest: +SKIP
+    >>> similarities = images @ texts.T  # doctest: +SKIP
+    >>> load("no/such/workdir")
+    Traceback (most recent call last):
+    vljax.config.UserError: no/such/workdir: no intact checkpoint
     """
     enable_compilation_cache()
-    written = exported.opened(path) if exported.recognises(path) else None
+    written = exported.open_folder(path) if exported.recognises(path) else None
     folder = checkpoint.find_intact(path) if written is None else epath.Path(written.folder)
 
     def read(name: str) -> bytes:
@@ -139,6 +140,6 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
 def _stored(folder: epath.Path, model: Model, run: Run) -> Variables:
     """The evaluation variables of a checkpoint, with EMA parameters where there are any."""
     shapes = parameter_shapes(model, run.model)
-    wanted = {**shapes._asdict(), "average": averaged(run.optim, shapes.params)}
+    wanted = {**shapes._asdict(), "average": ema_parameters(run.optim, shapes.params)}
     arrays = checkpoint.read_state(folder, wanted, partial=True)
     return Variables(merge(arrays["params"], arrays["average"]), arrays["state"])

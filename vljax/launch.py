@@ -21,12 +21,12 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from vljax import config
+from vljax import charts, config
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import error_for_field
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, ShardedEvaluationSet
-from vljax.evaluation.plots import plot_run, save
+from vljax.evaluation.plots import plot_run
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
@@ -35,14 +35,14 @@ from vljax.parallel.processes.failure import report_failure
 from vljax.parallel.processes.start import connect, is_first, process_index
 from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_encode
 from vljax.run import Prepared, Run, check_trains, prepare
-from vljax.training import accounting, metrics
-from vljax.training.accounting import Accounting
+from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, storage
+from vljax.training.example_statistics import ExampleStatistics
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
-from vljax.training.metrics import NoWriter
+from vljax.training.metrics import NullWriter
 from vljax.training.progress import ProgressDisplay
-from vljax.training.state import TrainState, evaluated
+from vljax.training.state import TrainState, evaluation_variables
 from vljax.workdir import Files, checkpoint_files, describe, facts, refuse_another_recipe, resume
 
 Log = Callable[[str], None]
@@ -120,7 +120,8 @@ def _train(run: Run, console: Console) -> Finished:
     encode = make_encode(prepared)
     evaluated_at = _evaluated_steps(run, start)
     counts = checkpointer.files(start) if start and is_first() else {}
-    examples = Accounting(workdir, start, run.data.max_rejected_share, counts.get(accounting.FILE))
+    saved_counts = counts.get(example_statistics.FILE)
+    statistics = ExampleStatistics(workdir, start, run.data.max_rejected_share, saved_counts)
 
     def bound(field: str, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluate]:
         return {
@@ -134,22 +135,22 @@ def _train(run: Run, console: Console) -> Finished:
             steps=run.steps,
             step=functools.partial(step, display.activity),
             hyper=hyper(prepared),
-            batches=lambda step: device_batches(prepared, step, examples.take),
-            accounting=examples,
+            batches=lambda step: device_batches(prepared, step, statistics.record),
+            statistics=statistics,
             evaluators=bound("evaluators", run.evaluators),
             final_evaluators=bound("final_evaluators", run.final_evaluators),
             cadence=Cadence(run.log_every, run.evaluate_every, run.checkpoint_every),
             max_skipped=run.max_skipped_steps,
             checkpointer=checkpointer,
             files=files,
-            writer=metrics.MetricsWriter(workdir, start) if is_first() else NoWriter(),
+            writer=metrics.MetricsWriter(workdir, start) if is_first() else NullWriter(),
             display=display,
         )
         barrier("the first step")
         state = _run_loop(loop, state)
     rows = metrics.read(workdir)
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
-    plots = _plots(prepared, data, encode(evaluated(state)), rows, log)
+    plots = _plots(prepared, data, encode(evaluation_variables(state)), rows, log)
     barrier("the end", _PLOT_SECONDS)  # a failure before this ends all processes
     return Finished(workdir, run.steps, final, plots)
 
@@ -254,7 +255,7 @@ def _evaluate_function(
     def evaluate(state: TrainState) -> dict[str, float]:
         if int(state.step) in done:
             return {}
-        return evaluator(encode(evaluated(state)), data)
+        return evaluator(encode(evaluation_variables(state)), data)
 
     return evaluate
 
@@ -283,7 +284,7 @@ def _plots(
         return []
     try:
         written = plot_run(rows, folder)
-        written += [save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
+        written += [charts.save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
     except OSError as error:
         log(f"warning: no plots in {folder}: {error.strerror}")
         return []

@@ -28,7 +28,7 @@ from vljax.run import Prepared
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
 
-Take = Callable[[BatchStatistics, Bool[np.ndarray, " rows"]], None]
+Record = Callable[[BatchStatistics, Bool[np.ndarray, " rows"]], None]
 
 # The initialisation runs once, so it need not be fast. LLVM takes half the time at this level, and
 # the initial values are the same.
@@ -162,23 +162,23 @@ def hyper(prepared: Prepared) -> Hyper:
     return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
 
 
-def _nobody(account: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
-    """Where nobody asks what became of the examples."""
+def _ignore(batch: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
+    """Keeps no statistics."""
 
 
 def device_batches(
-    prepared: Prepared, step: int, take: Take = _nobody
+    prepared: Prepared, step: int, record: Record = _ignore
 ) -> Iterator[dict[str, jax.Array]]:
     """Training batches from a step on, sharded over the mesh; each process reads its own rows.
 
     Args:
       prepared: the run.
       step: the number of the first batch.
-      take: told what became of the examples, and which of them this process counts.
+      record: called with what became of the examples, and which of them this process counts.
     """
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
-    counted = rows.first_held(sharding, run.global_batch)
+    counted = rows.counted_rows(sharding, run.global_batch)
 
     def open_part(part: int, count: int) -> Batches:
         own = np.split(counted, count)[part]
@@ -189,11 +189,11 @@ def device_batches(
             start_step=step,
             process_index=part,
             process_count=count,
-            on_batch=lambda account: take(account, own),
+            on_batch=lambda batch: record(batch, own),
         )
 
-    for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):
-        yield rows.place(own, sharding, run.global_batch)
+    for own in rows.read_parts(open_part, rows.local_parts(sharding, run.global_batch)):
+        yield rows.global_arrays(own, sharding, run.global_batch)
 
 
 def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
@@ -219,7 +219,7 @@ def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
     def bind(variables: Variables) -> Encode:
         def encode(batch: EvaluationBatch) -> dict[str, np.ndarray]:
             known = {
-                name: rows.place_whole(array, batch_sharding(mesh))
+                name: rows.shard_array(array, batch_sharding(mesh))
                 for name, array in batch.items()
                 if name in inputs
             }

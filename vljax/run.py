@@ -27,7 +27,7 @@ from vljax.models.compute import AttentionKind, Compute, Precision, resolve_atte
 from vljax.models.pretrained import Pretrained
 from vljax.objectives.contrastive import Contrastive
 from vljax.objectives.objective import Objective
-from vljax.optim import AdamW, Optimizer, rate_factors
+from vljax.optim import AdamW, Optimizer, learning_rate_factors
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
 from vljax.parallel.processes.start import DistributedConfig
@@ -260,7 +260,7 @@ def _check_parameter_rules(run: Run, variables: Variables) -> None:
     """Checks that the optimizer's patterns match parameters and leave some to train."""
     optim, params = run.optim, variables.params
     layout.match(optim.decay_rules, params, "optim.decay_rules")
-    rate_factors(optim, params)
+    learning_rate_factors(optim, params)
     frozen = [(pattern, True) for pattern in optim.frozen]
     chosen = layout.match([*frozen, (".*", False)], params, "optim.frozen")
     if all(all(layers) for layers in chosen.values()):

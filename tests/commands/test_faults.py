@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vljax.training import accounting, metrics
+from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import complete_steps, verify
 
 TINY = ("train.py", "configs/quickstart.py:tiny")
@@ -182,7 +182,7 @@ def test_bad_examples_are_masked_and_named(call, folder, tmp_path):
         "data/rejected": 15,
         **{f"data/rejected/{kind}": 5 for kind in kinds.values()},
     }
-    listed = accounting.read(str(tmp_path / "w"))
+    listed = example_statistics.read(str(tmp_path / "w"))
     assert {row["index"]: row["kind"] for row in listed} == kinds
     assert {(row["step"], row["source"]) for row in listed} == {(1, "jsonl:captions.jsonl")}
 
@@ -193,7 +193,7 @@ def test_too_many_bad_examples_end_the_run(call, folder, tmp_path):
     (said,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert "data.max_rejected_share: 3 of the last 20 examples up to step 1 cannot be used" in said
     assert "(no_caption 1, not_an_image 1, truncated 1; such as jsonl:captions.jsonl/" in said
-    assert len(accounting.read(str(tmp_path / "w"))) == 3
+    assert len(example_statistics.read(str(tmp_path / "w"))) == 3
 
 
 def test_data_that_have_changed_since(call, refused, folder, tmp_path):

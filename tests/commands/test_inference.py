@@ -1,4 +1,4 @@
-"""A checkpoint alone is enough: on another machine, without recipe, data or tokenizer file."""
+"""Inference from a checkpoint alone: the recipe, data and tokenizer files are gone."""
 
 import io
 import json
@@ -25,15 +25,18 @@ def picture(seed):
 
 @pytest.fixture(scope="module")
 def moved(call, tmp_path_factory):
-    """Two workdir copies: one made while everything is there, one after all of it is gone."""
+    """A workdir, moved away from its deleted data and tokenizer, and embeddings from before."""
     home = tmp_path_factory.mktemp("home")
     for i in range(8):
         (home / f"{i}.png").write_bytes(picture(i))
     rows = [{"image": f"{i}.png", "caption": f"picture {i}", "class": "x"} for i in range(8)]
     (home / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(vocabulary.FILE, home / "tokenizer.json")
+    cheap = ["--model.encoders.image.depth", "1", "--model.encoders.text.depth", "1"]
+    for evaluator in ("retrieval", "zero_shot"):
+        cheap += [f"--evaluators.{evaluator}", "none", f"--final_evaluators.{evaluator}", "none"]
     status, _, err = call(
-        *("train.py", "configs/quickstart.py:tiny", "--workdir", home / "w"),
+        *("train.py", "configs/quickstart.py:tiny", "--workdir", home / "w", *cheap),
         *("--data.source", "jsonl", "--data.source.path", home / "data.jsonl"),
         *("--data.tokenizer.path", home / "tokenizer.json", "--global_batch", "8", "--steps", "2"),
         *("--optim.schedule.warmup_steps", "1", "--optim.ema_decay", "0.9"),
@@ -48,25 +51,35 @@ def moved(call, tmp_path_factory):
     return target, expected
 
 
-@pytest.mark.parametrize("part", ["", "checkpoints/2"])
-def test_it_gives_the_same_embeddings(moved, part):
-    workdir, expected = moved
-    loaded = load(str(workdir / part))
+@pytest.fixture(scope="module")
+def loaded(moved):
+    return load(str(moved[0]))
+
+
+def test_a_workdir_gives_the_same_embeddings_after_the_move(moved, loaded):
     assert loaded.step == 2
     image, text = loaded.encode_image([picture(0)]), loaded.encode_text(["A Picture 1"])
-    np.testing.assert_array_equal(image, expected[0])
-    np.testing.assert_array_equal(text, expected[1])
+    np.testing.assert_array_equal(image, moved[1][0])
+    np.testing.assert_array_equal(text, moved[1][1])
     np.testing.assert_allclose(np.linalg.norm([image[0], text[0]], axis=1), 1, rtol=1e-6)
 
 
-def test_it_is_loaded_by_a_process_that_knows_no_recipe(moved, call):
+def test_a_checkpoint_folder_gives_the_same_model(moved, loaded):
+    single = load(str(moved[0] / "checkpoints/2"))
+    assert single.step == 2
+    assert single.run == loaded.run
+    jax.tree.map(np.testing.assert_array_equal, single.variables, loaded.variables)
+    text = single.encode_text(["A Picture 1"])
+    np.testing.assert_array_equal(text, moved[1][1])
+
+
+def test_a_process_that_imports_only_inference_can_load_it(moved, call):
     code = f"from vljax.inference import load; print(load({str(moved[0])!r}).step)"
     status, out, err = call("-c", code)
     assert (status, out.strip()) == (0, "2"), err
 
 
-def test_it_has_averaged_parameters_and_frozen_ones_as_they_are(moved):
-    loaded = load(str(moved[0]))
+def test_it_has_ema_parameters_except_frozen_ones(moved, loaded):
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.variables.params)
     wanted = {"params": shapes, "average": select(".*", shapes, frozen=("image/positions",))}
     stored = read_state(moved[0] / "checkpoints" / "2", wanted, partial=True)
@@ -76,8 +89,7 @@ def test_it_has_averaged_parameters_and_frozen_ones_as_they_are(moved):
     assert np.any(stored["average"]["logit_scale"] != stored["params"]["logit_scale"])
 
 
-def test_cleaning_and_preprocessing_are_those_of_training(moved):
-    loaded = load(str(moved[0]))
+def test_cleaning_and_preprocessing_are_those_of_training(loaded):
     np.testing.assert_array_equal(
         loaded.encode_text(["a picture"]), loaded.encode_text(["  A  PICTURE "])
     )
@@ -94,6 +106,6 @@ def test_a_damaged_checkpoint_is_refused(moved, tmp_path):
         load(str(copy))
 
 
-def test_nothing_there(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
     with pytest.raises(UserError, match="no intact checkpoint"):
         load(str(tmp_path))

@@ -37,7 +37,7 @@ def change(file, edit):
     ("edit", "message"),
     [
         (lambda t: t.pop("logit_bias"), "lacks 'logit_bias'"),
-        (lambda t: t.update(x=np.ones(1, np.float32)), "no place for: 'x'"),
+        (lambda t: t.update(x=np.ones(1, np.float32)), "that this model lacks: 'x'"),
         (lambda t: t.update(logit_bias=np.ones(2, np.float32)), r"\[2\].*asks for \[1\]"),
         (lambda t: t.update(logit_bias=np.ones(1, np.int64)), "'logit_bias' is int64"),
     ],
@@ -52,7 +52,7 @@ def test_arrays_that_do_not_fit(siglip, tmp_path, edit, message):
 def test_a_truncated_file(siglip, tmp_path, keep):
     file = siglip / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    assert "no intact safetensors file" in refused(siglip, tmp_path / "out")
+    assert "not an intact safetensors file" in refused(siglip, tmp_path / "out")
 
 
 def test_a_foreign_kind_of_model(siglip, tmp_path):
@@ -62,7 +62,7 @@ def test_a_foreign_kind_of_model(siglip, tmp_path):
 
 def test_something_that_is_no_model(tmp_path):
     (tmp_path / "src").mkdir()
-    assert "nothing that vljax can import" in refused(tmp_path / "src", tmp_path / "out")
+    assert "vljax cannot import this" in refused(tmp_path / "src", tmp_path / "out")
 
 
 def test_what_cannot_be_expressed_ends_an_export(foreign, tmp_path):

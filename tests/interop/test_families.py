@@ -75,7 +75,7 @@ def change_config(folder, file="config.json", **fields):
         ("vit_a", {"qkv_bias": False}, "qkv_bias: is False; vljax has only True"),
         ("vit_a", {"pooler_act": "relu"}, "pooler_act: is 'relu'"),
         ("dinov2_a", {"use_swiglu_ffn": True}, "lacks .*weights_in"),
-        ("dinov2_a", {"layerscale_value": "x"}, "layerscale_value: 'x' is no float"),
+        ("dinov2_a", {"layerscale_value": "x"}, "layerscale_value: 'x' is not of type float"),
         ("bert_a", {"is_decoder": True}, "is_decoder: is True"),
         ("roberta_a", {"pad_token_id": 3}, "pad_token_id: is 3, and the tokenizer pads with 1"),
     ],
@@ -137,7 +137,7 @@ def test_a_layout_for_another_tower_is_refused(foreign, tmp_path):
     run = load(imported("vit_a", foreign, tmp_path)).run
     wrong = Pretrained(path=str(tmp_path / "foreign/vit_a/model.safetensors"), layout="roberta")
     run = dataclasses.replace(run, pretrained={"image": wrong})
-    with pytest.raises(UserError, match=r"roberta is for transformer, and .* is vit"):
+    with pytest.raises(UserError, match=r"roberta is for transformer, but .* is vit"):
         pretrained.load(prepare(run, jax.devices()[:1]))
 
 

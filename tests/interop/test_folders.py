@@ -10,7 +10,7 @@ from tests.parity import interop_inputs as inputs
 from tests.parity.interop_cases import OPEN_CLIP, TRANSFORMERS
 from vljax.inference import load
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.safetensors_files import read_folder
+from vljax.interop.files.safetensors import read_folder
 
 TOLERANCE = 2e-6
 CASES = [*TRANSFORMERS, *OPEN_CLIP]

@@ -1,7 +1,7 @@
 import pytest
 
 from vljax.config import UserError
-from vljax.interop.folders import new_folder
+from vljax.interop.new_folder import new_folder
 
 
 def fill(out, source, **options):
@@ -19,7 +19,7 @@ def test_what_is_there_is_replaced_when_asked(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").touch()
-    with pytest.raises(UserError, match="holds something already; add --overwrite"):
+    with pytest.raises(UserError, match="is not empty; add --overwrite"):
         fill(out, tmp_path / "source", overwrite=False)
     fill(out, tmp_path / "source", overwrite=True)
     assert [p.name for p in out.iterdir()] == ["new"]
@@ -56,7 +56,9 @@ def test_it_never_replaces_what_it_is_made_from(tmp_path, out):
 def test_folders_of_others_stay(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine").touch()
-    with pytest.raises(UserError, match="is in the way, and not of vljax; rename or remove it"):
+    with pytest.raises(
+        UserError, match="is in the way, and vljax did not make it; rename or remove it"
+    ):
         fill(tmp_path / "out", tmp_path / "source", overwrite=True)
     assert (tmp_path / name / "mine").exists()
 

@@ -15,10 +15,10 @@ from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip
 from vljax.data.tokenizers.clip_bpe import ClipBpe
-from vljax.interop import convert, formats
-from vljax.interop.arguments import _FORMATS
+from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import import_model
-from vljax.interop.export_issues import ACCEPTABLE, Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.formats import ACCEPTABLE, FORMATS, find_format
 from vljax.training import checkpoint
 
 
@@ -35,7 +35,7 @@ def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None)
     """The checkpoint, cleaning and resizing otherwise."""
     newest = checkpoint.find_intact(str(home / "w"))
     file = None if vocabulary is None else str(vocabulary)
-    found, _ = convert._trained(newest, file, "float32", None)
+    found, _ = read_trained(newest, vocabulary=file)
     tokenizer = dataclasses.replace(found.tokenizer.config, cleaning=cleaning).load()
     first, second, *others = found.run.data.eval_transforms
     first = dataclasses.replace(first, **(decode or {}))
@@ -94,7 +94,9 @@ def test_the_vocabulary_of_clip_from_a_file(home, vocabulary, tmp_path, capsys):
     out, asked = tmp_path / "out", ["--format", "transformers", "--accept", "resize"]
     command = ["export", str(home / "w"), str(out), *asked]
     assert main(command) == 2
-    assert "built in and cannot be taken out; add --tokenizer FILE" in capsys.readouterr().err
+    assert (
+        "built in and cannot be written as a file; add --tokenizer FILE" in capsys.readouterr().err
+    )
     command += ["--tokenizer", str(vocabulary)]
     assert main(command) == 2
     assert "which repairs characters and HTML (ftfy); --accept text-cleaning" in (
@@ -117,7 +119,7 @@ def test_the_vocabulary_of_clip_from_a_file(home, vocabulary, tmp_path, capsys):
 def test_a_vocabulary_that_would_not_be_used_is_refused(kind, home, tmp_path, capsys):
     command = ["export", str(home / "w"), str(tmp_path / "out"), "--format", kind]
     assert main([*command, "--tokenizer", "tokenizer.json"]) == 2
-    assert f"--tokenizer: {kind} has no use for it" in capsys.readouterr().err
+    assert f"--tokenizer: {kind} does not use it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -136,9 +138,9 @@ def test_files_that_are_not_that_vocabulary(name, content, message, home, tmp_pa
         content = (unzip(content, tmp_path / "other") / "tokenizer.json").read_bytes()
     if content is not None:
         file.write_bytes(content)
-    losses = Losses("transformers", tuple(ACCEPTABLE))
+    issues = ExportIssues("transformers", tuple(ACCEPTABLE))
     with pytest.raises(UserError, match=message):
-        formats.named("transformers").write(trained(home, vocabulary=file), losses)
+        find_format("transformers").write(trained(home, vocabulary=file), issues)
 
 
 @pytest.mark.parametrize(
@@ -161,18 +163,18 @@ def test_a_loss_is_named_and_may_be_accepted(kind, loss, changes, message, home,
         changes["vocabulary"] = request.getfixturevalue("vocabulary")
     other = trained(home, **changes)
     others = [name for name in ACCEPTABLE if name != loss]
-    fmt = formats.named(kind)
+    fmt = find_format(kind)
     with pytest.raises(UserError, match=f"cannot express .*{message}.*--accept {loss} exports"):
-        fmt.write(other, Losses(kind, others))
-    losses = Losses(kind, tuple(ACCEPTABLE))
-    fmt.write(other, losses)
-    assert any(message in note and ACCEPTABLE[loss] in note for note in losses.notes)
+        fmt.write(other, ExportIssues(kind, others))
+    issues = ExportIssues(kind, tuple(ACCEPTABLE))
+    fmt.write(other, issues)
+    assert any(message in note and ACCEPTABLE[loss] in note for note in issues.notes)
 
 
 def test_a_loss_that_there_is_not(home, tmp_path, capsys):
     asked = ["--format", "open_clip", "--accept", "resizing"]
     assert main(["export", str(home / "w"), str(tmp_path / "out"), *asked]) == 2
-    expected = "error: --accept: unknown loss 'resizing'; did you mean 'resize'?"
+    expected = "error: --accept: unknown issue 'resizing'; did you mean 'resize'?"
     assert capsys.readouterr().err.strip() == expected
 
 
@@ -195,8 +197,7 @@ def test_bfloat16_there_and_back(kind, foreign, tmp_path):
 
 
 def test_help_has_a_line_for_each_format(capsys):
-    assert _FORMATS.keys() == formats.MODULES.keys()
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert all([name, *what.split()] in lines for name, what in _FORMATS.items())
+    assert all([name, *entry.help.split()] in lines for name, entry in FORMATS.items())

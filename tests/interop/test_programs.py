@@ -24,11 +24,11 @@ from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.transforms import Flip
 from vljax.inference import load
-from vljax.interop import convert
+from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.export_issues import Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.files.safetensors import read_file
 from vljax.interop.programs import folder as program_folder
-from vljax.interop.safetensors_files import read_file
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite
 from vljax.run import Run, prepare
@@ -102,7 +102,7 @@ def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
         load(str(out)).encode_image(inputs.images()[:1]),
         load(str(trained_cnn)).encode_image(inputs.images()[:1]),
     )
-    with pytest.raises(UserError, match=r"batch_stats.*npz has no place.*stablehlo and onnx have"):
+    with pytest.raises(UserError, match=r"batch_stats.*npz cannot store; use stablehlo or onnx"):
         export_model(str(trained_cnn), str(tmp_path / "npz"), "npz", report=quiet)
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_image_is_one_line(siglip, tmp_path):
     file.write_bytes(stream.getvalue().replace(b"IDAT", b"\0\1\2\3"))
     done = embed(out, "--images", file)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no image of ")
+    assert done.stderr.startswith("error: damaged, or not an image of ")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -241,9 +241,9 @@ def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeyp
 
 
 def test_transforms_that_do_not_travel(siglip):
-    trained, _ = convert._trained(checkpoint.find_intact(str(siglip)), None, "float32", None)
+    trained, _ = read_trained(checkpoint.find_intact(str(siglip)))
     decode, *others = trained.run.data.eval_transforms
-    losses = Losses("stablehlo")
+    issues = ExportIssues("stablehlo")
     for transforms, message in (
         ((decode, Flip(), *others), r"'flip'.*it has decode, resize and centre_crop"),
         ((dataclasses.replace(decode, random_background=True), *others), "random_background"),
@@ -252,7 +252,7 @@ def test_transforms_that_do_not_travel(siglip):
         data = dataclasses.replace(trained.run.data, eval_transforms=transforms)
         other = dataclasses.replace(trained, run=dataclasses.replace(trained.run, data=data))
         with pytest.raises(UserError, match=message):
-            program_folder.check(other, losses)
+            program_folder.check(other, issues)
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from tests.parity import interop_inputs as inputs
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.inference import load
-from vljax.interop import export_manifest, exported
+from vljax.interop import exported
 from vljax.interop.convert import export_model, import_model
+from vljax.interop.files.safetensors import read_folder
+from vljax.interop.files.tensors import Lazy
 from vljax.interop.quantized import packed, quantized, unpacked
-from vljax.interop.safetensors_files import read_folder
-from vljax.interop.tensors import Lazy
 from vljax.models.assembly import Variables
 from vljax.models.kernels.quantization import FORMS
 from vljax.models.kernels.quantized import QuantizedKernel
@@ -130,7 +130,7 @@ def test_scanned_layers_are_stacked_again(home, form):
     encoders = {k: replace(v, scan=True) for k, v in unrolled.run.model.encoders.items()}
     run = replace(unrolled.run, model=replace(unrolled.run.model, encoders=encoders))
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
-    params = exported.opened(str(folder)).variables(model, run.model).params
+    params = exported.open_folder(str(folder)).variables(model, run.model).params
     depth = encoders["image"].depth
     kernel = params["image"]["blocks"]["mlp"]["up"]["kernel"]
     assert isinstance(kernel, QuantizedKernel)
@@ -152,7 +152,7 @@ def test_what_a_scanned_run_exported_is_imported(home, tmp_path):
     for encoder in recipe["model"]["encoders"].values():
         encoder["scan"] = True
     (folder / "recipe.json").write_text(json.dumps(recipe))
-    (folder / export_manifest.NAME).unlink()  # which holds the digest
+    (folder / exported.MANIFEST).unlink()  # which holds the digest
     import_model(str(folder), str(again), overwrite=False, report=quiet)
     np.testing.assert_array_equal(home.embeddings(again), home.embeddings(home.checkpoint))
 
@@ -190,7 +190,11 @@ def test_a_kernel_is_read_once():
         ("recipe.json", lambda b: b.replace(b"vit", b"ViT", 1), "recipe.json differs"),
         ("parameters.safetensors", None, "parameters.safetensors is missing"),
         ("export.json", lambda b: b[:40], "export.json is damaged"),
-        ("export.json", lambda b: b.replace(b"int8", b"int3"), "'int3' are unknown to this vljax"),
+        (
+            "export.json",
+            lambda b: b.replace(b"int8", b"int3"),
+            "cannot read weights quantized as 'int3'",
+        ),
     ],
 )
 def test_damage_is_named(home, tmp_path, file, edit, message):
@@ -207,10 +211,10 @@ def test_damage_is_named(home, tmp_path, file, edit, message):
 
 def test_weights_that_are_not_what_the_form_says(home, tmp_path):
     folder = shutil.copytree(home.written("int8"), tmp_path / "copy")
-    file = folder / export_manifest.NAME
+    file = folder / exported.MANIFEST
     said = json.loads(file.read_text())
     file.write_text(json.dumps(said | {"quantized": "int4"}))
-    with pytest.raises(UserError, match=r"is int8\[.*\], and has to be uint8\["):
+    with pytest.raises(UserError, match=r"is int8\[.*\], but has to be uint8\["):
         load(str(folder))
     file.write_text(json.dumps(said | {"quantized": None}))
     with pytest.raises(UserError, match="is int8; weights have to be one of float64"):
@@ -221,6 +225,6 @@ def test_other_formats_have_no_such_weights(home, capsys):
     out = home.folder / "out"
     asked = ["export", str(home), str(out), "--format", "npz", "--quantize", "int8"]
     assert main(asked) == 2
-    expected = "error: --quantize: npz has no such weights; use --format safetensors"
+    expected = "error: --quantize: npz has no quantized weights; use --format safetensors"
     assert capsys.readouterr().err.strip() == expected
     assert not out.exists()

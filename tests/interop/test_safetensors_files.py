@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from vljax.config import UserError
-from vljax.interop.safetensors_files import read_folder, write_folder
-from vljax.interop.tensors import Lazy
+from vljax.interop.files.safetensors import read_folder, write_folder
+from vljax.interop.files.tensors import Lazy
 
 
 def lazy(array):
@@ -73,5 +73,5 @@ def test_a_missing_shard_and_a_wrong_index_are_named(tmp_path):
     with pytest.raises(UserError, match=r"-00002-of-00003\.safetensors: no such file"):
         read_folder(tmp_path, "model")
     index.write_text("[]")
-    with pytest.raises(UserError, match="no index of safetensors files"):
+    with pytest.raises(UserError, match="not an index of safetensors files"):
         read_folder(tmp_path, "model")

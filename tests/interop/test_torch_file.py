@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
-from vljax.interop.torch.file import state_dict
+from vljax.interop.files.torch import state_dict
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
 
@@ -115,21 +115,21 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path, file):
     path = tmp_path / "cut.pth"
     for size in {*range(0, len(content), 257), len(content) - 1}:
         path.write_bytes(content[:size])
-        with pytest.raises(UserError, match=r"cut\.pth: (damaged|no file of torch\.save)"):
+        with pytest.raises(UserError, match=r"cut\.pth: (damaged|not a file of torch\.save)"):
             state_dict(path)
 
 
 def test_foreign_files_are_named(tmp_path):
     path = tmp_path / "other.pth"
     path.write_bytes(np.random.default_rng(0).bytes(1000))
-    with pytest.raises(UserError, match=r"other\.pth: no file of torch\.save"):
+    with pytest.raises(UserError, match=r"other\.pth: not a file of torch\.save"):
         state_dict(path)
     path.write_bytes(pickle.dumps({"a": 1}, 2))
-    with pytest.raises(UserError, match=r"other\.pth: no file of torch\.save"):
+    with pytest.raises(UserError, match=r"other\.pth: not a file of torch\.save"):
         state_dict(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(UserError, match=r"none of torch\.save: it has no data\.pkl"):
+    with pytest.raises(UserError, match=r"not of torch\.save: data\.pkl is missing"):
         state_dict(path)
 
 
@@ -139,7 +139,7 @@ def test_a_flipped_byte_of_a_storage_is_found(tmp_path):
     content[content.index(plain) + 5] ^= 1
     path = tmp_path / "flipped.pth"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="data/0 has another checksum"):
+    with pytest.raises(UserError, match="data/0 differs from its checksum"):
         state_dict(path)["plain"].read()
 
 

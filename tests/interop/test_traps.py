@@ -17,9 +17,10 @@ from tests.interop.conftest import unzip
 from tests.parity import interop_inputs as inputs
 from vljax.config import UserError
 from vljax.data.tokenizers import HuggingFace
-from vljax.interop import convert, formats
+from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.export_issues import Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.formats import detect_format, find_format
 from vljax.training import checkpoint
 
 TWO_TOWERS = ["transformers_clip_a", "transformers_siglip_a", "transformers_siglip_b", "siglip2_b"]
@@ -41,7 +42,7 @@ class Home:
         workdir = self.folder / f"{name}-w"
         if not workdir.exists():
             import_model(str(self.foreign(name)), str(workdir), overwrite=False, report=quiet)
-        return convert._trained(checkpoint.find_intact(str(workdir)), None, "float32", None)[0]
+        return read_trained(checkpoint.find_intact(str(workdir)))[0]
 
 
 def quiet(done, total):
@@ -54,12 +55,12 @@ def home(tmp_path_factory):
 
 
 def read(folder):
-    return formats.detect(folder).read(folder)
+    return detect_format(folder).read(folder)
 
 
 def written(trained, kind, accept=()):
     """What stands beside the arrays: JSON as data."""
-    files = formats.named(kind).write(trained, Losses(kind, accept)).files
+    files = find_format(kind).write(trained, ExportIssues(kind, accept)).files
     return {k: json.loads(v) if k.endswith(".json") else v for k, v in files.items()}
 
 
@@ -200,7 +201,7 @@ def test_how_texts_are_padded_and_what_the_model_is_given(name, pad, given, home
 def test_a_siglip_with_a_tokenizer_json_is_lower_cased_there_as_here(cleaning, home):
     """`siglip` with a GemmaTokenizer does not; so another class, and all steps in the file."""
     trained = with_byte_pairs(home, cleaning)
-    written_files = formats.named("transformers").write(trained, Losses("transformers")).files
+    written_files = find_format("transformers").write(trained, ExportIssues("transformers")).files
     config = json.loads(written_files["tokenizer_config.json"])
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     theirs = Tokenizer.from_buffer(written_files["tokenizer.json"])
@@ -230,7 +231,7 @@ def with_byte_pairs(home, cleaning):
 def test_an_imported_siglip_whose_texts_keep_upper_case_is_noted(home, foreign):
     """As transformers reads the released SigLIP 2 that are `siglip` with a GemmaTokenizer."""
     source = foreign("transformers_siglip_a")
-    files = formats.named("transformers").write(with_byte_pairs(home, "none"), Losses("")).files
+    files = find_format("transformers").write(with_byte_pairs(home, "none"), ExportIssues("")).files
     (source / "spiece.model").unlink()
     (source / "tokenizer.json").write_bytes(files["tokenizer.json"])
     config = json.loads(files["tokenizer_config.json"])

@@ -1,13 +1,13 @@
-"""Embeddings, meshes and losses that the tests of this folder share."""
+"""Embeddings, meshes and compiled losses that the tests of this folder share."""
 
+import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vljax.objectives.contrastive import sigmoid_loss, softmax_loss
-from vljax.objectives.pair_logits import pairs
+from vljax.objectives.pair_logits import Tiling, pair_logits
 from vljax.parallel.mesh import MeshConfig, make_mesh
 
 BATCH, DIM = 48, 24
@@ -23,9 +23,20 @@ def mesh_of(sizes):
     return make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
 
 
-def loss_of(valid, similarity, direction, layout):
-    def loss(image, text, scale, bias):
-        of = pairs(image, text, jnp.asarray(valid), similarity, scale, bias)
-        return (softmax_loss(of, direction, layout) if direction else sigmoid_loss(of, layout)).loss
+def loss_of(similarity, direction, tiling):
+    """The loss as a function of `(image, text, scale, bias, valid)`; sigmoid without direction."""
+
+    def loss(image, text, scale, bias, valid):
+        logits = pair_logits(image, text, valid, similarity, scale, bias)
+        if direction:
+            return softmax_loss(logits, direction, tiling).loss
+        return sigmoid_loss(logits, tiling).loss
 
     return loss
+
+
+@functools.cache
+def compiled(similarity, direction, sizes=None, texts=None):
+    """The jitted loss with its gradients by both embeddings, scale and bias; one for all tests."""
+    tiling = Tiling(sizes and mesh_of(sizes), texts)
+    return jax.jit(jax.value_and_grad(loss_of(similarity, direction, tiling), (0, 1, 2, 3)))

@@ -1,5 +1,7 @@
 """Contrastive losses by their definition, all logits at once, in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,21 +31,29 @@ def sigmoid(logits):
     return jnp.sum(jnp.logaddexp(0, -z * logits)) / len(logits)
 
 
+@functools.partial(jax.jit, static_argnames=("similarity", "direction"))
+def _value_and_gradients(arguments, similarity, direction):
+    def loss(image, text, scale, bias):
+        pairs = logits(image, text, similarity, scale, bias)
+        return softmax(pairs, direction) if direction else sigmoid(pairs)
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(*arguments)
+
+
 def value_and_gradients(image, text, valid, similarity, direction, scale, bias):
     """The loss, and its gradients by both embeddings, scale and bias; sigmoid without direction.
 
     Examples that are not valid are taken out of the batch.
     """
-    keep = np.flatnonzero(valid)
-
-    def loss(image, text, scale, bias):
-        pairs = logits(image[keep], text[keep], similarity, scale, bias)
-        return softmax(pairs, direction) if direction else sigmoid(pairs)
-
     with jax.enable_x64():
-        arguments = map(jnp.float64, (image, text, scale, bias))
-        value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(*arguments)
-        return jax.tree.map(np.asarray, (value, *gradients))
+        arguments = tuple(map(jnp.float64, (image[valid], text[valid], scale, bias)))
+        value, gradients = _value_and_gradients(arguments, similarity, direction)
+        value, *gradients = map(np.asarray, (value, *gradients))
+    for i in range(2):
+        whole = np.zeros(image.shape)
+        whole[valid] = gradients[i]
+        gradients[i] = whole
+    return value, *gradients
 
 
 def distance(ours, truth):

@@ -14,7 +14,7 @@ from vljax.objectives.contrastive import (
     softmax_loss,
 )
 from vljax.objectives.objective import Context
-from vljax.objectives.pair_logits import pairs
+from vljax.objectives.pair_logits import pair_logits
 
 BATCH, DIM = 12, 7
 # The relative error of a float32 reduction over 12 terms; the issue asks for 1e-6.
@@ -73,10 +73,10 @@ VALID = {
 
 
 def of_logits(logits, valid=None):
-    """Pairs that have the given logits: the products of their rows with unit vectors."""
+    """`PairLogits` of the given logits: the products of their rows with unit vectors."""
     logits = jnp.float32(logits)
     valid = np.ones(len(logits), bool) if valid is None else valid
-    return pairs(logits, jnp.eye(len(logits)), jnp.asarray(valid), "dot")
+    return pair_logits(logits, jnp.eye(len(logits)), jnp.asarray(valid), "dot")
 
 
 def softmax(logits, valid=None, direction="both"):

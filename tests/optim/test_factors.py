@@ -7,13 +7,13 @@ import pytest
 from tests.optim.optimizing import two_towers
 from vljax.config import UserError
 from vljax.models.layout import leaves
-from vljax.optim import AdamW, rate_factors
+from vljax.optim import AdamW, learning_rate_factors
 
 
 def by_path(optimizer, scan):
     """Unrolled path -> factor."""
     (_, params), found = two_towers(scan), {}
-    tree = rate_factors(optimizer, params)
+    tree = learning_rate_factors(optimizer, params)
     for (keys, factor), (_, leaf) in zip(leaves(tree), leaves(params), strict=True):
         values = np.broadcast_to(factor, leaf.shape)
         if "blocks" in keys and scan:
@@ -55,7 +55,7 @@ def test_rules_and_layers(scan):
 
 def test_class_tokens_and_pooling():
     config = AdamW(layer_decay=0.5)
-    tower = lambda **fields: rate_factors(config, {"image": fields})["image"]  # noqa: E731
+    tower = lambda **fields: learning_rate_factors(config, {"image": fields})["image"]  # noqa: E731
     leaf = jax.ShapeDtypeStruct((2, 4), np.float32)
     tree = tower(blocks={"0": {"w": leaf}}, cls=leaf, pooling={"probe": leaf}, input_norm=leaf)
     assert tree == {
@@ -67,12 +67,14 @@ def test_class_tokens_and_pooling():
 
 
 def test_nothing_to_do_is_one_everywhere():
-    assert set(jax.tree.leaves(rate_factors(AdamW(), two_towers(scan=True)[1]))) == {1.0}
+    assert set(jax.tree.leaves(learning_rate_factors(AdamW(), two_towers(scan=True)[1]))) == {1.0}
 
 
 def test_messages():
     with pytest.raises(UserError, match=r"optim.rate_rules: 'imgae/\.\*' matches no parameter"):
-        rate_factors(AdamW(rate_rules=(("imgae/.*", 0.1), (".*", 1.0))), two_towers(scan=True)[1])
+        learning_rate_factors(
+            AdamW(rate_rules=(("imgae/.*", 0.1), (".*", 1.0))), two_towers(scan=True)[1]
+        )
     leaf = jax.ShapeDtypeStruct((2,), np.float32)
     with pytest.raises(UserError, match=r"optim\.layer_decay: the model has no stack of blocks"):
-        rate_factors(AdamW(layer_decay=0.9), {"head": {"bias": leaf}})
+        learning_rate_factors(AdamW(layer_decay=0.9), {"head": {"bias": leaf}})

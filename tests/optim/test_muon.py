@@ -1,6 +1,9 @@
 """Muon against its formula in float64 NumPy, by singular values."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests.optim.optimizing import directions, gradients
@@ -75,21 +78,45 @@ def test_all_the_rest_is_adam():
 
 
 @pytest.mark.parametrize(
-    ("names", "folded"),
+    ("names", "rows", "columns"),
     [
-        (("embed", "mlp"), "1 (embed) (mlp)"),
-        (("layers", "mlp", "embed"), "layers (mlp) (embed)"),
-        (("layers", "embed", "heads", "head_dim"), "layers (embed) (heads head_dim)"),
-        (("heads", "head_dim", "embed"), "1 (heads head_dim) (embed)"),
-        (("layers", "heads", "head_dim"), None),
-        (("layers", "embed"), None),
-        (("vocab", "embed"), None),
-        (("positions", "embed"), None),
-        (("patch", "patch", "conv_in", "embed"), None),
-        (("embed", "none"), None),
-        ((), None),
+        (("embed", "mlp"), (0,), (1,)),
+        (("layers", "mlp", "embed"), (1,), (2,)),
+        (("layers", "embed", "heads", "head_dim"), (1,), (2, 3)),
+        (("heads", "head_dim", "embed"), (0, 1), (2,)),
     ],
 )
-def test_what_counts_as_a_matrix(names, folded):
-    matrix = matrix_of(names)
-    assert (matrix and matrix.folded) == folded
+def test_matrices_by_their_logical_axes(names, rows, columns):
+    assert matrix_of(names) == (rows, columns)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("layers", "heads", "head_dim"),
+        ("layers", "embed"),
+        ("vocab", "embed"),
+        ("positions", "embed"),
+        ("patch", "patch", "conv_in", "embed"),
+        ("embed", "none"),
+        (),
+    ],
+    ids="-".join,
+)
+def test_all_other_arrays_are_not_matrices(names):
+    assert matrix_of(names) is None
+
+
+def test_the_direction_of_optax_itself_is_another():
+    """Why `optax.contrib.muon` gets no momentum: from step 2 on, its Nesterov momentum differs."""
+    trees = gradients({"up": (4, 7)})
+    (_, ours, *_), _ = directions(
+        Muon(momentum=0.8, clip_norm=None), {"up": ("embed", "mlp")}, trees
+    )
+    theirs = optax.contrib.muon(-1.0, beta=0.8, consistent_rms=0.2)
+    params = {"up": jnp.zeros((4, 7))}
+    state = theirs.init(params)
+    for tree in trees[:2]:
+        found, state = theirs.update(jax.tree.map(jnp.float32, tree), state, params)
+    distance = np.linalg.norm(found["up"] - ours["up"]) / np.linalg.norm(ours["up"])
+    assert distance > 0.02

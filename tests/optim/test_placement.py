@@ -1,11 +1,11 @@
-"""Moments go where their parameters go, all else of an optimizer's state is whole."""
+"""Moments are sharded like their parameters; all other optimizer state is not split."""
 
 import jax
 import pytest
 
 from tests.optim.optimizing import two_towers
 from vljax.models.layout import leaves, select, select_like
-from vljax.optim import Adafactor, Optimizer, place
+from vljax.optim import Adafactor, Optimizer, state_shardings
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import parameter_shardings, replicated
 from vljax.training.checkpoint.saved_state import to_nested
@@ -28,16 +28,16 @@ EXPECTED = {
 def test_every_optimizer(name, pattern):
     model, shapes = two_towers(scan=True)
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    placed = parameter_shardings(model.axes, shapes, mesh)
+    sharded = parameter_shardings(model.axes, shapes, mesh)
     kind = Optimizer.members[name]
     optimizer = kind(factor_from=8) if kind is Adafactor else kind()
     trained = select(pattern, shapes)
     transformation = optimizer.transformation(select_like(model.axes, trained))
     state = jax.eval_shape(transformation.init, trained)
-    result = place(state, trained, placed, replicated(mesh))
+    result = state_shardings(transformation, state, trained, sharded, replicated(mesh))
     assert jax.tree.structure(result) == jax.tree.structure(state)
 
-    own = dict(leaves(placed))
+    own = dict(leaves(sharded))
     for keys, (split, whole) in EXPECTED[name].items():
         assert own[keys] != replicated(mesh)
         under = [

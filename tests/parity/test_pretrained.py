@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from vljax.interop import efficientnet_lite
-from vljax.interop.files import read_tensors
+from vljax.interop.files.read import read_tensors
+from vljax.interop.files.torch import state_dict
 from vljax.interop.mapping import pair, to_own
-from vljax.interop.torch.file import state_dict
 from vljax.interop.transformers import bert
 from vljax.models.compute import Compute
 from vljax.models.encoders import EfficientNetLite, TextTransformer

@@ -1,4 +1,4 @@
-"""The scripts as files, their help, and what they say to bad input."""
+"""Syntax of the scripts, their help, and their errors for bad input."""
 
 import shutil
 import subprocess
@@ -78,7 +78,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("script", "arguments", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_that_names_it(standins, script, arguments, message):
+def test_bad_input_gives_one_line_with_its_name(standins, script, arguments, message):
     status, out, errors = standins.run(script, *arguments)
     assert (status, out, len(errors)) == (2, [], 1), errors
     assert errors[0].startswith(f"error: {message}")

@@ -13,7 +13,7 @@ from vljax.models.compute import Compute
 from vljax.models.encoders import EfficientNetLite
 from vljax.objectives.contrastive import SoftmaxContrastive
 from vljax.optim import AdamW
-from vljax.training.state import Task, create, evaluated
+from vljax.training.state import Task, create, evaluation_variables
 from vljax.training.step import make_step
 
 
@@ -48,7 +48,7 @@ def test_a_tower_that_is_trained_moves_its_statistics():
     before, after = (jax.tree.leaves(s.state) for s in (first, second))
     assert before
     assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-    assert same(evaluated(second).state, second.state)
+    assert same(evaluation_variables(second).state, second.state)
 
 
 def test_a_step_without_a_valid_example_moves_none():

@@ -9,7 +9,7 @@ import pytest
 from tests.training import tiny
 from vljax.models.layout import leaves
 from vljax.optim import AdamW
-from vljax.training.state import evaluated
+from vljax.training.state import evaluation_variables
 from vljax.training.step import make_step
 
 IMAGE = ("image/.*", "embedding/image/.*")
@@ -65,7 +65,7 @@ def test_the_average_follows_its_formula():
         decay = min(0.9, (1 + k) / (10 + k))
         for keys, value in leaves(state.params):
             truth[keys] = decay * truth[keys] + (1 - decay) * np.float64(value)
-    for keys, value in leaves(evaluated(state).params):
+    for keys, value in leaves(evaluation_variables(state).params):
         np.testing.assert_allclose(value, truth[keys], rtol=1e-5, atol=1e-6, err_msg=str(keys))
 
 
@@ -74,7 +74,7 @@ def test_the_average_is_of_what_is_trained_and_evaluation_has_all():
     state = tiny.state(of)
     assert "image" not in state.average
     assert "text" in state.average
-    assert keys_of(evaluated(state).params) == keys_of(state.params)
+    assert keys_of(evaluation_variables(state).params) == keys_of(state.params)
 
 
 def test_a_skipped_step_leaves_the_average():
@@ -89,7 +89,7 @@ def test_a_skipped_step_leaves_the_average():
 def test_without_an_average_the_parameters_are_evaluated():
     state = tiny.standard()[2]
     assert state.average == {}
-    assert evaluated(state).params == state.params
+    assert evaluation_variables(state).params == state.params
 
 
 def test_skipped_steps_in_a_row_are_counted():

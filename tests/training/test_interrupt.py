@@ -45,13 +45,13 @@ def test_among_several_processes_a_signal_counts_once_all_know_of_it():
             return super().__call__(max(sent))
 
     with StopRequest(str, Shared()) as stop:
-        before = stop.ask()
+        before = stop.poll()
         os.kill(os.getpid(), signal.SIGTERM)
-        after = stop.ask()
+        after = stop.poll()
         assert stop.signum is None
-        stop.take(before)
+        stop.receive(before)
         assert stop.signum is None
-        stop.take(after)
+        stop.receive(after)
         assert stop.signum == signal.SIGTERM
     assert sent == [0, signal.SIGTERM]
 
@@ -67,6 +67,6 @@ def test_the_signal_of_another_process_is_honoured():
 
 def test_a_process_alone_asks_nobody():
     with StopRequest(str) as stop:
-        assert stop.ask() is None
-        stop.take(None)
+        assert stop.poll() is None
+        stop.receive(None)
         assert stop.agreed() is None

@@ -13,9 +13,9 @@ from rich.console import Console
 from tests.training import tiny
 from vljax.config import UserError
 from vljax.data.pipeline.batches import BatchStatistics, RejectedExample
-from vljax.training import accounting, metrics
-from vljax.training.accounting import Accounting
+from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, complete_steps
+from vljax.training.example_statistics import ExampleStatistics
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Loop
 from vljax.training.metrics import MetricsWriter
@@ -56,12 +56,10 @@ def run(tmp_path):
     ):
         log = []
 
-        saved = (
-            Checkpointer(str(tmp_path)).files(start)
-            if start in complete_steps(str(tmp_path))
-            else {}
-        )
-        counts = Accounting(str(tmp_path), start, limit, saved.get(accounting.FILE))
+        resumes = start in complete_steps(str(tmp_path))
+        saved = Checkpointer(str(tmp_path)).files(start) if resumes else {}
+        counts = saved.get(example_statistics.FILE)
+        statistics = ExampleStatistics(str(tmp_path), start, limit, counts)
 
         def batches(first):
             for k in range(first, 10_000):
@@ -70,7 +68,7 @@ def run(tmp_path):
                     (RejectedExample(0, "pets", "", k, "truncated", "ends"),) if bad(k) else ()
                 )
                 valid = np.array([not rejected, True])
-                counts.take(
+                statistics.record(
                     BatchStatistics(k, valid, np.array([k > 4] * 2), rejected), np.ones(2, bool)
                 )
                 log.append(("batch", k))
@@ -91,7 +89,7 @@ def run(tmp_path):
                 step=jax.jit(count),
                 hyper=tiny.hyper(),
                 batches=batches,
-                accounting=counts,
+                statistics=statistics,
                 evaluators={"first": evaluate("first"), "validation": evaluate("validation")},
                 final_evaluators={"test": evaluate("test")},
                 cadence=cadence,
@@ -132,7 +130,7 @@ def test_rows_have_the_counts_of_examples_and_the_wait_for_them(run, tmp_path):
     counts = [tuple(rows[step][f"data/{name}"] for name in names) for step in (1, 3, 10)]
     assert counts == [(2, 0, 0), (5, 0, 1), (18, 10, 2)]
     assert rows[10]["data/rejected/truncated"] == 2
-    assert [row["index"] for row in accounting.read(str(tmp_path))] == [1, 6]
+    assert [row["index"] for row in example_statistics.read(str(tmp_path))] == [1, 6]
     assert rows[1]["input/wait"] is None
     assert all(0 <= rows[step]["input/wait"] <= 1 for step in (3, 6, 9, 10))
 
@@ -147,7 +145,7 @@ def test_counts_go_on_from_a_checkpoint_between_two_rows(run, tmp_path):
     run(start=7, bad=lambda k: k in (1, 6))
     (last,) = (row for row in metrics.read(str(tmp_path)) if row["step"] == 10 and "loss" in row)
     assert (last["data/decoded"], last["data/repeated"], last["data/rejected"]) == (18, 10, 2)
-    assert [row["index"] for row in accounting.read(str(tmp_path))] == [1, 6]
+    assert [row["index"] for row in example_statistics.read(str(tmp_path))] == [1, 6]
 
 
 def test_too_many_bad_examples_end_the_run_and_what_was_saved_stays(run, tmp_path):
@@ -156,7 +154,7 @@ def test_too_many_bad_examples_end_the_run_and_what_was_saved_stays(run, tmp_pat
         run(bad=lambda k: k > 4, limit=0.0)
     assert complete_steps(str(tmp_path)) == [5]
     assert metrics.read(str(tmp_path))[-1]["data/rejected"] == 1
-    assert [row["index"] for row in accounting.read(str(tmp_path))] == [5]
+    assert [row["index"] for row in example_statistics.read(str(tmp_path))] == [5]
 
 
 def test_it_goes_on_where_the_state_stands(run):

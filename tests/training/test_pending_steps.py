@@ -1,4 +1,4 @@
-"""What is looked at once a step is done."""
+"""Checks on steps once they have finished."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 
 from vljax.config import UserError
 from vljax.training.interrupt import StopRequest
-from vljax.training.loop import LIMIT, InFlight
+from vljax.training.loop import MAX_PENDING, PendingSteps
 
 
 class Log:
@@ -23,56 +23,56 @@ class Log:
 
 
 @pytest.fixture
-def flight():
+def pending():
     """Adds the steps of losses and of skipped steps in a row; knows what was written and said."""
 
-    class Flight:
+    class Recorder:
         def __init__(self):
             self.log, self.said, self.asked = Log(), [], []
             stop = StopRequest(print)
-            stop.take = self.asked.append
-            self.steps = InFlight(stop, 3, self.log, self.said.append)
+            stop.receive = self.asked.append
+            self.steps = PendingSteps(stop, 3, self.log, self.said.append)
 
         def add(self, losses, skipped=None):
             for i, loss in enumerate(losses):
                 metrics = {"loss": loss, "skipped_in_a_row": skipped[i] if skipped else 0}
                 self.steps.add(i + 1, {k: jnp.asarray(v) for k, v in metrics.items()})
 
-    return Flight()
+    return Recorder()
 
 
-def test_a_spike_is_written_and_said_with_its_step(flight):
-    flight.add([2.0, 2.1, 2.2] * 13 + [5.0, 2.0, 2.0])
-    ((step, row),) = flight.log.rows
+def test_a_spike_is_written_and_said_with_its_step(pending):
+    pending.add([2.0, 2.1, 2.2] * 13 + [5.0, 2.0, 2.0])
+    ((step, row),) = pending.log.rows
     assert (step, list(row)) == (40, ["loss_spike"])
     # Of the 39 before: median 2.1, median absolute deviation 0.1.
     assert row["loss_spike"] == pytest.approx(2.9 / (1.4826 * 0.1), rel=1e-4)
-    (line,) = flight.said
+    (line,) = pending.said
     assert line.startswith("step 40: loss 5.0000 is 20 deviations above the median of the last")
 
 
-def test_some_steps_are_left_running(flight):
-    flight.add([1.0] * 7)
-    assert len(flight.asked) == 7 - LIMIT
-    flight.steps.drain()
-    assert len(flight.asked) == 7
+def test_some_steps_are_left_running(pending):
+    pending.add([1.0] * 7)
+    assert len(pending.asked) == 7 - MAX_PENDING
+    pending.steps.drain()
+    assert len(pending.asked) == 7
 
 
-def test_it_is_known_whether_the_devices_are_done(flight):
-    assert flight.steps.done()
+def test_it_is_known_whether_the_devices_are_done(pending):
+    assert pending.steps.done()
     slow = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x)[0, 0])
     zero = jnp.int32(0)
-    flight.steps.add(1, {"loss": slow(jnp.zeros((1000, 1000))), "skipped_in_a_row": zero})
-    assert not flight.steps.done()
-    flight.steps.drain()
-    assert flight.steps.done()
+    pending.steps.add(1, {"loss": slow(jnp.zeros((1000, 1000))), "skipped_in_a_row": zero})
+    assert not pending.steps.done()
+    pending.steps.drain()
+    assert pending.steps.done()
 
 
-def test_too_many_skipped_steps_in_a_row(flight):
-    flight.add([1.0, float("nan"), float("nan"), 1.0, 1.0], [0, 1, 2, 0, 0])
-    flight.steps.drain()
+def test_too_many_skipped_steps_in_a_row(pending):
+    pending.add([1.0, float("nan"), float("nan"), 1.0, 1.0], [0, 1, 2, 0, 0])
+    pending.steps.drain()
     with pytest.raises(UserError) as error:
-        flight.add([float("nan")] * 5, [1, 2, 3, 4, 5])
+        pending.add([float("nan")] * 5, [1, 2, 3, 4, 5])
     said = str(error.value)
     assert said.startswith(
         "max_skipped_steps: 3 steps in a row were skipped up to step 3 (loss nan)"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vljax.training.loop import BOUND, LEAST, WINDOW, SpikeDetector
+from vljax.training.loop import BOUND, MIN_LOSSES, WINDOW, SpikeDetector
 
 
 def flagged(losses):
@@ -48,7 +48,7 @@ def test_a_plateau_has_a_least_deviation():
 
 
 def test_too_few_losses_say_nothing():
-    assert flagged([*alternating(LEAST - 1), 100.0]) == {}
+    assert flagged([*alternating(MIN_LOSSES - 1), 100.0]) == {}
 
 
 def test_a_spike_does_not_hide_the_next():

@@ -13,7 +13,7 @@ from tests.parity import verify_inputs as inputs
 from vljax.commands.main import main
 from vljax.data.sources import Karpathy
 from vljax.verify import released
-from vljax.verify.data import given
+from vljax.verify.data import find_data_set
 from vljax.verify.released import RELEASED, Figure, Released, Task
 
 STORED = json.loads((Path(__file__).parents[1] / "parity" / "data" / "verify.json").read_text())
@@ -93,7 +93,7 @@ def test_lines_of_progress_where_there_is_no_terminal(foreign, data, monkeypatch
     ("args", "message"),
     [
         (["ViT-B-32/opena"], "did you mean 'ViT-B-32/openai'?"),
-        (["ViT-B-32/openai"], "width is 24, and ViT-B-32/openai has 768"),
+        (["ViT-B-32/openai"], "width is 24, but ViT-B-32/openai has 768"),
         (["transformers_clip_a", "--tolerance", "-1"], "--tolerance: must be 0 or more"),
         (["transformers_clip_a", "--classes", "/none"], "/none: no such file; add --classes FILE"),
         (["transformers_clip_a", "--data", "/none"], "/none: cannot tell what kind of data set"),
@@ -109,7 +109,7 @@ def test_bad_input_is_status_2(args, message, foreign, data, capsys):
 def test_a_single_tower_has_none_of_the_figures(tower, kind, foreign, data, capsys):
     weights = foreign(tower)
     assert verify("transformers_clip_a", "--weights", weights, *data("transformers_clip_a")) == 2
-    message = f"{weights}: holds {kind} alone; transformers_clip_a has an image and a text tower"
+    message = f"{weights}: holds only {kind}; transformers_clip_a has an image and a text tower"
     assert message in capsys.readouterr().err
 
 
@@ -156,10 +156,10 @@ def test_a_split_file_by_its_type_or_its_address(foreign, data, tmp_path, monkey
     folder = Path(data(name)[3])
     (folder / "dataset_coco.json").rename(folder / "coco.txt")
     words = {"classes": None, "templates": None, "images": None, "prog": "vljax verify"}
-    one = given(f"karpathy:{folder}/coco.txt", **words)
+    one = find_data_set(f"karpathy:{folder}/coco.txt", **words)
     assert (one.task, one.source) == ("coco", Karpathy(f"{folder}/coco.txt"))
     content = (folder / "coco.txt").read_bytes()
     monkeypatch.setattr("vljax.config.path_exists", lambda path: True)
     monkeypatch.setattr("vljax.verify.data.read_bytes", {"gs://b/dataset_coco.json": content}.get)
-    one = given("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
+    one = find_data_set("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
     assert (one.task, one.source) == ("coco", Karpathy("gs://b/dataset_coco.json", "gs://b/images"))

@@ -41,8 +41,8 @@ class Apply(Protocol):
     ) -> tuple[Outputs, dict[str, Any]]:
         """Outputs by name, and the new state. A modality that the batch lacks is not computed.
 
-        Where the batch is a part of a larger one, its entry `place` says where each example stands
-        there: dropout is keyed by it.
+        Where the batch is a part of a larger one, its entry `example_index` has the index of each
+        example there: dropout is keyed by it.
         """
 
 
@@ -97,7 +97,7 @@ class AssembledModule(nn.Module):
             if name not in batch:
                 continue
             module = encoder.module(self.compute, name)
-            mask, places = batch.get(f"{name}_mask"), batch.get("place")
+            mask, places = batch.get(f"{name}_mask"), batch.get("example_index")
             rest = {k: batch[f"{name}_{k}"] for k in encoder.example(1) if k not in _TAKEN}
             encoded = module(batch[name], mask, train=train, places=places, **rest)
             streams[name] = encoded

@@ -1,4 +1,4 @@
-"""Objectives: the outputs of a model and a batch to a loss, one file a family."""
+"""Objectives compute a loss from the outputs of the model and a batch; one file a family."""
 
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
 

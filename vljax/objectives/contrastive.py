@@ -1,4 +1,4 @@
-"""Contrastive learning of two towers: softmax (CLIP) and sigmoid (SigLIP)."""
+"""Contrastive losses of image and text embeddings: softmax (CLIP) and sigmoid (SigLIP)."""
 
 from __future__ import annotations
 
@@ -12,72 +12,84 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vljax.models.similarity import Similarity
-from vljax.objectives.negatives import Direction, sigmoid_negatives, softmax_negatives
 from vljax.objectives.objective import Batch, Context, Objective, Result, Scalar
-from vljax.objectives.pair_logits import ONE_DEVICE, Layout, Pairs, pairs
+from vljax.objectives.pair_logits import (
+    ONE_DEVICE,
+    Direction,
+    PairLogits,
+    Tiling,
+    pair_logits,
+    sigmoid_negatives,
+    softmax_negatives,
+)
 
 
-class Outcome(NamedTuple):
-    """What a loss makes of the pairs."""
+class LossAndAccuracy(NamedTuple):
+    """The loss of a batch, and the accuracy of its images."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
-    """Share of valid images whose logit with their own text exceeds those with all other valid
-    texts by more than rounding: ties count against the model, as in retrieval."""
+    """Share of the valid images that match their own text best. Its logit must exceed those of all
+    other valid texts by more than rounding: a tie counts against the model, as in retrieval."""
 
 
-def softmax_loss(of: Pairs, direction: Direction = "both", layout: Layout = ONE_DEVICE) -> Outcome:
+def softmax_loss(
+    logits: PairLogits, direction: Direction = "both", tiling: Tiling = ONE_DEVICE
+) -> LossAndAccuracy:
     """Cross-entropy of each example against the batch (InfoNCE, van den Oord et al. 2018, eq. 4).
 
     Args:
-      of: the pairs; examples that are not valid are no negatives either.
-      direction: which modality asks; `both` is the mean of the two (Radford et al. 2021, fig. 3).
-      layout: how the computation is laid out.
+      logits: of all pairs. Examples that are not valid are not used as negatives either.
+      direction: the modality that is classified; `both` is the mean of the two (Radford et al.
+        2021, fig. 3).
+      tiling: how the logits are split.
 
     Returns:
       The mean over valid examples; 0 if there are none.
     """
-    negatives = softmax_negatives(of.images, of.texts, direction, layout)
-    asked = [x for x in (negatives.image, negatives.text) if x is not None]
+    negatives = softmax_negatives(logits.images, logits.texts, direction, tiling)
+    used = [x for x in (negatives.image, negatives.text) if x is not None]
     # log(e^p + sum e^n) - p = log(1 + e^(log sum e^n - p)), exact also where p is far above all n.
-    total = sum(jnp.sum(jax.nn.softplus(x - of.positive)) for x in asked)
-    return Outcome(total / len(asked) / _count(of), _accuracy(of, negatives.best))
+    total = sum(jnp.sum(jax.nn.softplus(x - logits.positive)) for x in used)
+    loss = total / len(used) / _count(logits)
+    return LossAndAccuracy(loss, _accuracy(logits, negatives.best))
 
 
-def sigmoid_loss(of: Pairs, layout: Layout = ONE_DEVICE) -> Outcome:
+def sigmoid_loss(logits: PairLogits, tiling: Tiling = ONE_DEVICE) -> LossAndAccuracy:
     """Binary cross-entropy of every pair (Zhai et al. 2023, eq. 1).
 
     Args:
-      of: the pairs.
-      layout: how the computation is laid out.
+      logits: of all pairs.
+      tiling: how the logits are split.
 
     Returns:
       The sum over valid pairs divided by the number of valid examples; 0 if there are none.
     """
-    negatives = sigmoid_negatives(of.images, of.texts, layout)
-    positives = jnp.sum(jnp.where(of.valid, jax.nn.softplus(-of.positive), 0))
-    return Outcome((positives + negatives.total) / _count(of), _accuracy(of, negatives.best))
+    negatives = sigmoid_negatives(logits.images, logits.texts, tiling)
+    positives = jnp.sum(jnp.where(logits.valid, jax.nn.softplus(-logits.positive), 0))
+    loss = (positives + negatives.total) / _count(logits)
+    return LossAndAccuracy(loss, _accuracy(logits, negatives.best))
 
 
-def _accuracy(of: Pairs, best: Float[Array, "batch"]) -> Float[Array, ""]:
-    hits = of.valid & (of.positive > best + of.rounding)
-    return jnp.sum(hits) / _count(of)
+def _accuracy(logits: PairLogits, best_negative: Float[Array, "batch"]) -> Float[Array, ""]:
+    hits = logits.valid & (logits.positive > best_negative + logits.rounding)
+    return jnp.sum(hits) / _count(logits)
 
 
-def _count(of: Pairs) -> Array:
-    return jnp.maximum(jnp.sum(of.valid), 1)
+def _count(logits: PairLogits) -> Array:
+    return jnp.maximum(jnp.sum(logits.valid), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrastive(Objective):
-    """What the two losses share: a learned scale of the similarities."""
+    """Base of contrastive objectives: similarities with a learned scale."""
 
     temperature: float
     """Initial value; similarities are divided by it. Learned as `logit_scale`, the log of 1/it."""
     max_scale: float | None = 100.0
-    """The scale never exceeds it (Radford et al. 2021, section 2.5)."""
+    """Upper limit of the scale (Radford et al. 2021, section 2.5)."""
     similarity: Similarity = "cosine"
-    """euclidean is the negative squared distance; it and dot are for embeddings of free length."""
+    """`euclidean` is the negative squared distance; like `dot`, it uses the embeddings' lengths."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.temperature <= 0:
@@ -94,8 +106,8 @@ class Contrastive(Objective):
     def reads(self) -> tuple[str, ...]:
         return ("image/embedding", "text/embedding")
 
-    def _pairs(self, outputs: dict[str, Array], batch: Batch) -> Pairs:
-        return pairs(
+    def _logits(self, outputs: dict[str, Array], batch: Batch) -> PairLogits:
+        return pair_logits(
             outputs["image/embedding"],
             outputs["text/embedding"],
             batch["valid"],
@@ -107,37 +119,53 @@ class Contrastive(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxContrastive(Contrastive, name="softmax"):
-    """Each image picks its text among the batch's, and the other way round (CLIP)."""
+    """CLIP's loss: each image is classified among the texts of the batch, and each text likewise.
+
+    >>> objective = SoftmaxContrastive(temperature=0.05, direction="image_to_text")
+    >>> objective.reads()
+    ('image/embedding', 'text/embedding')
+    >>> round(objective.scalars()["logit_scale"].initial, 4)  # the log of 1 / 0.05
+    2.9957
+    """
 
     temperature: float = 0.07
     """Initial value; similarities are divided by it. Learned as `logit_scale`, the log of 1/it."""
     direction: Direction = "both"
-    """Which modality asks."""
+    """Whether images are classified among texts, texts among images, or both."""
 
     def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:
         outputs = ctx.outputs()
-        loss, accuracy = softmax_loss(self._pairs(outputs, batch), self.direction, Layout(ctx.mesh))
+        logits = self._logits(outputs, batch)
+        loss, accuracy = softmax_loss(logits, self.direction, Tiling(ctx.mesh))
         scale = jnp.exp(outputs["logit_scale"])
         return Result(loss, {"accuracy": accuracy, "logit_scale": scale}, {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigmoidContrastive(Contrastive, name="sigmoid"):
-    """Each pair of image and text is classified as belonging together or not (SigLIP)."""
+    """SigLIP's loss: each pair of an image and a text is classified as matching or not.
+
+    >>> objective = SigmoidContrastive(bias=-5.0)
+    >>> sorted(objective.scalars())
+    ['logit_bias', 'logit_scale']
+    >>> objective.scalars()["logit_bias"].initial
+    -5.0
+    """
 
     temperature: float = 0.1
     """Initial value; similarities are divided by it. Learned as `logit_scale`, the log of 1/it."""
     max_scale: float | None = None
-    """The scale never exceeds it; SigLIP sets no limit."""
+    """Upper limit of the scale; SigLIP sets none."""
     bias: float = -10.0
-    """Initial value of the learned `logit_bias`; at 0, negatives would swamp the first steps."""
+    """Initial value of the learned `logit_bias`. At 0, the many negatives would dominate the first
+    steps."""
 
     def scalars(self) -> dict[str, Scalar]:
         return {**super().scalars(), "logit_bias": Scalar(self.bias)}
 
     def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:
         outputs = ctx.outputs()
-        loss, accuracy = sigmoid_loss(self._pairs(outputs, batch), Layout(ctx.mesh))
+        loss, accuracy = sigmoid_loss(self._logits(outputs, batch), Tiling(ctx.mesh))
         metrics = {
             "accuracy": accuracy,
             "logit_scale": jnp.exp(outputs["logit_scale"]),

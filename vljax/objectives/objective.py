@@ -1,4 +1,4 @@
-"""The Objective interface: outputs and a batch to a loss."""
+"""The interface of objectives: from the model's outputs and a batch to a loss."""
 
 from __future__ import annotations
 
@@ -21,30 +21,38 @@ class Scalar(NamedTuple):
 
     initial: float
     low: float = -math.inf
-    """After each step the value is put back into [low, high]."""
+    """Lower limit; after each step the value is clipped to [low, high]."""
     high: float = math.inf
+    """Upper limit."""
 
 
 class Result(NamedTuple):
-    """What an objective makes of a batch."""
+    """The loss of a batch, metrics, and changed state."""
 
     loss: Float[Array, ""]
     metrics: dict[str, Float[Array, ""]]
+    """Scalars to log, as `OBJECTIVE/NAME`."""
     state: dict[str, Any]
-    """The model's new state, where the objective changes it."""
+    """Entries of the model's state that the objective changes."""
 
 
 class Context:
-    """The model as an objective sees it: forward passes of views of the batch, each computed once.
+    """Gives an objective the model's outputs for views of the batch; each is computed once.
 
-    A view named `masked` is the batch with the entries `masked/NAME` in place of `NAME`; the view
-    without a name is the batch itself.
+    In the view `masked`, the entries `masked/NAME` of the batch take the place of `NAME`. The view
+    "" is the batch itself.
+
+    >>> import jax.numpy as jnp
+    >>> batch = {"x": jnp.array(1), "masked/x": jnp.array(2)}
+    >>> ctx = Context(lambda view, batch: {"y": 10 * batch["x"]}, batch)
+    >>> ctx.outputs()["y"].item(), ctx.outputs("masked")["y"].item()
+    (10, 20)
 
     Attributes:
-      mesh: the devices that the batch is split over; None if there is one.
+      mesh: the devices that the batch is split over; None for one device.
 
     Args:
-      forward: from the name of a view and its batch to the model's outputs.
+      forward: `(view, batch) -> outputs`, a forward pass of the model.
       batch: the whole batch.
     """
 
@@ -67,7 +75,7 @@ class Context:
 
 
 def view_of(batch: Batch, view: str) -> Batch:
-    """A view of a batch, see `Context`."""
+    """The batch as a view has it; see `Context`."""
     prefix = f"{view}/"
     changed = {k.removeprefix(prefix): v for k, v in batch.items() if k.startswith(prefix)}
     return {**batch, **changed} if view else batch
@@ -75,26 +83,26 @@ def view_of(batch: Batch, view: str) -> Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Component, abc.ABC):
-    """Kind of components that the model is trained on; the total loss is their weighted sum.
+    """Base of objectives; the total loss is their weighted sum.
 
-    An objective must leave out examples whose `valid` is False, also as negatives.
+    An objective must ignore examples whose `valid` is False, also as negatives.
     """
 
     weight: float = 1.0
-    """Factor of the loss in the total."""
+    """Factor of this loss in the total loss."""
     trains: str = ".*"
-    """Pattern of the parameters that it updates; each distinct one has its own optimizer state."""
+    """Pattern of the parameters that it trains; each distinct pattern has an optimizer state."""
 
     def scalars(self) -> dict[str, Scalar]:
-        """The learned scalars that it reads from the outputs, by name."""
+        """The learned scalars that it needs, by name; the model has them among its outputs."""
         return {}
 
     def reads(self) -> tuple[str, ...]:
-        """The outputs that it needs, so that a model without them is refused before any compile."""
+        """Names of the outputs that it needs; a model without one is an error before compiling."""
         return ()
 
     def views(self) -> tuple[str, ...]:
-        """The views of the batch whose outputs it asks for."""
+        """Names of the views that it computes outputs of."""
         return ("",)
 
     @abc.abstractmethod

@@ -1,14 +1,20 @@
-"""Optimizers: a direction from optax; learning rate and weight decay are applied here.
+"""Optimizers: optax gives a direction; learning rate and weight decay are applied here.
 
-Peak learning rate and weight decay are traced inputs of the step (`Hyper`), so that runs that
-differ only in them share a compiled program.
+They are applied here because both are traced inputs of the step (`Hyper`). So runs that differ only
+in them share a compiled program.
 """
 
 from vljax.optim.adafactor import Adafactor
 from vljax.optim.adamw import AdamW
 from vljax.optim.momentum import SGD, Lion
 from vljax.optim.muon import Muon
-from vljax.optim.optimizer import Hyper, Optimizer, apply_direction, place, rate_factors
+from vljax.optim.optimizer import (
+    Hyper,
+    Optimizer,
+    apply_direction,
+    learning_rate_factors,
+    state_shardings,
+)
 
 __all__ = [
     "SGD",
@@ -19,6 +25,6 @@ __all__ = [
     "Muon",
     "Optimizer",
     "apply_direction",
-    "place",
-    "rate_factors",
+    "learning_rate_factors",
+    "state_shardings",
 ]

@@ -1,8 +1,8 @@
-"""Adafactor as big_vision uses it."""
+"""Adafactor, in the variant of big_vision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,34 +11,37 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from vljax.optim.optimizer import MomentType, Optimizer, Tree, not_below_one
+from vljax.optim.optimizer import MomentType, Optimizer, Tree, decay_problems
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer, name="adafactor"):
-    """Factored mean squares (Shazeer & Stern 2018) and a momentum.
+    """Factored mean squares (Shazeer & Stern 2018), with momentum.
 
     The variant of Zhai et al. 2022 (Scaling Vision Transformers, section 3.4) in big_vision: no
-    step size relative to the parameter, and a limit to the decay of mean squares. Steps have
-    Adam's size, so that learning rate and weight decay may stay.
+    step size relative to the parameter, and a limit to the decay of mean squares. Steps have the
+    size of Adam's, so the same learning rate and weight decay can be used.
+
+    >>> Adafactor(learning_rate=1e-3, weight_decay=1e-4).moment_dtype
+    'bfloat16'
     """
 
     b2_cap: float = 0.999
     """Upper limit of the decay of mean squares, which is 1 - t^-decay_exponent in step t."""
     decay_exponent: float = 0.8
-    """How fast that decay rises; 0.8 in the paper."""
+    """Exponent of that decay; 0.8 in the paper."""
     factor_from: int = 32
-    """The smallest second-largest dimension of a layer's array whose mean squares are factored."""
+    """Mean squares are factored where the second-largest dimension of an array is at least this."""
     clip_rms: float | None = None
-    """A layer's array whose scaled gradient has a larger root mean square is scaled down to it."""
+    """Maximum root mean square of an array's scaled gradient; larger ones are scaled down."""
     momentum: float = 0.9
-    """Decay of the mean of scaled gradients; without it (0) none is stored."""
+    """Decay of the mean of scaled gradients; at 0, none is stored."""
     moment_dtype: MomentType = "bfloat16"
-    """Type that this mean is stored in; None: that of the parameters."""
+    """Type that this mean is stored in; None: the type of the parameters."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        yield from not_below_one(self, "b2_cap", "momentum")
+        yield from decay_problems(self, "b2_cap", "momentum")
         if self.decay_exponent <= 0:
             yield "decay_exponent", f"must be positive, not {self.decay_exponent}"
         if self.factor_from < 2:
@@ -65,17 +68,19 @@ class Adafactor(Optimizer, name="adafactor"):
 def per_layer(
     inner: optax.GradientTransformation, axes: Tree
 ) -> optax.GradientTransformationExtraArgs:
-    """A transformation applied to each array alone, and to each layer of a scanned one alone.
+    """Applies a transformation to each array by itself, and to each layer of a scanned array.
 
-    Otherwise the axis of layers could be taken for a dimension of a matrix. The state is a tree
-    like the parameters with a state of `inner` for each array.
+    Otherwise the axis of layers could be taken for a dimension of a matrix. The state mirrors the
+    parameters with a state of `inner` for each array.
 
     Args:
       inner: what to apply.
       axes: mirrors the parameters with tuples of logical axis names.
     """
 
-    def init(params: Tree) -> Any:
+    def init(params: Any) -> Any:
+        if not isinstance(params, Mapping):
+            return params  # optax.tree.map_params asks by a placeholder where parameters are
         return jax.tree.map(lambda leaf, names: _layered(inner.init, names)(leaf), params, axes)
 
     def update(updates: Tree, state: Any, params: Any = None, **extra: Any) -> tuple[Tree, Any]:
@@ -83,7 +88,7 @@ def per_layer(
             lambda leaf, own, param, names: _layered(inner.update, names)(leaf, own, param),
             *(updates, state, params, axes),
         )
-        # Where `updates` has an array, `results` has a pair.
+        # `results` has a pair where `updates` has an array.
         moved, states = (
             jax.tree.map(lambda _, pair, i=i: pair[i], updates, results) for i in range(2)
         )

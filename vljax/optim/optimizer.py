@@ -1,4 +1,4 @@
-"""The kind of optimizers: a direction by optax, to be scaled by a learning rate."""
+"""The base of optimizers: optax gives a direction; learning rate and weight decay scale it."""
 
 from __future__ import annotations
 
@@ -13,49 +13,48 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
-from jax.tree_util import DictKey
 from jaxtyping import Array, Float, UInt32
 
 from vljax.config import Component, UserError
-from vljax.models.layout import STACK, factors, leaves
+from vljax.models.layout import STACK, factors, select_like
 from vljax.optim.schedules import Schedule, WarmupCosine
 
 Tree = dict[str, Any]
 MomentType = Literal["float32", "bfloat16"] | None
-"""Type that a moment is stored in; None: that of the parameter."""
+"""Type that a moment is stored in; None: the type of the parameter."""
 
 
 class Hyper(NamedTuple):
-    """What may differ between runs of one compiled step."""
+    """Traced inputs of the step: runs that differ only in them share a compiled program."""
 
     learning_rate: Float[Array, ""]
-    """The peak."""
+    """The peak of the schedule."""
     weight_decay: Float[Array, ""]
     seed: UInt32[Array, ""]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Component, abc.ABC):
-    """Kind of optimizers: a direction, scaled by a scheduled learning rate, with weight decay."""
+    """Base of optimizers: a direction, a scheduled learning rate, and decoupled weight decay."""
 
     learning_rate: float = 1e-3
-    """The peak."""
+    """The peak of the schedule."""
     rate_rules: tuple[tuple[str, float], ...] = ((".*", 1.0),)
-    """Pattern and factor of the learning rate; the first that matches a parameter holds."""
+    """Patterns of parameters with factors of the learning rate; the first match counts."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from each block to the one before (Bao et al. 2022, BEiT)."""
+    """Factor of the learning rate from a block to the one below it (Bao et al. 2022, BEiT)."""
     weight_decay: float = 0.0
-    """Decoupled (Loshchilov & Hutter 2019): a step takes off learning rate x this x value."""
+    """Decoupled (Loshchilov & Hutter 2019): a step subtracts learning rate x this x parameter."""
     decay_rules: tuple[tuple[str, float], ...] = ((".*(kernel|embedding)", 1.0), (".*", 0.0))
-    """Pattern and factor of the weight decay; the first that matches a parameter holds."""
+    """Patterns of parameters with factors of the weight decay; the first match counts."""
     schedule: Schedule = field(default_factory=WarmupCosine)
     """The learning rate over time."""
     clip_norm: float | None = 1.0
-    """Gradients longer than that, over the parameters of a `trains` pattern, are scaled to it."""
+    """Maximum norm of the gradients of a `trains` pattern; longer ones are scaled down."""
     frozen: tuple[str, ...] = ()
-    """Patterns of parameters that stay as they are: without gradients and optimizer state."""
+    """Patterns of parameters that are not trained; they have no gradients or optimizer state."""
     ema_decay: float | None = None
-    """Share that a moving average of the parameters keeps in a step; evaluated where it is set."""
+    """Decay of a moving average of the parameters (EMA), which is then evaluated; None: no EMA."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.learning_rate <= 0:
@@ -74,74 +73,76 @@ class Optimizer(Component, abc.ABC):
 
     @abc.abstractmethod
     def direction(self, axes: Tree) -> optax.GradientTransformation:
-        """Gradients to a direction that still lacks learning rate and sign.
+        """From gradients to a direction, to be multiplied by minus the learning rate.
 
         Args:
-          axes: mirrors the parameters with tuples of logical axis names, by which an optimizer that
-            treats matrices apart knows them, and layers that are scanned from their dimensions.
+          axes: mirrors the parameters with tuples of logical axis names. They tell matrices from
+            other arrays, and the axis of scanned layers from the dimensions of a matrix.
         """
 
     def transformation(self, axes: Tree) -> optax.GradientTransformation:
-        """Clipping and the direction."""
+        """Clips the gradients, then computes the direction."""
         if self.clip_norm is None:
             return self.direction(axes)
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), self.direction(axes))
 
 
-def not_below_one(optimizer: Optimizer, *names: str) -> Iterator[tuple[str, str]]:
-    """A problem for each of these fields that is no decay of a moment, in [0, 1)."""
+def decay_problems(optimizer: Optimizer, *names: str) -> Iterator[tuple[str, str]]:
+    """A problem for each of these fields that is not in [0, 1), the range of a moment's decay."""
     for name in names:
         if not 0 <= getattr(optimizer, name) < 1:
             yield name, f"must be in [0, 1), not {getattr(optimizer, name)}"
 
 
-# --- What a direction is multiplied by: learning rate, its factors, and weight decay --------------
+# --- Learning rates and weight decay by parameter -------------------------------------------------
 
-_LAST = ("norm", "pooling")
-"""What stands behind the blocks of a tower."""
+_AFTER_BLOCKS = ("norm", "pooling")
 
 
-def rate_factors(optimizer: Optimizer, params: Tree) -> Tree:
+def learning_rate_factors(optimizer: Optimizer, params: Tree) -> Tree:
     """Factors of the learning rate, by rule and by layer: a tree that broadcasts to `params`.
 
     Raises:
-      UserError: as `layout.match` does for the rules, or for a layer-wise decay without blocks.
+      UserError: as `layout.match` does for the rules, or for a layer decay without blocks.
     """
     by_rule = factors(optimizer.rate_rules, params, "optim.rate_rules")
     if optimizer.layer_decay == 1:
         return by_rule
-    return jax.tree.map(operator.mul, by_rule, layer_factors(optimizer.layer_decay, params))
+    return jax.tree.map(operator.mul, by_rule, layer_decay_factors(optimizer.layer_decay, params))
 
 
-def layer_factors(decay: float, params: Tree) -> Tree:
-    """Factors that fall from the heads to the embeddings, by BEiT's count (Bao et al. 2022).
+def layer_decay_factors(decay: float, params: Tree) -> Tree:
+    """Factors that fall from the heads to the embeddings, counted as in BEiT (Bao et al. 2022).
 
     In a tower of L blocks, block i (from 0) has decay^(L - i); patch and token embeddings,
-    positions and class tokens have decay^(L + 1); the final norm, the pooling and all that is
-    outside of towers have 1. (timm differs in the final norm: it goes with the last block there.)
+    positions and class tokens have decay^(L + 1); the final norm, the pooling and everything
+    outside of towers have 1. (timm differs in the final norm, which has the last block's factor.)
+
+    >>> params = {"image": {"blocks": {"0": {"w": 0}, "1": {"w": 0}}, "norm": {"scale": 0}}}
+    >>> layer_decay_factors(0.5, params)
+    {'image': {'blocks': {'0': {'w': 0.25}, '1': {'w': 0.5}}, 'norm': {'scale': 1.0}}}
 
     Raises:
-      UserError: if there is no tower: nothing has blocks.
+      UserError: if no part of the model has blocks.
     """
     if not _has_stack(params):
         raise UserError("optim.layer_decay: the model has no stack of blocks; set it to 1")
-    return _outside(decay, params)
+
+    def outside_towers(node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return 1.0
+        if STACK in node:
+            return _tower_factors(decay, node)
+        return {name: outside_towers(child) for name, child in node.items()}
+
+    return outside_towers(params)
 
 
 def _has_stack(node: Any) -> bool:
     return isinstance(node, Mapping) and (STACK in node or any(map(_has_stack, node.values())))
 
 
-def _outside(decay: float, node: Any) -> Any:
-    """Factors of what belongs to no tower, down to where towers begin."""
-    if not isinstance(node, Mapping):
-        return 1.0
-    if STACK in node:
-        return _tower(decay, node)
-    return {name: _outside(decay, child) for name, child in node.items()}
-
-
-def _tower(decay: float, tower: Mapping[str, Any]) -> Tree:
+def _tower_factors(decay: float, tower: Mapping[str, Any]) -> Tree:
     stack = tower[STACK]
     unrolled = all(name.isdigit() for name in stack)
     depth = len(stack) if unrolled else jax.tree.leaves(stack)[0].shape[0]
@@ -149,7 +150,7 @@ def _tower(decay: float, tower: Mapping[str, Any]) -> Tree:
 
     def part(name: str, child: Any) -> Any:
         if name != STACK:
-            factor = 1.0 if name in _LAST else decay ** (depth + 1)
+            factor = 1.0 if name in _AFTER_BLOCKS else decay ** (depth + 1)
             return jax.tree.map(lambda _: factor, child)
         if unrolled:
             return {i: jax.tree.map(lambda _, i=i: by_block[int(i)], stack[i]) for i in stack}
@@ -170,12 +171,16 @@ def apply_direction(
 ) -> Tree:
     """Parameters after one step: p - learning rate x rate x (direction + weight decay x decay x p).
 
-    A factor of the learning rate holds for the decay too, as in the parameter groups of PyTorch;
-    `lr_mults` of big_vision leave the decay as it is.
+    A factor of the learning rate applies to the decay too, as in the parameter groups of PyTorch;
+    `lr_mults` of big_vision do not change the decay.
 
     Args:
+      params: the parameters that are trained.
+      direction: mirrors `params`, as `Optimizer.direction` gives it.
+      learning_rate: of this step.
+      weight_decay: of the run.
       decays: mirrors `params` with factors of the weight decay.
-      rates: mirrors `params` with factors of the learning rate, see `rate_factors`.
+      rates: mirrors `params` with factors of the learning rate; see `learning_rate_factors`.
     """
 
     def move(param: Array, toward: Array, decay: Any, rate: Any) -> Array:
@@ -192,31 +197,39 @@ def _is(factor: Any, value: float) -> bool:
     return isinstance(factor, float) and factor == value
 
 
-# --- Where the arrays of an optimizer's state go on a mesh ----------------------------------------
+# --- Sharding of optimizer state ------------------------------------------------------------------
 
 
-def place(state: Any, params: Tree, shardings: Tree, whole: NamedSharding) -> Any:
+def state_shardings(
+    transformation: optax.GradientTransformation,
+    state: Any,
+    params: Tree,
+    shardings: Tree,
+    whole: NamedSharding,
+) -> Any:
     """A sharding for every array of an optimizer's state.
 
-    An array that stands under the path of a parameter and has its shape is a moment of it and
-    goes where the parameter goes. All else (counts, factored mean squares) is small and stays
-    whole.
+    An array that belongs to a parameter and has its shape is a moment, and is sharded like it. All
+    else (counts, factored mean squares) is small and is not split.
 
     Args:
+      transformation: what the state belongs to.
       state: the optimizer state, as shapes or arrays.
       params: the parameters that it is for, as shapes or arrays.
-      shardings: mirrors `params`, with more entries where not all parameters are trained.
+      shardings: mirrors `params`; it may have more entries.
       whole: the sharding of what is not split.
     """
-    places = dict(leaves(shardings))
-    known = {keys: (leaf.shape, places[keys]) for keys, leaf in leaves(params)}
 
-    def at(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names = tuple(key.key for key in path if isinstance(key, DictKey))
-        for start in range(len(names)):
-            shape, sharding = known.get(names[start:], (None, whole))
-            if shape == leaf.shape:
-                return sharding
-        return whole
+    def of_param(part: Any, param: Any, sharding: NamedSharding) -> Any:
+        # One array, or all that `adafactor.per_layer` keeps for a parameter.
+        return jax.tree.map(lambda leaf: sharding if leaf.shape == param.shape else whole, part)
 
-    return jax.tree_util.tree_map_with_path(at, state)
+    return optax.tree.map_params(
+        transformation,
+        of_param,
+        state,
+        params,
+        select_like(shardings, params),
+        transform_non_params=lambda _: whole,
+        is_leaf=lambda node: not isinstance(node, Mapping),
+    )

@@ -1,1 +1,1 @@
-"""State, step, loop, optimizer, checkpoints."""
+"""Training: state, gradients, step, loop, metrics, checkpoints."""

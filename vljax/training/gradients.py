@@ -1,11 +1,11 @@
-"""The loss of a group of parameters and its gradient, from a whole batch or from parts of it."""
+"""The gradient of the loss: of a whole batch at once, or of parts of it one after the other."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -20,17 +20,17 @@ from vljax.training.state import Task, TrainState
 
 Metrics = dict[str, Array]
 Tree = dict[str, Any]
-Forward = Callable[[str, Batch], dict[str, Array]]
 
 
 class Gradients(NamedTuple):
-    """What a batch says about one group of parameters."""
+    """The loss of a batch, and its gradient by one group of parameters."""
 
     loss: Float[Array, ""]
     gradients: Tree
+    """Mirrors the trained parameters of the group."""
     metrics: Metrics
     state: Tree
-    """The part of the model's state that changed."""
+    """The entries of the model's state that changed."""
 
 
 class _Aux(NamedTuple):
@@ -41,12 +41,26 @@ class _Aux(NamedTuple):
 def gradients_of(
     task: Task, pattern: str, state: TrainState, batch: Batch, key: Array
 ) -> Gradients:
-    """The weighted loss of the objectives that train a pattern, with its gradient."""
-    compute = _at_once if task.accumulate == 1 else _in_parts
-    return compute(task, pattern, state, batch, key)
+    """The weighted loss of the objectives that train a pattern, with its gradient.
+
+    Args:
+      task: model, objectives and placement.
+      pattern: the `trains` pattern of a group of parameters.
+      state: the parameters and the model's state.
+      batch: arrays `[batch, ...]`.
+      key: the random key of this step.
+    """
+    compute = _of_whole_batch if task.accumulate == 1 else _of_parts
+    found = compute(task, pattern, state, batch, key)
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        found.gradients, task.trained(pattern, state.params)
+    )
+    return found
 
 
-def _at_once(task: Task, pattern: str, state: TrainState, batch: Batch, key: Array) -> Gradients:
+def _of_whole_batch(
+    task: Task, pattern: str, state: TrainState, batch: Batch, key: Array
+) -> Gradients:
     def loss(trained: Tree) -> tuple[Array, _Aux]:
         changed: Tree = {}
 
@@ -60,21 +74,21 @@ def _at_once(task: Task, pattern: str, state: TrainState, batch: Batch, key: Arr
 
     trained = task.trained(pattern, state.params)
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-    return Gradients(value, _placed(task, gradients), *aux)
+    return Gradients(value, _constrained(task, gradients), *aux)
 
 
-def _in_parts(task: Task, pattern: str, state: TrainState, batch: Batch, key: Array) -> Gradients:
+def _of_parts(task: Task, pattern: str, state: TrainState, batch: Batch, key: Array) -> Gradients:
     """Exact for losses that compare examples: GradCache (Gao et al. 2021, arXiv 2101.06983).
 
     A first pass over the parts keeps only the outputs that objectives read. The loss of the whole
-    batch gives the slope of each output, and a second pass carries them back to the parameters.
-    Dropout is keyed by the place in the batch, so that both passes, and a batch that is computed at
-    once, draw the same masks.
+    batch gives their cotangents, and a second pass carries those back to the parameters. Dropout is
+    keyed by the example index in the global batch, so both passes draw the masks that the batch
+    would have if it was computed at once.
     """
     trained = task.trained(pattern, state.params)
-    places = jnp.arange(batch["valid"].shape[0])
-    parts = split({**batch, "place": places}, task.accumulate, task.mesh)
-    views = _views_read(task, pattern)
+    indices = jnp.arange(batch["valid"].shape[0])
+    parts = split({**batch, "example_index": indices}, task.accumulate, task.mesh)
+    views = _outputs_read(task, pattern)
 
     def outputs_of(trained: Tree, part: Batch) -> dict[str, dict[str, Array]]:
         outputs = {}
@@ -88,33 +102,17 @@ def _in_parts(task: Task, pattern: str, state: TrainState, batch: Batch, key: Ar
         return _loss(task, pattern, ctx, batch, key)
 
     outputs = join(jax.lax.map(lambda part: outputs_of(trained, part), parts), task.mesh)
-    (value, aux), slopes = jax.value_and_grad(loss, has_aux=True)(outputs)
+    (value, aux), cotangents = jax.value_and_grad(loss, has_aux=True)(outputs)
 
     def accumulate(total: Tree, inputs: tuple[Batch, Any]) -> tuple[Tree, None]:
-        part, slope = inputs
-        _, pull = jax.vjp(lambda trained: outputs_of(trained, part), trained)
-        return _placed(task, jax.tree.map(jnp.add, total, pull(slope)[0])), None
+        part, cotangent = inputs
+        _, pull_back = jax.vjp(lambda trained: outputs_of(trained, part), trained)
+        return _constrained(task, jax.tree.map(jnp.add, total, pull_back(cotangent)[0])), None
 
-    zeros = _placed(task, jax.tree.map(jnp.zeros_like, trained))
-    slopes = split(slopes, task.accumulate, task.mesh)
-    gradients, _ = jax.lax.scan(accumulate, zeros, (parts, slopes))
+    zeros = _constrained(task, jax.tree.map(jnp.zeros_like, trained))
+    cotangents = split(cotangents, task.accumulate, task.mesh)
+    gradients, _ = jax.lax.scan(accumulate, zeros, (parts, cotangents))
     return Gradients(value, gradients, *aux)
-
-
-def _members(task: Task, pattern: str) -> dict[int, tuple[str, Objective]]:
-    """The objectives of a group, by their number in the recipe."""
-    named = enumerate(task.objectives.items(), start=1)
-    return {i: (name, objective) for i, (name, objective) in named if objective.trains == pattern}
-
-
-def _views_read(task: Task, pattern: str) -> dict[str, tuple[str, ...]]:
-    """The outputs that the objectives of a group read of each view."""
-    read: dict[str, tuple[str, ...]] = {}
-    for _, objective in _members(task, pattern).values():
-        names = (*objective.reads(), *objective.scalars())
-        for view in objective.views():
-            read[view] = tuple(dict.fromkeys((*read.get(view, ()), *names)))
-    return read
 
 
 def _apply(
@@ -129,9 +127,11 @@ def _apply(
 def _loss(
     task: Task, pattern: str, ctx: Context, batch: Batch, key: Array
 ) -> tuple[Float[Array, ""], _Aux]:
+    """The weighted sum of the losses of a group's objectives."""
     total, metrics, changed = jnp.zeros(()), Metrics(), Tree()
-    for i, (name, objective) in _members(task, pattern).items():
-        result = objective(ctx, batch, jax.random.fold_in(key, i))
+    for number, (name, objective) in _objectives_of(task, pattern).items():
+        result = objective(ctx, batch, jax.random.fold_in(key, number))
+        chex.assert_rank([result.loss, *result.metrics.values()], 0)
         total += objective.weight * result.loss
         metrics |= {f"{name}/loss": result.loss}
         metrics |= {f"{name}/{k}": v for k, v in result.metrics.items()}
@@ -139,11 +139,27 @@ def _loss(
     return total, _Aux(metrics, changed)
 
 
-def _placed(task: Task, gradients: Tree) -> Tree:
-    """Gradients where their updates are: left alone, they come out whole on every device.
+def _objectives_of(task: Task, pattern: str) -> dict[int, tuple[str, Objective]]:
+    """The objectives of a group by their number in the recipe; 0 is the model's key."""
+    named = enumerate(task.objectives.items(), start=1)
+    return {i: (name, objective) for i, (name, objective) in named if objective.trains == pattern}
 
-    They pass by where the parameters are: asked for parts of a sum at once, XLA would cut the
-    products that make them in pieces, which costs more than it saves.
+
+def _outputs_read(task: Task, pattern: str) -> dict[str, tuple[str, ...]]:
+    """The names of the outputs that the objectives of a group read, by view."""
+    read: dict[str, tuple[str, ...]] = {}
+    for _, objective in _objectives_of(task, pattern).values():
+        names = (*objective.reads(), *objective.scalars())
+        for view in objective.views():
+            read[view] = tuple(dict.fromkeys((*read.get(view, ()), *names)))
+    return read
+
+
+def _constrained(task: Task, gradients: Tree) -> Tree:
+    """Gradients sharded as their updates. Without a constraint they come out replicated.
+
+    They are sharded as the parameters first. If XLA is asked for the shards of a sum at once, it
+    cuts the matrix products that make them into pieces, which costs more than it saves.
     """
     for shardings in (task.shardings, task.updates):
         if shardings is not None:
@@ -152,46 +168,47 @@ def _placed(task: Task, gradients: Tree) -> Tree:
     return gradients
 
 
-# --- A batch in parts that are computed one after the other ---------------------------------------
+# --- Splitting a batch into parts -----------------------------------------------------------------
 
 BATCH_AXES = ACTIVATIONS["batch"]
 
 
 def split(tree: Any, count: int, mesh: Mesh | None) -> Any:
-    """Arrays [batch, ...] as [count, batch / count, ...]; scalars are in the first part only.
+    """Arrays `[batch, ...]` as `[count, batch / count, ...]`; scalars are in the first part only.
 
-    Each device gives an equal share of its own rows to every part, so that nothing moves.
+    Every part gets an equal share of each device's own rows, so that nothing moves between devices.
     """
 
     def one(x: Array) -> Array:
         if x.ndim == 0:
             return jnp.zeros(count, x.dtype).at[0].set(x)
-        x = rearrange(x, "(device n b) ... -> n (device b) ...", device=_shards(mesh), n=count)
-        return _constrained(x, PartitionSpec(None, BATCH_AXES), mesh)
+        x = rearrange(x, "(device n b) ... -> n (device b) ...", device=_devices(mesh), n=count)
+        return _on_mesh(x, PartitionSpec(None, BATCH_AXES), mesh)
 
     return jax.tree.map(one, tree)
 
 
 def join(tree: Any, mesh: Mesh | None) -> Any:
-    """The inverse of `split` for what was computed from the parts; scalars are those of the first.
+    """The inverse of `split` for outputs of the parts; of scalars, it takes the first part's.
 
-    A scalar of the model is the same in every part.
+    A scalar output of the model is the same in every part.
     """
 
     def one(x: Array) -> Array:
         if x.ndim == 1:
             return x[0]
-        x = rearrange(x, "n (device b) ... -> (device n b) ...", device=_shards(mesh))
-        return _constrained(x, PartitionSpec(BATCH_AXES), mesh)
+        x = rearrange(x, "n (device b) ... -> (device n b) ...", device=_devices(mesh))
+        return _on_mesh(x, PartitionSpec(BATCH_AXES), mesh)
 
     return jax.tree.map(one, tree)
 
 
-def _shards(mesh: Mesh | None) -> int:
+def _devices(mesh: Mesh | None) -> int:
+    """How many devices the batch is split over."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def _constrained(x: Array, spec: PartitionSpec, mesh: Mesh | None) -> Array:
+def _on_mesh(x: Array, spec: PartitionSpec, mesh: Mesh | None) -> Array:
     if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM as a request that the loop honours between two steps.
+"""Handling of Ctrl-C and SIGTERM: the loop saves and stops between two steps.
 
-In a run of several processes, a signal to one of them stops all at the same step: the number of the
-signal goes round over the devices beside each step, and is looked at when that step is done anyway.
-So all learn of it after the same step, and no step waits.
+In a run of several processes, a signal to one of them stops all at the same step. Each process puts
+the number of its signal into an all-reduce maximum that runs on the devices behind each step. The
+result is read when that step is done anyway. So all processes learn of the signal after the same
+step, and no step waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vljax.parallel.processes.agreement import AllReduceMaximum
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; everything is saved."""
+    """The run was stopped by a signal; everything is saved."""
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}")
@@ -25,29 +26,29 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted; a second one acts as it always does.
+    """While entered, holds the first SIGINT or SIGTERM; a second signal acts as usual.
 
     Attributes:
       signum: the signal once all processes know of it, else None.
     """
 
     def __init__(
-        self, announce: Callable[[str], None], shared: AllReduceMaximum | None = None
+        self, announce: Callable[[str], None], maximum: AllReduceMaximum | None = None
     ) -> None:
-        """Nothing is noted before it is entered.
+        """Signals are handled from `__enter__` on.
 
         Args:
-          announce: is told in one line of the first signal.
-          shared: goes round the processes; None where there is one.
+          announce: gets a line of text on the first signal.
+          maximum: over the processes; None if this process runs alone.
         """
         self.signum: int | None = None
         self._own = 0
-        self._announce, self._shared = announce, shared
+        self._announce, self._maximum = announce, maximum
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -58,26 +59,26 @@ class StopRequest:
     ) -> None:
         self._restore()
 
-    def ask(self) -> Array | None:
-        """Asks all processes, behind the steps started so far; the answer is for `take`.
+    def poll(self) -> Array | None:
+        """Starts to ask all processes, behind the steps started so far; see `receive`.
 
         All processes call it equally often.
         """
-        return None if self._shared is None else self._shared(self._own)
+        return None if self._maximum is None else self._maximum(self._own)
 
-    def take(self, answer: Array | None) -> None:
-        """Notes what `ask` found; waits for it."""
+    def receive(self, answer: Array | None) -> None:
+        """Waits for the result of a `poll`, and sets `signum` by it."""
         if answer is not None and (number := int(answer)):
             self.signum = number
 
     def agreed(self) -> int | None:
-        """The signal that stops all processes, asking them now; None to go on."""
-        self.take(self.ask())
+        """The signal that stops all processes, after asking them now; None to continue."""
+        self.receive(self.poll())
         return self.signum
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self._own = number
-        if self._shared is None:
+        if self._maximum is None:
             self.signum = number
         self._restore()
         self._announce("stopping once this step is saved; again to stop at once")

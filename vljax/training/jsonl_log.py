@@ -1,4 +1,4 @@
-"""JSON objects, one a line, that a run adds to its workdir, local or remote."""
+"""Append-only logs of JSON objects, one a line, in a workdir, local or remote."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ Row = dict[str, Any]
 _RESUMED = "resumed"
 
 
-class RowFile:
-    """Adds rows to a file of the workdir.
+class JsonlLog:
+    """Appends rows to a file of the workdir.
 
-    A local file is appended to. Object stores cannot append: there, rows are written as a part of
-    their own, `NAME/NUMBER.jsonl`; `read` merges the parts.
+    A local file is appended to. Object stores cannot append. There, each `flush` writes its rows to
+    a new part `NAME/NUMBER.jsonl`, and `read` joins the parts.
+
+    >>> import tempfile
+    >>> workdir = tempfile.mkdtemp()
+    >>> log = JsonlLog(workdir, "metrics", start=0)
+    >>> log.add({"step": 1, "loss": 0.5})
+    >>> log.flush()
+    >>> read(workdir, "metrics")
+    [{'step': 1, 'loss': 0.5}]
     """
 
     def __init__(self, workdir: str, name: str, start: int, *, parts: bool | None = None) -> None:
-        """Begins or goes on.
+        """Opens the log for a run that starts or resumes at a step.
 
         Args:
           workdir: local or remote.
           name: of the file, without its ending.
-          start: the step that the run stands at. What an interrupted attempt wrote past it is
-            superseded by a row that says so.
-          parts: the form; by default parts where the workdir is a URL.
+          start: the step of the run. A row marks that it resumed there, which supersedes what an
+            interrupted attempt wrote past this step.
+          parts: whether to write parts; by default where the workdir is a URL.
         """
         self._workdir, self._name = epath.Path(workdir), name
         self.in_parts = "://" in workdir if parts is None else parts
@@ -65,9 +73,9 @@ class RowFile:
 
 
 def read(workdir: str, name: str) -> list[Row]:
-    """All rows of a file, oldest first, without those that a resumed run superseded.
+    """The rows of a log, oldest first, without those that a resumed run superseded.
 
-    A line that was cut off by a crash is passed over.
+    A line that a crash cut off is skipped.
     """
     rows: list[Row] = []
     for line in "".join(_texts(workdir, name)).splitlines():
@@ -83,7 +91,7 @@ def read(workdir: str, name: str) -> list[Row]:
 
 
 def _texts(workdir: str, name: str) -> list[str]:
-    """The content of the files that hold rows, oldest first."""
+    """The contents of the files of a log, oldest first."""
     root = epath.Path(workdir)
     files = [root / f"{name}.jsonl", *sorted((root / name).glob("*.jsonl"))]
     return [file.read_text() for file in files if file.exists()]

@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jaxtyping import Array
 from vljax.config import UserError
 from vljax.optim import Hyper
 from vljax.parallel.processes.agreement import all_reduce_maximum, barrier
-from vljax.training.accounting import Accounting
 from vljax.training.checkpoint import Checkpointer
+from vljax.training.example_statistics import ExampleStatistics
 from vljax.training.gradients import Metrics
 from vljax.training.interrupt import Interrupted, StopRequest
 from vljax.training.metrics import Writer
@@ -40,66 +40,68 @@ class Cadence:
 
 @dataclass(frozen=True)
 class Loop:
-    """What a run does, apart from how it is computed.
+    """Trains: batches, steps, metrics, evaluations, checkpoints, signals.
 
-    All processes of a run go through it alike. What they do next depends on the step, and on values
-    that are the same in all of them.
+    All processes of a run go through it alike. What they do next depends only on the step and on
+    values that are the same in all of them.
     """
 
     steps: int
     step: Callable[[TrainState, Any, Hyper], tuple[TrainState, Metrics]]
     hyper: Hyper
     batches: Callable[[int], Iterator[Any]]
-    """Device batches from a step on; `accounting` is told of each."""
-    accounting: Accounting
+    """Batches on the devices from a step on. They are recorded in `statistics`."""
+    statistics: ExampleStatistics
     evaluators: Mapping[str, Evaluate]
     final_evaluators: Mapping[str, Evaluate]
+    """Run once, after the last step."""
     cadence: Cadence
     max_skipped: int
-    """So many skipped steps in a row end the run."""
+    """The run ends after that many skipped steps in a row."""
     checkpointer: Checkpointer
     files: Callable[[int], Mapping[str, bytes]]
-    """What a checkpoint of a step holds beside the arrays."""
+    """The files of a checkpoint of a step, beside the arrays and the statistics."""
     writer: Writer
     display: ProgressDisplay
 
     def run(self, state: TrainState) -> TrainState:
-        """Trains from where `state` stands to the last step.
-
-        Invariant: at the top of the loop, `state` has consumed exactly the batches before `step`.
+        """Trains from the step of `state` to the last one.
 
         Raises:
           Interrupted: after SIGINT or SIGTERM, once the state is saved.
           UserError: if a checkpoint cannot be written, too many steps in a row were skipped, or too
-            many examples cannot be used.
+            many examples were rejected.
         """
         step = int(state.step)
         batches = self.batches(step)
         with StopRequest(self.display.say, all_reduce_maximum()) as stop:
-            in_flight = InFlight(stop, self.max_skipped, self.writer, self.display.say)
+            pending = PendingSteps(stop, self.max_skipped, self.writer, self.display.say)
             if step:
                 # An interrupted attempt may have saved this step without evaluating it.
                 self._evaluate_if_due(step, state, stop)
-                self._leave_if_asked(step, state, stop, in_flight)
+                self._leave_if_asked(step, state, stop, pending)
+            # Invariant: here, `state` has consumed exactly the batches before `step`.
             while step < self.steps:
-                with self.display.waiting_for_input(in_flight.done):
+                with self.display.waiting_for_input(pending.done):
                     batch = next(batches)
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.step(state, batch, self.hyper)
                 step += 1
-                in_flight.add(step, metrics)
+                pending.add(step, metrics)
                 self.display.advance(step)
                 if self._due(self.cadence.log, step) or step == 1:
                     self._log(step, metrics)
-                if self._looks_back(step):
-                    in_flight.drain()
+                evaluates = self._due(self.cadence.evaluate, step)
+                saves = self._due(self.cadence.checkpoint, step)
+                if evaluates or saves:
+                    pending.drain()  # an error of these steps must come before they are saved
                 self._evaluate_if_due(step, state, stop)
-                if self._due(self.cadence.checkpoint, step):
+                if saves:
                     self._save(step, state)
-                self._leave_if_asked(step, state, stop, in_flight)
+                self._leave_if_asked(step, state, stop, pending)
             self._evaluate(step, state, self.final_evaluators, stop)
             self.display.activity("waiting for the last checkpoint")
-            self._leave_if_asked(step, state, stop, in_flight)
+            self._leave_if_asked(step, state, stop, pending)
             self.checkpointer.wait()
             self.display.activity("")
         return state
@@ -107,16 +109,12 @@ class Loop:
     def _due(self, every: int, step: int) -> bool:
         return step % every == 0 or step == self.steps
 
-    def _looks_back(self, step: int) -> bool:
-        """Whether the state is measured or saved, which what ends the run has to come before."""
-        return self._due(self.cadence.evaluate, step) or self._due(self.cadence.checkpoint, step)
-
     def _log(self, step: int, metrics: Metrics) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         values["examples_per_second"], values["input/wait"] = self.display.metrics(step, values)
-        values |= self.accounting.settle(step)
+        values |= self.statistics.flush(step)
         self.writer.write(step, values)
-        self.accounting.check(step)
+        self.statistics.check(step)
 
     def _evaluate_if_due(self, step: int, state: TrainState, stop: StopRequest) -> None:
         if self._due(self.cadence.evaluate, step):
@@ -125,7 +123,10 @@ class Loop:
     def _evaluate(
         self, step: int, state: TrainState, evaluators: Mapping[str, Evaluate], stop: StopRequest
     ) -> None:
-        """Runs evaluators one by one; what is left when a signal comes is done on resuming."""
+        """Runs evaluators one by one, until a signal comes.
+
+        The remaining ones run when the run is resumed, so that no row of metrics is missing.
+        """
         for name, evaluate in evaluators.items():
             if stop.agreed() is not None:
                 return
@@ -142,105 +143,106 @@ class Loop:
         self.writer.flush()
 
     def _rescue(self, step: int, state: TrainState, error: Exception) -> None:
-        """Saves after an evaluator failed: the steps since the last checkpoint are not to blame."""
+        """Saves after an evaluator failed, so that its error costs no training step."""
         try:
             barrier("saving after an evaluator failed", _RESCUE_SECONDS)
         except UserError:
-            raise error from None  # it failed here alone, and saving takes all processes
+            raise error from None  # it failed in this process alone, and saving takes all of them
         self._save(step, state)
         self.checkpointer.wait()
 
     def _leave_if_asked(
-        self, step: int, state: TrainState, stop: StopRequest, in_flight: InFlight
+        self, step: int, state: TrainState, stop: StopRequest, pending: PendingSteps
     ) -> None:
         if stop.signum is not None:
-            in_flight.drain()  # what ends the run comes before saving
-            # Here and not before: a signal may come at any line, and what is said must be saved.
+            pending.drain()  # an error of these steps must come before they are saved
+            # Saved here and not by the handler: a signal may come at any line, and what is
+            # reported as saved must be saved.
             self._save(step, state)
             self.checkpointer.wait()
             raise Interrupted(stop.signum, step)
 
     def _save(self, step: int, state: TrainState) -> None:
         self.writer.flush()
-        self.accounting.settle(step)
-        files = {**self.files(step), **self.accounting.files()}
+        self.statistics.flush(step)
+        files = {**self.files(step), **self.statistics.files()}
         self.checkpointer.save(step, state, files)
 
 
-# Steps that were started and are not waited for yet, and what is looked at once they are done
+# --- Steps that were started and have not finished ------------------------------------------------
 
-LIMIT = 2
-"""Without one, batches would pile up in memory: steps run behind the loop."""
+MAX_PENDING = 2
+"""The devices run behind the loop. Without a limit, their batches would pile up in memory."""
 
 
-class _Started(NamedTuple):
+class _Pending(NamedTuple):
     step: int
     metrics: Metrics
     stop: Array | None
 
 
-class InFlight:
-    """The steps that run behind the loop.
+class PendingSteps:
+    """The steps that the devices still compute.
 
-    What is looked at is that of finished steps, so that nothing waits for the devices; all
+    Metrics are looked at once their step has finished, so nothing waits for the devices. All
     processes of a run see the same values after the same step.
     """
 
     def __init__(
         self, stop: StopRequest, max_skipped: int, writer: Writer, say: Callable[[str], None]
     ) -> None:
-        """`max_skipped`: so many steps in a row without an update end the run."""
         self._stop, self._max_skipped = stop, max_skipped
         self._writer, self._say = writer, say
-        self._started: deque[_Started] = deque()
+        self._pending: deque[_Pending] = deque()
         self._spikes = SpikeDetector()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Notes a step that was just started; waits for one where there are too many."""
-        self._started.append(_Started(step, metrics, self._stop.ask()))
-        self._settle(LIMIT)
+        """Adds a step that was just started; waits for the oldest one if there are too many."""
+        self._pending.append(_Pending(step, metrics, self._stop.poll()))
+        self._finish(MAX_PENDING)
 
     def done(self) -> bool:
-        """Whether the devices are done with all of them."""
-        return all(each.metrics["loss"].is_ready() for each in self._started)  # type: ignore[attr-defined]
+        """Whether the devices have finished all of them."""
+        return all(each.metrics["loss"].is_ready() for each in self._pending)  # type: ignore[attr-defined]
 
     def drain(self) -> None:
         """Waits for all of them."""
-        self._settle(0)
+        self._finish(0)
 
-    def _settle(self, left: int) -> None:
-        """Raises UserError where too many steps in a row were skipped."""
-        while len(self._started) > left:
-            step, metrics, stop = self._started.popleft()
+    def _finish(self, left: int) -> None:
+        """Raises UserError if too many steps in a row were skipped."""
+        while len(self._pending) > left:
+            step, metrics, stop = self._pending.popleft()
             loss, skipped = jax.device_get((metrics["loss"], metrics["skipped_in_a_row"]))
-            self._stop.take(stop)
+            self._stop.receive(stop)
             if skipped >= self._max_skipped:
-                raise UserError(_too_many(step, int(skipped), metrics))
+                raise UserError(_too_many_skipped(step, int(skipped), metrics))
             if (above := self._spikes.deviations(float(loss))) is not None:
                 self._writer.write(step, {"loss_spike": above})
                 self._say(
                     f"step {step}: loss {loss:.4f} is {above:.0f} deviations above the median of"
-                    " the last; the batch follows from recipe, seed and step and can be made again"
+                    " the last steps; its batch is reproducible from recipe, seed and step"
                 )
 
 
-def _too_many(step: int, skipped: int, metrics: Metrics) -> str:
+def _too_many_skipped(step: int, skipped: int, metrics: Metrics) -> str:
     names = ("loss", "gradient_norm", "valid_examples")
     values = ", ".join(f"{name} {float(metrics[name]):g}" for name in names if name in metrics)
     return (
         f"max_skipped_steps: {skipped} steps in a row were skipped up to step {step} ({values}),"
-        " for want of finite gradients or of valid examples; the checkpoints before stay: look at"
-        " the data, or start anew with a lower optim.learning_rate or compute in float32"
+        " because gradients were not finite or no example was valid; earlier checkpoints are kept:"
+        " check the data, or start again with a lower optim.learning_rate or compute in float32"
     )
 
 
-# --- Losses that stand out from those before them -------------------------------------------------
+# --- Loss spikes ----------------------------------------------------------------------------------
 
 WINDOW = 128
-LEAST = 32
-"""Losses that must be known before one can be said to stand out."""
+"""Losses that the next one is compared with, at most."""
+MIN_LOSSES = 32
+"""Losses that are needed for a comparison."""
 BOUND = 8.0
-"""Robust standard deviations above the median."""
+"""A spike is that many robust standard deviations above the median."""
 
 _MAD_TO_DEVIATION = 1.4826
 """Median absolute deviation to standard deviation, for a normal distribution."""
@@ -251,24 +253,25 @@ _FLOOR = 1e-3
 class SpikeDetector:
     """Compares each loss with the median and the spread of the last ones.
 
-    Both are robust: neither a spike nor the next ones behind it move them. A loss that is not
-    finite is passed over; its step changes nothing and is counted elsewhere.
+    Both are robust: a spike moves neither, so it does not hide the next one. A loss that is not
+    finite is ignored; its step changes nothing and is counted as skipped.
+
+    >>> detector = SpikeDetector()
+    >>> usual = [detector.deviations(2.0 + 0.1 * (-1) ** i) for i in range(40)]
+    >>> round(detector.deviations(4.0), 1)
+    14.2
     """
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=WINDOW)
 
     def deviations(self, loss: float) -> float | None:
-        """How many deviations a loss lies above the median where it is a spike, else None.
-
-        Args:
-          loss: of the next step.
-        """
+        """The deviations by which the next loss exceeds the median if it is a spike, else None."""
         if not math.isfinite(loss):
             return None
         before = np.asarray(self._last)
         self._last.append(loss)
-        if len(before) < LEAST:
+        if len(before) < MIN_LOSSES:
             return None
         median = np.median(before)
         spread = _MAD_TO_DEVIATION * np.median(np.abs(before - median))

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: an object a line with `step` and flat `name: value`."""
+"""`metrics.jsonl`: one JSON object a line with `step` and flat `name: value`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from vljax.training import jsonl_log
-from vljax.training.jsonl_log import Row, RowFile
+from vljax.training.jsonl_log import JsonlLog, Row
 
-__all__ = ["TIMED", "MetricsWriter", "NoWriter", "Row", "Writer", "read"]
+__all__ = ["TIMING_METRICS", "MetricsWriter", "NullWriter", "Row", "Writer", "read"]
 
-_NAME = "metrics"
+_LOG = "metrics"
 
-TIMED = frozenset({"examples_per_second", "input/wait"})
-"""Metrics that tell of the machine: they differ between runs that are otherwise the same."""
+TIMING_METRICS = frozenset({"examples_per_second", "input/wait"})
+"""Metrics that depend on the machine: they differ between otherwise equal runs."""
 
 
 class Writer(Protocol):
-    """Where rows of metrics go."""
+    """Writes rows of metrics."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a row."""
@@ -29,38 +29,42 @@ class Writer(Protocol):
         ...
 
 
-class NoWriter:
-    """Of all processes but the first."""
+class NullWriter:
+    """Writes nothing: the writer of all processes but the first."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def flush(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class MetricsWriter:
-    """Writes rows to a workdir; see `RowFile`."""
+    """Writes rows of metrics to the workdir.
+
+    >>> import tempfile
+    >>> workdir = tempfile.mkdtemp()
+    >>> MetricsWriter(workdir, start=0).write(1, {"loss": 0.5, "gradient_norm": float("inf")})
+    >>> read(workdir)
+    [{'step': 1, 'loss': 0.5, 'gradient_norm': None}]
+    """
 
     def __init__(self, workdir: str, start: int, *, parts: bool | None = None) -> None:
-        """Begins or goes on at a step; `parts` as in `RowFile`."""
-        self._file = RowFile(workdir, _NAME, start, parts=parts)
+        """Opens the log for a run that starts or resumes at a step; `parts` as in `JsonlLog`."""
+        self._log = JsonlLog(workdir, _LOG, start, parts=parts)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a row. A value that is not finite becomes null, since JSON knows no such numbers."""
+        """Adds a row. A value that is not finite becomes null, as JSON has no such numbers."""
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._file.add({"step": step, **clean})
-        if not self._file.in_parts:
+        self._log.add({"step": step, **clean})
+        if not self._log.in_parts:
             self.flush()
 
     def flush(self) -> None:
         """Makes all rows durable."""
-        self._file.flush()
+        self._log.flush()
 
 
 def read(workdir: str) -> list[Row]:
-    """All rows of a workdir, oldest first, without those that a resumed run superseded.
-
-    A line that was cut off by a crash is passed over.
-    """
-    return jsonl_log.read(workdir, _NAME)
+    """The rows of metrics of a workdir, as `jsonl_log.read` gives them."""
+    return jsonl_log.read(workdir, _LOG)

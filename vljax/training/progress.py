@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""The display of a run's progress: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 _SHOWN_WAIT = 0.02
-"""Less is not worth the room on a line."""
+"""The smallest fraction of input wait that is shown."""
 
 
 class Speed(NamedTuple):
-    """How fast the last steps were; NaN where there is nothing to tell it from."""
+    """The speed of the last steps; NaN if no step was timed."""
 
     examples_per_second: float
     input_wait: float
-    """The share of the time, 0..1, that the loop waited for batches which the devices waited for in
-    the end; they waited for no longer than that."""
+    """Fraction of the time, 0..1, that the loop waited for batches while the devices had run out of
+    work. The devices were idle for at most that long."""
 
 
 class ProgressDisplay:
-    """Step, loss, examples/s, input wait, time left, and what is going on beside the steps."""
+    """Shows step, loss, examples/s, input wait, time left, and activities such as evaluations.
+
+    Off a terminal, each call of `metrics` prints a line, such as
+    `step 11/40  loss 1.2500  40 examples/s  0:06 left`.
+    """
 
     def __init__(self, start: int, steps: int, global_batch: int, console: Console) -> None:
         self._start, self._steps, self._batch, self.console = start, steps, global_batch, console
@@ -40,7 +44,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
         )
-        # A live display that is no terminal would print every refresh as a line of its own.
+        # Off a terminal, a live display would print a line for every refresh.
         disable = not console.is_terminal
         self._bar = Progress(*columns, console=console, disable=disable, expand=True)
         self._task = self._bar.add_task("compiling", total=steps, completed=start, numbers="")
@@ -60,7 +64,7 @@ class ProgressDisplay:
     def advance(self, step: int) -> None:
         """After each step."""
         if step == self._start + 1:
-            # The first call returns once the step is compiled, which is no part of the speed.
+            # The first call returns once the step is compiled. That time is not part of the speed.
             now = time.monotonic()
             self._compiling = now - self._mark
             self._mark, self._marked_step, self._waited = now, step, 0.0
@@ -68,11 +72,11 @@ class ProgressDisplay:
 
     @contextmanager
     def waiting_for_input(self, idle: Callable[[], bool]) -> Iterator[None]:
-        """While the loop does nothing but wait for a batch.
+        """To be entered while the loop only waits for a batch.
 
         Args:
-          idle: whether the devices have nothing left to do. A wait that ends while they are still
-            at work costs no time; of one that does not, all counts.
+          idle: whether the devices have no work left. A wait that ends while they still work costs
+            no time. Any other wait counts in full.
         """
         began = time.monotonic()
         yield
@@ -80,9 +84,9 @@ class ProgressDisplay:
             self._waited += time.monotonic() - began
 
     def metrics(self, step: int, values: Mapping[str, float]) -> Speed:
-        """Shows the metrics of a step; returns the speed of the steps since the last call.
+        """Shows the metrics of a step, and returns the speed of the steps since the last call.
 
-        Neither compiling nor activities count. After the first step alone, the speed is NaN.
+        Compiling and activities do not count. After the first step alone, the speed is NaN.
         """
         now = time.monotonic()
         seconds, done = now - self._mark, step - self._marked_step
@@ -103,22 +107,26 @@ class ProgressDisplay:
         return Speed(speed, wait)
 
     def activity(self, what: str) -> None:
-        """Names what is done beside the steps, such as an evaluation; "" when it is over."""
+        """Shows what is done beside the steps, such as an evaluation; "" when it is over."""
         self._bar.update(self._task, description=what or "training")
         if what and self._bar.disable:
             self.say(f"{what} ...")
         now = time.monotonic()
         if self._activity_since is not None:
-            self._mark += now - self._activity_since  # so that it does not count against the speed
+            self._mark += now - self._activity_since  # do not count it in the speed
         self._activity_since = now if what else None
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the bar."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `1:02:03` or `2:03`."""
+    """Seconds as text.
+
+    >>> duration(3723), duration(123.4)
+    ('1:02:03', '2:03')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

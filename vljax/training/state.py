@@ -1,4 +1,4 @@
-"""What a step trains, and how."""
+"""What is trained (`Task`), and the arrays that a step updates (`TrainState`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 from vljax.models.assembly import Model, Variables
 from vljax.models.layout import merge, select, select_like
 from vljax.objectives.objective import Objective, Scalar
-from vljax.optim import Optimizer, place
+from vljax.optim import Optimizer, state_shardings
 from vljax.parallel.rules import parameter_shardings, replicated
 
 Tree = dict[str, Any]
@@ -23,7 +23,7 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A model, what it is trained on, and by which rule."""
+    """A model, its objectives, and its optimizer."""
 
     model: Model
     objectives: Mapping[str, Objective]
@@ -31,13 +31,13 @@ class Task:
     steps: int
     """Length of the run, for the schedule."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after the other."""
+    """Number of parts that a batch is computed in, one after the other."""
     mesh: Mesh | None = None
-    """The devices; None for one."""
+    """The devices; None for one device."""
     shardings: Tree | None = None
-    """Mirrors the parameters: where they are. None leaves that to the compiler."""
+    """Mirrors the parameters with their shardings; None leaves them to the compiler."""
     updates: Tree | None = None
-    """Mirrors the parameters: where gradients and moments are."""
+    """Mirrors the parameters with the shardings of gradients and moments."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -50,34 +50,31 @@ class Task:
         return {k: v for o in self.objectives.values() for k, v in o.scalars().items()}
 
     def trained(self, pattern: str, params: Tree) -> Tree:
-        """The parameters of a group: those of its pattern that are not frozen."""
+        """The parameters of a group: those that match its pattern and are not frozen."""
         return select(pattern, params, "trains", frozen=self.optimizer.frozen)
 
     def transformation(self, pattern: str, params: Tree) -> optax.GradientTransformation:
-        """From the gradients of a group to the direction of its step."""
+        """The transformation from the gradients of a group to the direction of its step."""
         axes = select_like(self.model.axes, self.trained(pattern, params))
         return self.optimizer.transformation(axes)
 
 
-# --- What a training run carries from step to step ------------------------------------------------
-
-
 class TrainState(NamedTuple):
-    """All arrays that a checkpoint holds."""
+    """All arrays of a checkpoint."""
 
     step: Int[Array, ""]
-    """Batches consumed."""
+    """Number of batches consumed."""
     skipped: Int[Array, ""]
-    """Steps among them without finite gradients or valid examples: nothing was updated."""
+    """Number of steps without finite gradients or valid examples; they updated nothing."""
     skipped_in_a_row: Int[Array, ""]
-    """How many of the last steps were skipped, without another between them."""
+    """How many of the last steps were skipped without another step between them."""
     params: dict[str, Any]
     average: dict[str, Any]
-    """Moving average of the parameters that are trained; empty where the recipe has none."""
+    """EMA parameters: the moving average of the trained ones; empty if the recipe has none."""
     state: dict[str, Any]
     """The model's state that is not optimized."""
     optimizer: dict[str, Any]
-    """Optimizer state of each group of parameters that is trained together, by its number."""
+    """Optimizer state by the number of the group of parameters."""
 
 
 def create(variables: Variables, task: Task) -> TrainState:
@@ -88,57 +85,59 @@ def create(variables: Variables, task: Task) -> TrainState:
         str(i): task.transformation(pattern, params).init(task.trained(pattern, params))
         for i, pattern in enumerate(task.groups)
     }
-    # A copy: the step is given both to overwrite.
-    average = jax.tree.map(jnp.copy, averaged(task.optimizer, params))
+    # A copy, because the step's arguments are donated: no buffer may be given twice.
+    average = jax.tree.map(jnp.copy, ema_parameters(task.optimizer, params))
     return TrainState(zero, zero, zero, params, average, variables.state, optimizer)
 
 
-def averaged(optimizer: Optimizer, params: dict[str, Any]) -> dict[str, Any]:
+def ema_parameters(optimizer: Optimizer, params: dict[str, Any]) -> dict[str, Any]:
     """The parameters that have a moving average."""
     if optimizer.ema_decay is None:
         return {}
     return select(".*", params, frozen=optimizer.frozen)
 
 
-def evaluated(state: TrainState) -> Variables:
-    """The variables that a run is judged by: averaged ones where there is an average."""
+def evaluation_variables(state: TrainState) -> Variables:
+    """The variables to evaluate: EMA parameters where there are some, else the parameters."""
     return Variables(merge(state.params, state.average), state.state)
 
 
 def shardings(
     shapes: TrainState, task: Task, mesh: Mesh, fsdp_min_size: int = 0, updates: Any = None
 ) -> Any:
-    """A sharding for every array: parameters by the rules, moments as updates, the rest whole.
+    """A sharding for every array of the state.
+
+    Parameters are sharded by the rules, moments as `updates`, and all else is replicated.
 
     Args:
       shapes: the state as shapes and types.
-      task: what they belong to.
+      task: the task of the state.
       mesh: the devices.
-      fsdp_min_size: elements below which `fsdp` leaves a parameter whole.
+      fsdp_min_size: parameters with fewer elements are not split by `fsdp`.
       updates: mirrors the parameters with the shardings of their updates; None: as parameters.
     """
     whole = replicated(mesh)
     params = parameter_shardings(task.model.axes, shapes.params, mesh, fsdp_min_size)
     moments = params if updates is None else updates
-    optimizer = {
-        str(i): place(
-            shapes.optimizer[str(i)], task.trained(pattern, shapes.params), moments, whole
-        )
-        for i, pattern in enumerate(task.groups)
-    }
-    placed = {
+    optimizer = {}
+    for number, pattern in enumerate(task.groups):
+        trained = task.trained(pattern, shapes.params)
+        transformation = task.transformation(pattern, shapes.params)
+        state = shapes.optimizer[str(number)]
+        optimizer[str(number)] = state_shardings(transformation, state, trained, moments, whole)
+    sharded = {
         "params": params,
         "average": select_like(params, shapes.average),
         "optimizer": optimizer,
     }
-    rest = {name: getattr(shapes, name) for name in TrainState._fields if name not in placed}
-    return shapes._replace(**placed, **jax.tree.map(lambda _: whole, rest))
+    rest = {name: getattr(shapes, name) for name in TrainState._fields if name not in sharded}
+    return shapes._replace(**sharded, **jax.tree.map(lambda _: whole, rest))
 
 
-def abstract(shapes: TrainState, placed: Any) -> TrainState:
-    """Shapes, types and shardings together, as a checkpoint is restored onto."""
+def abstract(shapes: TrainState, sharded: Any) -> TrainState:
+    """Shapes, types and shardings in one tree, as a checkpoint is restored onto."""
 
     def combine(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
-    return jax.tree.map(combine, shapes, placed)
+    return jax.tree.map(combine, shapes, sharded)

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from tests.data.samples import write_jsonl
-from vljax.commands.data.train_tokenizer import train_tokenizer
+from vljax.commands.data import train_tokenizer
 from vljax.config import UserError, validate
 from vljax.data.tokenizers import HuggingFace, load_tokenizer
 
@@ -18,7 +18,7 @@ def source(tmp_path):
 def command(*argv):
     out = io.StringIO()
     console = Console(file=out, width=1000)
-    return train_tokenizer(list(argv), "vljax data train-tokenizer", console), out.getvalue()
+    return train_tokenizer.run(list(argv), "vljax data train-tokenizer", console), out.getvalue()
 
 
 def test_what_it_writes_is_used_as_it_says(source, tmp_path):

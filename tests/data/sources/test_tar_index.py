@@ -145,7 +145,7 @@ print(json.dumps([len(index), peak]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(subject=["vljax/data/sources/tar_index.py"])
 def test_an_index_of_a_hundred_million_examples_stays_on_disk(tmp_path):
     count, per_shard = 100_000_000, 10_000
     content = {

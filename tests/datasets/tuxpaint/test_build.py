@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.data.samples import encoded, picture
 from tests.datasets.tuxpaint.test_debian import make_package, needs_dpkg
-from vljax.commands.data.build import build
+from vljax.commands.data import build
 from vljax.config import UserError
 from vljax.datasets import Scenes, Tuxpaint
 from vljax.datasets.tuxpaint import stamps
@@ -54,7 +54,7 @@ def built(tmp_path_factory):
     digest = hashlib.sha256(deb.read_bytes()).hexdigest()
     out = folder / "out"
     argv = ["tuxpaint-stamps", "--deb", str(deb), "--sha256", digest, "--out", str(out)]
-    return out, build(argv, "vljax data build", CONSOLE), argv
+    return out, build.run(argv, "vljax data build", CONSOLE), argv
 
 
 def test_the_builder_writes_pictures_captions_and_a_card(built):
@@ -80,7 +80,7 @@ def test_the_builder_writes_pictures_captions_and_a_card(built):
 
 def test_the_same_package_gives_the_same_bytes(built, tmp_path):
     out, _, argv = built
-    build([*argv[:-1], str(tmp_path)], "vljax data build", CONSOLE)
+    build.run([*argv[:-1], str(tmp_path)], "vljax data build", CONSOLE)
     for name in ("items.jsonl", "images.array_record", "README.md"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
 
@@ -143,8 +143,8 @@ def test_bad_input_is_named(built, tmp_path):
         (["tuxpaint-stamps", "--sha256", "0"], "--sha256 goes with --deb"),
     ):
         with pytest.raises(UserError, match=message):
-            build(arguments, "vljax data build", CONSOLE)
+            build.run(arguments, "vljax data build", CONSOLE)
     empty = make_package(tmp_path, {"usr/a": b""})
     digest = hashlib.sha256(empty.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="no stamps below usr/share/tuxpaint/stamps"):
-        build([*argv[:2], str(empty), "--sha256", digest], "vljax data build", CONSOLE)
+        build.run([*argv[:2], str(empty), "--sha256", digest], "vljax data build", CONSOLE)

@@ -1,5 +1,1 @@
-"""`vljax data`: what is done with data sets outside of training."""
-
-from vljax.commands.data.command import main
-
-__all__ = ["main"]
+"""The sub-commands of `vljax data`: work on data sets outside of training."""

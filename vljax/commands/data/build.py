@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAMES = {"tuxpaint-stamps": "948 pictures with alpha, captions in 78 languages (GPL-2, 161 MB)"}
 
 
-def build(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Builds a data set as the command line says, with progress on standard error.
 
     Args:

@@ -12,15 +12,15 @@ from vljax.commands.data.arguments import (
 )
 from vljax.config import UserError
 from vljax.data.records import INDEXED_SHARDS
-from vljax.data_tools.convert.images import Encoding, Images
-from vljax.data_tools.convert.targets import TARGETS
+from vljax.data_tools.convert.images import Encoding, ImageOptions
+from vljax.data_tools.convert.job import TARGETS
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.files import expand_user
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vljax.data_tools.convert.run import Options
+    from vljax.data_tools.convert.run import ConvertOptions
 
 _DESCRIPTION = """\
 Writes a data set as tar shards (KEY.jpg, KEY.txt, KEY.json, as img2dataset writes them) or
@@ -29,7 +29,7 @@ bytes whatever the number of processes. Images pass as they are unless they are 
 another format. What was begun and interrupted goes on where it stopped."""
 
 
-def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Converts the source that arguments name, and says how to read the result.
 
     Args:
@@ -49,14 +49,14 @@ def convert(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     options = _options(args, prog)
     if len(sources) > 1:
         raise UserError(f"convert one data set at a time, got {len(sources)}")
-    from vljax.data_tools.convert import run
+    from vljax.data_tools.convert.run import convert
     from vljax.progress import Display
 
     (source,) = sources
     with Display(source.full_name) as display:
         opening = display.stage("index", INDEXED_SHARDS)
         progress = display.stage("convert", "read {:,} of {:,} examples")
-        summary = run.convert(source, options, opening, progress)
+        summary = convert(source, options, opening, progress)
     result = {
         "out": options.out,
         "to": options.to,
@@ -107,18 +107,18 @@ def _parser(prog: str) -> SourceParser:
     return parser
 
 
-def _options(args: argparse.Namespace, prog: str) -> Options:
+def _options(args: argparse.Namespace, prog: str) -> ConvertOptions:
     for name in ("to", "out"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is missing: {prog} SOURCE --to {TARGETS[0]} --out DIR")
     if not 0 <= args.max_rejected_share <= 1:
         raise UserError(f"--max-rejected-share: must be 0 to 1, got {args.max_rejected_share}")
-    images = Images(args.max_side, args.encode, args.quality)
+    images = ImageOptions(args.max_side, args.encode, args.quality)
     for option, message in images.problems():
         raise UserError(f"{option}: {message}")
-    from vljax.data_tools.convert.run import Options
+    from vljax.data_tools.convert.run import ConvertOptions
 
-    return Options(
+    return ConvertOptions(
         out=expand_user(args.out),
         to=args.to,
         examples_per_shard=args.examples_per_shard,
@@ -130,7 +130,7 @@ def _options(args: argparse.Namespace, prog: str) -> Options:
     )
 
 
-def _read_with(options: Options, summary: dict[str, Any]) -> str:
+def _read_with(options: ConvertOptions, summary: dict[str, Any]) -> str:
     """The fields of a recipe that read all of the result."""
     words = ["--data.source", options.to, "--data.source.path", options.out]
     columns = {"captions": "captions", "tags": "tags", "label": "class"}

@@ -22,7 +22,7 @@ Builds the index of tar shards in parallel, keeps it beside them, and counts wha
 set. What was begun and interrupted goes on where it stopped."""
 
 
-def index(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Opens each source that arguments name and prints a table of what is in it.
 
     Returns:

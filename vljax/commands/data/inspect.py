@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vljax.data.records import Source
     from vljax.data.tokenizers import LoadedTokenizer
-    from vljax.data_tools.inspection.inspect import How
+    from vljax.data_tools.inspection.inspect import InspectionOptions
 
 _DESCRIPTION = """\
 Looks at every example, or a sample: captions and their lengths, image sizes, formats and colours,
@@ -36,7 +36,7 @@ In place of SOURCE, a recipe (configs/NAME.py, with --data.source ... behind it)
 sources, tokenizer and limit of pixels."""
 
 
-def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Looks through the sources that arguments name and prints tables of what is in them.
 
     Returns:
@@ -51,10 +51,10 @@ def inspect(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     given = _given(rest, options, prog)
     from vljax.commands.data.index import indexed
     from vljax.commands.data.inspection_table import print_inspection
-    from vljax.data_tools.inspection.inspect import How, inspect
+    from vljax.data_tools.inspection.inspect import InspectionOptions, inspect
     from vljax.progress import shown
 
-    how = How(
+    how = InspectionOptions(
         sample=options.sample,
         seed=options.sample_seed,
         workers=options.workers,
@@ -161,7 +161,7 @@ def _of_recipe(
     )
 
 
-def _page(found: list[Any], how: How, pictures: int) -> str:
+def _page(found: list[Any], how: InspectionOptions, pictures: int) -> str:
     from vljax.commands.data.inspection_page import inspection_page
 
     return inspection_page(found, how, pictures)

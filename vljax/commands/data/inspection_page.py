@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from vljax import __version__
+from vljax.charts import Bars, bar_chart, heat_map, svg
 from vljax.commands.data.inspection_table import amount, share, special, statement
+from vljax.commands.output import format_bytes
 from vljax.data.images.decoding import read_header
 from vljax.data.records import Annotation, ExampleError
-from vljax.data_tools.inspection.inspect import How, Inspection
+from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail
-from vljax.report.text import in_bytes
-from vljax.web import Bars, Markup, bar_chart, element, heat_map, page, picture
+from vljax.web import Markup, element, page, picture
 
 _LABELS = 40
 
 
-def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str:
+def inspection_page(found: Sequence[Inspection], how: InspectionOptions, pictures: int) -> str:
     """The file's content.
 
     Args:
@@ -39,7 +40,7 @@ def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str
     )
 
 
-def _section(number: int, inspection: Inspection, how: How, pictures: int) -> Markup:
+def _section(number: int, inspection: Inspection, how: InspectionOptions, pictures: int) -> Markup:
     result, sheet = inspection.result, Sheet(inspection, how.max_pixels)
     return element(
         "section",
@@ -227,7 +228,7 @@ class Sheet:
         else:
             first = about.first_caption[:_CHARACTERS]
             shown = picture(pixels, first or f"example {index}")
-            size = f"{header.width} x {header.height} {header.format}, {in_bytes(len(content))}"
+            size = f"{header.width} x {header.height} {header.format}, {format_bytes(len(content))}"
             facts = f"example {index}: {size}"
         captions = self._captions(about) if about else []
         notes = [element("span", reason, class_="warn")] if reason else []
@@ -270,7 +271,7 @@ def charts(result: Mapping[str, Any]) -> Markup:
         _chart("Image height, pixels", images.get("height"), _whole),
         _chart("Width / height", images.get("aspect_ratio"), _ratio),
         _chart("Megapixels", images.get("megapixels"), amount),
-        _chart("Image file", images.get("file_size"), lambda size: in_bytes(round(size))),
+        _chart("Image file", images.get("file_size"), lambda size: format_bytes(round(size))),
         _sizes(images.get("sizes")),
     ]
     return element("div", *(card for card in cards if card is not None), class_="cards")
@@ -290,7 +291,7 @@ def _chart(title: str, found: Mapping[str, Any] | None, write: Write) -> Markup 
     numbers = ", ".join(
         f"{name} {write(found[name])}" for name in ("smallest", "median", "95%", "largest")
     )
-    chart = bar_chart(_bars(found["histogram"], write), f"Histogram: {title}")
+    chart = svg(bar_chart(_bars(found["histogram"], write)), f"Histogram: {title}")
     return element(
         "div", element("h4", title), chart, element("span", numbers, class_="soft"), class_="card"
     )
@@ -322,7 +323,7 @@ def _sizes(found: Mapping[str, Any] | None) -> Markup | None:
     # Only powers of 2 are numbers that a reader knows.
     ticks = [f"{edge:g}" if float(edge).is_integer() else "" for edge in edges]
     names = [f"{edge:.0f} to {after:.0f}" for edge, after in pairwise(edges)]
-    chart = heat_map(counts, names, ticks, "Images by width (across) and height (up)")
+    chart = svg(heat_map(counts, names, ticks), "Images by width (across) and height (up)")
     common = ", ".join(
         f"{size['width']} x {size['height']} ({size['count']:,})"
         for size in found["most_frequent"][:3]

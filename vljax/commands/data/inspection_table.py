@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vljax.report.text import in_bytes, say
+from vljax.commands.output import format_bytes, print_line
 
 _SHOWN = 8
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -31,8 +31,8 @@ def statement(result: Mapping[str, Any]) -> str:
 
 def print_inspection(console: Console, result: Mapping[str, Any]) -> None:
     """Prints everything that `inspect` found."""
-    say(console, f"\n{result['source']}")
-    say(console, statement(result))
+    print_line(console, f"\n{result['source']}")
+    print_line(console, statement(result))
     console.print(_counts(result))
     console.print(_distributions(result, wide=console.width >= 100))
     if result["labels"]:
@@ -121,7 +121,7 @@ def _distributions(result: Mapping[str, Any], *, wide: bool) -> Table:
     rows += [(f"image {side}", images.get(side), amount) for side in ("width", "height")]
     rows += [("width / height", images.get("aspect_ratio"), amount)]
     rows += [("megapixels", images.get("megapixels"), amount)]
-    rows += [("image file", images.get("file_size"), lambda size: in_bytes(round(size)))]
+    rows += [("image file", images.get("file_size"), lambda size: format_bytes(round(size)))]
     for name, found, write in rows:
         if found is not None:
             numbers = [write(found[quantile]) for quantile in quantiles]
@@ -171,7 +171,7 @@ def _print_repeated(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row("captions", f"{groups:,}", f"{within:,}", f"{within - groups:,}")
     console.print(table)
     for most in captions.get("repeated", {}).get("most_frequent", [])[:3]:
-        say(console, f"  {most['count']:,} times: {_one_line(most['caption'])}")
+        print_line(console, f"  {most['count']:,} times: {_one_line(most['caption'])}")
 
 
 def _print_unusable(console: Console, unusable: Mapping[str, Any]) -> None:

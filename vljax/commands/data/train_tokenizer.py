@@ -27,7 +27,7 @@ in data.tokenizer.path and checkpoints carry with them."""
 _MEASURED = 10_000  # captions that the lengths are measured on
 
 
-def train_tokenizer(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
+def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Trains on the captions of the sources that arguments name, and says how to use the result.
 
     Args:

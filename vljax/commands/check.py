@@ -1,0 +1,208 @@
+"""`vljax check RECIPE`: whether a recipe can run, and its sizes, without computing anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vljax import config
+from vljax.commands.output import format_bytes, print_line, write_json
+from vljax.commands.recipe_arguments import load_run
+from vljax.parallel.mesh import slices
+from vljax.parallel.placement import ParameterPlacement, bytes_per_device, parameter_placements
+from vljax.run import Prepared, check_trains, prepare
+
+_STATE = {"params": "parameters", "average": "moving average", "optimizer": "optimizer state"}
+
+
+def run(argv: list[str], json_path: str | None, prog: str) -> int:
+    """Runs the command; returns the exit status.
+
+    Raises:
+      UserError: for the first thing that is wrong with the recipe.
+    """
+    recipe = load_run(argv, prog)
+    if recipe.pretrained:
+        # Reading weights takes long to import, so only these recipes do.
+        from vljax.interop import pretrained
+
+        recipe = pretrained.pinned(recipe)
+    prepared = prepare(recipe)
+    check_trains(prepared)
+    if recipe.pretrained:
+        pretrained.check(prepared)
+    summary = summarise(prepared)
+    if json_path != "-":
+        print_summary(argv[0], summary)
+    write_json(json_path, summary)
+    return 0
+
+
+def summarise(prepared: Prepared) -> dict[str, Any]:
+    """A prepared run as JSON data; `ready` is False if paths are still unset."""
+    run = prepared.run
+    groups = {
+        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
+        for name, part in prepared.shapes.params.items()
+    }
+    unset = [path for path, value in config.paths(run) if value is None]
+    return {
+        "ready": not unset,
+        "unset": unset,
+        "parameters": {**groups, "total": sum(groups.values())},
+        "platform": prepared.platform,
+        "precision": run.precision.resolve(prepared.platform).compute,
+        "mesh": dict(prepared.mesh.shape),
+        "slices": slices(prepared.mesh.devices.flat),
+        "steps": run.steps,
+        "global_batch": run.global_batch,
+        "examples": run.steps * run.global_batch,
+        "image_lengths": run.data.image_lengths,
+        "bytes_per_device": state_bytes(prepared),
+        "placement": [dataclasses.asdict(row) for row in placed(prepared)],
+        "notes": prepared.notes,
+    }
+
+
+def placed(prepared: Prepared) -> list[ParameterPlacement]:
+    """The placement of every parameter of a run."""
+    params, axes = prepared.shapes.params, prepared.model.axes
+    return parameter_placements(params, axes, prepared.mesh, prepared.run.mesh.fsdp_min_size)
+
+
+def state_bytes(prepared: Prepared) -> dict[str, int]:
+    """The bytes of training state and gradients on each device, by kind."""
+    shapes, patterns = prepared.shapes, prepared.task.groups
+    gradients = jax.tree.map(_with_sharding, shapes.params, prepared.task.updates)
+    trained = [prepared.task.trained(pattern, gradients) for pattern in patterns]
+    state = {
+        _STATE.get(name, name): bytes_per_device(part)
+        for name, part in shapes._asdict().items()
+        if isinstance(part, dict) and part
+    }
+    return {**state, "gradients": bytes_per_device(trained)}
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def print_summary(spec: str, summary: dict[str, Any]) -> None:
+    """Prints a summary as a table, with the placement of parameters, notes and unset paths."""
+    mesh = " x ".join(f"{name} {size}" for name, size in summary["mesh"].items())
+    over = f", {summary['slices']} slices" if summary["slices"] > 1 else ""
+    rows = [(f"parameters, {name}", f"{n:,}") for name, n in summary["parameters"].items()]
+    rows += [
+        ("steps", f"{summary['steps']:,}"),
+        ("global batch", f"{summary['global_batch']:,}"),
+        ("examples seen", f"{summary['examples']:,}"),
+        ("mesh", mesh + over),
+        ("platform", f"{summary['platform']}, {summary['precision']}"),
+    ]
+    on_device = summary["bytes_per_device"].items()
+    rows += [(f"on each device, {name}", format_bytes(n)) for name, n in on_device]
+    table = Table(box=box.HORIZONTALS, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    console = Console()
+    print_line(console, f"{spec}: valid")
+    console.print(table)
+    print_placement([ParameterPlacement(**row) for row in summary["placement"]], console)
+    unset = {f"{path}: unset" for path in summary["unset"]}
+    for note in summary["notes"]:
+        if note not in unset:
+            print_line(console, f"note: {note}")
+    if unset:
+        print_line(console, f"to train, set: {', '.join(f'--{path}' for path in summary['unset'])}")
+
+
+def print_placement(rows: Sequence[ParameterPlacement], console: Console) -> None:
+    """Prints how parameters are split over devices, similar ones in one row."""
+    split = [row for row in rows if row.split]
+    whole = [row for row in rows if not row.split]
+    if not split:
+        print_line(console, f"every parameter whole on each device: {_per_device(rows)}")
+    else:
+        console.print(_table(split, whole))
+    reasons = dict.fromkeys(why for row in rows for why in row.unsplit.values())
+    for reason in reasons:
+        kept = [row for row in rows if reason in row.unsplit.values()]
+        paths = ", ".join(group.path for group in _grouped(kept))
+        print_line(console, f"not split: {reason}: {paths} ({_per_device(kept)} on each device)")
+
+
+def _table(split: Sequence[ParameterPlacement], whole: Sequence[ParameterPlacement]) -> Table:
+    table = Table(box=box.HORIZONTALS)
+    table.add_column("parameter", overflow="fold")
+    table.add_column("shape", overflow="fold")
+    table.add_column("per device", justify="right", no_wrap=True)
+    for sharding in dict.fromkeys(row.sharding for row in split):
+        table.add_row(f"[bold]{sharding}[/bold]")
+        for group in _grouped([row for row in split if row.sharding == sharding]):
+            shape = " x ".join(map(str, group.members[0].shape))
+            table.add_row(f"  {escape(group.path)}", shape, _per_device(group.members))
+        table.add_section()
+    if whole:
+        table.add_row("[bold]whole[/bold]")
+        table.add_row(f"  {len(whole)} arrays", "", _per_device(whole))
+    return table
+
+
+class _ParameterGroup(NamedTuple):
+    """Parameters of one shape and sharding. Their paths are all combinations of `segments`."""
+
+    segments: tuple[tuple[str, ...], ...]
+    members: tuple[ParameterPlacement, ...]
+
+    @property
+    def path(self) -> str:
+        return "/".join(map(_alternatives, self.segments))
+
+
+def _per_device(rows: Iterable[ParameterPlacement]) -> str:
+    return format_bytes(sum(row.bytes_per_device for row in rows))
+
+
+def _grouped(rows: Sequence[ParameterPlacement]) -> list[_ParameterGroup]:
+    groups = [
+        _ParameterGroup(tuple((part,) for part in row.path.split("/")), (row,)) for row in rows
+    ]
+    for position in range(max((len(group.segments) for group in groups), default=0)):
+        alike: dict[object, list[_ParameterGroup]] = {}
+        for group in groups:
+            first, parts = group.members[0], group.segments
+            kind = (first.shape, first.sharding, *first.unsplit.values())
+            alike.setdefault((kind, parts[:position], parts[position + 1 :]), []).append(group)
+        groups = [_merged(found, position) for found in alike.values()]
+    return groups
+
+
+def _merged(groups: Sequence[_ParameterGroup], position: int) -> _ParameterGroup:
+    """Merges groups whose paths differ only in the segment at `position`."""
+    if len(groups) == 1:
+        return groups[0]
+    parts = groups[0].segments
+    here = tuple(name for group in groups for name in group.segments[position])
+    members = tuple(row for group in groups for row in group.members)
+    return _ParameterGroup((*parts[:position], here, *parts[position + 1 :]), members)
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    """Names in the syntax of a shell: {image,text}, {0..11}."""
+    if len(names) == 1:
+        return names[0]
+    if all(name.isdigit() for name in names):
+        numbers = sorted(map(int, names))
+        if numbers == list(range(numbers[0], numbers[-1] + 1)):
+            return f"{{{numbers[0]}..{numbers[-1]}}}"
+    return f"{{{','.join(names)}}}"

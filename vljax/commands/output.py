@@ -1,0 +1,55 @@
+"""What commands print: lines, sizes in bytes, and results as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vljax.config import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_line(console: Console, line: str) -> None:
+    """Prints one line without wrapping it and without markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes with three or four digits.
+
+    >>> format_bytes(812_623_880)
+    '775 MiB'
+    """
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if round(size) < 1024:
+            break
+        size, unit = size / 1024, larger
+    digits = 0 if unit == "B" or size >= 100 else 1
+    return f"{size:,.{digits}f} {unit}"
+
+
+def write_json(path: str | None, data: dict[str, Any]) -> None:
+    """Writes the result of a command for `--json PATH`.
+
+    Args:
+      path: the file; "-" for standard output; None writes nothing.
+      data: the result.
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
+    if path is None:
+        return
+    text = json.dumps(data, indent=2) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise UserError(f"--json {path}: {error.strerror}") from None

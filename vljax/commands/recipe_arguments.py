@@ -1,0 +1,70 @@
+"""The arguments of commands that take a recipe: RECIPE, --FIELD VALUE ..., --json PATH."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vljax import config
+from vljax.config import UserError
+
+if TYPE_CHECKING:
+    from vljax.run import Run
+
+_JSON_HELP = "--json PATH writes the result as JSON too; - for standard output"
+
+
+def load_run(argv: list[str], prog: str) -> Run:
+    """The run that a recipe and its overrides describe.
+
+    Args:
+      argv: the recipe, then `--FIELD VALUE ...`. `--help` among them prints all fields and exits.
+      prog: the command, for messages.
+
+    Raises:
+      UserError: for an unknown recipe or field, or a value that does not fit.
+    """
+    import dataclasses
+
+    from vljax.overrides import override
+    from vljax.run import Run
+
+    spec, *overrides = argv
+    run = override(config.load(spec, Run), overrides, f"{prog} {spec}", _JSON_HELP)
+    if run.workdir is None:
+        file, _, variant = spec.partition(":")
+        name = Path(file).stem + (f"-{variant}" if variant else "")
+        run = dataclasses.replace(run, workdir=f"runs/{name}")
+    return run
+
+
+def take_json(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of `--json`, and the other arguments."""
+    return take_option("--json", "a path, or - for standard output", argv)
+
+
+def take_option(wanted: str, value_help: str, argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of an option at any position, and the other arguments.
+
+    The overrides of a recipe are parsed later, by the fields of its components, so argparse cannot
+    separate the command's own options from them.
+
+    Args:
+      wanted: the option, such as `--json`.
+      value_help: its value in words, for the error.
+      argv: all arguments.
+
+    Raises:
+      UserError: if the value is missing.
+    """
+    value, rest = None, list[str]()
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, inline = argument.partition("=")
+        if flag != wanted:
+            rest.append(argument)
+            continue
+        value = inline if equals else next(arguments, "")
+        if not value or value.startswith("--"):
+            raise UserError(f"{wanted} needs {value_help}")
+    return value, rest
