@@ -63,14 +63,22 @@ def beside_bad_examples(text):
     return [line for line in news(text) if not line.endswith(": masked out")]
 
 
-@pytest.mark.parametrize(
-    ("count", "mesh"),
-    [
-        (2, ()),
-        # Each layer is split over two processes, which read the same rows.
-        (4, ("--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2")),
-    ],
+# Each layer is split over two processes, which read the same rows.
+SPLIT = ("--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2")
+
+
+# The resumed runs below cover two and four processes in each run of the tests.
+@pytest.mark.slow(
+    subject=[
+        "tests/multiprocess",
+        "vljax/data/pipeline",
+        "vljax/launch.py",
+        "vljax/parallel",
+        "vljax/programs.py",
+        "vljax/training",
+    ]
 )
+@pytest.mark.parametrize(("count", "mesh"), [(2, ()), (4, SPLIT)])
 def test_several_processes_train_as_one(run, alone, tmp_path, count, mesh):
     out, err = run(count, (*COMMAND, tmp_path, *mesh))
     assert_same(tmp_path, alone)
@@ -106,11 +114,15 @@ def stopped(start, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_a_run_of_two_processes_resumes_with_another_number(run, alone, stopped, tmp_path, count):
+@pytest.mark.parametrize(("count", "mesh"), [(1, ()), (4, SPLIT)])
+def test_a_run_of_two_processes_resumes_with_another_number(
+    run, alone, stopped, tmp_path, count, mesh
+):
     workdir = shutil.copytree(stopped, tmp_path / "w")
     (saved,) = complete_steps(str(workdir))
     # A workdir that was moved still belongs to the same recipe.
-    _, err = run(count, (*COMMAND, workdir))
+    out, err = run(count, (*COMMAND, workdir, *mesh))
     assert f"resuming at step {saved} of {STEPS}" in err[0]
+    for text in (*out[1:], *err[1:]):
+        assert not beside_bad_examples(text)
     assert_same(workdir, alone)
