@@ -36,7 +36,9 @@ from vljax.interop.open_clip.timm_trunks import Trunk
 from vljax.models.presets import Size
 
 TOLERANCE = 1e-5
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(
+    subject=["tests/parity", "vljax/interop", "vljax/models", "vljax/data/tokenizers"]
+)
 
 live = settings(
     max_examples=8,

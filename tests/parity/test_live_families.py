@@ -23,7 +23,9 @@ from tests.parity.test_live import folder as folder
 from vljax.inference import load
 from vljax.interop.convert import export_model, import_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(
+    subject=["tests/parity", "vljax/interop", "vljax/models", "vljax/data/tokenizers"]
+)
 
 ACTIVATIONS = st.sampled_from(["gelu", "gelu_pytorch_tanh", "quick_gelu"])
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from vljax import __version__
+from vljax.charts import Bars, bar_chart, heat_map, svg
 from vljax.commands.data.inspection_table import amount, share, special, statement
 from vljax.commands.output import format_bytes
 from vljax.data.images.decoding import read_header
 from vljax.data.records import Annotation, ExampleError
 from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail
-from vljax.web import Bars, Markup, bar_chart, element, heat_map, page, picture
+from vljax.web import Markup, element, page, picture
 
 _LABELS = 40
 
@@ -290,7 +291,7 @@ def _chart(title: str, found: Mapping[str, Any] | None, write: Write) -> Markup 
     numbers = ", ".join(
         f"{name} {write(found[name])}" for name in ("smallest", "median", "95%", "largest")
     )
-    chart = bar_chart(_bars(found["histogram"], write), f"Histogram: {title}")
+    chart = svg(bar_chart(_bars(found["histogram"], write)), f"Histogram: {title}")
     return element(
         "div", element("h4", title), chart, element("span", numbers, class_="soft"), class_="card"
     )
@@ -322,7 +323,7 @@ def _sizes(found: Mapping[str, Any] | None) -> Markup | None:
     # Only powers of 2 are numbers that a reader knows.
     ticks = [f"{edge:g}" if float(edge).is_integer() else "" for edge in edges]
     names = [f"{edge:.0f} to {after:.0f}" for edge, after in pairwise(edges)]
-    chart = heat_map(counts, names, ticks, "Images by width (across) and height (up)")
+    chart = svg(heat_map(counts, names, ticks), "Images by width (across) and height (up)")
     common = ", ".join(
         f"{size['width']} x {size['height']} ({size['count']:,})"
         for size in found["most_frequent"][:3]
