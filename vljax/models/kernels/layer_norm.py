@@ -61,8 +61,8 @@ def _forward(
     return y, (x, mean, inverse, scale)
 
 
-# The gradient that JAX derives costs as many cycles (siglip_vit_b16 on v5e: -0.3 %) and as much time
-# on CPU, but 6.7 % more temporary memory in the same step.
+# The gradient that JAX derives takes as many cycles (siglip_vit_b16 on v5e: -0.3 %) and as much
+# time on CPU, but the same step then needs 6.7 % more temporary memory.
 def _backward(epsilon: float, by_matmul: bool, saved: _Saved, dy: Array) -> tuple[Array, ...]:
     """With z the normalised features and g = dy * scale: dx = (g - mean(g) - z mean(g z)) / std."""
     x, mean, inverse, scale = saved
