@@ -1,4 +1,4 @@
-"""Folders of StableHLO programs and ONNX graphs: from files and strings to our own embeddings.
+"""Exported StableHLO programs and ONNX graphs compute our embeddings from files and strings.
 
 The other side is a process of its own that cannot import vljax.
 """
@@ -60,7 +60,7 @@ def kind(request):
 
 
 def embed(folder, *arguments):
-    """Runs the example of a folder as a person would, without vljax."""
+    """Runs `embed.py` of a folder in a process without vljax."""
     command = [sys.executable, "-c", _WITHOUT_VLJAX, str(folder), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
 
@@ -87,14 +87,14 @@ def same_as_ours(workdir, folder, tolerance=TOLERANCE):
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_files_and_strings_get_the_same_embeddings(name, kind, foreign, tmp_path):
+def test_programs_compute_the_same_embeddings(name, kind, foreign, tmp_path):
     workdir, out = tmp_path / "w", tmp_path / "out"
     import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
     export_model(str(workdir), str(out), kind, report=quiet)
     same_as_ours(workdir, out)
 
 
-def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
+def test_batch_statistics_are_exported(kind, trained_cnn, tmp_path):
     out = tmp_path / "out"
     export_model(str(trained_cnn), str(out), kind, report=quiet)
     same_as_ours(trained_cnn, out, 1e-5)
@@ -120,7 +120,7 @@ def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, sigl
     np.testing.assert_array_equal(load(str(out)).encode_text(["a"]), expected)
 
 
-def test_a_damaged_image_is_one_line(siglip, tmp_path):
+def test_a_damaged_image_is_an_error_of_one_line(siglip, tmp_path):
     out, file = tmp_path / "out", tmp_path / "broken.png"
     export_model(str(siglip), str(out), "stablehlo", report=quiet)
     stream = io.BytesIO()
@@ -133,7 +133,7 @@ def test_a_damaged_image_is_one_line(siglip, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_example_in_its_readme_runs_with_the_packages_that_it_names(kind, siglip, tmp_path):
+def test_the_readme_example_runs_with_the_packages_that_it_names(kind, siglip, tmp_path):
     out = tmp_path / "out"
     export_model(str(siglip), str(out), kind, report=quiet)
     readme = (out / "README.md").read_text()
@@ -152,8 +152,8 @@ def test_the_example_in_its_readme_runs_with_the_packages_that_it_names(kind, si
 @pytest.mark.parametrize(
     ("name", "missing"), [("dinov2_a", "texts"), ("vit_b", "texts"), ("bert_a", "images")]
 )
-def test_a_single_tower(name, missing, kind, foreign, tmp_path):
-    """dinov2_a is resized to 36 pixels, of which 32 are cut out."""
+def test_a_single_tower_is_exported(name, missing, kind, foreign, tmp_path):
+    """dinov2_a resizes images to 36 pixels and crops 32."""
     workdir, out = tmp_path / "w", tmp_path / "out"
     import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
     export_model(str(workdir), str(out), kind, report=quiet)
@@ -178,7 +178,7 @@ def test_a_single_tower(name, missing, kind, foreign, tmp_path):
     assert (done.returncode, done.stderr) == (1, f"error: the model has no encoder of {missing}\n")
 
 
-def test_patches_are_refused_by_name(kind, foreign, tmp_path):
+def test_images_as_patches_are_an_error(kind, foreign, tmp_path):
     workdir, out = tmp_path / "w", tmp_path / "out"
     import_model(str(foreign("siglip2_a")), str(workdir), overwrite=False, report=quiet)
     with pytest.raises(UserError, match=r"cannot express data.eval_transforms = .*'patchify'"):
@@ -191,7 +191,7 @@ def weights(folder):
 
 
 def constants(file, kind):
-    """Bytes of the largest constant in a program."""
+    """The size of the largest constant in a program in bytes."""
     if kind == "onnx":
         import onnx
 
@@ -203,7 +203,7 @@ def constants(file, kind):
     return max(len(line) for line in text.splitlines() if "stablehlo.constant" in line)
 
 
-def test_stablehlo_is_for_all_platforms_and_any_batch(siglip, tmp_path):
+def test_stablehlo_runs_on_all_platforms_for_any_batch_size(siglip, tmp_path):
     out = tmp_path / "out"
     export_model(str(siglip), str(out), "stablehlo", dtype="bfloat16", report=quiet)
     program = jax_export.deserialize(bytearray((out / "image.stablehlo").read_bytes()))
@@ -221,7 +221,7 @@ def test_stablehlo_is_for_all_platforms_and_any_batch(siglip, tmp_path):
         ("tokenizer/config.json", None, "is missing"),
     ],
 )
-def test_a_damaged_folder_is_named(siglip, tmp_path, name, damage, message):
+def test_embed_names_the_damaged_file(siglip, tmp_path, name, damage, message):
     out = tmp_path / "out"
     export_model(str(siglip), str(out), "stablehlo", report=quiet)
     file = out / name
@@ -233,14 +233,14 @@ def test_a_damaged_folder_is_named(siglip, tmp_path, name, damage, message):
     assert message in done.stderr
 
 
-def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeypatch, capsys):
+def test_onnx_without_jax2onnx_says_what_to_install(siglip, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     assert main(["export", str(siglip), str(tmp_path / "out"), "--format", "onnx"]) == 2
     assert "vljax[onnx]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_transforms_that_do_not_travel(siglip):
+def test_transforms_that_cannot_be_exported_are_an_error(siglip):
     trained, _ = read_trained(checkpoint.find_intact(str(siglip)))
     decode, *others = trained.run.data.eval_transforms
     issues = ExportIssues("stablehlo")
@@ -265,7 +265,7 @@ def siglip(foreign, tmp_path):
 
 @pytest.fixture
 def trained_cnn(tmp_path):
-    """A checkpoint of an EfficientNet whose statistics are not those that it begins with."""
+    """A checkpoint of an EfficientNet with statistics that differ from the initial ones."""
     image = EfficientNetLite(image_size=60, width_factor=0.25, depth_factor=0.5)
     recipe = config.load("configs/quickstart.py:tiny", Run)
     model = ModelConfig({**recipe.model.encoders, "image": image}, recipe.model.heads)

@@ -35,7 +35,7 @@ def reference(name: str) -> dict[str, np.ndarray]:
 
 
 def parameters() -> Tree:
-    """The reference's weights as vljax lays them out; each has a place."""
+    """The reference's weights in vljax's layout; checks that all are used."""
     stored = reference("naflex")
     weights = {
         k.removeprefix("weights/"): v.astype(np.float32)
@@ -129,7 +129,7 @@ def _patchified(number: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_patches_are_those_of_the_image_processor(number: int) -> None:
+def test_patches_equal_those_of_the_image_processor(number: int) -> None:
     """The same grid, mask and order, and pixel for pixel the same: both resize with Pillow."""
     stored, ours = reference("naflex"), _patchified(number)
     for name in ("image_grid", "image_mask", "image"):
@@ -137,7 +137,7 @@ def test_patches_are_those_of_the_image_processor(number: int) -> None:
 
 
 @pytest.mark.parametrize("table", ["table", "fine"])
-def test_positions_are_those_of_torch_interpolate(table: str) -> None:
+def test_positions_equal_those_of_torch_interpolate(table: str) -> None:
     """All grids in one batch and one compile: squares, strips, one patch, finer than the table."""
     stored = reference("naflex_positions")
     side = len(stored[table])
@@ -162,7 +162,7 @@ def test_positions_are_those_of_torch_interpolate(table: str) -> None:
     assert np.isfinite(made).all()
 
 
-def test_the_whole_of_a_grid_of_128_a_side() -> None:
+def test_positions_of_a_grid_of_128_x_128() -> None:
     stored = reference("naflex_positions")
     flat, expected = stored["fine"].reshape(64 * 64, -1), stored["fine/128x128"]
     places = np.indices((128, 128)).reshape(2, -1).T.astype(np.int32)
@@ -172,7 +172,7 @@ def test_the_whole_of_a_grid_of_128_a_side() -> None:
         np.testing.assert_allclose(ours[0], expected[part], rtol=0, atol=POSITION_TOLERANCE)
 
 
-def test_grids_are_those_of_the_image_processor() -> None:
+def test_grids_equal_those_of_the_image_processor() -> None:
     rows = reference("naflex_sizes")["rows"].tolist()
     assert len(rows) == 400
     for height, width, patch, budget, *expected in rows:
