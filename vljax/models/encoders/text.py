@@ -58,7 +58,7 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
         if self.causal and self.pooling == "first":
             yield (
                 "pooling",
-                "the first token of a causal text tower attends to itself only; use last or eos",
+                "the first token of a causal tower attends to itself only; use last or eos",
             )
 
     def module(self, compute: Compute, name: str) -> nn.Module:
