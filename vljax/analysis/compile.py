@@ -119,6 +119,7 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     try:
         compiled = traced.lower().compile(_OPTIONS.get(topology.platform))
     except jax.errors.JaxRuntimeError as error:
+        # The TPU compiler rejects a program that does not fit; its message has the bytes needed.
         overflow = needed_bytes(str(error))
         if overflow is None:
             raise
@@ -141,6 +142,7 @@ def model_flops(prepared: Prepared) -> int:
     causal; it leaves out recomputation, the loss and the optimizer.
     """
     run = prepared.run
+    # The default `Compute` uses no Pallas kernels, so that the jaxpr shows all products.
     model = build(
         run.model, Compute(), {name: s.initial for name, s in prepared.task.scalars.items()}
     )
@@ -270,6 +272,7 @@ def needed_bytes(message: str) -> int | None:
     >>> needed_bytes("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20G of 15G")
     21474836480
     """
+    # On-chip memory runs out in a kernel that is too large; no other mesh or batch would help.
     on_chip = re.search(r"memory space (vmem|smem|sflag|cmem)", message)
     if "RESOURCE_EXHAUSTED" not in message or on_chip:
         return None
