@@ -61,7 +61,7 @@ def make_foreign(folder: Path, gigabytes: float) -> None:
     from vljax.interop.files.safetensors import SHARD_BYTES, write_folder
     from vljax.interop.mapping import pair
     from vljax.interop.transformers.clip import read
-    from vljax.models.layout import unrolled_shapes
+    from vljax.models.parameters import unrolled_shapes
     from vljax.run import prepare
 
     with zipfile.ZipFile(TOKENIZER) as archive:
@@ -102,7 +102,7 @@ def make_scanned(workdir: Path, unrolled: Path) -> None:
 
     from vljax.config import encode
     from vljax.interop.checkpoints import write_parameters
-    from vljax.models.layout import leaves
+    from vljax.models.parameters import leaves
     from vljax.run import prepare
     from vljax.training.checkpoint import manifest
     from vljax.workdir import decode_recipe
