@@ -32,13 +32,18 @@ def recipe() -> Run:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str, list[str]]:
-    """A short run: its recipe, what it said, and what was compiled while it went on."""
+    """A short run of one-layer towers: its recipe, its output, and the programs it compiled."""
+    run = recipe()
+    towers = {
+        name: dataclasses.replace(tower, depth=1) for name, tower in run.model.encoders.items()
+    }
     run = dataclasses.replace(
-        recipe(),
+        run,
+        model=dataclasses.replace(run.model, encoders=towers),
         evaluators={},
         final_evaluators={"retrieval": Retrieval(Builtin("test"))},
         steps=STEPS,
-        global_batch=16,
+        global_batch=8,
         log_every=1,
         evaluate_every=STEPS,
         checkpoint_every=STEPS,

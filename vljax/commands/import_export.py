@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vljax.commands import recipe_arguments
 from vljax.commands.output import write_json
 from vljax.interop.formats import ACCEPTABLE, FORMATS
-from vljax.models.kernels.quantization import FORMS
+from vljax.models.quantization.forms import FORMS
 
 if TYPE_CHECKING:
     from vljax.interop.convert import Converted, Row
