@@ -22,7 +22,7 @@ from vljax.analysis.hlo_costs import program_flops, unknown_kernels
 from vljax.analysis.jaxpr_flops import kernel_flops, training_flops
 from vljax.analysis.topologies import Topology, devices
 from vljax.host_process import enable_compilation_cache
-from vljax.models import layout
+from vljax.models import parameters
 from vljax.models.assembly import Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.programs import trace_step
@@ -156,7 +156,7 @@ def model_flops(prepared: Prepared) -> int:
 
     def forward(trained: list[dict[str, Any]], params: dict[str, Any], batch: Any) -> Any:
         for part in trained:
-            params = layout.merge(params, part)
+            params = parameters.merge(params, part)
         return model.apply(Variables(params, prepared.shapes.state), batch, None, train=False)[0]
 
     return training_flops(forward, trained, params, batch)

@@ -9,7 +9,7 @@ from typing import Any
 from vljax.commands import recipe_arguments
 from vljax.commands.output import write_json
 from vljax.interop.formats import ACCEPTABLE, FORMATS
-from vljax.models.kernels.quantization import FORMS
+from vljax.models.quantization.forms import FORMS
 
 NAMES = ("import", "export")
 
