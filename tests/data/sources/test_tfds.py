@@ -144,7 +144,7 @@ def test_other_columns_are_the_unused_features(folder):
     )
     found = {}
     for i in range(len(records)):
-        if records.values(i)("width") != 5:  # whose title is no text
+        if records.values(i)("width") != 5:  # its title is not valid UTF-8
             columns = records.other_columns(i)
             found[columns["width"]] = columns
     assert sorted(found) == [0, 1, 2, 3, 4]
