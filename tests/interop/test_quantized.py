@@ -22,8 +22,8 @@ from vljax.interop.files.safetensors import read_folder
 from vljax.interop.files.tensors import Lazy
 from vljax.interop.quantized import packed, quantized, unpacked
 from vljax.models.assembly import Variables
-from vljax.models.kernels.quantization import FORMS
-from vljax.models.kernels.quantized import QuantizedKernel
+from vljax.models.quantization.forms import FORMS
+from vljax.models.quantization.quantized_kernel import QuantizedKernel
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import build_model
 

@@ -18,7 +18,11 @@ from tests.parity.test_towers import attention
 from vljax.data.transforms.patches import Patchify, grid_within
 from vljax.models.compute import Compute
 from vljax.models.encoders import NaFlexViT
-from vljax.models.layers.patches import resample_at
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.attention.reference import reference_attention
+from vljax.models.kernels.attention.tpu import tpu_attention
+from vljax.models.kernels.choose import Attention, Kernels
+from vljax.models.layers.positions import resample_at
 
 PATCH, BUDGET, SIDE, HEADS = 4, 12, 5, 3
 TOWER_TOLERANCE = 5e-6
@@ -91,9 +95,8 @@ def parameters() -> Tree:
     return tree
 
 
-@pytest.mark.parametrize("kind", ["xla", "heads_first", "auto"])
-def test_tower(kind: str) -> None:
-    """`auto` is the dense attention of TPUs."""
+@pytest.mark.parametrize("attention", [reference_attention, cpu_attention, tpu_attention])
+def test_tower(attention: Attention) -> None:
     stored = reference("naflex")
     config = NaFlexViT(
         width=24,
@@ -105,7 +108,7 @@ def test_tower(kind: str) -> None:
         pooling="map",
         scan=False,
     )
-    module = config.module(Compute(attention=kind), "image")
+    module = config.module(Compute(kernels=Kernels(attention)), "image")
     made = [_patchified(i) for i in range(len(stored["image_grid"]))]
     batch = {name: np.stack([one[name] for one in made]) for name in made[0]}
     encoded = jax.jit(

