@@ -20,7 +20,7 @@ from vljax.data.pipeline.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
 from vljax.models.assembly import Variables, example_batch
-from vljax.models.layout import merge, select_like
+from vljax.models.parameters import merge, select_like
 from vljax.optim import Hyper
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated

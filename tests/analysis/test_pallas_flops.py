@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from vljax.analysis.jaxpr_flops import kernel_flops
-from vljax.models.layers.attention import splash
+from vljax.models.kernels.attention.tpu import splash
 
 BATCH, LENGTH, HEADS, DIM = 3, 256, 2, 64
 PRODUCT = 2 * BATCH * HEADS * LENGTH * LENGTH * DIM

@@ -1,4 +1,4 @@
-"""Shards as transformers names them, read by the safetensors package and by us."""
+"""Shards named as in transformers, read by the safetensors package and by vljax."""
 
 import json
 
@@ -40,11 +40,11 @@ def test_a_small_limit_makes_shards_and_an_index(tmp_path):
         np.testing.assert_array_equal(found[name].read(), array)
 
 
-def test_one_array_may_be_larger_than_a_shard(tmp_path):
+def test_an_array_may_be_larger_than_the_shard_limit(tmp_path):
     assert len(write(tmp_path, ARRAYS, 10)) == 5
 
 
-def test_no_limit_makes_one_file_with_the_metadata_that_transformers_asks_for(tmp_path):
+def test_without_a_limit_one_file_is_written_with_the_metadata_for_transformers(tmp_path):
     (file,) = write(tmp_path, ARRAYS, None)
     assert file.name == "model.safetensors"
     assert not (tmp_path / "model.safetensors.index.json").exists()
@@ -52,7 +52,7 @@ def test_no_limit_makes_one_file_with_the_metadata_that_transformers_asks_for(tm
         assert opened.metadata() == {"format": "pt"}
 
 
-def test_bfloat16_and_scalars_keep_every_bit(tmp_path):
+def test_bfloat16_and_scalars_preserve_every_bit(tmp_path):
     arrays = {"b": np.array([1.5, -2, 3e30], ml_dtypes.bfloat16), "s": np.array(7, np.float32)}
     write(tmp_path, arrays, None)
     found = read_folder(tmp_path, "model")

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests.training import tiny
-from vljax.models.layout import leaves
+from vljax.models.parameters import leaves
 from vljax.optim import Adafactor, Muon
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding, constrain, replicated, update_shardings

@@ -31,10 +31,10 @@ from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import SentencePiece
 from vljax.data.transforms import ChooseText, Decode, Resize
 from vljax.models.assembly import ModelConfig
-from vljax.models.compute import Precision
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layout import leaves, roll, unroll
+from vljax.models.parameters import leaves, roll, unroll
+from vljax.models.precision import Precision
 from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
 from vljax.optim import AdamW
 from vljax.optim.schedules import WarmupCosine

@@ -35,7 +35,7 @@ def test_setup_refuses_uncommitted_changes(standins):
     standins.program("git", git + 'case $1 in status) echo " M vljax/run.py" ;; esac\n')
     status, _, errors = standins.run("setup.sh", *PLACE)
     assert status == 1
-    assert "changes that are not committed" in errors[-1]
+    assert "uncommitted changes" in errors[-1]
     assert standins.verbs() == ["describe"]
 
 

@@ -22,7 +22,7 @@ from vljax.analysis.hlo_costs import program_flops, unknown_kernels
 from vljax.analysis.jaxpr_flops import kernel_flops, training_flops
 from vljax.analysis.topologies import Topology, devices
 from vljax.host_process import enable_compilation_cache
-from vljax.models import layout
+from vljax.models import parameters
 from vljax.models.assembly import Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.programs import trace_step
@@ -119,6 +119,7 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     try:
         compiled = traced.lower().compile(_OPTIONS.get(topology.platform))
     except jax.errors.JaxRuntimeError as error:
+        # The TPU compiler rejects a program that does not fit; its message has the bytes needed.
         overflow = needed_bytes(str(error))
         if overflow is None:
             raise
@@ -141,6 +142,7 @@ def model_flops(prepared: Prepared) -> int:
     causal; it leaves out recomputation, the loss and the optimizer.
     """
     run = prepared.run
+    # The default `Compute` uses no Pallas kernels, so that the jaxpr shows all products.
     model = build(
         run.model, Compute(), {name: s.initial for name, s in prepared.task.scalars.items()}
     )
@@ -154,7 +156,7 @@ def model_flops(prepared: Prepared) -> int:
 
     def forward(trained: list[dict[str, Any]], params: dict[str, Any], batch: Any) -> Any:
         for part in trained:
-            params = layout.merge(params, part)
+            params = parameters.merge(params, part)
         return model.apply(Variables(params, prepared.shapes.state), batch, None, train=False)[0]
 
     return training_flops(forward, trained, params, batch)
@@ -270,6 +272,7 @@ def needed_bytes(message: str) -> int | None:
     >>> needed_bytes("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20G of 15G")
     21474836480
     """
+    # On-chip memory runs out in a kernel that is too large; no other mesh or batch would help.
     on_chip = re.search(r"memory space (vmem|smem|sflag|cmem)", message)
     if "RESOURCE_EXHAUSTED" not in message or on_chip:
         return None

@@ -107,12 +107,14 @@ class _Schedule:
     def cost(self) -> Cost:
         for instruction in self.computation.instructions.values():
             self._step(instruction)
+        # Operations without an end in this computation end with it.
         for name in list(self.started):
             self._finish(name)
         self._finish_spread()
         return self.total
 
     def _step(self, instruction: Instruction) -> None:
+        # An asynchronous operation is passed on under the name of its last `-update`.
         if instruction.opcode.endswith("-update") and instruction.operands[0] in self.started:
             self.started[instruction.name] = self.started.pop(instruction.operands[0])
             return
@@ -137,10 +139,10 @@ class _Schedule:
             self.total.exposed_seconds += self.collectives[key]
             return
         if within > 0:
-            if self.spread is None:
-                self.spread = (self.elapsed, within)
-            elif within > 0:
-                self.spread = (self.spread[0], self.spread[1] + within)
+            # The TPU compiler spreads a collective over several fusions. It ends at the custom call
+            # `AsyncCollectiveDone`.
+            since, takes = self.spread or (self.elapsed, 0.0)
+            self.spread = (since, takes + within)
         self._compute(instruction, size)
 
     def _compute(self, instruction: Instruction, size: int) -> None:
@@ -149,6 +151,7 @@ class _Schedule:
             self.total.cycles += cycles
             self.elapsed += cycles / self.accelerator.clock
             return
+        # Without an estimate an instruction must not be free: Pallas kernels have none.
         flops = instruction_flops(self.module, self.computation, instruction)
         if instruction.opcode == "fusion":
             flops += sum(computation_flops(self.module, name) for name in instruction.called)

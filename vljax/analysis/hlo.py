@@ -69,6 +69,7 @@ class Instruction:
 
     def attribute(self, name: str) -> str | None:
         """The value of `name=...`, without braces; None if there is none."""
+        # Metadata and backend_config may contain `name=` too, so search in front of them.
         head = self.attributes.partition(", metadata=")[0].partition(", backend_config=")[0]
         match = re.search(rf"(?:^|, ){name}=(?:\{{([^}}]*)\}}|([^,\s]+))", head)
         return None if match is None else match[1] if match[1] is not None else match[2]
@@ -93,6 +94,7 @@ class Instruction:
             return {}
         try:
             value, _ = json.JSONDecoder().raw_decode(text)
+            # Some backends print JSON, others a string that contains JSON.
             value = json.loads(value) if isinstance(value, str) else value
         except json.JSONDecodeError:
             return {}
@@ -212,6 +214,7 @@ def _shape(dtype: str, dims: str, layout: str) -> Shape:
 
 def _closing(text: str, start: int) -> int:
     """The position after the bracket that closes the one at `start`."""
+    # Jump from bracket to bracket: texts of large models have many megabytes.
     depth, position = 0, start
     while True:
         opened, closed = text.find("(", position), text.find(")", position)
@@ -277,9 +280,11 @@ def executions(module: Module) -> Executions:
                     unknown.append(instruction.name)
                 trips = 1 if trips is None else trips
                 visit(_named(module, instruction, "body"), runs * trips, fused)
+                # The last run of the condition ends the loop.
                 visit(_named(module, instruction, "condition"), runs * (trips + 1), fused)
             elif instruction.opcode in (*_SCHEDULED, *_FUSED):
                 for name in instruction.called:
+                    # A fusion is one kernel: its instructions have no time of their own.
                     inner = fused or instruction.opcode in _FUSED
                     visit(module.computations[name], runs, inner)
 
@@ -426,6 +431,7 @@ def groups(instruction: Instruction, devices: int) -> Groups:
     return _groups(instruction.attributes.partition(", metadata=")[0], devices)
 
 
+# A program has many collectives and few different groups.
 @functools.cache
 def _groups(text: str, devices: int) -> Groups:
     if match := _PAIRS.search(text) or _LISTED.search(text):

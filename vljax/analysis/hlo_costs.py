@@ -361,6 +361,7 @@ def collectives(module: Module, runs: Executions, mesh: Mesh) -> list[Collective
             kind = _kind(computation, instruction)
             if kind is None:
                 continue
+            # See the docstring: one collective in several fusions.
             spread = bool(instruction.backend_config.get("async_collective_fusion_config"))
             channel = f"{kind} {instruction.attribute('channel_id')}"
             if spread and channel in channels:

@@ -63,7 +63,7 @@ def _equation(equation: Any, active: list[bool]) -> Counted:
         branches = [_count(branch.jaxpr, active[1:]) for branch in params["branches"]]
         outputs = [any(column) for column in zip(*(out for _, out in branches), strict=True)]
         return max(flops for flops, _ in branches), outputs
-    if name == "while":
+    if name == "while":  # a jaxpr does not have its trip count
         skipped = params["cond_nconsts"]
         return _count(params["body_jaxpr"].jaxpr, active[skipped:])
     inner = next(
@@ -80,6 +80,7 @@ def _scan(params: Any, active: list[bool]) -> Counted:
     """Repeats until the set of carries that depend on trained parameters is stable."""
     constants, carries = params["num_consts"], params["num_carry"]
     active = list(active)
+    # Each round makes at least one more carry active, so this ends.
     while True:
         flops, outputs = _count(params["jaxpr"].jaxpr, active)
         carry = slice(constants, constants + carries)

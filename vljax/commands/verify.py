@@ -35,7 +35,7 @@ NAME is one of
   COCO or Flickr30k: Karpathy's dataset_coco.json or dataset_flickr30k.json, or the folder that
     holds it and the images.
 The class names and prompts are published by others (MIT licence) and are not part of vljax;
-docs/interop.md shows two lines that write them with open_clip.
+docs/interop.md shows how to write them with open_clip.
 
 The published values are open_clip's own measurements (docs/openclip_results.csv and
 docs/openclip_retrieval_results.csv of github.com/mlfoundations/open_clip at {REVISION[:8]}), on

@@ -19,7 +19,7 @@ from vljax.data.tokenizers import load_tokenizer
 from vljax.interop.export_plan import TrainedModel
 from vljax.interop.files.safetensors import Progress
 from vljax.interop.files.tensors import Lazy
-from vljax.models.layout import canonical_paths, leaves
+from vljax.models.parameters import canonical_paths, leaves
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest, saved_state, storage
 from vljax.workdir import FORMAT_VERSION, decode_recipe

@@ -21,7 +21,7 @@ from vljax.interop.mapped_model import read_model
 from vljax.interop.mapping import Pair, pair, to_foreign
 from vljax.interop.new_folder import new_folder
 from vljax.interop.quantized import kernels, quantized
-from vljax.models.kernels.quantization import FORMS
+from vljax.models.quantization.forms import FORMS
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint

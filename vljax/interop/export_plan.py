@@ -16,7 +16,7 @@ from vljax.interop.mapping import Rule
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.transformer import TransformerConfig
 from vljax.run import Run
 
 Tower = TypeVar("Tower", bound=Encoder)

@@ -25,8 +25,8 @@ from vljax.interop.foreign_config import to_json
 from vljax.interop.new_folder import MARK
 from vljax.interop.quantized import SCALE, kernels, read_kernel
 from vljax.models.assembly import Model, ModelConfig, Variables, parameter_shapes
-from vljax.models.kernels.quantization import FORMS, Form
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.parameters import filled, unrolled_shapes
+from vljax.models.quantization.forms import FORMS, Form
 
 MANIFEST = "export.json"
 VERSION = 1

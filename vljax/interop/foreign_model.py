@@ -14,10 +14,10 @@ from vljax.data.transforms import ChooseText, Decode, Resize, Transform
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.mapping import Rule
 from vljax.models.assembly import ModelConfig
-from vljax.models.compute import Precision
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
+from vljax.models.precision import Precision
 from vljax.objectives.objective import Objective
 from vljax.run import Run
 

@@ -20,8 +20,8 @@ from vljax.interop.plain import without_paths
 from vljax.interop.pretrained import map_file, reader
 from vljax.models.assembly import Variables
 from vljax.models.encoder import Encoder
-from vljax.models.layers.blocks import TransformerConfig
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.parallel.mesh import MeshConfig
 from vljax.run import Prepared, Run, check_ids, prepare

@@ -25,8 +25,8 @@ from vljax.interop.foreign_model import ForeignModel
 from vljax.interop.formats import Format
 from vljax.interop.mapping import Rule, rule
 from vljax.interop.quantized import dequantizing, kernels
-from vljax.models.kernels.quantization import Form
-from vljax.models.layout import unrolled_shapes
+from vljax.models.parameters import unrolled_shapes
+from vljax.models.quantization.forms import Form
 from vljax.parallel.mesh import MeshConfig
 from vljax.run import Prepared, Run, prepare
 from vljax.workdir import decode_recipe

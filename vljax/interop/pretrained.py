@@ -20,7 +20,7 @@ from vljax.models.assembly import ModelConfig, Variables
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.run import Prepared, Run
 
@@ -99,7 +99,7 @@ def load(prepared: Prepared) -> Variables | None:
 
 
 def reader(made: Mapping[str, Lazy]) -> Callable[[str, Any], np.ndarray | None]:
-    """A function for `layout.filled`: the array at a path in the model's data type, or None."""
+    """A function for `parameters.filled`: the array at a path in the model's data type, or None."""
 
     def read(path: str, leaf: Any) -> np.ndarray | None:
         return made[path].read().astype(leaf.dtype, copy=False) if path in made else None

@@ -20,9 +20,9 @@ from jaxtyping import Int, UInt8
 from vljax.config import UserError
 from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.models.assembly import Model, ModelConfig, parameter_shapes
-from vljax.models.kernels.quantization import Form
-from vljax.models.kernels.quantized import QuantizedKernel, dequantized, quantize
-from vljax.models.layout import canonical_paths, leaves
+from vljax.models.parameters import canonical_paths, leaves
+from vljax.models.quantization.forms import Form
+from vljax.models.quantization.quantized_kernel import QuantizedKernel, dequantized, quantize
 
 SCALE = "_scale"
 Shape = tuple[int, ...]

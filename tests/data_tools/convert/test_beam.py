@@ -22,7 +22,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("to", ["webdataset", "array_record"])
-def test_a_pipeline_writes_the_same_bytes_and_goes_on(to, tmp_path):
+def test_a_pipeline_writes_the_same_bytes_and_resumes(to, tmp_path):
     for name, beam in (("here", None), ("beam", LOCAL)):
         options = ConvertOptions(
             str(tmp_path / name), to, examples_per_shard=100, workers=1, beam=beam
@@ -34,7 +34,7 @@ def test_a_pipeline_writes_the_same_bytes_and_goes_on(to, tmp_path):
     assert contents(tmp_path / "beam") == contents(tmp_path / "here")
 
 
-def test_what_a_worker_says_is_one_line(tmp_path):
+def test_an_error_of_a_worker_is_one_line(tmp_path):
     source = WebDataset(write_shards(tmp_path / "in", [sample(0, npy=b"\0")]))
     options = ConvertOptions(str(tmp_path / "out"), "array_record", beam=LOCAL)
     with pytest.raises(UserError, match=r"example 0: column 'npy' is bytes, .* by --drop npy") as e:

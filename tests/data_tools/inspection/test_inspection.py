@@ -1,4 +1,4 @@
-"""Headers, scripts, draws and histograms."""
+"""Parts of an inspection: headers, scripts, samples, histograms, processes."""
 
 import io
 
@@ -16,7 +16,7 @@ from vljax.data_tools.inspection.summary import distribution
 from vljax.datasets import Builtin
 
 
-def test_a_turned_image_has_the_size_that_is_seen():
+def test_the_header_size_follows_the_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6
     header = read_header(encoded(picture(20, 30), "JPEG", exif=exif))
@@ -33,14 +33,14 @@ def test_a_turned_image_has_the_size_that_is_seen():
         ("1", "TIFF", False),
     ],
 )
-def test_colours_and_alpha(mode, kind, has_alpha):
+def test_the_header_has_mode_and_alpha(mode, kind, has_alpha):
     file = io.BytesIO()
     Image.new(mode, (5, 4)).save(file, kind)
     header = read_header(file.getvalue())
     assert (header.format, header.mode, header.has_alpha) == (kind, mode, has_alpha)
 
 
-def test_no_image():
+def test_a_file_that_is_not_an_image_is_rejected():
     with pytest.raises(ExampleError, match="image is none of JPEG, PNG") as error:
         read_header(b"<html>")
     assert error.value.kind == "not_an_image"
@@ -61,11 +61,11 @@ def test_no_image():
         ("🙂", "no letters"),
     ],
 )
-def test_scripts(text, script):
+def test_the_script_of_a_text_is_found(text, script):
     assert script_of(text) == script
 
 
-def test_a_draw_is_without_replacement_and_by_its_seed():
+def test_a_sample_has_no_repeats_and_depends_on_the_seed():
     first = sample_indices(1000, 100, 1)
     assert len(set(first.tolist())) == 100
     assert (np.diff(first) > 0).all()
@@ -89,7 +89,7 @@ def test_tokens_are_counted_as_they_are_encoded():
     assert [tokenizer.count(text) for text in texts] == tokenizer(texts)[1].sum(1).tolist()
 
 
-def test_processes_measure_what_one_measures(monkeypatch):
+def test_several_processes_give_the_same_measurements(monkeypatch):
     measurer = Measurer(Builtin("test").open(), None, 10**6, True)
     indices = range(0, 424, 2)
     alone = measure_all(measurer, indices, 1, lambda done, total: None)
@@ -101,7 +101,7 @@ def test_processes_measure_what_one_measures(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", REJECTION_KINDS)
-def test_each_kind_of_what_cannot_be_used_is_counted_as_such(kind):
+def test_rejected_examples_are_counted_by_kind(kind):
     class Bad(Records):
         def __len__(self):
             return 1

@@ -1,4 +1,4 @@
-"""Images that look alike, by files that Pillow wrote otherwise."""
+"""Near duplicates: the same pictures, written by Pillow at other sizes and qualities."""
 
 import io
 
@@ -29,13 +29,13 @@ def jpeg(image, quality):
         lambda image: image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST),
     ],
 )
-def test_the_same_picture_at_another_quality_or_size(changed):
+def test_another_quality_or_size_is_a_near_duplicate(changed):
     images = [Image.fromarray(picture(90, 120, seed=i)) for i in range(20)]
     groups = near_duplicate_groups(*signatures([*images, *map(changed, images)]))
     assert [group.tolist() for group in groups] == [[i, i + 20] for i in range(20)]
 
 
-def test_one_shape_in_two_colours_is_two_pictures():
+def test_another_colour_is_not_a_near_duplicate():
     red, blue = np.full((60, 60, 3), 255, np.uint8), np.full((60, 60, 3), 255, np.uint8)
     red[20:40, 20:40], blue[20:40, 20:40] = (250, 60, 60), (60, 60, 250)
     assert near_duplicate_groups(*signatures([red, blue])) == []
@@ -44,7 +44,7 @@ def test_one_shape_in_two_colours_is_two_pictures():
     ]
 
 
-def test_pairs_are_those_of_all_comparisons():
+def test_bands_find_all_pairs_within_the_limit():
     rng = np.random.default_rng(0)
     hashes = np.repeat(rng.integers(0, 2**63, (40, 2), np.uint64), 3, axis=0)
     hashes[1::3, 0] ^= np.uint64(0b1111111)  # 7 bits
@@ -53,5 +53,5 @@ def test_pairs_are_those_of_all_comparisons():
     assert [group.tolist() for group in groups] == [[3 * i, 3 * i + 1] for i in range(40)]
 
 
-def test_no_images():
+def test_no_images_have_no_groups():
     assert near_duplicate_groups(np.zeros((0, 2), np.uint64), np.zeros((0, 48), np.uint8)) == []

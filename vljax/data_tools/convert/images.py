@@ -49,7 +49,7 @@ class ImageOptions:
         if not 1 <= self.quality <= 100:
             yield "--quality", f"must be 1 to 100, got {self.quality}"
         if self.encode is None and self.max_side is None:
-            yield "--quality", "is for images that are encoded anew; add --encode or --max-side"
+            yield "--quality", "is for images that are re-encoded; add --encode or --max-side"
         if self.encode == "png":
             yield "--quality", "is for jpg and webp; PNG files lose nothing"
 

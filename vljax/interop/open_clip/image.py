@@ -13,7 +13,7 @@ from vljax.interop.open_clip.timm_trunks import EPSILON, TRUNKS
 from vljax.interop.transformers.images import only_resize, three
 from vljax.models.encoders import ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.transformer import TransformerConfig
 
 # Options of open_clip that vljax lacks, with the values that turn them off.
 _UNSUPPORTED: dict[str, Any] = {

@@ -15,8 +15,8 @@ from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoder
-from vljax.models.layers.blocks import TransformerConfig
-from vljax.models.layout import leaves
+from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.parameters import leaves
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
 

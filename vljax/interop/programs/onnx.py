@@ -27,6 +27,8 @@ from vljax.interop.formats import Format
 from vljax.interop.programs import folder
 from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
 from vljax.models.compute import Compute
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.choose import Kernels
 
 OPSET = 21
 
@@ -36,7 +38,7 @@ Location = tuple[str, int, int]
 
 def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     folder.check(trained, issues)
-    compute = Compute(jnp.float32, attention="heads_first")
+    compute = Compute(jnp.float32, kernels=Kernels(attention=cpu_attention))
     encoders = encoder_functions(trained, issues, compute, FLOATS[trained.dtype])
     graphs = {f"{each.stream}.onnx": _graph(each) for each in encoders}
     described = {

@@ -17,6 +17,9 @@ from vljax.interop.formats import Format
 from vljax.interop.programs import folder
 from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
 from vljax.models.compute import Compute
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.choose import Kernels
+from vljax.models.kernels.depthwise import shifted_sum
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -25,9 +28,8 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     folder.check(trained, issues)
     # One program runs on every platform, so it avoids XLA's grouped convolutions: slow on CPU.
     low = trained.dtype == "bfloat16"
-    compute = Compute(
-        jnp.bfloat16 if low else jnp.float32, attention="heads_first", depthwise_by_shifts=True
-    )
+    kernels = Kernels(attention=cpu_attention, depthwise_convolution=shifted_sum)
+    compute = Compute(jnp.bfloat16 if low else jnp.float32, kernels=kernels)
     encoders = encoder_functions(trained, issues, compute, FLOATS[trained.dtype])
     exported = {each.stream: _exported(each) for each in encoders}
     programs = {f"{stream}.stablehlo": one.serialize() for stream, one in exported.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.mapping import CONVOLUTION, FLAT, LINEAR, LINEAR_OUT, Change, Rule, rule
-from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.transformer import TransformerConfig
 
 ACTIVATIONS = {
     "gelu": "gelu",

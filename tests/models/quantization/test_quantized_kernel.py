@@ -10,9 +10,10 @@ import pytest
 
 from vljax.config import UserError
 from vljax.models.compute import Compute
-from vljax.models.kernels.quantization import FORMS, Form
-from vljax.models.kernels.quantized import dequantized, quantize, quantized_map
-from vljax.models.layers.layers import Linear
+from vljax.models.kernels.linear import matmul_2d, tensordot
+from vljax.models.layers.linear import Linear
+from vljax.models.quantization.forms import FORMS, Form
+from vljax.models.quantization.quantized_kernel import dequantized, quantize, quantized_linear
 
 SHAPES = [((128, 2, 12), 1), ((2, 64, 24), 2), ((96, 20), 1)]
 
@@ -71,14 +72,14 @@ def test_a_column_of_zeros_stays_one():
     np.testing.assert_array_equal(made[:, 1], 0)
 
 
-@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize("linear", [tensordot, matmul_2d])
 @pytest.mark.parametrize(("shape", "inputs"), SHAPES)
 @pytest.mark.parametrize("name", ["int8", "int4"])
-def test_weights_alone_are_products_with_the_dequantized_kernel(name, shape, inputs, by_rows):
+def test_weights_alone_are_products_with_the_dequantized_kernel(name, shape, inputs, linear):
     made = quantize(jnp.asarray(array(shape)), inputs, FORMS[name])
     x = array((5, 7, *shape[:inputs]), 1)
     expected = np.tensordot(x, np.asarray(dequantized(made), np.float64), inputs)
-    product = quantized_map(jnp.asarray(x), made, inputs, by_rows)
+    product = quantized_linear(jnp.asarray(x), made, inputs, linear)
     np.testing.assert_allclose(product, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
 
@@ -93,7 +94,7 @@ def test_dynamic_products_are_of_whole_numbers(shape, inputs):
     whole_rows = np.clip(np.rint(rows / row_scale), -128, 127).astype(np.int64)
     whole_kernel = np.asarray(made.values).astype(np.int64).reshape(rows.shape[1], -1)
     expected = (whole_rows @ whole_kernel) * row_scale.astype(np.float64) * np.asarray(made.scale)
-    product = np.asarray(quantized_map(jnp.asarray(x), made, inputs))
+    product = np.asarray(quantized_linear(jnp.asarray(x), made, inputs))
     assert product.shape == (5, 7, *shape[inputs:])
     largest = np.abs(expected).max()
     np.testing.assert_allclose(product.reshape(35, -1), expected, rtol=1e-6, atol=1e-6 * largest)
@@ -104,7 +105,7 @@ def test_dynamic_products_are_of_whole_numbers(shape, inputs):
 
 def test_a_dynamic_product_is_compiled_as_one_of_bytes():
     made = quantize(jnp.asarray(array((16, 8))), 1, FORMS["int8-dynamic"])
-    program = jax.jit(lambda x: quantized_map(x, made, 1)).lower(jnp.ones((4, 16))).as_text()
+    program = jax.jit(lambda x: quantized_linear(x, made, 1)).lower(jnp.ones((4, 16))).as_text()
     assert re.search(r"dot_general.*tensor<4x16xi8>, tensor<16x8xi8>\) -> tensor<4x8xi32>", program)
 
 

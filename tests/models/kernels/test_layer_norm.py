@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vljax.models.kernels.norm import normalise
+from vljax.models.kernels.layer_norm import normalise, normalise_by_matmul
 
 EPSILON = 1e-6
+both = pytest.mark.parametrize("function", [normalise, normalise_by_matmul])
 
 
 def arguments(mean: float = 0.0) -> tuple[np.ndarray, ...]:
@@ -36,35 +37,34 @@ def expected(x: Any, scale: Any, bias: Any, upstream: Any) -> tuple[np.ndarray, 
     return z * scale + bias, dx, (upstream * z).sum((0, 1)), upstream.sum((0, 1))
 
 
-def ours(x: Any, scale: Any, bias: Any, upstream: Any, by_matmul: bool) -> tuple[jax.Array, ...]:
+def ours(x: Any, scale: Any, bias: Any, upstream: Any, function: Any) -> tuple[jax.Array, ...]:
     @jax.jit
-    def both(x: Any, scale: Any, bias: Any, upstream: Any) -> tuple[jax.Array, ...]:
-        function = lambda *args: normalise(*args, EPSILON, by_matmul)  # noqa: E731
-        y, pull = jax.vjp(function, x, scale, bias)
+    def value_and_gradients(x: Any, scale: Any, bias: Any, upstream: Any) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(lambda *args: function(*args, EPSILON), x, scale, bias)
         return (y, *pull(upstream))
 
-    return both(x, scale, bias, upstream)
+    return value_and_gradients(x, scale, bias, upstream)
 
 
 @pytest.mark.parametrize("mean", [0.0, 30.0])
-@pytest.mark.parametrize("by_matmul", [False, True])
-def test_values_and_gradients(mean: float, by_matmul: bool) -> None:
+@both
+def test_values_and_gradients(mean: float, function: Any) -> None:
     """float32: relative to the largest of each array, 1e-6, and as much more as x is off zero."""
     args = arguments(mean)
-    for one, other in zip(ours(*args, by_matmul), expected(*args), strict=True):
+    for one, other in zip(ours(*args, function), expected(*args), strict=True):
         limit = 1e-6 * (1 + mean) * np.abs(other).max()
         np.testing.assert_allclose(one, other, rtol=0, atol=limit)
 
 
-@pytest.mark.parametrize("by_matmul", [False, True])
-def test_bfloat16_features_have_statistics_in_float32(by_matmul: bool) -> None:
+@both
+def test_bfloat16_features_have_statistics_in_float32(function: Any) -> None:
     """Of features that bfloat16 holds exactly, the float32 output is as good as of float32 ones.
 
     Statistics in bfloat16 would be off by 4e-3.
     """
     x, scale, bias, upstream = arguments(mean=2.0)
     x = jnp.asarray(x, jnp.bfloat16)
-    y, dx, *others = ours(x, scale, bias, upstream, by_matmul)
+    y, dx, *others = ours(x, scale, bias, upstream, function)
     theirs = expected(x.astype(jnp.float32), scale, bias, upstream)
     assert y.dtype == jnp.float32
     assert dx.dtype == jnp.bfloat16
@@ -79,5 +79,5 @@ def test_sums_by_matmul_are_for_bfloat16_only() -> None:
     """A TPU would round float32 features in a product."""
     for dtype, dots in ((jnp.bfloat16, 2), (jnp.float32, 0)):
         x = jnp.ones((2, 8), dtype)
-        program = jax.make_jaxpr(lambda x: normalise(x, x[0], x[0], EPSILON, True))(x)
+        program = jax.make_jaxpr(lambda x: normalise_by_matmul(x, x[0], x[0], EPSILON))(x)
         assert str(program).count("dot_general") == dots

@@ -1,4 +1,4 @@
-"""The block stack that the image and the text tower share."""
+"""The stack of transformer blocks that image and text towers share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from jaxtyping import Array, Bool, Float
 
 from vljax.config import setting, suggest
 from vljax.models.compute import Compute
-from vljax.models.layers.layers import MLP, SAVEABLE, Attention, Dropout, Places, layer_norm, named
+from vljax.models.layers.attention import Attention
+from vljax.models.layers.dropout import Dropout, ExampleIndex
+from vljax.models.layers.mlp import MLP
+from vljax.models.layers.norms import layer_norm
+from vljax.models.parameters import with_axes
+
+SAVEABLE = ("attention_query", "attention_key", "attention_value", "attention_mixed", "mlp_hidden")
+"""Names of intermediates that rematerialisation may save (`TransformerConfig.remat_names`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The fields of a transformer stack."""
+    """The fields of a transformer stack, which encoders inherit."""
 
     width: int
     """Size of a token."""
@@ -30,27 +37,30 @@ class TransformerConfig:
     mlp_dim: int
     """Hidden size of the MLP."""
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu_tanh"
-    """gelu is exact; gelu_tanh and quick_gelu approximate it. swiglu has a gate beside them: half
-    as many weights more."""
+    """gelu is exact; gelu_tanh and quick_gelu approximate it. swiglu has a gate, which adds half as
+    many weights to the MLP."""
     layer_scale: float | None = None
     """Initial value of learned factors of each residual branch (Touvron et al. 2021, CaiT, eq. 4),
     as in DINOv2; None for no factors."""
     dropout: float = 0.0
     """Probability that a value of a residual branch is dropped in training."""
     drop_path: float = 0.0
-    """Probability that a residual branch of the last block is dropped; rises linearly from 0."""
+    """Probability that a residual branch of the last block is dropped; rises linearly from 0 at the
+    first block."""
     norm_epsilon: float = 1e-6
     """Added to the variance in layer norms."""
     post_norm: bool = False
-    """A layer norm after each residual sum, as in BERT, instead of before each branch and at the
-    end."""
+    """Whether a layer norm follows each residual sum, as in BERT, instead of preceding each branch
+    and following the last block."""
     scan: bool = True
-    """One compiled block in a loop (compiles fast) instead of unrolled ones (more fusion)."""
+    """Whether one compiled block runs in a loop (compiles fast) instead of unrolled blocks (faster
+    steps)."""
     remat: Literal["none", "full", "dots", "save", "offload"] = setting("none", identity=False)
-    """What the backward pass computes again: none; full: all of a block; dots: all but matrix
-    products; save: all but `remat_names`; offload: as save, but they are kept in host memory."""
+    """What the backward pass computes again to save memory. none; full: all of a block; dots: all
+    but matrix products; save: all but `remat_names`; offload: as save, but keeps these in host
+    memory."""
     remat_names: tuple[str, ...] = setting(lambda: SAVEABLE, identity=False)
-    """What `save` and `offload` keep; the default is the inputs of a block's matrix products."""
+    """Intermediates that `save` and `offload` keep; by default the inputs of matrix products."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("width", "depth", "heads", "mlp_dim"):
@@ -68,10 +78,10 @@ class TransformerConfig:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to its input.
+    """A transformer block: attention and MLP, each added to its input.
 
-    Each comes after a layer norm (Xiong et al. 2020), or the sum does (`post_norm`; Vaswani et al.
-    2017).
+    A layer norm precedes each of them (Xiong et al. 2020), or follows each sum (`post_norm`;
+    Vaswani et al. 2017).
     """
 
     config: TransformerConfig
@@ -85,7 +95,7 @@ class Block(nn.Module):
         x: Float[Array, "batch length embed"],
         drop_path: Float[Array, ""],
         mask: Bool[Array, "batch length"] | None,
-        places: Places,
+        example_index: ExampleIndex,
     ) -> Float[Array, "batch length embed"]:
         config, compute = self.config, self.compute
 
@@ -93,10 +103,10 @@ class Block(nn.Module):
             if config.layer_scale is not None:
                 branch = branch * self._scale(f"{name}_scale", config.layer_scale, x.dtype)
             if self.train and config.dropout:
-                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, places)
+                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, example_index)
             if self.train and config.drop_path:
                 drop = Dropout(whole_examples=True, name=f"{name}_drop_path")
-                branch = drop(branch, drop_path, places)
+                branch = drop(branch, drop_path, example_index)
             return compute.constrain(x + branch, ("batch", "length", "embed"))
 
         attention = Attention(config.heads, compute, self.causal, name="attention")
@@ -110,14 +120,14 @@ class Block(nn.Module):
         return residual(x, mlp(mlp_norm(x)), "mlp")
 
     def _scale(self, name: str, initial: float, dtype: DTypeLike) -> Float[Array, "embed"]:
-        init = named(nn.initializers.constant(initial), "embed")
+        init = with_axes(nn.initializers.constant(initial), "embed")
         shape = (self.config.width,)
         factors: Array = self.param(name, init, shape, self.compute.param_dtype)
         return factors.astype(dtype)
 
 
 class Unrolled(nn.Module):
-    """The blocks one after the other; parameters under `0`, `1`, ..."""
+    """Blocks one after the other, with parameters under `0`, `1`, ..."""
 
     config: TransformerConfig
     causal: bool
@@ -126,17 +136,21 @@ class Unrolled(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, drop_path: Float[Array, "layers"], mask: Array | None, places: Places
+        self,
+        x: Array,
+        drop_path: Float[Array, "layers"],
+        mask: Array | None,
+        example_index: ExampleIndex,
     ) -> Array:
         block = rematerialised(self.config)
         fields = (self.config, self.causal, self.compute, self.train)
         for i in range(self.config.depth):
-            x = block(*fields, name=str(i))(x, drop_path[i], mask, places)
+            x = block(*fields, name=str(i))(x, drop_path[i], mask, example_index)
         return x
 
 
 def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
-    """The block with the recipe's choice of what is saved for the backward pass."""
+    """`Block` with the rematerialisation that `config.remat` asks for."""
     if config.remat == "none":
         return Block
     names = list(config.remat_names)
@@ -152,7 +166,8 @@ def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
             offload_dst="pinned_host",
         ),
     }[config.remat]()
-    # In a loop nothing can be merged with the forward pass; unrolled, XLA would undo the work.
+    # Without prevent_cse, XLA would merge recomputation with the forward pass in unrolled blocks,
+    # and save no memory. In a loop it cannot merge them.
     block: Callable[..., Block] = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
     return block
 
@@ -165,24 +180,24 @@ def transformer(
     *,
     causal: bool = False,
     train: bool,
-    places: Places = None,
+    example_index: ExampleIndex = None,
 ) -> Float[Array, "batch length embed"]:
-    """The stack and its final norm (none with `post_norm`), called inside a compact module.
+    """Tokens after the blocks and the final norm (with `post_norm` there is no final norm).
 
-    Parameters stand there under `blocks/...` and `norm/...`.
+    Call it inside a compact module: it adds parameters there, under `blocks/...` and `norm/...`.
 
     Args:
       x: tokens with their positions added.
       mask: the tokens that may be attended to; None for all.
-      causal: whether a token sees only those before it.
-      train: whether dropout acts.
-      places: the examples' places in the global batch, which key their dropout; None: in order.
+      causal: whether a token attends only to itself and earlier ones.
+      train: whether dropout is applied.
+      example_index: index of each example in the global batch, for dropout; see `Dropout`.
     """
     fields = (config, causal, compute, train)
     rates = jnp.linspace(0, config.drop_path, config.depth, dtype=jnp.float32)
     if config.scan:
         scan = nn.scan(
-            lambda block, x, rate: (block(x, rate, mask, places), None),
+            lambda block, x, rate: (block(x, rate, mask, example_index), None),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=config.depth,
@@ -190,5 +205,5 @@ def transformer(
         )
         x, _ = scan(rematerialised(config)(*fields, name="blocks"), x, rates)
     else:
-        x = Unrolled(*fields, name="blocks")(x, rates, mask, places)
+        x = Unrolled(*fields, name="blocks")(x, rates, mask, example_index)
     return x if config.post_norm else layer_norm(compute, config.norm_epsilon, "norm")(x)

@@ -1,4 +1,4 @@
-"""The forms that quantized kernels come in. Nothing heavy is imported here."""
+"""Forms of quantization. Without imports of JAX, so that the command line can name them fast."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Form:
-    """How a kernel is quantized: symmetrically, with a scale for each output."""
+    """How a kernel is quantized: symmetrically, with one or more scales for each output."""
 
     meaning: str
+    """Shown by `--help`."""
     bits: int
+    """Bits of a value."""
     group: int | None = None
-    """Inputs that share a scale; None: all of an output."""
+    """Inputs that share a scale; None: all inputs of an output."""
     dynamic: bool = False
-    """Whether the features are quantized too, each row as it comes, so that products are of whole
-    numbers."""
+    """Whether features are quantized too, each row when it is multiplied, so that products are of
+    whole numbers."""
 
     @property
     def top(self) -> int:
@@ -24,8 +26,14 @@ class Form:
         return int(2 ** (self.bits - 1) - 1)
 
     def groups(self, inputs: int) -> int:
-        """How many scales an output has: the fewest that divide its inputs evenly into groups of at
-        most `group`, but one where these would be shorter than a quarter of that."""
+        """Number of scales for each output.
+
+        The fewest that divide the inputs evenly into groups of at most `group`; one if these groups
+        would be shorter than a quarter of `group`.
+
+        >>> FORMS["int4"].groups(768)
+        12
+        """
         if self.group is None:
             return 1
         count = next(

@@ -1,7 +1,7 @@
-"""Attention for the CPU: heads before tokens, and a backward pass that reads the saved softmax.
+"""Attention for CPU: heads before tokens, and a backward pass that reads the saved softmax.
 
-XLA's products of many small matrices are fastest there where each is contiguous, so tokens and
-heads change places once, before and after, instead of in each product.
+XLA's batched products of small matrices are fastest on CPU if each matrix is contiguous. So tokens
+and heads are swapped once before and once after, instead of in each product.
 """
 
 from __future__ import annotations
@@ -13,27 +13,19 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from vljax.models.compute import widened
+from vljax.models.kernels.attention.reference import allowed_pairs
+from vljax.models.precision import widened
 
 
-def heads_first_attention(
+def cpu_attention(
     query: Float[Array, "batch queries heads head_dim"],
     key: Float[Array, "batch keys heads head_dim"],
     value: Float[Array, "batch keys heads head_dim"],
     mask: Bool[Array, "batch keys"] | None = None,
     causal: bool = False,
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), softmax in at least float32.
-
-    Args:
-      query, key, value: projected tokens.
-      mask: the keys that may be attended to; where none may, the result is the mean of the values.
-      causal: whether a query sees only the keys up to its own place.
-    """
-    allowed = None if mask is None else mask[:, None, None, :]
-    if causal:
-        seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
-        allowed = seen if allowed is None else seen & allowed
+    """`reference_attention` with the layout and the gradient that are fastest on CPU."""
+    allowed = allowed_pairs(mask, causal, query.shape[1], key.shape[1])
     query, key, value = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
     return rearrange(_attention(query, key, value, allowed), "b h n d -> b n h d")
 
@@ -65,13 +57,13 @@ def _forward(query: Array, key: Array, value: Array, allowed: Array | None) -> t
 
 
 def _backward(saved: _Saved, gradient: Array) -> tuple[Array, Array, Array, None]:
-    """With p the weights: the gradient of the logits is p (g v - g output)."""
+    """With p the weights and g the gradient, that of the logits is p (g v - g output)."""
     query, key, value, allowed, weights, output = saved
     wide = jnp.promote_types(weights.dtype, jnp.float32)
     along_output = jnp.sum(widened(gradient) * widened(output), -1, keepdims=True)
     to_weights = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=wide)
     to_logits = widened(weights) * (to_weights - along_output) * query.shape[-1] ** -0.5
-    if allowed is not None:  # matters where a query may attend to nothing
+    if allowed is not None:  # without this, a query that has no allowed key would get a gradient
         to_logits = jnp.where(allowed, to_logits, 0)
     to_logits = to_logits.astype(weights.dtype)
     to_query = jnp.einsum("bhqk,bhkd->bhqd", to_logits, key)
@@ -83,7 +75,8 @@ def _backward(saved: _Saved, gradient: Array) -> tuple[Array, Array, Array, None
 def _keys_first(
     weights: Float[Array, "batch heads queries keys"],
 ) -> Float[Array, "batch heads keys queries"]:
-    """Transposed in memory: XLA hands a product that contracts queries to a slower library."""
+    # XLA gives a product that contracts queries to Eigen, which is slower than the library it has
+    # for others, even if the transpose is counted.
     return jax.lax.optimization_barrier(jnp.swapaxes(weights, -1, -2))
 
 

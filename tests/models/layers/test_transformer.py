@@ -15,8 +15,8 @@ from tests.models import reference
 from tests.models.tiny import STACK, float64, text, token_ids, tower
 from vljax.config import UserError, decode, validate
 from vljax.models.compute import Compute
-from vljax.models.layers.blocks import TransformerConfig, transformer
-from vljax.models.layout import roll, unroll
+from vljax.models.layers.transformer import TransformerConfig, transformer
+from vljax.models.parameters import roll, unroll
 
 LAYOUTS = pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
 

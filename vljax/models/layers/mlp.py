@@ -1,4 +1,4 @@
-"""The activations of MLPs."""
+"""The MLP of a transformer block, and its activations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from vljax.models.compute import widened
+from vljax.models.compute import Compute
+from vljax.models.layers.linear import Linear
+from vljax.models.precision import widened
 
 
 @jax.custom_vjp
@@ -56,3 +60,29 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
 }
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between them.
+
+    With `swiglu`, the hidden values are multiplied by SiLU of a third linear map, `gate` (Shazeer
+    2020, eq. 6).
+    """
+
+    hidden: int
+    activation: str
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
+        def project(name: str) -> Array:
+            y = Linear((self.hidden,), ("embed", "mlp"), self.compute, name=name)(x)
+            y = self.compute.constrain(y, ("batch", "length", "mlp"))
+            return checkpoint_name(y, "mlp_hidden")
+
+        hidden = project("up")
+        if self.activation == "swiglu":
+            hidden = jax.nn.silu(project("gate")) * hidden
+        else:
+            hidden = ACTIVATIONS[self.activation](hidden)
+        return Linear((x.shape[-1],), ("mlp", "embed"), self.compute, name="down")(hidden)

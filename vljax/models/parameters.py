@@ -1,7 +1,8 @@
-"""Scanned and unrolled parameters: the same numbers in two layouts, and patterns over both.
+"""Trees of parameters: their scan layout, and patterns over their paths.
 
-Unrolled, block 3 is `blocks/3/...`. Scanned, the arrays of all blocks are stacked in `blocks/...`
-along a first axis. Patterns are written for the unrolled paths and hold for both.
+Parameters of a stack of blocks have two layouts. Unrolled, block 3 is `blocks/3/...`. Scanned, the
+arrays of all blocks are stacked in `blocks/...` along a new first axis. Patterns are written for
+the unrolled paths and work for both layouts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from vljax.config import UserError
 
@@ -23,8 +25,20 @@ T = TypeVar("T")
 STACK = "blocks"
 
 
+def with_axes(init: Callable[..., Any], *axes: str) -> Callable[..., Any]:
+    """An initializer that also records the logical names of the axes of the parameter.
+
+    The sharding rules (`parallel.rules`) map these names to axes of the mesh.
+    """
+    return nn.with_logical_partitioning(init, axes)
+
+
 def unroll(params: Tree) -> Tree:
-    """Parameters with every scanned stack as one subtree a block."""
+    """Parameters with every scanned stack unrolled: one subtree for each block.
+
+    >>> unroll({"blocks": {"scale": np.array([[1, 2], [3, 4]])}})
+    {'blocks': {'0': {'scale': array([1, 2])}, '1': {'scale': array([3, 4])}}}
+    """
     return {name: _unroll_child(name, child) for name, child in params.items()}
 
 
@@ -56,7 +70,11 @@ def _is_unrolled(stack: Mapping[str, Any]) -> bool:
 
 
 def leaves(tree: Tree, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The arrays of nested dicts with the keys that lead there."""
+    """The arrays of nested dicts, each with its keys.
+
+    >>> list(leaves({"image": {"positions": 7}}))
+    [(('image', 'positions'), 7)]
+    """
     for name, child in tree.items():
         if isinstance(child, Mapping):
             yield from leaves(dict(child), (*prefix, name))
@@ -65,11 +83,15 @@ def leaves(tree: Tree, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 def canonical_paths(keys: Sequence[str], shape: Sequence[int]) -> list[str]:
-    """The unrolled paths of an array: one for each layer where it is scanned."""
+    """The unrolled paths of an array: one, or one for each layer of a scanned stack.
+
+    >>> canonical_paths(["image", "blocks", "norm", "scale"], (2, 768))
+    ['image/blocks/0/norm/scale', 'image/blocks/1/norm/scale']
+    """
     if STACK in keys:
-        place = keys.index(STACK) + 1
-        if not keys[place].isdigit():
-            before, after = keys[:place], keys[place:]
+        start = keys.index(STACK) + 1
+        if not keys[start].isdigit():
+            before, after = keys[:start], keys[start:]
             return ["/".join([*before, str(i), *after]) for i in range(shape[0])]
     return ["/".join(keys)]
 
@@ -89,9 +111,9 @@ def filled(shapes: Tree, read: Callable[[str, Any], Any], keys: tuple[str, ...] 
 
     Args:
       shapes: nested dicts of shapes.
-      read: the value of an unrolled path, an array or a tree of arrays, given the leaf of `shapes`;
-        None where there is none: then the tree lacks it, too.
-      keys: what leads to `shapes`.
+      read: returns the value of an unrolled path, an array or a tree of arrays; its second argument
+        is the leaf of `shapes`. If it returns None, the path is left out of the result.
+      keys: the keys of `shapes` in the whole tree.
     """
     tree: Tree = {}
     for name, child in shapes.items():
@@ -112,7 +134,7 @@ def filled(shapes: Tree, read: Callable[[str, Any], Any], keys: tuple[str, ...] 
 def match(
     rules: Sequence[tuple[str, T]], params: Tree, field: str
 ) -> dict[tuple[str, ...], list[T]]:
-    """The value of the first rule that full-matches each array's path.
+    """For each array, the value of the first rule whose pattern matches the whole path.
 
     Args:
       rules: (regular expression, value) pairs.
@@ -120,11 +142,11 @@ def match(
       field: the recipe field that holds the rules, for messages.
 
     Returns:
-      For each array (by its keys) one value, or one for each layer where it is scanned.
+      By the keys of each array: a list with one value, or one for each layer of a scanned stack.
 
     Raises:
-      UserError: for an expression that is not valid, matches nothing, or only what earlier rules
-        match (except a last '.*'), and for a parameter that no rule covers.
+      UserError: for an invalid expression; for one that matches nothing, or only paths that earlier
+        rules match (except '.*' at the end); and for a parameter that no rule matches.
     """
     patterns = [_compile(pattern, field) for pattern, _ in rules]
     reached: set[int] = set()
@@ -158,11 +180,15 @@ def _compile(pattern: str, field: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{field}: {pattern!r} is no regular expression: {error}") from None
+        raise UserError(f"{field}: {pattern!r} is not a regular expression: {error}") from None
 
 
 def factors(rules: Sequence[tuple[str, float]], params: Tree, field: str) -> Tree:
-    """A tree like `params` of factors that broadcast against its arrays; raises as `match` does."""
+    """A tree like `params` with a factor for each array, which broadcasts against it.
+
+    Raises:
+      UserError: as `match` does.
+    """
     matched = match(rules, params, field)
 
     def at(keys: tuple[str, ...], node: Any) -> Any:
@@ -177,10 +203,13 @@ def factors(rules: Sequence[tuple[str, float]], params: Tree, field: str) -> Tre
 
 
 def select(pattern: str, params: Tree, field: str = "trains", frozen: Sequence[str] = ()) -> Tree:
-    """The part of the parameters whose paths a pattern full-matches, and no frozen one.
+    """The parameters whose whole path matches a pattern, without those that `frozen` matches.
 
     Raises:
-      UserError: if it matches nothing, or only some layers of a scanned stack.
+      UserError: if the pattern matches nothing, or only some layers of a scanned stack.
+
+    >>> select("text/.*", {"image": {"norm": np.ones(2)}, "text": {"norm": np.zeros(2)}})
+    {'text': {'norm': array([0., 0.])}}
     """
     out = [(other, False) for other in frozen]
     chosen = match([*out, (pattern, True), (".*", False)], params, field)
@@ -206,7 +235,11 @@ def select(pattern: str, params: Tree, field: str = "trains", frozen: Sequence[s
 
 
 def merge(params: Tree, part: Tree) -> Tree:
-    """The parameters with those of `part` in place of their own."""
+    """The parameters with the arrays of `part` replaced.
+
+    >>> merge({"image": 1, "text": 2}, {"text": 3})
+    {'image': 1, 'text': 3}
+    """
     return {
         name: merge(dict(child), part[name])
         if isinstance(child, Mapping) and name in part
@@ -216,7 +249,7 @@ def merge(params: Tree, part: Tree) -> Tree:
 
 
 def select_like(tree: Tree, part: Tree) -> Tree:
-    """The entries of `tree` that stand where `part` has an array."""
+    """The entries of `tree` at the paths that `part` has."""
     return {
         name: select_like(tree[name], dict(child)) if isinstance(child, Mapping) else tree[name]
         for name, child in part.items()
