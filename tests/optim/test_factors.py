@@ -17,13 +17,13 @@ def by_path(optimizer, scan):
     for (keys, factor), (_, leaf) in zip(leaves(tree), leaves(params), strict=True):
         values = np.broadcast_to(factor, leaf.shape)
         if "blocks" in keys and scan:
-            place = keys.index("blocks") + 1
+            after = keys.index("blocks") + 1
             layers = [(str(i), value) for i, value in enumerate(values)]
         else:
-            place, layers = len(keys), [("", values)]
+            after, layers = len(keys), [("", values)]
         for layer, value in layers:
             assert len(set(value.flat)) == 1
-            path = "/".join(filter(None, (*keys[:place], layer, *keys[place:])))
+            path = "/".join(filter(None, (*keys[:after], layer, *keys[after:])))
             found[path] = float(value.flat[0])
     return found
 

@@ -32,6 +32,9 @@ def count(state, batch, hyper):
     return state._replace(step=state.step + 1, skipped_in_a_row=skipped), metrics
 
 
+STEP = jax.jit(count)  # compiled once for all tests
+
+
 def nothing(step):
     pass
 
@@ -86,7 +89,7 @@ def run(tmp_path):
         with ProgressDisplay(start, STEPS, 1, console) as display:
             loop = Loop(
                 steps=STEPS,
-                step=jax.jit(count),
+                step=STEP,
                 hyper=tiny.hyper(),
                 batches=batches,
                 statistics=statistics,
