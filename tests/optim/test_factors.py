@@ -66,11 +66,11 @@ def test_class_tokens_and_pooling():
     }
 
 
-def test_nothing_to_do_is_one_everywhere():
+def test_default_factors_are_one():
     assert set(jax.tree.leaves(learning_rate_factors(AdamW(), two_towers(scan=True)[1]))) == {1.0}
 
 
-def test_messages():
+def test_error_messages():
     with pytest.raises(UserError, match=r"optim.rate_rules: 'imgae/\.\*' matches no parameter"):
         learning_rate_factors(
             AdamW(rate_rules=(("imgae/.*", 0.1), (".*", 1.0))), two_towers(scan=True)[1]

@@ -30,7 +30,7 @@ def with_layers(axes):
 
 
 @pytest.mark.parametrize("name", sorted(Optimizer.members))
-def test_scanned_and_unrolled(name):
+def test_scanned_and_unrolled_stacks_take_the_same_steps(name):
     kind = Optimizer.members[name]
     # Stored in float32, as bfloat16 would hide differences.
     factored = {"factor_from": 3, "clip_rms": 0.7, "moment_dtype": None}

@@ -61,7 +61,7 @@ def test_five_directions_of_matrices(fields):
         check("output", (4, 5), layer)
 
 
-def test_all_the_rest_is_adam():
+def test_other_parameters_are_trained_by_adam():
     shapes = {"embedding": (4, 7), "projection": (4, 3), "bias": (2, 3), "norm": (3, 4)}
     axes = {
         "embedding": ("vocab", "embed"),

@@ -45,7 +45,7 @@ def test_frozen_parameters_have_no_state_and_do_not_move():
         assert any(name[-len(keys) :] == keys for name in names) != frozen
 
 
-def test_what_is_trained_moves_as_if_nothing_were_frozen():
+def test_trained_parameters_move_as_if_nothing_were_frozen():
     """To 1e-5, float32: another program, other rounding."""
     (_, free, first), (_, frozen, other_first) = prepared(**FREE), prepared(**FROZEN)
     one, _ = free(first, tiny.batch(), tiny.hyper())
@@ -71,7 +71,7 @@ def test_the_average_follows_its_formula():
         np.testing.assert_allclose(value, truth[keys], rtol=1e-5, atol=1e-6, err_msg=str(keys))
 
 
-def test_the_average_is_of_what_is_trained_and_evaluation_has_all():
+def test_only_trained_parameters_have_an_average_and_all_are_evaluated():
     optimizer = dataclasses.replace(tiny.standard()[0].optimizer, ema_decay=0.9, frozen=IMAGE)
     state = tiny.state(tiny.task(optimizer=optimizer))
     assert "image" not in state.average
@@ -79,7 +79,7 @@ def test_the_average_is_of_what_is_trained_and_evaluation_has_all():
     assert keys_of(evaluation_variables(state).params) == keys_of(state.params)
 
 
-def test_a_skipped_step_leaves_the_average():
+def test_a_skipped_step_keeps_the_average():
     _, step, state = prepared(ema_decay=0.9)
     state, _ = step(state, tiny.batch(), tiny.hyper())
     nothing = tiny.batch(valid=np.zeros(tiny.BATCH, bool))

@@ -62,7 +62,7 @@ def test_a_step_with_gradients_that_are_not_finite_changes_nothing_but_the_count
     chex.assert_trees_all_equal((after.params, after.optimizer), (bad.params, bad.optimizer))
 
 
-def test_invalid_examples_do_not_matter():
+def test_invalid_examples_have_no_influence():
     _, step, state = tiny.standard()
     valid = np.arange(tiny.BATCH) < 6
     clean, dirty = tiny.batch(valid=valid), tiny.batch(valid=valid)
