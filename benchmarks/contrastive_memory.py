@@ -1,13 +1,13 @@
-"""Peak temporary memory of contrastive losses with their gradients, beside dense ones.
+"""Peak temporary memory of contrastive losses and their gradients, compared with dense losses.
 
 python benchmarks/contrastive_memory.py [--global_batch 32768] [--devices 4 16] [--json PATH|-]
 
-Compiled for CPU devices and not run: float32, embeddings of width 768, gradients of both
-embeddings and of the learned scalars. A figure is `temp_size_in_bytes` of the program that each
-device runs on its part of the batch, that is bytes per device: arguments and results, which any
-loss has, are no part of it. The peer writes all logits down, as big_vision's SigLIP trainer does
-(trainers/proj/image_text/siglip.py) and CLIP (Radford et al. 2021, fig. 3), and leaves it to XLA
-to split them; its embeddings come normalised, while ours are normalised within.
+The programs are compiled for CPU devices and not run: float32, embeddings of width 768, gradients
+of both embeddings and of the learned scalars. A figure is `temp_size_in_bytes` of the program that
+each device runs on its shard of the batch: bytes per device, without arguments and results, which
+every loss has. The dense loss computes the matrix of all logits, as in big_vision's SigLIP trainer
+(trainers/proj/image_text/siglip.py) and in CLIP (Radford et al. 2021, fig. 3), and XLA splits it;
+its embeddings are normalised before, ours within the loss.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 WIDTH = 768
 LOSSES = ("softmax", "sigmoid")
 TARGETS = {(32768, 4): 0.3, (32768, 16): 0.1}
-"""GiB per device that ours may take, by global batch and devices."""
+"""(global batch, devices) -> upper limit for our losses, in GiB per device."""
 
 
 def dense(kind: str) -> Callable[..., Any]:
@@ -64,7 +64,7 @@ def ours(kind: str, mesh: Any) -> Callable[..., Any]:
 
 
 def measure(global_batch: int, devices: int) -> dict[str, float]:
-    """Temporary GiB per device of all four, by `KIND/ours` and `KIND/dense`; in this process."""
+    """`KIND/ours` and `KIND/dense` -> temporary GiB per device; compiles in this process."""
     import jax
     import jax.numpy as jnp
 
@@ -89,7 +89,7 @@ def measure(global_batch: int, devices: int) -> dict[str, float]:
 
 
 def in_own_process(global_batch: int, devices: int) -> dict[str, float]:
-    """`measure` in a process that has so many CPU devices."""
+    """`measure` in a process with that number of CPU devices."""
     code = (
         f"import jax; jax.config.update('jax_num_cpu_devices', {devices}); import json;"
         f"import contrastive_memory as m; print(json.dumps(m.measure({global_batch}, {devices})))"
@@ -107,7 +107,7 @@ def in_own_process(global_batch: int, devices: int) -> dict[str, float]:
 
 
 def report(global_batch: int, devices: Sequence[int]) -> list[dict[str, Any]]:
-    """A row for each number of devices and loss, printed as it is known."""
+    """Rows for each number of devices and loss, which are printed at once."""
     print(f"global batch {global_batch}, width {WIDTH}, float32; GiB per device")
     print(f"{'devices':>7}  {'loss':8} {'ours':>7} {'dense':>7} {'ratio':>7} {'target':>7}")
     rows = []
@@ -125,7 +125,7 @@ def report(global_batch: int, devices: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Prints a table, and writes its numbers as JSON where asked to."""
+    """Prints a table; with `--json`, writes its numbers too."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--global_batch", type=int, default=32768)
     parser.add_argument("--devices", type=int, nargs="+", default=[4, 16])

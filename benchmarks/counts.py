@@ -1,4 +1,4 @@
-"""What the compiled steps of the recipes take, in counts, against stored values.
+"""Counts of the compiled training steps of the recipes, compared with stored counts.
 
 python benchmarks/counts.py [--only NAME,...] [--update]
 
@@ -24,7 +24,7 @@ from benchmarks.guard.measure import counts
 
 
 def main(argv: Sequence[str] | None = None, path: Path = compare.STORED) -> int:
-    """Prints a row for each count; what is wrong goes to standard error, a line each."""
+    """Prints a row for each count; problems go to standard error, one line each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help=f"names, separated by commas: {', '.join(CASES)}")
     parser.add_argument("--update", action="store_true", help="store what is counted now")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None, path: Path = compare.STORED) -> int:
 
 
 def _problems(name: str, stored: compare.Stored) -> list[str]:
-    """What is worse than stored, or not to be compared."""
+    """Messages for counts that are worse than stored or cannot be compared."""
     now, before, title = _shown(name, stored), stored.counts.get(name, {}), CASES[name].title
     changes = compare.changes(title, now, before)
     for change in changes:
@@ -65,7 +65,7 @@ def _problems(name: str, stored: compare.Stored) -> list[str]:
 
 
 def _shown(name: str, stored: compare.Stored) -> dict[str, int]:
-    """Counts a case, and prints the rows of the table."""
+    """The counts of a case, printed as rows of the table."""
     title, before = CASES[name].title, stored.counts.get(name, {})
     print(f"{name}: compiling {title}", file=sys.stderr, flush=True)
     now = counts(name)

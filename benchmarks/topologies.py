@@ -1,10 +1,10 @@
-"""Recipes compiled for TPU slices and GPU nodes that are not there: do they fit, how fast?
+"""Compiles recipes for TPU slices and GPU nodes you do not have: memory and predicted time.
 
 python benchmarks/topologies.py [--only NAME,...] [--json PATH]
 
-Each row is one `vljax compile` (minutes, on a few CPU cores), which standard error names. Times are
-a cost model's (docs/compile.md), not measurements. Exit status 1 if a recipe does not fit. TPU rows
-need libtpu (`pip install 'vljax[tpu-aot]'`), GPU rows the CUDA plugin (`vljax[cuda]`).
+Each row is one `vljax compile` (minutes on a few CPU cores); standard error shows it. Times are
+those of a cost model (docs/compile.md), not measurements. Exit status 1 if a recipe does not fit.
+TPU rows need libtpu (`pip install 'vljax[tpu-aot]'`), GPU rows the CUDA plugin (`vljax[cuda]`).
 """
 
 from __future__ import annotations

@@ -16,10 +16,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 from beartype import BeartypeConf, beartype
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
-pytest_plugins = ["tests.dearest"]
+pytest_plugins = ["tests.plugin"]
 jax.config.update("jax_num_cpu_devices", 8)
+# On a busy machine a deadline fails a test that is right.
+settings.register_profile("vljax", deadline=None)
+settings.load_profile("vljax")
 
 
 # An int is a float, as for type checkers (PEP 484).

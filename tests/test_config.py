@@ -1,4 +1,4 @@
-"""The machinery of recipes, on a small tree of its own."""
+"""Recipes as data: JSON, validation, comparison and recipe files, on a small example."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def test_round_trip_through_json():
         ),
     ],
 )
-def test_decode_names_what_is_wrong(change, message):
+def test_decode_errors_name_the_field(change, message):
     data = config.encode(picture()) | change
     if "frame" in change:
         data["frame"] = {"type": "circle", "size": 1}
@@ -98,22 +98,22 @@ def test_validate_turns_an_int_into_a_float():
     assert isinstance(config.validate(picture(scale=2)).scale, float)
 
 
-def test_validate_asks_every_part():
+def test_validate_checks_every_part():
     with pytest.raises(UserError, match=r"shapes\.b\.size: must be at least 0, not -1"):
         config.validate(picture(shapes={"b": Box(-1)}))
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Relies on its part being in order."""
+    """Its check relies on a valid inner part."""
 
     inside: Box
 
     def problems(self):
-        yield "inside", "asked before its part"
+        yield "inside", "checked before its part"
 
 
-def test_parts_are_asked_before_the_whole():
+def test_inner_parts_are_checked_first():
     with pytest.raises(UserError, match=r"inside\.size: must be at least 0, not -1"):
         config.validate(Frame(Box(-1)))
 
@@ -126,7 +126,7 @@ def test_parts_are_asked_before_the_whole():
         ("gcs://bucket/x", "gcs://bucket/x: unknown kind of address; known: gs://, s3://"),
     ],
 )
-def test_remote_paths_out_of_reach(monkeypatch, path, message):
+def test_remote_paths_need_their_package(monkeypatch, path, message):
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(UserError) as error:
@@ -140,12 +140,12 @@ def test_paths_that_are_set_must_exist(tmp_path):
         config.validate(picture(file="/nowhere/at/all"))
 
 
-def test_notes_report_what_is_unset():
+def test_notes_list_unset_paths():
     recipe = picture(shapes={"b": Box(13)})
     assert config.notes(recipe) == ["shapes.b.size: brings bad luck", "file: unset"]
 
 
-def test_differences_pass_over_what_is_no_part_of_the_identity():
+def test_differences_ignore_fields_outside_the_identity():
     other = picture(threads=8, file="elsewhere", scale=3.0, shapes={"a": Circle(), "b": Circle(5)})
     assert config.differences(picture(), other) == [
         ("scale", 1.0, 3.0),
@@ -190,7 +190,7 @@ def test_load_passes_the_variant(tmp_path):
         ("import operator\nrecipe = operator.neg", "recipe.py: TypeError: bad operand"),
     ],
 )
-def test_load_names_what_is_wrong_with_a_file(tmp_path, text, message):
+def test_load_errors_name_the_file_and_line(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         config.load(write(tmp_path, text), dict)
     assert message in str(error.value)
@@ -203,7 +203,7 @@ def test_load_suggests_the_nearest_file(tmp_path):
         config.load(file.replace("recipe", "recipee"), dict)
 
 
-def test_choose_names_the_variants():
+def test_choose_errors_list_the_variants():
     assert config.choose("", {"": 1, "tiny": 2}) == 1
     with pytest.raises(UserError, match="unknown variant 'tinny'; did you mean 'tiny'"):
         config.choose("tinny", {"": 1, "tiny": 2})

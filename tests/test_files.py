@@ -188,7 +188,7 @@ def test_a_remote_listing_is_never_stale(tmp_path, monkeypatch):
 
 
 class Failing(MemoryFileSystem):
-    """Raises what clients of object stores raise, which is no OSError."""
+    """Raises what clients of object stores raise, which is not an OSError."""
 
     cachable = False
 

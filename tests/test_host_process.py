@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, and only where that is wanted."""
+"""The memory allocator keeps freed memory, unless the user or the platform asks otherwise."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Page faults of taking and giving back 64 MiB four times, after the first time.
+# Page faults of four allocations of 64 MiB, after a first one.
 _PROGRAM = """
 import resource, sys, threading
 import ctypes
@@ -29,7 +29,7 @@ thread = threading.Thread(target=work)
 thread.start()
 thread.join()
 """
-glibc = pytest.mark.skipif(sys.platform != "linux", reason="glibc is a library of Linux")
+glibc = pytest.mark.skipif(sys.platform != "linux", reason="needs glibc on Linux")
 
 
 def faults(**environment: str) -> tuple[bool, int]:
@@ -46,7 +46,7 @@ def faults(**environment: str) -> tuple[bool, int]:
 
 
 @glibc
-def test_a_block_is_not_taken_from_the_kernel_again() -> None:
+def test_freed_memory_is_reused_without_page_faults() -> None:
     kept, count = faults()
     assert kept
     assert count < 1000  # a block has 16,384 pages
@@ -54,7 +54,7 @@ def test_a_block_is_not_taken_from_the_kernel_again() -> None:
 
 @glibc
 @pytest.mark.parametrize("choice", [{"JAX_PLATFORMS": "tpu,cpu"}, {"MALLOC_ARENA_MAX": "2"}])
-def test_accelerators_and_the_users_own_settings_are_left_alone(choice: dict[str, str]) -> None:
+def test_nothing_changes_on_accelerators_or_with_user_settings(choice: dict[str, str]) -> None:
     kept, count = faults(**choice)
     assert not kept
     assert count > 4 * 32  # pages may be huge ones, of 2 MiB

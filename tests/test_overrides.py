@@ -11,12 +11,12 @@ from vljax.overrides import components, override
 from vljax.run import Run
 
 
-def test_typed_values():
+def test_values_are_parsed_by_type():
     recipe = override(picture(), ["--scale", "3e-4", "--shapes.b.size=7", "--title", "x"])
     assert recipe == picture(scale=3e-4, title="x", shapes={"a": Circle(), "b": Box(7)})
 
 
-def test_nothing_to_override():
+def test_no_overrides_change_nothing():
     assert override(picture(), []) == picture()
 
 
@@ -32,7 +32,7 @@ def test_switching_to_the_same_type_keeps_the_fields():
     assert recipe.shapes["b"] == Box(2)
 
 
-def test_switching_keeps_what_all_members_of_the_kind_have():
+def test_switching_keeps_the_fields_that_all_members_share():
     recipe = config.load("configs/siglip_vit_b16.py", Run)
     switched = override(recipe, ["--optim", "lion", "--optim.schedule", "linear"]).optim
     assert type(switched).__name__ == "Lion"
@@ -47,14 +47,14 @@ def test_an_optional_component_can_be_set_and_unset():
     assert override(recipe, ["--background", "none"]).background is None
 
 
-def test_none_drops_an_entry_of_a_dict():
+def test_none_removes_an_entry_of_a_dict():
     assert override(picture(), ["--shapes.b", "none"]).shapes == {"a": Circle()}
     assert override(picture(), ["--shapes.a=none", "--shapes.b", "None"]).shapes == {}
     with pytest.raises(UserError, match=r"unknown field 'shapes\.b\.size'; known: shapes\.a$"):
         override(picture(), ["--shapes.b", "none", "--shapes.b.size", "3"])
 
 
-def test_where_components_can_be_switched():
+def test_components_lists_paths_and_names():
     assert components(picture()) == {
         "shapes.a": ["box", "circle"],
         "shapes.b": ["box", "circle"],
@@ -71,7 +71,7 @@ class Row:
     shapes: tuple[Shape, ...]
 
 
-def test_a_required_field_that_cannot_be_carried_over():
+def test_switching_needs_a_value_for_required_fields():
     with pytest.raises(UserError, match=r"shapes\.a: 'box' has no default for 'size'"):
         override(picture(), ["--shapes.a", "box"])
 
@@ -108,7 +108,7 @@ def test_help_lists_every_field(capsys):
     assert text.endswith("the end\n")
 
 
-def test_the_recipe_itself_is_untouched():
+def test_the_original_recipe_is_unchanged():
     recipe = picture()
     override(recipe, ["--scale", "9"])
     assert recipe == picture()

@@ -30,9 +30,11 @@ def test_recipes_import_from_the_facade_only(recipe):
 
 
 def own_subclasses(cls):
-    """All subclasses that are part of vljax: tests register components of their own."""
+    """All subclasses in modules of vljax: tests and examples in docstrings define others."""
     for subclass in cls.__subclasses__():
-        if subclass.__module__.startswith("vljax."):
+        module = sys.modules[subclass.__module__]
+        in_module = getattr(module, subclass.__name__, None) is subclass
+        if in_module and subclass.__module__.startswith("vljax."):
             yield subclass
         yield from own_subclasses(subclass)
 

@@ -1,4 +1,4 @@
-"""What is wrong with a run is said before anything is compiled."""
+"""`prepare` refuses invalid runs before anything is compiled."""
 
 import dataclasses
 import re
@@ -50,7 +50,7 @@ def recipe(**changes):
         ({"attention": "cudnn"}, "attention: cudnn needs a gpu, and the mesh is of cpu"),
     ],
 )
-def test_what_cannot_be_is_said(changes, message):
+def test_invalid_runs_are_refused(changes, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         prepare(recipe(**changes))
 
@@ -68,7 +68,7 @@ class Normalised(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, image, mask=None, *, train, places=None):
+    def __call__(self, image, mask=None, *, train, example_index=None):
         x = image.reshape(*image.shape[:1], -1).astype(jnp.float32)[:, None, :32]
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
         kernel = self.param("scale", init, (32,), jnp.float32)
@@ -79,7 +79,7 @@ class Normalised(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchNormViT(ViT, name="test_batch_norm_vit"):
-    """Stands where a ViT does."""
+    """Takes the place of a ViT."""
 
     updates_state = True
 

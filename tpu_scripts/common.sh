@@ -1,6 +1,6 @@
 # Shared by the scripts of this folder: options, --help, --dry-run, and commands on all workers.
-# A script sets `summary` and `example`, declares its options, calls `parse "$@"` and then reads
-# ${value[NAME]} and, where it takes a recipe, ${recipe[@]}.
+# A script sets `summary` and `example`, declares its options and calls `parse "$@"`. Then it reads
+# ${value[NAME]}, and ${recipe[@]} if it takes a recipe.
 # shellcheck shell=bash
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
@@ -8,11 +8,11 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   exit 2
 fi
 
-# Otherwise a command that fails within $(...) would be passed over.
+# Without it, set -e does not apply within $(...).
 shopt -s inherit_errexit
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$scripts/.." || exit
-# What a dry run prints goes here, also from within $(...).
+# Dry runs print to this descriptor, also from within $(...).
 exec 3>&1
 
 summary=""
@@ -56,14 +56,14 @@ flag() {
   optional "$1" "" "" "$2"
 }
 
-# What every script that calls gcloud needs to know.
+# The options of every script that calls gcloud.
 resource_options() {
   required name NAME "the queued resource"
   required zone ZONE "its zone, such as us-east5-b"
   optional project PROJECT "" "its project; by default gcloud's own"
 }
 
-# The script takes a recipe and its fields behind `--`.
+# Declares that the script takes a recipe and its fields after `--`.
 recipe_follows() {
   takes_recipe=yes
 }
@@ -93,7 +93,7 @@ parse() {
       usage
       exit 0
     elif [[ $1 != --* || ! $name =~ ^[a-z-]+$ || ! ${metavar[$name]+known} ]]; then
-      refuse "unknown argument '$1'; --help lists what there is"
+      refuse "unknown argument '$1'; --help lists the options"
     elif [[ ! ${metavar[$name]} ]]; then
       [[ $1 != *=* ]] || refuse "--$name takes no value"
       value[$name]=yes
@@ -114,18 +114,18 @@ parse() {
   done
   if [[ $takes_recipe ]]; then
     [[ ${recipe[0]--} != -* ]] ||
-      refuse "RECIPE is missing: it stands behind --, as in -- configs/siglip_vit_b16.py"
+      refuse "RECIPE is missing: it comes after --, as in -- configs/siglip_vit_b16.py"
   fi
 }
 
-# whole NAME LEAST: the option is a whole number, at least LEAST.
+# whole NAME LEAST: checks that the option is a whole number, at least LEAST.
 whole() {
   if [[ ! ${value[$1]} =~ ^(0|[1-9][0-9]{0,8})$ ]] || ((value[$1] < $2)); then
-    refuse "--$1: '${value[$1]}' is no whole number of at least $2"
+    refuse "--$1: '${value[$1]}' is not a whole number >= $2"
   fi
 }
 
-# The workdir among the fields of the recipe; several workers must share it.
+# Prints the workdir among the fields of the recipe; several workers must share it.
 recipe_workdir() {
   local i
   for i in "${!recipe[@]}"; do
@@ -134,10 +134,10 @@ recipe_workdir() {
       --workdir) [[ ${recipe[i + 1]-} ]] && printf '%s' "${recipe[i + 1]}" && return ;;
     esac
   done
-  refuse "--workdir is missing behind RECIPE: storage that all share, as in --workdir gs://BUCKET/RUN"
+  refuse "--workdir is missing after RECIPE: shared storage, as in --workdir gs://BUCKET/RUN"
 }
 
-# The words as a line for a shell.
+# Prints the words as a line for a shell.
 quote() {
   local word line="" single="'" escaped="'\\''"
   for word in "$@"; do
@@ -147,7 +147,7 @@ quote() {
   printf '%s\n' "${line# }"
 }
 
-# Says which command comes: a dry run on standard output, otherwise for the record.
+# Prints a command: on standard output in a dry run, else on standard error.
 announce() {
   if [[ ${value[dry-run]} ]]; then
     quote "$@" >&3
@@ -162,7 +162,7 @@ run() {
   [[ ${value[dry-run]} ]] || "$@"
 }
 
-# Runs a command that only looks, without a word.
+# Runs a command that changes nothing, without printing it.
 ask() {
   if [[ ${value[dry-run]} ]]; then
     announce "$@"
@@ -179,13 +179,13 @@ queued() {
   "$how" gcloud compute tpus queued-resources "$@" "${place[@]}"
 }
 
-# on_workers run|ask LINE: a command line on every worker of every slice at once. A batch of all,
-# since what the workers do together would wait for ever for those of a later batch.
+# on_workers run|ask LINE: runs a command line on every worker of every slice. All at once
+# (--batch-size), because workers of one batch would wait forever for those of a later batch.
 on_workers() {
   queued "$1" ssh "${value[name]}" --node=all --worker=all --batch-size=all "--command=$2"
 }
 
-# The state of the queued resource in capitals; MISSING where there is none. Fails if gcloud does.
+# Prints the state of the queued resource in capitals, or MISSING. Fails if gcloud fails.
 resource_state() {
   local errors state
   errors=$(mktemp)
@@ -202,8 +202,8 @@ resource_state() {
   fi
 }
 
-# The states of the run on the workers, a line each: HOST STATE, which is running, idle,
-# ended EXIT_STATUS, or absent where vljax is not installed.
+# Prints a line HOST STATE for each worker. STATE is running, idle, ended EXIT_STATUS, or absent if
+# vljax is not installed.
 worker_states() {
   local status="bash vljax/tpu_scripts/worker/job.sh status 2>/dev/null"
   on_workers ask "$status || echo worker \$(hostname) absent" | sed -n 's/^worker //p'

@@ -4,8 +4,8 @@ set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-summary="Starts python train.py RECIPE ... on all workers and returns; the run goes on without the
-connection. Refuses where one is under way. The same command resumes a run from its workdir."
+summary="Starts python train.py RECIPE ... on all workers and returns; the run continues without the
+connection. It refuses if a run is under way. The same command resumes a run from its workdir."
 example="tpu_scripts/launch.sh --name big --zone us-east5-b -- \\
     configs/siglip_vit_b16.py --mesh.fsdp 16 --workdir gs://BUCKET/RUN"
 resource_options

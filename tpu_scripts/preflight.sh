@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks on every worker, before a run, what would end it later.
+# Checks on every worker, before a run, the common causes of a failing start.
 set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Keeps a run going until it has finished, through preemptions.
+# Restarts a run after preemptions and failures until it has finished.
 set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-summary="Keeps a run going until it has finished: makes a queued resource anew that was preempted or
-failed, sets up the workers, and starts the same command, which goes on from the last checkpoint.
-Looks every --every seconds; the pause doubles with each failure in a row, up to half an hour."
+summary="Restarts a run until it has finished: creates a queued resource again that was preempted or
+failed, sets up the workers, and starts the same command, which resumes from the last checkpoint.
+Checks every --every seconds; the interval doubles with each failure in a row, up to half an hour."
 example="tpu_scripts/resume.sh --name big --zone us-east5-b --accelerator-type v6e-256 \\
     --runtime-version v2-alpha-tpuv6e --spot -- configs/siglip_vit_b16.py --workdir gs://BUCKET/RUN"
 resource_options
@@ -19,8 +19,8 @@ optional network NETWORK "" "as for create.sh"
 optional service-account ACCOUNT "" "as for create.sh"
 optional git URL "" "as for setup.sh"
 optional revision REVISION "" "as for setup.sh"
-optional every SECONDS 60 "between two looks"
-optional attempts N 10 "failures in a row after which it gives up"
+optional every SECONDS 60 "interval between checks"
+optional attempts N 10 "number of failures in a row after which it gives up"
 recipe_follows
 parse "$@"
 whole slices 1
@@ -29,12 +29,12 @@ whole attempts 1
 recipe_workdir >/dev/null
 
 longest_pause=1800
-# A run that lived this long did not fail because of what it does at its start.
+# A run that lived this long, in seconds, resets the count of failures.
 stable=1800
 failures=0
 launched=0
 
-# step SCRIPT OPTION...: another script, with those options that it shares with this one.
+# step SCRIPT OPTION...: runs another script with those options of this one.
 step() {
   local script=$1 name arguments=()
   shift
@@ -56,12 +56,12 @@ start() {
   step setup.sh git revision && step launch.sh && launched=$SECONDS
 }
 
-# The state of the run from those of its workers: running, finished, none or broken.
+# Prints the state of the run, from those of its workers: running, finished, none or broken.
 run_state() {
   local states
   states=$(worker_states | cut -d ' ' -f 2- | sort -u) || return
   case ${states//$'\n'/,} in
-    running | "ended 0,running") echo running ;; # or about to end
+    running | "ended 0,running") echo running ;; # the others are about to end
     "ended 0") echo finished ;;
     absent | idle | absent,idle | "") echo none ;;
     *) echo broken ;;
@@ -97,12 +97,12 @@ tend_run() {
       return
       ;;
     finished)
-      say "delete.sh gives the TPUs back"
+      say "delete.sh releases the TPUs"
       exit 0
       ;;
     broken)
       failed "the run ended before its last step"
-      step stop.sh || true # workers that still run wait for the others
+      step stop.sh || true # workers that still run wait for those that have ended
       ;;
   esac
   start || failed "the run could not be started"
@@ -121,14 +121,14 @@ tend() {
       say "${value[name]} is $state"
       [[ $state != FAILED ]] || failed "the request for ${value[name]} failed"
       if ! step delete.sh || ! create; then
-        failed "${value[name]} could not be made anew"
+        failed "${value[name]} could not be created again"
       fi
       ;;
     *) say "${value[name]} is $state" ;;
   esac
 }
 
-if [[ ${value[dry-run]} ]]; then # the way from a preempted resource to a running one
+if [[ ${value[dry-run]} ]]; then # the commands from a preempted resource to a running one
   resource_state
   step delete.sh
   create

@@ -4,18 +4,18 @@ set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-summary="Waits until the slices are there and installs vljax in ~/vljax of every worker: the commit
-that is checked out here, sent as a git bundle, or a revision of a git repository that the workers
-can reach. Run it again to bring another revision."
+summary="Waits until the slices exist and installs vljax in ~/vljax on every worker: the commit that
+is checked out here, sent as a git bundle, or a revision of a git repository that the workers can
+reach. Run it again to install another revision."
 example="tpu_scripts/setup.sh --name big --zone us-east5-b"
 resource_options
-optional git URL "" "clone from there instead of sending this repository"
+optional git URL "" "clone from this URL instead of sending this repository"
 optional revision REVISION "" "branch, tag or commit of --git"
-optional every SECONDS 30 "between two looks at the queue"
+optional every SECONDS 30 "interval between checks of the queue"
 parse "$@"
 whole every 0
 [[ ! ${value[git]} || ${value[revision]} ]] || refuse "--revision is missing: --git needs one"
-[[ ${value[git]} || ! ${value[revision]} ]] || refuse "--git is missing: --revision is one of it"
+[[ ${value[git]} || ! ${value[revision]} ]] || refuse "--git is missing: --revision needs it"
 
 wait_until_active() {
   local state
@@ -42,7 +42,7 @@ if [[ ${value[git]} ]]; then
   on_workers run "$(quote bash install.sh "${value[git]}" "${value[revision]}")"
 else
   [[ ${value[dry-run]} || ! $(git status --porcelain) ]] ||
-    fail "there are changes that are not committed and would not reach the workers: git status"
+    fail "there are uncommitted changes, which would not reach the workers: git status"
   run mkdir -p build
   run git bundle create --quiet build/vljax.bundle HEAD
   copy build/vljax.bundle tpu_scripts/worker/install.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows how a run is doing.
+# Shows the progress of a run.
 set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -8,7 +8,7 @@ summary="Shows the state of the resource, the end of worker 0's log and the last
 example="tpu_scripts/watch.sh --name big --zone us-east5-b --workdir gs://BUCKET/RUN --every 60"
 resource_options
 required workdir DIR "the workdir of the run"
-optional every SECONDS "" "look again and again; by default once"
+optional every SECONDS "" "repeat at this interval; by default once"
 parse "$@"
 [[ ! ${value[every]} ]] || whole every 1
 

@@ -22,8 +22,8 @@ from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
-from vljax.models.compute import Precision
-from vljax.models.layout import merge
+from vljax.models.parameters import merge
+from vljax.models.precision import Precision
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
@@ -99,7 +99,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     vljax.config.UserError: no/such/workdir: no intact checkpoint
     """
     enable_compilation_cache()
-    written = exported.opened(path) if exported.recognises(path) else None
+    written = exported.open_folder(path) if exported.recognises(path) else None
     folder = checkpoint.find_intact(path) if written is None else epath.Path(written.folder)
 
     def read(name: str) -> bytes:

@@ -21,12 +21,12 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from vljax import config
+from vljax import charts, config
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import error_for_field
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, ShardedEvaluationSet
-from vljax.evaluation.plots import plot_run, save
+from vljax.evaluation.plots import plot_run
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
@@ -284,7 +284,7 @@ def _plots(
         return []
     try:
         written = plot_run(rows, folder)
-        written += [save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
+        written += [charts.save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
     except OSError as error:
         log(f"warning: no plots in {folder}: {error.strerror}")
         return []

@@ -20,7 +20,7 @@ from vljax.data.pipeline.pipeline import train_batches
 from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
 from vljax.models.assembly import Variables, example_batch
-from vljax.models.layout import merge, select_like
+from vljax.models.parameters import merge, select_like
 from vljax.optim import Hyper
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
@@ -178,7 +178,7 @@ def device_batches(
     """
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
-    counted = rows.first_held(sharding, run.global_batch)
+    counted = rows.counted_rows(sharding, run.global_batch)
 
     def open_part(part: int, count: int) -> Batches:
         own = np.split(counted, count)[part]
@@ -192,8 +192,8 @@ def device_batches(
             on_batch=lambda batch: record(batch, own),
         )
 
-    for own in rows.read(open_part, rows.own_parts(sharding, run.global_batch)):
-        yield rows.place(own, sharding, run.global_batch)
+    for own in rows.read_parts(open_part, rows.local_parts(sharding, run.global_batch)):
+        yield rows.global_arrays(own, sharding, run.global_batch)
 
 
 def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
@@ -219,7 +219,7 @@ def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
     def bind(variables: Variables) -> Encode:
         def encode(batch: EvaluationBatch) -> dict[str, np.ndarray]:
             known = {
-                name: rows.place_whole(array, batch_sharding(mesh))
+                name: rows.shard_array(array, batch_sharding(mesh))
                 for name, array in batch.items()
                 if name in inputs
             }

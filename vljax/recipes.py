@@ -56,11 +56,11 @@ from vljax.evaluation import Retrieval, ZeroShot
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
-from vljax.models.compute import Precision
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, NaFlexViT, TextTransformer, ViT
 from vljax.models.heads import Embedding
 from vljax.models.heads.embedding import Head
+from vljax.models.precision import Precision
 from vljax.models.pretrained import Pretrained
 from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Objective

@@ -21,9 +21,11 @@ from vljax.data import sources, transforms  # noqa: F401
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.evaluation.evaluator import Evaluator
-from vljax.models import encoders, heads, layout  # noqa: F401
+from vljax.models import encoders, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
-from vljax.models.compute import AttentionKind, Compute, Precision, resolve_attention
+from vljax.models.compute import Compute
+from vljax.models.kernels.choose import AttentionKind, choose
+from vljax.models.precision import Precision
 from vljax.models.pretrained import Pretrained
 from vljax.objectives.contrastive import Contrastive
 from vljax.objectives.objective import Objective
@@ -82,8 +84,8 @@ class Run:
     """Evaluators by name, run at the end only: for test sets."""
     precision: Precision = field(default_factory=Precision)
     attention: AttentionKind = setting("auto", identity=False)
-    """xla; heads_first: for CPU; cudnn: fused, on GPU; splash: tiled, on TPU; auto: by platform, on
-    TPU by length too."""
+    """xla: left to the compiler; cpu: for CPU; cudnn: fused, on GPU; splash: tiled, on TPU; auto:
+    by platform, and on TPU by length."""
     mesh: MeshConfig = setting(MeshConfig)
     distributed: DistributedConfig = setting(DistributedConfig)
     steps: int
@@ -201,12 +203,7 @@ def build_model(run: Run, mesh: Mesh) -> Model:
         jnp.dtype(precision.compute),
         jnp.dtype(precision.params),
         constrain(mesh),
-        on_each_device(mesh),
-        resolve_attention(run.attention, platform),
-        sums_by_matmul=platform == "tpu",
-        # On several devices, the compiler would have to split the merged axes as it did each.
-        products_by_rows=platform == "cpu" and mesh.size == 1,
-        depthwise_by_shifts=platform == "cpu",
+        choose(platform, mesh.size, run.attention, on_each_device(mesh)),
     )
     initial = {
         name: scalar.initial
@@ -259,10 +256,10 @@ def check_trains(prepared: Prepared) -> None:
 def _check_parameter_rules(run: Run, variables: Variables) -> None:
     """Checks that the optimizer's patterns match parameters and leave some to train."""
     optim, params = run.optim, variables.params
-    layout.match(optim.decay_rules, params, "optim.decay_rules")
+    parameters.match(optim.decay_rules, params, "optim.decay_rules")
     learning_rate_factors(optim, params)
     frozen = [(pattern, True) for pattern in optim.frozen]
-    chosen = layout.match([*frozen, (".*", False)], params, "optim.frozen")
+    chosen = parameters.match([*frozen, (".*", False)], params, "optim.frozen")
     if all(all(layers) for layers in chosen.values()):
         raise UserError("optim.frozen: nothing is left to train; freeze less")
 
@@ -289,8 +286,8 @@ def _check_groups(run: Run, variables: Variables) -> None:
     owner: dict[tuple[str, ...], str] = {}
     for name, objective in run.objectives.items():
         field, frozen = f"objectives.{name}.trains", run.optim.frozen
-        part = layout.select(objective.trains, variables.params, field, frozen)
-        for keys, _ in layout.leaves(part):
+        part = parameters.select(objective.trains, variables.params, field, frozen)
+        for keys, _ in parameters.leaves(part):
             other = owner.setdefault(keys, objective.trains)
             if other != objective.trains:
                 both = f"{objective.trains!r} and {other!r} share {'/'.join(keys)!r}"

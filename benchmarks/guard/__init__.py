@@ -1,1 +1,1 @@
-"""What the compiled steps of the recipes may cost: counted, stored, and compared."""
+"""Counts of compiled training steps, compared with stored counts."""

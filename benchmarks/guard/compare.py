@@ -1,4 +1,4 @@
-"""Counts against stored ones: what got worse, what got better, what cannot be compared."""
+"""Compares counts with stored ones: worse, better, or not comparable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 TOLERANCE = 0.01
-"""A count that is larger by more is worse, one that is smaller by more is better."""
+"""Relative difference up to which counts are equal."""
 UPDATE = "python benchmarks/counts.py --update"
 STORED = Path(__file__).with_name("stored.json")
 
@@ -18,26 +18,26 @@ Counts = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Stored:
-    """What an earlier state of the code took."""
+    """The counts of an earlier version of the code."""
 
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the packages that compiled it: with others, the same code has other counts."""
+    """Versions of the packages that compiled it; counts depend on them."""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By case and count."""
+    """case -> name of the count -> count."""
 
 
 def load(path: Path = STORED) -> Stored:
-    """What is stored; nothing where there is no file."""
+    """The stored counts; empty if there is no file."""
     return Stored(**json.loads(path.read_text())) if path.exists() else Stored()
 
 
 def save(stored: Stored, path: Path = STORED) -> None:
-    """Writes a count a line, so that a diff shows what changed."""
+    """Writes one count per line, so that a diff shows what changed."""
     path.write_text(json.dumps(asdict(stored), indent=2) + "\n")
 
 
 def installed() -> dict[str, str]:
-    """The versions of what compiles here, without what is not installed."""
+    """The versions of the installed packages that compile."""
     found = {}
     for package in ("jax", "jaxlib", "libtpu"):
         try:
@@ -48,7 +48,7 @@ def installed() -> dict[str, str]:
 
 
 def other_versions(now: Mapping[str, str], stored: Mapping[str, str], *, on_tpu: bool) -> list[str]:
-    """Packages that differ, with both versions; libtpu only where something is compiled for TPU."""
+    """Packages with different versions, as messages; libtpu only if `on_tpu`."""
     packages = ("jax", "jaxlib", "libtpu") if on_tpu else ("jax", "jaxlib")
     return [
         f"{package} is {now.get(package, 'missing')}, stored {stored.get(package, 'none')}"
@@ -59,7 +59,7 @@ def other_versions(now: Mapping[str, str], stored: Mapping[str, str], *, on_tpu:
 
 @dataclass(frozen=True)
 class Change:
-    """A count now and as stored; less is better."""
+    """A count now and as stored; smaller is better."""
 
     case: str
     count: str
@@ -68,7 +68,7 @@ class Change:
 
     @property
     def share(self) -> float:
-        """By what share of the stored value it is larger; infinite if that is 0."""
+        """The relative increase over the stored count; infinite if that is 0."""
         if self.stored == 0:
             return float("inf") if self.now else 0.0
         return self.now / self.stored - 1
@@ -80,7 +80,7 @@ class Change:
 
     @property
     def better(self) -> bool:
-        """Whether the stored value would let a loss pass."""
+        """Whether the stored count should be lowered, to guard the gain."""
         return self.now < self.stored * (1 - TOLERANCE)
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Change:
 
 
 def written(count: int) -> str:
-    """A count for people: in full up to a million, then four digits."""
+    """A count as text: in full up to a million, then four digits."""
     if count < 1_000_000:
         return str(count)
     digits, exponent = f"{count:.3e}".split("e")
@@ -97,12 +97,12 @@ def written(count: int) -> str:
 
 
 def changes(case: str, now: Counts, stored: Counts) -> list[Change]:
-    """The counts that both have."""
+    """The counts that both have, as changes."""
     return [Change(case, name, now[name], stored[name]) for name in now if name in stored]
 
 
 def missing(case: str, now: Counts, stored: Counts) -> list[str]:
-    """What only one of both has, so that nothing guards it."""
+    """Messages for the counts that only one of both has, which nothing guards."""
     if not stored:
         return [f"{case}: nothing is stored; run {UPDATE}"]
     new = [f"{case}: {name} is not stored; run {UPDATE}" for name in now if name not in stored]
@@ -111,7 +111,7 @@ def missing(case: str, now: Counts, stored: Counts) -> list[str]:
 
 
 def forgotten(cases: Iterable[str], stored: Stored) -> list[str]:
-    """What is stored for cases that are no more."""
+    """Messages for stored cases that no longer exist."""
     known = set(cases)
     gone = [name for name in stored.counts if name not in known]
     return [f"{name}: stored, but no case; run {UPDATE}" for name in gone]

@@ -1,7 +1,7 @@
-"""Compiles the step of a case, the one that training runs and `vljax compile` reads, and counts.
+"""Compiles the training step of a case and counts its FLOPs, bytes and instructions.
 
-In a process of its own (`python -m benchmarks.guard.measure NAME`, which prints JSON) with an
-environment that `counts` makes: what XLA compiles depends on flags and, for CPU, on the host.
+`counts` runs `python -m benchmarks.guard.measure NAME`, which prints JSON, in a process with a
+clean environment: XLA's programs depend on flags and, for CPU, on the host.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PINNED = {
-    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",  # as if the host had no newer vector units
-    "PJRT_NPROC": "2",  # as if it had two cores: XLA splits loops among them
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",  # do not use newer vector units of the host
+    "PJRT_NPROC": "2",  # XLA splits loops over this number of cores
 }
-"""Environment that makes all hosts alike to the compiler for CPU."""
+"""Environment in which the CPU compiler makes the same program on all hosts."""
 _SETTINGS = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "PJRT_")
 
 
@@ -46,7 +46,7 @@ def counts(name: str) -> dict[str, int]:
 
 
 def measure(case: Case) -> dict[str, int]:
-    """Compiles the step of a case in this process, and counts."""
+    """The counts of a case, compiled in this process."""
     from vljax.analysis.topologies import devices, quiet_environment, topology
 
     quiet_environment(os.environ)  # before anything imports JAX
@@ -78,7 +78,7 @@ def measure(case: Case) -> dict[str, int]:
 
 
 def moved_bytes(module: Module, runs: Executions) -> int:
-    """Main memory read and written in a step."""
+    """Bytes of main memory that a step reads and writes."""
     from vljax.analysis.hlo_costs import memory_bytes
 
     return sum(
@@ -102,10 +102,9 @@ def instructions(module: Module, runs: Executions) -> dict[str, int]:
 
 
 def _predicted(module: Module, runs: Executions, prepared: Prepared, target: str) -> dict[str, int]:
-    """The cycles that the compiler notes, and those of the whole predicted step.
+    """The sum of the compiler's cycle estimates, and the predicted step in cycles.
 
-    The second has what the first lacks (kernels, exposed collectives and copies), at the limits of
-    the device: `vljax.analysis.cost_model`.
+    The second adds kernels, exposed collectives and copies (`vljax.analysis.cost_model`).
     """
     from vljax.analysis.cost_model import collective_seconds, program_cost
     from vljax.analysis.hlo_costs import collectives

@@ -1,4 +1,4 @@
-"""What is said of a compiled step: on eight CPU devices that stand for a topology."""
+"""Reports of compiled steps, with eight CPU devices in place of a topology."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ EIGHT = Topology("v5e:2x4", "tpu", "v5e", (2, 4))
 
 @pytest.fixture(scope="module")
 def run():
-    """With AdamW: Muon's products are not the model's."""
+    """A recipe with AdamW: the products of Muon are not those of the model."""
     run = config.load("configs/quickstart.py:tiny", Run)
     return dataclasses.replace(run, optim=AdamW(learning_rate=1e-3))
 
@@ -59,7 +59,7 @@ def test_model_flops_by_hand(run):
     assert model_flops(prepare(twice)) == 2 * counted
 
 
-def test_numbers_of_a_report_fit_together(run, report):
+def test_the_numbers_of_a_report_are_consistent(run, report):
     assert report.devices == math.prod(report.mesh.values()) == 8
     assert report.fits
     assert report.total_bytes == (
@@ -80,7 +80,7 @@ def test_numbers_of_a_report_fit_together(run, report):
     assert reductions[0]["bytes"] >= 4 * parameters
 
 
-def test_a_table_for_people(monkeypatch, capsys, report):
+def test_the_printed_table(monkeypatch, capsys, report):
     monkeypatch.setenv("COLUMNS", "80")
     print_compiled("configs/x.py", report)
     out = capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_a_table_for_people(monkeypatch, capsys, report):
         ("INTERNAL: Used 1.00G of 2.00G", None),
     ],
 )
-def test_what_a_refused_program_would_need(message, expected):
+def test_needed_bytes_of_a_rejected_program(message, expected):
     assert needed_bytes(message) == expected
 
 
@@ -131,8 +131,8 @@ def test_candidates(run, overflow):
     assert fsdp not in proposals.candidates(run, split)
 
 
-def test_proposals_are_tried(monkeypatch, capsys, run, report, overflow):
-    """Here only rematerialisation helps, and a mesh that cannot be is passed over."""
+def test_proposals_are_compiled(monkeypatch, capsys, run, report, overflow):
+    """Here only rematerialisation helps, and an impossible mesh is skipped."""
     tried = []
 
     def compile_report(changed, topology, say):

@@ -61,7 +61,7 @@ def cost(text, found=(), seconds=None, kernels=None):
 
 
 def test_cycles_of_a_loop_body_times_its_trips():
-    """What a fusion holds is not counted beside the fusion."""
+    """Instructions in a fusion do not count in addition to the fusion."""
     total = cost(PROGRAM)
     assert total.cycles == 12 * 500
     # Counter and comparison: scalars of four bytes; two in and one out, and 13 times one byte out.
@@ -87,7 +87,7 @@ def work(number, cycles):
     return f"%w{number} = f32[1000]{{0:S(1)}} tanh(%a), {CYCLES % cycles}"
 
 
-def test_what_has_no_cycles_is_charged_its_roofline():
+def test_instructions_without_cycles_take_their_roofline_time():
     text = entry('%k = f32[1000]{0} custom-call(%a), custom_call_target="tpu_custom_call"')
     memory_bound = cost(text, kernels={("k", ((1000,),)): 10})
     assert memory_bound.uncosted_seconds == pytest.approx(8000 / 1e9)
@@ -112,14 +112,14 @@ def collective(name, computation="main"):
 REDUCE = "%r = f32[1000]{0} all-reduce(%a), channel_id=1, replica_groups={{0,1}}, to_apply=%add"
 
 
-def test_a_collective_that_everything_waits_for():
+def test_a_synchronous_collective():
     total = cost(entry(work(1, 700), REDUCE, work(2, 300)), [collective("r")], {"r": 5e-6})
     assert total.exposed_seconds == pytest.approx(5e-6)
     assert total.seconds(DEVICE.clock) == pytest.approx(6e-6)
 
 
 @pytest.mark.parametrize(("takes", "exposed"), [(5e-6, 2e-6), (1e-6, 0.0)])
-def test_a_collective_beside_computation(takes, exposed):
+def test_an_asynchronous_collective(takes, exposed):
     lines = (
         *(work(1, 700), REDUCE.replace("all-reduce(", "all-reduce-start("), work(2, 3000)),
         *("%d = f32[1000]{0} all-reduce-done(%r)", work(3, 9000)),
@@ -129,8 +129,8 @@ def test_a_collective_beside_computation(takes, exposed):
     assert total.copy_seconds == 0
 
 
-def test_a_copy_beside_computation():
-    """4000 bytes into on-chip memory at 1e9 bytes/s, of which 3000 ns are hidden."""
+def test_an_asynchronous_copy():
+    """4000 bytes into on-chip memory at 1e9 bytes/s; 3000 ns are overlapped."""
     lines = (
         "%c = (f32[1000]{0:S(1)}, f32[1000]{0}, u32[]{:S(2)}) copy-start(%a)",
         *(work(1, 3000), "%d = f32[1000]{0:S(1)} copy-done(%c)"),
@@ -172,7 +172,7 @@ def test_links_of_a_torus():
     assert takes(tuple(range(16)), (0, 1)) == pytest.approx(1e9 / 100e9)
 
 
-def test_between_slices_the_network_decides():
+def test_bandwidth_between_slices():
     """v5e: 6.4 Tbit/s for a pod of 256 chips."""
     devices = [FakeDevice(i, slice_index=i // 16) for i in range(32)]
     seconds = collective_seconds(devices, ACCELERATORS["v5e"])
@@ -180,7 +180,7 @@ def test_between_slices_the_network_decides():
     assert seconds(one) == pytest.approx(1e9 / (6.4e12 / 8 / 256))
 
 
-def test_between_gpus():
+def test_bandwidth_between_gpus():
     """H100: 450 GB/s of NVLink out of a GPU, 50 GB/s of network between nodes."""
     devices = [FakeDevice(i, platform="gpu", process_index=i // 8) for i in range(16)]
     seconds = collective_seconds(devices, ACCELERATORS["h100"])

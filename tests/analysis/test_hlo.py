@@ -1,4 +1,4 @@
-"""Compiled programs as text: lines as XLA prints them on TPU, GPU and CPU."""
+"""The parser of HLO text, as XLA prints it on TPU, GPU and CPU."""
 
 import pytest
 
@@ -27,7 +27,7 @@ backend_config={"flag_configs":[],"window_config":{"estimated_cycles":"1882"}}
 """
 
 
-def test_a_program_for_tpu():
+def test_parse_a_program_for_tpu():
     module = parse(TPU)
     assert module.entry.name == "main.3"
     assert list(module.computations) == ["fused", "main.3"]
@@ -63,12 +63,12 @@ def test_a_program_for_tpu():
         (Shape("token", ()), 0),
     ],
 )
-def test_bytes(shape, size):
+def test_bytes_of_shapes(shape, size):
     assert shape.bytes == size
 
 
-def test_operands_with_their_shapes_before_them():
-    """Older printers, and those of some tools."""
+def test_operands_after_their_shapes():
+    """As in the text of older versions and of some tools."""
     module = parse(
         "ENTRY main {\n  a = f32[2,3]{1,0} parameter(0)\n"
         "  ROOT b = f32[2,2]{1,0} dot(f32[2,3]{1,0} a, f32[2,3]{1,0} a), "
@@ -81,6 +81,6 @@ def test_operands_with_their_shapes_before_them():
     assert module.entry.root.attribute("contracting_dims") is None
 
 
-def test_a_text_without_a_program():
+def test_a_text_without_an_entry_computation():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         parse("HloModule nothing\n")

@@ -21,7 +21,7 @@ def mesh():
 
 
 def found(function, mesh, spec, shape):
-    """Collectives of a function of one array on each device's part."""
+    """Collectives of a function that each device runs on its shard of an array."""
     mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=P(), check_vma=False)
     sharding = NamedSharding(mesh, spec)
     argument = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
@@ -58,7 +58,7 @@ def test_kind_axes_and_bytes(mesh, function, kind, axes, size, sent):
     assert one.sent_bytes == sent * 1000 * FLOAT
 
 
-def test_in_a_loop(mesh):
+def test_collectives_in_a_loop(mesh):
     def ring(x):
         step = [(i, (i + 1) % 4) for i in range(4)]
         return lax.fori_loop(0, 3, lambda _, y: lax.ppermute(jnp.sin(y), "fsdp", step), x)
@@ -77,7 +77,7 @@ def test_in_a_loop(mesh):
     ]
 
 
-def test_what_the_compiler_adds(mesh):
+def test_collectives_that_the_compiler_adds(mesh):
     """Data parallelism written as shardings: the gradient is summed over all devices."""
     rows, kernel = NamedSharding(mesh, BOTH), NamedSharding(mesh, P())
 
@@ -130,7 +130,7 @@ source_target_pairs={{0,4},{4,0}}
 """
 
 
-def test_forms_of_tpu(mesh):
+def test_tpu_collectives(mesh):
     module = parse(TPU)
     rows = collectives(module, executions(module), mesh)
     assert {(row.kind, row.bytes, row.overlapped) for row in rows} == {

@@ -1,4 +1,4 @@
-"""FLOPs of compiled programs against 2 m n k by hand."""
+"""FLOPs of compiled programs, compared with 2 m n k by hand."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def compiled(function, *shapes):
     return jax.jit(function).lower(*arguments).compile().as_text()
 
 
-def test_products_with_batch_dimensions():
+def test_batched_products():
     text = compiled(lambda a, b: jnp.einsum("bqhd,bkhd->bhqk", a, b), (2, 5, 3, 7), (2, 11, 3, 7))
     assert flops(text) == 2 * 2 * 3 * 5 * 11 * 7
 
@@ -49,8 +49,8 @@ def test_a_scan_counts_every_trip():
         {"feature_group_count": 2},
     ],
 )
-def test_convolutions_count_what_meets_an_input(options):
-    """Against counting: the same convolution of ones, whose results are numbers of terms."""
+def test_convolutions_do_not_count_padding(options):
+    """The same convolution of ones gives the number of terms of each result."""
     options = {"window_strides": (1, 1), "padding": ((0, 0), (0, 0)), **options}
     groups = options.get("feature_group_count", 1)
 
@@ -94,7 +94,7 @@ ENTRY %main (a: {left}, b: {right}) -> {out} {{
         ),
     ],
 )
-def test_products_that_are_convolutions_on_tpu(left, right, out, attributes, expected):
+def test_tpu_convolutions_that_are_products(left, right, out, attributes, expected):
     if expected is None:  # [64, 196, 768, 1] has no second spatial size: add it
         left, expected = "bf16[64,196,768,1]", 2 * 64 * 196 * 768 * 12 * 64
         right = "bf16[768,12,64,1]"
@@ -103,7 +103,7 @@ def test_products_that_are_convolutions_on_tpu(left, right, out, attributes, exp
     assert flops(text) == expected
 
 
-def test_cublas_by_its_shapes():
+def test_cublas_calls():
     config = (
         '{"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}'
     )
@@ -138,8 +138,8 @@ frontend_attributes={kernel_metadata={
 """
 
 
-def test_kernels_by_name_and_size():
-    """Line breaks in the metadata of a kernel end nothing."""
+def test_pallas_kernels():
+    """The metadata of a kernel contain line breaks."""
     module = parse(KERNEL)
     assert module.entry.instructions["tiled.1.clone"].op_name == "jit(f)/tiled"
     assert unknown_kernels(module) == ["tiled"]
@@ -149,7 +149,7 @@ def test_kernels_by_name_and_size():
     assert program_flops(known, executions(known)) == 2 * 123
 
 
-def test_a_step_of_attention():
+def test_gradient_of_attention():
     """Each product of the forward pass (3 projections, q k, p v) has two in the backward pass."""
     batch, length, heads, dim = 2, 16, 4, 8
     width = heads * dim

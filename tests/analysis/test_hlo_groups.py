@@ -39,13 +39,13 @@ FSDP = ((0, 2), (1, 3), (4, 6), (5, 7))
         ("source_target_pairs={{0,2},{2,0}}", ((0, 2), (2, 0))),
     ],
 )
-def test_forms(text, expected):
+def test_replica_groups(text, expected):
     after = ', use_global_device_ids=true, metadata={op_name="replica_groups={{9,9}}"}'
     line = Instruction("c", "all-reduce", (), (), f"channel_id=3, {text}{after}", False)
     assert groups(line, 8) == expected
 
 
-def test_an_unknown_form():
+def test_unknown_replica_groups():
     line = Instruction("c", "all-reduce", (), (), "replica_groups=everyone", False)
     with pytest.raises(ValueError, match="no known form of replica groups"):
         groups(line, 8)
@@ -62,5 +62,5 @@ def test_an_unknown_form():
         (((0,), (1,)), ()),
     ],
 )
-def test_axes_crossed(mesh, members, axes):
+def test_crossed_axes(mesh, members, axes):
     assert crossed_axes(members, mesh) == axes

@@ -1,4 +1,4 @@
-"""Trips of loops: noted by the compiler, or counted from the text."""
+"""Trip counts of loops, noted by the compiler or evaluated from the text."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ ENTRY %main (x.1: f32[4]) -> f32[4] {{
         ({"noted": ', backend_config={"known_trip_count":{"n":"7"}}'}, 7),
     ],
 )
-def test_trips_of_a_written_loop(values, trips):
+def test_trip_counts_of_hand_written_loops(values, trips):
     defaults = {"start": 0, "step": 1, "limit": 12, "direction": "LT", "noted": ""}
     runs = executions(parse(LOOP.format(**defaults | values)))
     assert runs.times == {"main": 1, "body": trips, "condition": trips + 1}
@@ -86,7 +86,7 @@ def test_nested_scans_of_a_compiled_program(noted):
     assert runs.unknown == ()
 
 
-def test_what_a_fusion_holds_is_not_scheduled():
+def test_instructions_in_a_fusion_are_not_scheduled():
     text = jax.jit(lambda x: jnp.sin(x) * 2 + jnp.cos(x)).lower(jnp.ones(1000)).compile().as_text()
     module = parse(text)
     runs = executions(module)

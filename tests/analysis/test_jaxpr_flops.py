@@ -18,7 +18,7 @@ def test_the_first_layer_has_no_gradient_to_its_input():
     assert training_flops(lambda w, x: jnp.tanh(x @ w[0]) @ w[1], [W, W], X) == (2 + 3) * PRODUCT
 
 
-def test_what_is_frozen_costs_its_forward_pass_only():
+def test_a_frozen_layer_has_forward_flops_only():
     def both(trained, frozen, x):
         return jnp.tanh(x @ frozen) @ trained
 
@@ -29,8 +29,8 @@ def test_what_is_frozen_costs_its_forward_pass_only():
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_a_scan_is_what_it_is_unrolled(remat):
-    """The carry depends on what is trained from the first layer on; the count says all layers."""
+def test_a_scan_has_the_flops_of_unrolled_layers(remat):
+    """The carry depends on trained parameters only after the first layer."""
 
     def block(c, w):
         return jnp.tanh(c @ w), None
@@ -41,14 +41,14 @@ def test_a_scan_is_what_it_is_unrolled(remat):
     assert training_flops(forward, STACK, X) == 3 * LAYERS * PRODUCT
 
 
-def test_the_dearest_branch():
+def test_a_conditional_has_the_flops_of_its_largest_branch():
     def forward(w, x):
         return jax.lax.cond(x[0, 0] > 0, lambda: (x @ w) @ w, lambda: x)
 
     assert training_flops(forward, W, X) == (2 + 3) * PRODUCT
 
 
-def test_patches():
+def test_patch_convolution():
     kernel = jax.ShapeDtypeStruct((4, 4, 3, 8), jnp.float32)
     images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
 
@@ -60,7 +60,7 @@ def test_patches():
     assert training_flops(patches, kernel, images) == 2 * 2 * (2 * 16 * 8 * 4 * 4 * 3)
 
 
-def test_it_agrees_with_the_compiled_gradient():
+def test_flops_equal_those_of_the_compiled_gradient():
     from vljax.analysis.hlo import executions, parse
     from vljax.analysis.hlo_costs import program_flops
 

@@ -1,17 +1,17 @@
-"""FLOPs of kernels: the tiled attention that ships with JAX, against the formula."""
+"""FLOPs of Pallas kernels: JAX's tiled attention, compared with the formula."""
 
 import jax
 import jax.numpy as jnp
 
 from vljax.analysis.jaxpr_flops import kernel_flops
-from vljax.models.layers.attention import splash
+from vljax.models.kernels.attention.tpu import splash
 
 BATCH, LENGTH, HEADS, DIM = 3, 256, 2, 64
 PRODUCT = 2 * BATCH * HEADS * LENGTH * LENGTH * DIM
 
 
 def test_tiled_attention():
-    """Forward two products; then five, and the two that both backward kernels compute again."""
+    """Two products forward; five backward, plus two that both backward kernels recompute."""
 
     def loss(query, key, value):
         return splash(query, key, value, None).astype(jnp.float32).sum()

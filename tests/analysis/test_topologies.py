@@ -1,4 +1,4 @@
-"""Names of topologies, and the devices behind them where the compilers are installed."""
+"""Names of topologies, and their devices if the compilers are installed."""
 
 import importlib.util
 import subprocess
@@ -23,7 +23,7 @@ from vljax.config import UserError
         ("h100:2x8", ("gpu", "h100", (2, 8), 1)),
     ],
 )
-def test_names(name, expected):
+def test_topology_names(name, expected):
     assert topology(name) == Topology(name, *expected)
     assert topology(name).accelerator is ACCELERATORS[expected[1]]
 
@@ -41,7 +41,7 @@ def test_names(name, expected):
         ("h100:2x2x8", "write h100:8 or h100:2x8"),
     ],
 )
-def test_names_that_are_none(name, message):
+def test_malformed_names(name, message):
     with pytest.raises(UserError) as error:
         topology(name)
     assert str(error.value).startswith("--topology: ")
@@ -70,7 +70,7 @@ def test_peaks_and_clocks_are_consistent():
 
 
 @pytest.mark.parametrize("kind", ["a100", "h100", "h200", "b200"])
-def test_descriptions_agree_with_the_table(kind):
+def test_gpu_descriptions_match_the_table(kind):
     text = (resources.files("vljax.analysis") / "gpu" / f"{kind}.txtpb").read_text()
     assert f"device_memory_size: {ACCELERATORS[kind].memory_bytes}\n" in text
     assert f"memory_bandwidth: {ACCELERATORS[kind].memory_bandwidth}\n" in text
@@ -98,7 +98,7 @@ print(found[0].platform, len(found), len({{getattr(d, where, 0) for d in found}}
         ("h100:2x8", "gpu", 16, 2),
     ],
 )
-def test_devices(name, platform, count, slices):
+def test_devices_of_a_topology(name, platform, count, slices):
     package = {"tpu": "libtpu", "gpu": "jax_cuda12_plugin"}[platform]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
@@ -108,7 +108,7 @@ def test_devices(name, platform, count, slices):
     assert run.stdout.split() == [platform, str(count), str(slices)]
 
 
-def test_a_shape_that_the_compiler_refuses():
+def test_a_shape_that_the_compiler_rejects():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
     code = DEVICES.format(name="v5e:3x5").replace("found =", "import vljax.config\nfound =")
@@ -116,7 +116,7 @@ def test_a_shape_that_the_compiler_refuses():
     assert "--topology v5e:3x5: " in run.stderr.splitlines()[-1]
 
 
-def test_the_environment_is_ready_before_jax():
+def test_topologies_do_not_import_jax():
     environment = {}
     quiet_environment(environment)
     assert environment["JAX_PLATFORMS"] == "cpu"

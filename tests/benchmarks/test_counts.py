@@ -15,6 +15,24 @@ from benchmarks.guard import compare
 from benchmarks.guard.cases import CASES
 
 ROOT = Path(__file__).parents[2]
+
+# All that decides what a step compiles to.
+SUBJECT = [
+    "benchmarks/counts.py",
+    "benchmarks/guard",
+    "configs",
+    "constraints.txt",
+    "vljax/analysis",
+    "vljax/models",
+    "vljax/objectives",
+    "vljax/optim",
+    "vljax/parallel",
+    "vljax/programs.py",
+    "vljax/run.py",
+    "vljax/training/gradients.py",
+    "vljax/training/state.py",
+    "vljax/training/step.py",
+]
 NAME = "siglip_b16_v5e"
 VERSIONS = {"jax": "1", "jaxlib": "1", "libtpu": "1"}
 BEFORE = {"program_flops": 1_000_000, "temp_bytes": 500, "transposes": 0}
@@ -129,7 +147,7 @@ def test_a_name_that_is_no_case(capsys):
     assert "unknown: siglip" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(subject=SUBJECT)
 @pytest.mark.parametrize("name", CASES)
 def test_no_step_takes_more_than_stored(name):
     """Without the options under which other tests compile: `counts` sees to that."""

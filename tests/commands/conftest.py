@@ -15,7 +15,11 @@ def environment(tmp_path_factory):
     """One device as on a laptop; programs compiled once serve all tests."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))},
+        **{
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("JAX_", "XLA_", "PYTHONDONTWRITEBYTECODE"))
+        },
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),

@@ -12,7 +12,7 @@ from PIL import Image
 import vljax.datasets.builtin.vocabulary as vocabulary
 from vljax.config import UserError
 from vljax.inference import load
-from vljax.models.layout import merge, select
+from vljax.models.parameters import merge, select
 from vljax.training.checkpoint.saved_state import read_state
 
 

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from vljax.commands.check import print_placement
 from vljax.commands.output import format_bytes
-from vljax.parallel.placement import Placed
+from vljax.parallel.placement import ParameterPlacement
 
 
 def row(path, shape=(768, 3072), split=None, unsplit=None, held=1024):
-    return Placed(path, shape, ("embed", "mlp"), split or {}, unsplit or {}, 8192, held)
+    return ParameterPlacement(path, shape, ("embed", "mlp"), split or {}, unsplit or {}, 8192, held)
 
 
 def printed(*rows):

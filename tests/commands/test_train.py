@@ -110,7 +110,21 @@ def arrays(workdir):
         return reader.restore(workdir / "checkpoints" / "20" / "state")
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+# SIGINT takes the way of SIGTERM: each run of the tests has one of the two.
+SIGINT = pytest.param(
+    "SIGINT",
+    marks=pytest.mark.slow(
+        subject=[
+            "vljax/commands/main.py",
+            "vljax/launch.py",
+            "vljax/training/interrupt.py",
+            "vljax/training/loop.py",
+        ]
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", SIGINT])
 def test_killed_and_started_again_it_ends_the_same(start, call, uninterrupted, tmp_path, name):
     command = (*TINY, "--workdir", tmp_path / "w", "--json", tmp_path / "result.json")
     process = start(*command)

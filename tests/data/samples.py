@@ -29,7 +29,7 @@ def encoded(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def write_jsonl(folder: Path, rows: list[dict[str, Any]]) -> str:
-    """A JSON-lines file with these rows; rows without `image` get a picture of their own."""
+    """Writes a JSON-lines file; a row without `image` gets a new picture."""
     lines = []
     for number, row in enumerate(rows):
         if "image" not in row:

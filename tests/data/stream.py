@@ -1,8 +1,8 @@
-"""A program that takes batches of a mixture and notes what it was given, until it is killed.
+"""A program that reads batches of a mixture and logs the example ids, until it is killed.
 
     python stream.py FOLDER SEED STEPS PROCESSES WORKERS
 
-It goes on where `FOLDER/log` ends: a line for each step, the ids of its examples.
+It resumes where `FOLDER/log` ends. The log has one line per step: the ids of its examples.
 """
 
 import sys
@@ -34,7 +34,7 @@ def mixture(path: str, **changes: object) -> Data:
 def main(folder: str, seed: int, steps: int, processes: int, workers: int) -> None:
     log = Path(folder) / "log"
     whole = log.read_text() if log.exists() else ""
-    lines = whole.splitlines()[: whole.count("\n")]  # without one that was cut off
+    lines = whole.splitlines()[: whole.count("\n")]  # without an incomplete last line
     log.write_text("".join(line + "\n" for line in lines))
     data = mixture(f"{folder}/pets.jsonl", workers=workers)
     parts = [

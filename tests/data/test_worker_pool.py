@@ -1,3 +1,5 @@
+"""Worker processes that are killed, interrupted or orphaned."""
+
 import os
 import signal
 import subprocess
@@ -10,7 +12,7 @@ from vljax.config import UserError
 from vljax.data.worker_pool import worker_pool
 
 
-def test_a_killed_process_is_one_line():
+def test_a_killed_process_is_an_error_of_one_line():
     def work():
         with worker_pool(1, "worked") as pool:
             first = pool.submit(os._exit, 1)
@@ -23,7 +25,7 @@ def test_a_killed_process_is_one_line():
         work()
 
 
-def test_processes_begin_as_told_ignore_interrupts_and_end_with_their_parent():
+def test_workers_are_initialized_ignore_interrupts_and_exit_with_their_parent():
     program = (
         "import os, signal, time; from vljax.data.worker_pool import worker_pool\n"
         "if __name__ == '__main__':\n"

@@ -1,4 +1,4 @@
-"""Data sets as other software writes them."""
+"""Writes tar shards as other software does."""
 
 import io
 import json
@@ -12,14 +12,14 @@ from tests.data.samples import encoded, picture
 
 
 def jpeg(seed: int = 0, height: int = 20, width: int = 24) -> bytes:
-    """A JPEG file with an image of its own."""
+    """A JPEG file with another image for each seed."""
     return encoded(picture(height, width, seed=seed), "JPEG")
 
 
 def sample(number: int, **changes: Any) -> dict[str, Any]:
-    """An example with the members and keys that img2dataset's README documents.
+    """An example with the members and JSON entries that img2dataset documents in its README.
 
-    There, `caption` stands in .txt and in .json, beside `url`, `key`, `status`, `width`, ...
+    The caption is in .txt and in .json, which also has `url`, `key`, `status`, `width`, ...
     """
     key = f"{number // 10:05d}{number % 10:04d}"
     about = {
@@ -47,7 +47,7 @@ def sample(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def write_shards(folder: Path, samples: list[dict[str, Any]], per_shard: int = 10) -> str:
-    """Shards named as img2dataset names them, by the writer of the `webdataset` package."""
+    """Writes shards with the `webdataset` package, named as img2dataset names them."""
     folder.mkdir(parents=True, exist_ok=True)
     with webdataset.ShardWriter(f"{folder}/%05d.tar", maxcount=per_shard, verbose=0) as writer:
         for example in samples:
@@ -56,7 +56,7 @@ def write_shards(folder: Path, samples: list[dict[str, Any]], per_shard: int = 1
 
 
 def write_tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> str:
-    """A tar file by Python's own writer; members may be links, devices and the like."""
+    """Writes a tar file with Python's own module; members may be links, devices and the like."""
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
             if isinstance(content, tarfile.TarInfo):
@@ -70,7 +70,7 @@ def write_tar(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> str:
 
 
 def special(kind: bytes, target: str = "") -> tarfile.TarInfo:
-    """A member that is no file."""
+    """A member that is not a regular file."""
     info = tarfile.TarInfo()
     info.type, info.linkname = kind, target
     return info

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vljax.charts import BLUE, GREEN, GREY, ORANGE, save
 from vljax.data.sources import JsonLines
-from vljax.evaluation.plots import BLUE, GREEN, GREY, ORANGE, plot_run, save, series, smooth
+from vljax.evaluation.plots import plot_run, series, smooth
 from vljax.evaluation.retrieval import Retrieval
 
 
@@ -200,7 +201,7 @@ def test_matplotlib_is_loaded_only_to_draw():
     import subprocess
 
     code = (
-        "import sys, vljax.evaluation.plots, vljax.evaluation.retrieval_grid;"
+        "import sys, vljax.charts, vljax.evaluation.plots, vljax.evaluation.retrieval_grid;"
         "print([m for m in ('matplotlib', 'torch', 'tensorflow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

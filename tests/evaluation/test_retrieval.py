@@ -13,7 +13,7 @@ from vljax.datasets import Builtin
 from vljax.evaluation.evaluator import Evaluator, ShardedEvaluationSet
 from vljax.evaluation.retrieval import Retrieval, distinct_captions
 from vljax.parallel.mesh import MeshConfig, make_mesh
-from vljax.parallel.rows import place_whole
+from vljax.parallel.rows import shard_array
 from vljax.parallel.rules import batch_sharding
 
 CAPTIONS = ["A red fox", "a  red FOX ", "a boat", "a tree"]
@@ -271,7 +271,7 @@ def test_several_captions_on_one_device_and_on_eight(tmp_path, devices):
 
     def encode(batch):
         (name,) = {"image", "text"} & batch.keys()
-        array = place_whole(batch[name], batch_sharding(mesh))
+        array = shard_array(batch[name], batch_sharding(mesh))
         assert len(array.sharding.device_set) == devices
         return {f"{name}/embedding": np.asarray(jax.jit(project, static_argnums=0)(name, array))}
 

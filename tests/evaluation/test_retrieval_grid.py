@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
-from vljax.evaluation.plots import GREEN, GREY, save
+from vljax.charts import GREEN, GREY, save
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.retrieval_grid import GridRow, draw_grid
 

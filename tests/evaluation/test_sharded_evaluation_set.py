@@ -25,7 +25,9 @@ def whole():
 
 def test_batches_are_the_same(whole, monkeypatch):
     # As on a host whose devices are not next to each other in the mesh: parts are read apart.
-    monkeypatch.setattr(rows, "own_parts", lambda sharding, size: rows.Parts((0, 1, 2, 3), 4))
+    monkeypatch.setattr(
+        rows, "local_parts", lambda sharding, size: rows.BatchParts((0, 1, 2, 3), 4)
+    )
     mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     split = ShardedEvaluationSet(whole, mesh)
     for found, expected in zip(split.batches(64), whole.batches(64), strict=True):

@@ -1,4 +1,4 @@
-"""The stored folders of other software, unzipped and their timm towers known."""
+"""Unzips the stored folders of other software, and registers their timm towers."""
 
 import zipfile
 from pathlib import Path

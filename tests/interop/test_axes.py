@@ -1,4 +1,4 @@
-"""Changes of layout against what each means in einsum's terms, and back to the bit."""
+"""Layout changes agree with einops, and are undone exactly."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("change", "shape", "meaning"), CASES.values(), ids=CASES)
-def test_one_array(change, shape, meaning):
+def test_a_change_of_one_array_agrees_with_einops(change, shape, meaning):
     own = array(*shape)
     foreign = change.to_foreign([own])
     np.testing.assert_array_equal(foreign, rearrange(own, meaning))
@@ -36,7 +36,7 @@ def test_one_array(change, shape, meaning):
 
 
 @pytest.mark.parametrize("of", ["query", "key", "value"])
-def test_query_key_and_value_in_one_array_multiply_as_three(of):
+def test_packed_query_key_and_value_multiply_like_three_arrays(of):
     """`in_proj_weight` of PyTorch: x W^T split in three is x W_q, x W_k and x W_v."""
     part = ["query", "key", "value"].index(of)
     kernels, x = [array(6, 2, 3) for _ in range(3)], array(4, 6)
@@ -49,7 +49,7 @@ def test_query_key_and_value_in_one_array_multiply_as_three(of):
     np.testing.assert_array_equal(back, kernels[part])
 
 
-def test_parts_of_a_stack_may_have_different_lengths():
+def test_stacked_parts_may_have_different_lengths():
     cls, positions = array(1, 4), array(9, 4)
     table = mapping.STACKED.to_foreign([cls, positions])
     np.testing.assert_array_equal(table[0], cls[0])

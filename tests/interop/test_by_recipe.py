@@ -1,4 +1,4 @@
-"""Files of big_vision become checkpoints, by a recipe that says what they are of."""
+"""Import of big_vision files, with a recipe that describes their model."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from vljax.commands.main import main
 from vljax.inference import load
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
-# Of the model in `tests/parity/make_big_vision.py`.
+# The model in `tests/parity/make_big_vision.py`.
 RECIPE = """
 from vljax.data.sources import Builtin
 from vljax.data.tokenizers import HuggingFace
@@ -48,7 +48,7 @@ def recipe(variant=""):
 
 @pytest.fixture
 def recipe(tmp_path):
-    """The arguments behind `--recipe`."""
+    """The arguments from `--recipe` on."""
     vocabulary = {f"w{i}": i for i in range(48)} | {"<pad>": 48, "<eos>": 49}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -61,7 +61,7 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize("scan", ["True", "False"])
-def test_it_computes_what_big_vision_computes(recipe, scan, tmp_path):
+def test_outputs_equal_those_of_big_vision(recipe, scan, tmp_path):
     out = tmp_path / "w"
     fields = [f"--model.encoders.{name}.scan" for name in ("image", "text")]
     fields = [word for field in fields for word in (field, scan)]
@@ -91,11 +91,11 @@ def test_it_computes_what_big_vision_computes(recipe, scan, tmp_path):
     [
         (["--model.encoders.image.depth", "4"], "lacks 'Transformer/encoderblock_3"),
         (["--model.encoders.text.mlp_dim", "64"], "has the shape"),
-        (["--objectives.main", "softmax"], "has no place for 'logit_bias'"),
+        (["--objectives.main", "softmax"], "holds 'logit_bias', which the recipe's model lacks"),
         (["--model.encoders.image.depht", "3"], "did you mean"),
     ],
 )
-def test_a_recipe_of_another_model_is_refused(recipe, fields, message, tmp_path, capsys):
+def test_a_recipe_of_another_model_is_an_error(recipe, fields, message, tmp_path, capsys):
     out = tmp_path / "w"
     assert main(["import", str(DATA / "big_vision.npz"), str(out), *recipe, *fields]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -104,18 +104,18 @@ def test_a_recipe_of_another_model_is_refused(recipe, fields, message, tmp_path,
     assert not out.exists()
 
 
-def test_parts_that_a_file_lacks_are_named(recipe, tmp_path, capsys):
-    """A model with a bias, for a file that has none."""
+def test_an_error_names_the_part_that_a_file_lacks(recipe, tmp_path, capsys):
+    """The model has a logit bias and the file does not."""
     with np.load(DATA / "big_vision.npz") as stored:
         kept = {name: array for name, array in stored.items() if name != "params/b"}
     np.savez(tmp_path / "kept.npz", **kept)
     assert main(["import", str(tmp_path / "kept.npz"), str(tmp_path / "w"), *recipe]) == 2
-    assert "holds no 'b'" in capsys.readouterr().err
+    assert "has no part 'b'" in capsys.readouterr().err
 
 
-def test_without_a_recipe_the_file_says_too_little(tmp_path, capsys):
+def test_a_file_of_weights_needs_a_recipe(tmp_path, capsys):
     assert main(["import", str(DATA / "big_vision.npz"), str(tmp_path / "w")]) == 2
-    assert "weights alone; add --recipe" in capsys.readouterr().err
+    assert "only weights; add --recipe" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["import", "x", "y", "--model.x", "3"])
     assert "--model.x" in capsys.readouterr().err

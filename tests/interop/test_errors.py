@@ -1,4 +1,4 @@
-"""What is damaged, incomplete or cannot be expressed is named, and leaves nothing behind."""
+"""Errors of import and export name the problem, and nothing is left behind."""
 
 import json
 
@@ -37,35 +37,35 @@ def change(file, edit):
     ("edit", "message"),
     [
         (lambda t: t.pop("logit_bias"), "lacks 'logit_bias'"),
-        (lambda t: t.update(x=np.ones(1, np.float32)), "no place for: 'x'"),
+        (lambda t: t.update(x=np.ones(1, np.float32)), "that this model lacks: 'x'"),
         (lambda t: t.update(logit_bias=np.ones(2, np.float32)), r"\[2\].*asks for \[1\]"),
         (lambda t: t.update(logit_bias=np.ones(1, np.int64)), "'logit_bias' is int64"),
     ],
 )
-def test_arrays_that_do_not_fit(siglip, tmp_path, edit, message):
+def test_arrays_that_do_not_fit_are_an_error(siglip, tmp_path, edit, message):
     change(siglip / "model.safetensors", edit)
     with pytest.raises(UserError, match=message):
         import_model(str(siglip), str(tmp_path / "out"), overwrite=False, report=quiet)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 300, -1])
-def test_a_truncated_file(siglip, tmp_path, keep):
+def test_a_truncated_file_is_an_error(siglip, tmp_path, keep):
     file = siglip / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    assert "no intact safetensors file" in refused(siglip, tmp_path / "out")
+    assert "not an intact safetensors file" in refused(siglip, tmp_path / "out")
 
 
-def test_a_foreign_kind_of_model(siglip, tmp_path):
+def test_an_unknown_model_type_is_an_error(siglip, tmp_path):
     (siglip / "config.json").write_text(json.dumps({"model_type": "siglip3"}))
     assert "did you mean 'siglip'?" in refused(siglip, tmp_path / "out")
 
 
-def test_something_that_is_no_model(tmp_path):
+def test_a_folder_without_a_model_is_an_error(tmp_path):
     (tmp_path / "src").mkdir()
-    assert "nothing that vljax can import" in refused(tmp_path / "src", tmp_path / "out")
+    assert "vljax cannot import this" in refused(tmp_path / "src", tmp_path / "out")
 
 
-def test_what_cannot_be_expressed_ends_an_export(foreign, tmp_path):
+def test_an_export_issue_that_is_not_accepted_stops_the_export(foreign, tmp_path):
     clip = foreign("transformers_clip_a")
     import_model(str(clip), str(tmp_path / "w"), overwrite=False, report=quiet)
     with pytest.raises(UserError, match=r"open_clip cannot express .*--accept text-cleaning"):
@@ -87,7 +87,7 @@ def test_an_interrupted_export_leaves_nothing(siglip, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "npz"])
-def test_plain_formats_give_back_every_bit(siglip, tmp_path, kind, capsys):
+def test_safetensors_and_npz_preserve_every_bit(siglip, tmp_path, kind, capsys):
     first, second = tmp_path / "w", tmp_path / "again"
     assert main(["import", str(siglip), str(first)]) == 0
     assert main(["export", str(first), str(tmp_path / "plain"), "--format", kind]) == 0

@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize("name", [*SIGLIP2, *IMAGE, *TEXT])
-def test_import_computes_the_same_and_export_gives_back_every_bit(name, foreign, tmp_path):
+def test_import_computes_the_same_and_export_preserves_every_bit(name, foreign, tmp_path):
     source = foreign(name)
     import_model(str(source), str(tmp_path / "w"), overwrite=False, report=quiet)
     model, stored = load(str(tmp_path / "w")), np.load(source / "outputs.npz")
@@ -75,19 +75,19 @@ def change_config(folder, file="config.json", **fields):
         ("vit_a", {"qkv_bias": False}, "qkv_bias: is False; vljax has only True"),
         ("vit_a", {"pooler_act": "relu"}, "pooler_act: is 'relu'"),
         ("dinov2_a", {"use_swiglu_ffn": True}, "lacks .*weights_in"),
-        ("dinov2_a", {"layerscale_value": "x"}, "layerscale_value: 'x' is no float"),
+        ("dinov2_a", {"layerscale_value": "x"}, "layerscale_value: 'x' is not of type float"),
         ("bert_a", {"is_decoder": True}, "is_decoder: is True"),
         ("roberta_a", {"pad_token_id": 3}, "pad_token_id: is 3, and the tokenizer pads with 1"),
     ],
 )
-def test_what_is_not_here_is_named(name, fields, message, foreign, tmp_path):
+def test_unsupported_configurations_are_an_error(name, fields, message, foreign, tmp_path):
     source = foreign(name)
     change_config(source, **fields)
     with pytest.raises(UserError, match=message):
         import_model(str(source), str(tmp_path / "w"), overwrite=False, report=quiet)
 
 
-def test_siglip2_is_refused_for_another_patch_size_than_its_processor(foreign, tmp_path):
+def test_siglip2_needs_the_patch_size_of_its_processor(foreign, tmp_path):
     source = foreign("siglip2_a")
     file = "processor_config.json"
     content = json.loads((source / file).read_text())
@@ -97,19 +97,19 @@ def test_siglip2_is_refused_for_another_patch_size_than_its_processor(foreign, t
         import_model(str(source), str(tmp_path / "w"), overwrite=False, report=quiet)
 
 
-def test_a_tower_has_no_other_modality(foreign, tmp_path):
+def test_encoding_the_other_modality_is_an_error(foreign, tmp_path):
     model = load(imported("bert_a", foreign, tmp_path))
     with pytest.raises(UserError, match="the model has no image tower"):
         model.encode_image(inputs.images())
 
 
-def test_a_single_tower_is_no_clip(foreign, tmp_path):
+def test_a_single_tower_cannot_be_exported_as_clip(foreign, tmp_path):
     path = imported("vit_a", foreign, tmp_path)
     with pytest.raises(UserError, match="open_clip cannot express model"):
         export_model(path, str(tmp_path / "out"), "open_clip", report=quiet)
 
 
-def test_the_processor_of_siglip2_has_to_be_told(foreign, tmp_path):
+def test_export_notes_the_arguments_for_the_siglip2_processor(foreign, tmp_path):
     path = imported("siglip2_a", foreign, tmp_path)
     done = export_model(path, str(tmp_path / "out"), "transformers", report=quiet)
     assert any("patch_size=4, max_num_patches=24, max_length=12" in note for note in done.notes)
@@ -124,7 +124,7 @@ def test_the_processor_of_siglip2_has_to_be_told(foreign, tmp_path):
         ("roberta_a", "text", "roberta"),
     ],
 )
-def test_a_tower_as_first_values_of_a_run(name, tower, layout, foreign, tmp_path):
+def test_a_tower_initializes_a_run(name, tower, layout, foreign, tmp_path):
     source = foreign(name)
     model = load(imported(name, foreign, tmp_path))
     weights_file = Pretrained(path=str(source / "model.safetensors"), layout=layout)
@@ -133,15 +133,15 @@ def test_a_tower_as_first_values_of_a_run(name, tower, layout, foreign, tmp_path
     jax.tree.map(np.testing.assert_array_equal, made.params[tower], model.variables.params[tower])
 
 
-def test_a_layout_for_another_tower_is_refused(foreign, tmp_path):
+def test_a_layout_of_another_tower_is_an_error(foreign, tmp_path):
     run = load(imported("vit_a", foreign, tmp_path)).run
     wrong = Pretrained(path=str(tmp_path / "foreign/vit_a/model.safetensors"), layout="roberta")
     run = dataclasses.replace(run, pretrained={"image": wrong})
-    with pytest.raises(UserError, match=r"roberta is for transformer, and .* is vit"):
+    with pytest.raises(UserError, match=r"roberta is for transformer, but .* is vit"):
         pretrained.load(prepare(run, jax.devices()[:1]))
 
 
-def test_nothing_to_train_on_is_named(foreign, tmp_path):
+def test_training_a_single_tower_needs_an_objective(foreign, tmp_path):
     run = load(imported("vit_a", foreign, tmp_path)).run
     with pytest.raises(UserError, match="objectives: a run needs at least one"):
         check_trains(prepare(run, jax.devices()[:1]))

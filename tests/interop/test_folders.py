@@ -1,4 +1,4 @@
-"""Folders that transformers and open_clip wrote: from an image file and a string to an embedding.
+"""Folders written by transformers and open_clip, from image files and strings to embeddings.
 
 References are float32, as is the computation here; measured maxima of the deviation: 2.7e-7.
 """
@@ -10,7 +10,7 @@ from tests.parity import interop_inputs as inputs
 from tests.parity.interop_cases import OPEN_CLIP, TRANSFORMERS
 from vljax.inference import load
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.safetensors_files import read_folder
+from vljax.interop.files.safetensors import read_folder
 
 TOLERANCE = 2e-6
 CASES = [*TRANSFORMERS, *OPEN_CLIP]
@@ -26,7 +26,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_import_computes_the_same_and_export_gives_back_every_bit(name, foreign, tmp_path):
+def test_import_computes_the_same_and_export_preserves_every_bit(name, foreign, tmp_path):
     source = foreign(name)
     import_model(str(source), str(tmp_path / "w"), overwrite=False, report=quiet)
     model, stored = load(str(tmp_path / "w")), np.load(source / "outputs.npz")

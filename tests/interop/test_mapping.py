@@ -1,12 +1,12 @@
-"""Rules and arrays have to cover each other, on both sides."""
+"""Rules have to cover all parameters and all foreign arrays."""
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from vljax.config import UserError
+from vljax.interop.files.tensors import Lazy
 from vljax.interop.mapping import LINEAR, STACKED, pair, rule, to_foreign, to_own
-from vljax.interop.tensors import Lazy
 
 SHAPES = {f"image/blocks/{i}/up/kernel": (2, 3) for i in (0, 1, 10)} | {"a": (1, 2), "b": (4, 2)}
 RULES = [
@@ -20,7 +20,7 @@ def tensor(array):
 
 
 def tensors(dtype=np.float32):
-    """What a file holds; numbers that bfloat16 and float16 hold too."""
+    """The arrays of a file; their numbers are exact in bfloat16 and float16."""
     made = {
         f"layers.{i}.up.weight": np.arange(6, dtype=dtype).reshape(3, 2) + dtype(i)
         for i in (0, 1, 10)
@@ -34,7 +34,7 @@ def imported(arrays, ignored=()):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, ml_dtypes.bfloat16])
-def test_every_layer_and_part_gets_its_numbers_in_float32(dtype):
+def test_import_maps_every_layer_and_part_to_float32(dtype):
     own = {name: value.read() for name, value in imported(tensors(dtype)).items()}
     assert own.keys() == SHAPES.keys()
     assert {array.dtype for array in own.values()} == {np.dtype(np.float32)}
@@ -44,7 +44,7 @@ def test_every_layer_and_part_gets_its_numbers_in_float32(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_back_again(dtype):
+def test_export_inverts_import(dtype):
     pairs = pair(RULES, SHAPES, "them")
     back = to_foreign(pairs, imported(tensors(dtype)), np.dtype(dtype))
     for name, array in tensors(dtype).items():
@@ -52,7 +52,7 @@ def test_back_again(dtype):
         np.testing.assert_array_equal(back[name].read(), array)
 
 
-def test_a_number_that_a_smaller_format_cannot_hold_ends_an_export():
+def test_overflow_of_a_smaller_data_type_stops_an_export():
     arrays = tensors() | {"table": np.full((5, 2), 1e6, np.float32)}
     made = to_foreign(pair(RULES, SHAPES, "them"), imported(arrays), np.dtype(np.float16))
     with pytest.raises(UserError, match="--dtype: 'table' does not fit float16"):
@@ -62,23 +62,26 @@ def test_a_number_that_a_smaller_format_cannot_hold_ends_an_export():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (RULES[:1], "them has no place for 'a', 'b'"),
-        ([*RULES, rule("c", "c")], "them has 'c', and this model no 'c'"),
-        ([RULES[0], rule(("a", "c"), "table", STACKED)], "them has 'table', and this model no 'c'"),
+        (RULES[:1], "them cannot store 'a', 'b'"),
+        ([*RULES, rule("c", "c")], "them has 'c', but this model lacks 'c'"),
+        (
+            [RULES[0], rule(("a", "c"), "table", STACKED)],
+            "them has 'table', but this model lacks 'c'",
+        ),
     ],
 )
-def test_rules_that_do_not_cover_the_model(rules, message):
+def test_rules_that_do_not_cover_the_model_are_an_error(rules, message):
     with pytest.raises(UserError, match=message):
         pair(rules, SHAPES, "them")
 
 
-def test_a_parameter_in_two_rules_is_a_mistake_of_ours():
-    with pytest.raises(ValueError, match="two rules are about 'a'"):
+def test_a_parameter_in_two_rules_is_an_error():
+    with pytest.raises(ValueError, match="two rules name 'a'"):
         pair([*RULES, rule("a", "again")], SHAPES, "them")
 
 
-def test_names_that_hold_no_parameters_are_left_out_where_that_is_said():
+def test_ignored_names_are_left_out():
     arrays = tensors() | {"x.position_ids": np.arange(3)}
-    with pytest.raises(UserError, match=r"file holds .* no place for: 'x\.position_ids'"):
+    with pytest.raises(UserError, match=r"file holds .* that this model lacks: 'x\.position_ids'"):
         imported(arrays)
     assert imported(arrays, (r".*\.position_ids",)).keys() == SHAPES.keys()

@@ -1,7 +1,9 @@
+"""A new folder appears complete or not at all."""
+
 import pytest
 
 from vljax.config import UserError
-from vljax.interop.folders import new_folder
+from vljax.interop.new_folder import new_folder
 
 
 def fill(out, source, **options):
@@ -9,24 +11,24 @@ def fill(out, source, **options):
         (folder / "new").write_text("new")
 
 
-def test_it_appears_complete_and_alone(tmp_path):
+def test_a_folder_appears_complete(tmp_path):
     fill(tmp_path / "out", tmp_path / "source", overwrite=False)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
 
 
-def test_what_is_there_is_replaced_when_asked(tmp_path):
+def test_overwrite_replaces_an_existing_folder(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").touch()
-    with pytest.raises(UserError, match="holds something already; add --overwrite"):
+    with pytest.raises(UserError, match="is not empty; add --overwrite"):
         fill(out, tmp_path / "source", overwrite=False)
     fill(out, tmp_path / "source", overwrite=True)
     assert [p.name for p in out.iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_failure_leaves_the_old_one(tmp_path):
+def test_a_failure_keeps_the_old_folder(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").touch()
@@ -43,7 +45,7 @@ def test_a_failure_leaves_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize("out", ["run", ".", "run/../run"])
-def test_it_never_replaces_what_it_is_made_from(tmp_path, out):
+def test_a_folder_never_replaces_its_own_source(tmp_path, out):
     source = tmp_path / "run" / "checkpoints" / "1"
     source.mkdir(parents=True)
     for origin in (tmp_path / "run", source):
@@ -53,15 +55,17 @@ def test_it_never_replaces_what_it_is_made_from(tmp_path, out):
 
 
 @pytest.mark.parametrize("name", ["out.partial", "out.replaced"])
-def test_folders_of_others_stay(tmp_path, name):
+def test_folders_of_others_are_never_removed(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine").touch()
-    with pytest.raises(UserError, match="is in the way, and not of vljax; rename or remove it"):
+    with pytest.raises(
+        UserError, match="is in the way, and vljax did not make it; rename or remove it"
+    ):
         fill(tmp_path / "out", tmp_path / "source", overwrite=True)
     assert (tmp_path / name / "mine").exists()
 
 
-def test_what_an_interrupted_command_left_is_no_obstacle(tmp_path):
+def test_a_partial_folder_of_an_interrupted_command_is_removed(tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / ".vljax").touch()
     fill(tmp_path / "out", tmp_path / "source", overwrite=False)

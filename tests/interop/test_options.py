@@ -1,9 +1,10 @@
-"""Options of `vljax export`: what may be lost, a vocabulary from a file, formats of arrays."""
+"""Options of `vljax export`: --accept, --tokenizer and --dtype."""
 
 import dataclasses
 import itertools
 import json
 
+import instant_clip_tokenizer
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,16 +16,16 @@ from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip
 from vljax.data.tokenizers.clip_bpe import ClipBpe
-from vljax.interop import convert, formats
-from vljax.interop.arguments import _FORMATS
+from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import import_model
-from vljax.interop.export_issues import ACCEPTABLE, Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.formats import ACCEPTABLE, FORMATS, find_format
 from vljax.training import checkpoint
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A CLIP with the vocabulary that is built in, which open_clip wrote, as a checkpoint."""
+    """A CLIP that open_clip wrote, with the built-in vocabulary, as a checkpoint."""
     folder = tmp_path_factory.mktemp("home")
     source = unzip("open_clip_clip_a", folder / "foreign")
     import_model(str(source), str(folder / "w"), overwrite=False, report=quiet)
@@ -32,10 +33,10 @@ def home(tmp_path_factory):
 
 
 def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None):
-    """The checkpoint, cleaning and resizing otherwise."""
+    """The checkpoint with other cleaning and image transforms."""
     newest = checkpoint.find_intact(str(home / "w"))
     file = None if vocabulary is None else str(vocabulary)
-    found, _ = convert._trained(newest, file, "float32", None)
+    found, _ = read_trained(newest, vocabulary=file)
     tokenizer = dataclasses.replace(found.tokenizer.config, cleaning=cleaning).load()
     first, second, *others = found.run.data.eval_transforms
     first = dataclasses.replace(first, **(decode or {}))
@@ -45,14 +46,21 @@ def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None)
     return dataclasses.replace(found, run=run, tokenizer=tokenizer)
 
 
+class _ClipBpe(ClipBpe):
+    """Keeps the ids that `from_decode` reads."""
+
+    def __init__(self, ids):
+        super().__init__(ids)
+        self.ids = ids
+
+
 @pytest.fixture(scope="module")
 def vocabulary(home):
     """A `tokenizer.json` as transformers writes one, with the vocabulary of all CLIPs.
 
-    What two tokens a token was merged from is what all merges before make of its bytes.
+    The two tokens that a token is merged from are the result of all earlier merges on its bytes.
     """
-    tokenizer = Clip().load()._tokenizer
-    ids = ClipBpe.from_decode(tokenizer.decode)._ids
+    ids = _ClipBpe.from_decode(instant_clip_tokenizer.Tokenizer().decode).ids
     ranks = sorted(ids, key=ids.get)
     letters = {byte[0]: chr(c) for byte, c in zip(ranks[:256], _letters(), strict=True)}
 
@@ -90,11 +98,13 @@ def _halves(token, ids):
     return parts
 
 
-def test_the_vocabulary_of_clip_from_a_file(home, vocabulary, tmp_path, capsys):
+def test_transformers_needs_the_vocabulary_of_clip_as_a_file(home, vocabulary, tmp_path, capsys):
     out, asked = tmp_path / "out", ["--format", "transformers", "--accept", "resize"]
     command = ["export", str(home / "w"), str(out), *asked]
     assert main(command) == 2
-    assert "built in and cannot be taken out; add --tokenizer FILE" in capsys.readouterr().err
+    assert (
+        "built in and cannot be written as a file; add --tokenizer FILE" in capsys.readouterr().err
+    )
     command += ["--tokenizer", str(vocabulary)]
     assert main(command) == 2
     assert "which repairs characters and HTML (ftfy); --accept text-cleaning" in (
@@ -114,10 +124,10 @@ def test_the_vocabulary_of_clip_from_a_file(home, vocabulary, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "safetensors"])
-def test_a_vocabulary_that_would_not_be_used_is_refused(kind, home, tmp_path, capsys):
+def test_an_unused_vocabulary_is_an_error(kind, home, tmp_path, capsys):
     command = ["export", str(home / "w"), str(tmp_path / "out"), "--format", kind]
     assert main([*command, "--tokenizer", "tokenizer.json"]) == 2
-    assert f"--tokenizer: {kind} has no use for it" in capsys.readouterr().err
+    assert f"--tokenizer: {kind} does not use it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -130,19 +140,19 @@ def test_a_vocabulary_that_would_not_be_used_is_refused(kind, home, tmp_path, ca
         ("bert.json", "bert_a", r"has no token '<\|(end|start)oftext\|>'"),
     ],
 )
-def test_files_that_are_not_that_vocabulary(name, content, message, home, tmp_path):
+def test_a_file_with_another_vocabulary_is_an_error(name, content, message, home, tmp_path):
     file = tmp_path / name
     if isinstance(content, str):
         content = (unzip(content, tmp_path / "other") / "tokenizer.json").read_bytes()
     if content is not None:
         file.write_bytes(content)
-    losses = Losses("transformers", tuple(ACCEPTABLE))
+    issues = ExportIssues("transformers", tuple(ACCEPTABLE))
     with pytest.raises(UserError, match=message):
-        formats.named("transformers").write(trained(home, vocabulary=file), losses)
+        find_format("transformers").write(trained(home, vocabulary=file), issues)
 
 
 @pytest.mark.parametrize(
-    ("kind", "loss", "changes", "message"),
+    ("kind", "issue", "changes", "message"),
     [
         ("open_clip", "text-cleaning", {"cleaning": "whitespace"}, "without ftfy before it"),
         ("open_clip", "resize", {"resize": {"antialias": False}}, "without antialiasing"),
@@ -154,31 +164,31 @@ def test_files_that_are_not_that_vocabulary(name, content, message, home, tmp_pa
         ("stablehlo", "resize", {"decode": {"scaled": True}}, "no finer than needed"),
     ],
 )
-def test_a_loss_is_named_and_may_be_accepted(kind, loss, changes, message, home, request):
+def test_an_export_issue_is_named_and_may_be_accepted(kind, issue, changes, message, home, request):
     if kind == "transformers":
         floor = {"centre": "floor"} if "antialias" in changes["resize"] else {}
         changes = {"resize": {**floor, **changes["resize"]}}
         changes["vocabulary"] = request.getfixturevalue("vocabulary")
     other = trained(home, **changes)
-    others = [name for name in ACCEPTABLE if name != loss]
-    fmt = formats.named(kind)
-    with pytest.raises(UserError, match=f"cannot express .*{message}.*--accept {loss} exports"):
-        fmt.write(other, Losses(kind, others))
-    losses = Losses(kind, tuple(ACCEPTABLE))
-    fmt.write(other, losses)
-    assert any(message in note and ACCEPTABLE[loss] in note for note in losses.notes)
+    others = [name for name in ACCEPTABLE if name != issue]
+    fmt = find_format(kind)
+    with pytest.raises(UserError, match=f"cannot express .*{message}.*--accept {issue} exports"):
+        fmt.write(other, ExportIssues(kind, others))
+    issues = ExportIssues(kind, tuple(ACCEPTABLE))
+    fmt.write(other, issues)
+    assert any(message in note and ACCEPTABLE[issue] in note for note in issues.notes)
 
 
-def test_a_loss_that_there_is_not(home, tmp_path, capsys):
+def test_accepting_an_unknown_issue_is_an_error(home, tmp_path, capsys):
     asked = ["--format", "open_clip", "--accept", "resizing"]
     assert main(["export", str(home / "w"), str(tmp_path / "out"), *asked]) == 2
-    expected = "error: --accept: unknown loss 'resizing'; did you mean 'resize'?"
+    expected = "error: --accept: unknown issue 'resizing'; did you mean 'resize'?"
     assert capsys.readouterr().err.strip() == expected
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "transformers"])
-def test_bfloat16_there_and_back(kind, foreign, tmp_path):
-    """The values are those of the file: half of float32's bits, none of them rounded again."""
+def test_bfloat16_weights_round_trip(kind, foreign, tmp_path):
+    """Import and export do not round values a second time."""
     name = "transformers_siglip_b" if kind == "transformers" else "open_clip_siglip_b"
     paths = [str(tmp_path / name) for name in ("w", "half", "again", "whole")]
     assert main(["import", str(foreign(name)), paths[0]]) == 0
@@ -195,8 +205,7 @@ def test_bfloat16_there_and_back(kind, foreign, tmp_path):
 
 
 def test_help_has_a_line_for_each_format(capsys):
-    assert _FORMATS.keys() == formats.MODULES.keys()
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert all([name, *what.split()] in lines for name, what in _FORMATS.items())
+    assert all([name, *entry.help.split()] in lines for name, entry in FORMATS.items())

@@ -1,12 +1,14 @@
-"""Folders of StableHLO programs and ONNX graphs: from files and strings to our own embeddings.
+"""Exported StableHLO programs and ONNX graphs compute our embeddings from files and strings.
 
 The other side is a process of its own that cannot import vljax.
 """
 
 import ast
 import dataclasses
+import functools
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -18,17 +20,18 @@ from etils import epath
 from jax import export as jax_export
 from PIL import Image
 
+from tests.interop.conftest import unzip
 from tests.parity import interop_inputs as inputs
 from vljax import config
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.transforms import Flip
 from vljax.inference import load
-from vljax.interop import convert
+from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.export_issues import Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.files.safetensors import read_file
 from vljax.interop.programs import folder as program_folder
-from vljax.interop.safetensors_files import read_file
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite
 from vljax.run import Run, prepare
@@ -60,7 +63,7 @@ def kind(request):
 
 
 def embed(folder, *arguments):
-    """Runs the example of a folder as a person would, without vljax."""
+    """Runs `embed.py` of a folder in a process without vljax."""
     command = [sys.executable, "-c", _WITHOUT_VLJAX, str(folder), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
 
@@ -87,14 +90,14 @@ def same_as_ours(workdir, folder, tolerance=TOLERANCE):
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_files_and_strings_get_the_same_embeddings(name, kind, foreign, tmp_path):
+def test_programs_compute_the_same_embeddings(name, kind, foreign, tmp_path):
     workdir, out = tmp_path / "w", tmp_path / "out"
     import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
     export_model(str(workdir), str(out), kind, report=quiet)
     same_as_ours(workdir, out)
 
 
-def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
+def test_batch_statistics_are_exported(kind, trained_cnn, tmp_path):
     out = tmp_path / "out"
     export_model(str(trained_cnn), str(out), kind, report=quiet)
     same_as_ours(trained_cnn, out, 1e-5)
@@ -102,13 +105,14 @@ def test_a_model_with_batch_statistics(kind, trained_cnn, tmp_path):
         load(str(out)).encode_image(inputs.images()[:1]),
         load(str(trained_cnn)).encode_image(inputs.images()[:1]),
     )
-    with pytest.raises(UserError, match=r"batch_stats.*npz has no place.*stablehlo and onnx have"):
+    with pytest.raises(UserError, match=r"batch_stats.*npz cannot store; use stablehlo or onnx"):
         export_model(str(trained_cnn), str(tmp_path / "npz"), "npz", report=quiet)
 
 
-def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, siglip, tmp_path):
-    out, again = tmp_path / "out", tmp_path / "again"
-    export_model(str(siglip), str(out), kind, report=quiet)
+def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(
+    kind, siglip, exported, tmp_path
+):
+    out, again = exported(kind), tmp_path / "again"
     described = json.loads((out / "export.json").read_text())
     largest = max(t.dtype.itemsize * int(np.prod(t.shape)) for t in weights(out).values())
     for program in described["programs"].values():
@@ -120,22 +124,20 @@ def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, sigl
     np.testing.assert_array_equal(load(str(out)).encode_text(["a"]), expected)
 
 
-def test_a_damaged_image_is_one_line(siglip, tmp_path):
-    out, file = tmp_path / "out", tmp_path / "broken.png"
-    export_model(str(siglip), str(out), "stablehlo", report=quiet)
+def test_a_damaged_image_is_an_error_of_one_line(exported, tmp_path):
+    out, file = exported("stablehlo"), tmp_path / "broken.png"
     stream = io.BytesIO()
     Image.new("RGB", (40, 40), (9, 90, 200)).save(stream, "PNG")
     # On a chunk without a name Pillow raises a SyntaxError.
     file.write_bytes(stream.getvalue().replace(b"IDAT", b"\0\1\2\3"))
     done = embed(out, "--images", file)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no image of ")
+    assert done.stderr.startswith("error: damaged, or not an image of ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_example_in_its_readme_runs_with_the_packages_that_it_names(kind, siglip, tmp_path):
-    out = tmp_path / "out"
-    export_model(str(siglip), str(out), kind, report=quiet)
+def test_the_readme_example_runs_with_the_packages_that_it_names(kind, exported):
+    out = exported(kind)
     readme = (out / "README.md").read_text()
     code = readme.partition("```python\n")[2].partition("```")[0]
     nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import)]
@@ -152,8 +154,8 @@ def test_the_example_in_its_readme_runs_with_the_packages_that_it_names(kind, si
 @pytest.mark.parametrize(
     ("name", "missing"), [("dinov2_a", "texts"), ("vit_b", "texts"), ("bert_a", "images")]
 )
-def test_a_single_tower(name, missing, kind, foreign, tmp_path):
-    """dinov2_a is resized to 36 pixels, of which 32 are cut out."""
+def test_a_single_tower_is_exported(name, missing, kind, foreign, tmp_path):
+    """dinov2_a resizes images to 36 pixels and crops 32."""
     workdir, out = tmp_path / "w", tmp_path / "out"
     import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)
     export_model(str(workdir), str(out), kind, report=quiet)
@@ -178,7 +180,7 @@ def test_a_single_tower(name, missing, kind, foreign, tmp_path):
     assert (done.returncode, done.stderr) == (1, f"error: the model has no encoder of {missing}\n")
 
 
-def test_patches_are_refused_by_name(kind, foreign, tmp_path):
+def test_images_as_patches_are_an_error(kind, foreign, tmp_path):
     workdir, out = tmp_path / "w", tmp_path / "out"
     import_model(str(foreign("siglip2_a")), str(workdir), overwrite=False, report=quiet)
     with pytest.raises(UserError, match=r"cannot express data.eval_transforms = .*'patchify'"):
@@ -191,7 +193,7 @@ def weights(folder):
 
 
 def constants(file, kind):
-    """Bytes of the largest constant in a program."""
+    """The size of the largest constant in a program in bytes."""
     if kind == "onnx":
         import onnx
 
@@ -203,7 +205,7 @@ def constants(file, kind):
     return max(len(line) for line in text.splitlines() if "stablehlo.constant" in line)
 
 
-def test_stablehlo_is_for_all_platforms_and_any_batch(siglip, tmp_path):
+def test_stablehlo_runs_on_all_platforms_for_any_batch_size(siglip, tmp_path):
     out = tmp_path / "out"
     export_model(str(siglip), str(out), "stablehlo", dtype="bfloat16", report=quiet)
     program = jax_export.deserialize(bytearray((out / "image.stablehlo").read_bytes()))
@@ -221,9 +223,8 @@ def test_stablehlo_is_for_all_platforms_and_any_batch(siglip, tmp_path):
         ("tokenizer/config.json", None, "is missing"),
     ],
 )
-def test_a_damaged_folder_is_named(siglip, tmp_path, name, damage, message):
-    out = tmp_path / "out"
-    export_model(str(siglip), str(out), "stablehlo", report=quiet)
+def test_embed_names_the_damaged_file(exported, tmp_path, name, damage, message):
+    out = shutil.copytree(exported("stablehlo"), tmp_path / "out")
     file = out / name
     file.write_bytes(damage(file.read_bytes())) if damage else file.unlink()
     done = embed(out, "--texts", "a")
@@ -233,17 +234,17 @@ def test_a_damaged_folder_is_named(siglip, tmp_path, name, damage, message):
     assert message in done.stderr
 
 
-def test_onnx_without_its_package_says_what_to_install(siglip, tmp_path, monkeypatch, capsys):
+def test_onnx_without_jax2onnx_says_what_to_install(siglip, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     assert main(["export", str(siglip), str(tmp_path / "out"), "--format", "onnx"]) == 2
     assert "vljax[onnx]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_transforms_that_do_not_travel(siglip):
-    trained, _ = convert._trained(checkpoint.find_intact(str(siglip)), None, "float32", None)
+def test_transforms_that_cannot_be_exported_are_an_error(siglip):
+    trained, _ = read_trained(checkpoint.find_intact(str(siglip)))
     decode, *others = trained.run.data.eval_transforms
-    losses = Losses("stablehlo")
+    issues = ExportIssues("stablehlo")
     for transforms, message in (
         ((decode, Flip(), *others), r"'flip'.*it has decode, resize and centre_crop"),
         ((dataclasses.replace(decode, random_background=True), *others), "random_background"),
@@ -252,20 +253,34 @@ def test_transforms_that_do_not_travel(siglip):
         data = dataclasses.replace(trained.run.data, eval_transforms=transforms)
         other = dataclasses.replace(trained, run=dataclasses.replace(trained.run, data=data))
         with pytest.raises(UserError, match=message):
-            program_folder.check(other, losses)
+            program_folder.check(other, issues)
 
 
-@pytest.fixture
-def siglip(foreign, tmp_path):
-    workdir = tmp_path / "w"
-    source = foreign("transformers_siglip_b")
-    import_model(str(source), str(workdir), overwrite=False, report=quiet)
-    return workdir
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    """A small SigLIP as a checkpoint. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("siglip")
+    source = unzip("transformers_siglip_b", folder / "foreign")
+    import_model(str(source), str(folder / "w"), overwrite=False, report=quiet)
+    return folder / "w"
 
 
-@pytest.fixture
-def trained_cnn(tmp_path):
-    """A checkpoint of an EfficientNet whose statistics are not those that it begins with."""
+@pytest.fixture(scope="module")
+def exported(siglip):
+    """Exports the SigLIP as a kind of program, each kind once. Tests must not change it."""
+
+    @functools.cache
+    def export(kind):
+        out = siglip.parent / kind
+        export_model(str(siglip), str(out), kind, report=quiet)
+        return out
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def trained_cnn(tmp_path_factory):
+    """A checkpoint of an EfficientNet with statistics that differ from the initial ones."""
     image = EfficientNetLite(image_size=60, width_factor=0.25, depth_factor=0.5)
     recipe = config.load("configs/quickstart.py:tiny", Run)
     model = ModelConfig({**recipe.model.encoders, "image": image}, recipe.model.heads)
@@ -279,7 +294,8 @@ def trained_cnn(tmp_path):
         return (rng.normal(size=leaf.shape) / width).astype(np.float32)
 
     arrays = {"params": prepared.shapes.params, "state": prepared.shapes.state}
-    step = tmp_path / "cnn" / "checkpoints" / "0"
+    workdir = tmp_path_factory.mktemp("cnn")
+    step = workdir / "checkpoints" / "0"
     step.mkdir(parents=True)
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(step / "state", jax.tree_util.tree_map_with_path(random, arrays))
@@ -287,4 +303,4 @@ def trained_cnn(tmp_path):
         (step / name).parent.mkdir(exist_ok=True)
         (step / name).write_bytes(content)
     manifest.write(epath.Path(step))
-    return tmp_path / "cnn"
+    return workdir

@@ -1,4 +1,4 @@
-"""Quantized folders: what is in them, what they compute, and what is refused."""
+"""Quantized folders: their content, their outputs, and errors."""
 
 import functools
 import json
@@ -16,14 +16,14 @@ from tests.parity import interop_inputs as inputs
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.inference import load
-from vljax.interop import export_manifest, exported
+from vljax.interop import exported
 from vljax.interop.convert import export_model, import_model
+from vljax.interop.files.safetensors import read_folder
+from vljax.interop.files.tensors import Lazy
 from vljax.interop.quantized import packed, quantized, unpacked
-from vljax.interop.safetensors_files import read_folder
-from vljax.interop.tensors import Lazy
 from vljax.models.assembly import Variables
-from vljax.models.kernels.quantization import FORMS
-from vljax.models.kernels.quantized import QuantizedKernel
+from vljax.models.quantization.forms import FORMS
+from vljax.models.quantization.quantized_kernel import QuantizedKernel
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import build_model
 
@@ -35,7 +35,7 @@ def quiet(done, total):
 
 
 class Home:
-    """A small SigLIP as a checkpoint, and what was made of it, each once."""
+    """A small SigLIP as a checkpoint, with its exports, each made once."""
 
     def __init__(self, folder):
         with zipfile.ZipFile(DATA / "transformers_siglip_b.zip") as archive:
@@ -64,7 +64,7 @@ def home(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", ["int8", "int4"])
-def test_it_is_loaded_and_computes_what_its_numbers_say(home, form):
+def test_a_quantized_model_computes_with_its_dequantized_numbers(home, form):
     folder, again = home.written(form), home.folder / f"again-{form}"
     import_model(str(folder), str(again), overwrite=False, report=quiet)
     made, plain = home.embeddings(folder), home.embeddings(home.checkpoint)
@@ -74,7 +74,7 @@ def test_it_is_loaded_and_computes_what_its_numbers_say(home, form):
     assert np.sum(made * plain, 1).min() > {"int8": 0.9995, "int4": 0.95}[form]
 
 
-def test_features_are_quantized_beside_the_same_weights(home):
+def test_int8_dynamic_has_the_weights_of_int8_and_quantized_features(home):
     dynamic, weights = (home.written(form) for form in ("int8-dynamic", "int8"))
     first, second = (file / "parameters.safetensors" for file in (dynamic, weights))
     assert first.read_bytes() == second.read_bytes()
@@ -82,7 +82,7 @@ def test_features_are_quantized_beside_the_same_weights(home):
     assert 1e-5 < np.abs(made - expected).max() < 0.03
 
 
-def test_kernels_of_linear_maps_are_quantized_and_nothing_else(home):
+def test_only_kernels_of_linear_maps_are_quantized(home):
     plain = read_folder(home.written(), "parameters")
     tensors = read_folder(home.written("int8"), "parameters")
     whole = {name for name, tensor in tensors.items() if tensor.dtype == np.int8}
@@ -102,7 +102,7 @@ def test_kernels_of_linear_maps_are_quantized_and_nothing_else(home):
         assert (errors <= scale / 2 * (1 + 1e-4)).all()
 
 
-def test_int4_is_half_a_byte_and_the_rest_may_be_bfloat16(home):
+def test_int4_takes_half_a_byte_beside_bfloat16(home):
     tensors = read_folder(home.written("int4", "bfloat16"), "parameters")
     plain = read_folder(home.written(), "parameters")
     for name, tensor in plain.items():
@@ -115,7 +115,7 @@ def test_int4_is_half_a_byte_and_the_rest_may_be_bfloat16(home):
     assert np.sum(made * home.embeddings(home.checkpoint), 1).min() > 0.97
 
 
-def test_bfloat16_stays_so_in_memory(home):
+def test_bfloat16_weights_stay_bfloat16_in_memory(home):
     folder = home.written(dtype="bfloat16")
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(load(str(folder)).variables.params)}
     assert dtypes == {np.dtype(ml_dtypes.bfloat16)}
@@ -124,13 +124,13 @@ def test_bfloat16_stays_so_in_memory(home):
 
 
 @pytest.mark.parametrize("form", ["int4", "int8-dynamic"])
-def test_scanned_layers_are_stacked_again(home, form):
+def test_a_scanned_model_reads_unrolled_layers(home, form):
     folder = home.written(form)
     unrolled = load(str(folder))
     encoders = {k: replace(v, scan=True) for k, v in unrolled.run.model.encoders.items()}
     run = replace(unrolled.run, model=replace(unrolled.run.model, encoders=encoders))
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
-    params = exported.opened(str(folder)).variables(model, run.model).params
+    params = exported.open_folder(str(folder)).variables(model, run.model).params
     depth = encoders["image"].depth
     kernel = params["image"]["blocks"]["mlp"]["up"]["kernel"]
     assert isinstance(kernel, QuantizedKernel)
@@ -146,18 +146,18 @@ def test_scanned_layers_are_stacked_again(home, form):
     np.testing.assert_allclose(made, expected, rtol=0, atol=atol)
 
 
-def test_what_a_scanned_run_exported_is_imported(home, tmp_path):
+def test_an_export_of_a_scanned_run_is_imported(home, tmp_path):
     folder, again = shutil.copytree(home.written(), tmp_path / "copy"), tmp_path / "w"
     recipe = json.loads((folder / "recipe.json").read_text())
     for encoder in recipe["model"]["encoders"].values():
         encoder["scan"] = True
     (folder / "recipe.json").write_text(json.dumps(recipe))
-    (folder / export_manifest.NAME).unlink()  # which holds the digest
+    (folder / exported.MANIFEST).unlink()  # which holds the digest
     import_model(str(folder), str(again), overwrite=False, report=quiet)
     np.testing.assert_array_equal(home.embeddings(again), home.embeddings(home.checkpoint))
 
 
-def test_two_halves_in_a_byte():
+def test_two_int4_numbers_share_a_byte():
     values = np.array([1, -1, 7, -8, 3])
     np.testing.assert_array_equal(packed(values), [0xF1, 0x87, 0x03])
     every = np.arange(-8, 8).repeat(3).reshape(3, 16)
@@ -190,10 +190,14 @@ def test_a_kernel_is_read_once():
         ("recipe.json", lambda b: b.replace(b"vit", b"ViT", 1), "recipe.json differs"),
         ("parameters.safetensors", None, "parameters.safetensors is missing"),
         ("export.json", lambda b: b[:40], "export.json is damaged"),
-        ("export.json", lambda b: b.replace(b"int8", b"int3"), "'int3' are unknown to this vljax"),
+        (
+            "export.json",
+            lambda b: b.replace(b"int8", b"int3"),
+            "cannot read weights quantized as 'int3'",
+        ),
     ],
 )
-def test_damage_is_named(home, tmp_path, file, edit, message):
+def test_errors_name_the_damaged_file(home, tmp_path, file, edit, message):
     path = shutil.copytree(home.written("int8"), tmp_path / "copy") / file
     if edit is None:
         path.unlink()
@@ -205,22 +209,22 @@ def test_damage_is_named(home, tmp_path, file, edit, message):
         load(str(path.parent))
 
 
-def test_weights_that_are_not_what_the_form_says(home, tmp_path):
+def test_weights_of_another_form_are_an_error(home, tmp_path):
     folder = shutil.copytree(home.written("int8"), tmp_path / "copy")
-    file = folder / export_manifest.NAME
+    file = folder / exported.MANIFEST
     said = json.loads(file.read_text())
     file.write_text(json.dumps(said | {"quantized": "int4"}))
-    with pytest.raises(UserError, match=r"is int8\[.*\], and has to be uint8\["):
+    with pytest.raises(UserError, match=r"is int8\[.*\], but has to be uint8\["):
         load(str(folder))
     file.write_text(json.dumps(said | {"quantized": None}))
     with pytest.raises(UserError, match="is int8; weights have to be one of float64"):
         load(str(folder))
 
 
-def test_other_formats_have_no_such_weights(home, capsys):
+def test_other_formats_cannot_be_quantized(home, capsys):
     out = home.folder / "out"
     asked = ["export", str(home), str(out), "--format", "npz", "--quantize", "int8"]
     assert main(asked) == 2
-    expected = "error: --quantize: npz has no such weights; use --format safetensors"
+    expected = "error: --quantize: npz has no quantized weights; use --format safetensors"
     assert capsys.readouterr().err.strip() == expected
     assert not out.exists()

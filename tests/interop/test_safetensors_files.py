@@ -1,4 +1,4 @@
-"""Shards as transformers names them, read by the safetensors package and by us."""
+"""Shards named as in transformers, read by the safetensors package and by vljax."""
 
 import json
 
@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from vljax.config import UserError
-from vljax.interop.safetensors_files import read_folder, write_folder
-from vljax.interop.tensors import Lazy
+from vljax.interop.files.safetensors import read_folder, write_folder
+from vljax.interop.files.tensors import Lazy
 
 
 def lazy(array):
@@ -40,11 +40,11 @@ def test_a_small_limit_makes_shards_and_an_index(tmp_path):
         np.testing.assert_array_equal(found[name].read(), array)
 
 
-def test_one_array_may_be_larger_than_a_shard(tmp_path):
+def test_an_array_may_be_larger_than_the_shard_limit(tmp_path):
     assert len(write(tmp_path, ARRAYS, 10)) == 5
 
 
-def test_no_limit_makes_one_file_with_the_metadata_that_transformers_asks_for(tmp_path):
+def test_without_a_limit_one_file_is_written_with_the_metadata_for_transformers(tmp_path):
     (file,) = write(tmp_path, ARRAYS, None)
     assert file.name == "model.safetensors"
     assert not (tmp_path / "model.safetensors.index.json").exists()
@@ -52,7 +52,7 @@ def test_no_limit_makes_one_file_with_the_metadata_that_transformers_asks_for(tm
         assert opened.metadata() == {"format": "pt"}
 
 
-def test_bfloat16_and_scalars_keep_every_bit(tmp_path):
+def test_bfloat16_and_scalars_preserve_every_bit(tmp_path):
     arrays = {"b": np.array([1.5, -2, 3e30], ml_dtypes.bfloat16), "s": np.array(7, np.float32)}
     write(tmp_path, arrays, None)
     found = read_folder(tmp_path, "model")
@@ -73,5 +73,5 @@ def test_a_missing_shard_and_a_wrong_index_are_named(tmp_path):
     with pytest.raises(UserError, match=r"-00002-of-00003\.safetensors: no such file"):
         read_folder(tmp_path, "model")
     index.write_text("[]")
-    with pytest.raises(UserError, match="no index of safetensors files"):
+    with pytest.raises(UserError, match="not an index of safetensors files"):
         read_folder(tmp_path, "model")

@@ -1,4 +1,4 @@
-"""Files of `torch.save` against what PyTorch reads in them (`tests/parity/make_torch_files.py`)."""
+"""Files of `torch.save`, compared with what PyTorch reads (`tests/parity/make_torch_files.py`)."""
 
 import os
 import pickle
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
-from vljax.interop.torch.file import state_dict
+from vljax.interop.files.torch import state_dict
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
 
@@ -34,7 +34,7 @@ def expected(group: str) -> dict[str, np.ndarray]:
         ("torch_two", "b", "common"),
     ],
 )
-def test_every_tensor_is_what_pytorch_reads(file, subtree, group):
+def test_tensors_equal_those_that_pytorch_reads(file, subtree, group):
     tensors, wanted = state_dict(DATA / f"{file}.pth", subtree), expected(group)
     assert tensors.keys() == wanted.keys()
     for name, tensor in tensors.items():
@@ -48,7 +48,7 @@ NAMED = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 
 
 @pytest.mark.parametrize("file", ["torch_zip", "torch_legacy"])
-def test_views_of_a_storage_share_its_memory_which_is_mapped_from_the_file(file):
+def test_views_of_a_storage_share_memory_mapped_from_the_file(file):
     tensors = state_dict(DATA / f"{file}.pth")
     whole, part = (tensors[name].read() for name in ("plain", "offset"))
     assert np.shares_memory(whole, part)
@@ -77,7 +77,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_that_calls_something_is_refused_and_not_run(tmp_path, monkeypatch, protocol):
+def test_a_pickle_that_calls_a_function_is_refused_and_not_run(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)
     attack = pickle.dumps({"weight": Attack()}, protocol)
     path = rewritten(tmp_path, lambda name, old: attack if name == "data.pkl" else old)
@@ -91,7 +91,7 @@ def test_a_pickle_that_calls_something_is_refused_and_not_run(tmp_path, monkeypa
     assert not (tmp_path / "attacked").exists()
 
 
-def test_a_whole_module_is_refused_by_the_name_of_its_class():
+def test_a_pickled_module_is_refused_by_its_class_name():
     with pytest.raises(UserError, match=r"refers to torch\.nn\.modules\.container\.Sequential"):
         state_dict(DATA / "torch_whole_module.pth")
 
@@ -104,7 +104,7 @@ def test_a_whole_module_is_refused_by_the_name_of_its_class():
         ("torch_two", "c", "no state dict 'c'; known: a, b"),
     ],
 )
-def test_other_contents_are_named(file, subtree, message):
+def test_files_without_exactly_one_state_dict_are_an_error(file, subtree, message):
     with pytest.raises(UserError, match=message):
         state_dict(DATA / f"{file}.pth", subtree)
 
@@ -115,31 +115,31 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path, file):
     path = tmp_path / "cut.pth"
     for size in {*range(0, len(content), 257), len(content) - 1}:
         path.write_bytes(content[:size])
-        with pytest.raises(UserError, match=r"cut\.pth: (damaged|no file of torch\.save)"):
+        with pytest.raises(UserError, match=r"cut\.pth: (damaged|not a file of torch\.save)"):
             state_dict(path)
 
 
-def test_foreign_files_are_named(tmp_path):
+def test_other_files_are_an_error(tmp_path):
     path = tmp_path / "other.pth"
     path.write_bytes(np.random.default_rng(0).bytes(1000))
-    with pytest.raises(UserError, match=r"other\.pth: no file of torch\.save"):
+    with pytest.raises(UserError, match=r"other\.pth: not a file of torch\.save"):
         state_dict(path)
     path.write_bytes(pickle.dumps({"a": 1}, 2))
-    with pytest.raises(UserError, match=r"other\.pth: no file of torch\.save"):
+    with pytest.raises(UserError, match=r"other\.pth: not a file of torch\.save"):
         state_dict(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(UserError, match=r"none of torch\.save: it has no data\.pkl"):
+    with pytest.raises(UserError, match=r"not of torch\.save: data\.pkl is missing"):
         state_dict(path)
 
 
-def test_a_flipped_byte_of_a_storage_is_found(tmp_path):
+def test_a_flipped_byte_in_a_storage_is_an_error(tmp_path):
     content = bytearray((DATA / "torch_zip.pth").read_bytes())
     plain = expected("common")["plain"].tobytes()
     content[content.index(plain) + 5] ^= 1
     path = tmp_path / "flipped.pth"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="data/0 has another checksum"):
+    with pytest.raises(UserError, match="data/0 differs from its checksum"):
         state_dict(path)["plain"].read()
 
 

@@ -1,9 +1,9 @@
-"""What other software does without a word, each where it would go wrong unnoticed.
+"""Silent behaviour of other software that would give wrong results unnoticed.
 
-The stored folders are what transformers and open_clip wrote themselves. That every array has the
-name, the shape and the values that stand there (`pre_layrnorm`, 0-d and (1,) scalars, projections
-as (in, out), patches as rows, `q` apart from `kv`), and no other array is there, is held by
-`test_folders.py` and `test_families.py`.
+transformers and open_clip wrote the stored folders themselves. `test_folders.py` and
+`test_families.py` check that exports have the same arrays with the same names, shapes and values
+(`pre_layrnorm`, 0-d and (1,) scalars, projections as (in, out), patches as rows, `q` apart from
+`kv`).
 """
 
 import dataclasses
@@ -17,16 +17,17 @@ from tests.interop.conftest import unzip
 from tests.parity import interop_inputs as inputs
 from vljax.config import UserError
 from vljax.data.tokenizers import HuggingFace
-from vljax.interop import convert, formats
+from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.export_issues import Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.formats import detect_format, find_format
 from vljax.training import checkpoint
 
 TWO_TOWERS = ["transformers_clip_a", "transformers_siglip_a", "transformers_siglip_b", "siglip2_b"]
 
 
 class Home:
-    """Folders of other software, as checkpoints, each once."""
+    """Folders of other software, each imported once."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -41,7 +42,7 @@ class Home:
         workdir = self.folder / f"{name}-w"
         if not workdir.exists():
             import_model(str(self.foreign(name)), str(workdir), overwrite=False, report=quiet)
-        return convert._trained(checkpoint.find_intact(str(workdir)), None, "float32", None)[0]
+        return read_trained(checkpoint.find_intact(str(workdir)))[0]
 
 
 def quiet(done, total):
@@ -54,12 +55,12 @@ def home(tmp_path_factory):
 
 
 def read(folder):
-    return formats.detect(folder).read(folder)
+    return detect_format(folder).read(folder)
 
 
 def written(trained, kind, accept=()):
-    """What stands beside the arrays: JSON as data."""
-    files = formats.named(kind).write(trained, Losses(kind, accept)).files
+    """All files except the arrays, with JSON decoded."""
+    files = find_format(kind).write(trained, ExportIssues(kind, accept)).files
     return {k: json.loads(v) if k.endswith(".json") else v for k, v in files.items()}
 
 
@@ -70,8 +71,8 @@ def edited(folder, file, edit):
 
 
 @pytest.mark.parametrize("name", TWO_TOWERS)
-def test_what_export_writes_is_what_transformers_wrote(name, home):
-    """Among it activations, epsilons, sizes and the ids of special tokens."""
+def test_export_writes_the_configuration_that_transformers_wrote(name, home):
+    """It includes activations, epsilons, sizes and ids of special tokens."""
     theirs = json.loads((home.foreign(name) / "config.json").read_text())
     ours = written(home.trained(name), "transformers")["config.json"]
     # How weights would be initialised, and what read the file last.
@@ -87,7 +88,7 @@ def test_what_export_writes_is_what_transformers_wrote(name, home):
 
 
 @pytest.mark.parametrize("name", ["transformers_clip_a", "transformers_siglip_a", "siglip2_a"])
-def test_fields_that_a_configuration_leaves_out_have_the_defaults_of_transformers(name, foreign):
+def test_missing_configuration_fields_have_the_defaults_of_transformers(name, foreign):
     """CLIP: quick_gelu and 1e-5; SigLIP: GELU by tanh and 1e-6. These folders were made so."""
     source = foreign(name)
     whole = read(source).run
@@ -107,12 +108,12 @@ def test_fields_that_a_configuration_leaves_out_have_the_defaults_of_transformer
         ("transformers_siglip_a", ("gelu_tanh", 1e-6)),
     ],
 )
-def test_and_these_are_no_others(name, towers, home):
+def test_defaults_of_the_two_families_differ(name, towers, home):
     for tower in read(home.foreign(name)).run.model.encoders.values():
         assert (tower.activation, tower.norm_epsilon) == towers
 
 
-def test_end_tokens_of_id_2_are_looked_for_by_the_highest_id(foreign):
+def test_end_token_id_2_means_the_highest_id(foreign):
     source = foreign("transformers_clip_b")
     assert json.loads((source / "config.json").read_text())["text_config"]["eos_token_id"] == 2
     read(source)  # whose end token has the highest
@@ -126,7 +127,7 @@ def test_end_tokens_of_id_2_are_looked_for_by_the_highest_id(foreign):
         read(source)
 
 
-def test_an_end_token_that_is_not_the_one_of_the_tokenizer(foreign):
+def test_an_end_token_that_differs_from_the_tokenizer_is_an_error(foreign):
     source = foreign("transformers_clip_a")
     edited(source, "config.json", lambda c: c["text_config"].update(eos_token_id=626))
     with pytest.raises(UserError, match="is 626, but the tokenizer ends texts with id 627"):
@@ -163,7 +164,7 @@ def tokenizer_of(trained):
         ("open_clip_siglip_a", "open_clip", {"text": {"pooling": "mean"}}, "text.pooling"),
     ],
 )
-def test_forms_that_have_no_place_there(name, kind, fields, message, home):
+def test_model_fields_that_a_format_lacks_are_an_error(name, kind, fields, message, home):
     trained = home.trained(name)
     model = trained.run.model
     encoders = dict(model.encoders)
@@ -184,7 +185,7 @@ def test_forms_that_have_no_place_there(name, kind, fields, message, home):
         ("transformers_clip_a", 627, ["input_ids", "attention_mask"]),
     ],
 )
-def test_how_texts_are_padded_and_what_the_model_is_given(name, pad, given, home):
+def test_padding_token_and_model_inputs(name, pad, given, home):
     trained = home.trained(name)
     files = written(trained, "transformers")
     text, tokenizer = files["config.json"]["text_config"], files["tokenizer_config.json"]
@@ -197,10 +198,10 @@ def test_how_texts_are_padded_and_what_the_model_is_given(name, pad, given, home
 
 
 @pytest.mark.parametrize("cleaning", ["lower", "none"])
-def test_a_siglip_with_a_tokenizer_json_is_lower_cased_there_as_here(cleaning, home):
-    """`siglip` with a GemmaTokenizer does not; so another class, and all steps in the file."""
+def test_export_of_a_siglip_with_byte_pairs_keeps_its_lower_casing(cleaning, home):
+    """A GemmaTokenizer would not lower-case, so export names another class and writes all steps."""
     trained = with_byte_pairs(home, cleaning)
-    written_files = formats.named("transformers").write(trained, Losses("transformers")).files
+    written_files = find_format("transformers").write(trained, ExportIssues("transformers")).files
     config = json.loads(written_files["tokenizer_config.json"])
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     theirs = Tokenizer.from_buffer(written_files["tokenizer.json"])
@@ -211,7 +212,7 @@ def test_a_siglip_with_a_tokenizer_json_is_lower_cased_there_as_here(cleaning, h
 
 
 def with_byte_pairs(home, cleaning):
-    """A SigLIP whose texts are cut into the byte pairs of a SigLIP 2, which know upper case."""
+    """A SigLIP with the byte pairs of a SigLIP 2, which include upper case."""
     trained, gemma = home.trained("transformers_siglip_a"), home.trained("siglip2_a")
     content = json.loads(tokenizer_of(gemma))
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
@@ -227,10 +228,10 @@ def with_byte_pairs(home, cleaning):
     return dataclasses.replace(trained, tokenizer=config.load_vocabulary(content))
 
 
-def test_an_imported_siglip_whose_texts_keep_upper_case_is_noted(home, foreign):
-    """As transformers reads the released SigLIP 2 that are `siglip` with a GemmaTokenizer."""
+def test_import_notes_that_a_siglip_keeps_upper_case(home, foreign):
+    """transformers reads released SigLIP 2 of type `siglip` with a GemmaTokenizer this way."""
     source = foreign("transformers_siglip_a")
-    files = formats.named("transformers").write(with_byte_pairs(home, "none"), Losses("")).files
+    files = find_format("transformers").write(with_byte_pairs(home, "none"), ExportIssues("")).files
     (source / "spiece.model").unlink()
     (source / "tokenizer.json").write_bytes(files["tokenizer.json"])
     config = json.loads(files["tokenizer_config.json"])
@@ -249,21 +250,21 @@ def test_a_siglip_tokenizer_that_keeps_upper_case_is_refused(foreign):
         read(source)
 
 
-def test_siglip2_is_lower_cased_whatever_its_file_says(foreign):
+def test_siglip2_lower_cases_whatever_its_file_states(foreign):
     source = foreign("siglip2_a")
     edited(source, "tokenizer.json", lambda c: c.update(normalizer=None))
     ids, _ = read(source).tokenizer(["A PHOTO of a cat", "a photo of a cat"])
     np.testing.assert_array_equal(ids[0], ids[1])
 
 
-def test_exported_processors_hold_the_sizes_of_siglip2(home):
-    """Which Siglip2Processor ignores: `test_families.py` holds the note that says so."""
+def test_exported_siglip2_processors_hold_the_sizes(home):
+    """Siglip2Processor ignores them; `test_families.py` tests the note about that."""
     processor = written(home.trained("siglip2_b"), "transformers")["preprocessor_config.json"]
     assert (processor["patch_size"], processor["max_num_patches"]) == (6, 30)
 
 
-def test_weights_say_that_they_are_those_of_pytorch(home, tmp_path):
-    """Without `format` in its metadata, transformers does not load a file of safetensors."""
+def test_safetensors_metadata_says_pytorch(home, tmp_path):
+    """transformers does not load a safetensors file without `format` in its metadata."""
     from safetensors import safe_open
 
     home.trained("transformers_siglip_a")

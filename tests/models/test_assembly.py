@@ -22,7 +22,7 @@ from vljax.models.assembly import (
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layout import leaves, unroll
+from vljax.models.parameters import leaves, unroll
 
 Tree = dict[str, Any]
 
@@ -208,7 +208,7 @@ class Nameless(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None, *, train: bool, places: jax.Array | None
+        self, x: jax.Array, mask: jax.Array | None, *, train: bool, example_index: jax.Array | None
     ) -> Encoded:
         x = x + self.param("offset", nn.initializers.zeros, (1,))
         return Encoded(x, jnp.ones(x.shape[:2], bool), x[:, 0])

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from vljax.config import UserError, validate
-from vljax.models.compute import Compute, Precision, resolve_attention, widened
+from vljax.models.compute import Compute
+from vljax.models.precision import Precision, widened
 
 
 @pytest.mark.parametrize(
@@ -33,16 +34,3 @@ def test_sums_are_at_least_float32(dtype: str, sums: str) -> None:
     with jax.enable_x64(True):
         assert Compute(jnp.dtype(dtype)).reduction_dtype == sums
         assert widened(jnp.ones(3, dtype)).dtype == sums
-
-
-@pytest.mark.parametrize(
-    ("platform", "kind"), [("cpu", "heads_first"), ("gpu", "cudnn"), ("tpu", "auto")]
-)
-def test_attention_follows_the_platform(platform: str, kind: str) -> None:
-    assert resolve_attention("auto", platform) == kind
-
-
-@pytest.mark.parametrize(("kind", "platform"), [("cudnn", "cpu"), ("splash", "gpu")])
-def test_an_attention_that_the_platform_lacks_is_refused(kind: str, platform: str) -> None:
-    with pytest.raises(UserError, match=f"^attention: {kind} needs a .*, and the mesh is of"):
-        resolve_attention(kind, platform)

@@ -82,8 +82,8 @@ def test_fields_override_a_preset() -> None:
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ("B", "'B' is no ViT variant: write SIZE/PATCH, as in B/16"),
-        ("B/x", "'B/x' is no ViT variant: write SIZE/PATCH, as in B/16"),
+        ("B", "'B' is not a ViT variant: write SIZE/PATCH, as in B/16"),
+        ("B/x", "'B/x' is not a ViT variant: write SIZE/PATCH, as in B/16"),
         ("So40m/14", "unknown size 'So40m'; did you mean 'So400m'?"),
         ("X/14", "unknown size 'X'; known: B, H, L, S, So400m, Ti, g"),
     ],

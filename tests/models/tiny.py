@@ -14,7 +14,7 @@ from flax.linen import meta
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
 from vljax.models.encoders import TextTransformer, ViT
-from vljax.models.layout import roll, unroll
+from vljax.models.parameters import roll, unroll
 
 Tree = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Where arrays are on meshes of eight devices, and that it changes nothing but where they are."""
+"""Shardings on meshes of eight devices; they change results by rounding only."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ import pytest
 from tests.training import tiny
 from vljax.models.assembly import parameter_shapes
 from vljax.parallel.mesh import MeshConfig, make_mesh
-from vljax.parallel.placement import bytes_per_device, placement
+from vljax.parallel.placement import bytes_per_device, parameter_placements
 from vljax.parallel.rules import batch_sharding, constrain, replicated
 from vljax.training.state import abstract, create, shardings
 from vljax.training.step import make_step
@@ -39,7 +39,7 @@ def placed(sizes, fsdp_min_size=0):
     axes = of.model.axes
     where = shardings(shapes, of, mesh, fsdp_min_size)
     state = abstract(shapes, where)
-    rows = placement(state.params, axes, mesh, fsdp_min_size)
+    rows = parameter_placements(state.params, axes, mesh, fsdp_min_size)
     return of, state, {row.path: row for row in rows}
 
 
@@ -97,7 +97,7 @@ def test_a_step_equals_that_of_one_device(sizes):
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
-def test_arrays_are_where_the_placement_says(sizes):
+def test_shards_match_the_placement(sizes):
     _, state, rows = placed(sizes)
     after, _ = step_on_mesh(sizes)
     parts = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
@@ -117,8 +117,8 @@ def test_arrays_are_where_the_placement_says(sizes):
         assert bytes_per_device(getattr(state, kind)) == sum(part.nbytes for part in held)
 
 
-def test_everything_is_split_that_can_be():
-    """The widths of this model are multiples of 8, and with a size limit of 0 nothing is small."""
+def test_every_array_that_can_be_split_is_split():
+    """The widths of this model are multiples of 8, and the size limit is 0."""
     for sizes, by in (((1, 8, 1), "fsdp"), ((1, 1, 8), "tensor")):
         _, _, rows = placed(sizes)
         wanted = [
@@ -158,7 +158,7 @@ def test_tensor_parallelism_gathers_no_parameters():
 
 
 def test_no_device_holds_the_whole_vocabulary():
-    """As it would if the compiler chose how to look up tokens in a table that is split twice."""
+    """The compiler's own lookup of tokens would gather a table that is split twice."""
     gathered = results(compiled_step((2, 2, 2)), "all-gather")
     assert "16,64" in gathered
     assert not [shape for shape in gathered if shape.startswith("32,")]

@@ -1,4 +1,4 @@
-"""A run goes on with another mesh than it was started on."""
+"""Resuming a run on another mesh."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def recipe(sizes):
 
 
 def trained(sizes, state=None, start=0):
-    """Losses and the state after two steps, from a state or the first one."""
+    """Losses and the state after two steps, from a given state or the initial one."""
     count = int(np.prod(sizes))
     prepared = prepare(recipe(sizes), jax.devices()[:count])
     state = initial_state(prepared) if state is None else state(prepared.shapes)
@@ -41,7 +41,7 @@ def trained(sizes, state=None, start=0):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A run of two steps on (data 8), saved; and the losses of the two that follow."""
+    """A checkpoint after two steps on (data 8), and the losses of the next two steps."""
     folder = str(tmp_path_factory.mktemp("run"))
     _, state = trained((8, 1, 1))
     saver = Checkpointer(folder)
@@ -51,8 +51,8 @@ def saved(tmp_path_factory):
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 1)])
-def test_a_run_goes_on_with_the_same_loss(saved, sizes):
-    """To 1e-5, float32: another mesh takes sums over the batch in another order."""
+def test_a_resumed_run_has_the_same_loss(saved, sizes):
+    """Within 1e-5 in float32: another mesh sums over the batch in another order."""
     folder, losses, state = saved
     others, other = trained(sizes, lambda shapes: Checkpointer(folder).restore(shapes).state, STEPS)
     np.testing.assert_allclose(others, losses, rtol=1e-5)

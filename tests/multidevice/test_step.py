@@ -1,4 +1,4 @@
-"""The same step on one device and on meshes of eight."""
+"""A training step on one device and on meshes of eight."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests.training import tiny
-from vljax.models.layout import leaves
+from vljax.models.parameters import leaves
 from vljax.optim import Adafactor, Muon
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding, constrain, replicated, update_shardings
@@ -27,7 +27,7 @@ VALID = np.arange(tiny.BATCH) != 3
 
 
 def moved(params):
-    """All but the biases of keys: their gradient is rounding alone, and Adafactor divides by it."""
+    """All parameters except key biases: their gradient is rounding, and Adafactor divides by it."""
     return {keys: leaf for keys, leaf in leaves(params) if keys[-2:] != ("key", "bias")}
 
 

@@ -1,4 +1,4 @@
-"""Real processes on this machine, as on the hosts of a cluster: four devices among them."""
+"""Runs of several real processes on this machine, with four CPU devices in total."""
 
 import os
 import re
@@ -20,14 +20,14 @@ _GLOO = (
 def news(text):
     """The lines that the program itself wrote.
 
-    The CPU collectives say on standard output whom they are connected to, from several threads and
-    piece by piece: lines may be empty, or of pieces that belong to several messages.
+    The CPU collectives print their connections to standard output, in pieces and from several
+    threads: lines may be empty, or mix pieces of several messages.
     """
     return [line for line in text.splitlines() if line and not re.fullmatch(_GLOO, line)]
 
 
 class Group:
-    """Processes that run one command together."""
+    """Several processes of one run."""
 
     def __init__(self, count, args, environment, folder, members=None):
         self.folder = folder
@@ -65,10 +65,14 @@ class Group:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """Programs compiled once serve all processes and tests."""
+    """Environment variables; all processes and tests share a compilation cache."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "SLURM_"))},
+        **{
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("JAX_", "XLA_", "PYTHONDONTWRITEBYTECODE", "SLURM_"))
+        },
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
@@ -80,7 +84,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start(environment, tmp_path_factory):
-    """Starts `python ARGS` as so many processes; `args` may be a function of the number of each."""
+    """A function that starts `count` processes `python ARGS`; `args` may depend on the index."""
     groups = []
 
     def run(count, args, members=None):
@@ -95,7 +99,7 @@ def start(environment, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run(start):
-    """The same, to the end, which must be a good one."""
+    """A function that starts processes and waits; all must exit with status 0."""
 
     def call(count, args):
         statuses, out, err = start(count, args).wait()

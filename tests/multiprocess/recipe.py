@@ -1,6 +1,6 @@
-"""The quickstart's tiny model with one layer a tower, for a few steps and little to evaluate.
+"""The quickstart's tiny model with one layer per tower, for a few steps.
 
-It trains on a mixture, a part of which refuses many of its examples.
+It trains on a mixture; one part of it rejects many of its examples.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Checkpoints of several processes: what one of them finds out holds for all."""
+"""Checkpoints of several processes: process 0 checks, and all processes follow."""
 
 import shutil
 
@@ -47,17 +47,17 @@ print("reports", len(reports))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_a_damaged_one_is_passed_over_by_all(run, saved, tmp_path, count):
+def test_all_processes_skip_a_damaged_checkpoint(run, saved, tmp_path, count):
     workdir = shutil.copytree(saved, tmp_path / "w")
     (workdir / "checkpoints" / "2" / "note").write_bytes(b"y")
     out, _ = run(count, script(workdir, RESTORE))
     for i, text in enumerate(out):
-        # The first process looks, and says what it skipped.
+        # Process 0 verifies the checkpoints and logs the one that it skips.
         reports = 1 if i == 0 else 0
         assert news(text) == [" ".join(["step 1", *["1.0"] * (4 // count)]), f"reports {reports}"]
 
 
-def test_a_failure_of_the_first_process_is_one_of_all(start, saved, tmp_path):
+def test_a_failure_of_process_0_ends_all_processes(start, saved, tmp_path):
     workdir = shutil.copytree(saved, tmp_path / "w")
     lines = """
 def fail(*_): raise OSError(28, "No space left on device")

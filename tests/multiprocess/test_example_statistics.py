@@ -15,8 +15,8 @@ from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding
 from vljax.training.example_statistics import ExampleStatistics
 sharding = batch_sharding(make_mesh(MeshConfig(*MESH), jax.devices()))
-counted = rows.first_held(sharding, 8)
-parts = rows.own_parts(sharding, 8)
+counted = rows.counted_rows(sharding, 8)
+parts = rows.local_parts(sharding, 8)
 statistics = ExampleStatistics(WORKDIR, 0, LIMIT)
 for step in range(3):
     for part in parts.own:

@@ -1,4 +1,4 @@
-"""What goes wrong among several processes is said in one line, in all of them, within seconds."""
+"""Failures of one of several processes: all end within seconds, with a one-line error."""
 
 import socket
 import time
@@ -15,7 +15,7 @@ def said(text):
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def test_a_process_that_does_not_come_is_named(start, tmp_path):
+def test_missing_processes_are_named(start, tmp_path):
     args = (*COMMAND, "--workdir", tmp_path / "w", "--distributed.timeout_seconds", "5")
     begun = time.monotonic()
     group = start(4, args, members=[0, 2])
@@ -41,7 +41,7 @@ def test_processes_of_different_recipes_are_refused(start, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_a_barrier_names_who_is_missing(start):
+def test_a_barrier_names_the_missing_process(start):
     mode = (
         "barrier('both', 20)\nif process_index() == 1: time.sleep(60)\nbarrier('the first step', 1)"
     )
@@ -74,7 +74,7 @@ def test_a_process_that_fails_ends_those_that_wait_for_it(start, failing):
     assert said(err[other]) == [f"error: {line}"]
 
 
-def test_what_the_first_process_decides_holds_for_all(start):
+def test_broadcast_from_process_0(start):
     mode = (
         "for k in range(3):\n"
         "    answer = lambda: str(10 * k) if is_first() else 1 / 0\n"
@@ -90,8 +90,8 @@ def test_what_the_first_process_decides_holds_for_all(start):
     assert line.endswith("field: no")
 
 
-def test_what_all_say_is_gathered_by_the_first(run):
-    """Five megabytes each, more than a message of gRPC holds by default; and twice one name."""
+def test_gather_in_process_0(run):
+    """Texts of five megabytes, above the default limit of gRPC; and one name used twice."""
     mode = (
         "for letter in 'ab':\n"
         "    own = letter * 5_000_000 + str(process_index())\n"

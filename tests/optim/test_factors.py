@@ -6,7 +6,7 @@ import pytest
 
 from tests.optim.optimizing import two_towers
 from vljax.config import UserError
-from vljax.models.layout import leaves
+from vljax.models.parameters import leaves
 from vljax.optim import AdamW, learning_rate_factors
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.optim.optimizing import directions, gradients
-from vljax.models.layout import roll, unroll
+from vljax.models.parameters import roll, unroll
 from vljax.optim import Adafactor, Optimizer
 
 # More layers than a second dimension has, and than `factor_from`: they could be taken for one.

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from tests.optim.optimizing import two_towers
-from vljax.models.layout import leaves, select, select_like
+from vljax.models.parameters import leaves, select, select_like
 from vljax.optim import Adafactor, Optimizer, state_shardings
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import parameter_shardings, replicated

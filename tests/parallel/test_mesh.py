@@ -1,4 +1,4 @@
-"""Device meshes: on the eight devices of the test process, on made-up slices, and on real ones."""
+"""Device meshes of the eight CPU devices, of made-up slices, and of TPU topologies."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from vljax.parallel.mesh import MeshConfig, arrange, check_batch, make_mesh, sli
 
 @dataclass(frozen=True)
 class Device:
-    """What `jax.Device` says of itself."""
+    """The attributes of `jax.Device` that meshes depend on."""
 
     id: int
     slice_index: int
@@ -22,7 +22,7 @@ class Device:
 
 
 def devices(count, members, **fields):
-    """Slices of `members` devices each, in an order that is of no help."""
+    """Slices of `members` devices each, not sorted by slice."""
     made = [Device(i, i // members, **fields) for i in range(count * members)]
     return [*made[1::2], *made[::2]]
 
@@ -56,10 +56,10 @@ def test_sizes(sizes, shape):
 )
 def test_sizes_that_do_not_fit(sizes, remedy):
     asked = "data {} x fsdp {} x tensor {}".format(*sizes)
-    said = rf"^mesh: {asked} does not fit 8 device\(s\); {remedy}"
-    with pytest.raises(UserError, match=f"{said}; for another machine: vljax compile RECIPE"):
+    message = rf"^mesh: {asked} does not fit 8 device\(s\); {remedy}"
+    with pytest.raises(UserError, match=f"{message}; for another machine: vljax compile RECIPE"):
         make_mesh(MeshConfig(*sizes))
-    with pytest.raises(UserError, match=f"{said}$"):  # a machine was named already
+    with pytest.raises(UserError, match=f"{message}$"):  # for named devices
         make_mesh(MeshConfig(*sizes), jax.devices())
 
 
@@ -88,11 +88,11 @@ def test_bad_fields(fields, message):
         ({"fsdp": 8, "tensor": 2, "dcn_fsdp": 2}, 2, (1, 2, 1)),
     ],
 )
-def test_axes_stay_within_slices_but_for_those_that_are_to_cross(fields, count, across):
+def test_only_data_and_dcn_fsdp_extend_over_slices(fields, count, across):
     arranged = arrange(MeshConfig(**fields), devices(count, 8))
     assert {device.id for device in arranged.flat} == set(range(8 * count))
     index = np.vectorize(lambda device: device.slice_index)(arranged)
-    # Each axis is cut into as many equal parts as it reaches slices, and a block is one slice.
+    # An axis over n slices has n equal blocks, each of one slice.
     for axis, parts in enumerate(across):
         blocks = np.split(index, parts, axis)
         assert len({block.tobytes() for block in blocks}) == parts
@@ -141,7 +141,7 @@ def test_axes_stay_within_slices_but_for_those_that_are_to_cross(fields, count, 
         ),
     ],
 )
-def test_what_does_not_fit_slices(fields, members, message):
+def test_sizes_that_do_not_fit_the_slices(fields, members, message):
     made = [Device(0, i) for i, count in enumerate(members) for _ in range(count)]
     with pytest.raises(UserError) as caught:
         arrange(MeshConfig(**fields), made)
@@ -150,7 +150,7 @@ def test_what_does_not_fit_slices(fields, members, message):
 
 @pytest.fixture
 def tpu(monkeypatch):
-    """The devices of TPU slices, as the TPU compiler describes them."""
+    """The devices of TPU slices, described by the TPU compiler."""
     pytest.importorskip("libtpu")
     from jax.experimental import topologies
 
@@ -162,7 +162,7 @@ def tpu(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_sizes_that_are_no_product_of_the_networks_dimensions(tpu, count):
+def test_sizes_that_are_not_a_product_of_network_dimensions(tpu, count):
     mesh = make_mesh(MeshConfig(fsdp=8), tpu("v5p:4x4x4", count))
     assert dict(mesh.shape) == {"data": 8 * count, "fsdp": 8, "tensor": 1}
     assert len(set(mesh.devices.flat)) == 64 * count
@@ -171,12 +171,12 @@ def test_sizes_that_are_no_product_of_the_networks_dimensions(tpu, count):
 @pytest.mark.parametrize(
     ("fields", "count"), [({"fsdp": 16}, 2), ({"fsdp": 8, "tensor": 2}, 2), ({"fsdp": 4}, 1)]
 )
-def test_real_slices(tpu, fields, count):
+def test_tpu_slices(tpu, fields, count):
     mesh = make_mesh(MeshConfig(**fields), tpu("v5e:4x4", count))
     assert slices(mesh.devices.flat) == count
     whole = mesh.devices.reshape(count, 16)
     assert all(slices(part) == 1 for part in whole)
-    # The two of `tensor`, which communicates most, are neighbours in the network.
+    # The two devices along `tensor`, which communicates most, are network neighbours.
     for first, *others in mesh.devices.reshape(-1, mesh.shape["tensor"]).tolist():
         for other in others:
             assert np.abs(np.subtract(first.coords, other.coords)).sum() == 1

@@ -1,4 +1,4 @@
-"""Logical axes to mesh axes."""
+"""Sharding rules: logical axes to mesh axes."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from vljax.parallel.rules import (
     batch_sharding,
     constrain,
     parameter_shardings,
-    place_parameter,
+    parameter_spec,
     spec,
     update_shardings,
 )
@@ -47,7 +47,7 @@ def test_activations_split_the_batch_and_not_the_embedding(mesh):
 def test_a_mesh_axis_of_one_device_splits_nothing():
     mesh = make_mesh(MeshConfig(8, 1, 1))
     assert spec(("embed", "mlp"), (8, 16), PARAMETERS, mesh) == P(None, None)
-    assert place_parameter(("embed", "mlp"), (7, 5), mesh, 0) == (P(None, None), {})
+    assert parameter_spec(("embed", "mlp"), (7, 5), mesh, 0) == (P(None, None), {})
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ def test_a_mesh_axis_of_one_device_splits_nothing():
     ],
 )
 def test_fsdp_finds_an_axis(mesh, axes, shape, expected):
-    assert place_parameter(axes, shape, mesh, 0) == (expected, {})
+    assert parameter_spec(axes, shape, mesh, 0) == (expected, {})
 
 
 @pytest.mark.parametrize("fsdp_min_size", [32, 33])
 def test_small_arrays_stay_whole_for_fsdp_alone(mesh, fsdp_min_size):
     """Both arrays have 32 elements, a stack counting as one layer."""
     by_fsdp = "fsdp" if fsdp_min_size == 32 else None
-    found = place_parameter(("embed", "mlp"), (4, 8), mesh, fsdp_min_size)
+    found = parameter_spec(("embed", "mlp"), (4, 8), mesh, fsdp_min_size)
     assert found == (P(by_fsdp, "tensor"), {})
-    found = place_parameter(("layers", "embed", "mlp"), (100, 4, 8), mesh, fsdp_min_size)
+    found = parameter_spec(("layers", "embed", "mlp"), (100, 4, 8), mesh, fsdp_min_size)
     assert found == (P(None, by_fsdp, "tensor"), {})
 
 
@@ -96,9 +96,9 @@ def test_small_arrays_stay_whole_for_fsdp_alone(mesh, fsdp_min_size):
         ),
         # another axis serves
         ((1, 8, 1), ("embed", "mlp"), (12, 16), {}),
-        # a single element cannot be split, and nothing wants to
+        # a scalar needs no split
         ((1, 8, 1), (), (), {}),
-        ((1, 4, 2), ("mlp",), (64,), {"fsdp": "fsdp 4 finds every axis taken"}),
+        ((1, 4, 2), ("mlp",), (64,), {"fsdp": "fsdp 4 finds no free axis"}),
         (
             (1, 4, 2),
             ("embed", "mlp"),
@@ -110,14 +110,14 @@ def test_small_arrays_stay_whole_for_fsdp_alone(mesh, fsdp_min_size):
         ),
     ],
 )
-def test_why_an_array_is_not_split(sizes, axes, shape, reasons):
-    place = place_parameter(axes, shape, make_mesh(MeshConfig(*sizes)), 0)
-    assert place.unsplit == reasons
+def test_the_reason_why_an_array_is_not_split(sizes, axes, shape, reasons):
+    found = parameter_spec(axes, shape, make_mesh(MeshConfig(*sizes)), 0)
+    assert found.unsplit == reasons
     for name in reasons:
-        assert name not in place.spec
+        assert name not in found.spec
 
 
-def test_what_jax_would_replicate_silently_is_an_error(mesh):
+def test_names_that_jax_would_ignore_are_errors(mesh):
     with pytest.raises(ValueError, match="unknown logical axis 'embd'"):
         spec(("embd",), (8,), PARAMETERS, mesh)
     with pytest.raises(ValueError, match=r"two axes of .* go to the mesh axis 'tensor'"):
@@ -125,10 +125,10 @@ def test_what_jax_would_replicate_silently_is_an_error(mesh):
     with pytest.raises(ValueError, match="1 axis names"):
         spec(("embed",), (8, 8), PARAMETERS, mesh)
     with pytest.raises(ValueError, match="unknown logical axis 'batch'"):
-        place_parameter(("batch",), (8,), mesh, 0)
+        parameter_spec(("batch",), (8,), mesh, 0)
 
 
-def test_every_axis_of_the_vocabulary_has_a_place():
+def test_both_tables_have_every_logical_axis():
     names = "batch length embed mlp heads head_dim vocab layers patch conv_in conv_out"
     names += " classes positions rank none"
     assert set(ACTIVATIONS) == set(names.split())

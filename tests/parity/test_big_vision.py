@@ -33,7 +33,7 @@ TOLERANCE = 5e-6
 
 
 def run(path: Path, *, scan: bool) -> Run:
-    """A model of the shape of the file, with all its weights from there."""
+    """A model of the file's sizes, with all weights from the file."""
     siglip = path == SIGLIP
     image = ViT(
         **{"image_size": 32, "patch_size": 8, "width": 32, "depth": 3, "heads": 4, "mlp_dim": 56},
@@ -75,7 +75,7 @@ def prepared(path: Path, scan: bool):
 
 @pytest.mark.parametrize("path", [SIGLIP, LIT], ids=["siglip", "lit"])
 @pytest.mark.parametrize("scan", [False, True])
-def test_both_towers_give_what_they_give_in_big_vision(path, scan):
+def test_both_towers_compute_the_same_as_in_big_vision(path, scan):
     of = prepared(path, scan)
     loaded = pretrained.load(of)
     shapes = of.shapes.params
@@ -94,20 +94,20 @@ def test_both_towers_give_what_they_give_in_big_vision(path, scan):
 
 
 def with_source(like: Path, name: str, **fields) -> Run:
-    """The model of a file with that one source of weights."""
+    """The model of a file with one source of weights."""
     of = prepared(like, False).run
     source = Pretrained(**{"path": str(like), "layout": "big_vision", **fields})
     return dataclasses.replace(of, pretrained={name: source})
 
 
 @pytest.mark.parametrize("part", ["", ":img"])
-def test_a_tower_may_be_taken_alone(part):
+def test_one_tower_may_be_loaded_alone(part):
     of = prepare(with_source(LIT, "image", path=f"{LIT}{part}"))
     assert set(pretrained.load(of).params) == {"image", "embedding"}
     assert set(pretrained.load(of).params["embedding"]) == {"image"}
 
 
-def test_a_tower_without_another_keeps_its_classifier_to_itself(tmp_path):
+def test_the_classifier_of_a_single_tower_is_left_out(tmp_path):
     with np.load(LIT) as stored:
         tower = {
             k.removeprefix("params/img/"): v
@@ -130,12 +130,12 @@ def test_a_tower_without_another_keeps_its_classifier_to_itself(tmp_path):
         ("image", {"path": str(SIGLIP)}, "lacks 'cls'"),
     ],
 )
-def test_what_does_not_fit_is_named(name, fields, message):
+def test_fields_that_do_not_fit_are_an_error(name, fields, message):
     with pytest.raises(UserError, match=message):
         pretrained.load(prepare(with_source(LIT, name, **fields)))
 
 
-def test_the_digest_of_a_file_is_part_of_the_run():
+def test_the_digest_of_a_file_belongs_to_the_identity_of_a_run():
     run = with_source(LIT, "image")
     digest = pretrained.pinned(run).pretrained["image"].sha256
     assert len(digest) == 64
@@ -146,7 +146,7 @@ def test_the_digest_of_a_file_is_part_of_the_run():
         pretrained.pinned(other)
 
 
-def test_a_recipe_with_a_digest_needs_no_file_to_be_the_same_run():
+def test_a_recipe_with_a_digest_has_the_same_identity_without_the_file():
     there = with_source(LIT, "image", sha256="0" * 64)
     gone = with_source(LIT, "image", path="moved.npz", sha256="0" * 64)
     assert not differences(there, gone)

@@ -18,7 +18,11 @@ from tests.parity.test_towers import attention
 from vljax.data.transforms.patches import Patchify, grid_within
 from vljax.models.compute import Compute
 from vljax.models.encoders import NaFlexViT
-from vljax.models.layers.patches import resample_at
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.attention.reference import reference_attention
+from vljax.models.kernels.attention.tpu import tpu_attention
+from vljax.models.kernels.choose import Attention, Kernels
+from vljax.models.layers.positions import resample_at
 
 PATCH, BUDGET, SIDE, HEADS = 4, 12, 5, 3
 TOWER_TOLERANCE = 5e-6
@@ -35,7 +39,7 @@ def reference(name: str) -> dict[str, np.ndarray]:
 
 
 def parameters() -> Tree:
-    """The reference's weights as vljax lays them out; each has a place."""
+    """The reference's weights in vljax's layout; checks that all are used."""
     stored = reference("naflex")
     weights = {
         k.removeprefix("weights/"): v.astype(np.float32)
@@ -91,9 +95,8 @@ def parameters() -> Tree:
     return tree
 
 
-@pytest.mark.parametrize("kind", ["xla", "heads_first", "auto"])
-def test_tower(kind: str) -> None:
-    """`auto` is the dense attention of TPUs."""
+@pytest.mark.parametrize("attention", [reference_attention, cpu_attention, tpu_attention])
+def test_tower(attention: Attention) -> None:
     stored = reference("naflex")
     config = NaFlexViT(
         width=24,
@@ -105,7 +108,7 @@ def test_tower(kind: str) -> None:
         pooling="map",
         scan=False,
     )
-    module = config.module(Compute(attention=kind), "image")
+    module = config.module(Compute(kernels=Kernels(attention)), "image")
     made = [_patchified(i) for i in range(len(stored["image_grid"]))]
     batch = {name: np.stack([one[name] for one in made]) for name in made[0]}
     encoded = jax.jit(
@@ -129,7 +132,7 @@ def _patchified(number: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_patches_are_those_of_the_image_processor(number: int) -> None:
+def test_patches_equal_those_of_the_image_processor(number: int) -> None:
     """The same grid, mask and order, and pixel for pixel the same: both resize with Pillow."""
     stored, ours = reference("naflex"), _patchified(number)
     for name in ("image_grid", "image_mask", "image"):
@@ -137,7 +140,7 @@ def test_patches_are_those_of_the_image_processor(number: int) -> None:
 
 
 @pytest.mark.parametrize("table", ["table", "fine"])
-def test_positions_are_those_of_torch_interpolate(table: str) -> None:
+def test_positions_equal_those_of_torch_interpolate(table: str) -> None:
     """All grids in one batch and one compile: squares, strips, one patch, finer than the table."""
     stored = reference("naflex_positions")
     side = len(stored[table])
@@ -162,7 +165,7 @@ def test_positions_are_those_of_torch_interpolate(table: str) -> None:
     assert np.isfinite(made).all()
 
 
-def test_the_whole_of_a_grid_of_128_a_side() -> None:
+def test_positions_of_a_grid_of_128_x_128() -> None:
     stored = reference("naflex_positions")
     flat, expected = stored["fine"].reshape(64 * 64, -1), stored["fine/128x128"]
     places = np.indices((128, 128)).reshape(2, -1).T.astype(np.int32)
@@ -172,7 +175,7 @@ def test_the_whole_of_a_grid_of_128_a_side() -> None:
         np.testing.assert_allclose(ours[0], expected[part], rtol=0, atol=POSITION_TOLERANCE)
 
 
-def test_grids_are_those_of_the_image_processor() -> None:
+def test_grids_equal_those_of_the_image_processor() -> None:
     rows = reference("naflex_sizes")["rows"].tolist()
     assert len(rows) == 400
     for height, width, patch, budget, *expected in rows:

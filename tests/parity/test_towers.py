@@ -21,7 +21,7 @@ from vljax.models.assembly import ModelConfig, Outputs, Variables, build
 from vljax.models.compute import Compute
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layout import leaves, roll
+from vljax.models.parameters import leaves, roll
 
 TOLERANCE = 5e-6
 MODELS = ["clip_32", "siglip_32", "siglip_30"]
@@ -59,7 +59,7 @@ def reference(model: str) -> dict[str, np.ndarray]:
 
 
 class Weights:
-    """The weights of a PyTorch model as vljax lays them out, unrolled; notes which were read."""
+    """The weights of a PyTorch model in vljax's unrolled layout; records which were read."""
 
     def __init__(self, model: str) -> None:
         stored = reference(model)
@@ -184,7 +184,7 @@ def siglip_parameters(weights: Weights) -> Tree:
 
 @functools.cache
 def parameters(model: str) -> Tree:
-    """Unrolled parameters; every weight of the reference has a place in them."""
+    """Unrolled parameters; checks that every weight of the reference is used."""
     weights = Weights(model)
     tree = clip_parameters(weights) if model.startswith("clip") else siglip_parameters(weights)
     assert weights.read == set(weights.arrays)
@@ -223,7 +223,7 @@ def test_logits(model: str, scan: bool) -> None:
 
 
 @pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
-def test_padding_mask_changes_nothing_up_to_the_end_of_a_causal_text(scan: bool) -> None:
+def test_a_padding_mask_does_not_change_causal_text_embeddings(scan: bool) -> None:
     """CLIP was trained without a padding mask; its causal mask hides the padding already."""
     theirs = reference("clip_32")
     ours = outputs("clip_32", scan=scan, mask_padding=True)

@@ -1,4 +1,4 @@
-"""Images changed as torchvision changes them; the references are made by make_transforms.py."""
+"""Image transforms equal those of torchvision (`make_transforms.py` made the references)."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def named(prefix):
 
 
 class Fixed(np.random.Generator):
-    """A generator that draws what it was given."""
+    """A generator that returns stored draws."""
 
     def __init__(self, value):
         super().__init__(np.random.PCG64(0))
@@ -38,7 +38,7 @@ class Fixed(np.random.Generator):
 
 
 @pytest.mark.parametrize("name", named("rand_augment/"))
-def test_operations_of_rand_augment_are_bitwise_torchvisions(name):
+def test_rand_augment_operations_equal_torchvision_bitwise(name):
     _, operation, magnitude, sign, interpolation = name.split("/")
     transform = RandAugment(
         magnitude=int(magnitude), interpolation=interpolation, fill=(9, 80, 200)
@@ -47,14 +47,14 @@ def test_operations_of_rand_augment_are_bitwise_torchvisions(name):
     assert np.array_equal(np.asarray(changed), REFERENCE[name])
 
 
-def test_there_are_no_other_operations():
+def test_all_operations_are_covered():
     names = {tuple(name.split("/")[1:4:2]) for name in named("rand_augment/")}
     assert {operation for operation, _ in names} == set(OPERATIONS)
     assert {operation for operation, sign in names if sign == "-1"} == set(SIGNED)
 
 
 @pytest.mark.parametrize("name", named("jitter/"))
-def test_jitter_is_bitwise_torchvisions(name):
+def test_jitter_equals_torchvision_bitwise(name):
     _, field, value = name.split("/")
     draw = float(value)
     transform = ColourJitter(**{field: 0.5 if field == "hue" else 0.8})
@@ -62,20 +62,20 @@ def test_jitter_is_bitwise_torchvisions(name):
     assert np.array_equal(changed, REFERENCE[name])
 
 
-def test_greyscale_is_bitwise_torchvisions():
+def test_greyscale_equals_torchvision_bitwise():
     assert np.array_equal(
         Greyscale(1.0)({"image": IMAGE}, Fixed(0))["image"], REFERENCE["greyscale"]
     )
 
 
 @pytest.mark.parametrize("name", named("crop/"))
-def test_crops_are_bitwise_torchvisions(name):
+def test_crops_equal_torchvision_bitwise(name):
     box = Box(*map(int, name.split("/")[1:]))
     assert np.array_equal(cut(IMAGE, box, 16, 16), REFERENCE[name])
 
 
 @pytest.mark.parametrize("name", named("blur/"))
-def test_blur_is_torchvisions_within_a_level(name):
+def test_blur_equals_torchvision_within_one_level(name):
     """OpenCV computes in fixed point."""
     transform = Blur(1.0, sigma=(0.1, 3.0))
     changed = transform({"image": IMAGE}, Fixed(float(name.split("/")[1])))["image"]

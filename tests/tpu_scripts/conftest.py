@@ -1,4 +1,4 @@
-"""The scripts as a person runs them, with stand-ins for the programs that they call."""
+"""Runs the scripts with stand-ins for the programs that they call."""
 
 import os
 import shlex

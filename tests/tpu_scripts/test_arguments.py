@@ -1,4 +1,4 @@
-"""The scripts as files, their help, and what they say to bad input."""
+"""Syntax of the scripts, their help, and their errors for bad input."""
 
 import shutil
 import subprocess
@@ -57,18 +57,22 @@ BAD = {
     "no number": (
         "create.sh",
         (*PLACE, *TYPE, "--slices", "two"),
-        "--slices: 'two' is no whole number of at least 1",
+        "--slices: 'two' is not a whole number >= 1",
     ),
-    "zero": ("preflight.sh", (*PLACE, "--devices=0", *RECIPE), "--devices: '0' is no whole number"),
+    "zero": (
+        "preflight.sh",
+        (*PLACE, "--devices=0", *RECIPE),
+        "--devices: '0' is not a whole number",
+    ),
     "both": (
         "create.sh",
         (*PLACE, *TYPE, "--spot", "--reserved"),
         "--spot and --reserved exclude each other",
     ),
-    "no recipe": ("launch.sh", PLACE, "RECIPE is missing: it stands behind --"),
+    "no recipe": ("launch.sh", PLACE, "RECIPE is missing: it comes after --"),
     "no recipe behind --": ("launch.sh", (*PLACE, "--", "--steps", "3"), "RECIPE is missing"),
     "recipe not taken": ("stop.sh", (*PLACE, "--", "x"), "unknown argument '--'"),
-    "no workdir": ("launch.sh", (*PLACE, "--", "x.py"), "--workdir is missing behind RECIPE"),
+    "no workdir": ("launch.sh", (*PLACE, "--", "x.py"), "--workdir is missing after RECIPE"),
     "no value of workdir": ("launch.sh", (*PLACE, "--", "x.py", "--workdir"), "--workdir is miss"),
     "no revision": ("setup.sh", (*PLACE, "--git", "url"), "--revision is missing: --git needs one"),
     "no git": ("setup.sh", (*PLACE, "--revision", "v1"), "--git is missing"),
@@ -78,7 +82,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("script", "arguments", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_that_names_it(standins, script, arguments, message):
+def test_bad_input_gives_one_line_with_its_name(standins, script, arguments, message):
     status, out, errors = standins.run(script, *arguments)
     assert (status, out, len(errors)) == (2, [], 1), errors
     assert errors[0].startswith(f"error: {message}")

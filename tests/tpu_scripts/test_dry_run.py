@@ -1,4 +1,4 @@
-"""What each script would run, written out; and that it runs just that."""
+"""The commands of each script, in a dry run and in a run."""
 
 import pytest
 
@@ -90,7 +90,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("script", "arguments", "expected"), CASES.values(), ids=CASES)
-def test_it_prints_what_it_then_runs(standins, script, arguments, expected):
+def test_a_dry_run_prints_the_commands_of_a_run(standins, script, arguments, expected):
     assert standins.dry(script, *arguments) == expected
     standins.says(versions=["worker a revision 1", "worker b revision 1"])
     status, _, errors = standins.run(script, *arguments)
@@ -100,12 +100,12 @@ def test_it_prints_what_it_then_runs(standins, script, arguments, expected):
     assert ran == words(line for line in expected if not line.startswith("mkdir "))
 
 
-def test_resuming_prints_the_way_from_a_preempted_resource_to_a_running_one(standins):
+def test_a_dry_run_of_resume_shows_a_preempted_resource(standins):
     lines = standins.dry("resume.sh", *PLACE, *TYPE, *RECIPE)
     assert lines == [STATE, DELETE, CREATE, STATE, STATUS, *SETUP, *LAUNCH]
 
 
-def test_fields_reach_the_worker_as_they_are(standins):
+def test_fields_reach_the_worker_unchanged(standins):
     field = 'it\'s $HOME; "a b" *\\'
     line = standins.dry("launch.sh", *PLACE, *RECIPE, "--text", field)[-1]
     command = next(word for word in words([line])[0] if word.startswith("--command="))

@@ -59,11 +59,11 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def test_one_process_drives_all_gpus_unless_told(standins):
+def test_one_process_uses_all_gpus_by_default(standins):
     assert standins.dry("gpu/single_node.sh", *RECIPE) == [TRAIN]
 
 
-def test_several_processes_drive_a_gpu_each(standins):
+def test_each_of_several_processes_uses_one_gpu(standins):
     assert standins.dry("gpu/single_node.sh", "--processes", "2", *RECIPE) == [
         f"env JAX_LOCAL_DEVICE_IDS={i} {TRAIN} {EXPLICIT} --distributed.processes 2"
         f" --distributed.process {i}"
@@ -71,7 +71,7 @@ def test_several_processes_drive_a_gpu_each(standins):
     ]
 
 
-def test_it_runs_what_it_prints(node):
+def test_a_run_executes_the_printed_commands(node):
     node.says(end0=["0"], end1=["0"])
     lines = node.dry("gpu/single_node.sh", "--processes", "2", *RECIPE)
     status, _, errors = node.run("gpu/single_node.sh", "--processes", "2", *RECIPE)
@@ -114,7 +114,7 @@ def test_slurm_starts_a_process_for_each_task(standins):
     assert standins.calls() == words([step])
 
 
-def test_before_its_time_is_over_the_run_saves_and_the_job_queues_again(standins):
+def test_before_the_time_limit_the_run_saves_and_the_job_requeues(standins):
     process = slurm(standins, SRUN)
     wait_for((standins.folder / "pid").exists)
     process.send_signal(signal.SIGUSR1)
@@ -124,7 +124,7 @@ def test_before_its_time_is_over_the_run_saves_and_the_job_queues_again(standins
     assert standins.calls("scontrol") == [["scontrol", "requeue", "77"]]
 
 
-def test_a_run_that_finishes_in_the_last_minutes_does_not_queue_again(standins):
+def test_a_run_that_finishes_in_the_last_minutes_does_not_requeue(standins):
     process = slurm(standins, SRUN.replace("exit 143", "exit 0"))
     wait_for((standins.folder / "pid").exists)
     process.send_signal(signal.SIGUSR1)

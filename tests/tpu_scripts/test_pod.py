@@ -1,4 +1,4 @@
-"""setup, preflight, launch and watch against answers of the cloud and the workers."""
+"""setup, preflight, launch and watch, with made-up answers of gcloud and the workers."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_setup_waits_for_the_slices(standins):
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED", "MISSING"])
-def test_setup_does_not_wait_for_what_will_not_come(standins, state):
+def test_setup_fails_if_the_resource_is_gone(standins, state):
     standins.says(states=[state])
     status, _, errors = standins.run("setup.sh", *PLACE)
     assert status == 1
@@ -22,7 +22,7 @@ def test_setup_does_not_wait_for_what_will_not_come(standins, state):
     assert standins.verbs() == ["describe"]
 
 
-def test_an_unknown_state_is_no_missing_resource(standins):
+def test_a_failing_query_is_not_a_missing_resource(standins):
     standins.says(states=["OFFLINE"])
     status, _, errors = standins.run("setup.sh", *PLACE)
     assert status == 1
@@ -30,12 +30,12 @@ def test_an_unknown_state_is_no_missing_resource(standins):
     assert standins.verbs() == ["describe"]
 
 
-def test_setup_refuses_changes_that_would_stay_behind(standins):
+def test_setup_refuses_uncommitted_changes(standins):
     git = (standins.folder / "git").read_text()
     standins.program("git", git + 'case $1 in status) echo " M vljax/run.py" ;; esac\n')
     status, _, errors = standins.run("setup.sh", *PLACE)
     assert status == 1
-    assert "changes that are not committed" in errors[-1]
+    assert "uncommitted changes" in errors[-1]
     assert standins.verbs() == ["describe"]
 
 
@@ -49,13 +49,13 @@ def test_preflight_names_workers_that_differ(standins):
     assert len(standins.calls("gcloud")) == 1
 
 
-def test_preflight_says_how_many_workers_are_equal(standins):
+def test_preflight_counts_the_workers(standins):
     standins.says(versions=["worker a revision 1", "worker b revision 1"])
     status, out, _ = standins.run("preflight.sh", *PLACE, "--devices", "8", *RECIPE)
     assert (status, out) == (0, ["2 workers: revision 1"])
 
 
-def test_launch_refuses_where_a_run_is_under_way(standins):
+def test_launch_refuses_if_a_run_is_under_way(standins):
     standins.says(workers=["worker a idle;worker b running"])
     status, _, errors = standins.run("launch.sh", *PLACE, *RECIPE)
     assert status == 1
@@ -63,7 +63,7 @@ def test_launch_refuses_where_a_run_is_under_way(standins):
     assert standins.verbs() == ["ssh status"]
 
 
-def test_watch_asks_no_worker_of_a_resource_that_is_not_there(standins):
+def test_watch_contacts_no_worker_of_a_missing_resource(standins):
     standins.says(states=["PROVISIONING"])
     status, out, _ = standins.run("watch.sh", *PLACE, "--workdir", "gs://b/r")
     assert (status, out) == (0, ["big: PROVISIONING"])

@@ -1,4 +1,4 @@
-"""What a worker checks before a run: with the real `vljax check` and real processes."""
+"""The checks of a worker before a run, with the real `vljax check` and real processes."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from tests.tpu_scripts.conftest import ROOT, git
 
 
-def test_versions_tell_revision_and_packages_apart(home):
+def test_versions_differ_by_revision_and_packages(home):
     home.program("python", "#!/bin/sh\necho Python 3.11.9\n")
     git(home.house, "init", "-q")
     git(home.house, "add", "tpu_scripts")

@@ -1,4 +1,4 @@
-"""Keeping a run going: what follows on which state of the resource and of the workers."""
+"""resume: the action for each state of the resource and of the workers."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def resume(standins, *arguments):
 
 
 @pytest.mark.parametrize("gone", ["SUSPENDED", "PREEMPTED", "FAILED"])
-def test_it_makes_a_lost_resource_anew_and_starts_the_same_command(standins, gone):
+def test_it_recreates_a_lost_resource_and_runs_the_same_command(standins, gone):
     standins.says(
         states=[gone, "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
         workers=[ABSENT, IDLE, RUNNING, FINISHED],
@@ -55,7 +55,7 @@ def test_a_broken_run_is_stopped_everywhere_before_it_starts_again(standins):
     assert standins.verbs() == [*LOOK, "ssh stop", *SETUP, *LAUNCH, *LOOK]
 
 
-def test_a_state_that_is_not_known_changes_nothing(standins):
+def test_an_unknown_state_changes_nothing(standins):
     standins.says(states=["OFFLINE", "ACTIVE"], workers=[FINISHED])
     assert resume(standins)[0] == 0
     assert standins.verbs() == ["describe", *LOOK]
@@ -72,7 +72,7 @@ def test_it_backs_off_and_gives_up(standins):
     assert standins.verbs() == ["describe", *ANEW] * 7 + ["describe"]
 
 
-def test_a_request_that_is_refused_counts_as_a_failure(standins):
+def test_a_rejected_request_counts_as_a_failure(standins):
     standins.says(states=["MISSING"], create=["1"])
     status, _, errors = resume(standins, "--attempts", "2")
     assert status == 1

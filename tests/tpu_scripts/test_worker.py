@@ -1,4 +1,4 @@
-"""A run on a worker, and the installation there; run here, in a home of their own."""
+"""The job and the installation on a worker, in a temporary home folder."""
 
 import json
 import signal
@@ -49,13 +49,13 @@ def test_a_run_starts_once_and_stops(worker):
     assert log.read_text() == "python train.py configs/x.py --text a b\n"
 
 
-def test_a_run_that_hears_nothing_is_killed(worker):
+def test_a_run_that_ignores_sigterm_is_killed(worker):
     worker("job.sh", "start", "deaf")
     time.sleep(0.2)  # until it has stopped listening
     assert worker("job.sh", "stop", "0")[1].endswith(f" ended {128 + signal.SIGKILL}")
 
 
-def test_a_finished_run_says_so_and_another_may_start(worker):
+def test_after_a_finished_run_another_can_start(worker):
     worker("job.sh", "start", "finish")
     while state(worker) == "running":
         time.sleep(0.02)
@@ -76,7 +76,7 @@ def test_the_report_ends_with_the_last_row(worker, tmp_path):
     assert out.splitlines() == ["idle", "the log", '{"step": 2, "loss": 1.5}']
 
 
-def test_installing_brings_the_revision_that_was_sent(standins, tmp_path):
+def test_install_checks_out_the_revision(standins, tmp_path):
     home, source = tmp_path / "home", tmp_path / "source"
     home.mkdir()
     source.mkdir()

@@ -11,6 +11,8 @@ from tests.training import tiny
 from vljax.models.assembly import ModelConfig, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.encoders import EfficientNetLite
+from vljax.models.kernels.choose import Kernels
+from vljax.models.kernels.depthwise import shifted_sum
 from vljax.objectives.contrastive import SoftmaxContrastive
 from vljax.optim import AdamW
 from vljax.training.state import Task, create, evaluation_variables
@@ -37,7 +39,7 @@ def stepped(stored_statistics: bool):
     frozen = ("image/.*",) if stored_statistics else ()
     objectives = {"main": SoftmaxContrastive()}
     scalars = {k: v.initial for k, v in objectives["main"].scalars().items()}
-    model = build(config, Compute(depthwise_by_shifts=True), scalars)
+    model = build(config, Compute(kernels=Kernels(depthwise_convolution=shifted_sum)), scalars)
     task = Task(model, objectives, AdamW(frozen=frozen, ema_decay=0.9), tiny.STEPS)
     example = {k: jnp.zeros(v.shape, v.dtype) for k, v in example_batch(config).items()}
     first = create(initial(model, example), task)

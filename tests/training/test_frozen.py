@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
-from vljax.models.layout import leaves
+from vljax.models.parameters import leaves
 from vljax.optim import AdamW
 from vljax.training.state import evaluation_variables
 

@@ -11,7 +11,7 @@ import pytest
 from tests.training import tiny
 from vljax.config import UserError
 from vljax.models.assembly import Variables
-from vljax.models.layout import leaves, unroll
+from vljax.models.parameters import leaves, unroll
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Context
 from vljax.training.step import make_step

@@ -13,7 +13,7 @@ from tests.parity import verify_inputs as inputs
 from vljax.commands.main import main
 from vljax.data.sources import Karpathy
 from vljax.verify import released
-from vljax.verify.data import given
+from vljax.verify.data import find_data_set
 from vljax.verify.released import RELEASED, Figure, Released, Task
 
 STORED = json.loads((Path(__file__).parents[1] / "parity" / "data" / "verify.json").read_text())
@@ -25,7 +25,7 @@ TOWERS = {
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """The tiny models are released, with the references' numbers as published ones."""
+    """Registers the tiny models, with the references' numbers as the published ones."""
     count = len(inputs.images())
     monkeypatch.setitem(released.TASKS, "imagenet", Task(count, len(inputs.CLASSES), "tiny"))
     monkeypatch.setitem(released.TASKS, "coco", Task(count, None, "tiny"))
@@ -40,7 +40,7 @@ def known(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    """Writes both data sets for a model; the options that name them."""
+    """Writes both data sets for a model, and returns the options that name them."""
 
     def write(name):
         inputs.write_folder(tmp_path / "imagenet", STORED[name]["labels"])
@@ -55,7 +55,7 @@ def verify(*args):
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_every_number_comes_out_as_the_reference_has_it(name, foreign, data, capsys):
+def test_every_number_equals_the_reference(name, foreign, data, capsys):
     given = data(name)
     assert verify(name, "--weights", foreign(name), *given, "--tolerance", 1e-9, "--json", "-") == 0
     result = json.loads(capsys.readouterr().out)
@@ -65,7 +65,7 @@ def test_every_number_comes_out_as_the_reference_has_it(name, foreign, data, cap
     assert all("docs/openclip_" in row["source"] for row in result["numbers"])
 
 
-def test_a_difference_over_the_tolerance_is_status_1(foreign, data, monkeypatch, capsys):
+def test_a_difference_above_the_tolerance_exits_with_status_1(foreign, data, monkeypatch, capsys):
     name = "transformers_clip_a"
     (coco,) = (f for f in RELEASED[name].figures if f.metric.startswith("image_to"))
     other = coco._replace(percent=coco.percent + 2)
@@ -80,7 +80,7 @@ def test_a_difference_over_the_tolerance_is_status_1(foreign, data, monkeypatch,
     assert verify(*command, "--tolerance", "2.1") == 0
 
 
-def test_lines_of_progress_where_there_is_no_terminal(foreign, data, monkeypatch, caplog):
+def test_progress_is_logged_in_lines_without_a_terminal(foreign, data, monkeypatch, caplog):
     monkeypatch.setattr("vljax.data.records._SECONDS_BETWEEN_LINES", 0)
     name = "transformers_clip_a"
     verify(name, "--weights", foreign(name), *data(name)[2:], "--tolerance", "9")
@@ -93,27 +93,27 @@ def test_lines_of_progress_where_there_is_no_terminal(foreign, data, monkeypatch
     ("args", "message"),
     [
         (["ViT-B-32/opena"], "did you mean 'ViT-B-32/openai'?"),
-        (["ViT-B-32/openai"], "width is 24, and ViT-B-32/openai has 768"),
+        (["ViT-B-32/openai"], "width is 24, but ViT-B-32/openai has 768"),
         (["transformers_clip_a", "--tolerance", "-1"], "--tolerance: must be 0 or more"),
         (["transformers_clip_a", "--classes", "/none"], "/none: no such file; add --classes FILE"),
         (["transformers_clip_a", "--data", "/none"], "/none: cannot tell what kind of data set"),
     ],
 )
-def test_bad_input_is_status_2(args, message, foreign, data, capsys):
+def test_bad_input_exits_with_status_2(args, message, foreign, data, capsys):
     given = data("transformers_clip_a")
     assert verify(*args, "--weights", foreign("transformers_clip_a"), *given) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("tower", "kind"), [("bert_a", "text"), ("vit_a", "image")])
-def test_a_single_tower_has_none_of_the_figures(tower, kind, foreign, data, capsys):
+def test_a_single_tower_is_an_error(tower, kind, foreign, data, capsys):
     weights = foreign(tower)
     assert verify("transformers_clip_a", "--weights", weights, *data("transformers_clip_a")) == 2
-    message = f"{weights}: holds {kind} alone; transformers_clip_a has an image and a text tower"
+    message = f"{weights}: holds only {kind}; transformers_clip_a has an image and a text tower"
     assert message in capsys.readouterr().err
 
 
-def test_other_data_than_the_published_figures_are_of(foreign, data, tmp_path, capsys):
+def test_data_of_another_size_is_an_error(foreign, data, tmp_path, capsys):
     name = "transformers_clip_a"
     given, weights = data(name), foreign(name)
 
@@ -132,14 +132,14 @@ def test_other_data_than_the_published_figures_are_of(foreign, data, tmp_path, c
     assert "classnames.txt: 1 class names; ImageNet has 6" in complaint(*given[:2])
 
 
-def test_a_prompt_without_a_place_for_the_name(foreign, data, tmp_path, capsys):
+def test_a_prompt_without_the_class_name_is_an_error(foreign, data, tmp_path, capsys):
     name, file = "transformers_clip_a", tmp_path / "prompts.txt"
     file.write_text("a photo of a {}\nnothing\n")
     assert verify(name, "--weights", foreign(name), *data(name), "--templates", file) == 2
     assert "prompts.txt: 'nothing' must hold {} or {c} once" in capsys.readouterr().err
 
 
-def test_another_split_file_has_no_published_figures(foreign, data, tmp_path, capsys):
+def test_a_split_file_of_another_data_set_is_an_error(foreign, data, tmp_path, capsys):
     name = "transformers_clip_a"
     data(name)
     file = tmp_path / "coco" / "dataset_coco.json"
@@ -151,15 +151,15 @@ def test_another_split_file_has_no_published_figures(foreign, data, tmp_path, ca
     )
 
 
-def test_a_split_file_by_its_type_or_its_address(foreign, data, tmp_path, monkeypatch):
+def test_a_split_file_is_given_by_type_or_url(foreign, data, tmp_path, monkeypatch):
     name = "transformers_clip_a"
     folder = Path(data(name)[3])
     (folder / "dataset_coco.json").rename(folder / "coco.txt")
     words = {"classes": None, "templates": None, "images": None, "prog": "vljax verify"}
-    one = given(f"karpathy:{folder}/coco.txt", **words)
+    one = find_data_set(f"karpathy:{folder}/coco.txt", **words)
     assert (one.task, one.source) == ("coco", Karpathy(f"{folder}/coco.txt"))
     content = (folder / "coco.txt").read_bytes()
     monkeypatch.setattr("vljax.config.path_exists", lambda path: True)
     monkeypatch.setattr("vljax.verify.data.read_bytes", {"gs://b/dataset_coco.json": content}.get)
-    one = given("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
+    one = find_data_set("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
     assert (one.task, one.source) == ("coco", Karpathy("gs://b/dataset_coco.json", "gs://b/images"))

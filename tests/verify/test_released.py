@@ -1,11 +1,11 @@
-"""The list of released models, against facts that are known from elsewhere."""
+"""The list of released models agrees with other published facts."""
 
 import pytest
 
 from vljax.verify.released import RELEASED, TASKS
 
 
-def test_the_figures_are_shares_and_each_has_a_source():
+def test_figures_are_percentages_with_a_source():
     for name, model in RELEASED.items():
         assert len(model.figures) == 5, name
         for figure in model.figures:
@@ -27,11 +27,11 @@ def test_the_figures_are_shares_and_each_has_a_source():
         ("ViT-SO400M-14-SigLIP-384/webli", 83.1),
     ],
 )
-def test_imagenet_is_what_the_readme_of_open_clip_rounds_it_to(name, accuracy):
+def test_imagenet_accuracy_agrees_with_the_readme_of_open_clip(name, accuracy):
     assert RELEASED[name].figures[0].percent == pytest.approx(accuracy, abs=0.051)
 
 
-def test_captions_find_images_less_often_than_images_captions():
+def test_recall_is_higher_from_image_to_text():
     # An image has five captions to find, a caption one image.
     for model in RELEASED.values():
         by_metric = {(f.task, f.metric): f.percent for f in model.figures}

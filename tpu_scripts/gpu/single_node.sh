@@ -4,10 +4,10 @@ set -euo pipefail
 # shellcheck source=tpu_scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
-summary="Trains on the GPUs of one node: one process drives all of them, or N processes one each."
+summary="Trains on the GPUs of one node: one process uses all of them, or N processes use one each."
 example="tpu_scripts/gpu/single_node.sh --processes 8 -- configs/siglip_vit_b16.py --workdir DIR"
-optional processes N 1 "number of processes; with more than one, each drives the GPU of its number"
-optional port PORT 8476 "of process 0, at which the others meet it"
+optional processes N 1 "number of processes; if more than one, each uses the GPU with its index"
+optional port PORT 8476 "port of process 0, to which the others connect"
 optional python PATH python "the Python with vljax"
 recipe_follows
 parse "$@"
@@ -23,7 +23,7 @@ recipe_workdir >/dev/null
 
 running=()
 status=0
-# stop STATUS: the processes agree on the step at which they save and stop.
+# stop STATUS: signals the processes, which agree on a step at which they save and stop.
 stop() {
   status=$1
   signalled=yes
@@ -38,7 +38,7 @@ for ((i = 0; i < value[processes]; i++)); do
     --distributed.processes "${value[processes]}" --distributed.process "$i")
   announce "${command[@]}"
   if [[ ! ${value[dry-run]} ]]; then
-    # A session of its own: Ctrl-C must not reach it beside the SIGTERM from here.
+    # In its own session: otherwise Ctrl-C would reach it in addition to the SIGTERM from here.
     setsid "${command[@]}" &
     running+=($!)
   fi
@@ -49,9 +49,9 @@ while ((left)); do
   code=0
   signalled=
   wait -n || code=$?
-  [[ ! $signalled ]] || continue # which ended the wait, not a process
+  [[ ! $signalled ]] || continue # the signal ended the wait, not a process
   left=$((left - 1))
-  # The others would wait in vain for one that failed.
+  # The others would wait for a process that failed.
   ((code == 0 || status)) || stop "$code"
 done
 exit "$status"

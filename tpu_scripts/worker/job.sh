@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# job.sh status | start ARGUMENT... | stop SECONDS | report WORKDIR: runs on a worker; the training
-# run there, one at a time. A lock that lives as long as the run says whether there is one.
+# job.sh status | start ARGUMENT... | stop SECONDS | report WORKDIR: controls the training run of a
+# worker, on that worker. There is one run at a time; a lock is held as long as it runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 job=tpu_scripts/worker/job.sh
@@ -26,9 +26,9 @@ start() {
     exit 1
   fi
   rm -f "$state/pid"
-  echo 1 >"$state/exit_status" # stands if the machine goes down
+  echo 1 >"$state/exit_status" # remains if the machine goes down
   ln -sfn "$log" "$state/latest.log"
-  # File 9 goes along, and with it the lock.
+  # The run inherits descriptor 9, and with it the lock.
   nohup setsid bash "$job" run "$@" >"$state/$log" 2>&1 </dev/null &
   echo "worker $(hostname) started: $state/$log"
 }
@@ -57,13 +57,13 @@ report() {
   status
   [[ -e $state/latest.log ]] || return 0
   tail -n 20 "$state/latest.log"
-  # Only looks at files: the accelerators belong to the run.
+  # It only reads files: the accelerators belong to the run.
   JAX_PLATFORMS=cpu .venv/bin/python - "$1" <<'PYTHON'
 import json, sys
 from vljax.training.metrics import read
 
 rows = read(sys.argv[1])
-print(json.dumps(rows[-1]) if rows else f"{sys.argv[1]} holds no metrics yet")
+print(json.dumps(rows[-1]) if rows else f"{sys.argv[1]} has no metrics yet")
 PYTHON
 }
 

@@ -1,4 +1,4 @@
-"""Run by all processes at once: are all devices there, is the workdir writable, do they add up?
+"""Checks, in all processes together: the number of devices, the workdir, a sum over all devices.
 
 python tpu_scripts/worker/preflight.py --devices N --workdir DIR [--distributed.FIELD VALUE ...]
 """
@@ -22,10 +22,10 @@ from vljax.parallel.processes.start import DistributedConfig, connect
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is expected."""
+    """What the processes have to find."""
 
     devices: int
-    """Of all processes together."""
+    """Number of devices of all processes together."""
     workdir: str
     """Storage that all processes share."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
@@ -33,7 +33,7 @@ class Preflight:
 
 
 def check(expected: Preflight) -> str:
-    """One line of what was found. Raises UserError for what would end a run."""
+    """A line with the devices found. Raises UserError if a run would fail."""
     found = jax.device_count()
     if found != expected.devices:
         raise UserError(
@@ -62,7 +62,7 @@ def _write(workdir: str) -> None:
 
 
 def _sum_over_devices() -> int:
-    """1 to the number of devices, one number a device, summed by a collective over all."""
+    """The sum of 1 to the number of devices, one term per device, by a collective over all."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
     numbers = np.arange(1, jax.device_count() + 1)
     spread = jax.make_array_from_callback(
@@ -73,7 +73,7 @@ def _sum_over_devices() -> int:
 
 
 def main() -> int:
-    """Prints what was found; 2 if something is wrong."""
+    """Prints the devices found; returns 2 if a check fails."""
     expected = tyro.cli(Preflight)
     facts = {"devices": str(expected.devices), "workdir": expected.workdir}
     try:

@@ -4,7 +4,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# What has to be equal on all workers, as a line.
+# Prints a line that has to be the same on all workers.
 versions() {
   local revision packages jax
   revision=$(git describe --always --dirty=+ --exclude='*')
@@ -14,8 +14,8 @@ versions() {
     "packages $(sha256sum <<<"$packages" | cut -c 1-12)"
 }
 
-# Whether the recipe is valid for this number of devices and finds its files on this worker. On as
-# many virtual CPU devices: nothing is compiled, and the accelerators are left alone.
+# Checks that the recipe is valid for this number of devices and finds its files on this worker. It
+# uses virtual CPU devices, compiles nothing, and does not touch the accelerators.
 recipe() {
   local report
   report=$(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$1 \

@@ -1,1 +1,1 @@
-"""Compiled programs of machines that are not there: cost, fit, proposals."""
+"""The training step compiled ahead of time for hardware you do not have: fit, cost, proposals."""

@@ -1,11 +1,7 @@
-"""What accelerators can do at best, by their makers' figures: the data of the rooflines.
+"""Peak rates and memory of accelerators, by their makers' figures, for the roofline model.
 
-Everything is for one JAX device: a chip on TPU v4 (megacore), v5e, v5p and v6e, half a chip on
+All figures are for one JAX device: a chip on TPU v4 (megacore), v5e, v5p and v6e, half a chip on
 tpu7x, a GPU. Rates are those of dense bfloat16 products and of one direction of a link.
-
-TPU clocks are no published figures: they are the peak FLOP/s over the FLOPs that the matrix units
-do in a cycle. libtpu's cycle estimates agree with that: a bfloat16 product of 8192 x 8192 matrices
-comes to 70 to 90 % of it on all five.
 """
 
 from __future__ import annotations
@@ -22,25 +18,29 @@ class Accelerator:
 
     name: str
     peak_flops: float
-    """bfloat16 products, FLOP/s."""
+    """FLOP/s of bfloat16 products."""
     memory_bytes: int
-    """What a program may use: on TPU what the compiler allows, on GPU what the device has."""
+    """On TPU, the limit of the compiler; on GPU, the memory of the device."""
     memory_bandwidth: float
-    """Bytes/s of the device's main memory."""
+    """Bytes/s of the main memory."""
     link_bandwidth: float
-    """Bytes/s out of one link to a neighbour; on GPU of all NVLinks together."""
+    """Bytes/s out of one link to a neighbour; on GPU, out of all NVLinks together."""
     links_per_dimension: int
-    """Links of a device along one dimension of the torus; 1 on GPU, where a switch joins them."""
+    """Links of a device along one dimension of the torus; 1 on GPU, which has a switch."""
     network_bandwidth: float | None
-    """Bytes/s of a device's share of the network between slices or nodes; None if not published."""
+    """Bytes/s out of a device between slices or nodes; None if it is not published."""
     clock: float | None
-    """Cycles/s; None where no cost model counts cycles."""
+    """Cycles/s; None on GPU, whose compiler estimates no cycles."""
     source: str
-    """Where the figures stand."""
+    """Where the figures come from."""
 
 
 def _clock(peak_flops: float, multipliers: int) -> float:
-    """Cycles/s of matrix units with that many multiply-add units together."""
+    """Cycles/s, given the number of multiply-add units in the matrix units of a device.
+
+    TPU clocks are not published. libtpu's cycle estimates agree with this formula: a bfloat16
+    product of 8192 x 8192 matrices takes 70 to 90 % of peak on all five TPUs.
+    """
     return peak_flops / (2 * multipliers)
 
 

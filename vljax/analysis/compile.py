@@ -1,7 +1,7 @@
-"""The real training step, compiled for devices that are not there: does it fit, what would it cost?
+"""Compile a recipe's training step for hardware you do not have: does it fit, what does it cost?
 
-Everything here is read from the compiled program or computed from the makers' figures of a device;
-nothing is run or measured.
+All numbers are read from the compiled program, or computed from the makers' figures of a device.
+Nothing runs, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from vljax.analysis.hlo_costs import program_flops, unknown_kernels
 from vljax.analysis.jaxpr_flops import kernel_flops, training_flops
 from vljax.analysis.topologies import Topology, devices
 from vljax.host_process import enable_compilation_cache
-from vljax.models import layout
+from vljax.models import parameters
 from vljax.models.assembly import Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.programs import trace_step
 from vljax.run import Prepared, Run, check_trains, prepare
 
 GPU_SHARE = 0.75
-"""Of the memory of a GPU, what JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."""
+"""The share of a GPU's memory that JAX takes by default (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    # Kernels cannot be timed without the hardware, and Triton products need that: cuBLAS it is.
+    # Triton products are chosen by timing kernels on the hardware. Without it, use cuBLAS.
     "gpu": {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
 }
-"""What a compile for another machine needs, by platform."""
+"""Compiler options that ahead-of-time compilation needs, by platform."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of a step on a topology; None where it cannot be known.
+    """Memory and predicted time of a step on a topology; None where the program does not tell.
 
-    Bytes, FLOPs of the program, cycles and seconds are for one device and step. Predictions are
-    those of a cost model (`vljax.analysis.cost_model`), never measurements.
+    Bytes, program FLOPs, cycles and seconds are for one device and one step. Predictions come from
+    a cost model (`vljax.analysis.cost_model`); they are not measurements.
     """
 
     topology: str
@@ -52,43 +52,43 @@ class Report:
     mesh: dict[str, int]
     global_batch: int
     image_patches: int | None
-    """Length of the sequences of patches, the longest that the recipe has; None without any."""
+    """Longest sequence of patches in the recipe; None if images have one fixed size."""
     compile_seconds: float
     fits: bool
     model_flops: int
-    """Of a step over all devices: forward and backward, each matrix product once."""
+    """FLOPs of forward and backward pass over all devices, each matrix product once."""
     program_flops: int | None
-    """Of the matrix products of the compiled program, recomputation included."""
+    """FLOPs of the matrix products of the compiled program, recomputation included."""
     predicted_cycles: int | None
-    """What the compiler notes; nothing for what it leaves out."""
+    """Sum of the compiler's estimates, for the instructions that have one."""
     predicted_step_seconds: float | None
     predicted_mfu: float | None
     """model_flops / (devices * peak * predicted seconds)."""
     uncosted_seconds: float | None
-    """Part of the prediction: roofline time of instructions for which no cycles are noted."""
+    """Part of the prediction: roofline time of instructions without a cycle estimate."""
     uncosted_flops_share: float | None
     """Their share of program_flops."""
     exposed_collective_seconds: float | None
-    """Part of the prediction: collectives, less what is computed beside them."""
+    """Part of the prediction: time of collectives that no computation overlaps."""
     exposed_copy_seconds: float | None
-    """Part of the prediction: copies between memories, less what is computed beside them."""
+    """Part of the prediction: time of copies between memories that no computation overlaps."""
     roofline_compute_seconds: float | None
     roofline_memory_seconds: float | None
     roofline_interconnect_seconds: float | None
     argument_bytes: int | None
     output_bytes: int | None
     alias_bytes: int | None
-    """Of the outputs, what takes the place of arguments."""
+    """Outputs that reuse the memory of arguments."""
     temp_bytes: int | None
     total_bytes: int | None
-    """Arguments, outputs and temporaries, less what is shared."""
+    """Arguments, outputs and temporaries, minus aliases."""
     device_memory_bytes: int
     clock_hz: float | None
     peak_flops: float
     collectives: list[dict[str, Any]] | None
     notes: list[str]
     proposals: list[dict[str, Any]]
-    """Overrides that were compiled because the recipe does not fit, and what they take."""
+    """If the recipe does not fit: overrides that were compiled, with their memory and time."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON data."""
@@ -96,12 +96,12 @@ class Report:
 
 
 def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> Report:
-    """Compiles the step of a run for a topology, and reads off what it would take.
+    """Compiles the training step of a run for a topology and reports memory, FLOPs and time.
 
     Args:
       run: the recipe.
-      topology: what to compile for.
-      say: is told what is going on.
+      topology: the devices to compile for.
+      say: gets lines about the progress.
 
     Raises:
       UserError: for anything wrong with the recipe, or a compiler that is not installed.
@@ -119,6 +119,7 @@ def compile_report(run: Run, topology: Topology, say: Callable[[str], None]) -> 
     try:
         compiled = traced.lower().compile(_OPTIONS.get(topology.platform))
     except jax.errors.JaxRuntimeError as error:
+        # The TPU compiler rejects a program that does not fit; its message has the bytes needed.
         overflow = needed_bytes(str(error))
         if overflow is None:
             raise
@@ -135,12 +136,13 @@ def _in_words(mesh: Any) -> str:
 
 
 def model_flops(prepared: Prepared) -> int:
-    """FLOPs of the model's own matrix products in a step over the whole batch.
+    """FLOPs of the model's matrix products in a step over the global batch.
 
-    Forward and backward pass of encoders and heads; attention in full even where it is causal.
-    Recomputation, the loss and the optimizer are left out.
+    It counts forward and backward pass of encoders and heads, and attention in full even if it is
+    causal; it leaves out recomputation, the loss and the optimizer.
     """
     run = prepared.run
+    # The default `Compute` uses no Pallas kernels, so that the jaxpr shows all products.
     model = build(
         run.model, Compute(), {name: s.initial for name, s in prepared.task.scalars.items()}
     )
@@ -154,7 +156,7 @@ def model_flops(prepared: Prepared) -> int:
 
     def forward(trained: list[dict[str, Any]], params: dict[str, Any], batch: Any) -> Any:
         for part in trained:
-            params = layout.merge(params, part)
+            params = parameters.merge(params, part)
         return model.apply(Variables(params, prepared.shapes.state), batch, None, train=False)[0]
 
     return training_flops(forward, trained, params, batch)
@@ -262,10 +264,15 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def needed_bytes(message: str) -> int | None:
-    """What a program would need, from the compiler's refusal; None if it is another error.
+    """Bytes that a program needs, from the error of a compiler that ran out of memory.
 
-    Where the compiler stops at the temporaries, only those.
+    None for another error, or if on-chip memory ran out. If the compiler stops at the temporaries,
+    the bytes of those only.
+
+    >>> needed_bytes("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20G of 15G")
+    21474836480
     """
+    # On-chip memory runs out in a kernel that is too large; no other mesh or batch would help.
     on_chip = re.search(r"memory space (vmem|smem|sflag|cmem)", message)
     if "RESOURCE_EXHAUSTED" not in message or on_chip:
         return None

@@ -1,12 +1,12 @@
-"""From a compiled program to the time that it should take: a cost model, not a measurement.
+"""Predicted time of a compiled program: a model of its schedule and one of the interconnect.
 
-The time of a step on one device is the sum, over all instructions that run, of
-  - `estimated_cycles` that the TPU compiler notes, divided by the clock;
-  - for an instruction without them (custom calls such as Pallas kernels, scatters, everything on
-    GPU) its roofline time: the larger of FLOPs / peak and bytes / bandwidth of the main memory;
-  - for a collective, and for an asynchronous copy, its bytes / bandwidth, less the time of what the
-    schedule puts between its start and its end.
-Latencies, contention for memory and links, and what hosts do are left out.
+The time of a step on one device is the sum over all instructions that run:
+  - with an estimate of the TPU compiler (`estimated_cycles`): cycles / clock;
+  - without one (custom calls such as Pallas kernels, scatters, everything on GPU): its roofline
+    time, the larger of FLOPs / peak and bytes / bandwidth of the main memory;
+  - a collective or an asynchronous copy: bytes / bandwidth, minus the time of the instructions that
+    the schedule puts between its start and its end.
+Latencies, contention for memory and links, and the work of the hosts are left out.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from vljax.analysis.hlo_costs import (
 
 @dataclass
 class Cost:
-    """What runs cost, on one device."""
+    """The cost of a part of a program on one device."""
 
     cycles: int = 0
-    """Noted by the compiler."""
+    """Sum of the compiler's estimates."""
     uncosted_seconds: float = 0.0
-    """Roofline time of instructions without cycles."""
+    """Roofline time of instructions without an estimate."""
     uncosted_flops: int = 0
-    """FLOPs of those."""
+    """FLOPs of instructions without an estimate."""
     exposed_seconds: float = 0.0
-    """Of collectives, what nothing is computed beside."""
+    """Time of collectives that no computation overlaps."""
     copy_seconds: float = 0.0
-    """Of asynchronous copies, the same."""
+    """Time of asynchronous copies that no computation overlaps."""
     memory_bytes: int = 0
-    """Main memory read and written."""
+    """Bytes of main memory read and written."""
 
     def add(self, other: Cost, times: int) -> None:
-        """Adds another cost so many times."""
+        """Adds `times` times another cost."""
         for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
 
     def seconds(self, clock: float | None) -> float:
-        """The time of it all."""
+        """The predicted time; `clock` in cycles/s."""
         computed = self.cycles / clock if clock else 0.0
         return computed + self.uncosted_seconds + self.exposed_seconds + self.copy_seconds
 
@@ -69,8 +69,8 @@ def program_cost(
       module: the program.
       runs: how often each computation runs.
       found: its collectives.
-      accelerator: the limits of a device.
-      seconds: how long a collective takes.
+      accelerator: peak rates of a device.
+      seconds: the time of a collective, from `collective_seconds`.
     """
     by_name = {(c.computation, c.name): seconds(c) for c in found}
     inside: dict[str, float] = {}
@@ -80,39 +80,41 @@ def program_cost(
         )
     total = Cost()
     for name in runs.scheduled:
-        walk = _Walk(module, module.computations[name], accelerator, by_name, inside)
-        total.add(walk.cost(), runs.times[name])
+        schedule = _Schedule(module, module.computations[name], accelerator, by_name, inside)
+        total.add(schedule.cost(), runs.times[name])
     return total
 
 
 @dataclass
-class _Walk:
-    """One pass over a computation in the order of its schedule."""
+class _Schedule:
+    """The instructions of a computation, in the order in which a device starts them."""
 
     module: Module
     computation: Computation
     accelerator: Accelerator
     collectives: dict[tuple[str, str], float]
-    """Seconds by computation and name."""
+    """(computation, instruction) -> seconds."""
     inside: dict[str, float]
-    """Seconds of the collectives inside a fused or asynchronous computation."""
+    """Fused or asynchronous computation -> seconds of the collectives in it."""
     total: Cost = field(default_factory=Cost)
     elapsed: float = 0.0
     """Seconds of computation so far."""
     started: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
-    """What runs beside: since when, how long it takes, whether it is a collective."""
+    """Running asynchronously: start time, duration, whether it is a collective."""
     spread: tuple[float, float] | None = None
-    """A collective spread over fusions: since when, how long it takes."""
+    """A collective that is spread over fusions: start time, duration."""
 
     def cost(self) -> Cost:
         for instruction in self.computation.instructions.values():
             self._step(instruction)
+        # Operations without an end in this computation end with it.
         for name in list(self.started):
             self._finish(name)
         self._finish_spread()
         return self.total
 
     def _step(self, instruction: Instruction) -> None:
+        # An asynchronous operation is passed on under the name of its last `-update`.
         if instruction.opcode.endswith("-update") and instruction.operands[0] in self.started:
             self.started[instruction.name] = self.started.pop(instruction.operands[0])
             return
@@ -137,10 +139,10 @@ class _Walk:
             self.total.exposed_seconds += self.collectives[key]
             return
         if within > 0:
-            if self.spread is None:
-                self.spread = (self.elapsed, within)
-            elif within > 0:
-                self.spread = (self.spread[0], self.spread[1] + within)
+            # The TPU compiler spreads a collective over several fusions. It ends at the custom call
+            # `AsyncCollectiveDone`.
+            since, takes = self.spread or (self.elapsed, 0.0)
+            self.spread = (since, takes + within)
         self._compute(instruction, size)
 
     def _compute(self, instruction: Instruction, size: int) -> None:
@@ -149,6 +151,7 @@ class _Walk:
             self.total.cycles += cycles
             self.elapsed += cycles / self.accelerator.clock
             return
+        # Without an estimate an instruction must not be free: Pallas kernels have none.
         flops = instruction_flops(self.module, self.computation, instruction)
         if instruction.opcode == "fusion":
             flops += sum(computation_flops(self.module, name) for name in instruction.called)
@@ -173,23 +176,27 @@ class _Walk:
 
 
 def estimated_cycles(instruction: Instruction) -> int | None:
-    """What the TPU compiler notes for an instruction; None where it notes nothing."""
+    """The TPU compiler's estimate for an instruction; None if it has none."""
     config = instruction.backend_config.get("window_config", {})
     return int(config["estimated_cycles"]) if "estimated_cycles" in config else None
 
 
-# --- How long collectives take at best, by the links that they can use ----------------------------
+# --- Interconnect: the least time of a collective, by the links that it can use ---
 
 
 def collective_seconds(
     devices: Sequence[Any], accelerator: Accelerator
 ) -> Callable[[Collective], float]:
-    """A function from a collective to its roofline time; `devices` are in the order of the mesh.
+    """A function from a collective to its roofline time in seconds.
 
-    Within a slice each device can use its links along the dimensions of the torus in which its
-    group extends, in both directions; between GPUs of a node all NVLinks. Between slices or nodes,
-    every device its share of the network. Rings without a link around, and several groups on one
-    link, are not looked at: it is a lower limit.
+    A TPU uses its links along those dimensions of the torus in which its group extends, in both
+    directions. A GPU uses all its NVLinks within a node. Between slices or nodes, a device uses its
+    share of the network. This is a lower bound: it ignores rings that do not close and groups that
+    share a link.
+
+    Args:
+      devices: in the order of the mesh.
+      accelerator: peak rates of a device.
     """
     known: dict[Any, float] = {}
 
@@ -212,9 +219,9 @@ def _bandwidth(
     accelerator: Accelerator,
     shared: bool,
 ) -> float:
-    """Bytes/s out of a device; infinite where the network's share is not known.
+    """Bytes/s out of a device; infinite if the bandwidth of the network is not known.
 
-    Where the work is `shared`, all devices of a slice or node carry what goes to the next one.
+    For `shared` kinds, all devices of a slice or node send a part of the data for the next one.
     """
     slowest = float("inf")
     for group in groups:
@@ -231,13 +238,13 @@ def _bandwidth(
 
 
 def _neighbourhood(device: Any) -> int:
-    """What a fast network joins: a TPU slice; the GPUs of a node, which has one process here."""
+    """The index of the device's TPU slice, or of its GPU node (one process each)."""
     name = "process_index" if device.platform == "gpu" else "slice_index"
     return int(getattr(device, name, 0) or 0)
 
 
 def _dimensions(members: Sequence[Any]) -> int:
-    """Dimensions of the torus in which devices differ; at least one."""
+    """The number of torus dimensions in which the devices differ; at least 1."""
     if not isinstance(getattr(members[0], "coords", None), list | tuple):
         return 1
     coordinates = np.array([device.coords for device in members])

@@ -1,7 +1,8 @@
-"""Compiled programs as XLA prints them: computations, instructions, shapes, how often each runs.
+"""Parser of compiled programs in HLO text, the output of `jax.stages.Compiled.as_text()`.
 
-Reads `jax.stages.Compiled.as_text()` of any platform. Only what the counts need is parsed; the rest
-of a line stays text.
+`parse` makes a `Module` of computations and instructions; it parses the parts that the counts need,
+and keeps the rest of each line as text. `executions` says how often each computation runs, and
+`groups` which devices take part in a collective. `vljax.analysis.hlo_costs` counts on top of these.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _BITS = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class Shape:
-    """An array that an instruction makes."""
+    """An array in the result of an instruction."""
 
     dtype: str
     dims: tuple[int, ...]
     space: int = 0
-    """Memory space of its layout: 0 is the device's main memory, on TPU 1 is on-chip memory."""
+    """Memory space of its layout: 0 is main memory; on TPU, 1 is on-chip memory."""
 
     @property
     def size(self) -> int:
@@ -45,7 +46,7 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """Bytes without the padding of the layout; tokens and opaque values have none."""
+        """Bytes without the padding of the layout; 0 for tokens and opaque values."""
         if self.dtype == "pred":
             return self.size
         bits = _BITS.search(self.dtype)
@@ -54,44 +55,46 @@ class Shape:
 
 @dataclass(frozen=True)
 class Instruction:
-    """A line of a computation."""
+    """An instruction of a computation."""
 
     name: str
     opcode: str
     shapes: tuple[Shape, ...]
-    """The arrays of the result, those of a tuple one after the other."""
+    """The arrays of the result, or of the tuple that is the result."""
     operands: tuple[str, ...]
-    """Names of other instructions; the literal of a constant, the number of a parameter."""
+    """Names of instructions; the literal of a constant; the number of a parameter."""
     attributes: str
-    """The text behind the operands."""
+    """The text after the operands."""
     is_root: bool
 
     def attribute(self, name: str) -> str | None:
-        """The value of `name=...`, without its braces; None where the instruction has none."""
+        """The value of `name=...`, without braces; None if there is none."""
+        # Metadata and backend_config may contain `name=` too, so search in front of them.
         head = self.attributes.partition(", metadata=")[0].partition(", backend_config=")[0]
         match = re.search(rf"(?:^|, ){name}=(?:\{{([^}}]*)\}}|([^,\s]+))", head)
         return None if match is None else match[1] if match[1] is not None else match[2]
 
     @property
     def op_name(self) -> str:
-        """Where in the Python program it comes from, as JAX names it."""
+        """JAX's name of the operation, with its place in the Python program."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
     @property
     def target(self) -> str:
-        """What a custom call calls."""
+        """The target of a custom call; "" for other instructions."""
         match = re.search(r'custom_call_target="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
     @property
     def backend_config(self) -> dict[str, Any]:
-        """What the compiler of the platform says about it; empty if that is no JSON."""
+        """The `backend_config` of the platform's compiler; empty if it is not JSON."""
         _, found, text = self.attributes.partition("backend_config=")
         if not found or text[:1] not in '{"':
             return {}
         try:
             value, _ = json.JSONDecoder().raw_decode(text)
+            # Some backends print JSON, others a string that contains JSON.
             value = json.loads(value) if isinstance(value, str) else value
         except json.JSONDecodeError:
             return {}
@@ -99,7 +102,7 @@ class Instruction:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The computations that it names."""
+        """Names of the computations that it calls."""
         names = []
         for group, single in _CALLED.findall(self.attributes):
             names += re.findall(r"[\w.\-]+", group) if group else [single]
@@ -108,25 +111,25 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Computation:
-    """A sequence of instructions, in the order of the schedule where there is one."""
+    """A sequence of instructions, in the order of the schedule if the program has one."""
 
     name: str
     instructions: Mapping[str, Instruction]
 
     @functools.cached_property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction with its result."""
         return next(i for i in self.instructions.values() if i.is_root)
 
     @functools.cached_property
     def parameters(self) -> Mapping[int, Instruction]:
-        """Its arguments by number."""
+        """Number -> parameter."""
         found = [i for i in self.instructions.values() if i.opcode == "parameter"]
         return {int(i.operands[0]): i for i in found}
 
 
 Kernel = tuple[str, tuple[tuple[int, ...], ...]]
-"""A kernel by its name and the sizes of its results."""
+"""Name of a Pallas kernel, shapes of its results."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Module:
     computations: Mapping[str, Computation]
     entry: Computation
     kernels: Mapping[Kernel, int] = field(default_factory=dict)
-    """FLOPs of Pallas kernels, of which the text says nothing (`vljax.analysis.jaxpr_flops`)."""
+    """Pallas kernel -> FLOPs, from `jaxpr_flops.kernel_flops`; HLO text does not have them."""
 
     def instructions(self) -> Iterator[tuple[Computation, Instruction]]:
         """All instructions with their computations."""
@@ -146,10 +149,16 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """The module that a text describes.
+    """The module of an HLO text.
 
     Raises:
       ValueError: if the text has no entry computation.
+
+    >>> import jax
+    >>> text = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((8, 8), "float32"))
+    >>> module = parse(text.compile().as_text())
+    >>> module.entry.parameters[0].shapes
+    (Shape(dtype='f32', dims=(8, 8), space=0),)
     """
     computations: dict[str, Computation] = {}
     entry: Computation | None = None
@@ -171,7 +180,7 @@ def parse(text: str) -> Module:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """Lines, those of one instruction joined: the metadata of Pallas kernels hold line breaks."""
+    """One line for each instruction: the metadata of Pallas kernels contain line breaks."""
     pending = ""
     for line in text.splitlines():
         if line == "}" or _ASSIGNMENT.match(line) or _HEADER.match(line):
@@ -204,7 +213,8 @@ def _shape(dtype: str, dims: str, layout: str) -> Shape:
 
 
 def _closing(text: str, start: int) -> int:
-    """The position behind the bracket that closes the one at `start`."""
+    """The position after the bracket that closes the one at `start`."""
+    # Jump from bracket to bracket: texts of large models have many megabytes.
     depth, position = 0, start
     while True:
         opened, closed = text.find("(", position), text.find(")", position)
@@ -219,41 +229,41 @@ def _closing(text: str, start: int) -> int:
 
 
 def _operands(text: str) -> tuple[str, ...]:
-    """Names of operands, whether their shapes stand before them or not."""
+    """Names of operands; their shapes come before them in some versions of the text."""
     if "%" in text:
         return tuple(re.findall(r"%([\w.\-]+)", text))
     text = re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", text)
     return tuple(part.split()[-1] for part in text.split(", ") if part.strip())
 
 
-# --- How often each computation of a compiled program runs ----------------------------------------
+# --- Executions: how often each computation runs ---
 
 _SCHEDULED = ("call", "conditional")
 _FUSED = ("fusion", "custom-call", "async-start")
 _TRANSPARENT = ("copy", "convert", "bitcast", "reshape", "opt-barrier", "optimization-barrier")
 _LIMIT = 1_000_000
-"""Iterations after which counting a loop by running its counter is given up."""
+"""Trips up to which a loop's counter is evaluated."""
 
 Argument = Callable[[int, int | None], int | None]
-"""The integer in a parameter, by its number and its place in a tuple."""
+"""(number of a parameter, index in its tuple) -> its integer value."""
 
 
 @dataclass(frozen=True)
 class Executions:
-    """What runs how often, per execution of the program."""
+    """How often computations run in one execution of the program."""
 
     times: Mapping[str, int]
-    """By computation; absent where it is only applied to elements (`to_apply`)."""
+    """Computation -> runs. Computations that are applied to elements (`to_apply`) are absent."""
     scheduled: frozenset[str]
-    """Computations whose instructions run one by one: not those inside a fusion."""
+    """Computations with instructions that run one by one, unlike those inside a fusion."""
     unknown: tuple[str, ...]
-    """Loops whose trip count the text does not tell; they are counted as one trip."""
+    """Loops with an unknown trip count; they count as one trip."""
 
 
 def executions(module: Module) -> Executions:
-    """Runs of every computation that the entry reaches.
+    """How often every computation runs that the entry computation reaches.
 
-    Every branch of a conditional counts as taken: an upper bound.
+    Every branch of a conditional counts as taken, which is an upper bound.
     """
     times: dict[str, int] = {}
     scheduled: set[str] = set()
@@ -270,9 +280,11 @@ def executions(module: Module) -> Executions:
                     unknown.append(instruction.name)
                 trips = 1 if trips is None else trips
                 visit(_named(module, instruction, "body"), runs * trips, fused)
+                # The last run of the condition ends the loop.
                 visit(_named(module, instruction, "condition"), runs * (trips + 1), fused)
             elif instruction.opcode in (*_SCHEDULED, *_FUSED):
                 for name in instruction.called:
+                    # A fusion is one kernel: its instructions have no time of their own.
                     inner = fused or instruction.opcode in _FUSED
                     visit(module.computations[name], runs, inner)
 
@@ -281,16 +293,16 @@ def executions(module: Module) -> Executions:
 
 
 def trip_count(module: Module, parent: Computation, loop: Instruction) -> int | None:
-    """Trips of a `while` loop: what the compiler noted, else by running its counter.
+    """The trip count of a `while` loop: the compiler's note, or else by evaluating its counter.
 
-    The counter is followed through condition and body; None where it depends on data.
+    None if the counter depends on data.
     """
     known = loop.backend_config.get("known_trip_count")
     if isinstance(known, dict) and "n" in known:
         return int(known["n"])
     condition, body = _named(module, loop, "condition"), _named(module, loop, "body")
     start = _initial(module, parent, loop)
-    places = _places(module, condition)
+    places = _state_indices(module, condition)
     state = {place: start(0, place) for place in places}
     if not state or any(value is None for value in state.values()):
         return None
@@ -317,7 +329,7 @@ def _named(module: Module, instruction: Instruction, role: str) -> Computation:
 
 
 def _initial(module: Module, parent: Computation, loop: Instruction) -> Argument:
-    """The integers that a loop starts with."""
+    """The integers in the initial state of a loop."""
 
     def argument(_: int, place: int | None) -> int | None:
         source = parent.instructions.get(loop.operands[0])
@@ -329,8 +341,8 @@ def _initial(module: Module, parent: Computation, loop: Instruction) -> Argument
     return argument
 
 
-def _places(module: Module, condition: Computation) -> tuple[int, ...]:
-    """The entries of a loop's state that its condition looks at."""
+def _state_indices(module: Module, condition: Computation) -> tuple[int, ...]:
+    """Indices of the entries of a loop's state that its condition reads."""
     found = []
     for instruction in condition.instructions.values():
         if instruction.opcode == "get-tuple-element":
@@ -349,7 +361,7 @@ def _returned(module: Module, body: Computation, place: int, argument: Argument)
 def _evaluate(
     module: Module, computation: Computation, instruction: Instruction, argument: Argument
 ) -> int | None:
-    """The value of an integer scalar, if it follows from constants and arguments."""
+    """The value of an integer scalar; None unless constants and arguments determine it."""
 
     def operand(i: int) -> int | None:
         found = computation.instructions.get(instruction.operands[i])
@@ -398,10 +410,10 @@ def _combined(opcode: str, direction: str | None, left: int, right: int) -> int 
     return int(comparisons[direction]) if direction in comparisons else None
 
 
-# --- Which devices a collective joins, in every form that XLA prints ------------------------------
+# --- Groups: the devices of a collective, in every form that XLA prints ---
 
 Groups = tuple[tuple[int, ...], ...]
-"""Positions of devices in the mesh (row-major), group by group."""
+"""For each group, the row-major indices of its devices in the mesh."""
 
 _LISTED = re.compile(r"replica_groups=(\{\{.*?\}\}|\{\})")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -411,14 +423,15 @@ _REFERENCE = re.compile(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?")
 
 
 def groups(instruction: Instruction, devices: int) -> Groups:
-    """The groups of a collective; the pairs of a permutation.
+    """The groups of devices of a collective; for a permutation, its (source, target) pairs.
 
     Raises:
-      ValueError: for a form that is not known.
+      ValueError: for an unknown form.
     """
     return _groups(instruction.attributes.partition(", metadata=")[0], devices)
 
 
+# A program has many collectives and few different groups.
 @functools.cache
 def _groups(text: str, devices: int) -> Groups:
     if match := _PAIRS.search(text) or _LISTED.search(text):
@@ -443,13 +456,13 @@ def _rows(array: np.ndarray) -> Groups:
 
 
 def _iota(dims: str, permutation: str | None) -> np.ndarray:
-    """`[4,2]T(1,0)`: counting numbers in that shape, transposed."""
+    """`[4,2]T(1,0)`: `arange(8)` in that shape, transposed."""
     ids = np.arange(math.prod(_ints(dims))).reshape(_ints(dims))
     return ids.transpose(_ints(permutation)) if permutation else ids
 
 
 def _mesh(axes: str, device_ids: str | None, crossed: str) -> Groups:
-    """`mesh['a'=4,'b'=2] {'b'}`: devices that differ in axis b only; `'a':(2)2` is a part of a."""
+    """`mesh['a'=4,'b'=2] {'b'}`: devices that differ only in b; `'a':(2)2` is a factor of a."""
     sizes = {name.strip(" '"): int(size) for name, size in (a.split("=") for a in axes.split(","))}
     ids = _device_ids(device_ids, math.prod(sizes.values())).reshape(tuple(sizes.values()))
     parts: list[tuple[str, int]] = list(sizes.items())

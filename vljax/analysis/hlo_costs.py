@@ -1,14 +1,13 @@
-"""FLOPs of matrix products and convolutions in a compiled program.
+"""Costs of a compiled program by its HLO: FLOPs, bytes of main memory, collectives.
 
-A multiply-add counts as two. Other operations (element-wise, reductions) are not counted: they run
-on other units. `Compiled.cost_analysis()` counts the body of a loop once and is None on GPU.
+JAX's own `Compiled.cost_analysis()` counts the body of a loop once, does not know Pallas kernels,
+and is None on GPU; so the counts are made here, from the parsed text (`vljax.analysis.hlo`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +26,16 @@ from vljax.analysis.hlo import (
     groups,
 )
 
+# --- FLOPs of matrix products and convolutions ---
+#
+# A multiply-add counts as two. Element-wise operations and reductions do not count: they run on
+# other units.
+
 _WINDOW = ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
 
 
 def program_flops(module: Module, runs: Executions) -> int:
-    """FLOPs of one execution of the program on one device, loops by their trip counts."""
+    """FLOPs of one execution of the program on one device; loops count by their trips."""
     return sum(
         times * instruction_flops(module, module.computations[name], instruction)
         for name, times in runs.times.items()
@@ -40,7 +44,7 @@ def program_flops(module: Module, runs: Executions) -> int:
 
 
 def computation_flops(module: Module, name: str) -> int:
-    """FLOPs of one run of a computation, with those that it fuses or calls."""
+    """FLOPs of one run of a computation, including the computations that it calls."""
     computation = module.computations[name]
     total = 0
     for instruction in computation.instructions.values():
@@ -51,7 +55,7 @@ def computation_flops(module: Module, name: str) -> int:
 
 
 def instruction_flops(module: Module, computation: Computation, instruction: Instruction) -> int:
-    """FLOPs of a dot, a convolution, a kernel or a product of a library; 0 for anything else."""
+    """FLOPs of a dot, a convolution, a Pallas kernel or a cuBLAS or cuDNN call; else 0."""
     if instruction.opcode not in ("dot", "convolution", "custom-call"):
         return 0
     if instruction.opcode == "dot":
@@ -95,13 +99,13 @@ PALLAS = "tpu_custom_call"
 
 
 def kernel_of(instruction: Instruction) -> Kernel:
-    """The kernel that an instruction calls; the compiler numbers the calls."""
+    """The kernel that an instruction calls, without the number that the compiler appends."""
     name = re.sub(r"(\.\d+|\.clone)+$", "", instruction.name)
     return name, tuple(shape.dims for shape in instruction.shapes)
 
 
 def unknown_kernels(module: Module) -> list[str]:
-    """Names of the kernels whose FLOPs are not known."""
+    """Names of the Pallas kernels without known FLOPs."""
     calls = (i for _, i in module.instructions() if i.target == PALLAS)
     kernels = dict.fromkeys(kernel_of(call) for call in calls)
     return list(dict.fromkeys(name for name, size in kernels if (name, size) not in module.kernels))
@@ -110,7 +114,7 @@ def unknown_kernels(module: Module) -> list[str]:
 def _fused_attention(
     computation: Computation, instruction: Instruction, config: dict[str, Any]
 ) -> int:
-    """Two products; five in the backward pass, which computes the logits again."""
+    """Two products forward; five backward, which computes the logits again."""
     logits = config["intermediate_tensor_shape"]["dimensions"]
     head_dim = _operand(computation, instruction, 0).dims[-1]
     products = 5 if instruction.target.endswith("Backward") else 2
@@ -118,9 +122,10 @@ def _fused_attention(
 
 
 def _convolution(computation: Computation, instruction: Instruction, out: Shape) -> int:
-    """Multiply-adds whose input is neither padding nor a hole of dilation.
+    """FLOPs of a convolution without those on padding and on the zeros of dilation.
 
-    It matters: on TPU, batched matrix products become convolutions over dilated batch dimensions.
+    On TPU, batched matrix products become convolutions over dilated batch dimensions, so counting
+    those zeros would be far off.
     """
     left, right = (_operand(computation, instruction, i) for i in range(2))
     labels = instruction.attribute("dim_labels") or ""
@@ -149,7 +154,7 @@ def _count(instruction: Instruction, name: str) -> int:
 
 
 def _window(instruction: Instruction) -> dict[str, list[tuple[int, ...]]]:
-    """`{size=1x12 pad=0_0x11_11}` as a list of numbers for each spatial dimension."""
+    """`{size=1x12 pad=0_0x11_11}` as name -> a tuple of numbers per spatial dimension."""
     entries = (part.partition("=") for part in (instruction.attribute("window") or "").split())
     return {
         name: [tuple(_numbers(item.replace("_", " "))) for item in value.split("x")]
@@ -167,16 +172,16 @@ def _valid_positions(
     lhs_dilate: tuple[int, ...],
     rhs_dilate: tuple[int, ...],
 ) -> int:
-    """Pairs of output and kernel position along one dimension that meet an input."""
+    """The number of (output, kernel) positions along one dimension that read an input."""
     at = np.arange(outputs)[:, None] * stride[0] - pad[0]
     at = at + np.arange(kernel)[None] * rhs_dilate[0]
     inside = (at >= 0) & (at <= (inputs - 1) * lhs_dilate[0]) & (at % lhs_dilate[0] == 0)
     return int(inside.sum())
 
 
-# --- Bytes of main memory that an instruction of a compiled program reads and writes --------------
+# --- Bytes of main memory read and written ---
 
-_NOTHING = frozenset(
+_BOOKKEEPING = frozenset(
     (
         *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
         *("while", "call", "conditional", "opt-barrier", "optimization-barrier", "domain"),
@@ -190,29 +195,29 @@ _NO_CODE = frozenset(
         *("SPMDShardToFullShape", "GapiStartEndMarker", "MoveToHost", "MoveToDevice"),
     )
 )
-"""Custom calls that tell the compiler something and do nothing."""
+"""Custom calls that are notes to the compiler and run no code."""
 
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
 def is_free(instruction: Instruction) -> bool:
-    """Whether an instruction takes no time: bookkeeping, or the end of what runs beside others."""
-    if instruction.opcode in _NOTHING or instruction.opcode.endswith(("-done", "-update")):
+    """Whether an instruction takes no time: bookkeeping, or the end of an asynchronous one."""
+    if instruction.opcode in _BOOKKEEPING or instruction.opcode.endswith(("-done", "-update")):
         return True
     return instruction.opcode == "custom-call" and instruction.target in _NO_CODE
 
 
 def memory_bytes(module: Module, computation: Computation, instruction: Instruction) -> int:
-    """Bytes read from and written to main memory by one run of an instruction.
+    """Bytes that one run of an instruction reads from and writes to main memory.
 
-    Arrays in on-chip memory count nothing. Where only a slice of an operand is read, or of the
-    result written, only that counts.
+    Arrays in on-chip memory do not count. If an instruction reads only a slice of an operand, or
+    writes only a slice of the result, the slice counts.
     """
     if is_free(instruction):
         return 0
     if instruction.opcode in ("copy-start", "slice-start"):
         return _copied(computation, instruction)
-    if instruction.opcode.endswith("-start"):  # a collective: results are listed in many forms
+    if instruction.opcode.endswith("-start"):  # a collective; the forms of its results differ
         operands = (computation.instructions[name] for name in instruction.operands)
         return 2 * sum(_in_memory(operand.shapes) for operand in operands)
     inner = _fused(module, instruction)
@@ -235,7 +240,7 @@ def _in_memory(shapes: tuple[Shape, ...]) -> int:
 
 
 def _copied(computation: Computation, instruction: Instruction) -> int:
-    """An asynchronous copy (its result is the destination, the source, a flag) or slice."""
+    """Bytes of an asynchronous copy or slice; a copy's result is (target, source, flag)."""
     operands = [computation.instructions[name] for name in instruction.operands]
     sources = tuple(shape for operand in operands for shape in operand.shapes)
     target = instruction.shapes[0 if instruction.opcode == "copy-start" else len(sources)]
@@ -250,7 +255,7 @@ def _fused(module: Module, instruction: Instruction) -> Computation | None:
 
 
 def _read(inner: Computation, number: int) -> int | None:
-    """Bytes that a fusion reads of an operand, where all that it takes are slices."""
+    """Bytes that a fusion reads of an operand if it takes slices of it only, else None."""
     parameter = inner.parameters.get(number)
     if parameter is None:
         return None
@@ -267,7 +272,7 @@ def _read(inner: Computation, number: int) -> int | None:
 
 
 def _written(inner: Computation) -> int | None:
-    """Bytes that a fusion writes, where it updates a slice in place."""
+    """Bytes that a fusion writes if it updates a slice in place, else None."""
     root = inner.root
     roots = [inner.instructions[n] for n in root.operands] if root.opcode == "tuple" else [root]
     if not any(i.opcode == "dynamic-update-slice" for i in roots):
@@ -294,7 +299,7 @@ def _directly_written(computation: Computation, instruction: Instruction) -> int
     return computation.instructions[instruction.operands[1]].shapes[0].bytes
 
 
-# --- The collectives of a compiled program: kind, bytes, mesh axes, how often each runs -----------
+# --- Collectives: kind, bytes, mesh axes, runs ---
 
 KINDS = (
     "all-reduce",
@@ -309,7 +314,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Collective:
-    """A collective of the program, as it runs once."""
+    """A collective instruction."""
 
     kind: str
     name: str
@@ -318,20 +323,20 @@ class Collective:
     """The mesh axes that it crosses."""
     groups: Groups
     bytes: int
-    """On each device: of the operands; of the result for an all-gather."""
+    """Bytes of the operands on each device; for an all-gather, of the result."""
     times: int
-    """Runs in one execution of the program."""
+    """How often it runs in one execution of the program."""
     overlapped: bool
-    """Whether the program goes on while it runs."""
+    """Whether it runs asynchronously."""
 
     @property
     def group_size(self) -> int:
-        """Devices that take part together."""
+        """The number of devices in the largest group."""
         return max(len(group) for group in self.groups)
 
     @property
     def sent_bytes(self) -> float:
-        """What each device has to send, at least: the ring algorithms' count.
+        """The bytes that each device has to send at least, as ring algorithms do.
 
         An all-reduce is a reduce-scatter and an all-gather (Patarasuk & Yuan 2009).
         """
@@ -342,10 +347,10 @@ class Collective:
 
 
 def collectives(module: Module, runs: Executions, mesh: Mesh) -> list[Collective]:
-    """Every collective that runs and joins more than one device.
+    """All collectives between more than one device that run.
 
-    On TPU a collective that is spread over several fusions stands in each of them, with one
-    channel: it counts once.
+    On TPU, a collective that is spread over several fusions appears in each of them with the same
+    channel; it counts once.
     """
     found = []
     channels: set[str] = set()
@@ -356,6 +361,7 @@ def collectives(module: Module, runs: Executions, mesh: Mesh) -> list[Collective
             kind = _kind(computation, instruction)
             if kind is None:
                 continue
+            # See the docstring: one collective in several fusions.
             spread = bool(instruction.backend_config.get("async_collective_fusion_config"))
             channel = f"{kind} {instruction.attribute('channel_id')}"
             if spread and channel in channels:
@@ -376,14 +382,14 @@ def _kind(computation: Computation, instruction: Instruction) -> str | None:
     kind = instruction.opcode.removesuffix("-start")
     if kind not in KINDS:
         return None
-    # TPU: a fused all-reduce of which each device keeps its slice.
+    # On TPU: a fusion of an all-reduce and a slice, which is a reduce-scatter.
     if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
         return "reduce-scatter"
     return kind
 
 
 def _overlapping(module: Module) -> set[str]:
-    """The computations that an `async-start` runs."""
+    """Names of the computations that an `async-start` runs."""
     starts = (i for _, i in module.instructions() if i.opcode == "async-start")
     return {name for start in starts for name in start.called}
 
@@ -397,14 +403,10 @@ def _bytes(computation: Computation, instruction: Instruction, kind: str, member
 
 def summarise(found: list[Collective]) -> list[dict[str, Any]]:
     """One row for each kind and set of mesh axes: runs and bytes per step and device."""
-    return list(_rows(found))
-
-
-def _rows(found: list[Collective]) -> Iterator[dict[str, Any]]:
-    keys = dict.fromkeys((c.kind, c.axes) for c in found)
-    for kind, axes in sorted(keys):
+    rows = []
+    for kind, axes in sorted({(c.kind, c.axes) for c in found}):
         members = [c for c in found if (c.kind, c.axes) == (kind, axes)]
-        yield {
+        row = {
             "kind": kind,
             "axes": list(axes),
             "count": sum(c.times for c in members),
@@ -412,3 +414,5 @@ def _rows(found: list[Collective]) -> Iterator[dict[str, Any]]:
             "sent_bytes": round(sum(c.times * c.sent_bytes for c in members)),
             "overlapped_bytes": sum(c.times * c.bytes for c in members if c.overlapped),
         }
+        rows.append(row)
+    return rows

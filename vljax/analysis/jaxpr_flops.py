@@ -1,4 +1,4 @@
-"""FLOPs of a function and of its gradient, counted from what JAX traces."""
+"""FLOPs of a function, of its gradient and of Pallas kernels, counted from jaxprs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from jax.extend import core
 from vljax.analysis.hlo import Kernel
 
 Counted = tuple[int, list[bool]]
-"""FLOPs, and which outputs depend on what is trained."""
+"""FLOPs, and for each output whether it depends on trained parameters."""
 
 
 def training_flops(function: Callable[..., Any], trained: Any, *fixed: Any) -> int:
     """FLOPs of the matrix products and convolutions of a forward and backward pass.
 
-    A product costs 2 m n k forward, and backward the same again for each of its two operands that
-    depends on what is trained. Nothing counts twice for being recomputed. A `while` loop counts as
-    one iteration, a conditional as its dearest branch.
+    A product costs 2 m n k forward, and the same again backward for each of its two operands that
+    depends on trained parameters. Recomputation does not count. A `while` loop counts as one
+    iteration, a conditional as its most expensive branch.
 
     Args:
       function: called as `function(trained, *fixed)`.
       trained: the parameters that are updated: arrays or shapes.
-      fixed: everything else.
+      fixed: the other arguments.
+
+    >>> x, w = jax.ShapeDtypeStruct((8, 4), "float32"), jax.ShapeDtypeStruct((4, 2), "float32")
+    >>> training_flops(lambda w, x: x @ w, w, x)  # forward, and the gradient of w
+    256
     """
     closed = jax.make_jaxpr(function)(trained, *fixed)
     count = len(jax.tree.leaves(trained))
@@ -33,7 +37,7 @@ def training_flops(function: Callable[..., Any], trained: Any, *fixed: Any) -> i
 
 
 def forward_flops(jaxpr: Any) -> int:
-    """FLOPs of a jaxpr as it is, counted like those of `training_flops`."""
+    """FLOPs of a jaxpr without a gradient, counted like `training_flops`."""
     return _count(jaxpr, [False] * len(jaxpr.invars))[0]
 
 
@@ -59,7 +63,7 @@ def _equation(equation: Any, active: list[bool]) -> Counted:
         branches = [_count(branch.jaxpr, active[1:]) for branch in params["branches"]]
         outputs = [any(column) for column in zip(*(out for _, out in branches), strict=True)]
         return max(flops for flops, _ in branches), outputs
-    if name == "while":
+    if name == "while":  # a jaxpr does not have its trip count
         skipped = params["cond_nconsts"]
         return _count(params["body_jaxpr"].jaxpr, active[skipped:])
     inner = next(
@@ -73,9 +77,10 @@ def _equation(equation: Any, active: list[bool]) -> Counted:
 
 
 def _scan(params: Any, active: list[bool]) -> Counted:
-    """The carry depends on what is trained as soon as any iteration makes it so."""
+    """Repeats until the set of carries that depend on trained parameters is stable."""
     constants, carries = params["num_consts"], params["num_carry"]
     active = list(active)
+    # Each round makes at least one more carry active, so this ends.
     while True:
         flops, outputs = _count(params["jaxpr"].jaxpr, active)
         carry = slice(constants, constants + carries)
@@ -98,7 +103,7 @@ def _forward(equation: Any) -> int:
 
 
 def _convolution(equation: Any) -> int:
-    """As if no position were padding."""
+    """FLOPs of a convolution, padding included."""
     kernel = equation.invars[1].aval.shape
     labels = equation.params["dimension_numbers"].rhs_spec
     taps = math.prod(kernel[i] for i in labels[1:])  # input features of a group, and space
@@ -106,14 +111,14 @@ def _convolution(equation: Any) -> int:
     return 2 * math.prod(equation.outvars[0].aval.shape) * taps // groups
 
 
-# --- FLOPs of Pallas kernels, from what JAX traces: the compiled text does not tell them ----------
+# --- Pallas kernels: HLO text does not show their FLOPs ---
 
 
 def kernel_flops(jaxpr: Any) -> dict[Kernel, int]:
-    """FLOPs of one call of every kernel in a traced program, on one device.
+    """FLOPs of one call of every Pallas kernel in a jaxpr, on one device.
 
-    The products of the kernel times the size of its grid: blocks that a mask lets the kernel skip
-    count as computed. A grid whose size is not known before it runs counts as one.
+    They are the FLOPs of the kernel's body times the size of its grid. Blocks that a mask lets the
+    kernel skip count as computed. A grid dimension of dynamic size counts as 1.
     """
     found: dict[Kernel, int] = {}
     for equation in _kernels(jaxpr):

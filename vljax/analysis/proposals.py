@@ -1,4 +1,4 @@
-"""What to change in a recipe whose step does not fit: every proposal is tried by compiling it."""
+"""Proposals for a recipe that does not fit a topology; each one is compiled."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vljax.overrides import override
 from vljax.run import Run
 
 _LARGEST_FSDP = 64
-"""Parts beyond which parameters of common widths are no longer split evenly."""
+"""Parts beyond which fsdp does not divide parameters of common widths."""
 _MARGIN = 1.1
-"""Over what is missing: not everything that a step holds becomes smaller."""
+"""Factor on the reduction: not all memory of a step shrinks with the batch."""
 
 
 def compile_or_propose(run: Run, topology: Topology, say: Callable[[str], None]) -> Report:
-    """The report of a run, with proposals that were compiled too if it does not fit.
+    """The report of a run; if it does not fit, with proposals that were compiled too.
 
     Raises:
       UserError: as `vljax.analysis.compile.compile_report`.
@@ -44,7 +44,7 @@ def compile_or_propose(run: Run, topology: Topology, say: Callable[[str], None])
 
 
 def candidates(run: Run, report: Report) -> list[list[str]]:
-    """Overrides that may make a step fit: each remedy alone, then all together; at most four."""
+    """Overrides that may make a step fit: each remedy alone, then all of them; at most 4."""
     remedies = [_remat(run), _accumulation(run, report), _fsdp(report)]
     alone = [remedy for remedy in remedies if remedy]
     together = [argument for remedy in alone for argument in remedy]
@@ -52,7 +52,7 @@ def candidates(run: Run, report: Report) -> list[list[str]]:
 
 
 def _remat(run: Run) -> list[str]:
-    """Compute activations again in the backward pass, wherever they are kept now."""
+    """Recompute the activations of all encoders in the backward pass."""
     arguments = []
     for name, encoder in run.model.encoders.items():
         if getattr(encoder, "remat", "full") != "full":
@@ -61,7 +61,7 @@ def _remat(run: Run) -> list[str]:
 
 
 def _accumulation(run: Run, report: Report) -> list[str]:
-    """Cut the batch into parts, by as much as is missing."""
+    """Accumulate gradients over parts of the batch, small enough for the memory."""
     rows = report.global_batch // (report.mesh["data"] * report.mesh["fsdp"])
     missing = _MARGIN * (report.total_bytes or 0) / report.device_memory_bytes
     parts = run.accumulate

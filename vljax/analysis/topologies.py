@@ -1,7 +1,7 @@
-"""Devices of TPU slices and GPU nodes that are not there, to compile for.
+"""Topologies of TPU slices and GPU nodes, to compile for them without the hardware.
 
 `v5e:4x4` is a TPU slice, `v5e:4x4*2` two of them; `h100:8` is a GPU node, `h100:2x8` two of them.
-Nothing here imports JAX before `devices` does: `quiet_environment` comes first.
+Only `devices` imports JAX, because `quiet_environment` has to be called before that.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from vljax.analysis.accelerators import ACCELERATORS, Accelerator
 from vljax.config import UserError, suggest
 
 _TPU = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
-"""Dimensions of a slice."""
+"""Kind of TPU -> number of dimensions of a slice."""
 _GPU = ("a100", "h100", "h200", "b200")
 _PARTS = re.compile(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?")
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices and how they are joined."""
+    """A set of devices of one kind, with the shape of their network."""
 
     name: str
     platform: str
@@ -33,21 +33,24 @@ class Topology:
     kind: str
     """An entry of ACCELERATORS."""
     shape: tuple[int, ...]
-    """Chips of a slice; (nodes, GPUs a node) on GPU."""
+    """Chips of a slice along each dimension; on GPU, (nodes, GPUs per node)."""
     slices: int = 1
-    """TPU slices, joined by a network."""
+    """Number of TPU slices, joined by a data center network."""
 
     @property
     def accelerator(self) -> Accelerator:
-        """The limits of one device."""
+        """Peak rates and memory of one device."""
         return ACCELERATORS[self.kind]
 
 
 def topology(name: str) -> Topology:
-    """The topology of a name.
+    """The topology with a name such as `v5e:4x4*2` or `h100:2x8`.
 
     Raises:
-      UserError: for a kind or a form that is not known.
+      UserError: for an unknown kind or a malformed name.
+
+    >>> topology("h100:2x8").shape
+    (2, 8)
     """
     match = _PARTS.fullmatch(name)
     kind = match[1] if match else name.partition(":")[0]
@@ -68,14 +71,14 @@ def topology(name: str) -> Topology:
 
 
 def quiet_environment(environment: MutableMapping[str, str]) -> None:
-    """Settings that let libtpu compile without a TPU and without messages.
+    """Sets variables that let libtpu compile without a TPU and without messages.
 
-    They have to be there before JAX is imported.
+    Call it before JAX is imported.
     """
     environment["JAX_PLATFORMS"] = "cpu"
-    environment["TPU_SKIP_MDS_QUERY"] = "1"  # ask no cloud metadata server
-    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # beside another compile
-    # Any host would do; without one libtpu complains.
+    environment["TPU_SKIP_MDS_QUERY"] = "1"  # do not query the metadata server
+    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # two compiles at the same time
+    # Without a host libtpu prints warnings. Any host will do.
     environment["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
     environment["TPU_WORKER_HOSTNAMES"] = "localhost"
     environment["TPU_WORKER_ID"] = "0"
@@ -83,10 +86,10 @@ def quiet_environment(environment: MutableMapping[str, str]) -> None:
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The devices, none of which exists: programs can be compiled for them, not run.
+    """Descriptions of the devices of a topology: programs can be compiled for them, but not run.
 
     Raises:
-      UserError: if the compiler of the platform is not installed, or knows no such topology.
+      UserError: if the platform's compiler is not installed, or does not know the topology.
     """
     _require_compiler(topology)
     from jax.errors import JaxRuntimeError
@@ -97,7 +100,7 @@ def devices(topology: Topology) -> list[Any]:
         name, platform = f"{topology.kind}:{'x'.join(map(str, topology.shape))}", "tpu"
         options = {"num_slices": topology.slices} if topology.slices > 1 else {}
         if topology.kind == "v4":
-            options["chip_config_name"] = "megacore"  # one device a chip, as on Cloud TPU
+            options["chip_config_name"] = "megacore"  # one device per chip, as on Cloud TPU
     else:
         nodes, gpus = topology.shape
         name, platform = "", "cuda"

@@ -17,7 +17,7 @@ from vljax import config
 from vljax.commands.output import format_bytes, print_line, write_json
 from vljax.commands.recipe_arguments import load_run
 from vljax.parallel.mesh import slices
-from vljax.parallel.placement import Placed, bytes_per_device, placement
+from vljax.parallel.placement import ParameterPlacement, bytes_per_device, parameter_placements
 from vljax.run import Prepared, check_trains, prepare
 
 _STATE = {"params": "parameters", "average": "moving average", "optimizer": "optimizer state"}
@@ -72,10 +72,10 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def placed(prepared: Prepared) -> list[Placed]:
+def placed(prepared: Prepared) -> list[ParameterPlacement]:
     """The placement of every parameter of a run."""
     params, axes = prepared.shapes.params, prepared.model.axes
-    return placement(params, axes, prepared.mesh, prepared.run.mesh.fsdp_min_size)
+    return parameter_placements(params, axes, prepared.mesh, prepared.run.mesh.fsdp_min_size)
 
 
 def state_bytes(prepared: Prepared) -> dict[str, int]:
@@ -117,7 +117,7 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
     console = Console()
     print_line(console, f"{spec}: valid")
     console.print(table)
-    print_placement([Placed(**row) for row in summary["placement"]], console)
+    print_placement([ParameterPlacement(**row) for row in summary["placement"]], console)
     unset = {f"{path}: unset" for path in summary["unset"]}
     for note in summary["notes"]:
         if note not in unset:
@@ -126,7 +126,7 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
         print_line(console, f"to train, set: {', '.join(f'--{path}' for path in summary['unset'])}")
 
 
-def print_placement(rows: Sequence[Placed], console: Console) -> None:
+def print_placement(rows: Sequence[ParameterPlacement], console: Console) -> None:
     """Prints how parameters are split over devices, similar ones in one row."""
     split = [row for row in rows if row.split]
     whole = [row for row in rows if not row.split]
@@ -141,7 +141,7 @@ def print_placement(rows: Sequence[Placed], console: Console) -> None:
         print_line(console, f"not split: {reason}: {paths} ({_per_device(kept)} on each device)")
 
 
-def _table(split: Sequence[Placed], whole: Sequence[Placed]) -> Table:
+def _table(split: Sequence[ParameterPlacement], whole: Sequence[ParameterPlacement]) -> Table:
     table = Table(box=box.HORIZONTALS)
     table.add_column("parameter", overflow="fold")
     table.add_column("shape", overflow="fold")
@@ -162,18 +162,18 @@ class _ParameterGroup(NamedTuple):
     """Parameters of one shape and sharding. Their paths are all combinations of `segments`."""
 
     segments: tuple[tuple[str, ...], ...]
-    members: tuple[Placed, ...]
+    members: tuple[ParameterPlacement, ...]
 
     @property
     def path(self) -> str:
         return "/".join(map(_alternatives, self.segments))
 
 
-def _per_device(rows: Iterable[Placed]) -> str:
+def _per_device(rows: Iterable[ParameterPlacement]) -> str:
     return format_bytes(sum(row.bytes_per_device for row in rows))
 
 
-def _grouped(rows: Sequence[Placed]) -> list[_ParameterGroup]:
+def _grouped(rows: Sequence[ParameterPlacement]) -> list[_ParameterGroup]:
     groups = [
         _ParameterGroup(tuple((part,) for part in row.path.split("/")), (row,)) for row in rows
     ]

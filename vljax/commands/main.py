@@ -10,11 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vljax import __version__
-from vljax.commands import recipe_arguments
+from vljax.commands import import_export, recipe_arguments, verify
 from vljax.commands.output import write_json
 from vljax.config import UserError
-from vljax.interop import arguments
-from vljax.verify import arguments as verify_arguments
 
 _RECIPE_COMMANDS = {
     "train": "train a model as a recipe describes, or continue an earlier run",
@@ -120,12 +118,12 @@ def _dispatch(argv: list[str], prog: str) -> int:
     commands.add_parser(
         "data", help="build, convert, index and inspect data sets, train tokenizers"
     )
-    arguments.add(commands)
-    verify_arguments.add(commands)
-    if argv[:1] == [verify_arguments.NAME]:
+    import_export.add(commands)
+    verify.add(commands)
+    if argv[:1] == [verify.NAME]:
         return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")
-    if argv and argv[0] in arguments.NAMES:
-        return _import_or_export(argv[0], parser, argv, prog)
+    if argv and argv[0] in import_export.NAMES:
+        return import_export.run(argv[0], parser, argv, prog)
     if argv and argv[0] in _RECIPE_COMMANDS:
         name = argv[0]
         json_path, rest = recipe_arguments.take_json(argv[1:])
@@ -153,54 +151,9 @@ def _data(argv: list[str], prog: str) -> int:
     return 0
 
 
-def _import_or_export(
-    name: str, parser: argparse.ArgumentParser, argv: list[str], prog: str
-) -> int:
-    asked, rest = parser.parse_known_args(argv)
-    recipe = None if name == "export" else asked.recipe
-    if recipe is None:
-        asked = parser.parse_args(argv)  # which names what is unknown
-    # Models are only read and written; an accelerator would have to be started first.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from vljax.commands.converted_table import print_converted
-    from vljax.interop.convert import export_model, import_model
-    from vljax.progress import shown
-
-    run = None
-    if recipe is not None:
-        run = recipe_arguments.load_run([recipe, *rest], f"{prog} {name}")
-    with shown(name, "{:,} of {:,} bytes", "bytes") as report:
-        if name == "import":
-            done = import_model(
-                asked.source,
-                asked.out,
-                recipe=run,
-                overwrite=asked.overwrite,
-                report=report,
-            )
-        else:
-            done = export_model(
-                asked.source,
-                asked.out,
-                asked.format,
-                dtype=asked.dtype,
-                quantize=asked.quantize,
-                accept=asked.accept,
-                vocabulary=asked.tokenizer,
-                overwrite=asked.overwrite,
-                report=report,
-            )
-    if asked.json != "-":
-        print_converted(done)
-    write_json(asked.json, done.as_dict())
-    return 0
-
-
 def _verify(asked: argparse.Namespace, prog: str) -> int:
     """Status 1 if a number differs from the published one by more than the tolerance."""
-    from vljax.verify.command import run
-
-    result = run(asked, prog)
+    result = verify.run(asked, prog)
     write_json(asked.json, result)
     return 0 if result["agrees"] else 1
 

@@ -1,1 +1,1 @@
-"""What is done with data sets outside of training: conversion and inspection."""
+"""Tools for data sets outside of training: `vljax data inspect` and `vljax data convert`."""

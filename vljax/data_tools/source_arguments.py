@@ -1,4 +1,7 @@
-"""The sources and the tokenizer that a command line names."""
+"""Source arguments: the sources and the tokenizer on the command lines of `vljax data`.
+
+vljax data inspect photos.csv webdataset:shards --captions json.caption --tokenizer clip
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 from typing import Any
 
 import vljax.data.sources
-import vljax.datasets  # noqa: F401  both register what can be named
+import vljax.datasets  # noqa: F401  both register the names of sources
 from vljax.config import UserError, member, validate
 from vljax.data.records import Source
 from vljax.data.tokenizers import LoadedTokenizer, Tokenizer, load_tokenizer
@@ -25,21 +28,24 @@ _BY_ENDING = {
 }
 
 HELP = """\
-SOURCE is a path or TYPE:PATH. Without TYPE it is told by the ending: .tar, .parquet, .array_record,
-.jsonl, .csv, .tsv, or by the name dataset_*.json; of a folder, by what lies in it. Fields of the
-sources follow: --captions json.caption txt, --label cls."""
+SOURCE is a path or TYPE:PATH. Without TYPE, the type follows from the ending (.tar, .parquet,
+.array_record, .jsonl, .csv, .tsv), from the name dataset_*.json, or from the files in a folder.
+Fields of the sources come after them: --captions json.caption txt, --label cls."""
 
 
 def parse_sources(argv: list[str], prog: str, epilog: str = "") -> list[Source]:
-    """The sources that arguments name, with the fields set behind them.
+    """The sources that arguments name.
+
+    >>> parse_sources(["builtin:train", "builtin:test"], "vljax data index")
+    [Builtin(split='train'), Builtin(split='test')]
 
     Args:
-      argv: sources, then `--FIELD VALUE ...` for all of them.
-      prog: the command that messages show.
-      epilog: what `--help` says at its end.
+      argv: sources, then `--FIELD VALUE ...`, which is set in all of them.
+      prog: the command, for messages.
+      epilog: last lines of `--help`.
 
     Raises:
-      UserError: if there is none, a type is unknown, or a field does not fit.
+      UserError: if no source is named, a type is unknown, or a field is invalid.
     """
     count = next((i for i, word in enumerate(argv) if word.startswith("--")), len(argv))
     if not count:
@@ -83,14 +89,16 @@ def _type_of(path: str) -> str:
     raise UserError(f"{path}: cannot tell what kind of data set this is; write TYPE:{path}")
 
 
-# --- The tokenizer that a command line names ------------------------------------------------------
-
 _TOKENIZERS = {".json": "huggingface", ".model": "sentencepiece"}
 _FIELD = "--tokenizer."
 
 
 def split_tokenizer_fields(argv: list[str]) -> tuple[list[str], list[str]]:
-    """`--tokenizer.FIELD VALUE ...` as `--FIELD VALUE ...`, and the other arguments."""
+    """The fields of the tokenizer, without their prefix, and all other arguments.
+
+    >>> split_tokenizer_fields(["pets.csv", "--tokenizer.context_length", "32", "--label", "kind"])
+    (['--context_length', '32'], ['pets.csv', '--label', 'kind'])
+    """
     fields, rest = list[str](), list[str]()
     ours = False
     for word in argv:
@@ -101,15 +109,15 @@ def split_tokenizer_fields(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer | None:
-    """The loaded tokenizer that a word names; None for "none".
+    """The loaded tokenizer that an argument names; None for "none".
 
     Args:
-      word: TYPE, TYPE:PATH, a vocabulary, or the folder of a tokenizer in a checkpoint.
-      fields: `--FIELD VALUE ...` of it.
-      prog: the command that messages show.
+      word: TYPE, TYPE:PATH, a vocabulary file, or the folder of a tokenizer in a checkpoint.
+      fields: `--FIELD VALUE ...` to set in it.
+      prog: the command, for messages.
 
     Raises:
-      UserError: if there is no such tokenizer, or a field does not fit.
+      UserError: if there is no such tokenizer, or a field is invalid.
     """
     if word == "none":
         if fields:
@@ -124,11 +132,11 @@ def parse_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer 
     if name not in Tokenizer.members and ending in _TOKENIZERS:
         name, path = _TOKENIZERS[ending], word
     kind: Any = member(Tokenizer, name, "--tokenizer")
-    # Clip has its vocabulary within it.
+    # CLIP BPE comes with its vocabulary and needs no path.
     tokenizer = kind(path=path) if path else kind()
     return tokenizer_with_fields(tokenizer, fields, f"{prog} --tokenizer {word}")
 
 
 def tokenizer_with_fields(tokenizer: Tokenizer, fields: list[str], prog: str) -> LoadedTokenizer:
-    """A tokenizer with `--FIELD VALUE ...` set, loaded. Raises UserError if one does not fit."""
+    """Sets `--FIELD VALUE ...` in a tokenizer and loads it. Raises UserError for an invalid one."""
     return validate(override(tokenizer, fields, prog)).load()

@@ -247,12 +247,12 @@ class ShardedEvaluationSet:
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The image entries as global arrays, and `valid` of all rows as a host array."""
-        wanted = rows.own_parts(self._sharding, batch_size)
+        wanted = rows.local_parts(self._sharding, batch_size)
 
         def open_part(part: int, count: int) -> Iterator[dict[str, np.ndarray]]:
             return self._whole.batches(batch_size, part, count)
 
-        for batch in rows.read(open_part, wanted):
+        for batch in rows.read_parts(open_part, wanted):
             own = {**image_entries(batch), "valid": batch["valid"]}
-            split = rows.place(own, self._sharding, batch_size)
+            split = rows.global_arrays(own, self._sharding, batch_size)
             yield {**image_entries(split), "valid": np.asarray(self._gather(split["valid"]))}

@@ -1,4 +1,4 @@
-"""Curves of a run: loss, learning rate, recall."""
+"""Plots of a run over its steps: loss, learning rate, recall."""
 
 from __future__ import annotations
 
@@ -10,29 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, told apart with any colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-
-
-def figure(width: float, height: float) -> Figure:
-    """An empty figure; sizes in inches. It belongs to no window and no global state."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save(drawn: Figure, path: Path) -> Path:
-    """Writes a PNG (whatever the display) and makes its folder."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(drawn)
-    drawn.savefig(path, dpi=120, format="png")
-    return path
-
+from vljax.charts import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,16 +24,16 @@ STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
 
 
 def plot_run(metrics: Sequence[Row], directory: str | Path) -> list[Path]:
-    """Draws the curves of a run as PNG files.
+    """Draws the metrics of a run over its steps as PNG files.
 
     Args:
-      metrics: rows of `metrics.jsonl`, each with `step` and some `name: value`; a later row of the
-        same step counts.
-      directory: where to write; made if need be.
+      metrics: rows of `metrics.jsonl`, each with `step` and values by name. Of two rows with the
+        same step and name, the later one counts.
+      directory: the folder to write to; made if needed.
 
     Returns:
-      `loss.png`, `learning_rate.png` and one `recall_DATASET_SPLIT.png` (beginning with the
-      evaluator where it is not `retrieval`) each, as far as there are numbers for them.
+      The files with data to show: `loss.png`, `learning_rate.png`, and `recall_DATASET_SPLIT.png`
+      for each evaluation (`recall_EVALUATOR_DATASET_SPLIT.png` if it is not `retrieval`).
     """
     directory = Path(directory)
     written = []
@@ -72,7 +50,12 @@ def plot_run(metrics: Sequence[Row], directory: str | Path) -> list[Path]:
 def series(
     metrics: Sequence[Row], name: str
 ) -> tuple[Int[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """The steps at which a metric has a finite value, in order, and these values."""
+    """The finite values of a metric, with their steps in order.
+
+    >>> steps, values = series([{"step": 2, "loss": 0.5}, {"step": 1, "loss": 1.0}], "loss")
+    >>> steps.tolist(), values.tolist()
+    ([1, 2], [1.0, 0.5])
+    """
     points = {
         int(row["step"]): float(row[name])
         for row in metrics
@@ -83,36 +66,36 @@ def series(
 
 
 def smooth(values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
-    """The mean of a twentieth of all points around each of at least one; of fewer at both ends."""
+    """The centred moving mean over a twentieth of all points; the window is cut at both ends."""
     window = np.ones(len(values) // 40 * 2 + 1)
     weights = np.convolve(np.ones_like(values), window, mode="same")
     return np.convolve(values, window, mode="same") / weights
 
 
 def _plot_loss(metrics: Sequence[Row], path: Path) -> Path:
-    drawn = figure(7.0, 4.0)
-    axes = _axes(drawn.subplots(), "Training loss", "loss")
+    figure = new_figure(7.0, 4.0)
+    axes = _axes(figure.subplots(), "Training loss", "loss")
     steps, losses = series(metrics, "loss")
     axes.plot(steps, losses, color=GREY, linewidth=0.8, marker=_marker(steps), label="logged")
     axes.plot(steps, smooth(losses), color=BLUE, linewidth=2, label="mean of a twentieth of them")
     axes.set_xlim(left=0)
     axes.legend(frameon=False)
-    return save(drawn, path)
+    return save(figure, path)
 
 
 def _plot_learning_rate(metrics: Sequence[Row], path: Path) -> Path:
-    drawn = figure(7.0, 3.0)
-    axes = _axes(drawn.subplots(), "Learning rate", "learning rate")
+    figure = new_figure(7.0, 3.0)
+    axes = _axes(figure.subplots(), "Learning rate", "learning rate")
     steps, rates = series(metrics, "learning_rate")
     axes.plot(steps, rates, color=BLUE, linewidth=2, marker=_marker(steps))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    return save(drawn, path)
+    return save(figure, path)
 
 
 def _recalls(metrics: Sequence[Row]) -> dict[str, set[int]]:
-    """The evaluations that measured recall, by the beginning of their names, and at which k."""
+    """The values of k by the prefix of each evaluation that measured recall."""
     found: dict[str, set[int]] = {}
     for match in map(RECALL.fullmatch, sorted({name for row in metrics for name in row})):
         if match and len(series(metrics, match[0])[0]):
@@ -121,11 +104,11 @@ def _recalls(metrics: Sequence[Row]) -> dict[str, set[int]]:
 
 
 def _plot_recall(metrics: Sequence[Row], prefix: str, recalls: set[int], path: Path) -> Path:
-    drawn = figure(10.0, 4.0)
-    panels = drawn.subplots(1, 2, sharex=True, sharey=True)
+    figure = new_figure(10.0, 4.0)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     _, dataset, split = prefix.split("/")
     part = "" if split == "all" else f", {split} split"
-    drawn.suptitle(f"Retrieval on {dataset}{part} (dotted: chance)", parse_math=False)
+    figure.suptitle(f"Retrieval on {dataset}{part} (dotted: chance)", parse_math=False)
     highest, last = 0.0, 1
     for panel, (way, title) in zip(panels, WAYS.items(), strict=True):
         axes = _axes(panel, title, "recall (%)" if panel is panels[0] else "")
@@ -143,8 +126,8 @@ def _plot_recall(metrics: Sequence[Row], prefix: str, recalls: set[int], path: P
     top = min(max(1.1 * highest, 1.0), 103.0)
     panels[0].set(xlim=(0, 1.05 * last), ylim=(-0.02 * top, top))
     handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside right center", frameon=False)
-    return save(drawn, path)
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return save(figure, path)
 
 
 def _marker(steps: Int[np.ndarray, " points"]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from vljax.evaluation.plots import GREEN, GREY, figure
+from vljax.charts import GREEN, GREY, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +39,10 @@ class GridRow:
 def draw_grid(rows: Sequence[GridRow]) -> Figure:
     """Draws at least one query with the images found for it; hits have a thick green frame."""
     columns = 2 + max(len(row.found) for row in rows)
-    drawn = figure(2.6 + 1.25 * (columns - 1), 0.7 + 1.2 * len(rows))
-    drawn.suptitle("Images found for captions (thick green frame: right)", fontsize=11)
+    figure = new_figure(2.6 + 1.25 * (columns - 1), 0.7 + 1.2 * len(rows))
+    figure.suptitle("Images found for captions (thick green frame: right)", fontsize=11)
     ratios = [2.0, *[1.0] * (columns - 1)]
-    grid = drawn.subplots(len(rows), columns, squeeze=False, width_ratios=ratios)
+    grid = figure.subplots(len(rows), columns, squeeze=False, width_ratios=ratios)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -54,7 +54,7 @@ def draw_grid(rows: Sequence[GridRow]) -> Figure:
     grid[0][1].set_title("true image", fontsize=9)
     for place, axes in enumerate(grid[0][2:], start=1):
         axes.set_title(f"found {place}", fontsize=9)
-    return drawn
+    return figure
 
 
 def _caption(axes: Axes, row: GridRow) -> None:

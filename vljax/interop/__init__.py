@@ -1,1 +1,1 @@
-"""Weights of other software; one file a foreign format."""
+"""Models of other software, read and written: a file or folder for each foreign format."""

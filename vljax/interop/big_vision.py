@@ -1,4 +1,4 @@
-"""The names of big_vision: ViT, text transformer, and both towers of LiT and SigLIP."""
+"""Parameter names of big_vision: ViT, text transformer, and the two towers of LiT and SigLIP."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vljax.config import UserError
+from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.interop.mapping import BATCHED, SAME, Rule, rule
-from vljax.interop.tensors import Lazy, Tensor
 from vljax.models.encoders import TextTransformer, ViT
 
 SUBTREES = {"image": "img", "text": "txt", "logit_scale": "t", "logit_bias": "b"}
-"""What of a model with two towers our parts are."""
+"""The part of a two-tower file that belongs to each of our encoders and scalars."""
 
 _ATTENTION, _MLP = "MultiHeadDotProductAttention_0", "MlpBlock_0"
-# As PyTorch users know them from the first published ViTs, which numbered all modules in a row.
+# The first published ViTs numbered all modules of a block in one sequence.
 _OLD_NAMES = {
     "MultiHeadDotProductAttention_1": _ATTENTION,
     "LayerNorm_2": "LayerNorm_1",
@@ -29,27 +29,27 @@ def rules(name: str, encoder: ViT | TextTransformer, head: str | None) -> list[R
     """The rules of an encoder.
 
     Args:
-      name: of the encoder in the model.
-      encoder: its form.
-      head: our path of the projection that big_vision counts as part of the tower; None for none.
+      name: the encoder's name in the model.
+      encoder: its configuration.
+      head: our path of the projection, which big_vision counts as part of the tower, or None.
 
     Raises:
-      UserError: if it computes something else from such weights.
+      UserError: if the encoder would compute something else from such weights.
     """
     text = {"causal": False, "mask_padding": False}
-    form = {"activation": "gelu_tanh", **({} if isinstance(encoder, ViT) else text)}
-    for field, wanted in form.items():
+    wanted_fields = {"activation": "gelu_tanh", **({} if isinstance(encoder, ViT) else text)}
+    for field, wanted in wanted_fields.items():
         if getattr(encoder, field) != wanted:
             path = f"model.encoders.{name}.{field}"
             raise UserError(f"{path}: must be {wanted} for weights of big_vision")
     stack = "Transformer" if isinstance(encoder, ViT) else "Encoder_0"
-    here, there = f"{name}/blocks/{{i}}", f"{stack}/encoderblock_{{i}}"
+    ours, theirs = f"{name}/blocks/{{i}}", f"{stack}/encoderblock_{{i}}"
     made = [
         *(_image(name, encoder) if isinstance(encoder, ViT) else _text(name)),
-        *_norm(f"{here}/attention_norm", f"{there}/LayerNorm_0"),
-        *_norm(f"{here}/mlp_norm", f"{there}/LayerNorm_1"),
-        *_attention(f"{here}/attention", f"{there}/{_ATTENTION}"),
-        *_mlp(f"{here}/mlp", f"{there}/{_MLP}"),
+        *_norm(f"{ours}/attention_norm", f"{theirs}/LayerNorm_0"),
+        *_norm(f"{ours}/mlp_norm", f"{theirs}/LayerNorm_1"),
+        *_attention(f"{ours}/attention", f"{theirs}/{_ATTENTION}"),
+        *_mlp(f"{ours}/mlp", f"{theirs}/{_MLP}"),
         *_norm(f"{name}/norm", f"{stack}/encoder_norm"),
     ]
     if encoder.pooling == "map":
@@ -65,18 +65,18 @@ def rules(name: str, encoder: ViT | TextTransformer, head: str | None) -> list[R
 
 
 def has_towers(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds a model with two towers."""
+    """Whether a file holds an image tower and a text tower."""
     return {"image", "text"} <= parts(tensors)
 
 
 def parts(tensors: Mapping[str, Tensor]) -> set[str]:
-    """Which of our encoders and scalars a file has something for; none where it is one tower."""
+    """The names of our encoders and scalars that a file holds; empty for a single tower."""
     tops = {_below_params(name).partition("/")[0] for name in tensors}
     return {name for name, top in SUBTREES.items() if top in tops}
 
 
 def adapted(tensors: Mapping[str, Tensor], encoder: ViT | TextTransformer) -> dict[str, Tensor]:
-    """The tensors of a tower under the names of today, and each layer of a scanned stack apart."""
+    """A tower's tensors under current names, with scanned stacks split into layers."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         parts = [_OLD_NAMES.get(part, part) for part in _below_params(name).split("/")]
@@ -89,7 +89,7 @@ def adapted(tensors: Mapping[str, Tensor], encoder: ViT | TextTransformer) -> di
             found["pos_embedding"] = found.pop(old)
     if isinstance(encoder, ViT):
         _split_class_position(found)
-    elif "Encoder_0/pos_embedding" in found:  # added twice in some published towers
+    elif "Encoder_0/pos_embedding" in found:  # some published text towers add positions twice
         found["pos_embedding"] = _sum(found["pos_embedding"], found.pop("Encoder_0/pos_embedding"))
     return found
 
@@ -99,22 +99,25 @@ def _below_params(name: str) -> str:
 
 
 def _layers(parts: list[str], tensor: Tensor) -> dict[str, Tensor]:
-    """A scanned array as one for each layer."""
+    """A scanned array as one array for each layer."""
     if not tensor.shape:
-        raise UserError(f"{'/'.join(parts)}: no array of layers")
-    place = parts.index("encoderblock")
+        raise UserError(f"{'/'.join(parts)}: not an array of layers")
+    at = parts.index("encoderblock")
 
     def layer(i: int) -> Lazy:
         return Lazy(tuple(tensor.shape[1:]), tensor.dtype, lambda: tensor.read()[i])
 
-    before, after = parts[:place], parts[place + 1 :]
+    before, after = parts[:at], parts[at + 1 :]
     return {
         "/".join([*before, f"encoderblock_{i}", *after]): layer(i) for i in range(tensor.shape[0])
     }
 
 
 def _split_class_position(found: dict[str, Tensor]) -> None:
-    """Older ViTs have the class token's position as the first of the others: it joins the token."""
+    """Adds the class token's position to the token.
+
+    Older ViTs store it as the first row of the position table.
+    """
     table, token = found.get("pos_embedding"), found.get("cls")
     if table is None or token is None or len(table.shape) != 3:
         return

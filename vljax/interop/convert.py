@@ -1,8 +1,7 @@
-"""A foreign model becomes a vljax checkpoint, and a checkpoint a foreign model."""
+"""`import_model` makes a vljax checkpoint of a foreign model; `export_model` does the reverse."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,94 +12,97 @@ import jax
 from etils import epath
 
 from vljax.config import UserError, suggest
-from vljax.data.tokenizers import Clip, load_tokenizer
-from vljax.interop import formats, stored
-from vljax.interop.export_issues import ACCEPTABLE, Losses
-from vljax.interop.folders import new_folder
-from vljax.interop.foreign_model import read_model
-from vljax.interop.format import Format, Trained, Writing
+from vljax.data.tokenizers import Clip
+from vljax.interop.checkpoints import read_trained, write_parameters
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.files.tensors import FLOATS, Lazy
+from vljax.interop.formats import ACCEPTABLE, FORMATS, find_format
+from vljax.interop.mapped_model import read_model
 from vljax.interop.mapping import Pair, pair, to_foreign
+from vljax.interop.new_folder import new_folder
 from vljax.interop.quantized import kernels, quantized
-from vljax.interop.tensors import FLOATS, Lazy
-from vljax.models.assembly import Model
-from vljax.models.kernels.quantization import FORMS
+from vljax.models.quantization.forms import FORMS
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest
-from vljax.workdir import FORMAT_VERSION, decode_recipe, description, model_files
+from vljax.workdir import description, model_files
 
-_QUANTIZES = "safetensors"
+_QUANTIZED_FORMAT = "safetensors"
 
 Report = Callable[[int, int], None]
-"""Is told how many bytes are done, of how many."""
+"""Called with the bytes that are done and the total."""
 
 
 class Row(NamedTuple):
-    """A line of the table of what was mapped."""
+    """A line of the table of mapped arrays."""
 
     own: tuple[str, ...]
+    """Our parameters."""
     foreign: str
+    """The foreign array."""
     shape: tuple[int, ...]
-    """Of the foreign array."""
+    """The shape of the foreign array."""
     change: str
+    """How the layout changes, or how a kernel is quantized."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What an import or export did."""
+    """The result of an import or export."""
 
-    what: str
+    format_title: str
     """The foreign format."""
     out: str
+    """The folder that was made."""
     rows: Sequence[Row]
+    """The mapped arrays."""
     parameters: int
+    """The number of parameters."""
     nbytes: int
-    """Of the arrays that were written."""
+    """The size of the written arrays in bytes."""
     notes: Sequence[str]
-    """What a person should know."""
+    """What the user should know."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for programs."""
-        mapped = [row._asdict() for row in self.rows]
+        """The result as data for `--json`."""
         return {
-            "format": self.what,
+            "format": self.format_title,
             "out": self.out,
             "parameters": self.parameters,
             "bytes": self.nbytes,
             "notes": list(self.notes),
-            "mapped": mapped,
+            "mapped": [row._asdict() for row in self.rows],
         }
 
 
 def import_model(
     source: str, out: str, *, recipe: Run | None = None, overwrite: bool, report: Report
 ) -> Converted:
-    """Makes the workdir `out` with one checkpoint, of step 0, of a foreign model.
+    """Makes a workdir with one checkpoint, of step 0, from a foreign model.
 
     Args:
-      source: see `read_model`, like `recipe`.
-      out: the folder to make.
-      recipe: what the model of a file of weights is.
-      overwrite: whether what stands at `out` may be replaced.
-      report: is told of progress.
+      source: a folder of a foreign format, or a file of weights.
+      out: the workdir to make.
+      recipe: the model, preprocessing and tokenizer that belong to a file of weights.
+      overwrite: whether an existing folder at `out` may be replaced.
+      report: called as arrays are written.
 
     Raises:
-      UserError: if the source is damaged, incomplete, or is something that vljax has nothing for.
+      UserError: if the source is damaged or incomplete, or vljax has no such model.
     """
     mapped = read_model(source, recipe)
-    prepared, made = mapped.prepared, mapped.made
-    files = model_files(prepared, mapped.reading.tokenizer)
+    prepared, foreign, parameters = mapped.prepared, mapped.foreign, mapped.parameters
+    files = model_files(prepared, foreign.tokenizer)
     with new_folder(out, source, overwrite=overwrite) as folder:
         step = folder / "checkpoints" / "0"
         step.mkdir(parents=True)
-        stored.write_parameters(step, made, _progress(made, report))
+        write_parameters(step, parameters, _progress(parameters, report))
         for name, content in files.items():
             _write(step / name, content)
         manifest.write(epath.Path(step))
         _write(folder / "run.json", description(prepared))
-    reading = mapped.reading
-    return _converted(reading.what, out, mapped.pairs, made, reading.notes, {})
+    return _converted(foreign.format_title, out, mapped.pairs, parameters, foreign.notes, {})
 
 
 def export_model(
@@ -118,98 +120,64 @@ def export_model(
     """Writes a checkpoint as a folder of a foreign format.
 
     Args:
-      path: a checkpoint, or a workdir: its newest intact one.
+      path: a checkpoint, or a workdir for its newest intact checkpoint.
       out: the folder to make.
-      format_name: see `formats.MODULES`.
-      dtype: of the arrays, "float32" or another of `tensors.FLOATS`.
-      quantize: one of `quantization.FORMS`, for kernels; None for as they are.
-      accept: names of losses that are acceptable, see `expressible.ACCEPTABLE`.
-      vocabulary: a `tokenizer.json` for a tokenizer whose vocabulary is built in.
-      overwrite: whether what stands at `out` may be replaced.
-      report: is told of progress.
+      format_name: a key of `formats.FORMATS`.
+      dtype: the data type of the arrays, a key of `tensors.FLOATS`.
+      quantize: how to quantize kernels, a key of `quantization.FORMS`; None for not at all.
+      accept: export issues to accept, keys of `formats.ACCEPTABLE`.
+      vocabulary: a `tokenizer.json` in place of a built-in vocabulary.
+      overwrite: whether an existing folder at `out` may be replaced.
+      report: called as arrays are written.
 
     Raises:
-      UserError: if the checkpoint is damaged, or holds what the format cannot express.
+      UserError: if the checkpoint is damaged, or the format cannot express the model.
     """
-    chosen, write = _writer(format_name, accept, quantize)
+    chosen = find_format(format_name)
+    for name in accept:
+        if name not in ACCEPTABLE:
+            raise UserError(f"--accept: unknown issue {name!r}{suggest(name, ACCEPTABLE)}")
+    if quantize is not None and format_name != _QUANTIZED_FORMAT:
+        raise UserError(
+            f"--quantize: {format_name} has no quantized weights; use --format {_QUANTIZED_FORMAT}"
+        )
+    if chosen.write is None:
+        raise UserError(f"--format: vljax can read {chosen.title}, but not write it")
     folder = checkpoint.find_intact(path)
-    trained, notes = _trained(folder, vocabulary, dtype, quantize)
-    if trained.statistics and not chosen.takes_statistics:
+    trained, notes = read_trained(folder, vocabulary=vocabulary, dtype=dtype, quantize=quantize)
+    if trained.statistics and not chosen.stores_statistics:
         kinds = ", ".join(sorted({name.split("/")[0] for name in trained.statistics}))
-        able = [name for name in formats.MODULES if formats.named(name).takes_statistics]
+        able = [name for name in FORMATS if find_format(name).stores_statistics]
         raise UserError(
             f"{folder}: the model has state beside its parameters ({kinds}), which {format_name}"
-            f" has no place for; {' and '.join(able)} have"
+            f" cannot store; use {' or '.join(able)}"
         )
     built_in = isinstance(trained.tokenizer.config, Clip)
     if vocabulary is not None and not (built_in and chosen.takes_vocabulary):
         raise UserError(
-            f"--tokenizer: {format_name} has no use for it with the tokenizer"
+            f"--tokenizer: {format_name} does not use it with the tokenizer"
             f" {trained.tokenizer.config.type_name}"
         )
-    losses = Losses(format_name, accept)
-    writing = write(trained, losses)
-    arrays = {**trained.parameters, **trained.statistics}
-    pairs = pair(writing.rules, {name: a.shape for name, a in arrays.items()}, chosen.what)
-    made = to_foreign(pairs, arrays, FLOATS[dtype])
+    issues = ExportIssues(format_name, accept)
+    plan = chosen.write(trained, issues)
+    own = {**trained.parameters, **trained.statistics}
+    pairs = pair(plan.rules, {name: a.shape for name, a in own.items()}, chosen.title)
+    arrays = to_foreign(pairs, own, FLOATS[dtype])
     changes: dict[str, str] = {}
     if quantize is not None:
-        inputs = kernels(_model(trained), trained.run.model)
-        made = quantized(made, trained.parameters, inputs, FORMS[quantize])
+        model = build_model(trained.run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
+        inputs = kernels(model, trained.run.model)
+        arrays = quantized(arrays, trained.parameters, inputs, FORMS[quantize])
         changes = dict.fromkeys(inputs, quantize)
     with new_folder(out, path, overwrite=overwrite) as target:
-        writing.write(target, made, _progress(made, report))
-        for name, content in writing.files.items():
+        plan.write(target, arrays, _progress(arrays, report))
+        for name, content in plan.files.items():
             _write(target / name, content)
-    return _converted(chosen.what, out, pairs, made, [*notes, *losses.notes], changes)
+    return _converted(chosen.title, out, pairs, arrays, [*notes, *issues.notes], changes)
 
 
-def _writer(
-    format_name: str, accept: Collection[str], quantize: str | None
-) -> tuple[Format, Callable[[Trained, Losses], Writing]]:
-    """A format and what writes it. Raises UserError if it does not go with the other arguments."""
-    chosen = formats.named(format_name)
-    for name in accept:
-        if name not in ACCEPTABLE:
-            raise UserError(f"--accept: unknown loss {name!r}{suggest(name, ACCEPTABLE)}")
-    if quantize is not None and format_name != _QUANTIZES:
-        raise UserError(f"--quantize: {format_name} has no such weights; use --format {_QUANTIZES}")
-    if chosen.write is None:
-        raise UserError(f"--format: vljax reads {chosen.what}, and does not write it")
-    return chosen, chosen.write
-
-
-def _model(trained: Trained) -> Model:
-    return build_model(trained.run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
-
-
-def _trained(
-    folder: epath.Path, vocabulary: str | None, dtype: str, quantize: str | None
-) -> tuple[Trained, list[str]]:
-    environment = json.loads(checkpoint.read_file(folder, "environment.json"))
-    if environment["format_version"] != FORMAT_VERSION:
-        found = environment["format_version"]
-        raise UserError(f"{folder}: format {found}, this version of vljax reads {FORMAT_VERSION}")
-    recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
-    parameters, averages = stored.parameters(folder)
-    notes = [f"{averages} of {len(parameters)} arrays are moving averages"] if averages else []
-    names = [name for name in manifest.file_names(folder) if not name.startswith("state/")]
-    trained = Trained(
-        run=decode_recipe(recipe, f"{folder}/recipe.json"),
-        tokenizer=load_tokenizer(str(folder / "tokenizer")),
-        parameters=parameters,
-        statistics=stored.statistics(folder),
-        files={name: checkpoint.read_file(folder, name) for name in names},
-        vocabulary=None if vocabulary is None else Path(vocabulary),
-        dtype=dtype,
-        step=int(folder.name),
-        quantize=quantize,
-    )
-    return trained, notes
-
-
-def _progress(made: Mapping[str, Lazy], report: Report) -> Callable[[int], None]:
-    total, done = sum(value.nbytes for value in made.values()), 0
+def _progress(arrays: Mapping[str, Lazy], report: Report) -> Callable[[int], None]:
+    total, done = sum(array.nbytes for array in arrays.values()), 0
 
     def add(nbytes: int) -> None:
         nonlocal done
@@ -225,18 +193,23 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _converted(
-    what: str,
+    format_title: str,
     out: str,
     pairs: Sequence[Pair],
-    made: Mapping[str, Lazy],
+    arrays: Mapping[str, Lazy],
     notes: Sequence[str],
-    changes: Mapping[str, str],
+    quantized_as: Mapping[str, str],
 ) -> Converted:
-    """`changes` are what was done to arrays instead of what their pairs say."""
+    """The result; `quantized_as` names the form of kernels that were quantized."""
     rows = [
-        Row(one.own, one.foreign, one.foreign_shape, changes.get(one.foreign, one.change.name))
+        Row(
+            one.own,
+            one.foreign,
+            one.foreign_shape,
+            quantized_as.get(one.foreign, one.change.name),
+        )
         for one in pairs
     ]
     parameters = sum(math.prod(one.foreign_shape) for one in pairs)
-    nbytes = sum(value.nbytes for value in made.values())
-    return Converted(what, out, rows, parameters, nbytes, notes)
+    nbytes = sum(array.nbytes for array in arrays.values())
+    return Converted(format_title, out, rows, parameters, nbytes, notes)

@@ -1,7 +1,13 @@
-"""A folder that `vljax export` made with our own names, as something to compute with."""
+"""Folders that `vljax export` wrote with vljax's own names: their description and their arrays.
+
+`export.json` says what such a folder holds, with a digest of every other file; it is written last.
+Folders of safetensors and of programs (StableHLO, ONNX) have one.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,41 +16,89 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import vljax
 from vljax.config import UserError
-from vljax.interop import export_manifest
+from vljax.interop.export_plan import TrainedModel
+from vljax.interop.files.safetensors import read_folder
+from vljax.interop.files.tensors import Tensor, check_float, listed
+from vljax.interop.foreign_config import to_json
+from vljax.interop.new_folder import MARK
 from vljax.interop.quantized import SCALE, kernels, read_kernel
-from vljax.interop.safetensors_files import read_folder
-from vljax.interop.tensors import Tensor, check_float
 from vljax.models.assembly import Model, ModelConfig, Variables, parameter_shapes
-from vljax.models.kernels.quantization import FORMS, Form
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.parameters import filled, unrolled_shapes
+from vljax.models.quantization.forms import FORMS, Form
 
+MANIFEST = "export.json"
+VERSION = 1
 WEIGHTS = "parameters"
-_SHOWN = 3
+"""The name of the file of arrays, without its ending."""
+_REMEDY = "export the model again"
+
+
+def write_manifest(
+    folder: Path, format_name: str, trained: TrainedModel, more: Mapping[str, Any]
+) -> None:
+    """Writes `export.json` into a folder that is otherwise complete.
+
+    Args:
+      folder: the folder to describe.
+      format_name: a key of `formats.FORMATS`.
+      trained: the checkpoint.
+      more: entries that only this format has.
+    """
+    paths = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MARK)
+    files = {
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": _digest(file),
+        }
+        for file in paths
+    }
+    content = {
+        "version": VERSION,
+        "vljax": vljax.__version__,
+        "format": format_name,
+        "step": trained.step,
+        "dtype": trained.dtype,
+        "quantized": trained.quantize,
+        **more,
+        "files": files,
+    }
+    (folder / MANIFEST).write_bytes(to_json(content))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def recognises(path: str) -> bool:
+    """Whether a path is a local folder with an `export.json`."""
+    return "://" not in path and (Path(path).expanduser() / MANIFEST).is_file()
 
 
 @dataclass(frozen=True)
-class Exported:
-    """An intact folder."""
+class ExportedFolder:
+    """An intact folder of safetensors."""
 
     folder: Path
     step: int
-    """Of the checkpoint that it was made of."""
+    """The step of the checkpoint that it was made from."""
     form: Form | None
-    """How kernels are quantized; None: they are not."""
+    """How kernels are quantized; None if they are not."""
 
     def read_file(self, name: str) -> bytes:
         """The content of a file. Raises UserError if it is missing."""
         try:
             return (self.folder / name).read_bytes()
         except FileNotFoundError:
-            raise UserError(f"{self.folder}: {name} is missing; export the model again") from None
+            raise UserError(f"{self.folder}: {name} is missing; {_REMEDY}") from None
 
     def variables(self, model: Model, config: ModelConfig) -> Variables:
-        """All arrays in the layout of the model, in the formats that they are stored in.
+        """All arrays in the scan layout of the model, in the data types that they are stored in.
 
         Raises:
-          UserError: if one is missing, is left over, or does not fit.
+          UserError: if an array is missing, is left over, or does not fit.
         """
         tensors = read_folder(self.folder, WEIGHTS)
         inputs = {} if self.form is None else kernels(model, config)
@@ -57,9 +111,7 @@ class Exported:
         params, state = filled(shapes.params, read), filled(shapes.state, read)
         known = own.keys() | {path + SCALE for path in inputs}
         if left := sorted(tensors.keys() - known):
-            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
-            names = ", ".join(map(repr, left[:_SHOWN]))
-            raise UserError(f"{self.folder} holds what this model has no place for: {names}{more}")
+            raise UserError(f"{self.folder} holds arrays that this model lacks: {listed(left)}")
         return jax.tree.map(jnp.asarray, Variables(params, state))
 
     def _read(
@@ -80,20 +132,35 @@ class Exported:
         return tensor.read()
 
 
-def recognises(path: str) -> bool:
-    """Whether a path is such a folder."""
-    return "://" not in path and export_manifest.recognises(Path(path).expanduser())
-
-
-def opened(path: str) -> Exported:
-    """The folder, once every digest in it agrees.
+def open_folder(path: str) -> ExportedFolder:
+    """The folder at a path, after comparing the digest of each file.
 
     Raises:
-      UserError: if it is damaged, or of a version of vljax that is unknown here.
+      UserError: if a file is damaged or missing, or another version of vljax is needed.
     """
     folder = Path(path).expanduser()
-    content = export_manifest.verified(folder)
+    content = _read_manifest(folder)
     quantized = content["quantized"]
     if quantized is not None and quantized not in FORMS:
-        raise UserError(f"{folder}: weights as {quantized!r} are unknown to this vljax")
-    return Exported(folder, content["step"], None if quantized is None else FORMS[quantized])
+        raise UserError(f"{folder}: this vljax cannot read weights quantized as {quantized!r}")
+    return ExportedFolder(folder, content["step"], None if quantized is None else FORMS[quantized])
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    try:
+        content: dict[str, Any] = json.loads(file.read_bytes())
+        version, files = content["version"], dict(content["files"])
+        digests = {name: str(entry["sha256"]) for name, entry in files.items()}
+        content["step"] = int(content["step"])
+        content["quantized"] = content["quantized"] or None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error!r}); {_REMEDY}") from error
+    if version != VERSION:
+        raise UserError(f"{file}: this vljax cannot read version {version}")
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: {name} is missing; {_REMEDY}")
+        if _digest(folder / name) != digest:
+            raise UserError(f"{folder}: {name} differs from its digest; {_REMEDY}")
+    return content

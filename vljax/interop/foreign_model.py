@@ -1,99 +1,131 @@
-"""A foreign model as it is read: what import writes down, and what is used at once in memory."""
+"""A foreign model as a format's reader returns it, and the recipes that readers build for it."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import cast
+from dataclasses import dataclass
 
-import jax
-
-from vljax.config import UserError
-from vljax.interop import big_vision, formats, plain
-from vljax.interop.files import read_tensors
-from vljax.interop.format import Reading
-from vljax.interop.mapping import Pair, pair, to_own
-from vljax.interop.pretrained import mapped, reader
-from vljax.interop.tensors import Lazy
-from vljax.models.assembly import Variables
+from vljax.data.pipeline.pipeline import Data
+from vljax.data.sources import JsonLines
+from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece
+from vljax.data.transforms import ChooseText, Decode, Resize, Transform
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.mapping import Rule
+from vljax.models.assembly import ModelConfig
 from vljax.models.encoder import Encoder
-from vljax.models.layers.blocks import TransformerConfig
-from vljax.models.layout import filled, unrolled_shapes
-from vljax.models.pretrained import Pretrained
-from vljax.parallel.mesh import MeshConfig
-from vljax.run import Prepared, Run, check_ids, prepare
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.heads.embedding import Embedding
+from vljax.models.precision import Precision
+from vljax.objectives.objective import Objective
+from vljax.run import Run
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """A foreign model whose arrays have their places here; none is read yet."""
+class ForeignModel:
+    """A foreign model described in vljax's terms. No array has been read yet."""
 
-    reading: Reading
-    prepared: Prepared
-    """Its run, on the first device."""
-    pairs: Sequence[Pair]
-    made: Mapping[str, Lazy]
-    """Our parameters by their unrolled paths."""
+    format_title: str
+    """The foreign format, for messages."""
+    run: Run
+    """A recipe for the same model, preprocessing and tokenizer."""
+    tokenizer: LoadedTokenizer
+    tensors: Mapping[str, Tensor]
+    """The foreign arrays by their foreign names."""
+    rules: Sequence[Rule]
+    """How foreign names and layouts map to ours."""
+    ignored: Sequence[str] = ()
+    """Regular expressions of foreign names that do not hold parameters."""
+    notes: Sequence[str] = ()
+    """What the user should know."""
 
-    def variables(self) -> Variables:
-        """All parameters, in memory. Raises UserError if a file is damaged."""
-        return Variables(filled(self.prepared.shapes.params, reader(self.made)), {})
+
+def imported_run(
+    image: ViT | None,
+    text: TextTransformer | None,
+    head: Embedding,
+    images: Sequence[Transform],
+    tokenizer: LoadedTokenizer,
+    objective: Objective | None,
+) -> Run:
+    """A recipe around an imported model.
+
+    It describes the model and its preprocessing. Data and steps are placeholders: whoever trains
+    the model sets them. A single tower has no objective.
+    """
+    config = tokenizer.config
+    if isinstance(config, HuggingFace | SentencePiece):
+        config = dataclasses.replace(config, path=None)
+    transforms = (Decode(), *images)
+    towers: dict[str, Encoder | None] = {"image": image, "text": text}
+    encoders = {name: tower for name, tower in towers.items() if tower is not None}
+    return Run(
+        model=ModelConfig(encoders, {"embedding": head}),
+        data=Data(
+            source=JsonLines(),
+            tokenizer=config,
+            train_transforms=(*transforms, ChooseText("random")),
+            eval_transforms=(*transforms, ChooseText()),
+        ),
+        objectives={} if objective is None else {"contrastive": objective},
+        precision=Precision("float32"),
+        steps=1,
+        global_batch=1,
+    )
 
 
-def read_model(source: str, recipe: Run | None = None) -> Mapped:
-    """The model of a folder of any known format, or of a file of weights alone.
+# --- Single towers: models with one encoder, with or without a pooler ---
+
+
+def image_run(tower: ViT, head: Embedding, transforms: Sequence[Transform]) -> Run:
+    """A recipe around a single image tower."""
+    return imported_run(tower, None, head, transforms, placeholder_tokenizer(), None)
+
+
+def text_run(tower: TextTransformer, head: Embedding, tokenizer: LoadedTokenizer) -> Run:
+    """A recipe around a single text tower."""
+    # A recipe needs image transforms; this model never reads an image.
+    return imported_run(None, tower, head, (Resize(224),), tokenizer, None)
+
+
+def placeholder_tokenizer() -> LoadedTokenizer:
+    """The tokenizer of a model that reads no texts. A recipe needs one; CLIP's needs no file."""
+    return Clip().load()
+
+
+def read_head(
+    name: str, width: int, tensors: Mapping[str, Tensor], pooled: int | None = None
+) -> Embedding:
+    """The head of a single tower: a pooler if the file has one, else no projection.
 
     Args:
-      source: the folder or file.
-      recipe: for a file, which says nothing of the model or of how texts and images are made its
-        input.
-
-    Raises:
-      UserError: if the source is damaged, incomplete, or is something that vljax has nothing for.
+      name: the encoder's name, `image` or `text`.
+      width: the encoder's width.
+      tensors: the arrays of the file.
+      pooled: the output size of the pooler; the encoder's width if None or 0.
     """
-    if recipe is not None:
-        return _by_recipe(source, recipe)
-    path = Path(source).expanduser()
-    chosen = formats.detect(path)
-    if chosen.read is None:
-        raise UserError(f"{source}: vljax writes {chosen.what}, and does not read it")
-    reading = chosen.read(path)
-    reading = replace(reading, run=_unrolled(reading.run))
-    prepared = prepare(reading.run, jax.devices()[:1])
-    check_ids(reading.run, reading.tokenizer)
-    pairs = pair(reading.rules, unrolled_shapes(prepared.shapes.params), reading.what)
-    made = to_own(pairs, reading.tensors, reading.ignored, source)
-    return Mapped(reading, prepared, pairs, made)
+    if "pooler.dense.weight" not in tensors:
+        return Embedding(width, {name: "none"}, normalize=False)
+    return Embedding(pooled or width, {name: "tanh"}, normalize=False)
 
 
-def _unrolled(run: Run) -> Run:
-    """The run with stacks as imported checkpoints hold them: each layer apart."""
-    encoders = {
-        name: cast("Encoder", replace(encoder, scan=False))
-        if isinstance(encoder, TransformerConfig)
-        else encoder
-        for name, encoder in run.model.encoders.items()
-    }
-    return replace(run, model=replace(run.model, encoders=encoders))
+def unprefixed(
+    tensors: Mapping[str, Tensor], prefixes: Sequence[str], task_heads: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a tower under the names that it has on its own.
 
+    Args:
+      tensors: a tower, or a model for some task that contains the tower.
+      prefixes: the tower's prefixes in such models, such as `bert.`.
+      task_heads: a regular expression of the names of task heads.
 
-def _by_recipe(source: str, recipe: Run) -> Mapped:
-    """A file of big_vision, of whose parts each of the model's gets its own."""
-    tokenizer = recipe.data.tokenizer.load()
-    run = replace(_unrolled(plain.without_paths(recipe)), pretrained={}, workdir=None)
-    run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
-    prepared = prepare(run, jax.devices()[:1])
-    check_ids(run, tokenizer)
-    own = unrolled_shapes(prepared.shapes.params)
-    pairs: list[Pair] = []
-    made: dict[str, Lazy] = {}
-    for name in (*run.model.encoders, *(path for path in own if "/" not in path)):
-        found, arrays = mapped(prepared, name, Pretrained(path=source, layout="big_vision"))
-        pairs += found
-        made |= arrays
-    if left := big_vision.parts(read_tensors(source)) - {*run.model.encoders, *made}:
-        raise UserError(f"{source}: the recipe's model has no place for {min(left)!r}")
-    if missing := sorted(own.keys() - made.keys()):
-        raise UserError(f"{source} has nothing for {missing[0]!r}, which the recipe's model has")
-    return Mapped(Reading("a file of big_vision", run, tokenizer, {}, []), prepared, pairs, made)
+    Returns:
+      The tensors, and a note that names the task heads that import leaves out.
+    """
+    found = dict(tensors)
+    for prefix in prefixes:
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    left_out = sorted(name for name in found if re.fullmatch(task_heads, name))
+    note = f"left out, since they are heads for tasks: {', '.join(left_out)}"
+    return found, [note] if left_out else []

@@ -1,44 +1,107 @@
-"""The formats by the names that the command takes; each is imported when it is asked for."""
+"""The foreign formats by the names that `--format` takes. Importing this file is cheap."""
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vljax.config import UserError, suggest
 
 if TYPE_CHECKING:
-    from vljax.interop.format import Format
+    from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
+    from vljax.interop.foreign_model import ForeignModel
 
-MODULES = {
-    "transformers": "vljax.interop.transformers.format",
-    "open_clip": "vljax.interop.open_clip.format",
-    "safetensors": "vljax.interop.plain_safetensors",
-    "npz": "vljax.interop.plain_npz",
-    "stablehlo": "vljax.interop.programs.stablehlo",
-    "onnx": "vljax.interop.programs.onnx",
+
+@dataclass(frozen=True)
+class Format:
+    """A foreign format: how it is recognised, read and written."""
+
+    title: str
+    """A short description for messages, such as "a folder of transformers"."""
+    recognises: Callable[[Path], bool]
+    """Whether a path looks like this format; reads at most a small file."""
+    read: Callable[[Path], ForeignModel] | None = None
+    """Reads a folder. Raises UserError if it is damaged or holds a model that vljax lacks."""
+    write: Callable[[TrainedModel, ExportIssues], ExportPlan] | None = None
+    """Plans an export. Raises UserError for what the format cannot express."""
+    stores_statistics: bool = False
+    """Whether the format can hold batch statistics."""
+    takes_vocabulary: bool = False
+    """Whether the format needs CLIP's built-in vocabulary as a file (`--tokenizer`)."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A format in the list: where its `Format` is defined, and a line for `--help`."""
+
+    location: str
+    """`module:attribute`, imported when the format is asked for."""
+    help: str
+
+
+FORMATS = {
+    "transformers": Entry(
+        "vljax.interop.transformers.format:FORMAT",
+        "clip, siglip, siglip2, or a single tower (vit, dinov2, bert, roberta)",
+    ),
+    "open_clip": Entry(
+        "vljax.interop.open_clip.format:FORMAT",
+        "CLIP, with or without custom_text, and SigLIP with an image tower of timm",
+    ),
+    "safetensors": Entry(
+        "vljax.interop.plain:SAFETENSORS",
+        "all parameters under vljax's names; vljax.inference.load and import read it",
+    ),
+    "npz": Entry("vljax.interop.plain:NPZ", "the same in a NumPy file; import reads it"),
+    "stablehlo": Entry(
+        "vljax.interop.programs.stablehlo:FORMAT",
+        "encoders as programs for any batch size on cpu, cuda and tpu; jax runs them",
+    ),
+    "onnx": Entry(
+        "vljax.interop.programs.onnx:FORMAT",
+        "encoders as graphs for any batch size; onnxruntime runs them",
+    ),
 }
-"""Each defines FORMAT. On import they are asked in this order."""
+"""Every format by name. Import tries them in this order."""
+
+ACCEPTABLE = {
+    "text-cleaning": "texts are cleaned differently",
+    "resize": "images are resized or cropped slightly differently",
+}
+"""The export issues that `--accept` takes, with their meaning."""
 
 
-def named(name: str) -> Format:
-    """The format of that name. Raises UserError for an unknown one."""
-    if name not in MODULES:
-        raise UserError(f"--format: unknown format {name!r}{suggest(name, MODULES)}")
-    found: Format = importlib.import_module(MODULES[name]).FORMAT
+def find_format(name: str) -> Format:
+    """The format of that name.
+
+    >>> find_format("open_clip").title
+    'a folder of open_clip'
+
+    Raises:
+      UserError: if the name is unknown.
+    """
+    if name not in FORMATS:
+        raise UserError(f"--format: unknown format {name!r}{suggest(name, FORMATS)}")
+    found: Format = pkgutil.resolve_name(FORMATS[name].location)
     return found
 
 
-def detect(source: Path) -> Format:
-    """The format that a path looks like. Raises UserError if it looks like none."""
+def detect_format(source: Path) -> Format:
+    """The first format that recognises a path.
+
+    Raises:
+      UserError: if the path does not exist, or no format recognises it.
+    """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
-    known = [named(name) for name in MODULES]
-    for candidate in known:
+    candidates = [find_format(name) for name in FORMATS]
+    for candidate in candidates:
         if candidate.recognises(source):
             return candidate
     if source.suffix == ".npz":
-        raise UserError(f"{source}: weights alone; add --recipe, which says of what")
-    kinds = "; ".join(candidate.what for candidate in known)
-    raise UserError(f"{source} is nothing that vljax can import; it knows: {kinds}")
+        raise UserError(f"{source}: holds only weights; add --recipe, which describes the model")
+    titles = "; ".join(candidate.title for candidate in candidates)
+    raise UserError(f"{source}: vljax cannot import this; it reads: {titles}")

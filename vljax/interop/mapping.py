@@ -1,4 +1,9 @@
-"""The names of our parameters and of foreign ones: one list of rules, read in both directions."""
+"""Rules that map our parameters to foreign arrays, used for import and for export.
+
+The layouts differ. Our kernels are (inputs..., outputs...), with heads as an axis of their own, and
+convolutions are HWIO. PyTorch has (outputs, inputs), heads merged into the outputs, convolutions
+OIHW, and often query, key and value in one array.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +17,24 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError
-from vljax.interop.tensors import Lazy, Tensor, check_float
-
-# Ours: kernels are (inputs..., outputs...), heads an axis of their own, convolutions HWIO. PyTorch:
-# (outputs, inputs), heads within the outputs, convolutions OIHW, query, key and value one array.
+from vljax.interop.files.tensors import Lazy, Tensor, check_float, listed
 
 Shape = tuple[int, ...]
 
 
 class Change(abc.ABC):
-    """One foreign array to one or more of ours, and back."""
+    """A change of layout between one foreign array and one or more of ours, in both directions."""
 
     name: str
+    """A few words for the table of mapped arrays."""
 
     @abc.abstractmethod
     def foreign_shape(self, own: Sequence[Shape]) -> Shape:
-        """The shape of the foreign array, from those of ours."""
+        """The shape of the foreign array, given the shapes of ours."""
 
     @abc.abstractmethod
     def to_own(self, foreign: np.ndarray, own: Sequence[Shape], part: int) -> np.ndarray:
-        """Our array number `part`; a view of the foreign one where that can be."""
+        """Our array number `part`, as a view of the foreign array where possible."""
 
     @abc.abstractmethod
     def to_foreign(self, own: Sequence[np.ndarray]) -> np.ndarray:
@@ -40,15 +43,22 @@ class Change(abc.ABC):
 
 @dataclass(frozen=True)
 class Single(Change):
-    """A foreign array to a single one of ours: axes of ours reordered, then merged."""
+    """One foreign array and one of ours: our axes are merged, then reordered.
+
+    >>> kernel = np.zeros((6, 2, 3))  # (inputs, heads, head_dim)
+    >>> LINEAR.to_foreign([kernel]).shape
+    (6, 6)
+    >>> LINEAR.to_own(np.zeros((6, 6)), [(6, 2, 3)], 0).shape
+    (6, 2, 3)
+    """
 
     name: str
     order: tuple[int, ...] | None = None
-    """The order in which our axes (`inputs` and outputs merged, where that is set) stand there."""
+    """The foreign order of our axes (merged ones, if `inputs` is set)."""
     inputs: int | None = None
-    """Our first axes that are one axis there; the others are another one."""
+    """How many of our first axes are merged to one axis; the others become a second axis."""
     leading: int = 0
-    """Axes of size 1 that stand first there and are none of ours; negative: the other way round."""
+    """Extra foreign axes of size 1 in front; if negative, our extra axes in front."""
 
     def foreign_shape(self, own: Sequence[Shape]) -> Shape:
         merged = self._merged(own[0])
@@ -59,8 +69,8 @@ class Single(Change):
         merged = self._merged(own[0])
         if self.order is None:
             return foreign.reshape(own[0])
-        there = foreign.reshape([merged[i] for i in self.order])
-        return there.transpose(np.argsort(self.order)).reshape(own[0])
+        unmerged = foreign.reshape([merged[i] for i in self.order])
+        return unmerged.transpose(np.argsort(self.order)).reshape(own[0])
 
     def to_foreign(self, own: Sequence[np.ndarray]) -> np.ndarray:
         array = own[0].reshape(self._merged(own[0].shape))
@@ -75,12 +85,12 @@ class Single(Change):
 
 @dataclass(frozen=True)
 class Stacked(Change):
-    """Several of our arrays one after the other along the first foreign axis."""
+    """Several of our arrays, concatenated along the first foreign axis."""
 
     each: Change
-    """What is done to each of them first."""
+    """The change of each array before that."""
     leading: int = 0
-    """Axes of size 1 that stand before the first one."""
+    """Extra foreign axes of size 1 in front."""
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -101,52 +111,57 @@ class Stacked(Change):
         return stacked.reshape((1,) * self.leading + stacked.shape)
 
 
-SAME = Single("as it is")
+SAME = Single("unchanged")
 LINEAR = Single("transposed", order=(1, 0), inputs=1)
-"""(outputs, inputs) there; our outputs may be several axes."""
+"""A kernel that is (outputs, inputs) there. Our outputs may be several axes."""
 LINEAR_OUT = Single("transposed", order=(1, 0), inputs=2)
-"""The same for our (heads, head_dim, embed)."""
+"""The same for the kernel of an attention's output, our (heads, head_dim, embed)."""
 FLAT = Single("heads merged", inputs=0, leading=-1)
-"""A bias (heads, head_dim) that is one axis there."""
+"""A bias of ours (heads, head_dim) that has one axis there."""
 CONVOLUTION = Single("HWIO to OIHW", order=(3, 2, 0, 1))
 ROW = Single("first axis dropped", leading=-1)
-"""Our (1, n) is (n) there."""
+"""An array of ours (1, n) that is (n) there."""
 BATCHED = Single("axis added", leading=1)
-"""Our (m, n) is (1, m, n) there."""
+"""An array of ours (m, n) that is (1, m, n) there."""
 STACKED_LINEAR, STACKED_FLAT, STACKED = Stacked(LINEAR), Stacked(FLAT), Stacked(SAME)
 STACKED_BATCHED = Stacked(SAME, leading=1)
-"""Tables one after the other, with an axis for the batch before them."""
+"""Concatenated tables with a batch axis in front."""
 PATCHES = Single("patches flattened", order=(1, 0), inputs=3)
-"""Our (row, column, channel, embed) is (embed, row x column x channel) there."""
-
-
-_SHOWN = 6
+"""Our (row, column, channel, embed) that is (embed, row x column x channel) there."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Our arrays and the foreign one that holds the same numbers; `{i}` stands for a layer."""
+    """Which foreign array holds which of ours; `{i}` stands for a layer number."""
 
     own: tuple[str, ...]
-    """Unrolled paths: `image/blocks/{i}/mlp/up/kernel`."""
+    """Our unrolled paths, such as `image/blocks/{i}/mlp/up/kernel`."""
     foreign: str
     change: Change
 
 
 def rule(own: str | Sequence[str], foreign: str, change: Change = SAME) -> Rule:
-    """A rule; a single path of ours need not be in a sequence."""
+    """A rule for one path of ours, or for several that the foreign array holds together.
+
+    >>> rules = [rule("text/norm/scale", "ln_final.weight")]
+    >>> pairs = pair(rules, {"text/norm/scale": (8,)}, "open_clip")
+    >>> ones = Lazy((8,), np.dtype(np.float16), lambda: np.ones(8, np.float16))
+    >>> own = to_own(pairs, {"ln_final.weight": ones}, (), "FILE")
+    >>> own["text/norm/scale"].read().dtype
+    dtype('float32')
+    """
     return Rule((own,) if isinstance(own, str) else tuple(own), foreign, change)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A foreign array and where its numbers stand here."""
+    """A rule applied to a model: one foreign array and the parameters that it holds."""
 
     own: tuple[str, ...]
     foreign: str
     change: Change
     shapes: tuple[Shape, ...]
-    """Of our arrays."""
+    """The shapes of our arrays."""
 
     @property
     def foreign_shape(self) -> Shape:
@@ -154,65 +169,60 @@ class Pair:
 
 
 def pair(rules: Sequence[Rule], own: Mapping[str, Shape], what: str) -> list[Pair]:
-    """The rules for each layer that there is.
+    """The rules applied to a model, each once for every layer.
 
     Args:
-      rules: each path of ours is in one of them.
+      rules: the rules; together they have to name every path exactly once.
       own: the shape of every parameter, by its unrolled path.
       what: the foreign format, for messages.
 
     Raises:
-      UserError: if a parameter is in no rule, or a rule is about parameters that are not there.
+      UserError: if no rule names a parameter, or a rule names one that the model lacks.
     """
     pairs: list[Pair] = []
     for each in rules:
         layers = _layers(each.own[0], own)
         if not layers:
-            raise UserError(f"{what} has {each.foreign!r}, and this model no {each.own[0]!r}")
+            raise UserError(f"{what} has {each.foreign!r}, but this model lacks {each.own[0]!r}")
         for layer in layers:
             paths = tuple(path.replace("{i}", layer) for path in each.own)
             missing = [path for path in paths if path not in own]
             if missing:
-                raise UserError(f"{what} has {each.foreign!r}, and this model no {missing[0]!r}")
+                raise UserError(f"{what} has {each.foreign!r}, but this model lacks {missing[0]!r}")
             shapes = tuple(own[path] for path in paths)
             pairs.append(Pair(paths, each.foreign.replace("{i}", layer), each.change, shapes))
-    _all_once([path for one in pairs for path in one.own], own, what)
+    mapped = [path for one in pairs for path in one.own]
+    if left := sorted(set(own) - set(mapped)):
+        raise UserError(f"{what} cannot store {listed(left)}")
+    if twice := sorted({path for path in mapped if mapped.count(path) > 1}):
+        raise ValueError(f"two rules name {listed(twice)}")
     return pairs
 
 
 def _layers(pattern: str, own: Iterable[str]) -> list[str]:
-    """What `{i}` stands for in each of the paths that a pattern fits; "" for one without."""
+    """The layer numbers of the paths that match a pattern; [""] for a match without `{i}`."""
     expression = re.compile(re.escape(pattern).replace(re.escape("{i}"), r"(\d+)"))
     found = (expression.fullmatch(path) for path in own)
     return ["".join(match.groups()) for match in found if match]
 
 
-def _all_once(mapped: list[str], own: Iterable[str], what: str) -> None:
-    left = sorted(set(own) - set(mapped))
-    if left:
-        raise UserError(f"{what} has no place for {_listed(left)}")
-    twice = sorted({path for path in mapped if mapped.count(path) > 1})
-    if twice:
-        raise ValueError(f"two rules are about {_listed(twice)}")
-
-
 def to_own(
     pairs: Sequence[Pair], tensors: Mapping[str, Tensor], ignored: Sequence[str], source: str
 ) -> dict[str, Lazy]:
-    """Our parameters in float32, made of foreign ones.
+    """Our parameters in float32, read from foreign arrays.
 
     Args:
-      pairs: what is mapped.
+      pairs: see `pair`.
       tensors: the foreign arrays.
-      ignored: expressions of names that hold no parameters (tables of positions 0, 1, 2, ...).
+      ignored: regular expressions of names that are not parameters (tables of 0, 1, 2, ...).
       source: the file or folder, for messages.
 
     Raises:
-      UserError: if a foreign array is missing, is left over, or has another shape or format.
+      UserError: if a foreign array is missing or left over, or has another shape or data type.
     """
     missing = [one.foreign for one in pairs if one.foreign not in tensors]
     if missing:
-        raise UserError(f"{source} lacks {_listed(missing)}")
+        raise UserError(f"{source} lacks {listed(missing)}")
     known = {one.foreign for one in pairs}
     left = [
         name
@@ -220,7 +230,7 @@ def to_own(
         if name not in known and not any(re.fullmatch(pattern, name) for pattern in ignored)
     ]
     if left:
-        raise UserError(f"{source} holds what this model has no place for: {_listed(left)}")
+        raise UserError(f"{source} holds arrays that this model lacks: {listed(left)}")
     made: dict[str, Lazy] = {}
     for one in pairs:
         tensor = tensors[one.foreign]
@@ -246,7 +256,10 @@ def _own(one: Pair, tensor: Tensor, part: int) -> Any:
 def to_foreign(
     pairs: Sequence[Pair], own: Mapping[str, Tensor], dtype: np.dtype[Any]
 ) -> dict[str, Lazy]:
-    """Foreign arrays, made of our parameters, in the order of the pairs."""
+    """Foreign arrays, made from our parameters, in the order of the pairs.
+
+    Reading one raises UserError if a number overflows `dtype`.
+    """
     return {one.foreign: Lazy(one.foreign_shape, dtype, _foreign(one, own, dtype)) for one in pairs}
 
 
@@ -260,8 +273,3 @@ def _foreign(one: Pair, own: Mapping[str, Tensor], dtype: np.dtype[Any]) -> Any:
         return made
 
     return make
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

@@ -1,8 +1,12 @@
-"""What the formats have in common that hold our own parameters by our own names."""
+"""Folders of vljax's own: parameters under unrolled names, with recipe and tokenizer.
+
+Two formats share everything but the file of arrays: `safetensors`, which `vljax.inference.load`
+computes with and which may be quantized, and `npz`, for NumPy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,29 +14,34 @@ import jax
 
 from vljax import config
 from vljax.data.tokenizers import load_tokenizer
-from vljax.interop.format import Reading, Trained, read_json
+from vljax.interop import exported
+from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
+from vljax.interop.exported import WEIGHTS
+from vljax.interop.files.npz import read_npz, write_npz
+from vljax.interop.files.safetensors import SHARD_BYTES, Progress, read_folder, write_folder
+from vljax.interop.files.tensors import Lazy, Tensor
+from vljax.interop.foreign_config import read_json
+from vljax.interop.foreign_model import ForeignModel
+from vljax.interop.formats import Format
 from vljax.interop.mapping import Rule, rule
-from vljax.interop.tensors import Tensor
-from vljax.models.layout import unrolled_shapes
+from vljax.interop.quantized import dequantizing, kernels
+from vljax.models.parameters import unrolled_shapes
+from vljax.models.quantization.forms import Form
 from vljax.parallel.mesh import MeshConfig
 from vljax.run import Prepared, Run, prepare
 from vljax.workdir import decode_recipe
 
 RECIPE, PREPROCESS, ENVIRONMENT = "recipe.json", "preprocess.json", "environment.json"
-
-
-def recognises(path: Path) -> bool:
-    """Whether a folder holds a recipe of ours."""
-    return (path / RECIPE).is_file()
+_NPZ = f"{WEIGHTS}.npz"
 
 
 def rules(names: Iterable[str]) -> list[Rule]:
-    """Each parameter under its own name."""
+    """Rules that map each parameter to its own name."""
     return [rule(name, name) for name in names]
 
 
-def files(trained: Trained) -> dict[str, bytes]:
-    """What describes the model, the preprocessing and the tokenizer, as in a checkpoint."""
+def files(trained: TrainedModel) -> dict[str, bytes]:
+    """The checkpoint's files about the model, the preprocessing and the tokenizer."""
     kept = (RECIPE, PREPROCESS, ENVIRONMENT)
     return {
         name: content
@@ -42,36 +51,14 @@ def files(trained: Trained) -> dict[str, bytes]:
 
 
 def write_files(out: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files by their names relative to a folder."""
+    """Writes files by their paths relative to a folder."""
     for name, content in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
 
 
-def read(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    adapt: Callable[[Prepared], Mapping[str, Tensor]] | None = None,
-) -> Reading:
-    """A folder with a recipe and its parameters.
-
-    Args:
-      folder: what holds them.
-      tensors: the parameters.
-      adapt: makes other ones of them, once the model is known.
-    """
-    recipe = decode_recipe(read_json(folder / RECIPE), str(folder / RECIPE))
-    # Of another machine: its paths and devices are not here.
-    run = replace(without_paths(recipe), mesh=MeshConfig(1, 1, 1), attention="auto", workdir=None)
-    prepared = prepare(run, jax.devices()[:1])
-    shapes = unrolled_shapes(prepared.shapes.params)
-    tensors = tensors if adapt is None else adapt(prepared)
-    tokenizer = load_tokenizer(str(folder / "tokenizer"))
-    return Reading("parameters of vljax", run, tokenizer, tensors, rules(shapes))
-
-
 def without_paths(run: Run) -> Run:
-    """The run with every path unset."""
+    """The run with every path field unset."""
     data = config.encode(run)
     for path, _ in config.paths(run):
         *parents, name = path.split(".")
@@ -81,3 +68,85 @@ def without_paths(run: Run) -> Run:
         node[name] = None
     unset: Run = config.decode(Run, data)
     return unset
+
+
+def _read(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    adapt: Callable[[Prepared], Mapping[str, Tensor]] | None = None,
+) -> ForeignModel:
+    """A folder with a recipe and parameters; `adapt` may replace them once the model is known."""
+    recipe = decode_recipe(read_json(folder / RECIPE), str(folder / RECIPE))
+    # The recipe comes from another machine, whose paths and devices are not available here.
+    run = replace(without_paths(recipe), mesh=MeshConfig(1, 1, 1), attention="auto", workdir=None)
+    prepared = prepare(run, jax.devices()[:1])
+    shapes = unrolled_shapes(prepared.shapes.params)
+    tensors = tensors if adapt is None else adapt(prepared)
+    tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    return ForeignModel("parameters of vljax", run, tokenizer, tensors, rules(shapes))
+
+
+# --- safetensors ---
+
+
+def _is_safetensors(path: Path) -> bool:
+    weights = (path / f"{WEIGHTS}.safetensors{end}" for end in ("", ".index.json"))
+    return (path / RECIPE).is_file() and any(file.exists() for file in weights)
+
+
+def _read_safetensors(folder: Path) -> ForeignModel:
+    # Early versions wrote no export.json, and could not quantize.
+    form = exported.open_folder(str(folder)).form if exported.recognises(str(folder)) else None
+    tensors = read_folder(folder, WEIGHTS)
+    if form is None:
+        return _read(folder, tensors)
+    return _read(folder, tensors, lambda prepared: _float32(prepared, tensors, form, folder))
+
+
+def _float32(
+    prepared: Prepared, tensors: Mapping[str, Tensor], form: Form, folder: Path
+) -> Mapping[str, Tensor]:
+    inputs = kernels(prepared.model, prepared.run.model)
+    shapes = unrolled_shapes(prepared.shapes.params)
+    return dequantizing(tensors, inputs, shapes, form, str(folder))
+
+
+def _plan_safetensors(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
+    def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> Sequence[Path]:
+        written = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
+        # `export.json` holds a digest of every other file, so these cannot be left to the caller.
+        write_files(out, files(trained))
+        exported.write_manifest(out, "safetensors", trained, {})
+        return written
+
+    return ExportPlan(rules(trained.parameters), {}, write)
+
+
+SAFETENSORS = Format(
+    "a folder with parameters.safetensors of vljax",
+    _is_safetensors,
+    _read_safetensors,
+    _plan_safetensors,
+)
+
+
+# --- npz ---
+
+
+def _is_npz(path: Path) -> bool:
+    return (path / RECIPE).is_file() and (path / _NPZ).exists()
+
+
+def _read_npz(folder: Path) -> ForeignModel:
+    return _read(folder, read_npz(folder / _NPZ))
+
+
+def _plan_npz(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
+    def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> Sequence[Path]:
+        write_npz(out / _NPZ, tensors, progress)
+        return [out / _NPZ]
+
+    return ExportPlan(rules(trained.parameters), files(trained), write)
+
+
+NPZ = Format("a folder with parameters.npz of vljax", _is_npz, _read_npz, _plan_npz)

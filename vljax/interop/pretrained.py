@@ -1,4 +1,4 @@
-"""Weights of other software as the first values of a run."""
+"""Weights of other software as the initial values of a run."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import numpy as np
 
 from vljax.config import UserError, suggest
 from vljax.interop import big_vision, efficientnet_lite
-from vljax.interop.files import read_tensors, split
+from vljax.interop.files.read import read_tensors, split_path
+from vljax.interop.files.tensors import Lazy, Tensor
+from vljax.interop.foreign_model import unprefixed
 from vljax.interop.mapping import BATCHED, Pair, Rule, pair, rule, to_own
-from vljax.interop.single_tower import unprefixed
-from vljax.interop.tensors import Lazy, Tensor
 from vljax.interop.transformers import bert, vit
 from vljax.models.assembly import ModelConfig, Variables
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layout import filled, unrolled_shapes
+from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.run import Prepared, Run
 
 Shape = tuple[int, ...]
 
-# Rules, arrays, and expressions of names that are left out.
 _Source = tuple[Sequence[Rule], Mapping[str, Tensor], Sequence[str]]
+"""Rules, arrays, and regular expressions of names to leave out."""
+
 _POOLER, _MASK_TOKEN = r"pooler\..*", r"embeddings\.mask_token"
-_FORMS: dict[str, tuple[type[Encoder], ...]] = {
+_ENCODERS: dict[str, tuple[type[Encoder], ...]] = {
     "efficientnet_lite": (EfficientNetLite,),
     "bert": (TextTransformer,),
     "roberta": (TextTransformer,),
@@ -40,17 +41,19 @@ _FORMS: dict[str, tuple[type[Encoder], ...]] = {
 
 
 def pinned(run: Run) -> Run:
-    """The run with the digest of every weights file that is here, so that it is part of the run.
+    """The run with the digests of its weights files, so that they belong to its identity.
+
+    A file that does not exist here is left without a digest.
 
     Raises:
-      UserError: if a file has another digest than the recipe says.
+      UserError: if a file has another digest than the recipe states.
     """
     pretrained = {}
     for name, source in run.pretrained.items():
         digest = None if source.path is None else _digest(source.path)
         if digest and source.sha256 and digest != source.sha256:
             raise UserError(
-                f"pretrained.{name}.sha256: {source.path} has the digest {digest}, which is not"
+                f"pretrained.{name}.sha256: {source.path} has the digest {digest}, not"
                 f" {source.sha256}: it is another file"
             )
         pretrained[name] = dataclasses.replace(source, sha256=source.sha256 or digest)
@@ -58,7 +61,7 @@ def pinned(run: Run) -> Run:
 
 
 def _digest(path: str) -> str | None:
-    file, _ = split(path)
+    file, _ = split_path(path)
     if not file.is_file():
         return None
     with file.open("rb") as opened:
@@ -66,18 +69,18 @@ def _digest(path: str) -> str | None:
 
 
 def check(prepared: Prepared) -> None:
-    """Raises UserError if weights are missing or do not fit the model; no array is read."""
+    """Raises UserError if weights are missing or do not fit the model. Reads no arrays."""
     for name, source in prepared.run.pretrained.items():
         if source.path is None:
             continue
-        if not split(source.path)[0].is_file():
-            file = split(source.path)[0]
+        file, _ = split_path(source.path)
+        if not file.is_file():
             raise UserError(f"pretrained.{name}.path: no such file: {file}")
-        mapped(prepared, name, source)
+        map_file(prepared, name, source)
 
 
 def load(prepared: Prepared) -> Variables | None:
-    """The variables that have pretrained values, in the layout of the model; None if none has.
+    """The variables with pretrained values, in the model's scan layout; None if there are none.
 
     Raises:
       UserError: if a file is unset, missing, damaged, or does not fit the model.
@@ -87,7 +90,7 @@ def load(prepared: Prepared) -> Variables | None:
         if source.path is None:
             field = f"pretrained.{name}.path"
             raise UserError(f"{field}: unset; add --{field} PATH")
-        made |= mapped(prepared, name, source)[1]
+        made |= map_file(prepared, name, source)[1]
     if not made:
         return None
     params = filled(prepared.shapes.params, reader(made))
@@ -96,7 +99,7 @@ def load(prepared: Prepared) -> Variables | None:
 
 
 def reader(made: Mapping[str, Lazy]) -> Callable[[str, Any], np.ndarray | None]:
-    """What `layout.filled` asks for the arrays that there are, in the formats of the model."""
+    """A function for `parameters.filled`: the array at a path in the model's data type, or None."""
 
     def read(path: str, leaf: Any) -> np.ndarray | None:
         return made[path].read().astype(leaf.dtype, copy=False) if path in made else None
@@ -104,13 +107,18 @@ def reader(made: Mapping[str, Lazy]) -> Callable[[str, Any], np.ndarray | None]:
     return read
 
 
-def mapped(
+def map_file(
     prepared: Prepared, name: str, source: Pretrained
 ) -> tuple[Sequence[Pair], dict[str, Lazy]]:
-    """What an encoder or a learned scalar gets of a file; no array is read yet.
+    """The arrays of a file for one encoder or learned scalar. No array is read yet.
+
+    Args:
+      prepared: the run.
+      name: the name of the encoder or scalar.
+      source: the file and its layout.
 
     Returns:
-      What is mapped, and values by our unrolled paths; statistics by the paths of their modules.
+      The pairs, and our arrays: parameters by unrolled path, statistics by module path.
 
     Raises:
       UserError: if the file is missing, or does not fit the model.
@@ -120,10 +128,10 @@ def mapped(
         rules, tensors, ignored = _encoder(model, name, source)
     else:
         rules, tensors, ignored = _scalar(name, source, own)
-    beginnings = {each.own[0].partition("/")[0] for each in rules}
-    wanted = {k: v for k, v in own.items() if k.partition("/")[0] in beginnings}
+    tops = {each.own[0].partition("/")[0] for each in rules}
+    wanted = {k: v for k, v in own.items() if k.partition("/")[0] in tops}
     if name in model.encoders:
-        # A head holds the projections of the other towers, too.
+        # A head also holds the projections of the other towers.
         parts = {f"{head}/{name}/" for head in model.heads} | {f"{name}/"}
         wanted = {k: v for k, v in wanted.items() if k.startswith(tuple(parts))}
     pairs = pair(rules, wanted, path)
@@ -132,10 +140,10 @@ def mapped(
 
 def _encoder(model: ModelConfig, name: str, source: Pretrained) -> _Source:
     encoder, path = model.encoders[name], str(source.path)
-    if not isinstance(encoder, _FORMS[source.layout]):
-        forms = " or ".join(form.type_name for form in _FORMS[source.layout])
+    if not isinstance(encoder, _ENCODERS[source.layout]):
+        known = " or ".join(known.type_name for known in _ENCODERS[source.layout])
         raise UserError(
-            f"pretrained.{name}.layout: {source.layout} is for {forms}, and"
+            f"pretrained.{name}.layout: {source.layout} is for {known}, but"
             f" model.encoders.{name} is {encoder.type_name}"
         )
     if isinstance(encoder, EfficientNetLite):
@@ -159,8 +167,8 @@ def _encoder(model: ModelConfig, name: str, source: Pretrained) -> _Source:
 def _big_vision(
     model: ModelConfig, name: str, encoder: ViT | TextTransformer, path: str
 ) -> _Source:
-    """A tower of its own, whose classifier is left out, or one of two, with its projection."""
-    of_two = split(path)[1] is not None
+    """A single tower without its classifier, or one of two towers with its projection."""
+    of_two = split_path(path)[1] is not None  # a part of the file is named
     tensors = read_tensors(path)
     if not of_two and big_vision.has_towers(tensors):
         of_two, tensors = True, read_tensors(f"{path}:{big_vision.SUBTREES.get(name, name)}")
@@ -176,20 +184,22 @@ def _big_vision(
 
 
 def _scalar(name: str, source: Pretrained, own: Mapping[str, Shape]) -> _Source:
-    """A learned scalar, which only the layout of big_vision has a file for."""
+    """A learned scalar; only files of big_vision have those."""
     known = big_vision.SUBTREES.get(name)
     if known is None or own.get(name) != ():
         parts = [path for path in own if "/" not in path] + [*{p.partition("/")[0] for p in own}]
-        raise UserError(f"pretrained: no encoder or learned scalar {name!r}{suggest(name, parts)}")
+        raise UserError(
+            f"pretrained: the model has no encoder or learned scalar {name!r}{suggest(name, parts)}"
+        )
     if source.layout != "big_vision":
         raise UserError(f"pretrained.{name}.layout: {source.layout} has no learned scalars")
     path = str(source.path)
-    tensors = read_tensors(path if split(path)[1] else f"{path}:{known}")
+    tensors = read_tensors(path if split_path(path)[1] else f"{path}:{known}")
     return [rule(name, "", BATCHED)], tensors, ()
 
 
 def _own_shapes(prepared: Prepared) -> dict[str, Shape]:
-    """The shapes of parameters and statistics; these by the paths of their modules."""
+    """The shapes of parameters by unrolled path, and of statistics by module path."""
     shapes = unrolled_shapes(prepared.shapes.params)
     for tree in prepared.shapes.state.values():
         shapes |= unrolled_shapes(tree)

@@ -1,7 +1,8 @@
-"""Quantized kernels in files: which they are, made of parameters and read again.
+"""Quantized kernels in safetensors files: which kernels are quantized, written and read.
 
-A kernel `PATH` is stored as whole numbers under its own name, and float32 scales under `PATH_scale`
-(`models/quantized.py`). int4 stands two in a byte, in row-major order, the first in the low half.
+A kernel `PATH` is stored as integers under its own name, with float32 scales under `PATH_scale`
+(see `models/kernels/quantized.py`). Two int4 numbers share a byte: row-major order, the first one
+in the low half.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vljax.config import UserError
-from vljax.interop.tensors import Lazy, Tensor
+from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.models.assembly import Model, ModelConfig, parameter_shapes
-from vljax.models.kernels.quantization import Form
-from vljax.models.kernels.quantized import QuantizedKernel, dequantized, quantize
-from vljax.models.layout import canonical_paths, leaves
+from vljax.models.parameters import canonical_paths, leaves
+from vljax.models.quantization.forms import Form
+from vljax.models.quantization.quantized_kernel import QuantizedKernel, dequantized, quantize
 
 SCALE = "_scale"
 Shape = tuple[int, ...]
 
 
 def kernels(model: Model, config: ModelConfig) -> dict[str, int]:
-    """The kernels that are quantized, and how many of their axes are inputs, by unrolled paths.
+    """The unrolled paths of kernels to quantize, each with its number of input axes.
 
-    They are those of linear maps. Convolutions, among them the embedding of patches, tables of
-    tokens and positions, norms, biases and learned scalars stay as they are.
+    These are the kernels of linear maps. Convolutions (also the patch embedding), token and
+    position tables, norms, biases and learned scalars are never quantized.
     """
     names = dict(leaves(model.axes))
     found: dict[str, int] = {}
@@ -44,27 +45,27 @@ def kernels(model: Model, config: ModelConfig) -> dict[str, int]:
 
 
 def quantized(
-    made: Mapping[str, Lazy], own: Mapping[str, Tensor], inputs: Mapping[str, int], form: Form
+    arrays: Mapping[str, Lazy], own: Mapping[str, Tensor], inputs: Mapping[str, int], form: Form
 ) -> dict[str, Lazy]:
-    """The arrays with kernels quantized, each kernel read and quantized once.
+    """The arrays with kernels quantized. Each kernel is read and quantized once.
 
     Args:
-      made: all arrays, by our own names.
-      own: the same as they are stored, not rounded to another format.
+      arrays: all arrays by our own names, in the data type of the export.
+      own: the same arrays as stored in the checkpoint, so that kernels are not rounded twice.
       inputs: see `kernels`.
       form: how to quantize.
     """
-    arrays: dict[str, Lazy] = {}
-    for path, array in made.items():
+    made: dict[str, Lazy] = {}
+    for path, array in arrays.items():
         if path not in inputs:
-            arrays[path] = array
+            made[path] = array
             continue
         parts = functools.cache(functools.partial(_parts, own[path], inputs[path], form))
         values, scale = _stored_shapes(array.shape, inputs[path], form)
-        arrays[path] = Lazy(values, _dtype(form), lambda parts=parts: parts()[0])  # type: ignore[misc]
-        # The last to ask: after it nothing holds the arrays.
-        arrays[path + SCALE] = Lazy(scale, np.dtype(np.float32), functools.partial(_last, parts))
-    return arrays
+        made[path] = Lazy(values, _dtype(form), lambda parts=parts: parts()[0])  # type: ignore[misc]
+        # The scale is written last, so reading it drops the cached arrays.
+        made[path + SCALE] = Lazy(scale, np.dtype(np.float32), functools.partial(_last, parts))
+    return made
 
 
 def _parts(tensor: Tensor, inputs: int, form: Form) -> tuple[np.ndarray, np.ndarray]:
@@ -84,14 +85,18 @@ def _dtype(form: Form) -> np.dtype[Any]:
 
 
 def _stored_shapes(kernel: Shape, inputs: int, form: Form) -> tuple[Shape, Shape]:
-    """Of the values and of the scales."""
+    """The stored shapes of the values and of the scales."""
     rows, columns = math.prod(kernel[:inputs]), math.prod(kernel[inputs:])
     values = (-(-rows * columns // 2),) if form.bits == 4 else kernel
     return values, (form.groups(rows), columns)
 
 
 def packed(values: Int[np.ndarray, "..."]) -> UInt8[np.ndarray, " bytes"]:
-    """Numbers in [-8, 7], two in a byte; of an odd number, the last half is 0."""
+    """Integers in [-8, 7], two in a byte. If their count is odd, the last half byte is 0.
+
+    >>> [hex(byte) for byte in packed(np.array([1, -1, 7]))]
+    ['0xf1', '0x7']
+    """
     halves = values.astype(np.int8).reshape(-1).view(np.uint8) & 0xF
     halves = np.pad(halves, (0, len(halves) % 2))
     return halves[::2] | halves[1::2] << 4
@@ -106,10 +111,10 @@ def unpacked(stored: UInt8[np.ndarray, " bytes"], shape: Shape) -> Int[np.ndarra
 def read_kernel(
     tensors: Mapping[str, Tensor], path: str, shape: Shape, inputs: int, form: Form, source: str
 ) -> QuantizedKernel:
-    """A kernel of a file, on the host.
+    """A quantized kernel from a file, in host memory.
 
     Raises:
-      UserError: if it is missing, or stored otherwise than the form says.
+      UserError: if it is missing, or its stored shape or data type is not that of the form.
     """
     wanted = zip(
         (path, path + SCALE),
@@ -123,7 +128,7 @@ def read_kernel(
             raise UserError(f"{source} lacks {name!r}")
         if (tuple(found.shape), found.dtype) != (expected, dtype):
             raise UserError(
-                f"{source}: {name!r} is {found.dtype}{list(found.shape)}, and has to be"
+                f"{source}: {name!r} is {found.dtype}{list(found.shape)}, but has to be"
                 f" {dtype}{list(expected)}"
             )
     values = tensors[path].read()
@@ -139,7 +144,7 @@ def dequantizing(
     form: Form,
     source: str,
 ) -> dict[str, Tensor]:
-    """The tensors of a quantized file as one of float32 kernels would have them."""
+    """The tensors of a quantized file with kernels converted back to float32."""
 
     def tensor(path: str) -> Lazy:
         def make() -> np.ndarray:

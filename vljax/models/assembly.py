@@ -1,4 +1,4 @@
-"""Encoders, fusion and heads put together: one model from one description."""
+"""A model from its configuration: encoders and heads as pure functions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from jaxtyping import Array
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoder
 from vljax.models.heads.embedding import Embedding, Head
-from vljax.models.layers.layers import named
+from vljax.models.parameters import with_axes
 
 Batch = Mapping[str, Any]
 Outputs = dict[str, Array]
 
-_TAKEN = ("inputs", "mask")
-"""What of an encoder's inputs has a place among its arguments."""
+_POSITIONAL = ("inputs", "mask")
+"""Entries of `Encoder.example` that the module takes as positional arguments."""
 
 
 class Variables(NamedTuple):
     """All arrays of a model."""
 
     params: dict[str, Any]
-    """What is optimized: nested dicts."""
+    """Nested dicts of arrays that are optimized."""
     state: dict[str, Any]
-    """What is not (batch statistics); mostly empty."""
+    """Collections of arrays that are not optimized, such as batch statistics; often empty."""
 
 
 class Apply(Protocol):
@@ -39,10 +39,10 @@ class Apply(Protocol):
     def __call__(
         self, variables: Variables, batch: Batch, rngs: dict[str, Array] | None, *, train: bool
     ) -> tuple[Outputs, dict[str, Any]]:
-        """Outputs by name, and the new state. A modality that the batch lacks is not computed.
+        """Outputs by name, and the new state. Modalities that the batch lacks are not computed.
 
-        Where the batch is a part of a larger one, its entry `example_index` has the index of each
-        example there: dropout is keyed by it.
+        If the batch is a part of the global one, its entry `example_index` has the index of each
+        example there; dropout depends on it.
         """
 
 
@@ -52,17 +52,26 @@ class Model(NamedTuple):
     init: Callable[[Array, Batch], Variables]
     apply: Apply
     axes: dict[str, Any]
-    """Mirrors the parameters: a tuple of logical axis names for each array."""
+    """A tree like the parameters, with a tuple of logical axis names for each array."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is made of."""
+    """The encoders and heads of a model.
+
+    >>> from vljax.models.heads import Embedding
+    >>> from vljax.models.presets import text, vit
+    >>> image = vit("S/16", image_size=224)
+    >>> words = text("S", vocab_size=32_000, context_length=64)
+    >>> config = ModelConfig({"image": image, "text": words}, {"embedding": Embedding(384)})
+    >>> example_batch(config, 8)["image"].shape
+    (8, 224, 224, 3)
+    """
 
     encoders: dict[str, Encoder]
     """By the batch entry that they read: `image`, `text`."""
     heads: dict[str, Head]
-    """By a name of their own."""
+    """By a name that you choose; parameters are stored under it."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.encoders.keys() & self.heads.keys():
@@ -83,7 +92,7 @@ class ModelConfig:
 
 
 class AssembledModule(nn.Module):
-    """The whole model; its outputs are a flat dict of every useful intermediate."""
+    """The whole model; it returns a flat dict of all useful intermediates."""
 
     config: ModelConfig
     compute: Compute
@@ -97,15 +106,15 @@ class AssembledModule(nn.Module):
             if name not in batch:
                 continue
             module = encoder.module(self.compute, name)
-            mask, places = batch.get(f"{name}_mask"), batch.get("example_index")
-            rest = {k: batch[f"{name}_{k}"] for k in encoder.example(1) if k not in _TAKEN}
-            encoded = module(batch[name], mask, train=train, places=places, **rest)
+            mask, example_index = batch.get(f"{name}_mask"), batch.get("example_index")
+            rest = {k: batch[f"{name}_{k}"] for k in encoder.example(1) if k not in _POSITIONAL}
+            encoded = module(batch[name], mask, train=train, example_index=example_index, **rest)
             streams[name] = encoded
             outputs |= {f"{name}/{k}": v for k, v in encoded._asdict().items() if v is not None}
         for name, head in self.config.heads.items():
             outputs |= head.module(self.compute, name)(streams)
         for name, initial in self.scalars.items():
-            init = named(nn.initializers.constant(initial))
+            init = with_axes(nn.initializers.constant(initial))
             outputs[name] = self.param(name, init, (), self.compute.param_dtype)
         return outputs
 
@@ -116,10 +125,10 @@ def build(
     """The model as pure functions.
 
     Args:
-      config: its parts.
-      compute: precision and activation placement.
-      scalars: learned scalars that objectives ask for, with their initial values; they become
-        top-level parameters and outputs of the same name (`logit_scale`).
+      config: encoders and heads.
+      compute: number formats, kernels and sharding of activations.
+      scalars: learned scalars that objectives need, with their initial values. They become
+        top-level parameters, and outputs with the same name (`logit_scale`).
     """
     module = AssembledModule(config, compute, dict(scalars or {}))
 
@@ -153,7 +162,7 @@ def example_batch(config: ModelConfig, batch_size: int = 1) -> dict[str, jax.Sha
 
 
 def parameter_shapes(model: Model, config: ModelConfig) -> Variables:
-    """The shapes and types of all variables, without computing any."""
+    """Shapes and types of all variables; nothing is computed."""
     return jax.eval_shape(
         lambda key: model.init(key, _zeros(example_batch(config))), jax.random.key(0)
     )

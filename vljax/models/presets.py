@@ -1,4 +1,4 @@
-"""Named sizes of the towers, as in the papers that introduced them."""
+"""Towers by the names of their sizes in the literature (B/16, L/14, So400m, ...)."""
 
 from __future__ import annotations
 
@@ -29,19 +29,26 @@ SIZES = {
 
 
 def vit(variant: str, **fields: Any) -> ViT:
-    """A ViT by size and patch, as in `vit("B/16", image_size=224)`.
+    """A ViT of a named size and patch size; `fields` are other fields of `ViT`.
+
+    >>> tower = vit("B/16", image_size=224)
+    >>> tower.width, tower.depth, tower.patch_size
+    (768, 12, 16)
 
     Raises:
       UserError: for an unknown size, or a variant that is not SIZE/PATCH.
     """
     name, _, patch = variant.partition("/")
     if not patch.isdigit():
-        raise UserError(f"{variant!r} is no ViT variant: write SIZE/PATCH, as in B/16")
+        raise UserError(f"{variant!r} is not a ViT variant: write SIZE/PATCH, as in B/16")
     return ViT(**{**_size(name), "patch_size": int(patch), **fields})
 
 
 def text(name: str, **fields: Any) -> TextTransformer:
-    """A text transformer by size, as in `text("B", vocab_size=32_000, context_length=64)`.
+    """A text transformer of a named size; `fields` are other fields of `TextTransformer`.
+
+    >>> text("B", vocab_size=32_000, context_length=64).heads
+    12
 
     Raises:
       UserError: for an unknown size.

@@ -1,4 +1,4 @@
-"""Where the first values of a part of a model come from, if they are not random."""
+"""Pretrained weights as the initial values of a part of a model."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ Layout = Literal["efficientnet_lite", "bert", "roberta", "vit", "dinov2", "big_v
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Weights of other software, from a file. They are read when a run starts anew, and only then.
+    """Initial weights from a file of other software.
 
-    A run that is resumed, and whoever loads a checkpoint, needs no such file.
+    The file is read only when a new run starts. Resumed runs and checkpoints do not need it.
+
+    >>> Pretrained(path="vit_base_patch16_224.npz", layout="vit").layout
+    'vit'
     """
 
     path: str | None = setting(None, identity=False)
-    """The file; behind a colon, a part of what it holds, as in siglip.npz:img."""
+    """Path of the file; after a colon, a part of its arrays, as in siglip.npz:img."""
     layout: Layout
-    """Whose names the file uses."""
+    """Family of models whose array names the file uses."""
     sha256: str | None = None
-    """Digest of the file, as `sha256sum` prints it; a file with another one is refused. None takes
-    any file, and the digest of the one that was read becomes part of the run."""
+    """Digest of the file, as `sha256sum` prints it; a file with another digest is refused. With
+    None any file is read, and its digest becomes part of the run."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from vljax.models.similarity import Similarity, unit
-from vljax.parallel.ring import on_each_part, tour
+from vljax.parallel.per_device import on_batch_shards
+from vljax.parallel.ring import ring_scan
 
 Direction = Literal["both", "image_to_text", "text_to_image"]
 Vector = Float[Array, "batch"]
@@ -151,7 +152,7 @@ def _scan_tiles(
 ) -> tuple[Tree, Tree]:
     """Scans the logits of a device's images with the texts of all devices, a tile at a time.
 
-    To be called within `ring.on_each_part`.
+    To be called within `per_device.on_batch_shards`.
 
     Args:
       tile: `(carry, block, logits) -> (carry, collected)`, where `block` has the rows of this tile.
@@ -167,21 +168,23 @@ def _scan_tiles(
     """
     count = len(images.offset)
 
-    def visit(carry: Tree, block: tuple[LogitFactors, Tree], *, own: bool) -> tuple[Tree, Tree]:
+    def visit(
+        carry: Tree, block: tuple[LogitFactors, Tree], *, is_local: bool
+    ) -> tuple[Tree, Tree]:
         def part(
             carry: Tree, block: tuple[LogitFactors, Tree], start: Int[Array, ""]
         ) -> tuple[Tree, Tree]:
             texts = block[0]
             logits = _product("id,td->it", images.vector, texts.vector)
             logits = logits + images.offset[:, None] + texts.offset
-            if own:
+            if is_local:
                 numbers = start + jnp.arange(logits.shape[1])
                 logits = jnp.where(jnp.arange(count)[:, None] == numbers, -jnp.inf, logits)
             return tile(carry, block, logits)
 
         return _scan_chunks(part, carry, block, tiling.texts_of(count))
 
-    return tour(visit, carry, block, merge, tiling.mesh)
+    return ring_scan(visit, carry, block, merge, tiling.mesh)
 
 
 def _scan_chunks(
@@ -296,7 +299,7 @@ def softmax_negatives(
         (best, rows), columns = _scan_tiles(tile, carry, images, (texts, None), _add, tiling)
         return SoftmaxNegatives(rows and rows.log(), columns and columns.log(), best)
 
-    return on_each_part(local, tiling.mesh)(images, texts)
+    return on_batch_shards(local, tiling.mesh)(images, texts)
 
 
 def _softmax_forward(
@@ -329,7 +332,7 @@ def _softmax_backward(
 
     images, texts, image, text = residuals
     rows, columns = _LogSumExps(image, cotangent.image), _LogSumExps(text, cotangent.text)
-    return on_each_part(local, tiling.mesh)(images, texts, rows, columns)
+    return on_batch_shards(local, tiling.mesh)(images, texts, rows, columns)
 
 
 def _softmax_cotangent(
@@ -384,7 +387,7 @@ def _sigmoid(
         carry = _zeros(none), none, _zeros(images) if gradients else None
         return _scan_tiles(tile, carry, images, (texts, None), _plus, tiling)
 
-    (losses, best, image), text = on_each_part(local, tiling.mesh)(images, texts)
+    (losses, best, image), text = on_batch_shards(local, tiling.mesh)(images, texts)
     return SigmoidNegatives(jnp.sum(losses), best), (image, text)
 
 

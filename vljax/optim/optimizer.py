@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, UInt32
 
 from vljax.config import Component, UserError
-from vljax.models.layout import STACK, factors, select_like
+from vljax.models.parameters import STACK, factors, select_like
 from vljax.optim.schedules import Schedule, WarmupCosine
 
 Tree = dict[str, Any]
@@ -117,7 +117,7 @@ def learning_rate_factors(optimizer: Optimizer, params: Tree) -> Tree:
     """Factors of the learning rate, by rule and by layer: a tree that broadcasts to `params`.
 
     Raises:
-      UserError: as `layout.match` does for the rules, or for a layer decay without blocks.
+      UserError: as `parameters.match` does for the rules, or for a layer decay without blocks.
     """
     by_rule = factors(optimizer.rate_rules, params, "optim.rate_rules")
     if optimizer.layer_decay == 1:

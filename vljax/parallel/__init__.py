@@ -1,1 +1,1 @@
-"""Meshes, sharding rules and what runs across devices."""
+"""Device meshes, sharding rules, collectives, and runs of several processes."""

@@ -20,21 +20,25 @@ AXES = ("data", "fsdp", "tensor")
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged; one of the sizes may be -1: what is left."""
+    """Sizes of the mesh axes. One of them may be -1: as many as the devices allow.
+
+    >>> mesh = make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+    >>> mesh.shape["data"] == jax.device_count()
+    True
+    """
 
     data: int = setting(-1, identity=False)
-    """Copies of the model, each with its part of the batch."""
+    """Replicas of the model, each with its part of the batch."""
     fsdp: int = setting(1, identity=False)
-    """Parts that large parameters are split into; the batch is split as well."""
+    """Parts that large parameters are split into; it splits the batch as well."""
     tensor: int = setting(1, identity=False)
-    """Parts that heads, MLP and vocabulary are split into."""
+    """Parts that attention heads, MLP and vocabulary are split into."""
     dcn_fsdp: int = setting(1, identity=False)
-    """Slices (of a TPU pod; on GPU: nodes) that `fsdp` reaches across; `data` takes the others."""
+    """Slices (on GPU: nodes) that `fsdp` extends over; `data` extends over the others."""
     fsdp_min_size: int = setting(2**16, identity=False)
-    """Elements, of one layer, below which an array is split by neither fsdp nor data."""
-
+    """Elements of one layer below which neither `fsdp` nor `data` splits an array."""
     shard_updates: bool = setting(True, identity=False)
-    """Whether `data` splits optimizer state and update: less memory, and no work done twice."""
+    """Whether `data` splits the optimizer state and the update: saves memory and work."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         sizes = {name: getattr(self, name) for name in AXES}
@@ -51,38 +55,38 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over all devices (or the given ones).
+    """A mesh of all devices, or of the given ones.
 
     Raises:
       UserError: if the sizes don't multiply to the number of devices, or don't fit the slices.
     """
-    here = devices is None
+    local = devices is None
     devices = jax.devices() if devices is None else devices
-    arranged = arrange(config, devices, here)
+    arranged = arrange(config, devices, local)
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def arrange(config: MeshConfig, devices: Sequence[Any], here: bool = True) -> np.ndarray:
-    """Devices in the shape (data, fsdp, tensor), neighbours in the network beside each other.
+def arrange(config: MeshConfig, devices: Sequence[Any], local: bool = True) -> np.ndarray:
+    """Devices in an array of shape (data, fsdp, tensor), with network neighbours adjacent.
 
-    `tensor`, which communicates most, is given the best-connected devices, then `fsdp`. A slice is
-    what a fast network joins: a TPU slice (ICI), or the GPUs of a node (NVLink); JAX tells them
-    apart by `slice_index`. Blocks of the mesh stay within one; see `dcn_fsdp`.
+    `tensor` communicates most and gets the best-connected devices, then `fsdp`. A slice is a set of
+    devices with a fast network: a TPU slice (ICI), or the GPUs of a node (NVLink). `slice_index` of
+    a device says which. `tensor` stays within a slice, and so does `fsdp` unless `dcn_fsdp` is set.
 
     Args:
       config: the sizes.
       devices: anything with the attributes of `jax.Device`.
-      here: whether they are those of this machine, for messages.
+      local: whether these are the devices of this machine, for error messages.
 
     Raises:
       UserError: as `make_mesh`.
     """
-    sizes = _sizes(config, len(devices), here)
-    members = _members(devices)
-    across = _across(config, sizes, members)
+    sizes = _sizes(config, len(devices), local)
+    slice_sizes = _slice_sizes(devices)
+    across = _across(config, sizes, slice_sizes)
     within = [size // parts for size, parts in zip(sizes, across, strict=True)]
-    # A dimension of the network is shared by two axes only where no other arrangement exists.
-    if len(members) == 1:
+    # Two mesh axes share a dimension of the network only if no other arrangement exists.
+    if len(slice_sizes) == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return mesh_utils.create_hybrid_device_mesh(
         within, across, devices, allow_split_physical_axes=True
@@ -90,17 +94,17 @@ def arrange(config: MeshConfig, devices: Sequence[Any], here: bool = True) -> np
 
 
 def slices(devices: Iterable[Any]) -> int:
-    """The number of slices (on GPU: nodes) that devices belong to."""
-    return len(_members(devices))
+    """The number of slices (on GPU: nodes) that the devices belong to."""
+    return len(_slice_sizes(devices))
 
 
-def _members(devices: Iterable[Any]) -> Counter[int]:
+def _slice_sizes(devices: Iterable[Any]) -> Counter[int]:
     """The number of devices in each slice."""
     return Counter(getattr(device, "slice_index", 0) for device in devices)
 
 
-def _sizes(config: MeshConfig, count: int, here: bool) -> list[int]:
-    """The sizes of the axes, with the rest put in place of -1."""
+def _sizes(config: MeshConfig, count: int, local: bool) -> list[int]:
+    """The sizes of the axes, with -1 replaced."""
     sizes = [getattr(config, name) for name in AXES]
     fixed = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and count % fixed == 0:
@@ -110,16 +114,16 @@ def _sizes(config: MeshConfig, count: int, here: bool) -> list[int]:
         split = sizes[1] * sizes[2]
         rest = split > 0 and count % split == 0
         remedy = "--mesh.data -1 takes the rest" if rest else f"the product must be {count}"
-        other = "; for another machine: vljax compile RECIPE --topology" if here else ""
+        other = "; for another machine: vljax compile RECIPE --topology" if local else ""
         raise UserError(f"mesh: {asked} does not fit {count} device(s); {remedy}{other}")
     return sizes
 
 
-def _across(config: MeshConfig, sizes: Sequence[int], members: Counter[int]) -> list[int]:
-    """For each axis, over how many slices it reaches."""
-    count, fsdp = len(members), config.dcn_fsdp
-    if len(set(members.values())) > 1:
-        counts = ", ".join(str(count) for _, count in sorted(members.items()))
+def _across(config: MeshConfig, sizes: Sequence[int], slice_sizes: Counter[int]) -> list[int]:
+    """For each axis, the number of slices that it extends over."""
+    count, fsdp = len(slice_sizes), config.dcn_fsdp
+    if len(set(slice_sizes.values())) > 1:
+        counts = ", ".join(str(size) for _, size in sorted(slice_sizes.items()))
         raise UserError(
             f"mesh: slices (or nodes) of unequal size ({counts} devices); use equal ones"
         )
@@ -128,25 +132,25 @@ def _across(config: MeshConfig, sizes: Sequence[int], members: Counter[int]) -> 
         raise UserError(f"mesh.dcn_fsdp: {fsdp} must divide {both}; 1 would do")
     data = count // fsdp
     if sizes[0] % data:
-        raise UserError(_crossing(sizes, count, next(iter(members.values()))))
+        raise UserError(_slice_problem(sizes, count, next(iter(slice_sizes.values()))))
     return [data, fsdp, 1]
 
 
-def _crossing(sizes: Sequence[int], count: int, members: int) -> str:
-    """Why axes of these sizes cannot be laid over slices, and the changes that would do."""
+def _slice_problem(sizes: Sequence[int], count: int, slice_size: int) -> str:
+    """Why axes of these sizes do not fit the slices, and the changes that would."""
     data, fsdp, tensor = sizes
-    here = f"data {data} x fsdp {fsdp} x tensor {tensor}"
-    problem = f"mesh: {here} does not fit {count} slices (or nodes) of {members} devices"
-    if members % tensor:
-        return f"{problem}: tensor must divide {members}"
-    inside = math.gcd(fsdp, members // tensor)
+    asked = f"data {data} x fsdp {fsdp} x tensor {tensor}"
+    problem = f"mesh: {asked} does not fit {count} slices (or nodes) of {slice_size} devices"
+    if slice_size % tensor:
+        return f"{problem}: tensor must divide {slice_size}"
+    inside = math.gcd(fsdp, slice_size // tensor)
     within = f"--mesh.data -1 --mesh.fsdp {inside} splits parameters within a slice"
     across = f"--mesh.dcn_fsdp {count // math.gcd(data, count)} across slices"
     return f"{problem}: {within}, {across}"
 
 
 def check_batch(mesh: Mesh, global_batch: int, field: str = "global_batch", parts: int = 1) -> None:
-    """Raises UserError if the mesh cannot split each part of a batch of that size evenly."""
+    """Raises UserError if the mesh cannot split each of `parts` parts of the batch evenly."""
     pieces = mesh.shape["data"] * mesh.shape["fsdp"] * parts
     if global_batch < 1 or global_batch % pieces:
         near = max(pieces, round(global_batch / pieces) * pieces)

@@ -1,4 +1,4 @@
-"""Functions that run on each device's own part of their arguments."""
+"""Functions that each device runs on its own shard: the one wrapper of `jax.shard_map`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,62 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from vljax.parallel.rules import ACTIVATIONS, spec
 
+Tree = Any
+Specs = Any
+
+
+def on_shards(
+    function: Callable[..., Tree],
+    mesh: Mesh,
+    in_specs: Specs,
+    out_specs: Specs,
+    *,
+    check_vma: bool = True,
+) -> Callable[..., Tree]:
+    """`function`, run by each device of the mesh on its shard of the arguments.
+
+    Args:
+      function: sees the shapes of one shard, and may use collectives over the axes of the mesh.
+      mesh: the devices.
+      in_specs: a PartitionSpec for each argument, or one for all.
+      out_specs: the same for the results.
+      check_vma: whether JAX checks along which mesh axes results vary.
+    """
+    mapped: Callable[..., Tree] = jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=check_vma
+    )
+    return mapped
+
+
+def on_batch_shards(function: Callable[..., Tree], mesh: Mesh | None) -> Callable[..., Tree]:
+    """`function`, run by each device on its shard of the batch.
+
+    The first axis of all arguments and results is the batch. Devices along `tensor` hold the same
+    shard and compute the same. Without a mesh, or on one device, it is the function itself.
+
+    >>> import jax.numpy as jnp
+    >>> from vljax.parallel.mesh import MeshConfig, make_mesh
+    >>> mesh = make_mesh(MeshConfig())
+    >>> shard_sizes = on_batch_shards(lambda x: jnp.full_like(x, len(x)), mesh)
+    >>> int(shard_sizes(jnp.zeros(mesh.size * 3))[0])
+    3
+    """
+    if mesh is None or mesh.size == 1:
+        return function
+    batch = PartitionSpec(ACTIVATIONS["batch"])
+    return on_shards(function, mesh, batch, batch)
+
 
 def on_each_device(mesh: Mesh) -> Callable[..., jax.Array]:
-    """A way to run kernels that the compiler cannot split: each device computes on its part.
+    """A way to run kernels that the compiler cannot split, such as Pallas kernels.
 
     The result is called as `(function, arguments, axes, out)`, with the logical axes of each
-    argument and of the result. Arguments that are None are handed on as they are.
+    argument and of the result; the table of activations says how they are sharded. Arguments that
+    are None are passed on.
     """
 
     def run(
@@ -24,28 +70,23 @@ def on_each_device(mesh: Mesh) -> Callable[..., jax.Array]:
         axes: Sequence[tuple[str, ...]],
         out: tuple[str, ...],
     ) -> jax.Array:
-        def place(names: tuple[str, ...], shape: tuple[int, ...]) -> Any:
-            return spec(names, shape, ACTIVATIONS, mesh)
+        # shard_map takes arrays only: the arguments that are None go around it.
+        present = [i for i, argument in enumerate(arguments) if argument is not None]
 
-        there = [i for i, argument in enumerate(arguments) if argument is not None]
+        def local(*shards: jax.Array) -> jax.Array:
+            complete: list[jax.Array | None] = [None] * len(arguments)
+            for i, shard in zip(present, shards, strict=True):
+                complete[i] = shard
+            return function(*complete)
 
-        def local(*parts: jax.Array) -> jax.Array:
-            given: list[jax.Array | None] = [None] * len(arguments)
-            for i, part in zip(there, parts, strict=True):
-                given[i] = part
-            return function(*given)
-
-        present = [argument for argument in arguments if argument is not None]
-        specs = tuple(place(axes[i], x.shape) for i, x in zip(there, present, strict=True))
-        result = jax.eval_shape(function, *arguments)
-        mapped = jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=specs,
-            out_specs=place(out, result.shape),
-            check_vma=False,  # Pallas kernels don't say how their results vary
+        arrays = [argument for argument in arguments if argument is not None]
+        in_specs = tuple(
+            spec(axes[i], array.shape, ACTIVATIONS, mesh)
+            for i, array in zip(present, arrays, strict=True)
         )
-        sharded: jax.Array = mapped(*present)
-        return sharded
+        out_spec = spec(out, jax.eval_shape(function, *arguments).shape, ACTIVATIONS, mesh)
+        # Pallas kernels do not declare along which mesh axes their results vary.
+        result: jax.Array = on_shards(local, mesh, in_specs, out_spec, check_vma=False)(*arrays)
+        return result
 
     return run

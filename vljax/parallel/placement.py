@@ -1,4 +1,4 @@
-"""Where every array of a tree is, and how much of it each device holds."""
+"""How each parameter is sharded, and the bytes of it that each device holds: rows of a table."""
 
 from __future__ import annotations
 
@@ -9,54 +9,56 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vljax.parallel.rules import place_parameter
+from vljax.parallel.rules import parameter_spec
 
 
 @dataclass(frozen=True)
-class Placed:
+class ParameterPlacement:
     """A parameter on a mesh."""
 
     path: str
     shape: tuple[int, ...]
     axes: tuple[str, ...]
-    """Logical names."""
+    """Logical axes."""
     split: dict[str, str]
-    """Mesh axes of more than one device, with the logical axis that each splits."""
+    """Mesh axis of more than one device -> the logical axis that it splits."""
     unsplit: dict[str, str]
-    """Mesh axes that were to split the array and could not, with the reason."""
+    """Mesh axis that cannot split the array -> the reason."""
     bytes: int
     """Of the whole array."""
     bytes_per_device: int
 
     @property
     def sharding(self) -> str:
-        """Such as `fsdp(embed), tensor(mlp)`."""
+        """Such as `fsdp(embed), tensor(mlp)`; `whole` if no axis is split."""
         return ", ".join(f"{by}({axis})" for by, axis in self.split.items()) or "whole"
 
 
-def placement(params: Any, axes: Any, mesh: Mesh, fsdp_min_size: int) -> list[Placed]:
-    """Where every parameter is.
+def parameter_placements(
+    params: Any, axes: Any, mesh: Mesh, fsdp_min_size: int
+) -> list[ParameterPlacement]:
+    """The placement of every parameter.
 
     Args:
       params: shapes, types and shardings (jax.ShapeDtypeStruct), as the program has them.
-      axes: mirrors them with tuples of logical names.
-      mesh: what the shardings are made of.
-      fsdp_min_size: what the shardings were made with.
+      axes: mirrors `params` with tuples of logical axes.
+      mesh: the mesh of the shardings.
+      fsdp_min_size: the limit that the shardings were made with.
     """
 
-    def row(path: Any, leaf: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> Placed:
+    def row(path: Any, leaf: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> ParameterPlacement:
         where = {
             by: names[i]
             for i, entry in enumerate(leaf.sharding.spec)
             for by in ([entry] if isinstance(entry, str) else entry or ())
         }
         split = {by: where[by] for by in mesh.axis_names if by in where and mesh.shape[by] > 1}
-        return Placed(
+        return ParameterPlacement(
             jax.tree_util.keystr(path, simple=True, separator="/"),
             leaf.shape,
             names,
             split,
-            place_parameter(names, leaf.shape, mesh, fsdp_min_size).unsplit,
+            parameter_spec(names, leaf.shape, mesh, fsdp_min_size).unsplit,
             math.prod(leaf.shape) * leaf.dtype.itemsize,
             bytes_per_device(leaf),
         )
@@ -66,7 +68,7 @@ def placement(params: Any, axes: Any, mesh: Mesh, fsdp_min_size: int) -> list[Pl
 
 
 def bytes_per_device(tree: Any) -> int:
-    """What one device holds of arrays that are given with their shardings."""
+    """The bytes that one device holds of arrays with shardings (jax.ShapeDtypeStruct)."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

@@ -1,4 +1,4 @@
-"""A ring of devices, on which the part of a batch that each one holds visits all the others."""
+"""Ring scan: each device computes on its own shard of a batch and on those of all other devices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from vljax.parallel.rules import ACTIVATIONS
 
@@ -16,61 +16,51 @@ AXES = ACTIVATIONS["batch"]
 
 
 def ring_size(mesh: Mesh | None) -> int:
-    """How many parts a batch is split into; 1 without a mesh."""
+    """The number of shards of a batch; 1 without a mesh."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def on_each_part(function: Callable[..., Tree], mesh: Mesh | None) -> Callable[..., Tree]:
-    """The function applied by each device to its part of the arguments, which begin with `batch`.
-
-    Its results begin with `batch` as well. Along `tensor` all devices do the same. On one device it
-    is the function itself.
-    """
-    if mesh is None or mesh.size == 1:
-        return function
-    spec = PartitionSpec(AXES)
-    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)
-
-
-def tour(
+def ring_scan(
     visit: Callable[..., tuple[Tree, Tree]],
-    mine: Tree,
-    block: Tree,
+    carry: Tree,
+    shard: Tree,
     merge: Callable[[Tree, Tree], Tree],
     mesh: Mesh | None,
 ) -> tuple[Tree, Tree]:
-    """Shows the block of each device to all of them, its own first; within `on_each_part`.
+    """Scans over the shards of all devices, the local one first; call it in `on_batch_shards`.
 
-    The visits to other devices are one loop, so that the program does not grow with their number.
+    Shards move around the ring, so a device never holds more than two of them, and what `visit`
+    adds to a remote shard's sum moves along. The remote visits are one `lax.scan`, so the program
+    does not grow with the number of devices.
 
     Args:
-      visit: `(mine, block, *, own) -> (mine, theirs)`, what a device does with a block. `theirs` is
-        what it adds to the luggage of the block; `own` says that the block is its own.
-      mine: what a device begins with; it stays there and grows from visit to visit.
-      block: what it holds and sends round.
-      merge: how the luggage of a block and what one visit adds become one.
+      visit: `(carry, shard, *, is_local) -> (carry, addition)`, what a device does with a shard.
+        `addition` goes into the sum of that shard; `is_local` is a Python bool.
+      carry: what a device begins with; it stays there and is updated by each visit.
+      shard: the local shard.
+      merge: `(sum, addition) -> sum` of one shard.
       mesh: the devices.
 
     Returns:
-      What all visits made of `mine`, and what the block of this device collected everywhere.
+      The carry after all visits, and the sum of the local shard over the visits of all devices.
     """
     size = ring_size(mesh)
     if size == 1:
-        return visit(mine, block, own=True)
+        return visit(carry, shard, is_local=True)
     onward = [(i, (i + 1) % size) for i in range(size)]
 
-    def pass_on(tree: Tree) -> Tree:
+    def send(tree: Tree) -> Tree:
         return jax.tree.map(lambda x: lax.ppermute(x, AXES, onward), tree)
 
-    def step(carry: tuple[Tree, Tree, Tree], _: None) -> tuple[tuple[Tree, Tree, Tree], None]:
-        # Neither transfer waits for the visit: the next block and the luggage of this one, which
-        # travels a step behind it, arrive while the device computes.
-        mine, theirs, block = carry
-        following, luggage = pass_on(block), pass_on(theirs)
-        mine, added = visit(mine, block, own=False)
-        return (mine, merge(luggage, added), following), None
+    def step(state: tuple[Tree, Tree, Tree], _: None) -> tuple[tuple[Tree, Tree, Tree], None]:
+        # Neither transfer depends on the visit: the next shard, and the sum of this one (a step
+        # behind it), arrive while the device computes.
+        carry, addition, shard = state
+        next_shard, total = send(shard), send(addition)
+        carry, addition = visit(carry, shard, is_local=False)
+        return (carry, merge(total, addition), next_shard), None
 
-    following = pass_on(block)
-    mine, theirs = visit(mine, block, own=True)
-    (mine, theirs, _), _ = lax.scan(step, (mine, theirs, following), length=size - 1)
-    return mine, pass_on(theirs)
+    next_shard = send(shard)
+    carry, addition = visit(carry, shard, is_local=True)
+    (carry, addition, _), _ = lax.scan(step, (carry, addition, next_shard), length=size - 1)
+    return carry, send(addition)

@@ -1,4 +1,4 @@
-"""Which rows of a global batch this process has to read, and the global arrays made of them."""
+"""Rows of the global batch: which ones this process reads, and global arrays made of them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,36 @@ from jaxtyping import Bool
 Rows = Mapping[str, np.ndarray]
 
 
-class Parts(NamedTuple):
-    """A batch is cut into `total` equal parts, of which this process reads some."""
+class BatchParts(NamedTuple):
+    """The parts that a process reads of a batch that is cut into equal parts."""
 
     own: tuple[int, ...]
+    """Indices of the parts that this process reads."""
     total: int
+    """Number of parts of the batch."""
 
 
-def parts(spans: list[tuple[int, int]], rows: int) -> Parts:
-    """The largest equal parts of a batch that make up given rows.
+def local_parts(sharding: NamedSharding, rows: int) -> BatchParts:
+    """The parts of a batch of `rows` rows that the devices of this process hold.
 
-    One part suffices where the rows are in one piece, as they are unless the mesh follows the
-    wiring of a TPU.
+    >>> from vljax.parallel.mesh import MeshConfig, make_mesh
+    >>> from vljax.parallel.rules import batch_sharding
+    >>> local_parts(batch_sharding(make_mesh(MeshConfig())), 64)  # one process reads everything
+    BatchParts(own=(0,), total=1)
+    """
+    indices = sharding.addressable_devices_indices_map((rows,)).values()
+    return parts_of_spans([_span(index, rows) for index in indices], rows)
+
+
+def parts_of_spans(spans: list[tuple[int, int]], rows: int) -> BatchParts:
+    """The largest equal parts of a batch that make up the spans of rows.
+
+    The rows of a process are in one span, so that one part suffices, except where the mesh follows
+    the wiring of a TPU slice.
 
     Args:
       spans: first row and the row after the last, for each device of this process.
-      rows: of the whole batch.
+      rows: rows of the global batch.
     """
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(set(spans)):
@@ -40,19 +54,13 @@ def parts(spans: list[tuple[int, int]], rows: int) -> Parts:
             merged.append((begin, end))
     size = math.gcd(rows, *(edge for span in merged for edge in span))
     own = [part for begin, end in merged for part in range(begin // size, end // size)]
-    return Parts(tuple(own), rows // size)
+    return BatchParts(tuple(own), rows // size)
 
 
-def own_parts(sharding: NamedSharding, rows: int) -> Parts:
-    """The parts of a batch that this process's devices hold."""
-    indices = sharding.addressable_devices_indices_map((rows,)).values()
-    return parts([_span(index, rows) for index in indices], rows)
+def counted_rows(sharding: NamedSharding, rows: int) -> Bool[np.ndarray, "{rows}"]:
+    """A mask of the rows that this process counts: those that no process before it holds.
 
-
-def first_held(sharding: NamedSharding, rows: int) -> Bool[np.ndarray, "{rows}"]:
-    """The rows of a batch that this process holds and none of a lower number does.
-
-    Where a layer is split over processes, these read the same rows; of each row, one counts.
+    Processes that split a layer between them read the same rows. Each row counts once.
     """
     lowest = np.full(rows, np.iinfo(np.int64).max)
     holders: Mapping[Any, Any] = sharding.devices_indices_map((rows,))
@@ -67,38 +75,38 @@ def _span(index: Any, rows: int) -> tuple[int, int]:
     return begin, end
 
 
-def read(open_part: Callable[[int, int], Any], wanted: Parts) -> Iterator[dict[str, np.ndarray]]:
-    """The wanted rows of each batch, in order.
+def read_parts(
+    open_part: Callable[[int, int], Any], parts: BatchParts
+) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of each batch that this process reads, in order.
 
     Args:
-      open_part: number of a part and count of the parts -> iterator of batches with `close`.
-      wanted: which parts.
+      open_part: `(index of a part, number of parts) -> iterator of batches` with `close`.
+      parts: the parts to read.
     """
     with ExitStack() as stack:
-        sources = [
-            stack.enter_context(closing(open_part(part, wanted.total))) for part in wanted.own
-        ]
+        sources = [stack.enter_context(closing(open_part(part, parts.total))) for part in parts.own]
         for pieces in zip(*sources, strict=True):
-            yield _joined(pieces)
+            yield _concatenated(pieces)
 
 
-def _joined(pieces: tuple[Rows, ...]) -> dict[str, np.ndarray]:
+def _concatenated(pieces: tuple[Rows, ...]) -> dict[str, np.ndarray]:
     if len(pieces) == 1:
         return dict(pieces[0])
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def place(own: Rows, sharding: NamedSharding, rows: int) -> dict[str, jax.Array]:
-    """Global arrays of `rows` rows from the rows that this process read."""
+def global_arrays(local: Rows, sharding: NamedSharding, rows: int) -> dict[str, jax.Array]:
+    """Global arrays of `rows` rows, made of the rows that each process has read."""
     return {
         name: jax.make_array_from_process_local_data(sharding, array, (rows, *array.shape[1:]))
-        for name, array in own.items()
+        for name, array in local.items()
     }
 
 
-def place_whole(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
-    """A global array from one that every process has in full; one on the devices stays as it is."""
+def shard_array(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
+    """A global array, made of one that every process has in full; a jax.Array stays as it is."""
     if isinstance(array, jax.Array):
         return array
-    # Unlike device_put, this asks no other process whether it has the same.
+    # `device_put` would compare the array between processes, which takes a collective.
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

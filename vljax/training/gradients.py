@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from vljax.models.assembly import Variables
-from vljax.models.layout import merge, select_like
+from vljax.models.parameters import merge, select_like
 from vljax.objectives.objective import Batch, Context, Objective, view_of
 from vljax.parallel.rules import ACTIVATIONS
 from vljax.training.state import Task, TrainState

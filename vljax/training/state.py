@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from vljax.models.assembly import Model, Variables
-from vljax.models.layout import merge, select, select_like
+from vljax.models.parameters import merge, select, select_like
 from vljax.objectives.objective import Objective, Scalar
 from vljax.optim import Optimizer, state_shardings
 from vljax.parallel.rules import parameter_shardings, replicated

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from vljax.models.layout import factors, merge, select_like
+from vljax.models.parameters import factors, merge, select_like
 from vljax.objectives.objective import Batch, Scalar
 from vljax.optim import Hyper, apply_direction, learning_rate_factors
 from vljax.training.gradients import Metrics, gradients_of

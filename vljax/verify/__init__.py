@@ -1,1 +1,1 @@
-"""`vljax verify`: the published numbers of released models, measured again."""
+"""Measures the published numbers of released models again (`vljax verify`)."""

@@ -1,4 +1,4 @@
-"""The data sets of published figures: which one lies at a path, and how it is asked."""
+"""The data sets that published numbers were measured on, found from command line paths."""
 
 from __future__ import annotations
 
@@ -18,44 +18,45 @@ from vljax.files import read_user_file
 from vljax.verify.released import TASKS
 
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
-"""As CLIP_benchmark names them, which keeps them in the folder of a data set."""
+"""File names as in CLIP_benchmark, which keeps them in the folder of a data set."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """A data set on the command line."""
+class TaskData:
+    """A data set with the task that it is for."""
 
     task: str
     """A key of `TASKS`."""
     source: Source
     class_names: tuple[str, ...] = ()
+    """For zero-shot classification, in the order of the classes."""
     templates: tuple[str, ...] = ()
-    """Each with `{}` once."""
+    """Prompts for zero-shot classification, each with `{}` once."""
 
     def open(self, data: Data) -> NamedSet:
-        """Its examples, once they are known to be those of the published figures.
+        """The examples, after checking that they are those of the published figures.
 
         Raises:
-          UserError: if they are others.
+          UserError: if the number of images or classes differs, or an image has no caption.
         """
         opened = NamedSet(data, self.source, self.class_names)
         task, name = TASKS[self.task], self.source.full_name
         if len(opened) != task.examples:
             raise UserError(
                 f"{name}: {len(opened):,} images; the published figures are of {task.examples:,}"
-                f" ({task.what})"
+                f" ({task.title})"
             )
         if task.classes is None:
-            bare = [i for i in range(len(opened)) if not opened.records.annotation(i).captions]
-            if bare:
-                raise UserError(f"{name}: {len(bare):,} images have no caption")
+            without = [i for i in range(len(opened)) if not opened.records.annotation(i).captions]
+            if without:
+                raise UserError(f"{name}: {len(without):,} images have no caption")
         elif (found := len(opened.records.class_names)) != task.classes:
             raise UserError(f"{name}: {found:,} classes; {self.task} has {task.classes:,}")
         return opened
 
 
 class NamedSet(EvaluationSet):
-    """An evaluation set whose classes have other names than in the data, in the same order."""
+    """An evaluation set with other class names than the data has, in the same order."""
 
     def __init__(self, data: Data, source: Source, class_names: tuple[str, ...]) -> None:
         super().__init__(data, source)
@@ -67,22 +68,22 @@ class NamedSet(EvaluationSet):
         return self._class_names
 
 
-def given(
+def find_data_set(
     path: str, *, images: str | None, classes: str | None, templates: str | None, prog: str
-) -> Given:
-    """The data set at a path.
+) -> TaskData:
+    """The data set at a path, and the task that it is for.
 
     Args:
-      path: a JSON file of Karpathy's splits, local or remote, or a folder with one: retrieval.
-        Anything else that a source of ours reads, `TYPE:PATH` or a folder by class: ImageNet.
-      images: the folder with the images of a split file, where it is not the file's.
-      classes: file with a class name a line; by default `CLASSES` in the folder.
-      templates: file with a prompt a line, `{}` or `{c}` where the name goes; by default
+      path: a JSON file of Karpathy's splits, local or remote, or a folder with one, is retrieval.
+        Anything else that a source reads, `TYPE:PATH` or a folder by class, is ImageNet.
+      images: the folder with the images of a split file; by default the folder of that file.
+      classes: a file with a class name per line; by default `CLASSES` in the folder.
+      templates: a file with a prompt per line, `{}` or `{c}` for the class name; by default
         `TEMPLATES` in the folder.
-      prog: the command that messages show.
+      prog: the command name, for messages.
 
     Raises:
-      UserError: if it is none of them, or a file is missing or of another form.
+      UserError: if the path is not such a data set, or a file is missing or malformed.
     """
     split_file = _split_file(Path(path).expanduser())
     (source,) = parse_sources([path if split_file is None else f"karpathy:{split_file}"], prog)
@@ -96,7 +97,7 @@ def given(
         raise UserError(f"{where}: {len(names):,} class names; ImageNet has {wanted:,}")
     file = templates or str(folder / TEMPLATES)
     prompts = _lines(templates, folder / TEMPLATES, "--templates")
-    return Given("imagenet", source, names, tuple(_prompt(line, file) for line in prompts))
+    return TaskData("imagenet", source, names, tuple(_prompt(line, file) for line in prompts))
 
 
 def _split_file(path: Path) -> Path | None:
@@ -108,7 +109,7 @@ def _split_file(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _retrieval(source: Karpathy, images: str | None) -> Given:
+def _retrieval(source: Karpathy, images: str | None) -> TaskData:
     file = source.path
     if file is None:
         raise UserError("--data karpathy: write karpathy:FILE, the path of a dataset_*.json")
@@ -116,16 +117,16 @@ def _retrieval(source: Karpathy, images: str | None) -> Given:
     try:
         stated = json.loads(read_user_file(file)).get("dataset")
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{file}: no split file of Karpathy ({error})") from error
+        raise UserError(f"{file}: not a split file of Karpathy ({error})") from error
     task = str(stated or (match and match[1]))
     known = [name for name, about in TASKS.items() if about.classes is None]
     if task not in known:
         raise UserError(f"{file}: dataset {task!r}; figures were published for {', '.join(known)}")
-    return Given(task, dataclasses.replace(source, images=images))
+    return TaskData(task, dataclasses.replace(source, images=images))
 
 
-def _lines(given: str | None, default: Path, flag: str) -> tuple[str, ...]:
-    file = Path(given).expanduser() if given else default
+def _lines(path: str | None, default: Path, flag: str) -> tuple[str, ...]:
+    file = Path(path).expanduser() if path else default
     try:
         lines = file.read_text().splitlines()
     except FileNotFoundError:

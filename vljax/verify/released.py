@@ -1,8 +1,8 @@
-"""Models that others released, and what was published about them. Nothing heavy is imported here.
+"""Released models and their published numbers. Importing this file is cheap.
 
-All figures were measured by one group with one program on the files that people download
-(open_clip, MIT): docs/openclip_results.csv for ImageNet, docs/openclip_retrieval_results.csv for
-the others, in the revision `REVISION`. They are in percent, with as many digits as published.
+open_clip (MIT licence) measured all of them with one program on the published weights:
+docs/openclip_results.csv for ImageNet, docs/openclip_retrieval_results.csv for the others, at
+`REVISION`. They are in percent, with as many digits as published.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _SEARCHED = {"image_to_text": "text", "text_to_image": "image"}
 
 
 class Task(NamedTuple):
-    """A data set as the published figures have it."""
+    """A data set and what was measured on it."""
 
     examples: int
     classes: int | None
-    """Of zero-shot classification; None for retrieval."""
-    what: str
+    """The number of classes for zero-shot classification; None for retrieval."""
+    title: str
 
 
 TASKS = {
@@ -46,16 +46,16 @@ class Figure(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Where it was published."""
+        """The table that it was published in."""
         table = _TABLES[self.task].format(_SEARCHED.get(self.metric.partition("/")[0], ""))
         return f"open_clip {REVISION[:8]}, docs/{table}"
 
 
 class Released(NamedTuple):
-    """A released model: by what its image tower is told from others, and its figures."""
+    """A released model: what identifies its image tower, and its published numbers."""
 
     tower: dict[str, object]
-    """Fields of our ViT."""
+    """Fields of our ViT that the weights must have."""
     figures: tuple[Figure, ...]
 
 
@@ -67,7 +67,7 @@ _SIZES = {
     "g": (1408, 40),
     "bigG": (1664, 48),
 }
-"""Width and depth. The presets of models are not asked, since JAX comes with them."""
+"""Width and depth. The presets of `vljax.models` are not used, since they import JAX."""
 
 
 def _released(table: str) -> Iterator[tuple[str, Released]]:
@@ -86,7 +86,7 @@ def _tower(name: str) -> dict[str, object]:
     width, depth = _SIZES[size]
     tower: dict[str, object] = {"width": width, "depth": depth, "patch_size": int(patch)}
     tower["image_size"] = int(image or 224)
-    if siglip:  # which GELU it has depends on whose files they are
+    if siglip:  # published files differ in the GELU that they use
         return {**tower, "pooling": "map"}
     activation = "quick_gelu" if weights == "openai" else "gelu"
     return {**tower, "pooling": "cls", "activation": activation}
@@ -117,4 +117,4 @@ ViT-SO400M-14-SigLIP/webli     82.03 69.66 51.76 91.00 75.26
 ViT-SO400M-14-SigLIP-384/webli 83.08 72.42 54.21 94.30 82.96
 """
 RELEASED = dict(_released(_TABLE))
-"""By open_clip's names of the architecture and the weights."""
+"""By open_clip's name: architecture/weights."""

@@ -1,7 +1,6 @@
-"""HTML pages in one file each, which ask for nothing from elsewhere."""
+"""HTML pages as single files that load nothing from elsewhere."""
 
-from vljax.web.charts import Bars, bar_chart, heat_map
 from vljax.web.markup import Markup, element
 from vljax.web.page import page, picture
 
-__all__ = ["Bars", "Markup", "bar_chart", "element", "heat_map", "page", "picture"]
+__all__ = ["Markup", "element", "page", "picture"]

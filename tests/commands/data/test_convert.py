@@ -252,18 +252,19 @@ def test_a_folder_keeps_paths_and_the_files_beside(tmp_path, capsys):
 
 
 def test_scenes_come_back_with_regions_questions_and_masks(tmp_path, capsys):
-    words = ("scenes", "--examples", 3, "--size", 64, "--to", "array_record", "--out")
-    converted(capsys, *words, tmp_path / "out")
+    # Objects of the test split: opening scenes measures all pictures of the split.
+    fields = ("--examples", 3, "--size", 64, "--objects.split", "test")
+    words = ("scenes", *fields, "--to", "array_record", "--out")
+    counted = converted(capsys, *words, tmp_path / "out")["fields"]
+    assert counted == {"captions": 3, "tags": 3, "phrases": 3, "questions": 3, "regions": 3}
     before, after = (
-        Scenes(Builtin(), examples=3, size=64).open(),
+        Scenes(Builtin("test"), examples=3, size=64).open(),
         ArrayRecord(str(tmp_path / "out")),
     )
     assert every(after.open()) == every(before)
     assert before[0].regions
     assert before[0].questions
     assert before[0].masks
-    shown = converted(capsys, *words, tmp_path / "again")["fields"]
-    assert shown == {"captions": 3, "tags": 3, "phrases": 3, "questions": 3, "regions": 3}
     bare = converted(capsys, *words, tmp_path / "bare", "--drop", "questions", "masks")
     assert "questions" not in bare["fields"]
     record = ArrayRecord(str(tmp_path / "bare")).open()[0]
@@ -359,7 +360,7 @@ def test_bytes_do_not_depend_on_workers_and_missing_shards_come_back(to, tmp_pat
 
 
 def test_a_killed_conversion_leaves_only_complete_shards_and_goes_on(tmp_path, capsys):
-    words = ["builtin:train", "--to", "webdataset", "--examples-per-shard", "100", "--workers", "2"]
+    words = ["builtin:test", "--to", "webdataset", "--examples-per-shard", "10", "--workers", "2"]
     out = tmp_path / "out"
     command = [
         sys.executable,
@@ -379,10 +380,10 @@ def test_a_killed_conversion_leaves_only_complete_shards_and_goes_on(tmp_path, c
     process.send_signal(signal.SIGKILL)
     process.wait()
     there = sorted(out.glob("*.tar"))
-    assert there
+    assert 0 < len(there) < 43
     for path in there:
         with tarfile.open(path) as tar:
-            assert len({name.partition(".")[0] for name in tar.getnames()}) == 100
+            assert len({name.partition(".")[0] for name in tar.getnames()}) == 10
     time.sleep(1)  # the workers end with their parent
     result = converted(capsys, *words[:-2], "--out", out)
     assert result["complete"]
@@ -444,7 +445,7 @@ def test_a_column_of_another_meaning_is_no_loss(tmp_path, capsys):
         (("builtin", "--to", "tar", "--out", "x"), "--to: invalid choice: 'tar'"),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--quality", "80"),
-            "--quality: is for images that are encoded anew; add --encode or --max-side",
+            "--quality: is for images that are re-encoded; add --encode or --max-side",
         ),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--max-rejected-share", "2"),

@@ -119,7 +119,7 @@ def test_a_folder_that_is_called_like_a_tokenizer_is_none(table, tmp_path, capsy
 
 
 def test_scenes_need_no_path(capsys):
-    result = found(capsys, "scenes", "--examples", 3, "--size", 64)
+    result = found(capsys, "scenes", "--examples", 3, "--size", 64, "--objects.split", "test")
     assert (result["examples"], result["images"]["formats"]) == (3, {"BMP": 3})
 
 

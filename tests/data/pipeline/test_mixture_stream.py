@@ -70,7 +70,7 @@ def test_the_schedule_is_followed(batches):
     assert third[0] == 0
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(2, 0), (4, 0), (8, 0), (2, 1)])
+@pytest.mark.parametrize(("processes", "workers"), [(2, 0), (8, 0), (2, 1)])
 def test_it_is_the_same_for_any_processes_and_workers(path, batches, processes, workers):
     data = mixture(path, workers=workers)
     parts = [take(data, 15, process_index=i, process_count=processes) for i in range(processes)]
@@ -145,8 +145,8 @@ def test_by_default_the_mixture_is_gone_through_as_a_whole(path):
 def test_killed_at_random_steps_and_resumed_on_other_processes(tmp_path, batches):
     write_jsonl(tmp_path, captioned(22))
     log, chance = tmp_path / "log", random.Random()
-    stops = sorted(chance.sample(range(1, STEPS), 3))
-    for stop, processes in zip([*stops, None], (1, 4, 2, 8), strict=True):
+    stops = sorted(chance.sample(range(1, STEPS), 2))
+    for stop, processes in zip([*stops, None], (1, 8, 2), strict=True):
         command = [sys.executable, "-m", "tests.data.stream", tmp_path, SEED, STEPS, processes, 0]
         child = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=environment())
         while stop is not None and (not log.exists() or log.read_text().count("\n") < stop):

@@ -1,3 +1,5 @@
+"""ArrayRecord files in the format of vljax."""
+
 import pickle
 
 import pytest
@@ -34,7 +36,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_record_is_what_its_documentation_says():
+def test_a_record_has_the_documented_bytes():
     text = b'{"captions": ["\xc3\xa9"]}'
     record = b"VLX1" + bytes([len(text), 0, 0, 0]) + text + b"image"
     assert pack({"captions": ["é"]}, b"image") == record
@@ -50,12 +52,12 @@ def test_a_record_is_what_its_documentation_says():
         (b"VLX1\2\0\0\0[]image", "damaged"),
     ],
 )
-def test_records_that_are_damaged_or_of_others_are_refused(record, message):
+def test_damaged_and_foreign_records_are_rejected(record, message):
     with pytest.raises(ExampleError, match=message):
         unpack(record)
 
 
-def test_a_layout_of_another_form_is_damaged(tmp_path):
+def test_an_invalid_layout_rejects_its_example(tmp_path):
     layouts = [1, {"regions": [{"box": 3}]}, {"masks": "-"}]
     records = [pack({"vljax_layout": layout}, jpeg()) for layout in layouts]
     opened = ArrayRecord(write(tmp_path / "x.array_record", records), captions=()).open()
@@ -80,14 +82,14 @@ def test_filters(folder):
     assert records.counts.left_out == {"width is not at least 15": 1}
 
 
-def test_class_names_that_are_nowhere_are_asked_for(folder):
+def test_missing_class_names_are_an_error(folder):
     (folder / "classes.txt").unlink()
     with pytest.raises(UserError, match=r"classes\.txt: not there, but classes have names; set"):
         ArrayRecord(str(folder)).open()
     assert ArrayRecord(str(folder), label=None).open()[0].label is None
 
 
-def test_other_files_and_formats_are_named(folder, tmp_path):
+def test_other_files_and_record_formats_are_an_error(folder, tmp_path):
     write(folder / "0.array_record", [b"tf.train.Example"])
     with pytest.raises(UserError, match=r"0\.array_record: record is not in vljax's format; read"):
         ArrayRecord(str(folder)).open()
@@ -96,7 +98,7 @@ def test_other_files_and_formats_are_named(folder, tmp_path):
         ArrayRecord(str(folder)).open()
 
 
-def test_a_missing_column_is_named_with_a_suggestion(folder):
+def test_a_missing_column_is_an_error_with_a_suggestion(folder):
     with pytest.raises(UserError, match=r"has no 'caption'; did you mean 'captions'\?"):
         ArrayRecord(str(folder), captions=("caption",)).open()
 

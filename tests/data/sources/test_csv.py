@@ -1,3 +1,5 @@
+"""CSV and TSV tables."""
+
 import csv
 import pickle
 
@@ -27,7 +29,7 @@ def write(path, rows, **options):
     return str(path)
 
 
-def test_rows_as_pythons_csv_writes_them(tmp_path):
+def test_rows_written_by_pythons_csv_module_are_read(tmp_path):
     records = Csv(write(tmp_path / "x.csv", ROWS), label="class").open()
     assert [records[i].captions for i in range(3)] == [('says "hi", twice',), ("two\nlines",), ()]
     assert [records[i].image for i in range(3)] == [jpeg(i) for i in range(3)]
@@ -37,7 +39,7 @@ def test_rows_as_pythons_csv_writes_them(tmp_path):
     assert pickle.loads(pickle.dumps(records))[1] == records[1]
 
 
-def test_tabs_several_files_and_columns_by_name(tmp_path):
+def test_several_files_with_tabs_and_named_columns_are_read(tmp_path):
     rows = [{"image": f"{i}.jpg", "title": f"t{i}", "long": f"l, {i}"} for i in range(2)]
     first = write(tmp_path / "a.tsv", rows, delimiter="\t")
     (tmp_path / "b").mkdir()
@@ -52,14 +54,14 @@ def test_tabs_several_files_and_columns_by_name(tmp_path):
     assert records[2].image == jpeg(0)
 
 
-def test_files_without_a_header(tmp_path):
+def test_files_without_a_header_line_are_read(tmp_path):
     (tmp_path / "x.tsv").write_text("a cat\tcat.jpg\n")
     (tmp_path / "cat.jpg").write_bytes(jpeg())
     records = Tsv(str(tmp_path / "x.tsv"), header=("caption", "image")).open()
     assert (records[0].captions, records[0].image) == (("a cat",), jpeg())
 
 
-def test_marks_of_windows_and_other_line_separators_are_no_rows(tmp_path):
+def test_byte_order_marks_and_unicode_line_separators_do_not_make_rows(tmp_path):
     (tmp_path / "x.csv").write_bytes("\ufeffimage,caption\r\na.jpg,x\u2028y\r\n\r\n".encode())
     records = Csv(str(tmp_path / "x.csv")).open()
     assert [records.annotation(i).captions for i in range(len(records))] == [("x\u2028y",)]
@@ -93,13 +95,13 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):
         ("", r"has no 'image'"),
     ],
 )
-def test_malformed_tables_are_named_by_line(tmp_path, content, message):
+def test_a_malformed_table_is_an_error_with_file_and_line(tmp_path, content, message):
     (tmp_path / "x.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         Csv(str(tmp_path / "x.csv")).open()
 
 
-def test_a_delimiter_is_one_character():
+def test_a_delimiter_must_be_one_character():
     with pytest.raises(UserError, match="delimiter: must be one character, got '::'"):
         validate(Csv(delimiter="::"))
 

@@ -1,3 +1,5 @@
+"""Filters by the value of a column."""
+
 import pytest
 
 from tests.data.samples import write_jsonl
@@ -19,7 +21,7 @@ from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range, e
         (Matches("c", pattern="^(?!.*cat)"), ["dog"], ["a cat"]),
     ],
 )
-def test_filters_keep(condition, kept, dropped):
+def test_filters_keep_and_leave_out_values(condition, kept, dropped):
     assert all(condition.keeps(value) for value in kept)
     assert not any(condition.keeps(value) for value in dropped)
     assert decode(Filter, encode(condition)) == condition
@@ -35,7 +37,7 @@ def test_filters_keep(condition, kept, dropped):
         (Matches("txt", pattern="x+"), "txt does not match x+"),
     ],
 )
-def test_the_first_filter_that_leaves_out_gives_the_reason(condition, reason):
+def test_the_first_failed_filter_gives_the_reason(condition, reason):
     assert exclusion_reason((Matches("a", pattern=""), condition), {"a": "x"}.get) == (
         reason if not condition.keeps(None) else None
     )
@@ -51,12 +53,12 @@ def test_the_first_filter_that_leaves_out_gives_the_reason(condition, reason):
         (Matches("w", pattern="("), "pattern: not a regular expression"),
     ],
 )
-def test_filters_that_mean_nothing_are_refused(condition, message):
+def test_invalid_filters_are_an_error(condition, message):
     with pytest.raises(UserError, match=message):
         validate(condition)
 
 
-def test_jsonl_is_filtered_and_its_identity_tells(tmp_path, caplog):
+def test_filters_change_the_examples_and_the_identity(tmp_path, caplog):
     path = write_jsonl(tmp_path, [{"caption": f"number {i}", "score": i} for i in range(4)])
     records = JsonLines(path, filters=(Range("score", minimum=2),)).open()
     assert [records[i].captions for i in range(len(records))] == [("number 2",), ("number 3",)]

@@ -1,3 +1,5 @@
+"""Folders of images, local and remote."""
+
 import pickle
 
 import fsspec
@@ -22,7 +24,7 @@ def folder(tmp_path):
     return root
 
 
-def test_sub_folders_are_classes_and_texts_beside_images_are_captions(folder):
+def test_sub_folders_are_classes_and_text_files_are_captions(folder):
     records = Folder(str(folder)).open()
     assert records.class_names == ("cat", "dog")
     assert [records[i].label for i in range(3)] == [0, 1, 1]
@@ -49,13 +51,13 @@ def test_classes_named_by_numbers_keep_their_names(tmp_path):
     assert [records[i].label for i in range(2)] == [0, 1]
 
 
-def test_filters_by_class_and_caption(folder):
+def test_images_are_filtered_by_class_and_caption(folder):
     assert len(Folder(str(folder), filters=(Equals("class", values=("dog",)),)).open()) == 2
     records = Folder(str(folder), filters=(Matches("txt", pattern="brown"),)).open()
     assert [records[i].captions[0] for i in range(len(records))] == ["a dog"]
 
 
-def test_a_remote_folder_is_the_same(folder):
+def test_a_remote_folder_gives_the_same_examples(folder):
     system = fsspec.filesystem("memory")
     for path in folder.rglob("*"):
         if path.is_file():
@@ -66,7 +68,7 @@ def test_a_remote_folder_is_the_same(folder):
     system.rm("/animals", recursive=True)
 
 
-def test_bad_captions_and_lost_images_reject_examples(folder):
+def test_invalid_captions_and_missing_images_reject_examples(folder):
     records = Folder(str(folder)).open()
     (folder / "dog" / "a.txt").write_bytes(b"\xff")
     (folder / "dog" / "b.jpg").unlink()
@@ -76,7 +78,7 @@ def test_bad_captions_and_lost_images_reject_examples(folder):
         records[2]
 
 
-def test_what_is_no_folder_or_has_no_images_says_so(tmp_path):
+def test_a_missing_folder_or_one_without_images_is_an_error(tmp_path):
     with pytest.raises(UserError, match=rf"{tmp_path}: no images \(\.jpg"):
         Folder(str(tmp_path)).open()
     with pytest.raises(UserError, match=r"data\.source\.path: no folder .*gone"):

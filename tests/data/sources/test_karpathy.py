@@ -1,3 +1,5 @@
+"""Karpathy splits."""
+
 import json
 
 import pytest
@@ -21,7 +23,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_split_with_all_captions(file):
+def test_a_split_has_all_its_captions(file):
     records = Karpathy(str(file)).open()
     assert len(records) == 2
     assert records[0].captions == ("picture 1", "  a picture")
@@ -31,7 +33,7 @@ def test_a_split_with_all_captions(file):
     assert Karpathy(str(file)).dataset == "dataset_flickr30k"
 
 
-def test_images_lie_below_or_beside_the_folder_that_is_named(file, tmp_path):
+def test_images_are_read_with_and_without_their_sub_folder(file, tmp_path):
     records = Karpathy(str(file)).open()
     with pytest.raises(ExampleError, match=r"image '2\.jpg' cannot be read"):
         records.image(1)
@@ -58,13 +60,13 @@ def test_images_lie_below_or_beside_the_folder_that_is_named(file, tmp_path):
         ),
     ],
 )
-def test_other_files_are_named(tmp_path, content, message):
+def test_other_files_are_an_error(tmp_path, content, message):
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         Karpathy(str(path)).open()
 
 
-def test_unset():
+def test_an_unset_path_is_an_error():
     with pytest.raises(UserError, match=r"data\.source\.path: unset"):
         Karpathy().open()

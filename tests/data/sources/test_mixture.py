@@ -1,4 +1,4 @@
-"""Mixtures as part of a recipe."""
+"""Mixtures in a recipe."""
 
 import dataclasses
 
@@ -29,12 +29,12 @@ def path(tmp_path):
     return write_jsonl(tmp_path, captioned(5))
 
 
-def test_it_survives_being_written_down():
+def test_a_mixture_is_encoded_and_decoded():
     source = two(schedule=(Phase(10, {"art": 2.5}),))
     assert config.decode(Data, config.encode(data(source))) == data(source)
 
 
-def test_it_is_overridden_field_by_field(path):
+def test_fields_of_a_mixture_are_overridden(path):
     source = two(schedule=(Phase(10, {"art": 2.5}),))
     found = override(
         data(source),
@@ -51,12 +51,12 @@ def test_it_is_overridden_field_by_field(path):
     assert found.schedule == (Phase(7, {"art": 4.0}),)
 
 
-def test_another_source_takes_its_place(path):
+def test_a_mixture_is_replaced_by_another_source(path):
     found = override(data(two()), ["--source", "jsonl", "--source.path", path])
     assert config.validate(found).source == JsonLines(path)
 
 
-def test_paths_in_it_are_known_to_be_unset():
+def test_unset_paths_of_parts_are_found():
     assert dict(config.paths(data(two()))) == {"source.parts.photos.source.path": None}
 
 
@@ -96,20 +96,20 @@ def test_paths_in_it_are_known_to_be_unset():
         ),
     ],
 )
-def test_what_cannot_work_is_refused(source, message):
+def test_invalid_mixtures_are_an_error(source, message):
     with pytest.raises(UserError) as refused:
         config.validate(data(source))
     assert str(refused.value).startswith(message)
 
 
-def test_it_is_not_evaluated_on():
+def test_a_mixture_cannot_be_evaluated_on():
     with pytest.raises(UserError, match="source: is a mixture, which is for training"):
         config.validate(Retrieval(two()))
     with pytest.raises(UserError, match=r"mixture:photos\+art: is for training only"):
         two().open()
 
 
-def test_messages_name_the_part(tmp_path):
+def test_errors_name_the_part(tmp_path):
     with pytest.raises(
         UserError,
         match=r"data\.source\.parts\.photos\.source\.path: unset; set --data\.source\.parts",
@@ -120,7 +120,7 @@ def test_messages_name_the_part(tmp_path):
         train_batches(data(empty), seed=0, global_batch=8)
 
 
-def test_the_plan_changes_with_all_that_changes_the_mixture(path):
+def test_every_change_of_a_mixture_changes_the_plan(path):
     photos, art = Part(JsonLines(path), 3), Part(Builtin("test"), 1)
     own = (Decode(), Resize(16), ChooseText())
     variants = [

@@ -1,3 +1,5 @@
+"""Parquet files."""
+
 import io
 import json
 import pickle
@@ -50,7 +52,7 @@ def test_rows_of_several_files_and_row_groups_in_any_order(folder):
     assert pickle.loads(pickle.dumps(records))[9] == records[9]
 
 
-def test_filters_leave_rows_that_are_numbered_through(folder):
+def test_rows_are_numbered_after_filtering(folder):
     filters = (Range("width", minimum=3), Length("caption", maximum=9))
     records = Parquet(folder, filters=filters).open()
     assert [records[i].captions[0] for i in range(len(records))] == [
@@ -64,7 +66,7 @@ def test_filters_leave_rows_that_are_numbered_through(folder):
     assert records.identity != Parquet(folder).open().identity
 
 
-def test_images_by_path_beside_the_file(tmp_path):
+def test_image_paths_are_relative_to_the_file(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg())
     path = write(tmp_path / "x.parquet", {"file": ["a.jpg", "lost.jpg", None], "text": ["a"] * 3})
     records = Parquet(path, image="file", captions=("text",)).open()
@@ -75,7 +77,7 @@ def test_images_by_path_beside_the_file(tmp_path):
         records[2]
 
 
-def test_images_and_class_names_as_hugging_face_stores_them(tmp_path):
+def test_images_and_class_names_of_hugging_face_are_read(tmp_path):
     (tmp_path / "b.jpg").write_bytes(jpeg(1))
     images = [{"bytes": jpeg(0), "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}]
     features = {
@@ -92,7 +94,7 @@ def test_images_and_class_names_as_hugging_face_stores_them(tmp_path):
     assert [records.annotation(i).label for i in range(2)] == [0, 1]
 
 
-def test_a_missing_column_is_named_with_a_suggestion(folder):
+def test_a_missing_column_is_an_error_with_a_suggestion(folder):
     with pytest.raises(UserError, match=r"captions: .* has no 'captoin'; did you mean 'caption'\?"):
         Parquet(folder, captions=("captoin",)).open()
     with pytest.raises(UserError, match=r"image: .* has no 'img'"):
@@ -100,7 +102,7 @@ def test_a_missing_column_is_named_with_a_suggestion(folder):
 
 
 @pytest.mark.parametrize("end", [0, 100, -10])
-def test_a_file_that_is_cut_off_is_named(folder, tmp_path, end):
+def test_a_truncated_file_is_an_error(folder, tmp_path, end):
     path = tmp_path / "1.parquet"
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(UserError, match=rf"{path}: not an intact Parquet file \(.+\)$"):
@@ -115,7 +117,7 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(tmp_path):
         records[0]
 
 
-def test_a_column_that_holds_no_text_rejects_examples(folder):
+def test_a_caption_column_without_text_rejects_examples(folder):
     with pytest.raises(ExampleError, match="width is not text but int"):
         Parquet(folder, captions=("width",)).open()[0]
 
@@ -127,7 +129,7 @@ def test_the_identity_follows_the_content(folder, tmp_path):
     assert Parquet(folder).open().identity != before
 
 
-def test_remote_files_are_read(tmp_path):
+def test_a_remote_file_is_read(tmp_path):
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns(3)), buffer)
     fsspec.filesystem("memory").pipe_file("/tables/x.parquet", buffer.getvalue())
@@ -136,7 +138,7 @@ def test_remote_files_are_read(tmp_path):
     fsspec.filesystem("memory").rm("/tables", recursive=True)
 
 
-def test_numbers_are_indices_where_the_data_names_its_classes(tmp_path):
+def test_numbers_are_indices_if_the_data_has_class_names(tmp_path):
     names = {"class": {"names": ["1", "2", "3"], "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": names}})}
     content = {**columns(3), "class": [0, 1, 2]}
@@ -146,21 +148,21 @@ def test_numbers_are_indices_where_the_data_names_its_classes(tmp_path):
     assert [records.annotation(i).label for i in range(3)] == [0, 1, 2]
 
 
-def test_no_class_is_not_a_class(tmp_path):
+def test_an_empty_class_is_not_a_class(tmp_path):
     path = write(tmp_path / "a.parquet", {**columns(3), "class": ["0", "", "1"]})
     records = Parquet(path, label="class").open()
     assert records.class_names == ()
     assert [records.annotation(i).label for i in range(3)] == [0, None, 1]
 
 
-def test_files_have_the_same_columns(tmp_path):
+def test_a_file_without_a_column_of_the_others_is_an_error(tmp_path):
     write(tmp_path / "0.parquet", columns(3))
     write(tmp_path / "1.parquet", {name: c for name, c in columns(3).items() if name != "caption"})
     with pytest.raises(UserError, match=r"1\.parquet: no column 'caption'; .*0\.parquet has it"):
         Parquet(str(tmp_path)).open()
 
 
-def test_an_image_that_is_out_of_reach_is_masked(tmp_path):
+def test_an_unreachable_image_rejects_its_example(tmp_path):
     content = {**columns(2), "image": ["nowhere://bucket/0.jpg", "1.jpg"]}
     records = Parquet(write(tmp_path / "a.parquet", content)).open()
     for index in range(2):

@@ -1,3 +1,5 @@
+"""The built-in pictures, JSON-lines files, and what all sources share."""
+
 import json
 import pickle
 import sys
@@ -27,7 +29,7 @@ def write_builtin(folder: Path, splits: list[str], captions: list[str]) -> None:
     writer.close()
 
 
-def test_builtin_maps_a_split_to_its_own_captions_images_and_global_labels(tmp_path):
+def test_a_builtin_split_has_its_captions_and_images_and_global_labels(tmp_path):
     write_builtin(tmp_path, ["train", "test", "train", "test"], ["a", "b", "c", "d"])
     records = BuiltinRecords(tmp_path, "test")
     assert [records[i].captions for i in range(len(records))] == [("b",), ("d",)]
@@ -60,7 +62,7 @@ def test_builtin_identity_follows_how_the_content_is_read(tmp_path, monkeypatch)
     assert BuiltinRecords(tmp_path, "train").identity != records.identity
 
 
-def test_a_lost_image_file_of_the_builtin_set_rejects_examples(tmp_path):
+def test_a_missing_image_file_of_the_builtin_set_rejects_examples(tmp_path):
     write_builtin(tmp_path, ["train"], ["a"])
     (tmp_path / "images.array_record").unlink()
     with pytest.raises(ExampleError, match="image cannot be read"):
@@ -100,7 +102,7 @@ def test_jsonl_reads_captions_tags_classes_and_images_beside_the_file(tmp_path):
     assert pickle.loads(pickle.dumps(records))[1] == records[1]
 
 
-def test_jsonl_that_is_unset_says_how_to_set_it():
+def test_an_unset_jsonl_path_is_an_error():
     with pytest.raises(UserError, match=r"unset; set --data\.source\.path"):
         JsonLines().open()
 
@@ -121,7 +123,7 @@ def test_jsonl_that_is_unset_says_how_to_set_it():
         (b'{"image": "a.jpg", "caption": "\xff"}', "not a JSON object"),
     ],
 )
-def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line, message):
+def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path, line, message):
     path = tmp_path / "bad.jsonl"
     content = line if isinstance(line, bytes) else line.encode()
     path.write_bytes(b'{"image": "a.jpg", "caption": "a"}\n\n' + content + b"\n")
@@ -131,7 +133,7 @@ def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_image_is_a_rejected_example(tmp_path):
+def test_a_missing_image_rejects_its_example(tmp_path):
     records = JsonLines(write_jsonl(tmp_path, [{"image": "lost.jpg", "caption": "a"}])).open()
     with pytest.raises(ExampleError, match=r"'lost.jpg' cannot be read \(No such file"):
         records[0]
@@ -156,12 +158,12 @@ def test_sources_are_found_by_name():
         (JsonLines(), ("jsonl", "all")),
     ],
 )
-def test_names_in_metrics_tell_files_and_splits_apart(source, names):
+def test_metric_names_differ_by_file_and_split(source, names):
     assert (source.dataset, source.split_name) == names
 
 
 @pytest.mark.parametrize(("url", "package"), [("gs://b/x", "gcsfs"), ("s3://b/x", "s3fs")])
-def test_remote_files_without_their_package_say_what_to_install(monkeypatch, url, package):
+def test_a_missing_package_for_remote_files_is_an_error(monkeypatch, url, package):
     monkeypatch.setitem(sys.modules, package, None)  # importing it fails
     message = f"^{url}: .*:// needs a package: pip install {package}$"
     with pytest.raises(UserError, match=message):
@@ -173,7 +175,7 @@ def test_remote_files_without_their_package_say_what_to_install(monkeypatch, url
 
 
 @pytest.mark.parametrize("place", ["beside", "remote"])
-def test_images_of_json_lines_are_beside_the_file_or_at_a_url(place, tmp_path, monkeypatch):
+def test_jsonl_images_are_relative_paths_or_urls(place, tmp_path, monkeypatch):
     image = encoded(picture(8, 8), "PNG")
     (tmp_path / "a.png").write_bytes(image)
     name = "memory://jsonl/a.png" if place == "remote" else "a.png"
@@ -185,11 +187,11 @@ def test_images_of_json_lines_are_beside_the_file_or_at_a_url(place, tmp_path, m
     assert JsonLines(path.name).open()[0].image == image
 
 
-def test_other_urls_are_refused():
+def test_unknown_kinds_of_urls_are_an_error():
     with pytest.raises(UserError, match=r"unknown kind of address; known: gs://, s3://$"):
         JsonLines("http://b/x").open()
 
 
-def test_local_files_that_are_missing_say_so(tmp_path):
+def test_a_missing_jsonl_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"x\.jsonl: cannot be read \(No such file or directory\)"):
         JsonLines(str(tmp_path / "x.jsonl")).open()

@@ -1,3 +1,5 @@
+"""The index of a set of tar shards."""
+
 import json
 import os
 import subprocess
@@ -68,7 +70,7 @@ def test_processes_build_the_same_index(shards, tmp_path, monkeypatch):
     assert together.identity == alone.identity
 
 
-def test_a_shard_written_anew_makes_the_index_invalid(shards, scans):
+def test_a_changed_shard_rebuilds_the_index(shards, scans):
     before = opened(shards)
     write_shards(shards, [sample(i, txt="longer than it was before") for i in range(25)])
     after = opened(shards)
@@ -76,7 +78,7 @@ def test_a_shard_written_anew_makes_the_index_invalid(shards, scans):
     assert after.identity != before.identity
 
 
-def test_the_identity_does_not_tell_where_the_shards_are(shards, tmp_path):
+def test_the_identity_does_not_depend_on_the_folder(shards, tmp_path):
     before = opened(shards).identity
     moved = shards.rename(tmp_path / "elsewhere")
     for shard in moved.glob("*.tar"):
@@ -84,14 +86,14 @@ def test_the_identity_does_not_tell_where_the_shards_are(shards, tmp_path):
     assert opened(moved).identity == before
 
 
-def test_shards_that_cannot_be_written_beside_have_their_index_in_the_cache(shards, tmp_path):
+def test_the_index_of_read_only_shards_is_in_the_cache_folder(shards, tmp_path):
     (shards / ".vljax").write_text("no folder can be made here")
     index = opened(shards)
     assert index.folder.startswith(str(tmp_path / "cache" / "vljax" / "indices"))
     assert len(index) == 25
 
 
-def test_a_build_goes_on_where_it_stopped(shards, scans):
+def test_an_interrupted_build_continues(shards, scans):
     whole = (shards / "00001.tar").read_bytes()
     (shards / "00001.tar").write_bytes(whole[:-20_000])
     with pytest.raises(UserError, match=rf"^{shards}/00001\.tar: ends at byte"):
@@ -109,14 +111,14 @@ def test_all_damaged_shards_are_counted(shards):
         opened(shards)
 
 
-def test_an_index_that_was_cut_off_is_built_anew(shards, scans):
+def test_a_truncated_index_is_rebuilt(shards, scans):
     index = opened(shards)
     Path(index.folder, "rows.bin").write_bytes(b"123")
     assert len(everything(opened(shards))) == 25
     assert len(scans) == 6
 
 
-def test_remote_shards_keep_their_index_beside_them(shards, tmp_path, scans):
+def test_the_index_of_remote_shards_is_kept_beside_them(shards, tmp_path, scans):
     system = fsspec.filesystem("memory")
     for shard in shards.glob("*.tar"):
         system.pipe_file(f"/bucket/{shard.name}", shard.read_bytes())
@@ -145,7 +147,7 @@ print(json.dumps([len(index), peak]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(subject=["vljax/data/sources/tar_index.py"])
 def test_an_index_of_a_hundred_million_examples_stays_on_disk(tmp_path):
     count, per_shard = 100_000_000, 10_000
     content = {

@@ -1,3 +1,5 @@
+"""Scanning one tar shard."""
+
 import gzip
 import tarfile
 
@@ -24,7 +26,7 @@ def contents(path, result):
     ]
 
 
-def test_members_are_where_the_index_says(tmp_path):
+def test_the_index_has_the_offsets_of_members(tmp_path):
     samples = [sample(i) for i in range(3)]
     result = scanned(write_shards(tmp_path, samples))
     expected = [[s["jpg"], s["txt"].encode()] for s in samples]
@@ -43,7 +45,7 @@ def test_members_of_an_example_need_not_be_neighbours(tmp_path):
     assert result.counts.fields["seg.png"] == 1
 
 
-def test_long_names_and_those_in_other_scripts_are_read(tmp_path):
+def test_long_names_and_unicode_names_are_read(tmp_path):
     path = tmp_path / "x.tar"
     names = [f"{'folder' * 40}/a.jpg", "猫.jpg"]
     write_tar(path, {name: name.encode() for name in names})
@@ -65,7 +67,7 @@ def test_long_names_and_those_in_other_scripts_are_read(tmp_path):
         ("README", b"x", "name is not KEY.FIELD"),
     ],
 )
-def test_members_that_are_refused_are_named(tmp_path, name, content, reason):
+def test_refused_members_are_counted_by_reason(tmp_path, name, content, reason):
     path = tmp_path / "x.tar"
     write_tar(path, {"a.jpg": b"image", "a.txt": b"text", name: content})
     result = scanned(path)
@@ -82,14 +84,14 @@ def test_a_key_that_occurs_twice_keeps_its_first_members(tmp_path):
     assert result.counts.left_out == {"key occurs twice in its shard": 3}
 
 
-def test_examples_without_an_image_are_left_out_and_those_without_a_caption_are_not(tmp_path):
+def test_examples_without_an_image_are_left_out(tmp_path):
     result = scanned(write_shards(tmp_path, [sample(1, jpg=None), sample(2, txt=None)]))
     assert result.rows[:, 1].tolist() == [[0, 0]]
     assert result.counts.named == {"no image": ["00000.tar/000000001"]}
     assert result.counts.fields == {"jpg": 1, "json": 1}
 
 
-def test_filters_leave_out_with_a_count(tmp_path):
+def test_filtered_examples_are_counted(tmp_path):
     samples = [sample(i) for i in range(5)] + [sample(5, json={"width": None})]
     options = IndexOptions(("jpg",), (), (Range("json.width", minimum=23),), None)
     result = scanned(write_shards(tmp_path, samples), options)
@@ -97,7 +99,7 @@ def test_filters_leave_out_with_a_count(tmp_path):
     assert result.counts.left_out == {"json.width is not at least 23": 4}
 
 
-def test_values_of_the_class_are_collected(tmp_path):
+def test_class_names_are_collected(tmp_path):
     samples = [sample(i, cls=str(i % 2)) for i in range(4)]
     options = IndexOptions(("jpg",), ("cls",), (), "cls")
     assert scanned(write_shards(tmp_path, samples), options).classes == {"0", "1"}
@@ -110,7 +112,7 @@ def whole(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["inside a header", "inside a member", "after a member"])
-def test_a_shard_that_ends_too_early_is_named_with_the_offset(tmp_path, whole, end):
+def test_a_truncated_shard_is_an_error_with_the_offset(tmp_path, whole, end):
     with tarfile.open(tmp_path / "00000.tar") as tar:
         second = tar.getmembers()[3]
     size = {
@@ -124,7 +126,7 @@ def test_a_shard_that_ends_too_early_is_named_with_the_offset(tmp_path, whole, e
         scanned(path)
 
 
-def test_a_damaged_header_is_named_with_its_offset(tmp_path, whole):
+def test_a_damaged_header_is_an_error_with_the_offset(tmp_path, whole):
     with tarfile.open(tmp_path / "00000.tar") as tar:
         offset = tar.getmembers()[3].offset
     path = tmp_path / "bad.tar"
@@ -141,7 +143,7 @@ def test_a_damaged_header_is_named_with_its_offset(tmp_path, whole):
         (gzip.compress(b"x" * 4000, mtime=0), "is compressed, which allows no random access"),
     ],
 )
-def test_files_of_other_kinds_are_refused(tmp_path, content, message):
+def test_other_kinds_of_files_are_an_error(tmp_path, content, message):
     path = tmp_path / "x.tar"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path}: {message}"):
@@ -149,7 +151,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("key", ["a", "k" * 120, "k" * 600])
-def test_the_key_of_a_member_takes_one_reading(tmp_path, key):
+def test_the_key_of_a_member_is_found_with_one_read(tmp_path, key):
     path = tmp_path / "x.tar"
     write_tar(path, {"first.jpg": b"1", f"{key}.jpg": b"2", f"{key}.txt": b"3"})
     content, readings = path.read_bytes(), []

@@ -1,7 +1,12 @@
+"""Data sets that TFDS wrote, read without TensorFlow."""
+
 import io
 import pickle
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +64,7 @@ def by_width(source):
     return {int(records.values(i)("width")): records[i] for i in range(len(records))}
 
 
-def test_examples_are_those_that_tfds_wrote(folder):
+def test_examples_written_by_tfds_are_read(folder):
     source = Tfds(folder, captions=("captions.text",), label="label", split="test")
     records = by_width(source)
     assert sorted(records) == [0, 1]
@@ -74,7 +79,7 @@ def test_examples_are_those_that_tfds_wrote(folder):
     )
 
 
-def test_splits_as_tfds_writes_them_and_pickling(folder):
+def test_split_expressions_are_read_and_pickled(folder):
     records = Tfds(folder, captions=("width",), split="train[:2]+test").open()
     assert len(records) == 4
     assert pickle.loads(pickle.dumps(records)).image(3) == records.image(3)
@@ -102,12 +107,12 @@ def test_a_caption_that_is_not_utf8_rejects_its_example(folder):
         ({"split": "trian"}, r"split: .* has no split 'trian'; did you mean 'train'\?"),
     ],
 )
-def test_what_the_data_set_lacks_is_named_with_a_suggestion(folder, changes, message):
+def test_a_missing_feature_or_split_is_an_error_with_a_suggestion(folder, changes, message):
     with pytest.raises(UserError, match=rf"^data\.source\.{message}"):
         Tfds(folder, **changes).open()
 
 
-def test_a_folder_that_tfds_did_not_prepare(tmp_path):
+def test_a_folder_not_prepared_by_tfds_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"is not a data set prepared by TFDS; name .*_info\.json"):
         Tfds(str(tmp_path)).open()
     with pytest.raises(UserError, match=r"unset; set --data\.source\.path to the folder"):
@@ -117,19 +122,29 @@ def test_a_folder_that_tfds_did_not_prepare(tmp_path):
 def test_tensorflow_is_not_imported(folder):
     program = (
         "import sys; from vljax.data.sources import Tfds; "
-        f"Tfds({folder!r}, captions=('title',)).open().image(0); "
+        f"source = Tfds({folder!r}, captions=('captions.text',), label='label', split='test'); "
+        "records = source.open(); "
+        "assert {records[i].captions[0] for i in range(2)} == {'one 0', 'one 1'}; "
+        "assert all(records.image(i).startswith(bytes([0xFF, 0xD8])) for i in range(2)); "
         "assert 'tensorflow_datasets' in sys.modules; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_other_columns_are_the_features_that_training_does_not_read(folder):
+def test_tfds_is_a_default_dependency_and_tensorflow_is_not():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    required = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    assert {"tensorflow-datasets", "importlib_resources"} <= required
+    assert "tensorflow" not in required
+
+
+def test_other_columns_are_the_unused_features(folder):
     records = Tfds(folder, captions=("title",), label="label").open_with_all_columns(
         1, lambda *_: None
     )
     found = {}
     for i in range(len(records)):
-        if records.values(i)("width") != 5:  # whose title is no text
+        if records.values(i)("width") != 5:  # its title is not valid UTF-8
             columns = records.other_columns(i)
             found[columns["width"]] = columns
     assert sorted(found) == [0, 1, 2, 3, 4]

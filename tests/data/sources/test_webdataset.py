@@ -1,3 +1,5 @@
+"""Tar shards written by the webdataset package."""
+
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +21,7 @@ def folder(tmp_path):
     return write_shards(tmp_path / "set", [sample(i, cls=str(i % 3)) for i in range(25)])
 
 
-def test_examples_are_those_that_webdataset_wrote(folder):
+def test_shards_written_by_webdataset_are_read(folder):
     records = WebDataset(folder, label="cls").open()
     assert len(records) == 25
     for number in (0, 9, 10, 24):
@@ -30,14 +32,14 @@ def test_examples_are_those_that_webdataset_wrote(folder):
     assert records.class_names == ()
 
 
-def test_columns_of_the_json_member_are_chosen_by_name(folder):
+def test_entries_of_the_json_member_are_columns(folder):
     captions = ("json.url", "txt")
     records = WebDataset(folder, captions=captions, tags="json.status").open()
     assert records[3].captions == ("https://example.org/3.jpg", "picture 3")
     assert records[3].tags == ("success",)
 
 
-def test_an_entry_of_the_json_may_hold_several_captions_and_tags(tmp_path):
+def test_a_json_entry_may_have_several_captions_and_tags(tmp_path):
     about = {"captions": ["one", "two"], "tags": ["a", "b"], "class": "dog"}
     folder = write_shards(tmp_path, [sample(0, json=about)])
     source = WebDataset(folder, captions=("json.captions",), tags="json.tags", label="json.class")
@@ -56,7 +58,7 @@ def test_class_names_come_from_a_file(folder, tmp_path):
         records[2]
 
 
-def test_filters_leave_a_set_that_is_numbered_through(folder):
+def test_examples_are_numbered_after_filtering(folder):
     filters = (
         Range("json.width", minimum=25),
         Length("txt", minimum=10),
@@ -72,14 +74,14 @@ def test_filters_leave_a_set_that_is_numbered_through(folder):
     }
 
 
-def test_images_of_other_kinds_and_several_of_them(tmp_path):
+def test_the_preferred_of_several_images_is_read(tmp_path):
     both = sample(0, jpg=None, png=b"second", webp=b"third")
     folder = write_shards(tmp_path, [both])
     assert WebDataset(folder).open()[0].image == b"second"
     assert WebDataset(folder, image=("webp",)).open()[0].image == b"third"
 
 
-def test_records_survive_pickling_and_are_read_by_threads(folder):
+def test_records_are_pickled_and_read_by_threads(folder):
     records = WebDataset(folder).open()
     expected = [records[i] for i in range(25)]
     copy = pickle.loads(pickle.dumps(records))
@@ -88,7 +90,7 @@ def test_records_survive_pickling_and_are_read_by_threads(folder):
         assert list(pool.map(copy.__getitem__, places)) == [expected[i] for i in places]
 
 
-def test_remote_shards_are_read_by_ranges(folder, tmp_path, monkeypatch):
+def test_remote_shards_are_read_by_byte_ranges(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     system = fsspec.filesystem("memory")
     system.put(f"{folder}/*.tar", "/bucket/")
@@ -99,7 +101,7 @@ def test_remote_shards_are_read_by_ranges(folder, tmp_path, monkeypatch):
     system.rm("/bucket", recursive=True)
 
 
-def test_a_caption_that_is_not_utf8_rejects_its_example_alone(tmp_path):
+def test_a_caption_that_is_not_utf8_rejects_only_its_example(tmp_path):
     samples = [sample(0), sample(1, txt=b"caf\xe9")]
     records = WebDataset(write_shards(tmp_path, samples)).open()
     assert records.annotation(1).captions == ()
@@ -108,14 +110,14 @@ def test_a_caption_that_is_not_utf8_rejects_its_example_alone(tmp_path):
     assert records[0].captions == ("picture 0",)
 
 
-def test_a_json_member_that_is_none_rejects_its_example(tmp_path):
+def test_an_invalid_json_member_rejects_its_example(tmp_path):
     samples = [sample(0), {**sample(1), "json": b"{"}]
     records = WebDataset(write_shards(tmp_path, samples), captions=("json.caption",)).open()
     with pytest.raises(ExampleError, match="json is not valid"):
         records[1]
 
 
-def test_bad_examples_keep_their_slots_in_batches(tmp_path, caplog):
+def test_rejected_examples_stay_in_their_batch(tmp_path, caplog):
     bad = [
         sample(0, txt=b"\xff"),
         sample(1, txt=None),
@@ -134,7 +136,7 @@ def test_bad_examples_keep_their_slots_in_batches(tmp_path, caplog):
         assert reason in reasons
 
 
-def test_a_shard_that_was_cut_after_indexing_rejects_examples(folder):
+def test_a_shard_truncated_after_indexing_rejects_examples(folder):
     records = WebDataset(folder).open()
     with open(f"{folder}/00001.tar", "r+b") as shard:
         shard.truncate(2000)
@@ -155,21 +157,21 @@ def test_a_shard_that_was_cut_after_indexing_rejects_examples(folder):
         ),
     ],
 )
-def test_a_column_that_is_missing_is_named_with_a_suggestion(folder, changes, message):
+def test_a_missing_column_is_an_error_with_a_suggestion(folder, changes, message):
     with pytest.raises(
         UserError, match=rf"^data\.source\.{message}" if ":" in message else message
     ):
         WebDataset(folder, **changes).open()
 
 
-def test_what_is_unset_or_empty_says_so(tmp_path):
+def test_an_unset_path_or_empty_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"data\.source\.path: unset; set --data\.source\.path"):
         WebDataset().open()
     with pytest.raises(UserError, match=r"nor a folder with \.tar files there"):
         WebDataset(str(tmp_path)).open()
 
 
-def test_recipes_hold_the_source_and_check_where_it_is(folder, tmp_path):
+def test_a_recipe_checks_the_path_of_a_source(folder, tmp_path):
     source = WebDataset((folder, f"{folder}/{{00000..00001}}.tar"), filters=(Range("json.w", 1),))
     assert decode(Source, encode(source)) == source
     assert validate(source) == source
@@ -187,11 +189,11 @@ def test_recipes_hold_the_source_and_check_where_it_is(folder, tmp_path):
         (None, "webdataset"),
     ],
 )
-def test_the_set_is_named_by_its_folder(path, name):
+def test_the_data_set_is_named_after_its_folder(path, name):
     assert WebDataset(path).dataset == name
 
 
-def test_the_plan_follows_the_shards_and_what_is_read_of_them(folder, tmp_path):
+def test_the_plan_changes_with_shards_and_columns(folder, tmp_path):
     def plan_of(**changes):
         source = WebDataset(f"{folder}/{{00000..00002}}.tar", **changes)
         return stream_fingerprint(sample_data(folder, source=source), seed=0, global_batch=4)

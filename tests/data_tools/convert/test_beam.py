@@ -5,7 +5,7 @@ import pytest
 from tests.data.written import sample, write_shards
 from vljax.config import UserError
 from vljax.data.sources import WebDataset
-from vljax.data_tools.convert.run import Options, convert
+from vljax.data_tools.convert.run import ConvertOptions, convert
 from vljax.datasets import Builtin
 
 pytest.importorskip("apache_beam", reason="the extra `beam` is for an environment of its own")
@@ -22,9 +22,11 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("to", ["webdataset", "array_record"])
-def test_a_pipeline_writes_the_same_bytes_and_goes_on(to, tmp_path):
+def test_a_pipeline_writes_the_same_bytes_and_resumes(to, tmp_path):
     for name, beam in (("here", None), ("beam", LOCAL)):
-        options = Options(str(tmp_path / name), to, examples_per_shard=100, workers=1, beam=beam)
+        options = ConvertOptions(
+            str(tmp_path / name), to, examples_per_shard=100, workers=1, beam=beam
+        )
         assert convert(Builtin("test"), options, nothing, nothing)["new_shards"] == 5
     assert contents(tmp_path / "beam") == contents(tmp_path / "here")
     next((tmp_path / "beam").glob("00002.*")).unlink()
@@ -32,9 +34,9 @@ def test_a_pipeline_writes_the_same_bytes_and_goes_on(to, tmp_path):
     assert contents(tmp_path / "beam") == contents(tmp_path / "here")
 
 
-def test_what_a_worker_says_is_one_line(tmp_path):
+def test_an_error_of_a_worker_is_one_line(tmp_path):
     source = WebDataset(write_shards(tmp_path / "in", [sample(0, npy=b"\0")]))
-    options = Options(str(tmp_path / "out"), "array_record", beam=LOCAL)
+    options = ConvertOptions(str(tmp_path / "out"), "array_record", beam=LOCAL)
     with pytest.raises(UserError, match=r"example 0: column 'npy' is bytes, .* by --drop npy") as e:
         convert(source, options, nothing, nothing)
     assert str(e.value).startswith("webdataset:in, ")

@@ -13,9 +13,8 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
-from vljax.datasets.builtin import build, pictures, selection
+from vljax.datasets.builtin import build, metadata, pictures, selection
 from vljax.datasets.builtin import captions as cleaning
-from vljax.datasets.builtin import pictures as svg
 
 DATA = Path(build.__file__).parent
 NO_CURATION = selection.Curation({}, {}, {}, {})
@@ -273,8 +272,8 @@ def test_clean_text(title: str, cleaned: str) -> None:
 def test_file_name_stands_in_for_the_title_of_a_batch(
     source: str, title: str, caption: str
 ) -> None:
-    metadata = svg.Metadata(title, (), (), PUBLIC_DOMAIN)
-    assert selection.find_caption(source, metadata, NO_CURATION) == (caption, "file name")
+    about = metadata.Metadata(title, (), (), PUBLIC_DOMAIN)
+    assert selection.find_caption(source, about, NO_CURATION) == (caption, "file name")
 
 
 def test_clean_tags() -> None:

@@ -15,6 +15,9 @@ from vljax.data.transforms.patches import sequence
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
 from vljax.models.encoders import NaFlexViT
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.attention.tpu import tpu_attention
+from vljax.models.kernels.choose import Attention, Kernels
 
 # Measured deviation between a sequence with padding and one without: at most 1.4e-6.
 TOLERANCE = 5e-6
@@ -66,10 +69,10 @@ def test_whole_images_give_what_they_give_a_vit(pooling: str, positions: str) ->
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "map"])
-@pytest.mark.parametrize("kind", ["heads_first", "auto"])
-def test_padding_and_neighbours_change_nothing(pooling: str, kind: str) -> None:
-    """Images of different grids together are each what it is alone; `auto` is that of TPUs."""
-    encode = forward(naflex(pooling=pooling), Compute(attention=kind))
+@pytest.mark.parametrize("attention", [cpu_attention, tpu_attention])
+def test_padding_and_neighbours_change_nothing(pooling: str, attention: Attention) -> None:
+    """Each image of a batch with different grids gets the result that it gets alone."""
+    encode = forward(naflex(pooling=pooling), Compute(kernels=Kernels(attention)))
     sizes = [(16, 16), (4, 52), (64, 4), (12, 20)]
     together = batch(sizes, 20)
     changed = {**together, "image": together["image"].copy()}
@@ -91,11 +94,11 @@ def test_no_grid_gives_nan(pooling: str) -> None:
     length = 128
     positions = np.zeros((len(grids), length, 2), np.int32)
     for row, (rows, columns) in zip(positions, grids, strict=True):
-        places = np.indices((rows, columns)).reshape(2, -1).T[-length:]
-        row[: len(places)] = places
+        cells = np.indices((rows, columns)).reshape(2, -1).T[-length:]
+        row[: len(cells)] = cells
     mask = np.arange(length) < np.array([[min(r * c, length)] for r, c in grids])
     pixels = np.random.default_rng(0).integers(0, 256, (len(grids), length, 48), dtype=np.uint8)
-    module = naflex(pooling=pooling).module(Compute(attention="heads_first"), "image")
+    module = naflex(pooling=pooling).module(Compute(kernels=Kernels(cpu_attention)), "image")
     params = tower(vit(scan=False, pooling=pooling)).params
     rest = {"positions": positions, "grid": np.array(grids, np.int32)}
 
@@ -115,7 +118,7 @@ def test_no_grid_gives_nan(pooling: str) -> None:
     [
         (
             {"image_size": 18},
-            "image_size: 18 pixels are no whole number of patches of 4; use 16",
+            r"image_size: 18 pixels are not a multiple of the patch \(4\); use 16",
         ),
         (
             {"image_size": 3},

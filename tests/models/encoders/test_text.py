@@ -104,7 +104,7 @@ def test_a_sequence_that_is_too_long_is_refused() -> None:
         ({"context_length": -1}, "context_length: must be at least 1, not -1"),
         (
             {"causal": True, "pooling": "first"},
-            "pooling: the first token of a causal text tower sees no other; use last or eos",
+            "pooling: the first token of a causal tower attends to itself only; use last or eos",
         ),
         ({"heads": 3}, "heads: 3 heads do not divide the width 32; 2 would"),
     ],

@@ -11,15 +11,15 @@ from tests.models import reference
 from tests.models.tiny import float64, images, tower, vit
 from vljax.config import UserError, notes, validate
 from vljax.models.compute import Compute
-from vljax.models.layers.layers import resample_positions
+from vljax.models.layers.positions import resample_positions
 
 # Measured deviation from the float64 reference: at most 1.7e-6, on values up to 7.
 TOLERANCE = 5e-6
 
 
 def centres(rows: int, columns: int) -> np.ndarray:
-    places = [[(r + 0.5) / rows, (c + 0.5) / columns] for r in range(rows) for c in range(columns)]
-    return np.asarray(places)
+    points = [[(r + 0.5) / rows, (c + 0.5) / columns] for r in range(rows) for c in range(columns)]
+    return np.asarray(points)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "map"])
@@ -152,8 +152,8 @@ def test_leftover_pixels_are_said_not_refused() -> None:
     config = validate(vit(image_size=384, patch_size=14))
     (note,) = notes(config)
     assert note == (
-        "image_size: 384 pixels are no multiple of the patch (14): "
-        "6 pixels at the bottom and right edges are not seen"
+        "image_size: 384 pixels are not a multiple of the patch (14): "
+        "6 pixels at the bottom and right edges are not used"
     )
     assert config.grid == 27
     assert notes(dataclasses.replace(config, image_size=378)) == []

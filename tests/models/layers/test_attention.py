@@ -1,159 +1,31 @@
-"""Attention against float64 NumPy, and its implementations against each other."""
-
 from __future__ import annotations
-
-import functools
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from jax.extend.core import jaxprs_in_params
+from flax.linen import meta
 
 from tests.models import reference
 from vljax.models.compute import Compute
-from vljax.models.layers import attention
-from vljax.parallel.mesh import MeshConfig, make_mesh
-from vljax.parallel.per_device import on_each_device
+from vljax.models.layers.attention import Attention
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-attend = jax.jit(attention.attend, static_argnames="causal")
-MASK = np.array([[1, 1, 1, 0, 1], [0, 1, 1, 1, 0], [1, 0, 0, 0, 0]], bool)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_attend_is_softmax_of_scaled_products(masked: bool, causal: bool) -> None:
-    query, key, value = (normal(3, 5, 2, 8, seed=i) for i in range(3))
-    mask = MASK if masked else None
-    ours = attend(query, key, value, mask, causal=causal)
-    theirs = reference.attend(*(x.astype(np.float64) for x in (query, key, value)), mask, causal)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
-
-
-def test_attend_to_nothing_gives_the_mean_of_the_values() -> None:
-    query, key, value = (normal(1, 5, 2, 8, seed=i) for i in range(3))
-    ours = attend(query, key, value, np.zeros((1, 5), bool))
-    mean = np.broadcast_to(value.astype(np.float64).mean(1, keepdims=True), value.shape)
-    np.testing.assert_allclose(ours, mean, rtol=0, atol=1e-6)
-
-
-def test_masked_keys_have_no_gradient() -> None:
-    query, key, value = (jnp.asarray(normal(1, 5, 2, 8, seed=i)) for i in range(3))
-    mask = jnp.asarray(MASK[:1])
-
-    def total(key: jax.Array, value: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(attention.attend(query, key, value, mask)))
-
-    for gradient in jax.jit(jax.grad(total, argnums=(0, 1)))(key, value):
-        assert not gradient[:, 3].any()
-        assert gradient[:, 0].any()
-
-
-def primitives(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a program, those of inner functions too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from primitives(inner)
-
-
-def test_attend_takes_its_softmax_in_float32() -> None:
-    x = jnp.ones((1, 5, 2, 8), jnp.bfloat16)
-    program = jax.make_jaxpr(attention.attend)(x, x, x).jaxpr
-    types = [e.invars[0].aval.dtype for e in primitives(program) if e.primitive.name == "exp"]
-    assert types == [jnp.float32]
-    assert program.outvars[0].aval.dtype == jnp.bfloat16
-
-
-def qkv(queries: int, keys: int, head_dim: int) -> tuple[jax.Array, ...]:
-    shapes = [(2, queries, 4, head_dim), (2, keys, 4, head_dim), (2, keys, 4, head_dim)]
-    return tuple(jnp.asarray(normal(*shape, seed=i)) for i, shape in enumerate(shapes))
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("keys", "head_dim"), [(70, 16), (150, 72)], ids=["one tile", "two tiles"])
-def test_the_tiled_kernel_is_attention(keys: int, head_dim: int, causal: bool) -> None:
-    """Lengths that fill no tile; values and gradients to 1e-5 of the largest (float32)."""
-    arguments = qkv(keys, keys, head_dim)
-    mask = jnp.asarray(np.arange(keys) < np.array([[keys], [keys - 9]]))
-
-    def summed(function: Any, *args: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.sin(function(*args, mask, causal)))
-
-    tiled = functools.partial(attention.splash, interpret=True)
-    for function in (jax.value_and_grad(summed, (1, 2, 3)),):
-        ours, theirs = (jax.tree.leaves(function(f, *arguments)) for f in (tiled, attention.attend))
-        for one, other in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
-
-
-def test_the_tiled_kernel_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    mesh = make_mesh(MeshConfig(2, 1, 2), jax.devices()[:4])
-    compute = Compute(on_each_device=on_each_device(mesh), attention="splash")
-    seen = []
-
-    def local(query: jax.Array, *rest: Any, causal: bool) -> jax.Array:
-        seen.append(query.shape)
-        return attention.attend(query, *rest, causal)
-
-    monkeypatch.setattr(attention, "splash", local)
-    arguments = qkv(5, 5, 8)
-    ours = jax.jit(functools.partial(attention.attend, compute=compute))(*arguments)
-    np.testing.assert_allclose(ours, attention.attend(*arguments), rtol=0, atol=1e-6)
-    assert seen[-1] == (1, 5, 2, 8)
-
-
-@pytest.mark.parametrize(("keys", "kind"), [(1023, "dense"), (1024, "splash")])
-def test_long_sequences_take_the_tiled_kernel(keys: int, kind: str) -> None:
-    assert attention._implementation(Compute(attention="auto"), keys) == kind
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (6, 6), (1, 4), (1, 5)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_cudnn_is_given_what_it_takes(
-    queries: int, keys: int, masked: bool, causal: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even lengths and a mask with a row for each query; the kernel itself needs a GPU."""
-    if causal and queries != keys:
-        queries = keys
-    arguments = qkv(queries, keys, 8)
-    mask = jnp.asarray(np.arange(keys) < np.array([[keys], [keys - 2]])) if masked else None
-    expected = attention.attend(*arguments, mask, causal)
-    xla, seen = jax.nn.dot_product_attention, []
-
-    def kernel(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
-        assert options.pop("implementation") == "cudnn"
-        assert query.shape[1] % 2 == key.shape[1] % 2 == 0
-        if options["mask"] is not None:
-            assert options["mask"].shape == (2, 1, query.shape[1], key.shape[1])
-        seen.append(query.shape)
-        return xla(query, key, value, **options)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    ours = attention._cudnn(*arguments, mask, causal)
-    assert seen
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_tiled_kernel_gives_zero_where_nothing_may_be_attended_to(causal: bool) -> None:
-    query, key, value = qkv(4, 4, 16)
-    mask = jnp.array([[True] * 4, [False, False, True, True] if causal else [False] * 4])
-    blind = slice(0, 2) if causal else slice(None)
-
-    def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.sin(attention.splash(query, key, value, mask, causal, interpret=True)))
-
-    assert not np.any(attention.splash(query, key, value, mask, causal, interpret=True)[1, blind])
-    slopes = jax.grad(loss, (0, 1, 2))(query, key, value)
-    assert not np.any(slopes[0][1, blind])
-    if not causal:
-        assert not any(np.any(slope[1]) for slope in slopes)
+def test_attention_to_a_context_of_another_width() -> None:
+    x, context = normal(3, 4, 16), normal(3, 5, 12, seed=1)
+    module = Attention(2, Compute())
+    params = {
+        name: {"kernel": 0.3 * normal(width, 2, 8, seed=i), "bias": normal(2, 8, seed=i + 9)}
+        for i, (name, width) in enumerate({"query": 16, "key": 12, "value": 12}.items())
+    }
+    params["output"] = {"kernel": 0.3 * normal(2, 8, 16, seed=5), "bias": normal(16, seed=6)}
+    mask = np.arange(5) < np.array([[5], [2], [1]])
+    args = jnp.asarray(x), jnp.asarray(context), jnp.asarray(mask)
+    shapes = meta.unbox(jax.eval_shape(module.init, jax.random.key(0), *args)["params"])
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(np.shape, params)
+    ours = module.apply({"params": params}, *args)
+    theirs = reference.attention(params, x.astype(np.float64), context, mask, causal=False)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-6)

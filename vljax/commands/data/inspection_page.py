@@ -1,4 +1,4 @@
-"""What was found in data sets, as one HTML file with pictures."""
+"""The results of inspections as one HTML file with images and charts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 
 from vljax import __version__
+from vljax.charts import Bars, bar_chart, heat_map, svg
 from vljax.commands.data.inspection_table import amount, share, special, statement
 from vljax.commands.output import format_bytes
 from vljax.data.images.decoding import read_header
 from vljax.data.records import Annotation, ExampleError
-from vljax.data_tools.inspection.inspect import How, Inspection
+from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail
-from vljax.web import Bars, Markup, bar_chart, element, heat_map, page, picture
+from vljax.web import Markup, element, page, picture
 
 _LABELS = 40
 
 
-def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str:
-    """The file's content.
+def inspection_page(found: Sequence[Inspection], how: InspectionOptions, pictures: int) -> str:
+    """The content of the HTML file.
 
     Args:
       found: by data set.
@@ -39,7 +40,7 @@ def inspection_page(found: Sequence[Inspection], how: How, pictures: int) -> str
     )
 
 
-def _section(number: int, inspection: Inspection, how: How, pictures: int) -> Markup:
+def _section(number: int, inspection: Inspection, how: InspectionOptions, pictures: int) -> Markup:
     result, sheet = inspection.result, Sheet(inspection, how.max_pixels)
     return element(
         "section",
@@ -60,7 +61,7 @@ def _section(number: int, inspection: Inspection, how: How, pictures: int) -> Ma
 
 
 def _counts(result: Mapping[str, Any]) -> Markup:
-    """Short tables side by side."""
+    """Small tables of counts, side by side."""
     whole, images, captions = result["examined"], result["images"], result["captions"]
     usable = result["unusable"]["usable"]
     files = [] if result["files"] is None else [("files", result["files"], None)]
@@ -95,7 +96,7 @@ def _card(title: str, rows: Sequence[tuple[str, int, int | None]]) -> Markup:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """The first column is text, the others are numbers."""
+    """A table whose first column is text and whose other columns are numbers."""
 
     def line(tag: str, cells: Sequence[str]) -> Markup:
         kinds = [None, *["number"] * len(cells)]
@@ -175,7 +176,7 @@ def _repeated(captions: Mapping[str, Any]) -> list[Markup]:
     ]
 
 
-# --- Thumbnails of examples with what is written about them, as markup ----------------------------
+# --- Thumbnails of examples ---
 
 _LONGEST = 192  # pixels
 _CAPTIONS, _CHARACTERS = 5, 400
@@ -183,11 +184,11 @@ _GROUPS, _IN_GROUP = 30, 8
 
 
 class Sheet:
-    """Shows examples of one inspected data set.
+    """Renders thumbnails of examples of one inspected data set.
 
     Args:
       inspection: of the data set.
-      max_pixels: images with more are not shown.
+      max_pixels: larger images are not shown.
     """
 
     def __init__(self, inspection: Inspection, max_pixels: int):
@@ -195,13 +196,13 @@ class Sheet:
         self._examples = inspection.examples
 
     def sample(self, count: int, seed: int) -> Markup:
-        """Usable examples drawn by a seed, in the order of the data set."""
+        """A random sample of usable examples, in the order of the data set."""
         usable = self._examples["index"][self._examples["kind"] == 0]
         drawn = np.random.default_rng(seed).permutation(usable)[:count]
         return element("div", *(self.figure(i) for i in np.sort(drawn).tolist()), class_="pictures")
 
     def groups(self, groups: Sequence[dict[str, Any]]) -> list[Markup]:
-        """Images of each group side by side; of many, the first."""
+        """The images of each group of duplicates side by side, at most the first few."""
         rows = []
         for group in groups[:_GROUPS]:
             figures = [self.figure(i) for i in group["examples"][:_IN_GROUP]]
@@ -214,7 +215,7 @@ class Sheet:
         return rows
 
     def figure(self, index: int, reason: str | None = None) -> Markup:
-        """An example: its image or why there is none, captions, and what is known of the file."""
+        """One example: its image (or why it cannot be shown), captions, size and format."""
         about: Annotation | None = None
         try:
             about = self._records.annotation(index)
@@ -253,13 +254,13 @@ def _short(text: str) -> str:
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]} …"
 
 
-# --- The histograms of an inspection as charts ----------------------------------------------------
+# --- Charts ---
 
 Write = Callable[[float], str]
 
 
 def charts(result: Mapping[str, Any]) -> Markup:
-    """A card for each quantity that the data set has."""
+    """A card with a chart for each quantity of the data set."""
     captions, images = result["captions"], result["images"]
     cards = [
         _chart("Captions per image", captions.get("per_image"), amount),
@@ -290,7 +291,7 @@ def _chart(title: str, found: Mapping[str, Any] | None, write: Write) -> Markup 
     numbers = ", ".join(
         f"{name} {write(found[name])}" for name in ("smallest", "median", "95%", "largest")
     )
-    chart = bar_chart(_bars(found["histogram"], write), f"Histogram: {title}")
+    chart = svg(bar_chart(_bars(found["histogram"], write)), f"Histogram: {title}")
     return element(
         "div", element("h4", title), chart, element("span", numbers, class_="soft"), class_="card"
     )
@@ -304,7 +305,7 @@ def _tokens(found: Mapping[str, Any] | None) -> Markup | None:
 
 
 def _bars(histogram: Mapping[str, Any], write: Write) -> Bars:
-    """Whole numbers in bins of one are written below their bar, else edges between bars."""
+    """Bars with labels: below each bar for bins of one integer, otherwise at the bin edges."""
     edges, counts = histogram["edges"], histogram["counts"]
     if all(isinstance(low, int) and low + 1 == high for low, high in pairwise(edges)):
         names = [write(edge) for edge in edges[:-1]]
@@ -322,7 +323,7 @@ def _sizes(found: Mapping[str, Any] | None) -> Markup | None:
     # Only powers of 2 are numbers that a reader knows.
     ticks = [f"{edge:g}" if float(edge).is_integer() else "" for edge in edges]
     names = [f"{edge:.0f} to {after:.0f}" for edge, after in pairwise(edges)]
-    chart = heat_map(counts, names, ticks, "Images by width (across) and height (up)")
+    chart = svg(heat_map(counts, names, ticks), "Images by width (across) and height (up)")
     common = ", ".join(
         f"{size['width']} x {size['height']} ({size['count']:,})"
         for size in found["most_frequent"][:3]

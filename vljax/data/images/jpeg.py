@@ -1,4 +1,4 @@
-"""JPEG files that are decoded only as finely as they are needed."""
+"""Decode JPEG files at a fraction of their size, where no more pixels are needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 EXIF_ORIENTATION = 0x0112
 
-# Eighths of the full size. libjpeg-turbo also makes the ones between, but slower than these.
+# In eighths of the full size. libjpeg-turbo supports all eighths, but is slower at the others.
 _SCALES = (1, 2, 4, 8)
 
 
@@ -26,18 +26,18 @@ class Box(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A decoded image as it is stored, and where in it the wanted rectangle lies."""
+    """Decoded pixels as stored (not turned), and where the requested rectangle lies in them."""
 
     pixels: UInt8[np.ndarray, "height width channels"]
     box: Box
     size: tuple[int, int]
-    """Height and width to make of the rectangle, as it is stored."""
+    """Height and width to resize the rectangle to, as stored."""
 
 
 def orient(
     image: UInt8[np.ndarray, "h w channels"], orientation: int
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """A view of a stored image as it is to be seen, by its EXIF orientation (EXIF 2.32, 4.6.4)."""
+    """An upright view of a stored image, by its EXIF orientation 1..8 (EXIF 2.32, 4.6.4)."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -49,18 +49,21 @@ def orient(
 
 @dataclass(frozen=True)
 class JpegImage:
-    """A JPEG file of which only the header was read."""
+    """A JPEG file of which only the header was read.
+
+    Coordinates are those of the upright image, turned by its EXIF orientation.
+    """
 
     content: bytes
-    """The file."""
+    """Content of the file."""
     stored_shape: tuple[int, int]
-    """Height and width, pixels, before it is turned."""
+    """Height and width as stored, pixels."""
     orientation: int = 1
-    """How to turn it, 1..8 as in EXIF."""
+    """EXIF orientation, 1..8."""
 
     @classmethod
     def open(cls, content: bytes) -> JpegImage | None:
-        """The image if it is a JPEG in grey or colour; None for any other file, CMYK too."""
+        """Read the header of a JPEG in grey or colour; None for any other file, also for CMYK."""
         import simplejpeg
 
         if not content.startswith(b"\xff\xd8\xff"):
@@ -75,20 +78,20 @@ class JpegImage:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height and width as it is to be seen, and 3."""
+        """Height and width of the upright image, and 3."""
         height, width = self.stored_shape
         return (width, height, 3) if self.orientation >= 5 else (height, width, 3)
 
     def part(
         self, box: Box, height: int, width: int, colours: Literal["RGB", "RGBX"] = "RGB"
     ) -> Part:
-        """Decodes at the least of 1/8, 1/4, 1/2 and 1 that leaves a rectangle enough pixels.
+        """Decode at the smallest of 1/8, 1/4, 1/2 and 1 that leaves a rectangle enough pixels.
 
         Args:
-          box: the rectangle in the image as it is to be seen.
-          height: pixels wanted of it; where the file has fewer it is decoded in full.
-          width: the same across.
-          colours: channels of the result; X is undefined.
+          box: the rectangle in the upright image.
+          height: height needed for the rectangle, pixels; a smaller one is decoded in full.
+          width: width needed, pixels.
+          colours: channels of the result; those of X are undefined.
 
         Raises:
           ValueError: if the file is damaged.
@@ -103,14 +106,14 @@ class JpegImage:
         pixels = simplejpeg.decode_jpeg(
             self.content,
             colorspace=colours,
-            # The scale is chosen by the size it makes, which libjpeg rounds up.
+            # simplejpeg chooses the scale by the size that results, which libjpeg rounds up.
             min_height=math.ceil(self.stored_shape[0] * share),
             min_width=math.ceil(self.stored_shape[1] * share),
         )
         return Part(pixels, Box(*(edge * share for edge in box)), (height, width))
 
     def _stored(self, box: Box) -> Box:
-        """Where a rectangle of the image as it is to be seen lies in the stored one."""
+        """The rectangle of the stored image that corresponds to one of the upright image."""
         top, left, height, width = box
         if self.orientation in (3, 4, 7, 8):
             top = self.shape[0] - top - height
@@ -122,7 +125,7 @@ class JpegImage:
 
 
 def _orientation(content: bytes) -> int:
-    # Pillow takes longer than the rest of the header, and few files say anything.
+    # Parsing EXIF with Pillow takes longer than all else here, and few files have an orientation.
     header = content[: _header_size(content)]
     if b"Exif" not in header and b"Orientation" not in header:
         return 1

@@ -1,4 +1,4 @@
-"""Images in another size."""
+"""Resize images, or rectangles of them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ def resample(
     *,
     antialias: bool = True,
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """The image in another size; pixel centres lie at one half.
+    """Resize an image; pixel centres are at half-integer coordinates.
+
+    >>> resample(np.full((40, 60, 3), 7, np.uint8), 8, 12)[0, 0].tolist()
+    [7, 7, 7]
 
     Args:
-      image: any size.
-      height: pixels that come out.
-      width: pixels that come out.
-      interpolation: "bicubic" and "bilinear" are Pillow's. "area" is an approximation of
-        antialiased bicubic that is several times as fast (`benchmarks/data.py`): bilinear
-        onto a grid as fine as the image, of which the mean of each 2 x 2, 4 x 4, ... is taken;
-        bicubic where the image grows.
-      antialias: whether the filter widens when the image shrinks, as "area" always does; without
-        it, the filter is OpenCV's.
+      image: an image of any size.
+      height: height of the result, pixels.
+      width: width of the result, pixels.
+      interpolation: "bicubic" and "bilinear" are Pillow's. "area" approximates antialiased bicubic
+        and is several times as fast (`benchmarks/data.py`): bilinear onto a grid about as fine as
+        the image, then the mean of each 2 x 2, 4 x 4, ... pixels; bicubic if the image grows.
+      antialias: whether the filter widens when the image shrinks, as with "area" always; the filter
+        without it is OpenCV's.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -53,13 +55,13 @@ def cut(
     width: int,
     interpolation: Interpolation = "bicubic",
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """A rectangle of an image in another size, antialiased; nothing beyond it enters.
+    """Resize a rectangle of an image, antialiased; pixels outside it have no influence.
 
     Args:
-      image: pixels, or a file that is decoded no finer than `height` and `width` need.
+      image: pixels, or a file, which is decoded at the smallest sufficient size.
       box: the rectangle; in whole pixels if `image` is pixels.
-      height: pixels that come out.
-      width: pixels that come out.
+      height: height of the result, pixels.
+      width: width of the result, pixels.
       interpolation: see `resample`.
 
     Raises:
@@ -71,7 +73,7 @@ def cut(
             image[top : top + rows, left : left + columns], height, width, interpolation
         )
     with image_errors():
-        # OpenCV moves four channels faster than three, and libjpeg makes them at no cost.
+        # OpenCV resizes four channels faster than three, and libjpeg adds the fourth at no cost.
         part = image.part(box, height, width, "RGBX" if interpolation == "area" else "RGB")
     pixels = _antialiased(part.pixels, part.box, *part.size, interpolation)
     if interpolation == "area":
@@ -111,7 +113,7 @@ def _area(image: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
         fine = cv2.resize(image, size, interpolation=mode)
     else:
         y, x = box.height / size[1], box.width / size[0]
-        # From pixel centres of the result to those of the image.
+        # Maps pixel centres of the result to those of the image.
         to_image = np.array([[x, 0, box.left + x / 2 - 0.5], [0, y, box.top + y / 2 - 0.5]])
         flags = mode | cv2.WARP_INVERSE_MAP
         fine = cv2.warpAffine(image, to_image, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)

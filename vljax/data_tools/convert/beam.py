@@ -1,4 +1,4 @@
-"""The shards of a conversion as an Apache Beam pipeline, for sets beyond one machine."""
+"""A conversion as an Apache Beam pipeline, for data sets that are too large for one machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError
 from vljax.data.records import Records, Source, log_progress
-from vljax.data_tools.convert.job import Job, Report, reports
+from vljax.data_tools.convert.job import Job, Report, read_reports
 from vljax.data_tools.convert.shard import convert_shard
 
 if TYPE_CHECKING:
@@ -22,20 +22,20 @@ _STEP = re.compile(r" \[while running '.*'\]")
 def run(
     source: Source, job: Job, todo: list[int], max_rejected_share: float, arguments: Sequence[str]
 ) -> Iterator[Report]:
-    """Writes shards by the runner that arguments name, and waits for it.
+    """Writes shards with a Beam runner and waits until it is done.
 
     Args:
-      source: what to read, by paths that the workers reach.
-      job: whose folder the workers reach.
+      source: the source to read; all workers must reach its paths.
+      job: the conversion; all workers must reach its folder.
       todo: numbers of the shards to write.
-      max_rejected_share: the share of examples that may be unusable.
-      arguments: of Beam: `--runner=DataflowRunner`, `--project=...`.
+      max_rejected_share: largest share of examples that may be rejected.
+      arguments: arguments of Beam: `--runner=DataflowRunner`, `--project=...`.
 
     Yields:
       The reports of these shards, once all are done.
 
     Raises:
-      UserError: if Beam is not installed, the pipeline fails, or a shard of it is not there.
+      UserError: if Beam is not installed, the pipeline fails, or a shard is missing afterwards.
     """
     beam = _beam()
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -46,9 +46,9 @@ def run(
         with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
             shards = pipeline | "shards" >> beam.Create(todo)
             _ = shards | "convert" >> converting(source, job, max_rejected_share)
-    except Exception as error:  # runners raise errors of their own, and wrap those of workers
+    except Exception as error:  # runners wrap the exceptions of workers in their own types
         raise UserError(_reason(error)) from error
-    every = reports(job)
+    every = read_reports(job)
     missing = [job.name(shard) for shard in todo if shard not in every]
     if missing:
         raise UserError(
@@ -59,18 +59,18 @@ def run(
 
 
 def converting(source: Source, job: Job, max_rejected_share: float) -> PTransform:
-    """From numbers of shards to their reports, for a pipeline of your own.
+    """A transform from shard numbers to reports that writes the shards, for your own pipelines.
 
-    A shard may be written by two workers at a time, as runners do for safety: both write the same
-    bytes under a name of their own, and the file appears in full.
+    Runners may give a shard to two workers at the same time. Both write the same bytes under a
+    temporary name, and the file appears complete.
 
     Args:
-      source: what to read, by paths that the workers reach.
-      job: begun by `job.begin`; its folder is one that the workers reach.
-      max_rejected_share: the share of examples that may be unusable.
+      source: the source to read; all workers must reach its paths.
+      job: a job started by `job.start_or_resume`; all workers must reach its folder.
+      max_rejected_share: largest share of examples that may be rejected.
     """
     beam = _beam()
-    # Reshuffled, since what follows a Create at once stays on one worker.
+    # Without Reshuffle, Beam fuses this step with the Create before it and runs both on one worker.
     transform: PTransform = beam.Reshuffle() | beam.Map(_converted, source, job, max_rejected_share)
     return transform
 
@@ -84,12 +84,13 @@ def _converted(shard: int, source: Source, job: Job, max_rejected_share: float) 
     return convert_shard(job, records, shard, max_rejected_share, examples.inc)
 
 
-_opening = threading.Lock()  # workers have threads, and the cache would let each open it
+# Workers have several threads, and lru_cache alone would let each of them open the source.
+_opening = threading.Lock()
 
 
-@functools.lru_cache(maxsize=1)  # a worker opens the source once
+@functools.lru_cache(maxsize=1)
 def _opened(source: Source, job: Job) -> Records:
-    """The source on a worker. Raises UserError if it is not what the job was planned for."""
+    """The source, opened once per worker. Raises UserError if its data differs from the plan."""
     records = source.open_with_all_columns(1, log_progress(source.full_name))
     if records.identity != job.plan.identity:
         raise UserError(f"{source.full_name}: is another one on a worker than where this started")
@@ -105,7 +106,7 @@ def _beam() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """What a worker raised, if it was that; else the last line that says something."""
+    """The message of a UserError that a worker raised; otherwise the last line of the error."""
     text = _STEP.sub("", str(error))
     if isinstance(error, UserError):
         return text

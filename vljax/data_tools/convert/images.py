@@ -1,4 +1,4 @@
-"""What becomes of images: they pass as they are, unless they are to be smaller or encoded anew."""
+"""Images in a conversion: copied unchanged unless they must be smaller or in another format."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ _ENDINGS = {
     "TIFF": "tif",
 }
 _WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
-_QUALITY = 95
-_MOST_PIXELS = 64_000_000
+_DEFAULT_QUALITY = 95
+_MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageOptions:
     """How images are written."""
 
     max_side: int | None = None
-    """Images that are longer than this are scaled down to it, pixels."""
+    """Larger images are scaled down so that the longer side has this many pixels."""
     encode: Encoding | None = None
-    """Format of all images; unset, that of the source. One that has it already and fits passes as
-    it is."""
+    """Format of all images; unset means the format of the source. An image that has this format and
+    is small enough is copied unchanged."""
     quality: int | None = None
-    """Of JPEG and WebP, 1..100; set with `encode`, all images are encoded anew with it."""
+    """Quality of JPEG and WebP, 1..100. If set together with `encode`, every image is encoded
+    again."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Option and what is wrong with it."""
+        """Options with invalid values, each with a message."""
         if self.max_side is not None and self.max_side < 1:
             yield "--max-side", f"must be at least 1, got {self.max_side}"
         if self.quality is None:
@@ -48,33 +49,33 @@ class Images:
         if not 1 <= self.quality <= 100:
             yield "--quality", f"must be 1 to 100, got {self.quality}"
         if self.encode is None and self.max_side is None:
-            yield "--quality", "is for images that are encoded anew; add --encode or --max-side"
+            yield "--quality", "is for images that are re-encoded; add --encode or --max-side"
         if self.encode == "png":
             yield "--quality", "is for jpg and webp; PNG files lose nothing"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image file."""
+class ImageFile:
+    """An encoded image."""
 
     content: bytes
-    """The file."""
+    """The bytes of the file."""
     ending: str
-    """Of its name, without a dot."""
+    """Ending of the file name, without a dot."""
     width: int
-    """As it is to be seen, pixels."""
+    """Width in pixels, after applying the EXIF orientation."""
     height: int
-    """The same."""
+    """Height in pixels, after applying the EXIF orientation."""
 
 
-def converted(content: bytes, images: Images) -> Picture:
-    """An image as it is to be written.
+def convert_image(content: bytes, images: ImageOptions) -> ImageFile:
+    """The image to write for an image of the source.
 
     Raises:
-      ExampleError: if it is none, cannot be decoded though it must be, or the format cannot hold
-        its transparency.
+      ExampleError: if it is not an image, must be decoded but cannot be, or has transparent pixels
+        that the format cannot hold.
     """
-    picture = _as_it_is(content)
+    picture = _unchanged(content)
     ending = images.encode or (picture.ending if picture.ending in _WRITTEN else "png")
     longest = max(picture.width, picture.height)
     too_large = images.max_side is not None and longest > images.max_side
@@ -87,28 +88,30 @@ def converted(content: bytes, images: Images) -> Picture:
     if images.max_side is not None and too_large:
         share = images.max_side / longest
         size = (max(1, round(size[0] * share)), max(1, round(size[1] * share)))
-    return Picture(_encoded(content, size, ending, images.quality or _QUALITY), ending, *size)
+    return ImageFile(
+        _encoded(content, size, ending, images.quality or _DEFAULT_QUALITY), ending, *size
+    )
 
 
-def lossless(content: bytes) -> bytes:
-    """A grey image of another format as a PNG file of the same pixels."""
+def as_png(content: bytes) -> bytes:
+    """A grey image re-encoded as a PNG file with the same pixels."""
     from PIL import Image
 
     with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         return _saved(image, "png", {})
 
 
-def _as_it_is(content: bytes) -> Picture:
+def _unchanged(content: bytes) -> ImageFile:
     """Reads the header only."""
     header = read_header(content)
-    return Picture(content, _ENDINGS[header.format], header.width, header.height)
+    return ImageFile(content, _ENDINGS[header.format], header.width, header.height)
 
 
 def _encoded(content: bytes, size: tuple[int, int], ending: str, quality: int) -> bytes:
-    """The image, turned as it is to be seen, in another size or format."""
+    """The image with EXIF orientation applied, in another size or format."""
     from PIL import Image
 
-    pixels = decode_pixels(content, _MOST_PIXELS)
+    pixels = decode_pixels(content, _MAX_PIXELS)
     if pixels.shape[2] == 4:
         if (pixels[..., 3] == 255).all():
             pixels = np.ascontiguousarray(pixels[..., :3])
@@ -126,7 +129,7 @@ def _encoded(content: bytes, size: tuple[int, int], ending: str, quality: int) -
 
 
 def _colour_profile(content: bytes) -> bytes | None:
-    """The ICC profile of red, green and blue; others are of no use for decoded pixels."""
+    """The ICC profile of an RGB image; profiles of other modes do not fit the decoded pixels."""
     from PIL import Image
 
     with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -137,6 +140,6 @@ def _saved(image: Any, ending: str, options: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     try:
         image.save(buffer, _WRITTEN[ending], **options)
-    except (OSError, ValueError) as error:  # too many pixels a side, for one
+    except (OSError, ValueError) as error:  # such as too many pixels per side
         raise ExampleError(f"image cannot be written as {ending} ({error})") from error
     return buffer.getvalue()

@@ -1,11 +1,11 @@
-"""What is converted into which folder, and how far it is.
+"""The plan of a conversion, and the files in its folder.
 
 00000.tar, ...       or 00000.array_record; each appears once it is complete
-classes.txt          the names of classes, where there are any
-convert.json         what is converted, and the counts once all shards are there
-rejected.jsonl       the examples that cannot be used, in order
-.convert/00000.json  the report of a shard, which is there before the shard is
-.convert/lock        held by the one conversion that writes to a local folder
+classes.txt          class names, if the source has any
+convert.json         the plan, and counts of what is written
+rejected.jsonl       the rejected examples, in order
+.convert/00000.json  the report of a shard, written before the shard appears
+.convert/lock        held by the conversion that writes to a local folder
 """
 
 from __future__ import annotations
@@ -16,113 +16,115 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from vljax.config import UserError, encode
 from vljax.data.sources.array_record import CLASSES
-from vljax.data_tools.convert.images import Images
-from vljax.data_tools.convert.targets import (
-    ENDINGS,
-    Target,
-)
+from vljax.data_tools.convert.images import ImageOptions
 from vljax.files import join, list_folder, make_folder, read_file, remove_partial_files, write_file
+
+Target = Literal["webdataset", "array_record"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+ENDINGS: dict[Target, str] = {"webdataset": ".tar", "array_record": ".array_record"}
 
 REJECTED = "rejected.jsonl"
 REPORTS = ".convert"
 _ABOUT = "convert.json"
-# Goes up when the same plan comes to write other bytes.
+# Increase it if the same plan writes other bytes: a started conversion cannot continue then.
 _VERSION = 2
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the bytes of the shards depend on."""
+    """Everything that the bytes of the shards depend on."""
 
     source: str
-    """Its name."""
+    """Name of the source."""
     identity: str
-    """Hash of the data."""
+    """`Records.identity` of the source."""
     examples: int
-    """Of the source."""
+    """Number of examples of the source."""
     to: Target
-    """The target."""
+    """Format of the shards."""
     examples_per_shard: int
-    """Shard s has those of the source's examples s * n to (s + 1) * n that can be used."""
-    images: Images
-    """How they are written."""
+    """n: shard s has the usable ones of the source's examples s * n to (s + 1) * n."""
+    images: ImageOptions
+    """How images are written."""
     drop: tuple[str, ...]
     """Columns that are left out."""
     version: int = _VERSION
-    """Of this program."""
+    """Version of the conversion."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """An example that cannot be used."""
+    """A rejected example."""
 
     index: int
-    """In the source."""
+    """Index in the source."""
     id: str
-    """Key, path or address by which the source knows it; "" if it has none."""
+    """Key, path or address of the example in the source; "" if it has none."""
     kind: str
-    """Class of the reason, see `ExampleError`."""
+    """`ExampleError.kind`."""
     reason: str
-    """For people."""
+    """Message for people."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the examples of a shard."""
+    """What was written to a shard and which examples were rejected."""
 
     shard: int
-    """Its number."""
+    """Number of the shard."""
     examples: int
-    """Written; there is no file where it is 0."""
+    """Number of examples written. If 0, there is no file."""
     bytes: int
-    """Of the file."""
+    """Size of the file."""
     fields: dict[str, int]
-    """How many of the examples have captions, tags, a class, ..."""
+    """Number of examples with captions, tags, a class, ..."""
     rejected: tuple[Rejected, ...]
-    """The others."""
+    """The rejected examples."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A plan and the folder, local or remote, that it is carried out in."""
+    """A conversion: its plan and its folder."""
 
     plan: Plan
+    """What is converted."""
     out: str
+    """Folder, local or remote."""
 
     @property
     def shards(self) -> int:
-        """How many there are."""
+        """The number of shards."""
         return -(-self.plan.examples // self.plan.examples_per_shard)
 
     def name(self, shard: int) -> str:
-        """The name of a shard's file."""
+        """The file name of a shard."""
         digits = max(5, len(str(self.shards - 1)))
         return f"{shard:0{digits}d}{ENDINGS[self.plan.to]}"
 
     def path(self, shard: int) -> str:
-        """Where a shard is written to."""
+        """The path of a shard."""
         return join(self.out, self.name(shard))
 
     def report_path(self, shard: int) -> str:
-        """Where the report of a shard is written to."""
+        """The path of the report of a shard."""
         return join(self.out, REPORTS, f"{shard:05d}.json")
 
     def indices(self, shard: int) -> range:
-        """The examples of the source that a shard is made from."""
+        """The indices of the source's examples that belong to a shard."""
         size = self.plan.examples_per_shard
         return range(shard * size, min((shard + 1) * size, self.plan.examples))
 
     def key(self, index: int) -> str:
-        """The key of an example in tar shards: its number in the source."""
+        """The key of an example in tar shards: its index in the source, with leading zeros."""
         return f"{index:0{max(9, len(str(self.plan.examples - 1)))}d}"
 
 
-def check_free(out: str) -> None:
-    """Raises UserError if a folder holds something else than a conversion."""
+def check_folder(out: str) -> None:
+    """Raises UserError if a folder has files but no conversion in it."""
     there = list_folder(out)
     if _ABOUT not in there and (other := sorted(there.keys() - {REPORTS})):
         raise UserError(
@@ -130,18 +132,18 @@ def check_free(out: str) -> None:
         )
 
 
-def begin(job: Job, class_names: Sequence[str]) -> None:
-    """Makes the folder, or goes on in it.
+def start_or_resume(job: Job, class_names: Sequence[str]) -> None:
+    """Creates the folder of a conversion, or checks that it can be resumed.
 
     Args:
-      job: a conversion that alone writes to its folder: unfinished files in it are removed.
-      class_names: of the source.
+      job: the conversion. Nothing else may write to its folder: unfinished files are removed.
+      class_names: class names of the source.
 
     Raises:
-      UserError: if it holds another conversion.
+      UserError: if the folder has another conversion.
       OSError: if it cannot be written to.
     """
-    check_free(job.out)
+    check_folder(job.out)
     if _ABOUT in list_folder(job.out):
         _check_same(job)
     make_folder(join(job.out, REPORTS))
@@ -167,8 +169,8 @@ def _check_same(job: Job) -> None:
             )
 
 
-def reports(job: Job) -> dict[int, Report]:
-    """The reports of the shards that are complete."""
+def read_reports(job: Job) -> dict[int, Report]:
+    """The reports of the complete shards, by shard."""
     there, reported = list_folder(job.out), list_folder(join(job.out, REPORTS))
 
     def read(shard: int) -> Report | None:
@@ -182,25 +184,25 @@ def reports(job: Job) -> dict[int, Report]:
         return report if complete else None
 
     candidates = [s for s in range(job.shards) if job.report_path(s).rpartition("/")[2] in reported]
-    with ThreadPoolExecutor(16) as pool:  # each waits for the network where they are remote
+    with ThreadPoolExecutor(16) as pool:  # remote reports take a round trip each
         return {report.shard: report for report in pool.map(read, candidates) if report}
 
 
 def write_report(job: Job, report: Report) -> None:
-    """Keeps a report, before the file of its shard appears."""
+    """Writes a report; call it before the file of the shard appears."""
     _write_json(job.report_path(report.shard), dataclasses.asdict(report))
 
 
 def finish(job: Job, every: dict[int, Report]) -> dict[str, Any]:
-    """Lists the examples that cannot be used, and sums up what is there.
+    """Writes the list of rejected examples and the summary of a conversion.
 
     Args:
-      job: may not be complete.
-      every: the reports so far.
+      job: the conversion, complete or not.
+      every: the reports so far, by shard.
 
     Returns:
-      `examples`, `fields` (how many have captions, ...), whether there are names of `classes`,
-      `rejected` by kind, `shards`, `bytes`, and whether it is `complete`.
+      `complete`, `examples`, `fields` (number of examples with captions, ...), `classes` (whether
+      there are class names), `rejected` (number by kind), `shards` and `bytes`.
     """
     rows = [row for _, report in sorted(every.items()) for row in report.rejected]
     kinds = Counter(row.kind for row in rows)

@@ -1,4 +1,4 @@
-"""A whole conversion: begun or gone on with, in processes of this machine or by Beam."""
+"""Runs or resumes a conversion, in processes on this machine or by Beam."""
 
 from __future__ import annotations
 
@@ -11,95 +11,102 @@ from typing import Any
 from vljax.config import UserError
 from vljax.data.records import Progress, Records, Source
 from vljax.data.worker_pool import SPAWN, usable_cores, worker_pool
-from vljax.data_tools.convert.images import Images
+from vljax.data_tools.convert.images import ImageOptions
 from vljax.data_tools.convert.job import (
     REPORTS,
     Job,
     Plan,
     Report,
-    begin,
-    check_free,
+    Target,
+    check_folder,
     finish,
-    reports,
+    read_reports,
+    start_or_resume,
 )
 from vljax.data_tools.convert.shard import (
     convert_shard,
-    over_limit,
-    too_many,
+    exceeds_limit,
+    limit_message,
 )
-from vljax.data_tools.convert.targets import Target
 from vljax.files import is_remote, join, make_folder
 
-_SECONDS = 0.25  # between two looks at how far the processes are
+_POLL_SECONDS = 0.25  # between two updates of the progress
 
 
 @dataclass(frozen=True)
-class Options:
+class ConvertOptions:
     """How a source is converted."""
 
     out: str
-    """Folder, local or remote."""
+    """Folder for the shards, local or remote."""
     to: Target
-    """What is written."""
+    """Format of the shards."""
     examples_per_shard: int = 10_000
-    """Of the source; those that cannot be used leave a shard shorter."""
-    images: Images = Images()  # noqa: RUF009  # frozen
+    """Examples of the source for each shard; rejected examples make a shard shorter."""
+    images: ImageOptions = ImageOptions()  # noqa: RUF009  # frozen
     """How images are written."""
     drop: tuple[str, ...] = ()
     """Columns that are left out."""
     max_rejected_share: float = 0.1
-    """The share of examples that may be unusable."""
+    """Largest share of examples that may be rejected."""
     workers: int | None = None
-    """Processes; None for as many as there are cores."""
+    """Number of processes; None means one per core."""
     beam: tuple[str, ...] | None = None
-    """Arguments of a Beam runner, which then does the work; None for this machine."""
+    """Arguments of the Beam runner that does the work; None means this machine does it."""
 
 
 def convert(
-    source: Source, options: Options, opening: Progress, progress: Progress
+    source: Source, options: ConvertOptions, opening: Progress, progress: Progress
 ) -> dict[str, Any]:
-    """Converts a source; what is there already is left as it is.
+    """Converts a source; shards that are complete already are kept.
 
-    The bytes of the shards are the same whatever the number of processes and interruptions.
+    The bytes of the shards do not depend on the number of processes or on interruptions.
+
+    >>> from vljax.datasets import Builtin
+    >>> options = ConvertOptions("pictures", "webdataset", examples_per_shard=300, workers=1)
+    >>> ignore = lambda done, total: None
+    >>> summary = convert(Builtin("test"), options, ignore, ignore)
+    >>> summary["examples"], summary["shards"]
+    (424, 2)
 
     Args:
-      source: what to read.
+      source: the source to read.
       options: what to write.
-      opening: is told how far an index is that has to be built first.
-      progress: is told the examples done and all there are.
+      opening: called with the progress of building an index, if the source needs one.
+      progress: called with the number of examples that are done and the total.
 
     Returns:
-      What `job.finish` says, and under `new_shards` how many were written now.
+      The summary (`job.finish`), and `new_shards`, the number of shards written by this call.
 
     Raises:
-      UserError: if the source cannot be opened or has no examples, the folder holds something else,
-        a column cannot be written, or too many examples cannot be used.
-      OSError: if there is no room.
+      UserError: if the source cannot be opened or has no examples, the folder has other files, a
+        column cannot be written, or too many examples are rejected.
+      OSError: if the disk is full.
     """
-    check_free(options.out)
+    check_folder(options.out)
     records = source.open_with_all_columns(options.workers, opening)
     if not len(records):
         raise UserError(f"{source.full_name}: has no examples")
     job = Job(_plan(source, records, options), options.out.rstrip("/"))
     limit = options.max_rejected_share
-    with _alone(job):
-        begin(job, records.class_names)
-        before = reports(job)
-        tally = _Tally(job, progress, before)
+    with _exclusive(job):
+        start_or_resume(job, records.class_names)
+        before = read_reports(job)
+        totals = _Totals(job, progress, before)
         todo = [shard for shard in range(job.shards) if shard not in before]
         with contextlib.closing(
-            _written(source, records, job, todo, options, tally.under_way)
+            _convert_shards(source, records, job, todo, options, totals.report_read)
         ) as written:
             try:
                 for report in written:
-                    tally.add(report, limit)
+                    totals.add(report, limit)
             finally:
-                summary = finish(job, tally.done)
-        tally.check(limit)
-    return {**summary, "new_shards": len(tally.done) - len(before)}
+                summary = finish(job, totals.done)
+        totals.check(limit)
+    return {**summary, "new_shards": len(totals.done) - len(before)}
 
 
-def _plan(source: Source, records: Records, options: Options) -> Plan:
+def _plan(source: Source, records: Records, options: ConvertOptions) -> Plan:
     return Plan(
         source=source.full_name,
         identity=records.identity,
@@ -112,8 +119,8 @@ def _plan(source: Source, records: Records, options: Options) -> Plan:
 
 
 @contextlib.contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """Keeps other conversions out of a local folder, also those of others who share it."""
+def _exclusive(job: Job) -> Iterator[None]:
+    """Holds the lock of a local folder, which other users that share the folder respect too."""
     if is_remote(job.out):
         yield
         return
@@ -131,8 +138,8 @@ def _alone(job: Job) -> Iterator[None]:
         lock.release()
 
 
-class _Tally:
-    """The reports so far."""
+class _Totals:
+    """The reports so far, and the rejected share that they add up to."""
 
     def __init__(self, job: Job, progress: Progress, done: dict[int, Report]):
         self.done = dict(done)
@@ -141,34 +148,34 @@ class _Tally:
         self._before = self._seen
         self._bad = [row for shard in sorted(done) for row in done[shard].rejected]
 
-    def under_way(self, new: int) -> None:
-        """Tells of examples that were read beside those of the shards that were there before."""
+    def report_read(self, new: int) -> None:
+        """Reports progress: `new` examples were read, besides those of earlier runs."""
         self._progress(self._before + new, self._job.plan.examples)
 
     def add(self, report: Report, limit: float) -> None:
-        """Counts a shard. Raises UserError if more is bad than allowed and chance explains."""
+        """Adds a shard. Raises UserError if the rejected share is significantly too high."""
         self.done[report.shard] = report
         self._seen += len(self._job.indices(report.shard))
         self._bad += report.rejected
-        if too_many(len(self._bad), self._seen, limit):
-            raise UserError(over_limit(self._bad, self._seen, limit))
+        if exceeds_limit(len(self._bad), self._seen, limit):
+            raise UserError(limit_message(self._bad, self._seen, limit))
 
     def check(self, limit: float) -> None:
-        """The same once all examples are known, of which none is left to chance."""
+        """Raises UserError if the rejected share of all examples is too high."""
         if len(self._bad) > limit * self._seen:
-            raise UserError(over_limit(self._bad, self._seen, limit))
+            raise UserError(limit_message(self._bad, self._seen, limit))
 
 
-def _written(
+def _convert_shards(
     source: Source,
     records: Records,
     job: Job,
     todo: list[int],
-    options: Options,
-    under_way: Callable[[int], None],
+    options: ConvertOptions,
+    report_read: Callable[[int], None],
 ) -> Generator[Report]:
-    """Writes shards; yields the report of each as it is done."""
-    under_way(0)
+    """Writes shards; yields the report of each as it is finished."""
+    report_read(0)
     limit = options.max_rejected_share
     if options.beam is not None:
         from vljax.data_tools.convert.beam import run
@@ -177,14 +184,14 @@ def _written(
         return
     workers = min(options.workers or usable_cores(), len(todo))
     if workers > 1:
-        yield from _in_processes(records, job, todo, limit, workers, under_way)
+        yield from _in_processes(records, job, todo, limit, workers, report_read)
         return
     seen = 0
 
     def each() -> None:
         nonlocal seen
         seen += 1
-        under_way(seen)
+        report_read(seen)
 
     for shard in todo:
         yield convert_shard(job, records, shard, limit, each)
@@ -196,16 +203,16 @@ def _in_processes(
     todo: list[int],
     limit: float,
     workers: int,
-    under_way: Callable[[int], None],
+    report_read: Callable[[int], None],
 ) -> Generator[Report]:
     seen, stop = SPAWN.Value("q", 0), SPAWN.RawValue("b", 0)
-    given = (records, job, limit, seen, stop)
-    with worker_pool(workers, "converted examples", _share, *given) as pool:
+    shared = (records, job, limit, seen, stop)
+    with worker_pool(workers, "converted examples", _share, *shared) as pool:
         try:
             waiting: set[Future[Report]] = {pool.submit(_convert_one, shard) for shard in todo}
             while waiting:
-                done, waiting = wait(waiting, _SECONDS, FIRST_COMPLETED)
-                under_way(seen.value)
+                done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
+                report_read(seen.value)
                 for future in done:
                     yield future.result()
         finally:
@@ -213,17 +220,17 @@ def _in_processes(
 
 
 _Shared = tuple[Records, Job, float, Any, Any]
-# In a worker process: what all shards have in common.
+# In a worker process: the arguments that all shards share, sent once.
 _shared: _Shared | None = None
 
 
-def _share(*given: Any) -> None:
+def _share(*arguments: Any) -> None:
     global _shared
-    _shared = given
+    _shared = arguments
 
 
 class _StoppedError(Exception):
-    """The conversion has ended; what this worker does is not wanted any more."""
+    """Raised in a worker when the conversion has been stopped."""
 
 
 def _convert_one(shard: int) -> Report:

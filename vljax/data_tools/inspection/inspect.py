@@ -1,4 +1,4 @@
-"""A data set looked through from end to end, or a sample of it."""
+"""Inspection of a data set: measures all examples, or a sample, and summarizes the result."""
 
 from __future__ import annotations
 
@@ -15,67 +15,69 @@ from vljax.data.records import Progress, Records, Source
 from vljax.data.tokenizers.base import LoadedTokenizer
 from vljax.data.worker_pool import usable_cores, worker_pool
 from vljax.data_tools.inspection import summary
-from vljax.data_tools.inspection.measure import EXAMPLE, Measured, Measurer
+from vljax.data_tools.inspection.measure import EXAMPLE, Measurements, Measurer
 from vljax.data_tools.inspection.summary import duplicates
 
 
 @dataclass(frozen=True)
-class How:
-    """How a data set is looked through."""
+class InspectionOptions:
+    """How a data set is inspected."""
 
     sample: int | None
-    """Examples to draw; None for all."""
+    """Number of examples to draw; None means all."""
     seed: int
-    """Of the draw."""
+    """Seed of the draw."""
     workers: int | None
-    """Processes; None for as many as there are cores."""
+    """Number of processes; None means one per core."""
     tokenizer: LoadedTokenizer | None
-    """Counts the tokens of captions; None counts none."""
+    """Tokenizer that counts the tokens of captions; None means no count."""
     max_pixels: int
-    """Images with more cannot be used."""
+    """Images with more pixels are rejected."""
     decodes: bool
-    """Whether images are decoded, without which damage and likeness stay unknown."""
+    """Whether images are decoded. Otherwise damaged files and near duplicates are not found."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found."""
+    """The result of an inspection."""
 
     records: Records
     """The opened data set."""
     examples: np.ndarray
-    """`EXAMPLE` rows of what was looked at."""
+    """An `EXAMPLE` row for each example that was inspected."""
     result: dict[str, Any]
-    """Everything summed up, as JSON data."""
+    """The summary, as JSON data."""
 
     def __post_init__(self) -> None:
         assert self.examples.dtype == EXAMPLE
 
 
-def inspect(source: Source, records: Records, how: How, progress: Progress) -> Inspection:
-    """Looks through a data set.
+def inspect(
+    source: Source, records: Records, options: InspectionOptions, progress: Progress
+) -> Inspection:
+    """Measures the examples of a data set and summarizes them.
 
     Args:
-      source: for its name.
-      records: the source opened.
-      how: to go about it.
-      progress: is told the examples done and all there are.
+      source: the source, for its name.
+      records: the opened source.
+      options: how to inspect it.
+      progress: called with the number of examples that are done and the total.
 
     Raises:
       UserError: if a process is killed.
     """
-    measurer = Measurer(records, how.tokenizer, how.max_pixels, how.decodes)
-    chosen = drawn(len(records), how.sample, how.seed)
-    measured = scan(measurer, chosen, how.workers, progress)
-    counted, tokenizer = records.counts, how.tokenizer
+    measurer = Measurer(records, options.tokenizer, options.max_pixels, options.decodes)
+    chosen = sample_indices(len(records), options.sample, options.seed)
+    measured = measure_all(measurer, chosen, options.workers, progress)
+    counted, tokenizer = records.counts, options.tokenizer
     result = {
         "source": source.full_name,
         "type": source.type_name,
         "identity": records.identity,
         "examples": len(records),
         "examined": len(chosen),
-        "seed": how.seed if len(chosen) < len(records) else None,
-        "decoded": how.decodes,
+        "seed": options.seed if len(chosen) < len(records) else None,
+        "decoded": options.decodes,
         "files": counted.files if counted else None,
         "columns": counted.fields if counted else {},
         "left_out": counted.left_out if counted else {},
@@ -93,66 +95,66 @@ def inspect(source: Source, records: Records, how: How, progress: Progress) -> I
     return Inspection(records, measured.examples, result)
 
 
-# Measures a data set or a sample of it: chunk by chunk, over the cores where that is worth it
-
 _CHUNK = 64  # examples
-# Seconds: what there is to know before processes are started, and what these take to start.
-_TRIED, _START = 1.0, 4.0
+# Seconds of measuring before deciding about processes, and the time that starting them takes.
+_TRIAL, _START = 1.0, 4.0
 
 Indices = Sequence[int] | np.ndarray
 
 
-def drawn(examples: int, sample: int | None, seed: int) -> Indices:
-    """The indices to look at, ascending: all, or as many drawn without replacement by a seed."""
+def sample_indices(examples: int, sample: int | None, seed: int) -> Indices:
+    """Ascending indices: all, or `sample` of them drawn without replacement."""
     if sample is None or sample >= examples:
         return range(examples)
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(examples, sample, replace=False, shuffle=False))
 
 
-def scan(measurer: Measurer, indices: Indices, workers: int | None, progress: Progress) -> Measured:
-    """Measures examples; the result does not depend on the processes.
+def measure_all(
+    measurer: Measurer, indices: Indices, workers: int | None, progress: Progress
+) -> Measurements:
+    """Measures examples, by several processes if that is faster; the result is the same.
 
-    The first chunks are measured here. If they show the rest to take longer than processes need to
-    start, these share it.
+    The first chunks are measured in this process. If the rest will take longer than starting
+    processes does, they share it.
 
     Args:
-      measurer: what measures.
-      indices: of the examples.
-      workers: processes; as many as there are cores where it is None.
-      progress: is told the examples done and all there are.
+      measurer: measures chunks.
+      indices: indices of the examples.
+      workers: number of processes; None means one per core.
+      progress: called with the number of examples that are done and the total.
 
     Raises:
       UserError: if a process is killed.
     """
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     workers = workers or usable_cores()
-    parts, done, begun = list[Measured](), 0, time.monotonic()
+    parts, done, begun = list[Measurements](), 0, time.monotonic()
     progress(0, len(indices))
     for chunk in chunks:
         passed = time.monotonic() - begun
         left = passed / max(done, 1) * (len(indices) - done)
-        if workers > 1 and passed > _TRIED and left > _START:
+        if workers > 1 and passed > _TRIAL and left > _START:
             break
         parts.append(measurer(_ints(chunk)))
         done += len(chunk)
         progress(done, len(indices))
     else:
-        return Measured.joined(parts)
+        return Measurements.joined(parts)
     for part in _shared(measurer, chunks[len(parts) :], workers):
         parts.append(part)
         done += len(part.examples)
         progress(done, len(indices))
-    return Measured.joined(parts)
+    return Measurements.joined(parts)
 
 
 def _ints(chunk: Indices) -> list[int]:
     return [int(index) for index in chunk]
 
 
-def _shared(measurer: Measurer, chunks: list[Indices], workers: int) -> Iterator[Measured]:
-    """The chunks in their order, measured by processes that are at most a few chunks ahead."""
-    waiting: collections.deque[Future[Measured]] = collections.deque()
+def _shared(measurer: Measurer, chunks: list[Indices], workers: int) -> Iterator[Measurements]:
+    """Measures chunks in processes; yields results in order, with few chunks in memory."""
+    waiting: collections.deque[Future[Measurements]] = collections.deque()
     with worker_pool(workers, "measured examples", _begin, measurer) as pool:
         for chunk in chunks:
             waiting.append(pool.submit(_measure, _ints(chunk)))
@@ -170,5 +172,5 @@ def _begin(measurer: Measurer) -> None:
     _measurer = measurer
 
 
-def _measure(indices: list[int]) -> Measured:
+def _measure(indices: list[int]) -> Measurements:
     return _measurer(indices)

@@ -1,4 +1,4 @@
-"""What is measured of each example: a row for it, and a row for each of its captions."""
+"""Measurements of each example: one row for the example, and one for each of its captions."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from vljax.data.images.decoding import (
 from vljax.data.images.jpeg import Box, JpegImage, orient
 from vljax.data.records import REJECTION_KINDS, ExampleError, Record, Records
 from vljax.data.tokenizers.base import LoadedTokenizer
-from vljax.data_tools.inspection.likeness import COLOURS, signature
+from vljax.data_tools.inspection.near_duplicates import COLOURS, signature
 
 OUTCOMES = ("usable", *REJECTION_KINDS)
-"""What becomes of an example."""
+"""Codes of `EXAMPLE["kind"]`: usable, or why the example is rejected."""
 
 EXAMPLE = np.dtype(
     [
         ("index", "<i8"),
         ("kind", "u1"),
-        ("label", "<i8"),  # -1 where there is none
-        ("captions", "<i4"),  # without blank ones
-        ("blank", "<i4"),
+        ("label", "<i8"),  # -1 without a label
+        ("captions", "<i4"),  # number of captions that are not blank
+        ("blank", "<i4"),  # number of blank captions
         ("tags", "<i4"),
-        ("bytes", "<i8"),  # of the image file; -1 where the record cannot be read
+        ("bytes", "<i8"),  # size of the image file; -1 if the record cannot be read
         ("digest", "V16"),
         ("format", "u1"),
         ("mode", "u1"),
         ("alpha", "?"),
         ("orientation", "u1"),
-        ("width", "<i4"),  # as it is to be seen; 0 where the header cannot be read
+        ("width", "<i4"),  # after EXIF orientation; 0 if the header cannot be read
         ("height", "<i4"),
         ("decoded", "?"),
         ("hash", "<u8", 2),
@@ -54,28 +54,28 @@ CAPTION = np.dtype(
         ("index", "<i8"),
         ("characters", "<i4"),
         ("words", "<i4"),
-        ("tokens", "<i4"),  # with those that begin and end it, not cut; 0 without a tokenizer
+        ("tokens", "<i4"),  # before truncation, with bos and eos; 0 without a tokenizer
         ("script", "u1"),
         ("digest", "<u8"),
     ]
 )
-_NAMED = 5
+_NAMED = 5  # rejected examples that are named for each kind
 
 
 @dataclass
-class Measured:
-    """What was measured."""
+class Measurements:
+    """Measurements of a number of examples."""
 
     examples: np.ndarray = field(default_factory=lambda: np.empty(0, EXAMPLE))
-    """`EXAMPLE` rows."""
+    """An `EXAMPLE` row for each example."""
     captions: np.ndarray = field(default_factory=lambda: np.empty(0, CAPTION))
-    """`CAPTION` rows of those that are not blank."""
+    """A `CAPTION` row for each caption that is not blank."""
     reasons: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
-    """By kind, index and reason of the first examples that cannot be used."""
+    """Index and message of the first rejected examples, by kind."""
 
     @classmethod
-    def joined(cls, parts: Sequence[Measured]) -> Measured:
-        """All parts as one, in their order."""
+    def joined(cls, parts: Sequence[Measurements]) -> Measurements:
+        """Concatenates measurements in order."""
         reasons: dict[str, list[tuple[int, str]]] = {}
         for part in parts:
             for kind, named in part.reasons.items():
@@ -87,19 +87,26 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures examples. Travels to worker processes."""
+    """Measures examples by index. It is pickled to worker processes.
+
+    >>> from vljax.datasets import Builtin
+    >>> measurer = Measurer(Builtin("test").open(), None, max_pixels=10**6, decodes=False)
+    >>> row = measurer([0]).examples[0]
+    >>> OUTCOMES[row["kind"]], int(row["width"]), int(row["height"])
+    ('usable', 128, 100)
+    """
 
     records: Records
     """The opened data set."""
     tokenizer: LoadedTokenizer | None
-    """Counts tokens."""
+    """Tokenizer that counts tokens."""
     max_pixels: int
-    """Images with more cannot be used."""
+    """Images with more pixels are rejected."""
     decodes: bool
-    """Whether images are decoded, without which damage and likeness stay unknown."""
+    """Whether images are decoded. Otherwise damaged files and near duplicates are not found."""
 
-    def __call__(self, indices: Iterable[int]) -> Measured:
-        """Measures the examples with these indices."""
+    def __call__(self, indices: Iterable[int]) -> Measurements:
+        """The measurements of the examples with these indices."""
         examples, captions = [], []
         reasons: dict[str, list[tuple[int, str]]] = {}
         for index in indices:
@@ -116,7 +123,7 @@ class Measurer:
                 reasons.setdefault(kind, []).append((index, str(error)))
             examples.append(_filled(row))
         named = {kind: those[:_NAMED] for kind, those in reasons.items()}
-        return Measured(np.array(examples, EXAMPLE), np.array(captions, CAPTION), named)
+        return Measurements(np.array(examples, EXAMPLE), np.array(captions, CAPTION), named)
 
     def _texts(self, index: int, record: Record, row: dict[str, Any]) -> list[tuple[Any, ...]]:
         texts = [text for text in record.captions if text.strip()]
@@ -162,12 +169,12 @@ def _filled(row: dict[str, Any]) -> Any:
 
 
 def caption_digest(text: str) -> int:
-    """Equal for captions that differ in letter case and white space alone."""
+    """A hash of a caption that ignores letter case and white space."""
     plain = " ".join(text.split()).lower().encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "little")
 
 
-# --- Images decoded no finer than they are needed -------------------------------------------------
+# --- Small versions of images ---------------------------------------------------------------------
 
 WHITE = (255, 255, 255)
 
@@ -175,9 +182,10 @@ WHITE = (255, 255, 255)
 def small_pixels(
     content: bytes, header: ImageHeader, side: int, max_pixels: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The image as it is to be seen, on white, at any size of at least `side` pixels each way.
+    """The image, oriented and on white, at some size of at least `side` pixels in both directions.
 
-    An image that has fewer pixels comes as it is.
+    JPEG files are decoded at a reduced size, which is several times faster. An image that is
+    smaller than `side` keeps its size.
 
     Raises:
       ExampleError: if it cannot be decoded, or has more than `max_pixels`.
@@ -194,7 +202,7 @@ def small_pixels(
 def thumbnail(
     content: bytes, header: ImageHeader, longest: int, max_pixels: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The whole image on white, at most `longest` pixels each way, never enlarged.
+    """The image on white, scaled down to at most `longest` pixels in both directions.
 
     Raises:
       ExampleError: as `small_pixels` does.
@@ -208,7 +216,7 @@ def thumbnail(
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
-# --- Which script a text is written in ------------------------------------------------------------
+# --- Scripts --------------------------------------------------------------------------------------
 
 SCRIPTS = (
     "Latin",
@@ -240,13 +248,16 @@ SCRIPTS = (
     "other",
     "no letters",
 )
-"""Unicode's names (UAX 24); "other" stands for the rest of them."""
+"""Script names of Unicode (UAX 24); "other" stands for all others."""
 
 
 def script_of(text: str) -> str:
-    """The script that most letters of a text are of; of two with as many, the first in `SCRIPTS`.
+    """The script of most letters of a text; of equally frequent ones, the first in `SCRIPTS`.
 
-    Marks that a script puts on its letters count with them.
+    Combining marks count as letters.
+
+    >>> script_of("a dog"), script_of("собака dog")
+    ('Latin', 'Cyrillic')
     """
     if text.isascii():
         return "Latin" if any(map(str.isalpha, text)) else "no letters"

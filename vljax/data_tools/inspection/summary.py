@@ -1,4 +1,4 @@
-"""What was measured of a data set, summed up as JSON data."""
+"""Summaries of measurements as JSON data: captions, images, labels, rejections, duplicates."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 
 from vljax.data.images.decoding import FORMATS, GREY_MODES, MODES
 from vljax.data.records import ExampleError, Records
-from vljax.data_tools.inspection.likeness import alike
-from vljax.data_tools.inspection.measure import OUTCOMES, SCRIPTS, Measured, caption_digest
+from vljax.data_tools.inspection.measure import OUTCOMES, SCRIPTS, Measurements, caption_digest
+from vljax.data_tools.inspection.near_duplicates import near_duplicate_groups
 
 _MOST_FREQUENT = 10
 
 
 def captions(
-    measured: Measured, records: Records, tokenizer: str | None, context_length: int
+    measured: Measurements, records: Records, tokenizer: str | None, context_length: int
 ) -> dict[str, Any]:
-    """How many captions images have, how long these are, in which scripts, and which repeat.
+    """Captions per image, their lengths and scripts, and repeated captions.
 
     Args:
-      measured: of the data set.
-      records: where the most frequent captions are read again.
-      tokenizer: its name; None if no tokens were counted.
-      context_length: past which a caption is cut, tokens.
+      measured: measurements of the data set.
+      records: the data set, to read the most frequent captions again.
+      tokenizer: name of the tokenizer; None if no tokens were counted.
+      context_length: number of tokens after which a caption is truncated.
     """
     rows, read = measured.captions, measured.examples[measured.examples["bytes"] >= 0]
     summary: dict[str, Any] = {"number": len(rows), "blank": int(read["blank"].sum())}
@@ -50,7 +50,7 @@ def captions(
 
 
 def _named(codes: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
-    """Name -> how many rows have its code, the most frequent first."""
+    """The number of rows with the code of each name, most frequent first."""
     counts = np.bincount(codes, minlength=len(names))
     order = np.argsort(-counts, kind="stable")
     return {names[i]: int(counts[i]) for i in order if counts[i]}
@@ -82,7 +82,7 @@ def _caption(records: Records, index: int, digest: int) -> str:
     return next(found, f"(a caption of example {index})")
 
 
-def images(measured: Measured) -> dict[str, Any]:
+def images(measured: Measurements) -> dict[str, Any]:
     """Sizes, proportions, formats and colours, of all images whose header can be read."""
     rows = measured.examples[measured.examples["width"] > 0]
     if not len(rows):
@@ -128,7 +128,7 @@ def _sizes(width: np.ndarray, height: np.ndarray) -> dict[str, Any]:
     }
 
 
-def labels(measured: Measured, class_names: tuple[str, ...]) -> dict[str, Any] | None:
+def labels(measured: Measurements, class_names: tuple[str, ...]) -> dict[str, Any] | None:
     """How many examples each class has, the most frequent first; None where none has a label."""
     found = measured.examples["label"]
     found = found[found >= 0]
@@ -145,7 +145,7 @@ def labels(measured: Measured, class_names: tuple[str, ...]) -> dict[str, Any] |
     }
 
 
-def unusable(measured: Measured) -> dict[str, Any]:
+def unusable(measured: Measurements) -> dict[str, Any]:
     """How many examples training would reject, by kind, with the first of each."""
     kinds = _named(measured.examples["kind"], OUTCOMES)
     usable = kinds.pop(OUTCOMES[0], 0)
@@ -162,19 +162,19 @@ def unusable(measured: Measured) -> dict[str, Any]:
     }
 
 
-# --- Numbers summed up: quantiles and a histogram -------------------------------------------------
+# --- Distributions --------------------------------------------------------------------------------
 
 _BINS = 24
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges."""
+    """Numbers of values in bins."""
 
     edges: tuple[float, ...]
-    """Ascending, one more than counts; a bin holds its lower edge."""
+    """Edges of the bins, ascending; a bin includes its lower edge."""
     counts: tuple[int, ...]
-    """How many values lie in each."""
+    """Number of values in each bin."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON data."""
@@ -184,9 +184,13 @@ class Histogram:
 def distribution(values: np.ndarray, scale: Literal["linear", "log"] = "linear") -> dict[str, Any]:
     """Number, smallest, 5 %, median, mean, 95 %, largest, and a histogram; as JSON data.
 
+    >>> found = distribution(np.array([1, 2, 2, 9]))
+    >>> found["number"], found["median"], found["mean"]
+    (4, 2, 3.5)
+
     Args:
-      values: one or more, finite; above 0 where the scale is log.
-      scale: of the histogram's bins.
+      values: one or more finite values; positive if the scale is log.
+      scale: scale of the bins.
     """
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), method="inverted_cdf").tolist()
     edges = log_edges(values) if scale == "log" else linear_edges(values)
@@ -203,14 +207,14 @@ def distribution(values: np.ndarray, scale: Literal["linear", "log"] = "linear")
 
 
 def histogram(values: np.ndarray, edges: np.ndarray) -> Histogram:
-    """Values outside of the edges are counted in the first and last bin."""
+    """A histogram; values outside the edges are counted in the first or last bin."""
     inner = np.searchsorted(edges[1:-1], values, side="right")
     counts = np.bincount(inner, minlength=len(edges) - 1)
     return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
 
 
 def linear_edges(values: np.ndarray) -> np.ndarray:
-    """Round edges, so many that all but the largest half a percent of the values fall between."""
+    """Round edges that cover all values but the largest 0.5 %."""
     lowest, highest = math.floor(values.min()), float(np.quantile(values, 0.995))
     step = _round_up(max(highest - lowest, 1) / _BINS)
     first = math.floor(lowest / step) * step
@@ -219,7 +223,7 @@ def linear_edges(values: np.ndarray) -> np.ndarray:
 
 
 def log_edges(values: np.ndarray) -> np.ndarray:
-    """Edges at powers of 2, 2^(1/2) or 2^(1/4), the finest that need few bins."""
+    """Edges at powers of 2, 2^(1/2) or 2^(1/4): the finest that need at most `_BINS` bins."""
     low, high = math.log2(values.min()), math.log2(values.max())
     parts = next((parts for parts in (4, 2, 1) if (high - low) * parts <= _BINS), 1)
     first, last = math.floor(low * parts + 1e-9), math.floor(high * parts + 1e-9) + 1
@@ -227,25 +231,25 @@ def log_edges(values: np.ndarray) -> np.ndarray:
 
 
 def _round_up(step: float) -> int:
-    """The next of 1, 2, 5, 10, 20, ..."""
+    """The next larger one of 1, 2, 5, 10, 20, ..."""
     power = 10 ** max(0, math.floor(math.log10(step)))
     return next(int(power * digit) for digit in (1, 2, 5, 10) if power * digit >= step - 1e-9)
 
 
-# --- Images that a data set has more than once ----------------------------------------------------
+# --- Duplicates -----------------------------------------------------------------------------------
 
 _NAMED_GROUPS = 100
 _NAMED_IMAGES = 12
 
 
-def duplicates(measured: Measured) -> dict[str, Any]:
-    """Groups of images with the same file, and of different files that look alike; as JSON data.
+def duplicates(measured: Measurements) -> dict[str, Any]:
+    """Groups of identical image files, and of near duplicates; as JSON data.
 
-    Of each group of two or more: `groups` counts them, `images` those in them, and `superfluous`
-    those that are left once each group keeps one. The largest groups are named by example.
+    For both: `groups`, the number of groups of two or more; `images`, the number of images in them;
+    `superfluous`, the images beyond one per group; and examples of the largest groups.
 
     Returns:
-      `exact`, and `near`, which is None where images were not decoded.
+      `exact` and `near`; `near` is None if images were not decoded.
     """
     rows = measured.examples[measured.examples["bytes"] >= 0]
     order = np.argsort(rows["digest"], kind="stable")
@@ -254,7 +258,7 @@ def duplicates(measured: Measured) -> dict[str, Any]:
     exact = [rows["index"][group] for group in same if len(group) > 1]
     firsts = rows[np.sort([group[0] for group in same])] if same else rows
     seen = firsts[firsts["decoded"]]
-    near = [seen["index"][group] for group in alike(seen["hash"], seen["colours"])]
+    near = [seen["index"][group] for group in near_duplicate_groups(seen["hash"], seen["colours"])]
     return {
         "exact": _groups(exact),
         "near": _groups(near) if rows["decoded"].any() or not len(rows) else None,

@@ -1,4 +1,4 @@
-"""Builds the built-in data set from the Debian packages of the Open Clip Art Library.
+"""Build the built-in data set from the Debian packages of the Open Clip Art Library.
 
 Unpack `openclipart-png` and `openclipart-svg` with `dpkg-deb -x` and run:
 
@@ -22,12 +22,12 @@ SVG_FOLDER = "usr/share/openclipart/svg"
 
 
 def write(items: Sequence[selection.Item], dropped: Mapping[str, int], out: Path) -> None:
-    """Writes the data set.
+    """Write the data set.
 
     Args:
-        items: The items in the order of the data set.
-        dropped: How many files each rule left out.
-        out: The folder for items.jsonl, images.array_record and README.md; made if missing.
+      items: the items in the order of the data set.
+      dropped: how many files each rule left out.
+      out: the folder for items.jsonl, images.array_record and README.md; made if missing.
     """
     out.mkdir(parents=True, exist_ok=True)
     records = [item.record(index) for index, item in enumerate(items)]
@@ -44,13 +44,13 @@ def write(items: Sequence[selection.Item], dropped: Mapping[str, int], out: Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the builder from the command line.
+    """Run the builder from the command line.
 
     Args:
-        arguments: Command-line arguments; those of the process by default.
+      arguments: command-line arguments; those of the process by default.
 
     Returns:
-        The exit status: 0, or 2 if a folder is missing or holds no clip art.
+      The exit status: 0, or 2 if a folder is missing or holds no clip art.
     """
     parser = argparse.ArgumentParser(
         prog="python -m vljax.datasets.builtin.build",

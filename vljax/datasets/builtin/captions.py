@@ -1,4 +1,4 @@
-"""Turns titles, file names and keywords of clip art into captions and tags."""
+"""Turn titles, file names and keywords of clip art into captions and tags."""
 
 import hashlib
 import html
@@ -39,25 +39,25 @@ _LONGEST_TAG_WORD = 20
 
 
 def normalise_caption(caption: str) -> str:
-    """Returns the form of a caption by which items are grouped.
+    """Normalise a caption, so that captions that differ only in form become equal.
 
     Args:
-        caption: Any text.
+      caption: any text.
 
     Returns:
-        The text in lower case, with each run of spaces and punctuation as one space.
+      The text in lower case, with each run of spaces and punctuation as one space.
     """
     return " ".join(re.findall(r"[^\W_]+", caption.lower()))
 
 
 def split_of(caption: str) -> Split:
-    """Returns the split a caption belongs to; the same for captions that differ only in form.
+    """The split of a caption; the same for captions that differ only in form.
 
     Args:
-        caption: Any text.
+      caption: any text.
 
     Returns:
-        "train" for about 75 % of captions, "validation" for 10 % and "test" for 15 %.
+      "train" for about 75 % of captions, "validation" for 10 % and "test" for 15 %.
     """
     digest = hashlib.sha256(normalise_caption(caption).encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
@@ -65,14 +65,14 @@ def split_of(caption: str) -> Split:
 
 
 def title_fault(title: str, creators: Iterable[str]) -> str | None:
-    """Says why a title as written in a file can not be a caption.
+    """The reason why a title, as written in a file, cannot be a caption.
 
     Args:
-        title: The title, before any cleaning.
-        creators: Names of the item's authors.
+      title: the title, before any cleaning.
+      creators: names of the item's authors.
 
     Returns:
-        The name of the broken rule; None for a title that can be cleaned.
+      The name of the broken rule; None for a title that can be cleaned.
     """
     text = title.strip()
     if _HASH.fullmatch(text):
@@ -87,13 +87,13 @@ def title_fault(title: str, creators: Iterable[str]) -> str | None:
 
 
 def caption_fault(caption: str) -> str | None:
-    """Says why a cleaned caption can not be used.
+    """The reason why a cleaned caption cannot be used.
 
     Args:
-        caption: A cleaned title or file name.
+      caption: a cleaned title or file name.
 
     Returns:
-        The name of the broken rule; None for a good caption.
+      The name of the broken rule; None for a good caption.
     """
     letters = re.findall(r"[^\W\d_]", caption)
     if len(letters) <= 2:
@@ -104,30 +104,30 @@ def caption_fault(caption: str) -> str | None:
 
 
 def names_a_batch(title: str) -> bool:
-    """Tells whether a title is empty or stands for a whole batch of files."""
+    """Whether a title is empty or names a whole batch of files."""
     return _BATCH_TITLE.fullmatch(title.strip()) is not None
 
 
 def clean_file_name(stem: str) -> str:
-    """Makes a title of a file name.
+    """Make a title from a file name.
 
     Args:
-        stem: A file name without its extension.
+      stem: a file name without its extension.
 
     Returns:
-        The cleaned text; may be empty.
+      The cleaned text; may be empty.
     """
     return clean_text(_FILE_NAME_AFFIXES.sub("", stem).replace("-", " "))
 
 
 def clean_text(text: str) -> str:
-    """Removes entities, bylines, file extensions, counters and stray spaces from a title.
+    """Remove entities, bylines, file extensions, counters and stray spaces from a title.
 
     Args:
-        text: A title, or a file name without its extension.
+      text: a title, or a file name without its extension.
 
     Returns:
-        The cleaned text; may be empty.
+      The cleaned text; may be empty.
     """
     text = _BYLINE.sub("", _unescape(text).strip())
     text = _EXTENSION.sub("", text).replace("_", " ")
@@ -140,14 +140,14 @@ def clean_text(text: str) -> str:
 
 
 def clean_tags(keywords: Iterable[str], creators: Iterable[str]) -> list[str]:
-    """Cleans the keywords of an item.
+    """Clean the keywords of an item.
 
     Args:
-        keywords: The keywords as written in the file.
-        creators: Names of the item's authors, which are no tags.
+      keywords: the keywords as written in the file.
+      creators: names of the item's authors, which are removed.
 
     Returns:
-        Different tags in lower case, in the order of the keywords.
+      Different tags in lower case, in the order of the keywords.
     """
     names = {normalise_caption(name) for name in creators}
     tags = []

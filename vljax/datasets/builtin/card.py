@@ -1,10 +1,10 @@
-"""Writes the data card of the built-in data set."""
+"""Write the data card of the built-in data set, README.md in this folder."""
 
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from vljax.datasets.builtin import captions as cleaning
+from vljax.datasets.builtin.captions import normalise_caption
 
 _SPLITS = ("train", "validation", "test")
 
@@ -19,7 +19,7 @@ run on real data with no download. This file is written by the builder.
 
 The Open Clip Art Library 0.18, from the Debian packages `openclipart-png` and `openclipart-svg`,
 version 1:0.18+dfsg-19. Each picture kept is tagged as public domain in the metadata of its SVG
-file; `licence_url` holds the tag as found and `source` the path of the picture in the package.
+file; `licence_url` is that tag and `source` the path of the picture in the package.
 
 ## Files
 
@@ -28,7 +28,7 @@ file; `licence_url` holds the tag as found and `source` the path of the picture 
 - `items.jsonl`: one JSON object a line, in the same order. Its keys are `index`, `caption`,
   `caption_from`, `tags`, `class`, `split`, `width`, `height`, `licence`, `licence_url`, `source`
   and `sha256` (of the WebP bytes).
-- `curation.toml`: what was decided by eye: exclusions, captions and classes.
+- `curation.toml`: decisions made by eye: exclusions, captions and classes.
 
 ## How it was built
 
@@ -36,25 +36,25 @@ file; `licence_url` holds the tag as found and `source` the path of the picture 
     dpkg-deb -x openclipart-svg_0.18+dfsg-19_all.deb svg
     python -m vljax.datasets.builtin.build --png png --svg svg --out vljax/datasets/builtin
 
-The same packages and library versions give the same bytes. A picture is cropped to what can be
-seen and scaled down to at most 128 pixels on its longest side, without padding and never enlarged;
-its alpha has 8 levels.
+The same packages and library versions give the same bytes. A picture is cropped to its
+visible part and scaled down to at most 128 pixels on its longest side, without padding; smaller
+pictures are not enlarged. Alpha has 8 levels.
 
 - Captions are the titles in the SVG files, without counters, file extensions, bylines and
-  entities; "(B and W)" is spelled out. A title that stands for a whole batch of files is replaced
-  by the file name.
-- Titles in other languages were translated by hand, and file names that say nothing were replaced
-  by a description; `caption_from` says "title", "file name" or "hand".
+  entities; "(B and W)" is spelled out. A title that names a whole batch of files is replaced by the
+  file name.
+- Titles in other languages were translated by hand, and meaningless file names were replaced by a
+  description; `caption_from` is "title", "file name" or "hand".
 - Tags are the keywords in lower case, without names of authors and other junk. A picture may have
   none, and a few tags are not English.
 - The class is the top folder. Flags and patterns are classes of their own, and misplaced or
   unsorted pictures were moved to a class by hand.
-- The split is a hash of the caption in lower case without punctuation. A caption is therefore in
-  one split only.
+- The split is a hash of the caption in lower case without punctuation, so each caption is in one
+  split only.
 
 ## What was left out
 
-Each file counts for the first rule that it breaks.
+Each file is counted under the first rule that it breaks.
 
 {dropped}
 
@@ -72,35 +72,35 @@ Captions come from:
 
 ## Intended use, limits and biases
 
-- For tests, tutorials and small experiments; not for a statement about a model's quality on
-  photographs or on natural text.
+- For tests, tutorials and small experiments. Results say nothing about a model's quality on
+  photographs or natural text.
 - Drawings of the early 2000s, mostly by European and North American volunteers: places, food,
-  clothes and people are theirs. Flags show states and regions as of then, some of them disputed or
-  gone; they are no statement about any of them.
-- Captions are short, mostly a noun or a name, and many series of like pictures share one. Use the
-  caption, not the item, as the unit of a retrieval test. Like pictures under different captions
-  ("muffin", "muffin (black and white)") can stand in different splits.
-- Readers (`vljax.data.sources.Builtin`) see the class as one more tag, so training on tags shows
-  the model the class names: zero-shot classification into these classes then means seen class
-  names, unseen images.
-- Pictures that seemed offensive, unclear or broken were excluded by eye, by one reader; another
-  one may draw the line elsewhere.
-- The licence is what the uploaders stated. Some drawings show trademarks or product designs.
+  clothes and people are those of these regions. Flags show the states and regions of that time,
+  some of them disputed or gone; including a flag is not a statement about them.
+- Captions are short, mostly a noun or a name, and many similar pictures share one. Use the
+  caption, not the item, as the unit of a retrieval test. Similar pictures with different captions
+  ("muffin", "muffin (black and white)") can be in different splits.
+- `vljax.recipes.Builtin` adds the class to the tags, so training on tags shows the model the class
+  names: zero-shot classification then has seen class names and unseen images.
+- One person excluded pictures that seemed offensive, unclear or broken; another person might
+  decide differently.
+- The licence is the one that the uploaders stated. Some drawings show trademarks or product
+  designs.
 """
 
 
 def render(
     records: Sequence[Mapping[str, object]], dropped: Mapping[str, int], image_bytes: int
 ) -> str:
-    """Returns the data card.
+    """Render the data card.
 
     Args:
-        records: The lines of items.jsonl, at least one.
-        dropped: How many files each rule left out.
-        image_bytes: Size of images.array_record in bytes.
+      records: the lines of items.jsonl, at least one.
+      dropped: how many files each rule left out.
+      image_bytes: size of images.array_record in bytes.
 
     Returns:
-        A text in Markdown.
+      A text in Markdown.
     """
     classes = sorted({str(record["class"]) for record in records})
     return _TEMPLATE.format(
@@ -135,7 +135,7 @@ def _caption_table(records: Sequence[Mapping[str, object]]) -> str:
     rows = []
     for split in (*_SPLITS, "all"):
         captions = [
-            cleaning.normalise_caption(str(record["caption"]))
+            normalise_caption(str(record["caption"]))
             for record in records
             if split in ("all", record["split"])
         ]

@@ -1,4 +1,4 @@
-"""Selects the items of the built-in data set: the rules, in the order they are applied."""
+"""Select the items of the built-in data set: the rules, in the order in which they apply."""
 
 import hashlib
 import tomllib
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vljax.datasets.builtin import captions, pictures
-from vljax.datasets.builtin import pictures as svg
+from vljax.datasets.builtin import captions, metadata, pictures
+from vljax.datasets.builtin.metadata import Metadata
 
 LEFT_OUT_FOLDERS = frozenset({"computer", "shapes", "buttons", "logos", "cards", "led"})
 FOLDERS_WITHOUT_CLASS = frozenset({"special", "unsorted"})
@@ -25,49 +25,43 @@ _PROGRESS_STEP = 500
 
 @dataclass(frozen=True)
 class Curation:
-    """Decisions made by eye.
-
-    Attributes:
-        excluded: Reason by source for pictures that are left out.
-        captions_by_title: English caption by cleaned title in lower case.
-        captions_by_source: Caption by source.
-        classes: Class by beginning of the source.
-    """
+    """Decisions made by eye; a source is the path of a picture below the clip art folder."""
 
     excluded: Mapping[str, str]
+    """Source -> reason, for pictures that are left out."""
     captions_by_title: Mapping[str, str]
+    """Cleaned title in lower case -> English caption."""
     captions_by_source: Mapping[str, str]
+    """Source -> caption."""
     classes: Mapping[str, str]
+    """Beginning of a source -> class."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of the data set.
-
-    Attributes:
-        source: Path of the PNG file below the clip art folder.
-        caption: The caption.
-        caption_from: Where the caption comes from: "title", "file name" or "hand".
-        tags: Different keywords in lower case.
-        class_name: The class.
-        licence_url: Address of the licence as found in the SVG file.
-        width: Width of the WebP picture in pixels.
-        height: Height of the WebP picture in pixels.
-        webp: The WebP picture with alpha.
-    """
+    """One picture of the data set."""
 
     source: str
+    """Path of the PNG file below the clip art folder."""
     caption: str
+    """The caption."""
     caption_from: str
+    """Where the caption comes from: "title", "file name" or "hand"."""
     tags: tuple[str, ...]
+    """Different keywords in lower case."""
     class_name: str
+    """The class."""
     licence_url: str
+    """Address of the licence in the SVG file."""
     width: int
+    """Width of the WebP picture, pixels."""
     height: int
+    """Height of the WebP picture, pixels."""
     webp: bytes
+    """The WebP picture with alpha."""
 
     def record(self, index: int) -> dict[str, object]:
-        """Returns the item's line in items.jsonl; `index` is its place in the data set."""
+        """The item's line in items.jsonl; `index` is its index in the data set."""
         return {
             "index": index,
             "caption": self.caption,
@@ -85,16 +79,16 @@ class Item:
 
 
 def load_curation(path: Path) -> Curation:
-    """Reads the decisions made by eye from a TOML file.
+    """Read the decisions made by eye from a TOML file.
 
     Args:
-        path: A file like the `curation.toml` beside this module.
+      path: a file like the `curation.toml` beside this module.
 
     Returns:
-        The decisions.
+      The decisions.
 
     Raises:
-        KeyError: A table is missing.
+      KeyError: a table is missing.
     """
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     return Curation(
@@ -106,15 +100,15 @@ def load_curation(path: Path) -> Curation:
 
 
 def check_file(png_root: Path, source: str) -> None:
-    """Applies the rules that need no more than a file's path and header.
+    """Apply the rules that need only the path and header of a file.
 
     Args:
-        png_root: The folder of the PNG files.
-        source: Path of a PNG file below it.
+      png_root: the folder of the PNG files.
+      source: path of a PNG file below it.
 
     Raises:
-        RejectedError: The file is in a left-out folder, is a symbolic link, has a broken header
-            or more than `pictures.MAX_PIXELS` pixels.
+      RejectedError: the file is in a left-out folder, is a symbolic link, has a broken header
+        or more than `pictures.MAX_PIXELS` pixels.
     """
     path = png_root / source
     if LEFT_OUT_FOLDERS & set(Path(source).parent.parts):
@@ -124,53 +118,53 @@ def check_file(png_root: Path, source: str) -> None:
     pictures.check_header(path)
 
 
-def read_public_domain_metadata(svg_root: Path, source: str) -> svg.Metadata:
-    """Reads the metadata that belongs to a PNG file.
+def read_public_domain_metadata(svg_root: Path, source: str) -> Metadata:
+    """Read the metadata that belongs to a PNG file.
 
     Args:
-        svg_root: The folder of the SVG files.
-        source: Path of the PNG file below its own folder.
+      svg_root: the folder of the SVG files.
+      source: path of the PNG file below its own folder.
 
     Returns:
-        The metadata.
+      The metadata.
 
     Raises:
-        RejectedError: The SVG file is missing, broken or not tagged public domain.
+      RejectedError: the SVG file is missing, broken or not tagged public domain.
     """
     path = (svg_root / source).with_suffix(".svg")
     if not path.is_file():
         raise pictures.RejectedError("SVG missing")
     try:
-        metadata = svg.read_metadata(path)
-    except svg.MetadataError as error:
+        found = metadata.read_metadata(path)
+    except metadata.MetadataError as error:
         raise pictures.RejectedError("SVG broken") from error
-    if metadata.licence_url not in PUBLIC_DOMAIN_URLS:
+    if found.licence_url not in PUBLIC_DOMAIN_URLS:
         raise pictures.RejectedError("not tagged public domain")
-    return metadata
+    return found
 
 
-def find_caption(source: str, metadata: svg.Metadata, curation: Curation) -> tuple[str, str]:
-    """Finds the caption of a picture.
+def find_caption(source: str, about: Metadata, curation: Curation) -> tuple[str, str]:
+    """Find the caption of a picture.
 
     Args:
-        source: Path of the PNG file below the clip art folder.
-        metadata: The metadata of its SVG file.
-        curation: The decisions made by eye.
+      source: path of the PNG file below the clip art folder.
+      about: the metadata of its SVG file.
+      curation: the decisions made by eye.
 
     Returns:
-        The caption and where it comes from: "title", "file name" or "hand".
+      The caption and where it comes from: "title", "file name" or "hand".
 
     Raises:
-        RejectedError: There is no good caption.
+      RejectedError: there is no good caption.
     """
     if source in curation.captions_by_source:
         return curation.captions_by_source[source], "hand"
-    if fault := captions.title_fault(metadata.title, metadata.creators):
+    if fault := captions.title_fault(about.title, about.creators):
         raise pictures.RejectedError(fault)
-    if captions.names_a_batch(metadata.title):
+    if captions.names_a_batch(about.title):
         caption, origin = captions.clean_file_name(Path(source).stem), "file name"
     else:
-        caption, origin = captions.clean_text(metadata.title), "title"
+        caption, origin = captions.clean_text(about.title), "title"
     if caption.lower() in curation.captions_by_title:
         return curation.captions_by_title[caption.lower()], "hand"
     if fault := captions.caption_fault(caption):
@@ -179,17 +173,17 @@ def find_caption(source: str, metadata: svg.Metadata, curation: Curation) -> tup
 
 
 def class_of(source: str, classes: Mapping[str, str]) -> str:
-    """Returns the class of a picture.
+    """The class of a picture.
 
     Args:
-        source: Path of the PNG file below the clip art folder.
-        classes: Class by beginning of the source; the longest that fits counts.
+      source: path of the PNG file below the clip art folder.
+      classes: class by beginning of the source; the longest that fits counts.
 
     Returns:
-        The class, by default the name of the top folder.
+      The class, by default the name of the top folder.
 
     Raises:
-        RejectedError: The top folder holds pictures of all kinds.
+      RejectedError: the top folder holds pictures of all kinds.
     """
     fitting = [prefix for prefix in classes if source.startswith(prefix)]
     if fitting:
@@ -201,34 +195,34 @@ def class_of(source: str, classes: Mapping[str, str]) -> str:
 
 
 def make_item(png_root: Path, svg_root: Path, source: str, curation: Curation) -> Item:
-    """Makes an item of one PNG file and its SVG file.
+    """Make an item from a PNG file and its SVG file.
 
     Args:
-        png_root: The folder of the PNG files.
-        svg_root: The folder of the SVG files.
-        source: Path of the PNG file below its folder.
-        curation: The decisions made by eye.
+      png_root: the folder of the PNG files.
+      svg_root: the folder of the SVG files.
+      source: path of the PNG file below its folder.
+      curation: the decisions made by eye.
 
     Returns:
-        The item.
+      The item.
 
     Raises:
-        RejectedError: The picture breaks a selection rule.
+      RejectedError: the picture breaks a selection rule.
     """
     check_file(png_root, source)
-    metadata = read_public_domain_metadata(svg_root, source)
+    about = read_public_domain_metadata(svg_root, source)
     if source in curation.excluded:
         raise pictures.RejectedError(f"excluded by eye: {curation.excluded[source]}")
-    caption, caption_from = find_caption(source, metadata, curation)
+    caption, caption_from = find_caption(source, about, curation)
     class_name = class_of(source, curation.classes)
     picture = pictures.shrink(png_root / source)
     return Item(
         source=source,
         caption=caption,
         caption_from=caption_from,
-        tags=tuple(captions.clean_tags(metadata.keywords, metadata.creators)),
+        tags=tuple(captions.clean_tags(about.keywords, about.creators)),
         class_name=class_name,
-        licence_url=metadata.licence_url,
+        licence_url=about.licence_url,
         width=picture.width,
         height=picture.height,
         webp=pictures.encode(picture),
@@ -236,16 +230,16 @@ def make_item(png_root: Path, svg_root: Path, source: str, curation: Curation) -
 
 
 def select(png_root: Path, svg_root: Path, curation: Curation) -> tuple[list[Item], Counter[str]]:
-    """Applies all rules to all PNG files, in the order of their paths.
+    """Apply all rules to all PNG files, in the order of their paths.
 
     Args:
-        png_root: The folder of the PNG files.
-        svg_root: The folder of the SVG files.
-        curation: The decisions made by eye.
+      png_root: the folder of the PNG files.
+      svg_root: the folder of the SVG files.
+      curation: the decisions made by eye.
 
     Returns:
-        The items, and how many files each rule left out; a file counts for the first rule
-        that it breaks.
+      The items, and how many files each rule left out; a file counts for the first rule
+      that it breaks.
     """
     sources = sorted(path.relative_to(png_root).as_posix() for path in png_root.rglob("*.png"))
     items: list[Item] = []

@@ -1,4 +1,4 @@
-"""`vljax data build tuxpaint-stamps`: from Debian's package to a data set on disk."""
+"""`vljax data build tuxpaint-stamps`: from a Debian package to a data set on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vljax.config import UserError
 from vljax.datasets.tuxpaint import debian, stamps
-from vljax.datasets.tuxpaint import stamps as stamps_card
 
 PACKAGE = debian.Package(
     filename="pool/main/t/tuxpaint-stamps/tuxpaint-stamps-default_2022.06.04-1_all.deb",
@@ -28,24 +27,24 @@ def build(
     sha256: str = PACKAGE.sha256,
     progress: Progress,
 ) -> Mapping[str, int | str]:
-    """Builds the data set; the same package and library versions give the same bytes.
+    """Build the data set; the same package and library versions give the same bytes.
 
     Args:
       out: the folder for items.jsonl, images.array_record and README.md; made if missing.
-      deb: the package, where it was downloaded already.
-      mirror: the Debian mirror to download it from otherwise.
-      sha256: digest of the package.
-      progress: called with the stage, what is done and what there is to do.
+      deb: the package, if it was downloaded already.
+      mirror: the Debian mirror to download it from, if `deb` is None.
+      sha256: SHA-256 of `deb`.
+      progress: called with the stage, the amount done and the total.
 
     Returns:
-      What was written, for people and programs.
+      A summary of the data set.
 
     Raises:
-      UserError: if the package cannot be had, is another one, or holds no stamps.
+      UserError: if the package cannot be downloaded, has another digest, or has no stamps.
     """
     if (out / "README.md").exists() and not (out / "items.jsonl").exists():
         raise UserError(f"--out {out}: has a README.md of its own; name another folder")
-    rasterise = stamps.svg_rasteriser()  # before a long download
+    rasterise = stamps.svg_rasteriser()  # fails before a long download, not after it
     if deb is None:
         source = debian.download(
             PACKAGE, mirror, out / "download", lambda done, size: progress("download", done, size)
@@ -66,7 +65,7 @@ def build(
     _write(chosen, out)
     size = (out / "images.array_record").stat().st_size
     (out / "README.md").write_text(
-        stamps_card.render(chosen, dropped, source.name, sha256, size), encoding="utf-8"
+        stamps.render_card(chosen, dropped, source.name, sha256, size), encoding="utf-8"
     )
     if deb is None:
         source.unlink()
@@ -83,11 +82,13 @@ def build(
 
 
 def _write(chosen: list[stamps.Stamp], out: Path) -> None:
-    """Writes images and items; items last and by renaming: without them there is no data set."""
+    """Write images and items."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     out.mkdir(parents=True, exist_ok=True)
     index = out / "items.jsonl"
+    # Without items.jsonl there is no data set: it is written last and renamed, so that a build that
+    # was interrupted is not taken for a complete one.
     index.unlink(missing_ok=True)
     # One record a group, so that reading one picture at random reads no other.
     writer = ArrayRecordWriter(str(out / "images.array_record"), "group_size:1,uncompressed")

@@ -1,4 +1,4 @@
-"""Debian packages: download, verify, read. Nothing is unpacked onto disk or run."""
+"""Download, verify and read Debian packages, without unpacking them to disk or running them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Package:
     """One version of a Debian package."""
 
     filename: str
-    """Its address below a mirror, as the Packages index states it."""
+    """Path below a mirror, from the Packages index."""
     sha256: str
-    """Digest of the file, from the signed Packages index."""
+    """SHA-256 of the file, from the signed Packages index."""
     size: int
-    """Of the file, bytes."""
+    """Size of the file, bytes."""
 
     @property
     def name(self) -> str:
@@ -42,16 +42,16 @@ class Package:
 
 
 def download(package: Package, mirror: str, folder: Path, progress: Progress) -> Path:
-    """The package's file in a folder; one that is there and intact is not fetched again.
+    """Download a package into a folder, unless an intact copy is there already.
 
     Args:
-      package: what to fetch.
+      package: the package.
       mirror: address of a Debian mirror, http or https.
       folder: made if missing.
-      progress: called with bytes fetched and bytes in all.
+      progress: called with the bytes downloaded and the total.
 
     Raises:
-      UserError: if the mirror cannot be reached or lacks the file, or the digest is another one.
+      UserError: if the mirror cannot be reached or lacks the file, or the digest differs.
     """
     target = folder / package.name
     if target.is_file() and _digest(target) == package.sha256:
@@ -90,7 +90,7 @@ def _fetch(address: str, part: Path, size: int, progress: Progress) -> None:
 
 
 def verify(path: Path, sha256: str) -> None:
-    """Raises UserError if the SHA-256 of a file is another one."""
+    """Raise UserError if a file does not have this SHA-256."""
     found = _digest(path)
     if found != sha256:
         raise UserError(
@@ -107,14 +107,14 @@ def _digest(path: Path) -> str:
 def read_files(
     path: Path, below: str, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, bytes]]:
-    """The regular files of a package below one folder: relative path and content.
+    """Read the regular files below one folder of a package: relative path and content.
 
-    Links, devices and paths that lead out of the folder are passed over.
+    Links, devices and paths that lead out of the folder are skipped.
 
     Args:
       path: a `.deb` file.
       below: a folder in the package, without slashes at its ends.
-      wanted: tells of a relative path whether to read it.
+      wanted: whether to read the file with this relative path.
 
     Raises:
       UserError: if it is not a Debian package, is damaged, or a file in it is over 64 MiB.
@@ -142,7 +142,7 @@ _MODES: dict[str, Mode] = {"": "r|", ".gz": "r|gz", ".bz2": "r|bz2", ".xz": "r|x
 
 
 def _find_data(file: IO[bytes], path: Path) -> Mode:
-    """Goes to the first byte of the package's files; says how to read them.
+    """Seek to the archive of files in a package, and return the mode to read it with.
 
     A package is an `ar` archive (deb(5)): members with a header of 60 bytes, at even offsets.
     """

@@ -1,4 +1,4 @@
-"""The stamps of Tux Paint, as `vljax data build tuxpaint-stamps` writes them."""
+"""The stamps of Tux Paint as a source, as `vljax data build tuxpaint-stamps` writes them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from vljax.datasets.items import Item, ItemRecords, read_items
 
 @dataclass(frozen=True)
 class Tuxpaint(Source, name="tuxpaint"):
-    """948 pictures with transparency, captions in up to 78 languages.
+    """948 pictures with transparency and captions in up to 78 languages.
 
-    Pictures without a caption in any of the languages are left out.
+    Pictures without a caption in any of the selected languages are left out.
+
+    >>> Tuxpaint("data/tuxpaint-stamps", languages=("de", "en")).full_name
+    'tuxpaint:de+en:train'
     """
 
     path: str | None = setting(None, path=True)
     """The folder that `vljax data build tuxpaint-stamps` wrote."""
     split: Literal["train", "validation", "test"] = "train"
-    """No caption of any language occurs in more than one split."""
+    """Which split to read; no caption in any language occurs in more than one."""
     languages: tuple[str, ...] = ("en",)
-    """Locale codes ("en", "de", "pt_BR", ...); an image has its captions in this order."""
+    """Locale codes ("en", "de", "pt_BR", ...), in the order of the captions of an image."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.languages:
@@ -36,7 +39,7 @@ class Tuxpaint(Source, name="tuxpaint"):
 
     @property
     def dataset(self) -> str:
-        """Tells languages apart: figures in one say nothing of another."""
+        """With the languages, since results in one language are not comparable with another."""
         return f"{self.type_name}-{'+'.join(self.languages)}"
 
     @property
@@ -53,7 +56,7 @@ class Tuxpaint(Source, name="tuxpaint"):
 
 
 class TuxpaintRecords(ItemRecords):
-    """One split of the stamps, with captions in some languages."""
+    """One split of the stamps, with captions in the selected languages."""
 
     def __init__(self, directory: Path, split: str, languages: tuple[str, ...]):
         try:

@@ -1,4 +1,4 @@
-"""The stamps of Tux Paint: pictures with alpha, captions in many languages, splits."""
+"""Turn the files of the Tux Paint package into stamps with captions and splits, and a data card."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Stamp:
-    """One picture of the set."""
+    """One picture of the data set."""
 
     source: str
     """Path of the picture below the folder of stamps."""
     captions: Mapping[str, str]
-    """Caption by locale code, "en" first."""
+    """Locale code -> caption, "en" first."""
     split: str
-    """Train, validation or test."""
+    """train, validation or test."""
     size: tuple[int, int]
     """Width and height, pixels."""
     webp: bytes
     """The picture with alpha."""
 
     def item(self, index: int) -> dict[str, Any]:
-        """The stamp's line in items.jsonl; `index` is its place in the data set."""
+        """The stamp's line in items.jsonl; `index` is its index in the data set."""
         top, *folders = self.source.split("/")[:-1]
         return {
             "index": index,
@@ -61,13 +61,13 @@ class Stamp:
 
 
 def wanted(name: str) -> bool:
-    """Whether a file is a picture or the captions of one. Mirrored pictures have no captions."""
+    """Whether a file is a picture, other than a mirrored copy, or the captions of a picture."""
     stem, _, ending = name.rpartition(".")
     return ending in ("png", "svg", "txt") and not stem.endswith(("_mirror", "_flip"))
 
 
 def read_captions(content: bytes) -> dict[str, str]:
-    """Caption by locale code of a stamp's text file; empty ones are left out.
+    """Parse the text file of a stamp: locale code -> caption, without empty captions.
 
     The first line is English, the others are `LOCALE.utf8=CAPTION`.
     """
@@ -82,14 +82,14 @@ def read_captions(content: bytes) -> dict[str, str]:
 def select(
     files: Mapping[str, bytes], rasterise: Callable[[bytes], bytes], progress: Progress
 ) -> tuple[list[Stamp], Counter[str]]:
-    """The stamps in the order of their paths, and how many each rule left out.
+    """Make the stamps, in the order of their paths, and count how many each rule left out.
 
-    Where a stamp is there as PNG and as SVG, the PNG counts.
+    If a stamp is available as PNG and SVG, the PNG is used.
 
     Args:
-      files: content by path below the folder of stamps.
-      rasterise: makes a PNG file of an SVG file.
-      progress: called with stamps done and stamps in all.
+      files: path below the folder of stamps -> content.
+      rasterise: converts an SVG file to a PNG file.
+      progress: called with the number of stamps done and the total.
     """
     captions = {
         name[:-4]: read_captions(content)
@@ -113,10 +113,10 @@ def select(
 
 
 def assign_splits(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """The split of each stamp, such that no caption in any language is in two of them.
+    """Assign stamps to splits such that no caption in any language is in two splits.
 
-    Stamps that share a caption in some language, directly or through others, form a group; the
-    split of a group is a hash of the first of its English captions in alphabetical order.
+    Stamps that share a caption in some language, directly or through others, form a group. The
+    split of a group is a hash of its alphabetically first English caption.
     """
     group: dict[str, str] = {}
 
@@ -139,10 +139,10 @@ def assign_splits(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def svg_rasteriser() -> Callable[[bytes], bytes]:
-    """Makes PNG files of SVG files, without system fonts, so that they are the same everywhere.
+    """A function that converts SVG files to PNG files, without system fonts, so reproducibly.
 
     Raises:
-      UserError: if the package for it is not installed.
+      UserError: if the package that draws SVG is not installed.
     """
     try:
         from resvg_py import svg_to_bytes
@@ -151,7 +151,7 @@ def svg_rasteriser() -> Callable[[bytes], bytes]:
             "SVG pictures need a package that is not installed: pip install 'vljax[stamps]'"
         ) from error
 
-    side = 2 * LONGEST_SIDE  # of the canvas: what can be seen of it may be half as large
+    side = 2 * LONGEST_SIDE  # of the canvas: the visible part may be half as large
 
     def rasterise(content: bytes) -> bytes:
         text = content.decode("utf-8", "replace")
@@ -169,7 +169,7 @@ def svg_rasteriser() -> Callable[[bytes], bytes]:
 def _picture(
     files: Mapping[str, bytes], stem: str, rasterise: Callable[[bytes], bytes]
 ) -> tuple[str, Image.Image]:
-    """Path and RGBA pixels of a stamp."""
+    """Path and RGBA picture of a stamp."""
     png, svg = f"{stem}.png", f"{stem}.svg"
     if png in files:
         return png, _open(files[png])
@@ -195,21 +195,20 @@ def _encode(picture: Image.Image) -> bytes:
 
 
 def locales(stamps: Iterable[Stamp]) -> Counter[str]:
-    """How many stamps have a caption in each language."""
+    """Locale code -> number of stamps with a caption in this language."""
     return Counter(locale for stamp in stamps for locale in stamp.captions)
 
 
 def counts(stamps: Sequence[Stamp]) -> dict[str, Counter[str]]:
-    """Split -> class -> stamps."""
+    """Split -> class -> number of stamps."""
     table: dict[str, Counter[str]] = {split: Counter() for split in ("train", "validation", "test")}
     for stamp in stamps:
         table[stamp.split][stamp.item(0)["class"]] += 1
     return table
 
 
-# --- The data card that is written beside the stamps ----------------------------------------------
-
-_TEMPLATE = """\
+# The data card, README.md beside the stamps.
+_CARD = """\
 # Tux Paint stamps
 
 {total} pictures with alpha, photographs cut out and drawings, each with a caption in up to
@@ -230,9 +229,9 @@ is a work based on it: whoever passes it on does so under that licence. It is no
 
 ## How it was made
 
-- A picture is cropped to what can be seen and scaled down to at most {side} pixels on its longest
-  side. Where a stamp is there as PNG and SVG the PNG counts; an SVG is drawn by resvg without
-  system fonts. Mirrored pictures, which have no caption, are left out.
+- A picture is cropped to its visible part and scaled down to at most {side} pixels on its longest
+  side. If a stamp is available as PNG and SVG, the PNG is used; an SVG is drawn by resvg
+  without system fonts. Mirrored pictures, which have no caption, are left out.
 - Captions are the lines of the stamp's text file, as written there. The class is the top folder,
   tags are the folders below it.
 - The split is a hash of the caption. Stamps that share a caption in any language, directly or
@@ -264,14 +263,14 @@ volunteers, of different quality and age. Some (`ta`) are in a broken encoding.
 """
 
 
-def render(
+def render_card(
     chosen: Sequence[Stamp],
     dropped: Mapping[str, int],
     package: str,
     sha256: str,
     size: int,
 ) -> str:
-    """The text of the card.
+    """Render the data card.
 
     Args:
       chosen: the stamps of the data set.
@@ -281,7 +280,7 @@ def render(
       size: of the image file, bytes.
     """
     languages = locales(chosen)
-    return _TEMPLATE.format(
+    return _CARD.format(
         total=len(chosen),
         language_count=len(languages),
         package=package,

@@ -1,6 +1,6 @@
 """Folders of open_clip: `open_clip_config.json` and `open_clip_model.safetensors`.
 
-Three layouts: CLIP with open_clip's own towers, the same with a text tower of its own name
+Three kinds of model: CLIP with open_clip's own towers, the same with parameters under `text.`
 (`custom_text`), and SigLIP with an image tower of timm.
 """
 
@@ -9,23 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import (
-    Format,
-    Reading,
-    Trained,
-    Writing,
-    imported_run,
-    read_json,
-    to_json,
-    two_towers,
-)
+from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel, two_towers
+from vljax.interop.files.safetensors import read_folder, write_folder
+from vljax.interop.foreign_config import ForeignConfig, read_json, to_json
+from vljax.interop.foreign_model import ForeignModel, imported_run
+from vljax.interop.formats import Format
 from vljax.interop.mapping import Rule, rule
 from vljax.interop.open_clip import image as open_clip_image
 from vljax.interop.open_clip import rules
 from vljax.interop.open_clip import text as open_clip_text
 from vljax.interop.open_clip import tokenizer as open_clip_texts
-from vljax.interop.safetensors_files import read_folder, write_folder
 from vljax.models.encoders import ViT
 from vljax.models.heads.embedding import Embedding
 from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
@@ -49,9 +42,9 @@ def _rules(head: Embedding, image: ViT, name: str, *, custom: bool, bias: bool) 
     return [*(rule(scalar, scalar) for scalar in scalars), *tower, *text]
 
 
-def _read(folder: Path) -> Reading:
+def _read(folder: Path) -> ForeignModel:
     file = folder / CONFIG
-    content = Fields(read_json(file), str(file))
+    content = ForeignConfig(read_json(file), str(file))
     config = content.part("model_cfg")
     if "multimodal_cfg" in config:
         config.fail("multimodal_cfg", "vljax has no CoCa")
@@ -78,20 +71,20 @@ def _read(folder: Path) -> Reading:
     assert isinstance(tower, ViT)
     mapped = _rules(head, tower, "embedding", custom=custom, bias=bias)
     tensors = read_folder(folder, WEIGHTS)
-    return Reading("open_clip", run, tokenizer.loaded, tensors, mapped)
+    return ForeignModel("open_clip", run, tokenizer.loaded, tensors, mapped)
 
 
-def _write(trained: Trained, losses: Losses) -> Writing:
-    image, text, head, name = two_towers(trained, losses)
-    vision, of_timm = open_clip_image.write(image, head, losses)
-    tokenizer, files = open_clip_texts.write(trained, losses)
-    text_config, plain = open_clip_text.write(text, head, tokenizer, losses)
+def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
+    image, text, head, name = two_towers(trained, issues)
+    vision, of_timm = open_clip_image.write(image, head, issues)
+    tokenizer, files = open_clip_texts.write(trained, issues)
+    text_config, plain = open_clip_text.write(text, head, tokenizer, issues)
     custom = of_timm or not plain
     bias = "logit_bias" in trained.parameters
     activations = [text.activation, *([] if of_timm else [image.activation])]
     quick = {activation == "quick_gelu" for activation in activations}
     if len(quick) == 2:
-        losses.refuse("model.encoders.text.activation", text.activation, "one for both towers")
+        issues.refuse("model.encoders.text.activation", text.activation, "one for both towers")
     config: dict[str, Any] = {"embed_dim": head.dim}
     config |= {"quick_gelu": True} if quick == {True} else {}
     config |= {"custom_text": True} if custom else {}
@@ -100,14 +93,14 @@ def _write(trained: Trained, losses: Losses) -> Writing:
     transforms = trained.run.data.eval_transforms
     content = {
         "model_cfg": config,
-        "preprocess_cfg": open_clip_image.write_preprocessing(transforms, image, losses),
+        "preprocess_cfg": open_clip_image.write_preprocessing(transforms, image, issues),
     }
 
     def write(out: Path, tensors: Any, progress: Any) -> Any:
-        return write_folder(out, WEIGHTS, tensors, progress)  # open_clip reads a single file
+        return write_folder(out, WEIGHTS, tensors, progress)  # open_clip cannot read shards
 
     mapped = _rules(head, image, name, custom=custom, bias=bias)
-    return Writing(mapped, {CONFIG: to_json(content), **files}, write)
+    return ExportPlan(mapped, {CONFIG: to_json(content), **files}, write)
 
 
 FORMAT = Format("a folder of open_clip", _recognises, _read, _write)

@@ -1,4 +1,4 @@
-"""`vision_cfg` and `preprocess_cfg` of open_clip, and our image tower and transforms."""
+"""`vision_cfg` and `preprocess_cfg` of open_clip, read and written as our ViT and transforms."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 from vljax.config import suggest
 from vljax.data.transforms import Resize, Transform
-from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.open_clip.timm_trunks import EPSILON, TRUNKS
 from vljax.interop.transformers.images import only_resize, three
 from vljax.models.encoders import ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.transformer import TransformerConfig
 
-# What open_clip has and vljax has not, as it is without.
-_NOT_HERE: dict[str, Any] = {
+# Options of open_clip that vljax lacks, with the values that turn them off.
+_UNSUPPORTED: dict[str, Any] = {
     "ls_init_value": None,
     "attentional_pool": False,
     "pos_embed_type": "learnable",
@@ -33,16 +34,16 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def read(fields: Fields, *, quick: bool) -> tuple[dict[str, Any], str]:
-    """The fields of our ViT, and how its embedding is projected."""
-    for name, value in _NOT_HERE.items():
+def read(fields: ForeignConfig, *, quick: bool) -> tuple[dict[str, Any], str]:
+    """The fields of our ViT, and its projection in the embedding head."""
+    for name, value in _UNSUPPORTED.items():
         fields.must(name, value, value)
     if "timm_model_name" in fields:
         return _read_timm(fields)
     fields.must("pool_type", "tok", "tok")
     width, head_width = fields.get("width", 768), fields.get("head_width", 64)
     if not isinstance(fields.raw("layers", 12), int):
-        fields.fail("layers", "a list is a ResNet, which vljax has not")
+        fields.fail("layers", "a list means a ResNet, which vljax lacks")
     tower = {
         "image_size": fields.side("image_size", 224),
         "patch_size": fields.side("patch_size", 16),
@@ -57,7 +58,7 @@ def read(fields: Fields, *, quick: bool) -> tuple[dict[str, Any], str]:
     return tower, "linear"
 
 
-def _read_timm(fields: Fields) -> tuple[dict[str, Any], str]:
+def _read_timm(fields: ForeignConfig) -> tuple[dict[str, Any], str]:
     name = fields.get("timm_model_name", "")
     if name not in TRUNKS:
         near = suggest(name, TRUNKS)
@@ -72,8 +73,8 @@ def _read_timm(fields: Fields) -> tuple[dict[str, Any], str]:
     return {**trunk.fields(), "scan": False, **_TIMM}, projection
 
 
-def read_layers(fields: Fields, *, quick: bool) -> dict[str, Any]:
-    """Activation and layer norm of one of open_clip's own towers."""
+def read_layers(fields: ForeignConfig, *, quick: bool) -> dict[str, Any]:
+    """The activation and layer norm fields of one of open_clip's own towers."""
     approximate = fields.part("act_kwargs").raw("approximate", "none")
     if approximate not in ("none", "tanh") or (quick and approximate != "none"):
         fields.fail("act_kwargs", f"approximate = {approximate!r} is unknown here")
@@ -96,21 +97,21 @@ def write_layers(tower: TransformerConfig) -> dict[str, Any]:
 
 
 def mlp_ratio(tower: TransformerConfig) -> float:
-    """The ratio from which `int(width * ratio)` gives our MLP size."""
+    """The ratio for which open_clip's `int(width * ratio)` gives our MLP size."""
     ratio = tower.mlp_dim / tower.width
-    # Rounding may leave the product a little below the whole number.
+    # Rounding may leave the product slightly below the integer.
     return ratio if int(tower.width * ratio) == tower.mlp_dim else ratio + 1e-6
 
 
-def write(tower: ViT, head: Embedding, losses: Losses) -> tuple[dict[str, Any], bool]:
-    """`vision_cfg`, and whether the tower is one of timm."""
+def write(tower: ViT, head: Embedding, issues: ExportIssues) -> tuple[dict[str, Any], bool]:
+    """`vision_cfg`, and whether the tower is one of timm's."""
     projection = head.projections.get("image")
     if tower.pooling == "map":
-        losses.require(_TIMM, tower, "model.encoders.image")
-        return _write_timm(tower, str(projection), losses), True
-    losses.require(_NATIVE, tower, "model.encoders.image")
+        issues.require(_TIMM, tower, "model.encoders.image")
+        return _write_timm(tower, str(projection), issues), True
+    issues.require(_NATIVE, tower, "model.encoders.image")
     if projection != "linear":
-        losses.refuse("the projection of images", projection, "'linear'")
+        issues.refuse("the projection of images", projection, "'linear'")
     fields = {
         "image_size": tower.image_size,
         "patch_size": tower.patch_size,
@@ -122,7 +123,7 @@ def write(tower: ViT, head: Embedding, losses: Losses) -> tuple[dict[str, Any], 
     return fields | ({} if tower.input_norm else {"no_ln_pre": True}), False
 
 
-def _write_timm(tower: ViT, projection: str, losses: Losses) -> dict[str, Any]:
+def _write_timm(tower: ViT, projection: str, issues: ExportIssues) -> dict[str, Any]:
     fitting = [
         name
         for name, trunk in TRUNKS.items()
@@ -131,7 +132,7 @@ def _write_timm(tower: ViT, projection: str, losses: Losses) -> dict[str, Any]:
     if not fitting:
         sizes = f"{tower.width} wide, {tower.depth} deep, {tower.activation}"
         found = f"{sizes}, patch {tower.patch_size} at {tower.image_size} pixels"
-        losses.refuse("model.encoders.image", found, f"the sizes of timm: {', '.join(TRUNKS)}")
+        issues.refuse("model.encoders.image", found, f"the sizes of timm: {', '.join(TRUNKS)}")
     return {
         "image_size": tower.image_size,
         "timm_model_name": fitting[0],
@@ -142,8 +143,10 @@ def _write_timm(tower: ViT, projection: str, losses: Losses) -> dict[str, Any]:
     }
 
 
-def read_preprocessing(fields: Fields, image: dict[str, Any]) -> tuple[Resize, dict[str, Any]]:
-    """How images get their size, and how their pixels are normalised."""
+def read_preprocessing(
+    fields: ForeignConfig, image: dict[str, Any]
+) -> tuple[Resize, dict[str, Any]]:
+    """The resize transform, and our fields for pixel normalisation."""
     size = fields.side("size", image["image_size"])
     if size != image["image_size"]:
         fields.fail("size", f"is {size}, but the model is made for {image['image_size']} pixels")
@@ -163,14 +166,14 @@ def read_preprocessing(fields: Fields, image: dict[str, Any]) -> tuple[Resize, d
 
 
 def write_preprocessing(
-    transforms: Sequence[Transform], tower: ViT, losses: Losses
+    transforms: Sequence[Transform], tower: ViT, issues: ExportIssues
 ) -> dict[str, Any]:
     """`preprocess_cfg`. Raises UserError if the transforms are not a decode and a resize."""
-    resize = only_resize(transforms, losses)
+    resize = only_resize(transforms, issues)
     if resize.mode == "shortest" and resize.centre == "floor":
-        losses.lose("resize", "a centre crop that is rounded down rather than to even pixels")
+        issues.record("resize", "a centre crop that is rounded down rather than to even pixels")
     if resize.mode == "pad" and len(set(resize.background)) > 1:
-        losses.refuse("data.eval_transforms.resize.background", resize.background, "greys")
+        issues.refuse("data.eval_transforms.resize.background", resize.background, "greys")
     modes = {ours: theirs for theirs, ours in _MODES.items()}
     return {
         "size": resize.size,

@@ -1,4 +1,4 @@
-"""The names of open_clip's arrays: its own towers, and timm's image tower."""
+"""Parameter names of open_clip: its own towers, and timm's image tower."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def attention(own: str, packs: dict[str, str], output: str) -> list[Rule]:
     """The rules of an attention.
 
     Args:
-      own: its path.
-      packs: what is one array there: `{"query key value": "attn.qkv."}`.
+      own: our path of the attention.
+      packs: which of our kernels share a foreign array: `{"query key value": "attn.qkv."}`.
       output: the foreign name of the output projection.
     """
     rules = [
@@ -72,7 +72,7 @@ _TIMM = {
 
 
 def native_image(head: str, *, input_norm: bool) -> list[Rule]:
-    """The image tower of open_clip itself, with its projection, which is (in, out) there too."""
+    """open_clip's own image tower with its projection, which is (in, out) there too."""
     return [
         rule("image/patch_embedding", "visual.conv1.weight", CONVOLUTION),
         rule("image/cls", "visual.class_embedding", ROW),
@@ -85,7 +85,7 @@ def native_image(head: str, *, input_norm: bool) -> list[Rule]:
 
 
 def timm_image(head: str, projection: str) -> list[Rule]:
-    """A ViT of timm with attention pooling, and open_clip's projection behind it."""
+    """A ViT of timm with attention pooling, followed by open_clip's projection."""
     trunk, pool = "visual.trunk", "visual.trunk.attn_pool"
     packs = {"query": f"{pool}.q.", "key value": f"{pool}.kv."}
     return [
@@ -104,8 +104,8 @@ def timm_image(head: str, projection: str) -> list[Rule]:
 
 
 def text(head: str, projection: str, prefix: str) -> list[Rule]:
-    """The text tower; `prefix` is `text.` in models with a tower of their own for texts."""
-    # Without a bias it is a bare array (in, out), with one a Linear.
+    """The text tower; `prefix` is `text.` in models with `custom_text`."""
+    # Without a bias the projection is an array (in, out); with a bias it is a Linear module.
     plain = projection == "linear"
     change, ending = (SAME, "") if plain else (LINEAR, ".weight")
     return [

@@ -1,16 +1,18 @@
-"""`text_cfg` of open_clip, and our text tower."""
+"""`text_cfg` of open_clip, read and written as our text tower."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vljax.interop.export_issues import Fields, Losses
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.open_clip.image import read_layers, write_layers
 from vljax.interop.open_clip.tokenizer import Ids
 from vljax.models.encoders import TextTransformer
 from vljax.models.heads.embedding import Embedding
 
-_NOT_HERE: dict[str, Any] = {
+# Options of open_clip that vljax lacks, with the values that turn them off.
+_UNSUPPORTED: dict[str, Any] = {
     "hf_model_name": None,
     "ls_init_value": None,
     "embed_cls": False,
@@ -25,13 +27,13 @@ _NOT_HERE: dict[str, Any] = {
 _POOLINGS = {"argmax": "eos", "eos": "eos", "last": "last", "first": "first"}
 
 
-def read(fields: Fields, tokenizer: Ids, *, quick: bool) -> tuple[TextTransformer, str]:
-    """Our text tower, and how its embedding is projected."""
-    for name, value in _NOT_HERE.items():
+def read(fields: ForeignConfig, tokenizer: Ids, *, quick: bool) -> tuple[TextTransformer, str]:
+    """Our text tower, and its projection in the embedding head."""
+    for name, value in _UNSUPPORTED.items():
         fields.must(name, value, value)
     pooling = fields.get("pool_type", "argmax")
     if pooling == "argmax" and tokenizer.eos_id != tokenizer.vocab_size - 1:
-        fields.fail("pool_type", "is argmax, but the end token has not the highest id")
+        fields.fail("pool_type", "is argmax, but the end token does not have the highest id")
     if pooling == "eos" and fields.get("eos_id", 2) != tokenizer.eos_id:
         fields.fail("eos_id", f"is not that of the tokenizer, {tokenizer.eos_id}")
     width = fields.get("width", 512)
@@ -53,15 +55,15 @@ def read(fields: Fields, tokenizer: Ids, *, quick: bool) -> tuple[TextTransforme
 
 
 def write(
-    tower: TextTransformer, head: Embedding, tokenizer: Ids, losses: Losses
+    tower: TextTransformer, head: Embedding, tokenizer: Ids, issues: ExportIssues
 ) -> tuple[dict[str, Any], bool]:
-    """`text_cfg`, and whether it is CLIP's own, which needs no `custom_text`."""
+    """`text_cfg`, and whether the tower is like CLIP's, which does not need `custom_text`."""
     path = "model.encoders.text"
     if tower.pooling not in _POOLINGS.values():
-        losses.refuse(f"{path}.pooling", tower.pooling, "first, last and eos")
+        issues.refuse(f"{path}.pooling", tower.pooling, "first, last and eos")
     # Causal attention up to the end token never reaches padding.
     if tower.mask_padding and not (tower.causal and tower.pooling == "eos"):
-        losses.refuse(f"{path}.mask_padding", True, "False")
+        issues.refuse(f"{path}.mask_padding", True, "False")
     pooling = tower.pooling
     if pooling == "eos" and tokenizer.eos_id == tokenizer.vocab_size - 1:
         pooling = "argmax"  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The SigLIP image towers that timm knows by name; open_clip configurations hold only that name."""
+"""The SigLIP image towers of timm by name. An open_clip configuration holds only the name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vljax.models.presets import SIZES, Size
 
 EPSILON = 1e-6
-"""Of all layer norms in timm's ViT."""
+"""The epsilon of all layer norms in timm's ViT."""
 
 
 class Trunk(NamedTuple):
@@ -32,7 +32,7 @@ _SIZES = {
     "so400m": SIZES["So400m"],
     "giantopt": Size(1536, 40, 6144, 16),
 }
-# Which of them approximate GELU is historical: the first ones, of SigLIP, have the exact one.
+# The activation depends on when timm added the model: the first SigLIPs have the exact GELU.
 _EXACT = """base_patch16_siglip_224 base_patch16_siglip_256 base_patch16_siglip_384
     base_patch16_siglip_512 large_patch16_siglip_256 large_patch16_siglip_384
     so400m_patch14_siglip_224 so400m_patch14_siglip_378 so400m_patch14_siglip_384"""

@@ -10,37 +10,37 @@ from typing import Any
 
 from vljax.data.tokenizers import Clip, LoadedTokenizer, SentencePiece
 from vljax.data.tokenizers.cleaning import Cleaning
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Trained, to_json
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.foreign_config import ForeignConfig, to_json
 from vljax.interop.transformers import tokenizer
 
-# All of open_clip's cleanings begin by repairing characters and HTML (ftfy).
+# Each of open_clip's cleanings first repairs characters and HTML (ftfy).
 _CLEANINGS = {"lower": "clip", "whitespace": "clip_whitespace", "canonicalize": "siglip_open_clip"}
 _NAMES = {ours: theirs for theirs, ours in _CLEANINGS.items()}
 _CLIP_CLEANINGS = {name: _CLEANINGS[name] for name in ("lower", "canonicalize")}
-"""Of CLIP's own tokenizer; ours is in lower case in any case."""
+"""The cleanings that work with CLIP's own tokenizer, which always lower-cases here."""
 
 
 @dataclass(frozen=True)
 class Ids:
-    """What a text tower needs to know of its tokenizer."""
+    """What `text_cfg` holds about a tokenizer."""
 
     eos_id: int
     pad_id: int
     vocab_size: int
     config: Mapping[str, Any]
-    """What `text_cfg` says about it."""
+    """Further fields of `text_cfg`."""
 
 
 @dataclass(frozen=True)
 class ReadTokenizer(Ids):
-    """The same of a tokenizer that was read."""
+    """The same, with the tokenizer that was read."""
 
     loaded: LoadedTokenizer
 
 
-def read(folder: Path, fields: Fields) -> ReadTokenizer:
-    """The tokenizer of a folder, from `text_cfg` and the files that stand there."""
+def read(folder: Path, fields: ForeignConfig) -> ReadTokenizer:
+    """The tokenizer of a folder, from `text_cfg` and tokenizer files."""
     context = fields.get("context_length", 77)
     settings = fields.part("tokenizer_kwargs")
     fields.must("tokenizer_mode", None)
@@ -53,24 +53,24 @@ def read(folder: Path, fields: Fields) -> ReadTokenizer:
     found = tokenizer.read(folder, context)
     config = found.loaded.config
     if isinstance(config, SentencePiece) and cleaning != "siglip_open_clip":
-        # It would be followed by what a SiglipTokenizer does, which has no name here.
+        # A SiglipTokenizer cleans again; vljax has no cleaning for the other combinations.
         settings.fail("clean", "has to be 'canonicalize' with a SiglipTokenizer")
     vocabulary = tokenizer.vocabulary(found.loaded)
     loaded = dataclasses.replace(config, cleaning=cleaning).load_vocabulary(vocabulary)
     return ReadTokenizer(found.eos_id, 0, found.vocab_size, {}, loaded)
 
 
-def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
-    """What `text_cfg` says about the tokenizer, and its files.
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[Ids, dict[str, bytes]]:
+    """The fields of `text_cfg` about the tokenizer, and the tokenizer's files.
 
     Raises:
-      UserError: if texts would not get the same ids there.
+      UserError: if texts would get other ids there.
     """
     config = trained.tokenizer.config
-    tokenizer.check_framing(config, losses)
+    tokenizer.check_framing(config, issues)
     if isinstance(config, Clip):
         if config.cleaning not in _CLIP_CLEANINGS.values():
-            losses.lose("text-cleaning", _unlike(config.cleaning))
+            issues.record("text-cleaning", _unlike(config.cleaning))
         cleaning = _NAMES.get(config.cleaning, "lower")
         settings = {} if cleaning == "lower" else {"tokenizer_kwargs": {"clean": cleaning}}
         size = trained.tokenizer.vocab_size
@@ -78,7 +78,7 @@ def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
     canonical = isinstance(config, SentencePiece)
     wanted = ("siglip_open_clip",) if canonical else tuple(_NAMES)
     if config.cleaning not in wanted:
-        losses.lose("text-cleaning", _unlike(config.cleaning))
+        issues.record("text-cleaning", _unlike(config.cleaning))
     if canonical:
         cleaning = "canonicalize"
         inside: Cleaning = "canonical"
@@ -86,12 +86,12 @@ def write(trained: Trained, losses: Losses) -> tuple[Ids, dict[str, bytes]]:
         cleaning, inside = _NAMES[config.cleaning], "none"
     else:
         cleaning, inside = "whitespace", config.cleaning
-    written = tokenizer.write(trained, losses, ["input_ids"], inside)
+    written = tokenizer.write(trained, issues, ["input_ids"], inside)
     files = {name: c if isinstance(c, bytes) else to_json(c) for name, c in written.files.items()}
     eos, pad = written.ids["eos_token_id"], written.ids["pad_token_id"]
     assert eos is not None
     assert pad is not None
-    # open_clip reads the files of the folder whatever the name is, if there is one.
+    # open_clip reads the tokenizer from the folder whatever this name is.
     named: dict[str, Any] = {"hf_tokenizer_name": "local", "tokenizer_kwargs": {"clean": cleaning}}
     return Ids(eos, pad, trained.tokenizer.vocab_size, named), files
 

@@ -1,4 +1,4 @@
-"""The encoders of a checkpoint as functions of weights, for programs that run elsewhere."""
+"""The encoders of a checkpoint as functions of weights and inputs, to export as programs."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vljax.interop.export_issues import Losses
-from vljax.interop.format import Trained
+from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoder
-from vljax.models.layers.blocks import TransformerConfig
-from vljax.models.layout import leaves
+from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.parameters import leaves
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
 
 
 @dataclass(frozen=True)
 class EncoderFunction:
-    """From the inputs of one modality, and weights by their names, to its embeddings."""
+    """A function from named weights and the inputs of one modality to its embeddings."""
 
     stream: str
     """The modality: `image` or `text`."""
     model: Model
     inputs: Specs
-    """By the names of batch entries; the batch is 1."""
+    """By the name of the batch entry, for a batch of 1."""
     weights: Specs
-    """What it reads, in the order of a checkpoint's arrays."""
+    """The weights that it reads, in the order of the checkpoint's arrays."""
 
     def __call__(
         self, weights: Mapping[str, Array], inputs: Mapping[str, Array]
@@ -50,7 +49,7 @@ class EncoderFunction:
         return frozenset(self.weights) - {n for n in self.weights if n.startswith("batch_stats/")}
 
     def batch(self, size: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        """The inputs for a batch of a size, which may be a symbol."""
+        """The inputs for a batch size, which may be a symbolic dimension."""
         return {
             name: jax.ShapeDtypeStruct((size, *spec.shape[1:]), spec.dtype)
             for name, spec in self.inputs.items()
@@ -63,35 +62,40 @@ class EncoderFunction:
 
 
 def encoder_functions(
-    trained: Trained, losses: Losses, compute: Compute, dtype: Any
+    trained: TrainedModel, issues: ExportIssues, compute: Compute, dtype: Any
 ) -> list[EncoderFunction]:
-    """Every encoder of a checkpoint, with its part of the embedding head.
+    """Every encoder of a checkpoint with its part of the embedding head.
 
     Args:
       trained: the checkpoint.
-      losses: is asked where an encoder has no embedding.
-      compute: how it is computed.
-      dtype: of the weights; they are widened to float32 before anything else.
+      issues: refuses encoders without an embedding.
+      compute: how the encoders compute.
+      dtype: the data type of the weights; programs convert them to float32 first.
 
     Raises:
       UserError: if an encoder has no embedding.
     """
     known = {**trained.parameters, **trained.statistics}
     return [
-        _function(trained, stream, losses, compute, dtype, known)
+        _function(trained, stream, issues, compute, dtype, known)
         for stream in trained.run.model.encoders
     ]
 
 
 def _function(
-    trained: Trained, stream: str, losses: Losses, compute: Compute, dtype: Any, known: Any
+    trained: TrainedModel,
+    stream: str,
+    issues: ExportIssues,
+    compute: Compute,
+    dtype: Any,
+    known: Any,
 ) -> EncoderFunction:
     run = trained.run
     encoder = run.model.encoders[stream]
     if not any(stream in head.reads() for head in run.model.heads.values()):
-        losses.refuse(f"model.encoders.{stream}", encoder.type_name, "encoders with an embedding")
+        issues.refuse(f"model.encoders.{stream}", encoder.type_name, "encoders with an embedding")
     if isinstance(encoder, TransformerConfig):
-        # Weights go under their unrolled names, layer by layer, whatever the stack was trained as.
+        # Exported weights have unrolled names, also if the stack was scanned in training.
         encoder = cast("Encoder", dataclasses.replace(encoder, scan=False, remat="none"))
     alone = ModelConfig({stream: encoder}, run.model.heads)
     model = build(alone, compute)

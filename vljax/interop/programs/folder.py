@@ -1,4 +1,4 @@
-"""What folders of programs have in common: the pipeline around them, and an example."""
+"""The files around exported programs: a pipeline without vljax, `export.json`, a README."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import numpy as np
 
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece
 from vljax.data.transforms import CentreCrop, Decode, Resize
-from vljax.interop import export_manifest, plain
-from vljax.interop.export_issues import Losses
-from vljax.interop.format import Trained
+from vljax.interop import plain
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.exported import write_manifest
 from vljax.interop.programs.encoders import EncoderFunction
 
-WEIGHTS = "parameters"
-"""As in a folder of plain safetensors, which this one is, too."""
 _PACKAGES = {"stablehlo": ("jax", "flatbuffers", "safetensors"), "onnx": ("onnxruntime",)}
 _TOKENIZERS = {
     "huggingface": ("tokenizers",),
@@ -26,28 +24,28 @@ _TOKENIZERS = {
     "clip": ("instant-clip-tokenizer", "regex"),
 }
 _REPAIRS = ("clip", "clip_whitespace", "siglip_open_clip")
-"""Cleanings that need ftfy."""
+"""Text cleanings that need ftfy."""
 
 
-def check(trained: Trained, losses: Losses) -> None:
-    """Raises UserError if the pipeline that travels along cannot do what evaluation does."""
+def check(trained: TrainedModel, issues: ExportIssues) -> None:
+    """Raises UserError if the exported pipeline cannot preprocess as evaluation does."""
     transforms = [t for t in trained.run.data.eval_transforms if t.provides != "text"]
     kinds = [type(transform) for transform in transforms]
     if kinds not in ([Decode, Resize], [Decode, Resize, CentreCrop]):
         names = [transform.type_name for transform in transforms]
-        losses.refuse("data.eval_transforms", names, "decode, resize and centre_crop")
+        issues.refuse("data.eval_transforms", names, "decode, resize and centre_crop")
     decode = transforms[0]
     assert isinstance(decode, Decode)
-    losses.require({"random_background": False}, decode, "data.eval_transforms.decode")
+    issues.require({"random_background": False}, decode, "data.eval_transforms.decode")
     if decode.scaled:
-        losses.lose("resize", "decoding JPEG files no finer than needed")
+        issues.record("resize", "decoding JPEG files no finer than needed")
     config = trained.tokenizer.config
     if type(config) not in (HuggingFace, SentencePiece, Clip):
-        losses.refuse("data.tokenizer", config.type_name, "huggingface, sentencepiece and clip")
+        issues.refuse("data.tokenizer", config.type_name, "huggingface, sentencepiece and clip")
 
 
 def described(encoder: EncoderFunction, file: str) -> dict[str, Any]:
-    """An encoder's entry in `export.json`."""
+    """The entry of an encoder in `export.json`."""
 
     def spec(name: str, of: Any) -> dict[str, Any]:
         return {"name": name, "shape": ["batch", *of.shape[1:]], "dtype": np.dtype(of.dtype).name}
@@ -62,35 +60,35 @@ def described(encoder: EncoderFunction, file: str) -> dict[str, Any]:
 
 def finish(
     out: Path,
-    trained: Trained,
+    trained: TrainedModel,
     kind: str,
     programs: Mapping[str, Any],
     weights: Sequence[Path],
 ) -> None:
-    """Writes what stands beside the programs and weights, `export.json` last.
+    """Writes all files beside programs and weights, `export.json` last.
 
     Args:
       out: the folder.
       trained: the checkpoint.
       kind: "stablehlo" or "onnx".
-      programs: their entries in `export.json`.
+      programs: the entries of the programs in `export.json`.
       weights: the files of weights.
     """
     requires = _requires(trained, kind)
     readme = _readme(kind, requires, programs)
     plain.write_files(out, {**plain.files(trained), **_pipeline(kind), "README.md": readme})
     more = {
-        "versions": _versions(("jax", "jaxlib")),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
         "requires": requires,
         "programs": dict(programs),
         "weights": [file.name for file in weights],
         "preprocessing": plain.PREPROCESS,
         "tokenizer": "tokenizer",
     }
-    export_manifest.write(out, kind, trained, more)
+    write_manifest(out, kind, trained, more)
 
 
-def _requires(trained: Trained, kind: str) -> list[str]:
+def _requires(trained: TrainedModel, kind: str) -> list[str]:
     names = ["numpy", *_PACKAGES[kind]]
     if "text" in trained.run.model.encoders:
         config = trained.tokenizer.config
@@ -107,12 +105,8 @@ def _requires(trained: Trained, kind: str) -> list[str]:
     return names
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in packages}
-
-
 def _pipeline(kind: str) -> dict[str, bytes]:
-    """The modules that travel along: of `standalone`, and those of `data` that they need."""
+    """Copies of the modules in `standalone`, and of the modules of `data` that they need."""
     here = "vljax.interop.programs.standalone"
     sources = {
         "embed.py": f"{here}.embed",
@@ -123,10 +117,11 @@ def _pipeline(kind: str) -> dict[str, bytes]:
         "pipeline/cleaning.py": "vljax.data.tokenizers.cleaning",
         "pipeline/clip_bpe.py": "vljax.data.tokenizers.clip_bpe",
     }
-    return {name: _travelling(module) for name, module in sources.items()}
+    return {name: _copied(module) for name, module in sources.items()}
 
 
-def _travelling(module: str) -> bytes:
+def _copied(module: str) -> bytes:
+    """The source of a module with its imports changed to the exported folder's."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None

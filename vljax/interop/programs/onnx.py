@@ -1,7 +1,7 @@
-"""Folders of ONNX graphs, one an encoder; both find their weights in one safetensors file.
+"""Folders of ONNX graphs: one for each encoder, with weights in a shared safetensors file.
 
-jax2onnx makes the graph of a function whose weights are arguments, so none is in memory. They are
-then declared external data, by their place in the safetensors file.
+jax2onnx exports a function whose weights are arguments, so that no weight has to be in memory. The
+arguments are then turned into external data that points into the safetensors file.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ from jaxtyping import Array
 
 from vljax.config import UserError
 from vljax.interop import plain
-from vljax.interop.export_issues import Losses
-from vljax.interop.format import Format, Trained, Writing
+from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
+from vljax.interop.exported import WEIGHTS
+from vljax.interop.files.safetensors import SHARD_BYTES, Progress, write_folder
+from vljax.interop.files.tensors import FLOATS, Lazy
+from vljax.interop.formats import Format
 from vljax.interop.programs import folder
 from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
-from vljax.interop.safetensors_files import SHARD_BYTES, Progress, write_folder
-from vljax.interop.tensors import FLOATS, Lazy
 from vljax.models.compute import Compute
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.choose import Kernels
 
 OPSET = 21
 
-Place = tuple[str, int, int]
-"""File, offset and length in bytes."""
+Location = tuple[str, int, int]
+"""File, offset in bytes, length in bytes."""
 
 
-def _write(trained: Trained, losses: Losses) -> Writing:
-    folder.check(trained, losses)
-    compute = Compute(jnp.float32, attention="heads_first")
-    encoders = encoder_functions(trained, losses, compute, FLOATS[trained.dtype])
+def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
+    folder.check(trained, issues)
+    compute = Compute(jnp.float32, kernels=Kernels(attention=cpu_attention))
+    encoders = encoder_functions(trained, issues, compute, FLOATS[trained.dtype])
     graphs = {f"{each.stream}.onnx": _graph(each) for each in encoders}
     described = {
         each.stream: {
@@ -47,26 +50,26 @@ def _write(trained: Trained, losses: Losses) -> Writing:
     }
 
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
-        files = write_folder(out, folder.WEIGHTS, tensors, progress, SHARD_BYTES)
-        places = {name: place for file in files for name, place in _places(file).items()}
+        files = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
+        locations = {name: at for file in files for name, at in _locations(file).items()}
         for name, graph in graphs.items():
-            _point_to(graph, places)
+            _point_to(graph, locations)
             (out / name).write_bytes(graph.SerializeToString())
         folder.finish(out, trained, "onnx", described, files)
         return files
 
     rules = plain.rules([*trained.parameters, *trained.statistics])
-    return Writing(rules, {}, write)
+    return ExportPlan(rules, {}, write)
 
 
 def _graph(encoder: EncoderFunction) -> Any:
-    """The graph of an encoder; inputs first, then weights, all of them arguments."""
+    """The graph of an encoder. Its arguments are the inputs, then the weights."""
     try:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise UserError(
             f"--format onnx: {error}; pip install 'vljax[onnx]', and then"
-            " pip install --no-deps jax2onnx==0.17.1, whose own requirements ask for an older"
+            " pip install --no-deps jax2onnx==0.17.1, which would otherwise ask for an older"
             " orbax-checkpoint"
         ) from error
     (batch,) = jax.export.symbolic_shape("batch")
@@ -77,9 +80,10 @@ def _graph(encoder: EncoderFunction) -> Any:
         named = dict(zip(weights, rest, strict=True)), dict(zip(inputs, own, strict=True))
         return encoder(*named)
 
-    chatter = logging.getLogger("onnx_ir.serde")
-    level = chatter.level
-    chatter.setLevel(logging.ERROR)
+    # jax2onnx warns about types on every export, none of which a user can act on.
+    logger = logging.getLogger("onnx_ir.serde")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -92,11 +96,11 @@ def _graph(encoder: EncoderFunction) -> Any:
                 output_names=["embedding"],
             )
     finally:
-        chatter.setLevel(level)
+        logger.setLevel(level)
 
 
-def _places(file: Path) -> dict[str, Place]:
-    """Where each tensor stands in a safetensors file."""
+def _locations(file: Path) -> dict[str, Location]:
+    """The location of each tensor in a safetensors file."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
@@ -105,18 +109,18 @@ def _places(file: Path) -> dict[str, Place]:
     return {name: (file.name, 8 + length + a, b - a) for name, (a, b) in spans.items()}
 
 
-def _point_to(graph: Any, places: Mapping[str, Place]) -> None:
+def _point_to(graph: Any, locations: Mapping[str, Location]) -> None:
     """Turns the arguments that are weights into external data."""
     import onnx
 
     kept: list[Any] = []
     read = set(_read(graph.graph))
     for argument in graph.graph.input:
-        if argument.name not in places:
+        if argument.name not in locations:
             kept.append(argument)
             continue
         if argument.name not in read:
-            continue  # onnxruntime warns of each one that nothing reads
+            continue  # onnxruntime would warn of each unused tensor
         kind = argument.type.tensor_type
         tensor = onnx.TensorProto(
             name=argument.name,
@@ -124,14 +128,16 @@ def _point_to(graph: Any, places: Mapping[str, Place]) -> None:
             dims=[axis.dim_value for axis in kind.shape.dim],
             data_location=onnx.TensorProto.EXTERNAL,
         )
-        for key, value in zip(("location", "offset", "length"), places[argument.name], strict=True):
+        for key, value in zip(
+            ("location", "offset", "length"), locations[argument.name], strict=True
+        ):
             tensor.external_data.add(key=key, value=str(value))
         graph.graph.initializer.append(tensor)
     _replace(graph.graph.input, kept)
 
 
 def _read(graph: Any) -> Iterator[str]:
-    """The names that the nodes of a graph read, and those of the graphs inside them."""
+    """The names that the nodes of a graph read, including nested graphs."""
     yield from (output.name for output in graph.output)
     for node in graph.node:
         yield from node.input
@@ -146,4 +152,4 @@ def _replace(field: Any, values: Sequence[Any]) -> None:
     field.extend(copies)
 
 
-FORMAT = Format("a folder of ONNX graphs", lambda path: False, None, _write, takes_statistics=True)
+FORMAT = Format("a folder of ONNX graphs", lambda path: False, None, _write, stores_statistics=True)

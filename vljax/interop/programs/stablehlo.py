@@ -1,4 +1,4 @@
-"""Folders of StableHLO programs (`jax.export`), one an encoder, with their weights beside them."""
+"""Folders of StableHLO programs (`jax.export`): one for each encoder, weights in safetensors."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import jax
 import jax.numpy as jnp
 
 from vljax.interop import plain
-from vljax.interop.export_issues import Losses
-from vljax.interop.format import Format, Trained, Writing
+from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
+from vljax.interop.exported import WEIGHTS
+from vljax.interop.files.safetensors import SHARD_BYTES, Progress, write_folder
+from vljax.interop.files.tensors import FLOATS, Lazy
+from vljax.interop.formats import Format
 from vljax.interop.programs import folder
 from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
-from vljax.interop.safetensors_files import SHARD_BYTES, Progress, write_folder
-from vljax.interop.tensors import FLOATS, Lazy
 from vljax.models.compute import Compute
+from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.choose import Kernels
+from vljax.models.kernels.depthwise import shifted_sum
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def _write(trained: Trained, losses: Losses) -> Writing:
-    folder.check(trained, losses)
-    # Shifts run on every platform; XLA's grouped convolutions are slow on CPU.
+def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
+    folder.check(trained, issues)
+    # One program runs on every platform, so it avoids XLA's grouped convolutions: slow on CPU.
     low = trained.dtype == "bfloat16"
-    compute = Compute(
-        jnp.bfloat16 if low else jnp.float32, attention="heads_first", depthwise_by_shifts=True
-    )
-    encoders = encoder_functions(trained, losses, compute, FLOATS[trained.dtype])
+    kernels = Kernels(attention=cpu_attention, depthwise_convolution=shifted_sum)
+    compute = Compute(jnp.bfloat16 if low else jnp.float32, kernels=kernels)
+    encoders = encoder_functions(trained, issues, compute, FLOATS[trained.dtype])
     exported = {each.stream: _exported(each) for each in encoders}
     programs = {f"{stream}.stablehlo": one.serialize() for stream, one in exported.items()}
     described = {
@@ -40,24 +43,24 @@ def _write(trained: Trained, losses: Losses) -> Writing:
     }
 
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
-        files = write_folder(out, folder.WEIGHTS, tensors, progress, SHARD_BYTES)
+        files = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
         for name, content in programs.items():
             (out / name).write_bytes(bytes(content))
         folder.finish(out, trained, "stablehlo", described, files)
         return files
 
     rules = plain.rules([*trained.parameters, *trained.statistics])
-    return Writing(rules, {}, write)
+    return ExportPlan(rules, {}, write)
 
 
 def _exported(encoder: EncoderFunction) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("batch")
-    # float32 is to mean float32 on accelerators too, where products are rounded by default.
+    # Accelerators round float32 products by default; exported programs compute in full float32.
     with jax.default_matmul_precision("highest"):
         export = jax.export.export(jax.jit(encoder.__call__), platforms=PLATFORMS)
         return export(dict(encoder.weights), encoder.batch(batch))
 
 
 FORMAT = Format(
-    "a folder of StableHLO programs", lambda path: False, None, _write, takes_statistics=True
+    "a folder of StableHLO programs", lambda path: False, None, _write, stores_statistics=True
 )

@@ -1,4 +1,8 @@
-"""The names of BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019) in transformers."""
+"""Text towers of transformers: BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019).
+
+The models are `BertModel` and `RobertaModel`. `rules`, `check` and `adapted` also serve
+`Run.pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained, require_activation
+from vljax.interop.export_plan import ExportIssues, TrainedModel, refuse_gated_mlp, single_tower
+from vljax.interop.files.tensors import Lazy, Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import ForeignModel, read_head, text_run, unprefixed
 from vljax.interop.mapping import FLAT, LINEAR, LINEAR_OUT, Rule, rule
-from vljax.interop.single_tower import one_tower, read_head, text_run, unprefixed
-from vljax.interop.tensors import Lazy, Tensor
 from vljax.interop.transformers import tokenizer as texts
 from vljax.interop.transformers.towers import linear, norm, read_tower, write_stack
 from vljax.models.encoders import TextTransformer
@@ -19,11 +23,11 @@ from vljax.models.encoders import TextTransformer
 PREFIXES = ("bert.", "roberta.")
 HEADS = r"(cls|lm_head|classifier|qa_outputs)\..*"
 IGNORED = (r"embeddings\.position_ids", HEADS)
-"""A table of 0, 1, 2, ..., and heads of the tasks that it was trained on."""
+"""A table of 0, 1, 2, ..., and heads for tasks, which import leaves out."""
 
 _POSITIONS = "embeddings.position_embeddings.weight"
-# What makes a text tower a BERT; the rest are sizes.
-_NAMES_FORM = {
+# Fields that are the same for all of these towers. Pretrained values allow any pooling.
+_PRETRAINED_FORM = {
     "post_norm": True,
     "embedding_norm": True,
     "causal": False,
@@ -33,8 +37,8 @@ _NAMES_FORM = {
 
 
 def check(name: str, encoder: TextTransformer, layout: str) -> None:
-    """Raises UserError if an encoder is none of a layout, "bert" or "roberta"."""
-    for field, wanted in _NAMES_FORM.items():
+    """Raises UserError if an encoder does not fit a layout, "bert" or "roberta"."""
+    for field, wanted in _PRETRAINED_FORM.items():
         if getattr(encoder, field) != wanted:
             path = f"model.encoders.{name}.{field}"
             raise UserError(f"{path}: must be {wanted} for weights of {layout}")
@@ -48,8 +52,8 @@ def rules(name: str, pooler: str | None = None) -> list[Rule]:
     """The rules of an encoder.
 
     Args:
-      name: of the encoder in the model.
-      pooler: our path of the pooler; None for none.
+      name: the encoder's name in the model.
+      pooler: our path of the pooler, or None.
     """
     here, there = f"{name}/blocks/{{i}}", "encoder.layer.{i}"
     made = [
@@ -76,7 +80,7 @@ def rules(name: str, pooler: str | None = None) -> list[Rule]:
 def adapted(
     tensors: Mapping[str, Tensor], encoder: TextTransformer, source: str
 ) -> dict[str, Tensor]:
-    """The tensors without the prefix of models with a head, and as many positions as are used.
+    """The tensors without the prefixes of task models, and only the positions that are used.
 
     Raises:
       UserError: if there are fewer positions than the encoder has.
@@ -90,7 +94,7 @@ def adapted(
         if count < context:
             most = count - encoder.position_offset
             raise UserError(
-                f"{source}: has {most} positions, and context_length is {encoder.context_length};"
+                f"{source}: has {most} positions, but context_length is {encoder.context_length};"
                 " make it smaller"
             )
         shape = (context, table.shape[1])
@@ -98,7 +102,7 @@ def adapted(
     return found
 
 
-# --- Text towers in transformers: `BertModel` and `RobertaModel` ----------------------------------
+# --- Folders ---
 
 _CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}
 KINDS = tuple(_CLASSES)
@@ -111,22 +115,22 @@ _FORM: dict[str, Any] = {
 }
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says one of `KINDS`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     kind = str(config.raw("model_type"))
     for name in ("is_decoder", "add_cross_attention"):
         config.must(name, False, False)
     config.must("position_embedding_type", "absolute", "absolute")
     tensors, notes = unprefixed(tensors, PREFIXES, HEADS)
     roberta = kind == "roberta"
-    # RoBERTa counts positions from behind the id of padding.
+    # RoBERTa numbers positions from the id of padding + 1.
     offset = config.get("pad_token_id", 1) + 1 if roberta else 0
     context = config.get("max_position_embeddings", 512) - offset
     tokenizer = texts.read(folder, context)
     pad = tokenizer.loaded.special.pad
     if roberta and pad + 1 != offset:
-        config.fail("pad_token_id", f"is {offset - 1}, and the tokenizer pads with {pad}")
+        config.fail("pad_token_id", f"is {offset - 1}, but the tokenizer pads with {pad}")
     encoder = TextTransformer(
         vocab_size=config.get("vocab_size", 50265 if roberta else 30522),
         context_length=context,
@@ -138,7 +142,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     head = read_head("text", encoder.width, tensors)
     pooler = "embedding/text" if head.projections["text"] == "tanh" else None
     run = text_run(encoder, head, tokenizer.loaded)
-    return Reading(
+    return ForeignModel(
         f"transformers {kind}",
         run,
         tokenizer.loaded,
@@ -149,19 +153,19 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     )
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
-    encoder, head, label = one_tower(trained, losses, "text", TextTransformer)
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and all files except the arrays."""
+    encoder, head, label = single_tower(trained, issues, "text", TextTransformer)
     kind, path = kind_of(encoder), "model.encoders.text"
-    losses.require({**_FORM, "layer_scale": None}, encoder, path)
-    require_activation(encoder, losses, path)
+    issues.require({**_FORM, "layer_scale": None}, encoder, path)
+    refuse_gated_mlp(encoder, issues, path)
     if not encoder.token_types:
-        losses.refuse(f"{path}.token_types", 0, "at least 1")
+        issues.refuse(f"{path}.token_types", 0, "at least 1")
     inputs = ["input_ids", "attention_mask"]
-    tokenizer = texts.write(trained, losses, inputs, bert_names=True)
+    tokenizer = texts.write(trained, issues, inputs, bert_names=True)
     pad = tokenizer.ids["pad_token_id"]
     if kind == "roberta" and encoder.position_offset != (pad or 0) + 1:
-        losses.refuse(f"{path}.position_offset", encoder.position_offset, "the id of padding + 1")
+        issues.refuse(f"{path}.position_offset", encoder.position_offset, "the id of padding + 1")
     content = {
         "architectures": [_CLASSES[kind]],
         "model_type": kind,
@@ -178,14 +182,14 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
     pooler = f"{label}/text" if head.projections["text"] == "tanh" else None
     if pooler is None:
         name = _CLASSES[kind]
-        losses.notes.append(
+        issues.notes.append(
             f"without a pooler: {name}.from_pretrained(OUT, add_pooling_layer=False)"
         )
     elif head.dim != encoder.width:
-        losses.refuse(f"model.heads.{label}.dim", head.dim, f"{encoder.width}, the width")
+        issues.refuse(f"model.heads.{label}.dim", head.dim, f"{encoder.width}, the width")
     return rules("text", pooler), {"config.json": content, **tokenizer.files}
 
 
 def kind_of(encoder: TextTransformer) -> str:
-    """The `model_type` that has such towers."""
+    """The `model_type` of such towers."""
     return "roberta" if encoder.position_offset else "bert"

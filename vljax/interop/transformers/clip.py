@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained, imported_run, two_towers
+from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import ForeignModel, imported_run
 from vljax.interop.mapping import LINEAR, ROW, STACKED, Rule, rule
-from vljax.interop.tensors import Tensor
 from vljax.interop.transformers import images
 from vljax.interop.transformers import tokenizer as texts
 from vljax.interop.transformers.towers import (
@@ -34,13 +35,13 @@ _IMAGE = {
     "patch_bias": False,
 }
 _TEXT = {"causal": True, "pooling": "eos"}
-# Before version 4.31, configurations said 2 whatever the tokenizer had, and the model takes the
-# token with the highest id in place of the end token where they do.
+# Before version 4.31, configurations stated 2 whatever the tokenizer used. For such a configuration
+# the model pools at the token with the highest id, not at the end token.
 _OLD_EOS = 2
 
 
 def rules(head: str) -> list[Rule]:
-    """The names on both sides; `head` is that of our embedding head."""
+    """The rules of a CLIP; `head` is the name of our embedding head."""
     image = "vision_model.embeddings"
     positions = ("image/cls_position", "image/positions")
     return [
@@ -58,9 +59,9 @@ def rules(head: str) -> list[Rule]:
     ]
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says `clip`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     vision, text = config.part("vision_config"), config.part("text_config")
     context = text.get("max_position_embeddings", 77)
     tokenizer = texts.read(folder, context)
@@ -90,10 +91,12 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
         tokenizer.loaded,
         SoftmaxContrastive(),
     )
-    return Reading("transformers clip", run, tokenizer.loaded, tensors, rules("embedding"), IGNORED)
+    return ForeignModel(
+        "transformers clip", run, tokenizer.loaded, tensors, rules("embedding"), IGNORED
+    )
 
 
-def _check_end(text: Fields, eos: int, vocab_size: int, tokens: int) -> None:
+def _check_end(text: ForeignConfig, eos: int, vocab_size: int, tokens: int) -> None:
     stated = text.get("eos_token_id", 49407)
     if stated == eos and eos != _OLD_EOS:
         return
@@ -102,23 +105,23 @@ def _check_end(text: Fields, eos: int, vocab_size: int, tokens: int) -> None:
     if eos != tokens - 1:
         text.fail(
             "eos_token_id",
-            f"is 2, so that transformers takes the token with the highest id, {tokens - 1}; but"
-            f" the tokenizer ends texts with id {eos}",
+            f"is 2, for which transformers pools at the highest id, {tokens - 1}; but the tokenizer"
+            f" ends texts with id {eos}",
         )
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
-    image, text, head, name = two_towers(trained, losses)
-    losses.require(_IMAGE, image, "model.encoders.image")
-    losses.require(_TEXT, text, "model.encoders.text")
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and all files except the arrays."""
+    image, text, head, name = two_towers(trained, issues)
+    issues.require(_IMAGE, image, "model.encoders.image")
+    issues.require(_TEXT, text, "model.encoders.text")
     linear = {"image": "linear", "text": "linear"}
-    losses.require({"projections": linear}, head, f"model.heads.{name}")
-    tokenizer = texts.write(trained, losses, inputs=["input_ids", "attention_mask"])
+    issues.require({"projections": linear}, head, f"model.heads.{name}")
+    tokenizer = texts.write(trained, issues, inputs=["input_ids", "attention_mask"])
     if tokenizer.ids["eos_token_id"] == _OLD_EOS:
         raise UserError(
-            "data.tokenizer: the end token has the id 2, with which transformers clip looks for the"
-            " token of the highest id instead; there is no way around it"
+            "data.tokenizer: the end token has the id 2, for which transformers clip pools at the"
+            " token with the highest id instead; train with another id for the end token"
         )
     projection = {"projection_dim": head.dim}
     config = {
@@ -135,6 +138,6 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
         },
         "vision_config": {"model_type": "clip_vision_model", **write_image(image), **projection},
     }
-    processor = images.write(trained.run.data.eval_transforms, image, losses, "CLIP")
+    processor = images.write(trained.run.data.eval_transforms, image, issues, "CLIP")
     files = {"config.json": config, "preprocessor_config.json": processor, **tokenizer.files}
     return rules(name), files

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face transformers, version 5: one file a kind of model."""
+"""Folders of Hugging Face transformers, version 5. Each `model_type` has a file here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError, suggest
-from vljax.interop.export_issues import Losses
-from vljax.interop.format import Format, Reading, Trained, Writing, read_json, to_json
-from vljax.interop.safetensors_files import SHARD_BYTES, read_folder, write_folder
-from vljax.interop.torch.file import state_dict
+from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
+from vljax.interop.files.safetensors import SHARD_BYTES, read_folder, write_folder
+from vljax.interop.files.torch import state_dict
+from vljax.interop.foreign_config import read_json, to_json
+from vljax.interop.foreign_model import ForeignModel
+from vljax.interop.formats import Format
 from vljax.interop.transformers import bert, clip, siglip, siglip2, vit
 from vljax.models.encoders import NaFlexViT, TextTransformer, ViT
 
@@ -28,11 +30,11 @@ def _recognises(path: Path) -> bool:
     if not file.is_file():
         return False
     content = file.read_bytes()
+    # A damaged file is recognised too, so that reading it fails with an error about the damage.
     return b'"model_type"' in content or not _is_json(content)
 
 
 def _is_json(content: bytes) -> bool:
-    """A damaged configuration is better named than the folder taken for nothing."""
     try:
         json.loads(content)
     except ValueError:
@@ -40,7 +42,7 @@ def _is_json(content: bytes) -> bool:
     return True
 
 
-def _read(folder: Path) -> Reading:
+def _read(folder: Path) -> ForeignModel:
     content = read_json(folder / "config.json")
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind not in _READERS:
@@ -51,20 +53,20 @@ def _read(folder: Path) -> Reading:
     return _READERS[kind](folder, content, read_folder(folder, "model"))
 
 
-def _write(trained: Trained, losses: Losses) -> Writing:
+def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     kind, family = _family(trained)
-    losses.target = f"transformers {kind}"
-    rules, files = family(trained, losses)
+    issues.target = f"transformers {kind}"
+    rules, files = family(trained, issues)
 
     def write(out: Path, tensors: Any, progress: Any) -> Any:
         return write_folder(out, "model", tensors, progress, SHARD_BYTES)
 
     content = {name: c if isinstance(c, bytes) else to_json(c) for name, c in files.items()}
-    return Writing(rules, content, write)
+    return ExportPlan(rules, content, write)
 
 
-def _family(trained: Trained) -> tuple[str, Any]:
-    """The `model_type` that a model comes nearest to, and what writes it."""
+def _family(trained: TrainedModel) -> tuple[str, Any]:
+    """The closest `model_type`, and the function that writes it."""
     encoders = trained.run.model.encoders
     image, text = encoders.get("image"), encoders.get("text")
     if len(encoders) == 1 and isinstance(image, ViT):

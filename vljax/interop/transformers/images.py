@@ -1,4 +1,4 @@
-"""`preprocessor_config.json` of transformers, and our transforms of evaluation."""
+"""`preprocessor_config.json` of transformers, read and written as evaluation transforms."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vljax.data.transforms import CentreCrop, Decode, Resize, Transform
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import read_json
+from vljax.interop.export_plan import ExportIssues
+from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.models.encoders import ViT
 
-FILTERS: dict[str, int] = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
+FILTERS: dict[str, int] = {"bilinear": 2, "bicubic": 3}
+"""Pillow's numbers of resampling filters."""
 _CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 _HALVES = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 
 
 class _Family(NamedTuple):
-    """What an image processor does where its file says nothing."""
+    """The defaults of an image processor class."""
 
     means: tuple[list[float], list[float]]
     interpolation: str
@@ -34,14 +35,14 @@ _FAMILIES = {
 
 
 def read(folder: Path, size: int) -> tuple[Resize, dict[str, Any]]:
-    """How images get the size of the model, and how their pixels are normalised.
+    """The resize transform of a folder, and our fields for pixel normalisation.
 
     Args:
-      folder: with a `preprocessor_config.json`, or a `processor_config.json` that holds the same.
-      size: height and width that the model is made for.
+      folder: a folder with `preprocessor_config.json` or `processor_config.json`.
+      size: the image size of the model in pixels.
 
     Raises:
-      UserError: if it does anything that no transform here does.
+      UserError: if vljax has no transform for a step.
     """
     fields = processor(folder)
     family = _family(fields)
@@ -52,19 +53,19 @@ def read(folder: Path, size: int) -> tuple[Resize, dict[str, Any]]:
 
 
 def read_cropped(folder: Path) -> tuple[tuple[Transform, ...], int, dict[str, Any]]:
-    """The same for a model of any size: transforms, the size that they make, the normalisation.
+    """Transforms, their output size, and pixel normalisation, for a model without a fixed size.
 
-    What is resized may be larger than what is cropped out of it.
+    An image may be resized to more pixels than are cropped from it afterwards.
     """
     fields = processor(folder)
     family = _family(fields)
-    given = fields.raw("size")
+    stated = fields.raw("size")
     crops = fields.get("do_center_crop", family.crops)
-    mode: Any = "shortest" if isinstance(given, dict) and "shortest_edge" in given else "squash"
+    mode: Any = "shortest" if isinstance(stated, dict) and "shortest_edge" in stated else "squash"
     if mode == "shortest" and not crops:
         fields.fail("do_center_crop", "is false, but the shortest edge alone is resized")
-    resized = _side(fields, "size", given)
-    size = _side(fields, "crop_size", fields.raw("crop_size") if crops else given)
+    resized = _side(fields, "size", stated)
+    size = _side(fields, "crop_size", fields.raw("crop_size") if crops else stated)
     name: Any = interpolation(fields, family.interpolation)
     resize = Resize(resized, mode=mode, interpolation=name, centre="floor")
     if (resized - size) % 2 or size > resized:
@@ -73,16 +74,16 @@ def read_cropped(folder: Path) -> tuple[tuple[Transform, ...], int, dict[str, An
     return (resize, *cut), size, normalisation(fields, family.means)
 
 
-def _side(fields: Fields, name: str, given: Any) -> int:
-    sides = set(given.values()) if isinstance(given, dict) else {given}
+def _side(fields: ForeignConfig, name: str, stated: Any) -> int:
+    sides = set(stated.values()) if isinstance(stated, dict) else {stated}
     side = sides.pop() if len(sides) == 1 else None
     if not isinstance(side, int) or isinstance(side, bool):
-        fields.fail(name, f"{given!r} is no square")
+        fields.fail(name, f"{stated!r} is not a square")
     assert isinstance(side, int)
     return side
 
 
-def _family(fields: Fields) -> _Family:
+def _family(fields: ForeignConfig) -> _Family:
     """What the kind of processor does by default, once the steps that all share are checked."""
     kind = str(fields.raw("image_processor_type") or fields.raw("feature_extractor_type"))
     family = next((name for name in _FAMILIES if kind.startswith(name)), None)
@@ -93,7 +94,7 @@ def _family(fields: Fields) -> _Family:
     return _FAMILIES[family or ""]
 
 
-def check_steps(fields: Fields) -> None:
+def check_steps(fields: ForeignConfig) -> None:
     """Raises UserError if images are not resized, or not divided by 255."""
     for step in ("do_resize", "do_rescale"):
         fields.must(step, True, True)
@@ -101,8 +102,8 @@ def check_steps(fields: Fields) -> None:
         fields.fail("rescale_factor", "is not 1/255")
 
 
-def interpolation(fields: Fields, default: str) -> str:
-    """The filter by our name."""
+def interpolation(fields: ForeignConfig, default: str) -> str:
+    """Our name of the resampling filter."""
     resample = fields.raw("resample", FILTERS[default])
     name = next((name for name, number in FILTERS.items() if number == resample), None)
     if name is None:
@@ -111,9 +112,9 @@ def interpolation(fields: Fields, default: str) -> str:
 
 
 def normalisation(
-    fields: Fields, default: tuple[list[float], list[float]] = _HALVES
+    fields: ForeignConfig, default: tuple[list[float], list[float]] = _HALVES
 ) -> dict[str, Any]:
-    """The fields of an image tower that say what is done to pixels."""
+    """The fields of our image tower for pixel normalisation."""
     if not fields.get("do_normalize", True):
         return {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
     mean, std = default
@@ -123,28 +124,31 @@ def normalisation(
     }
 
 
-def processor(folder: Path) -> Fields:
-    """The older file of the two counts where both are there, as in transformers."""
+def processor(folder: Path) -> ForeignConfig:
+    """The configuration of the image processor.
+
+    If a folder has both files, the older kind is used, as in transformers.
+    """
     file = folder / "preprocessor_config.json"
     if not file.exists() and (newer := folder / "processor_config.json").exists():
-        return Fields(read_json(newer), str(newer)).part("image_processor")
-    return Fields(read_json(file), str(file))
+        return ForeignConfig(read_json(newer), str(newer)).part("image_processor")
+    return ForeignConfig(read_json(file), str(file))
 
 
-def _mode(fields: Fields, size: int, clip: bool) -> str:
+def _mode(fields: ForeignConfig, size: int, clip: bool) -> str:
     """The mode of our `Resize`."""
-    given = fields.raw("size", {"shortest_edge": 224} if clip else {"height": 224, "width": 224})
+    stated = fields.raw("size", {"shortest_edge": 224} if clip else {"height": 224, "width": 224})
     crops = fields.get("do_center_crop", clip)
-    if isinstance(given, int):
-        given = {"shortest_edge": given} if clip else {"height": given, "width": given}
-    if given == {"height": size, "width": size}:
+    if isinstance(stated, int):
+        stated = {"shortest_edge": stated} if clip else {"height": stated, "width": stated}
+    if stated == {"height": size, "width": size}:
         mode = "squash"
-    elif given == {"shortest_edge": size}:
+    elif stated == {"shortest_edge": size}:
         mode = "shortest"
         if not crops:
             fields.fail("do_center_crop", "is false, but the shortest edge alone is resized")
     else:
-        fields.fail("size", f"is {given!r}, but the model is made for {size} pixels")
+        fields.fail("size", f"is {stated!r}, but the model is made for {size} pixels")
     if crops:
         crop = fields.raw("crop_size", {"height": 224, "width": 224})
         if crop not in (size, {"height": size, "width": size}):
@@ -152,40 +156,40 @@ def _mode(fields: Fields, size: int, clip: bool) -> str:
     return mode
 
 
-def three(fields: Fields, name: str, default: Sequence[float]) -> tuple[float, ...]:
-    """A number a channel; null is as good as nothing. Raises UserError for anything else."""
+def three(fields: ForeignConfig, name: str, default: Sequence[float]) -> tuple[float, ...]:
+    """Three numbers, one per channel; null selects the default. Raises UserError otherwise."""
     values = fields.raw(name, None) or list(default)
     if not (isinstance(values, list) and len(values) == 3):
-        fields.fail(name, f"{values!r} is no list of three numbers")
+        fields.fail(name, f"{values!r} is not a list of three numbers")
     return tuple(float(value) for value in values)
 
 
 def write(
-    transforms: Sequence[Transform], tower: ViT, losses: Losses, family: str
+    transforms: Sequence[Transform], tower: ViT, issues: ExportIssues, family: str
 ) -> dict[str, Any]:
     """The content of `preprocessor_config.json`.
 
     Args:
-      transforms: those of evaluation.
-      tower: the image tower, which normalises.
-      losses: is asked where something cannot be expressed.
-      family: "CLIP", "Siglip", "ViT" or "Bit"; each has its own class.
+      transforms: the evaluation transforms.
+      tower: the image tower, whose fields normalise pixels.
+      issues: collects export issues.
+      family: the image processor class, "CLIP", "Siglip", "ViT" or "Bit".
 
     Raises:
-      UserError: if they are not a decode and a resize, or resize in another way.
+      UserError: if the class cannot express the transforms.
     """
     crop = [t for t in transforms if isinstance(t, CentreCrop)] if family == "Bit" else []
-    resize = only_resize([t for t in transforms if t not in crop], losses)
+    resize = only_resize([t for t in transforms if t not in crop], issues)
     if family == "ViT" and resize.mode != "squash":
-        losses.refuse("data.eval_transforms.resize.mode", resize.mode, "'squash'")
+        issues.refuse("data.eval_transforms.resize.mode", resize.mode, "'squash'")
     if resize.mode == "pad":
-        losses.refuse("data.eval_transforms.resize.mode", "pad", "'squash' and 'shortest'")
+        issues.refuse("data.eval_transforms.resize.mode", "pad", "'squash' and 'shortest'")
     if resize.mode == "shortest" and resize.centre == "round":
-        losses.lose("resize", "a centre crop that is rounded to even pixels rather than down")
+        issues.record("resize", "a centre crop that is rounded to even pixels rather than down")
     side = {"height": resize.size, "width": resize.size}
-    losses.notes.append(
-        "pixels are the same with AutoProcessor.from_pretrained(FOLDER, backend='pil'); those that"
-        " torchvision resizes are off by a level now and then"
+    issues.notes.append(
+        "AutoProcessor.from_pretrained(FOLDER, backend='pil') gives the same pixels; its default,"
+        " torchvision, sometimes differs by one level"
     )
     content: dict[str, Any] = {
         "image_processor_type": f"{family}ImageProcessor",
@@ -209,20 +213,20 @@ def write(
     return content
 
 
-def only_resize(transforms: Sequence[Transform], losses: Losses) -> Resize:
+def only_resize(transforms: Sequence[Transform], issues: ExportIssues) -> Resize:
     """The one transform between decoding and text. Raises UserError if there are others."""
     images = [t for t in transforms if t.provides != "text"]
     if [type(t) for t in images] != [Decode, Resize]:
         names = [transform.type_name for transform in transforms]
-        losses.refuse("data.eval_transforms", names, "decode and resize")
+        issues.refuse("data.eval_transforms", names, "decode and resize")
     decode, resize = images
     assert isinstance(decode, Decode)
     assert isinstance(resize, Resize)
     if decode.scaled:
-        losses.lose("resize", "decoding JPEG files no finer than needed")
+        issues.record("resize", "decoding JPEG files no finer than needed")
     if not resize.antialias:
-        losses.lose("resize", "resizing without antialiasing")
+        issues.record("resize", "resizing without antialiasing")
     if resize.interpolation == "area":
-        losses.lose("resize", "interpolation by area, which is bicubic there")
+        issues.record("resize", "interpolation by area, which is bicubic there")
         resize = dataclasses.replace(resize, interpolation="bicubic")
     return resize

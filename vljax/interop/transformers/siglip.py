@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from vljax.data.tokenizers import LoadedTokenizer
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained, imported_run, two_towers
+from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import ForeignModel, imported_run
 from vljax.interop.mapping import (
     BATCHED,
     CONVOLUTION,
@@ -21,7 +23,6 @@ from vljax.interop.mapping import (
     Rule,
     rule,
 )
-from vljax.interop.tensors import Tensor
 from vljax.interop.transformers import images
 from vljax.interop.transformers import tokenizer as texts
 from vljax.interop.transformers.towers import (
@@ -45,11 +46,11 @@ _PROJECTIONS: Any = {"image": "none", "text": "affine"}
 
 
 def rules(head: str, patches: Change = CONVOLUTION) -> list[Rule]:
-    """The names on both sides.
+    """The rules of a SigLIP.
 
     Args:
       head: the name of our embedding head.
-      patches: how the patch embedding is laid out there.
+      patches: how the layout of the patch embedding changes.
     """
     image, pool = "vision_model.embeddings", "vision_model.head"
     packed = [f"image/pooling/attention/{name}" for name in ("query", "key", "value")]
@@ -77,9 +78,9 @@ def rules(head: str, patches: Change = CONVOLUTION) -> list[Rule]:
     ]
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says `siglip`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     vision, text = config.part("vision_config"), config.part("text_config")
     vision.must("vision_use_head", True, True)
     context = text.get("max_position_embeddings", 64)
@@ -107,28 +108,32 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     head = Embedding(dim, _PROJECTIONS)
     run = imported_run(tower, encoder, head, (resize,), tokenizer.loaded, objective)
     what, notes = "transformers siglip", _notes(tokenizer.loaded)
-    return Reading(what, run, tokenizer.loaded, tensors, rules("embedding"), IGNORED, notes)
+    return ForeignModel(what, run, tokenizer.loaded, tensors, rules("embedding"), IGNORED, notes)
 
 
 def _notes(tokenizer: LoadedTokenizer) -> list[str]:
-    """Released SigLIPs read lower case, which transformers forgets without a SiglipTokenizer."""
+    """Warns if texts keep upper case.
+
+    Released SigLIPs were trained on lower case, but in transformers only a SiglipTokenizer
+    lower-cases.
+    """
     upper, lower = tokenizer(["A", "a"])[0]
     if np.array_equal(upper, lower):
         return []
     return [
-        "texts keep upper case, as in transformers; released SigLIPs were trained on lower case:"
-        " for one of them, lower texts first"
+        "texts keep upper case, as in transformers; released SigLIPs were trained on lower case, so"
+        " lower-case texts for them"
     ]
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
-    image, text, head, name = two_towers(trained, losses)
-    losses.require(_IMAGE, image, "model.encoders.image")
-    losses.require(_TEXT, text, "model.encoders.text")
-    losses.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
-    # Without an attention mask, since the model was trained to read padding.
-    tokenizer = texts.write(trained, losses, inputs=["input_ids"])
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and all files except the arrays."""
+    image, text, head, name = two_towers(trained, issues)
+    issues.require(_IMAGE, image, "model.encoders.image")
+    issues.require(_TEXT, text, "model.encoders.text")
+    issues.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
+    # No attention mask, since the model is trained to read padding.
+    tokenizer = texts.write(trained, issues, inputs=["input_ids"])
     config = {
         "architectures": ["SiglipModel"],
         "model_type": KIND,
@@ -145,6 +150,6 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
             "vision_use_head": True,
         },
     }
-    processor = images.write(trained.run.data.eval_transforms, image, losses, "Siglip")
+    processor = images.write(trained.run.data.eval_transforms, image, issues, "Siglip")
     files = {"config.json": config, "preprocessor_config.json": processor, **tokenizer.files}
     return rules(name), files

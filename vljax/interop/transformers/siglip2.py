@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vljax.data.transforms import Decode, Patchify, Transform
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained, imported_run, two_towers
+from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import ForeignModel, imported_run
 from vljax.interop.mapping import PATCHES, Rule
-from vljax.interop.tensors import Tensor
-from vljax.interop.tokenizers import gemma
+from vljax.interop.transformers import gemma_tokenizer as gemma
 from vljax.interop.transformers import images, siglip
 from vljax.interop.transformers.towers import IGNORED, read_tower, write_text, write_tower
 from vljax.models.encoders import NaFlexViT, TextTransformer
@@ -25,16 +26,16 @@ _TEXT = {"causal": False, "pooling": "last"}
 _PROJECTIONS: Any = {"image": "none", "text": "affine"}
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says `siglip2`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     vision, text = config.part("vision_config"), config.part("text_config")
     vision.must("vision_use_head", True, True)
     defaults: Any = {"activation": "gelu_pytorch_tanh", "epsilon": 1e-6}
     patch, entries = vision.side("patch_size", 16), vision.get("num_patches", 256)
     side = math.isqrt(entries)
     if side**2 != entries:
-        vision.fail("num_patches", f"is {entries}, which is no square")
+        vision.fail("num_patches", f"is {entries}, which is not a square number")
     patchify, pixels = _read_processor(folder, patch)
     tower = NaFlexViT(
         image_size=side * patch,
@@ -58,11 +59,11 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     head, objective = Embedding(dim, _PROJECTIONS), SigmoidContrastive()
     run = imported_run(tower, encoder, head, (patchify,), tokenizer.loaded, objective)
     rules = siglip.rules("embedding", PATCHES)
-    return Reading("transformers siglip2", run, tokenizer.loaded, tensors, rules, IGNORED)
+    return ForeignModel("transformers siglip2", run, tokenizer.loaded, tensors, rules, IGNORED)
 
 
 def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]:
-    """How images become patches, and how their pixels are normalised."""
+    """The transform from images to patches, and our fields for pixel normalisation."""
     fields = images.processor(folder)
     kind = str(fields.raw("image_processor_type"))
     if not kind.startswith("Siglip2"):
@@ -74,14 +75,14 @@ def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]
     return Patchify(patch, (budget,), interpolation=name), images.normalisation(fields)
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
-    image, text, head, name = two_towers(trained, losses, NaFlexViT)
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and all files except the arrays."""
+    image, text, head, name = two_towers(trained, issues, NaFlexViT)
     assert isinstance(image, NaFlexViT)
-    losses.require(_IMAGE, image, "model.encoders.image")
-    losses.require(_TEXT, text, "model.encoders.text")
-    losses.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
-    tokenizer = gemma.write(trained, losses, masks=text.mask_padding)
+    issues.require(_IMAGE, image, "model.encoders.image")
+    issues.require(_TEXT, text, "model.encoders.text")
+    issues.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
+    tokenizer = gemma.write(trained, issues, masks=text.mask_padding)
     vision = {
         "model_type": "siglip2_vision_model",
         **write_tower(image),
@@ -102,9 +103,9 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
         },
         "vision_config": vision,
     }
-    processor = _write_processor(trained.run.data.eval_transforms, image, losses)
-    losses.notes.append(
-        "Siglip2Processor ignores what is saved, and takes 256 patches of 16 pixels and 64 tokens:"
+    processor = _write_processor(trained.run.data.eval_transforms, image, issues)
+    issues.notes.append(
+        "Siglip2Processor ignores the saved sizes, and uses 256 patches of 16 pixels and 64 tokens:"
         f" call it with patch_size={image.patch_size},"
         f" max_num_patches={processor['max_num_patches']}, max_length={text.context_length}"
     )
@@ -113,21 +114,21 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
 
 
 def _write_processor(
-    transforms: Sequence[Transform], tower: NaFlexViT, losses: Losses
+    transforms: Sequence[Transform], tower: NaFlexViT, issues: ExportIssues
 ) -> dict[str, Any]:
     """The content of `preprocessor_config.json`."""
     found = [t for t in transforms if t.provides != "text"]
     if [type(t) for t in found] != [Decode, Patchify]:
         names = [transform.type_name for transform in transforms]
-        losses.refuse("data.eval_transforms", names, "decode and patchify")
+        issues.refuse("data.eval_transforms", names, "decode and patchify")
     decode, patchify = found
     assert isinstance(decode, Decode)
     assert isinstance(patchify, Patchify)
     if decode.scaled:
-        losses.lose("resize", "decoding JPEG files no finer than needed")
+        issues.record("resize", "decoding JPEG files no finer than needed")
     if patchify.interpolation not in images.FILTERS:
         path = "data.eval_transforms.patchify.interpolation"
-        losses.refuse(path, patchify.interpolation, "bilinear and bicubic")
+        issues.refuse(path, patchify.interpolation, "bilinear and bicubic")
     return {
         "image_processor_type": "Siglip2ImageProcessor",
         "processor_class": "Siglip2Processor",

@@ -1,4 +1,4 @@
-"""Tokenizer files of transformers, and our tokenizers."""
+"""Tokenizer files of transformers, read as our tokenizers and written from them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Trained, read_json
-from vljax.interop.tokenizers import tokenizer_json
-from vljax.interop.tokenizers.tokenizer_json import Special
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.foreign_config import ForeignConfig, read_json
+from vljax.interop.transformers import tokenizer_json
+from vljax.interop.transformers.tokenizer_json import Special
 
 _CLIP_NORMALIZER = {
     "type": "Sequence",
@@ -27,7 +27,7 @@ _CLIP_NORMALIZER = {
 
 @dataclass(frozen=True)
 class ReadTokenizer:
-    """A tokenizer of ours that was made from files of transformers."""
+    """One of our tokenizers, made from files of transformers."""
 
     loaded: LoadedTokenizer
     eos_id: int
@@ -36,26 +36,26 @@ class ReadTokenizer:
 
 @dataclass(frozen=True)
 class WrittenTokenizer:
-    """What a folder of transformers holds of a tokenizer."""
+    """The tokenizer part of a folder of transformers."""
 
     ids: dict[str, int | None]
     """`pad_token_id`, `bos_token_id`, `eos_token_id`."""
     files: dict[str, Any] = field(default_factory=dict)
-    """Bytes, or what is to be JSON."""
+    """File contents by name: bytes, or data to write as JSON."""
 
 
 def read(folder: Path, context: int) -> ReadTokenizer:
     """The tokenizer of a folder.
 
     Args:
-      folder: with a `tokenizer.json`, or the `spiece.model` of a SiglipTokenizer.
-      context: tokens of a text.
+      folder: a folder with `tokenizer.json`, or with the `spiece.model` of a SiglipTokenizer.
+      context: the context length in tokens.
 
     Raises:
-      UserError: if it makes ids in a way that no tokenizer here does.
+      UserError: if vljax has no tokenizer that gives the same ids.
     """
     file = folder / "tokenizer_config.json"
-    config = Fields(read_json(file), str(file))
+    config = ForeignConfig(read_json(file), str(file))
     kind = str(config.raw("tokenizer_class") or "").removesuffix("Fast")
     if config.get("padding_side", "right") != "right":
         config.fail("padding_side", "is not 'right'")
@@ -67,15 +67,14 @@ def read(folder: Path, context: int) -> ReadTokenizer:
 
 
 def read_json_tokenizer(
-    folder: Path, content: bytes, config: Fields, context: int
+    folder: Path, content: bytes, config: ForeignConfig, context: int
 ) -> ReadTokenizer:
-    """The tokenizer of a `tokenizer.json` whose content is given, framed as its template says.
+    """The tokenizer of a `tokenizer.json`, with the special tokens that its template adds.
 
-    Names of special tokens are those of `tokenizer_config.json`; BERT calls what begins and ends a
-    text cls and sep.
+    The names of special tokens come from `tokenizer_config.json`; BERT names them cls and sep.
 
     Raises:
-      UserError: if it puts anything else around a text than at most a token before and one behind.
+      UserError: if the template adds other tokens than one at the end and at most one in front.
     """
     file = folder / "tokenizer.json"
     aliases = {"pad": "pad_token", "eos": "sep_token", "bos": "cls_token"}
@@ -89,8 +88,8 @@ def read_json_tokenizer(
     around = tokenizer_json.added_around(content, str(file))
     if around.after != (names["eos"],) or around.before not in ((), (names["bos"],)):
         raise UserError(
-            f"{file}: puts {list(around.before)} before and {list(around.after)} behind a"
-            f" text; vljax has the end token ({names['eos']!r}) behind it, and at most"
+            f"{file}: adds {list(around.before)} before and {list(around.after)} after a"
+            f" text; vljax adds the end token ({names['eos']!r}) after it, and at most"
             f" {names['bos']!r} before it"
         )
     component = HuggingFace(
@@ -106,7 +105,7 @@ def read_json_tokenizer(
     return ReadTokenizer(loaded, eos, loaded.vocab_size)
 
 
-def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTokenizer:
+def _read_json(folder: Path, config: ForeignConfig, kind: str, context: int) -> ReadTokenizer:
     file = folder / "tokenizer.json"
     if not file.exists():
         again = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one"
@@ -114,21 +113,21 @@ def _read_json(folder: Path, config: Fields, kind: str, context: int) -> ReadTok
     content = read_json(file)
     if kind == "CLIPTokenizer" and content.get("normalizer") != _CLIP_NORMALIZER:
         raise UserError(
-            f"{file}: its normalizer is not the one that a CLIPTokenizer applies in any case"
+            f"{file}: its normalizer differs from the one that a CLIPTokenizer always applies"
         )
     return read_json_tokenizer(folder, file.read_bytes(), config, context)
 
 
-def token_name(config: Fields, name: str) -> str | None:
-    """The name of a special token; None where there is none."""
+def token_name(config: ForeignConfig, name: str) -> str | None:
+    """The name of a special token, or None."""
     token = config.raw(name)
     content = token.get("content") if isinstance(token, dict) else token
     if content is not None and not isinstance(content, str):
-        config.fail(name, f"{token!r} is no token")
+        config.fail(name, f"{token!r} is not a token")
     return content
 
 
-def _read_siglip(folder: Path, config: Fields, context: int) -> ReadTokenizer:
+def _read_siglip(folder: Path, config: ForeignConfig, context: int) -> ReadTokenizer:
     config.must("do_lower_case", True, True)
     file = folder / "spiece.model"
     pieces = _pieces(file)
@@ -157,13 +156,13 @@ def _pieces(file: Path) -> Any:
 
 
 def vocabulary(loaded: LoadedTokenizer) -> bytes:
-    """The content of the vocabulary file of a tokenizer."""
+    """The content of a tokenizer's vocabulary file."""
     return loaded.files()[str(loaded.vocabulary_file)]
 
 
 def write(
-    trained: Trained,
-    losses: Losses,
+    trained: TrainedModel,
+    issues: ExportIssues,
     inputs: Sequence[str],
     cleaning: Cleaning | None = None,
     *,
@@ -173,16 +172,16 @@ def write(
 
     Args:
       trained: the checkpoint.
-      losses: is asked where something cannot be expressed.
-      inputs: what the model is given: "input_ids" and, if it reads one, "attention_mask".
-      cleaning: what the files have to do to texts; None for all that the checkpoint does.
-      bert_names: whether what begins and ends a text is called cls and sep, too.
+      issues: collects export issues.
+      inputs: the model's inputs: "input_ids" and, if it reads a mask, "attention_mask".
+      cleaning: the text cleaning to write into the files; by default the checkpoint's.
+      bert_names: whether to name the first and last token cls and sep as well.
 
     Raises:
-      UserError: if its texts would not get the same ids there.
+      UserError: if texts would get other ids there.
     """
     config = trained.tokenizer.config
-    check_framing(config, losses)
+    check_framing(config, issues)
     cleaning = config.cleaning if cleaning is None else cleaning
     common = {
         "model_max_length": config.context_length,
@@ -192,19 +191,19 @@ def write(
         "model_input_names": list(inputs),
     }
     if isinstance(config, SentencePiece):
-        return _write_siglip(trained.tokenizer, config, cleaning, losses, common)
-    content, special = _pairs(trained, losses)
+        return _write_siglip(trained.tokenizer, config, cleaning, issues, common)
+    content, special = _pairs(trained, issues)
     repairs = cleaning in tokenizer_json.FTFY
     if repairs:
-        losses.lose(
+        issues.record(
             "text-cleaning",
             f"data.tokenizer.cleaning = {cleaning!r}, which repairs characters and HTML (ftfy)",
         )
     content = tokenizer_json.complete(content, special, config.context_length, cleaning)
-    # CLIP's padding here, 0, is "!"; behind the end token it changes nothing.
+    # CLIP pads with id 0 ("!") here; after the end token it has no effect, so it is not compared.
     cleaned, padding = cleaning != config.cleaning or repairs, not isinstance(config, Clip)
     tokenizer_json.compare(
-        content, trained.tokenizer, losses.target, cleaned=cleaned, padding=padding
+        content, trained.tokenizer, issues.target, cleaned=cleaned, padding=padding
     )
     ids = {
         f"{role}_token_id": None if token is None else tokenizer_json.token_id(content, token)
@@ -222,8 +221,8 @@ def write(
     return WrittenTokenizer(ids, files)
 
 
-def _pairs(trained: Trained, losses: Losses) -> tuple[bytes, Special]:
-    """The byte pairs of a tokenizer as the content of `tokenizer.json`, and its special tokens."""
+def _pairs(trained: TrainedModel, issues: ExportIssues) -> tuple[bytes, Special]:
+    """The vocabulary of a byte-pair tokenizer (a `tokenizer.json`), and its special tokens."""
     config = trained.tokenizer.config
     if isinstance(config, Clip):
         end = "<|endoftext|>"
@@ -231,28 +230,28 @@ def _pairs(trained: Trained, losses: Losses) -> tuple[bytes, Special]:
     if isinstance(config, HuggingFace):
         special = Special(config.pad_token, str(config.eos_token), config.bos_token)
         return vocabulary(trained.tokenizer), special
-    losses.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
+    issues.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
     raise AssertionError
 
 
-def check_framing(config: Tokenizer, losses: Losses) -> None:
-    """Raises UserError if texts are not ended, cut and padded as both towers there expect it."""
+def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
+    """Raises UserError unless texts end with a token, are cut before it, padded right."""
     field = "data.tokenizer"
     if not config.adds_eos:
         name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"
-        losses.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
+        issues.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
     if config.truncation != "keep_eos":
-        losses.refuse(f"{field}.truncation", config.truncation, "keep_eos")
+        issues.refuse(f"{field}.truncation", config.truncation, "keep_eos")
     if config.padding_side != "right":
-        losses.refuse(f"{field}.padding_side", config.padding_side, "right")
+        issues.refuse(f"{field}.padding_side", config.padding_side, "right")
     if isinstance(config, SentencePiece) and config.add_bos:
-        losses.refuse(f"{field}.add_bos", config.add_bos, "False")
+        issues.refuse(f"{field}.add_bos", config.add_bos, "False")
 
 
-def _clip_vocabulary(trained: Trained) -> bytes:
+def _clip_vocabulary(trained: TrainedModel) -> bytes:
     if trained.vocabulary is None:
         raise UserError(
-            "data.tokenizer: the vocabulary of CLIP is built in and cannot be taken out; add"
+            "data.tokenizer: CLIP's vocabulary is built in and cannot be written as a file; add"
             " --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
         )
     try:
@@ -265,13 +264,13 @@ def _write_siglip(
     loaded: LoadedTokenizer,
     config: SentencePiece,
     cleaning: Cleaning,
-    losses: Losses,
+    issues: ExportIssues,
     common: dict[str, Any],
 ) -> WrittenTokenizer:
     if cleaning != "canonical":
-        losses.lose(
+        issues.record(
             "text-cleaning",
-            f"data.tokenizer.cleaning = {cleaning!r}, its SiglipTokenizer lower-cases and"
+            f"data.tokenizer.cleaning = {cleaning!r}, while its SiglipTokenizer lower-cases and"
             " drops punctuation (canonical)",
         )
     from sentencepiece import SentencePieceProcessor

@@ -1,12 +1,12 @@
-"""What the towers of CLIP and SigLIP have in common in transformers."""
+"""Parameter names and configuration fields that the towers of transformers share."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vljax.interop.export_issues import Fields
+from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.mapping import CONVOLUTION, FLAT, LINEAR, LINEAR_OUT, Change, Rule, rule
-from vljax.models.layers.blocks import TransformerConfig
+from vljax.models.layers.transformer import TransformerConfig
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -35,7 +35,7 @@ def norm(own: str, foreign: str) -> list[Rule]:
 
 
 def blocks(own: str, foreign: str) -> list[Rule]:
-    """The rules of a stack of blocks: `image` and `vision_model`."""
+    """The rules of a stack of blocks, such as `image` and `vision_model`."""
     here, there = f"{own}/blocks/{{i}}", f"{foreign}.encoder.layers.{{i}}"
     rules = [
         *norm(f"{here}/attention_norm", f"{there}.layer_norm1"),
@@ -53,7 +53,11 @@ def blocks(own: str, foreign: str) -> list[Rule]:
 
 
 def embeddings(patches: Change = CONVOLUTION) -> list[Rule]:
-    """The rules of patches, tokens and the positions of texts; `patches` is their layout."""
+    """The rules of patch, token and text position embeddings.
+
+    Args:
+      patches: how the layout of the patch embedding changes.
+    """
     image, text = "vision_model.embeddings", "text_model.embeddings"
     return [
         rule("image/patch_embedding", f"{image}.patch_embedding.weight", patches),
@@ -63,11 +67,13 @@ def embeddings(patches: Change = CONVOLUTION) -> list[Rule]:
 
 
 IGNORED = (r"(vision_model|text_model)\.embeddings\.position_ids",)
-"""Tables of 0, 1, 2, ... that older versions saved."""
+"""Tables of 0, 1, 2, ..., which older versions saved."""
 
 
-def read_tower(fields: Fields, *, activation: str, epsilon: float, text: bool) -> dict[str, Any]:
-    """The fields of a tower of ours; the defaults are those of transformers."""
+def read_tower(
+    fields: ForeignConfig, *, activation: str, epsilon: float, text: bool
+) -> dict[str, Any]:
+    """The fields of our tower; the defaults are those of transformers."""
     sizes = dict(_SIZES)
     if text and activation == "quick_gelu":  # CLIP's text tower is smaller by default
         sizes |= {
@@ -90,7 +96,7 @@ def write_tower(tower: TransformerConfig) -> dict[str, Any]:
 
 
 def write_stack(tower: TransformerConfig) -> dict[str, Any]:
-    """The sizes of a stack, under the names that all families share."""
+    """The sizes of a stack, under the field names that all families share."""
     return {
         **{name: getattr(tower, own) for own, (name, _) in _SIZES.items()},
         "hidden_act": _NAMES[tower.activation],
@@ -99,12 +105,12 @@ def write_stack(tower: TransformerConfig) -> dict[str, Any]:
 
 
 def write_image(tower: Any) -> dict[str, Any]:
-    """`vision_config` but for what is CLIP's or SigLIP's own."""
+    """The fields of `vision_config` that CLIP and SigLIP share."""
     sides = {"image_size": tower.image_size, "patch_size": tower.patch_size}
     return {**write_tower(tower), **sides, "num_channels": 3}
 
 
 def write_text(tower: Any, ids: dict[str, int | None]) -> dict[str, Any]:
-    """`text_config` but for what is CLIP's or SigLIP's own."""
+    """The fields of `text_config` that CLIP and SigLIP share."""
     sizes = {"vocab_size": tower.vocab_size, "max_position_embeddings": tower.context_length}
     return {**write_tower(tower), **sizes, **ids}

@@ -1,4 +1,8 @@
-"""The names of image towers in transformers: ViT (Dosovitskiy et al. 2021) and DINOv2."""
+"""Image towers of transformers: ViT (Dosovitskiy et al. 2021), DINOv2 (Oquab et al. 2023).
+
+The models are `ViTModel`, `Dinov2Model` and `Dinov2WithRegistersModel`. `rules` and `check` also
+serve `Run.pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_issues import Fields, Losses
-from vljax.interop.format import Reading, Trained
+from vljax.interop.export_plan import ExportIssues, TrainedModel, single_tower
+from vljax.interop.files.tensors import Tensor
+from vljax.interop.foreign_config import ForeignConfig
+from vljax.interop.foreign_model import (
+    ForeignModel,
+    image_run,
+    placeholder_tokenizer,
+    read_head,
+    unprefixed,
+)
 from vljax.interop.mapping import (
     BATCHED,
     CONVOLUTION,
@@ -22,8 +34,6 @@ from vljax.interop.mapping import (
     Rule,
     rule,
 )
-from vljax.interop.single_tower import image_run, no_texts, one_tower, read_head, unprefixed
-from vljax.interop.tensors import Tensor
 from vljax.interop.transformers import images
 from vljax.interop.transformers.towers import linear, norm, read_tower, write_stack
 from vljax.models.encoders import ViT
@@ -31,7 +41,7 @@ from vljax.models.encoders import ViT
 PREFIXES = ("vit.", "dinov2.", "dinov2_with_registers.")
 HEADS = r"(classifier|decoder)\..*"
 IGNORED = (HEADS,)
-"""Heads of the tasks that a tower was trained on."""
+"""Heads for tasks, which import leaves out."""
 
 FORM = {
     "pooling": "cls",
@@ -41,7 +51,7 @@ FORM = {
     "patch_bias": True,
     "post_norm": False,
 }
-"""What all of these towers are; the rest are sizes and options."""
+"""Fields that are the same for all of these towers."""
 _VIT = {
     "norms": ("layernorm_before", "layernorm_after"),
     "mlp": ("intermediate.dense", "output.dense"),
@@ -50,7 +60,7 @@ _DINOV2 = {"norms": ("norm1", "norm2"), "mlp": ("mlp.fc1", "mlp.fc2")}
 
 
 def check(name: str, encoder: ViT, layout: str) -> None:
-    """Raises UserError if an encoder is none of a layout, "vit" or "dinov2"."""
+    """Raises UserError if an encoder does not fit a layout, "vit" or "dinov2"."""
     form = {**FORM, **({} if layout == "dinov2" else {"layer_scale": None})}
     for field, wanted in form.items():
         if getattr(encoder, field) != wanted:
@@ -59,12 +69,12 @@ def check(name: str, encoder: ViT, layout: str) -> None:
 
 
 def rules(name: str, encoder: ViT, pooler: str | None = None) -> list[Rule]:
-    """The rules of an encoder: those of DINOv2 where it has layer scale, else of ViT.
+    """The rules of an encoder: of DINOv2 if it has layer scale, else of ViT.
 
     Args:
-      name: of the encoder in the model.
-      encoder: its form.
-      pooler: our path of the pooler; None for none.
+      name: the encoder's name in the model.
+      encoder: its configuration.
+      pooler: our path of the pooler, or None.
     """
     dinov2 = encoder.layer_scale is not None
     there = "embeddings"
@@ -114,7 +124,7 @@ def _blocks(here: str, names: dict[str, tuple[str, str]], encoder: ViT) -> list[
     ]
 
 
-# --- Image towers in transformers: `ViTModel`, `Dinov2Model` and `Dinov2WithRegistersModel` -------
+# --- Folders ---
 
 KINDS = ("vit", "dinov2", "dinov2_with_registers")
 _CLASSES = dict(zip(KINDS, ("ViTModel", "Dinov2Model", "Dinov2WithRegistersModel"), strict=True))
@@ -122,9 +132,9 @@ _FILTERS: Any = {"dinov2": "bicubic_pytorch", "dinov2_with_registers": "bicubic"
 _MASK = "embeddings.mask_token"
 
 
-def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
+def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says one of `KINDS`."""
-    config = Fields(content, str(folder / "config.json"))
+    config = ForeignConfig(content, str(folder / "config.json"))
     kind = str(config.raw("model_type"))
     config.must("qkv_bias", True, True)
     tensors, notes = unprefixed(tensors, PREFIXES, HEADS)
@@ -154,11 +164,13 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> Reading:
     pooler = "embedding/image" if head.projections["image"] == "tanh" else None
     run = image_run(encoder, head, transforms)
     found = rules("image", encoder, pooler)
-    return Reading(f"transformers {kind}", run, no_texts(), tensors, found, IGNORED, notes)
+    return ForeignModel(
+        f"transformers {kind}", run, placeholder_tokenizer(), tensors, found, IGNORED, notes
+    )
 
 
-def _read_stack(config: Fields, *, dinov2: bool) -> dict[str, Any]:
-    """The sizes and the MLP; DINOv2's has a size that follows from a ratio."""
+def _read_stack(config: ForeignConfig, *, dinov2: bool) -> dict[str, Any]:
+    """The sizes of the stack. DINOv2 stores the MLP size as a ratio of the width."""
     fields = read_tower(config, activation="gelu", epsilon=1e-6 if dinov2 else 1e-12, text=False)
     if dinov2:
         gated = config.get("use_swiglu_ffn", False)
@@ -169,17 +181,17 @@ def _read_stack(config: Fields, *, dinov2: bool) -> dict[str, Any]:
 
 
 def _hidden(width: int, ratio: int, *, gated: bool) -> int:
-    """The hidden size of an MLP; one with a gate has two thirds, rounded up to a multiple of 8."""
+    """The hidden size of an MLP; a gated one has two thirds, rounded up to a multiple of 8."""
     hidden = int(width * ratio)
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 
-def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]:
-    """The rules, and the files beside the arrays."""
-    encoder, head, label = one_tower(trained, losses, "image", ViT)
+def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
+    """The rules, and all files except the arrays."""
+    encoder, head, label = single_tower(trained, issues, "image", ViT)
     kind = kind_of(encoder)
     path = "model.encoders.image"
-    losses.require(FORM, encoder, path)
+    issues.require(FORM, encoder, path)
     content = {
         "architectures": [_CLASSES[kind]],
         "model_type": kind,
@@ -194,20 +206,20 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
     pooler = f"{label}/image" if head.projections["image"] == "tanh" else None
     if kind == "vit":
         plain = {"mask_token": False, "table_size": None, "registers": 0}
-        losses.require(plain, encoder, path)
+        issues.require(plain, encoder, path)
         if encoder.activation == "swiglu":
-            losses.refuse(f"{path}.activation", "swiglu", "gelu, gelu_tanh and quick_gelu")
+            issues.refuse(f"{path}.activation", "swiglu", "gelu, gelu_tanh and quick_gelu")
         content |= {**write_stack(encoder), "pooler_output_size": head.dim, "pooler_act": "tanh"}
         if pooler is None:
-            losses.notes.append(
+            issues.notes.append(
                 "without a pooler: ViTModel.from_pretrained(OUT, add_pooling_layer=False)"
             )
     else:
-        content |= _write_dinov2(encoder, kind, losses)
+        content |= _write_dinov2(encoder, kind, issues)
         if pooler is not None:
-            losses.refuse(f"model.heads.{label}.projections.image", "tanh", "'none'")
+            issues.refuse(f"model.heads.{label}.projections.image", "tanh", "'none'")
     family = "ViT" if kind == "vit" else "Bit"
-    processor = images.write(trained.run.data.eval_transforms, encoder, losses, family)
+    processor = images.write(trained.run.data.eval_transforms, encoder, issues, family)
     return rules("image", encoder, pooler), {
         "config.json": content,
         "preprocessor_config.json": processor,
@@ -215,20 +227,20 @@ def write(trained: Trained, losses: Losses) -> tuple[list[Rule], dict[str, Any]]
 
 
 def kind_of(encoder: ViT) -> str:
-    """The `model_type` that has such towers."""
+    """The `model_type` of such towers."""
     if encoder.layer_scale is None:
         return "vit"
     return "dinov2_with_registers" if encoder.registers else "dinov2"
 
 
-def _write_dinov2(encoder: ViT, kind: str, losses: Losses) -> dict[str, Any]:
-    """What DINOv2 has in `config.json` beyond ViT, or in another form."""
+def _write_dinov2(encoder: ViT, kind: str, issues: ExportIssues) -> dict[str, Any]:
+    """The fields of `config.json` that differ between DINOv2 and ViT."""
     path, gated = "model.encoders.image", encoder.activation == "swiglu"
     if encoder.table_size is not None:
-        losses.require({"position_filter": _FILTERS[kind]}, encoder, path)
+        issues.require({"position_filter": _FILTERS[kind]}, encoder, path)
     ratios = [r for r in range(1, 33) if _hidden(encoder.width, r, gated=gated) == encoder.mlp_dim]
     if not ratios:
-        losses.refuse(f"{path}.mlp_dim", encoder.mlp_dim, f"whole multiples of {encoder.width}")
+        issues.refuse(f"{path}.mlp_dim", encoder.mlp_dim, f"whole multiples of {encoder.width}")
     sizes = {"num_hidden_layers": encoder.depth, "num_attention_heads": encoder.heads}
     made = {
         "hidden_size": encoder.width,
@@ -242,5 +254,5 @@ def _write_dinov2(encoder: ViT, kind: str, losses: Losses) -> dict[str, Any]:
     }
     if kind == "dinov2":
         return {**made, "use_mask_token": encoder.mask_token}
-    losses.require({"mask_token": True}, encoder, path)
+    issues.require({"mask_token": True}, encoder, path)
     return {**made, "num_register_tokens": encoder.registers}

@@ -1,4 +1,4 @@
-"""Encoders: one modality in, features out; each in the file of its name."""
+"""Encoders of images and texts; each is a registered component."""
 
 from vljax.models.encoders.cnn import EfficientNetLite
 from vljax.models.encoders.naflex import NaFlexViT

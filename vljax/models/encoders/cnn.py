@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.layers.convolution import BatchNorm, Convolution
-from vljax.models.layers.layers import Places
+from vljax.models.layers.convolution import Convolution
+from vljax.models.layers.dropout import ExampleIndex
+from vljax.models.layers.norms import BatchNorm
 from vljax.models.layers.patches import centres, normalised
 
 
@@ -25,7 +26,7 @@ class Stage(NamedTuple):
     repeats: int
     kernel: int
     stride: int
-    """Of the first block; the others have 1."""
+    """Stride of the first block; the others have 1."""
     expansion: int
     width: int
 
@@ -46,25 +47,29 @@ STEM, HEAD = 32, 1280
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetLite(Encoder, name="efficientnet_lite"):
-    """EfficientNet-Lite: mobile inverted bottlenecks with ReLU6; pooled by the mean."""
+    """EfficientNet-Lite: mobile inverted bottlenecks with ReLU6, pooled by the mean.
+
+    >>> EfficientNetLite(image_size=240, depth_factor=1.1).width
+    1280
+    """
 
     image_size: int = 224
     """Height and width of the images, in pixels; 224 to 300 for Lite0 to Lite4."""
     width_factor: float = 1.0
-    """Of the blocks' widths: 1, 1, 1.1, 1.2, 1.4 for Lite0 to Lite4."""
+    """Factor of the widths of blocks: 1, 1, 1.1, 1.2, 1.4 for Lite0 to Lite4."""
     depth_factor: float = 1.0
-    """Of the blocks' number: 1, 1.1, 1.2, 1.4, 1.8 for Lite0 to Lite4."""
+    """Factor of the number of blocks: 1, 1.1, 1.2, 1.4, 1.8 for Lite0 to Lite4."""
     stored_statistics: bool = False
-    """Whether training, too, normalises by the stored statistics and leaves them as they are: for a
-    tower that is frozen."""
+    """Whether training normalises by the stored statistics too, and does not change them; for a
+    frozen tower."""
     norm_epsilon: float = 1e-3
     """Added to the variance in batch norms."""
     norm_momentum: float = 0.99
-    """Share of the old value in a step of the moving statistics."""
+    """Weight of the old value in an update of the moving statistics."""
     pixel_mean: tuple[float, float, float] = (127 / 255,) * 3
-    """Subtracted from pixels in [0, 1], on the device."""
+    """Mean of pixels in [0, 1] by channel; subtracted on the device."""
     pixel_std: tuple[float, float, float] = (128 / 255,) * 3
-    """Divides them afterwards."""
+    """Standard deviation of pixels by channel; they are divided by it."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.image_size < 1:
@@ -82,7 +87,7 @@ class EfficientNetLite(Encoder, name="efficientnet_lite"):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages at this width and depth; the first and the last are never repeated more."""
+        """The stages at this width and depth; the repeats of the first and the last stay."""
         last = len(STAGES) - 1
         return tuple(
             stage._replace(
@@ -110,7 +115,11 @@ class EfficientNetLite(Encoder, name="efficientnet_lite"):
 
 
 def rounded(width: float) -> int:
-    """A width as a multiple of 8, at most a tenth smaller (Tan & Le 2019, published code)."""
+    """The nearest multiple of 8, not smaller by more than a tenth (code of Tan & Le 2019).
+
+    >>> rounded(35.2)
+    32
+    """
     near = max(8, int(width + 4) // 8 * 8)
     return near + 8 if near < 0.9 * width else near
 
@@ -128,12 +137,12 @@ class EfficientNetLiteModule(nn.Module):
         mask: Bool[Array, "batch patches"] | None = None,
         *,
         train: bool,
-        places: Places = None,
+        example_index: ExampleIndex = None,
     ) -> Encoded:
-        """Images as uint8, or as floats that are normalised already; all that they show counts.
+        """Encodes images: uint8, or floats that are already normalised; `mask` is ignored.
 
-        Statistics of training are those of the whole batch, over all devices; examples that could
-        not be read count in them as black images.
+        In training, statistics are of the whole batch over all devices. Examples that could not be
+        read are in them as black images.
         """
         config, compute = self.config, self.compute
         update = train and not config.stored_statistics

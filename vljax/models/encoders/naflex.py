@@ -1,4 +1,4 @@
-"""A Vision Transformer for images of any aspect ratio and size, given as patches."""
+"""A Vision Transformer for sequences of patches, from images of any aspect ratio and size."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
 from vljax.models.encoders.vit import ViT, ViTModule
-from vljax.models.layers.layers import Places, sincos_at
-from vljax.models.layers.patches import normalised, resample_at
+from vljax.models.layers.dropout import ExampleIndex
+from vljax.models.layers.patches import normalised
+from vljax.models.layers.positions import resample_at, sincos_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaFlexViT(ViT, name="naflex_vit"):
-    """Vision Transformer over the patches of images that keep their aspect ratio.
+    """Vision Transformer for images that keep their aspect ratio.
 
     NaFlex of SigLIP 2 (Tschannen et al. 2025, arXiv 2502.14786), after NaViT (Dehghani et al. 2023,
-    arXiv 2307.06304): sequences of patches with padding, and a square table of positions that is
-    resampled to each image's own grid. Its parameters are those of `ViT`. `image_size`
-    gives the table: `image_size / patch_size` entries a side.
+    arXiv 2307.06304). It reads sequences of patches with padding (`Patchify` makes them), and
+    resamples a square table of positions to each image's own grid. It has the parameters of `ViT`.
+    The table has `image_size / patch_size` entries on each side.
+
+    >>> sizes = {"width": 384, "depth": 12, "heads": 6, "mlp_dim": 1536}
+    >>> tower = NaFlexViT(image_size=256, patch_size=16, **sizes)
+    >>> tower.example(8)["inputs"].shape
+    (8, 256, 768)
     """
 
     any_length: ClassVar[bool] = True
@@ -39,7 +45,7 @@ class NaFlexViT(ViT, name="naflex_vit"):
             yield "position_filter", f"must be bilinear here, not {self.position_filter}"
         left = self.image_size % max(1, self.patch_size)
         if left and self.patch_size < self.image_size:
-            table = f"{self.image_size} pixels are no whole number of patches of {self.patch_size}"
+            table = f"{self.image_size} pixels are not a multiple of the patch ({self.patch_size})"
             yield "image_size", f"{table}; use {self.image_size - left}"
 
     def module(self, compute: Compute, name: str) -> nn.Module:
@@ -67,17 +73,17 @@ class NaFlexModule(ViTModule):
         positions: Int[Array, "batch patches 2"],
         grid: Int[Array, "batch 2"],
         train: bool,
-        places: Places = None,
+        example_index: ExampleIndex = None,
     ) -> Encoded:
-        """Encodes sequences of patches; any grid will do, up to one patch in a row or column.
+        """Encodes sequences of patches of any grid, even of a single row or column.
 
         Args:
-          image: the pixels of each patch by row, column and channel; uint8, or normalised already.
+          image: pixels of each patch by row, column and channel; uint8, or already normalised.
           mask: False for padding.
           positions: row and column of each patch.
           grid: rows and columns of each image.
-          train: whether dropout acts.
-          places: the examples' places in the global batch, which key their dropout; None: in order.
+          train: whether dropout is applied.
+          example_index: index of each example in the global batch, for dropout; see `Dropout`.
         """
         size = self.config.patch_size
         patches = rearrange(image, "b n (p q c) -> b n p q c", p=size, q=size)
@@ -87,7 +93,7 @@ class NaFlexModule(ViTModule):
         centres = (positions + 0.5) / jnp.maximum(grid, 1)[:, None]
         if mask is not None:
             centres = jnp.where(mask[..., None], centres, -1.0)
-        return self._encoded(x, mask, centres, train=train, places=places)
+        return self._encoded(x, mask, centres, train=train, example_index=example_index)
 
     def _positions_at(
         self, positions: Int[Array, "batch patches 2"], grid: Int[Array, "batch 2"]

@@ -13,31 +13,39 @@ from jaxtyping import Array, Bool, Int
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.layers.blocks import TransformerConfig, transformer
-from vljax.models.layers.layers import Places, layer_norm, named
+from vljax.models.layers.dropout import ExampleIndex
+from vljax.models.layers.norms import layer_norm
 from vljax.models.layers.pooling import pool
+from vljax.models.layers.transformer import TransformerConfig, transformer
+from vljax.models.parameters import with_axes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTransformer(TransformerConfig, Encoder, name="transformer"):
-    """Transformer over token ids."""
+    """Text transformer over token ids.
+
+    >>> sizes = {"width": 512, "depth": 12, "heads": 8, "mlp_dim": 2048}
+    >>> tower = TextTransformer(vocab_size=32_000, context_length=64, **sizes)
+    >>> tower.example(8)["inputs"].shape
+    (8, 64)
+    """
 
     vocab_size: int
-    """Ids that the tokenizer can produce."""
+    """Number of ids of the tokenizer."""
     context_length: int
-    """The longest sequence, in tokens."""
+    """Largest number of tokens in a sequence."""
     causal: bool = False
-    """Whether a token sees only those before it."""
+    """Whether a token attends only to itself and earlier ones."""
     mask_padding: bool = True
-    """Whether padding is kept out of attention; SigLIP lets it in."""
+    """Whether attention ignores padding; in SigLIP it does not."""
     pooling: Literal["first", "last", "eos", "mean", "map"] = "last"
-    """last: the last position, padding or not; eos: the last token that is no padding."""
+    """last: the last position, even if it is padding; eos: the last token that is not padding."""
     embedding_norm: bool = False
     """A layer norm before the first block, as in BERT."""
     token_types: int = 0
-    """Learned embeddings of token types, as in BERT; all tokens are of the first type."""
+    """Number of learned embeddings of token types, as in BERT; all tokens have the first type."""
     position_offset: int = 0
-    """Rows in the table of positions before that of the first token; RoBERTa has 2."""
+    """Rows of the table of positions before the first token's row; 2 in RoBERTa."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -48,7 +56,10 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
             if getattr(self, name) < 0:
                 yield name, f"must be at least 0, not {getattr(self, name)}"
         if self.causal and self.pooling == "first":
-            yield "pooling", "the first token of a causal text tower sees no other; use last or eos"
+            yield (
+                "pooling",
+                "the first token of a causal text tower attends to itself only; use last or eos",
+            )
 
     def module(self, compute: Compute, name: str) -> nn.Module:
         return TextModule(self, compute, name=name)
@@ -74,9 +85,9 @@ class TextModule(nn.Module):
         mask: Bool[Array, "batch length"] | None = None,
         *,
         train: bool,
-        places: Places = None,
+        example_index: ExampleIndex = None,
     ) -> Encoded:
-        """Ids in [0, vocab_size), at most `context_length` of them; `mask` is False for padding.
+        """Encodes at most `context_length` ids in [0, vocab_size); `mask` is False for padding.
 
         Raises:
           ValueError: if the sequence is longer than the context.
@@ -87,20 +98,20 @@ class TextModule(nn.Module):
             raise ValueError(f"{length} tokens do not fit a context of {config.context_length}")
         mask = jnp.ones(ids.shape, bool) if mask is None else mask
         shape = (config.vocab_size, config.width)
-        init = named(nn.initializers.normal(0.02), "vocab", "embed")
+        init = with_axes(nn.initializers.normal(0.02), "vocab", "embed")
         embedding = self.param("embedding", init, shape, compute.param_dtype)
-        init = named(nn.initializers.normal(0.01), "positions", "embed")
+        init = with_axes(nn.initializers.normal(0.01), "positions", "embed")
         offset = config.position_offset
         shape = (offset + config.context_length, config.width)
         positions = self.param("positions", init, shape, compute.param_dtype)
 
-        # Of a table that fsdp and tensor split both, the compiler would gather the vocabulary on
-        # each device, and then the parts of every token: it is the split by fsdp that has to go.
+        # If both fsdp and tensor split the table, XLA gathers the vocabulary on each device, and
+        # then the parts of every token. Without the split by fsdp it does neither.
         table = compute.constrain(embedding, ("vocab", "embed"))
         x = compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
         x = x + positions[offset : offset + length]
         if config.token_types:
-            init = named(nn.initializers.normal(0.02), "none", "embed")
+            init = with_axes(nn.initializers.normal(0.02), "none", "embed")
             shape = (config.token_types, config.width)
             x = x + self.param("token_types", init, shape, compute.param_dtype)[0]
         x = x.astype(compute.dtype)
@@ -109,6 +120,12 @@ class TextModule(nn.Module):
         x = compute.constrain(x, ("batch", "length", "embed"))
         attended = mask if config.mask_padding else None
         x = transformer(
-            x, attended, config, compute, causal=config.causal, train=train, places=places
+            x,
+            attended,
+            config,
+            compute,
+            causal=config.causal,
+            train=train,
+            example_index=example_index,
         )
         return Encoded(x, mask, pool(config.pooling, x, mask, config, compute))

@@ -14,51 +14,54 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.layers.blocks import TransformerConfig, transformer
-from vljax.models.layers.layers import (
-    Places,
-    PositionFilter,
-    layer_norm,
-    named,
-    patchify,
-    resample_positions,
-    sincos_2d,
-)
-from vljax.models.layers.patches import centres, normalised
+from vljax.models.layers.dropout import ExampleIndex
+from vljax.models.layers.norms import layer_norm
+from vljax.models.layers.patches import centres, normalised, patchify
 from vljax.models.layers.pooling import pool
+from vljax.models.layers.positions import PositionFilter, resample_positions, sincos_2d
+from vljax.models.layers.transformer import TransformerConfig, transformer
+from vljax.models.parameters import with_axes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViT(TransformerConfig, Encoder, name="vit"):
-    """Vision Transformer: an image as a sequence of patches."""
+    """Vision Transformer: encodes an image as a sequence of patches.
+
+    >>> tower = ViT(width=384, depth=12, heads=6, mlp_dim=1536, image_size=224, patch_size=16)
+    >>> tower.grid
+    14
+    """
 
     image_size: int
-    """Height and width of the images that it is made for, in pixels."""
+    """Height and width of training images, in pixels."""
     patch_size: int
     """Height and width of a patch, in pixels."""
     pooling: Literal["cls", "mean", "map"] = "map"
-    """cls: a learned first token; mean: over the patches; map: a learned query attends to them."""
+    """cls: a learned first token; mean: over the patches; map: a learned query attends to all
+    tokens."""
     cls_position: bool = False
     """Whether the class token has a learned position too, as in the first ViT and CLIP."""
     positions: Literal["learned", "sincos"] = "learned"
-    """Learned positions are resampled when images of another size come in."""
+    """Learned positions are resampled for images of another size."""
     position_filter: PositionFilter = "bilinear"
-    """How: bilinear and bicubic are antialiased, bicubic_pytorch is not (DINOv2 uses it)."""
+    """How they are resampled: bilinear and bicubic are antialiased, bicubic_pytorch is not (DINOv2
+    uses it)."""
     table_size: int | None = None
-    """Height and width of the images that the table of positions is for; None for `image_size`."""
+    """Height and width, in pixels, of the images that the table of positions is for; None for
+    `image_size`. DINOv2 has a larger table than its images need."""
     registers: int = 0
-    """Learned tokens that belong to no patch (Darcet et al. 2024)."""
+    """Number of learned tokens without a patch (Darcet et al. 2024)."""
     mask_token: bool = False
-    """A learned vector in place of hidden patches, as DINOv2 has it. Nothing hides patches yet: it
-    is kept for the weights that come with one."""
+    """Whether to keep the vector that replaces hidden patches in DINOv2's training. The tower does
+    not use it; it is there so that weights of such models can be exported again."""
     input_norm: bool = False
     """A layer norm before the first block, as in CLIP."""
     patch_bias: bool = True
     """A bias in the patch embedding; CLIP has none."""
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Subtracted from pixels in [0, 1], on the device."""
+    """Mean of pixels in [0, 1] by channel; subtracted on the device."""
     pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Divides them afterwards."""
+    """Standard deviation of pixels by channel; they are divided by it."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -82,8 +85,8 @@ class ViT(TransformerConfig, Encoder, name="vit"):
     def notes(self) -> Iterator[tuple[str, str]]:
         left = self.image_size % self.patch_size
         if left:
-            size = f"{self.image_size} pixels are no multiple of the patch ({self.patch_size})"
-            yield "image_size", f"{size}: {left} pixels at the bottom and right edges are not seen"
+            size = f"{self.image_size} pixels are not a multiple of the patch ({self.patch_size})"
+            yield "image_size", f"{size}: {left} pixels at the bottom and right edges are not used"
 
     @property
     def grid(self) -> int:
@@ -119,9 +122,9 @@ class ViTModule(nn.Module):
         mask: Bool[Array, "batch patches"] | None = None,
         *,
         train: bool,
-        places: Places = None,
+        example_index: ExampleIndex = None,
     ) -> Encoded:
-        """Images as uint8, or as floats that are normalised already; `mask` marks real patches."""
+        """Encodes images: uint8, or already normalised floats; `mask` is False for padding."""
         config, compute = self.config, self.compute
         pixels = normalised(image, config.pixel_mean, config.pixel_std, compute)
         patches = patchify(pixels, config.patch_size)
@@ -129,7 +132,7 @@ class ViTModule(nn.Module):
         x = rearrange(self._embed(patches), "b r c d -> b (r c) d")
         x = x + self._positions(rows, columns).astype(compute.dtype)
         seen = jnp.broadcast_to(centres(rows, columns), (*x.shape[:2], 2))
-        return self._encoded(x, mask, seen, train=train, places=places)
+        return self._encoded(x, mask, seen, train=train, example_index=example_index)
 
     def _encoded(
         self,
@@ -138,9 +141,9 @@ class ViTModule(nn.Module):
         centres: Float[Array, "batch patches 2"],
         *,
         train: bool,
-        places: Places,
+        example_index: ExampleIndex,
     ) -> Encoded:
-        """From embedded patches on; `centres` are `Encoded.positions` of the patches."""
+        """Encodes embedded patches; `centres` are their positions (`Encoded.positions`)."""
         config, compute = self.config, self.compute
         prefix = self._prefix()
         extra = prefix.shape[0]
@@ -154,7 +157,7 @@ class ViTModule(nn.Module):
 
         full_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=True)
         attended = None if mask is None else full_mask
-        tokens = transformer(x, attended, config, compute, train=train, places=places)
+        tokens = transformer(x, attended, config, compute, train=train, example_index=example_index)
 
         pooled_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=False)
         pooled = pool(config.pooling, tokens, pooled_mask, config, compute)
@@ -170,11 +173,11 @@ class ViTModule(nn.Module):
         lecun = nn.initializers.variance_scaling(
             1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3
         )
-        init = named(lecun, "patch", "patch", "conv_in", "embed")
+        init = with_axes(lecun, "patch", "patch", "conv_in", "embed")
         kernel = self.param("patch_embedding", init, shape, compute.param_dtype)
         x = jnp.tensordot(patches, kernel.astype(compute.dtype), 3)
         if config.patch_bias:
-            zeros = named(nn.initializers.zeros_init(), "embed")
+            zeros = with_axes(nn.initializers.zeros_init(), "embed")
             bias = self.param("patch_bias", zeros, (config.width,), compute.param_dtype)
             x = x + bias.astype(compute.dtype)
         return x
@@ -188,15 +191,15 @@ class ViTModule(nn.Module):
     def _position_table(self) -> Float[Array, "positions embed"]:
         """Learned positions of a square grid, row-major."""
         config = self.config
-        init = named(nn.initializers.normal(config.width**-0.5), "positions", "embed")
+        init = with_axes(nn.initializers.normal(config.width**-0.5), "positions", "embed")
         shape = (config.table_grid**2, config.width)
         table: Array = self.param("positions", init, shape, self.compute.param_dtype)
         return table
 
     def _prefix(self) -> Float[Array, "extra embed"]:
-        """CLS and register tokens, which have no position of their own."""
+        """Class and register tokens, which come before the patches and have no grid position."""
         config, dtype = self.config, self.compute.dtype
-        init = named(nn.initializers.normal(0.02), "none", "embed")
+        init = with_axes(nn.initializers.normal(0.02), "none", "embed")
 
         def table(name: str, count: int) -> Float[Array, "extra embed"]:
             return self.param(name, init, (count, config.width), self.compute.param_dtype)

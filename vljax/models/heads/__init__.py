@@ -1,4 +1,4 @@
-"""Heads: from features to what objectives and evaluators read."""
+"""Heads turn features into outputs that objectives and evaluators read."""
 
 from vljax.models.heads.embedding import Embedding
 

@@ -1,4 +1,4 @@
-"""From features to what objectives and evaluators read."""
+"""Embeddings of pooled features in a shared space."""
 
 from __future__ import annotations
 
@@ -12,39 +12,44 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from vljax.config import Component
-from vljax.models.compute import Compute, widened
+from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
-from vljax.models.layers.layers import Linear
+from vljax.models.layers.linear import Linear
+from vljax.models.precision import widened
 from vljax.models.similarity import unit
 
 
 class Head(Component, abc.ABC):
-    """Kind of components that turn encoded streams into named arrays.
+    """Base class of heads: components that turn encoded streams into named arrays.
 
-    The module is called as `(streams) -> dict[name, array]`; streams that a batch lacks are left
-    out.
+    Its module is called as `(streams) -> dict[name, array]`; `streams` lacks the modalities that
+    the batch lacks.
     """
 
     @abc.abstractmethod
     def module(self, compute: Compute, name: str) -> nn.Module:
-        """The Flax module, under the name that its parameters get."""
+        """The Flax module; its parameters are stored under `name`."""
 
     @abc.abstractmethod
     def reads(self) -> tuple[str, ...]:
-        """The streams that the head needs."""
+        """Names of the encoders that the head reads."""
 
 
 @dataclass(frozen=True)
 class Embedding(Head, name="embedding"):
-    """One vector for each stream, in a space that they share: outputs `STREAM/embedding`."""
+    """One vector for each stream in a shared space, as outputs `STREAM/embedding`.
+
+    >>> Embedding(512, {"image": "linear", "text": "affine"}).reads()
+    ('image', 'text')
+    """
 
     dim: int
     """Size of the shared space."""
     projections: dict[str, Literal["none", "linear", "affine", "tanh"]] = field(
         default_factory=lambda: {"image": "linear", "text": "linear"}
     )
-    """For each stream: none (it has the size), linear (as in CLIP), affine (with a bias), tanh
-    (affine, then tanh: the pooler of BERT)."""
+    """For each stream: none (its width must be `dim`), linear (as in CLIP), affine (linear with a
+    bias), tanh (affine, then tanh: the pooler of BERT)."""
     normalize: bool = True
     """Whether embeddings have unit length."""
 

@@ -1,1 +1,1 @@
-"""What a platform computes in its own way."""
+"""Operations that platforms compute in different ways; `choose` picks a way for each."""

@@ -1,4 +1,4 @@
-"""From tokens to one vector for each example."""
+"""Pooling: one vector from the tokens of each example."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vljax.models.compute import Compute, widened
-from vljax.models.layers.blocks import TransformerConfig
-from vljax.models.layers.layers import MLP, Attention, layer_norm, named
+from vljax.models.compute import Compute
+from vljax.models.layers.attention import Attention
+from vljax.models.layers.mlp import MLP
+from vljax.models.layers.norms import layer_norm
+from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.parameters import with_axes
+from vljax.models.precision import widened
 
 
 def first(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
@@ -24,14 +28,14 @@ def last(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch le
     return tokens[:, -1]
 
 
-def end(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
-    """The last token that is no padding: where the tokenizer puts its end-of-sequence token."""
+def eos(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
+    """The last token that is not padding: the end-of-sequence token of the tokenizer."""
     index = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
     return jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
 
 
 def mean(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
-    """The mean of the tokens that are no padding; zero where there are none."""
+    """The mean of the tokens that are not padding; zero if there are none."""
     wide = widened(tokens)
     weights = mask.astype(wide.dtype)[:, :, None]
     total = jnp.sum(wide * weights, axis=1)
@@ -55,7 +59,7 @@ class AttentionPooling(nn.Module):
         self, tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch embed"]:
         batch, _, width = tokens.shape
-        xavier = named(nn.initializers.xavier_uniform(), "none", "embed")
+        xavier = with_axes(nn.initializers.xavier_uniform(), "none", "embed")
         probe = self.param("probe", xavier, (1, width), self.compute.param_dtype)
         query = jnp.broadcast_to(probe.astype(self.compute.dtype), (batch, 1, width))
         pooled = Attention(self.heads, self.compute, name="attention")(query, tokens, mask)
@@ -69,7 +73,7 @@ POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
     "cls": first,
     "first": first,
     "last": last,
-    "eos": end,
+    "eos": eos,
     "mean": mean,
 }
 
@@ -81,7 +85,10 @@ def pool(
     config: TransformerConfig,
     compute: Compute,
 ) -> Float[Array, "batch embed"]:
-    """The pooling of that name, called inside a compact module; `map` makes parameters there."""
+    """The pooled tokens, by the pooling with that name.
+
+    Call it inside a compact module: `map` adds its parameters there, under `pooling`.
+    """
     if name != "map":
         return POOLINGS[name](tokens, mask)
     widths = (config.heads, config.mlp_dim, config.activation, config.norm_epsilon)

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 
 from vljax.config import UserError
+from vljax.files import is_remote, write_file
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FULL_TEXTS = tuple(os.strerror(code) for code in _DISK_FULL)
@@ -21,7 +22,7 @@ _REMOVE_ATTEMPTS = 5
 
 def is_local(path: epath.PathLike) -> bool:
     """Whether a path is on a mounted file system, not in remote storage."""
-    return "://" not in os.fspath(path)
+    return not is_remote(os.fspath(path))
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -56,25 +57,13 @@ def make_writable(folder: epath.Path, process: int) -> None:
 def write(path: epath.Path, content: bytes) -> None:
     """Writes a file and creates its parent folders; the file survives a crash of the machine.
 
-    The file appears complete or not at all. An object in remote storage is atomic by itself. A
-    local file is written under another name, flushed to the disk and then renamed.
+    The file appears complete or not at all; an object in remote storage is atomic by itself.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not is_local(path):
+    if is_local(path):
+        write_file(os.fspath(path), content)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        return
-    partial = f"{path}.partial"
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    # The new name is durable only once the folder itself is flushed.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def remove(folder: epath.Path) -> None:

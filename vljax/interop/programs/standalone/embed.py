@@ -1,4 +1,4 @@
-"""Embeddings of image files and texts by the programs of this folder, and their cosines.
+"""Embeds image files and texts with the programs of this folder, and prints their cosines.
 
 python embed.py --images cat.jpg dog.png --texts "a cat" "a dog" [--output embeddings.npz]
 """
@@ -21,10 +21,10 @@ from vljax.interop.programs.standalone.texts import Texts
 
 
 class Model:
-    """Programs, preprocessing and tokenizer of a folder.
+    """The programs, preprocessing and tokenizer of a folder.
 
     Raises:
-      ValueError: if a file of it is missing or damaged.
+      ValueError: if a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,16 +44,16 @@ class Model:
             self.texts = Texts(folder / described["tokenizer"])
 
     def encode_image(self, files: Sequence[bytes]) -> np.ndarray:
-        """Embeddings of the contents of image files, float32[files, dim].
+        """Embeddings of image files, given their contents: float32[files, dim].
 
         Raises:
-          ValueError: if one is no image, or the model has no encoder of images.
+          ValueError: if a file is not an image, or the model has no encoder of images.
         """
         self._require("image")
         return self._encode("image", image=np.stack([self.images(file) for file in files]))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts, float32[texts, dim].
+        """Embeddings of texts: float32[texts, dim].
 
         Raises:
           ValueError: if the model has no encoder of texts.

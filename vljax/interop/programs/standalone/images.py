@@ -1,4 +1,4 @@
-"""Image files to pixels: decoded, turned upright, on a background, and resized."""
+"""From image files to pixels: decode, rotate upright, fill transparency, resize."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Images:
         """The pixels of an image file, uint8[size, size, 3].
 
         Raises:
-          ValueError: if it is no image, or has too many pixels.
+          ValueError: if the file is not an image, or has too many pixels.
         """
         image = _decode(file, **_fields(self._decode))
         for each in self._others:
@@ -48,7 +48,7 @@ def _decode(file: bytes, background: list[int], max_pixels: int, **_: Any) -> np
         raise
     # Decoders raise OSError, SyntaxError, struct.error and more on damaged files.
     except Exception as error:
-        raise ValueError(f"no image of {', '.join(_FORMATS)}, or damaged ({error})") from error
+        raise ValueError(f"damaged, or not an image of {', '.join(_FORMATS)} ({error})") from error
     if upright.mode.startswith("I;16"):
         # Pillow clips 16-bit greys at 255 instead of scaling them.
         grey = (np.asarray(upright).astype(np.float32) * (255 / 65535)).round().astype(np.uint8)
@@ -120,7 +120,7 @@ def _resample(
     if not antialias:
         mode = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (width, height), interpolation=mode))
-    # "area": bilinear onto a grid as fine as the image, of which squares are averaged.
+    # "area": bilinear onto a grid about as fine as the image, then an average of its cells.
     shrinks = math.sqrt(image.shape[0] * image.shape[1] / (height * width))
     cells = 2 ** max(0, round(math.log2(shrinks)))
     mode = cv2.INTER_CUBIC if shrinks < 1 else cv2.INTER_LINEAR

@@ -1,4 +1,4 @@
-"""Strings to token ids: cleaned, split, framed by special tokens, padded."""
+"""From strings to token ids: clean, split, add special tokens, pad."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vljax.data.tokenizers.cleaning import clean
 
 Encode = Callable[[str], list[int]]
 Frame = tuple[int, int | None, int | None]
-"""Ids of padding, of what begins a text and of what ends it."""
+"""The ids of padding, of the first token and of the last token."""
 
 
 class Texts:
-    """The tokenizer in a folder: `config.json` and its vocabulary."""
+    """The tokenizer of a folder: `config.json` and a vocabulary."""
 
     def __init__(self, folder: Path) -> None:
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ class Texts:
         self._encode, self._frame = load[self._config["type"]](self._config, folder / name)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids, int32[texts, length], and where they are no padding, bool[texts, length]."""
+        """Ids int32[texts, length], and a mask bool[texts, length] that is False for padding."""
         length, (pad, *_) = self._config["context_length"], self._frame
         ids = np.full((len(texts), length), pad, np.int32)
         mask = np.zeros(ids.shape, bool)
@@ -41,7 +41,7 @@ class Texts:
     def _tokens(self, text: str) -> list[int]:
         _, bos, eos = self._frame
         cleaned = clean(text, self._config["cleaning"])
-        # Halves of surrogate pairs, which UTF-8 has no place for, become replacement characters.
+        # Lone surrogates, which UTF-8 cannot encode, become replacement characters.
         cleaned = cleaned.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         tokens = self._encode(cleaned)
         start, end = ([] if token is None else [token] for token in (bos, eos))

@@ -1,1 +1,0 @@
-"""Tokenizer files that several formats share."""

@@ -1,0 +1,1 @@
+"""Scaled dot-product attention: the reference, and a faster way for each platform."""

@@ -1,0 +1,45 @@
+"""Attention as its formula says. All other ways of computing it agree with this one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vljax.models.precision import widened
+
+
+def reference_attention(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "batch keys"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), softmax in at least float32.
+
+    Args:
+      query, key, value: projected tokens.
+      mask: the keys that may be attended to. If there are none, the result is the mean of the
+        values.
+      causal: whether a query attends only to keys up to its own position.
+    """
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=widened(query).dtype)
+    logits *= query.shape[-1] ** -0.5
+    allowed = allowed_pairs(mask, causal, query.shape[1], key.shape[1])
+    if allowed is not None:
+        # Finite, so that a query without any allowed key has equal weights and not NaN.
+        logits = jnp.where(allowed, logits, jnp.finfo(logits.dtype).min)
+    weights = jax.nn.softmax(logits).astype(query.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def allowed_pairs(
+    mask: Bool[Array, "batch keys"] | None, causal: bool, queries: int, keys: int
+) -> Bool[Array, "#batch 1 #queries keys"] | None:
+    """Which keys each query may attend to, broadcastable over heads; None if all of them."""
+    allowed = None if mask is None else mask[:, None, None, :]
+    if causal:
+        earlier = jnp.tri(queries, keys, dtype=bool)[None, None]
+        allowed = earlier if allowed is None else earlier & allowed
+    return allowed

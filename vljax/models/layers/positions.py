@@ -1,0 +1,142 @@
+"""Positions of image patches: fixed sine-cosine ones, and learned tables resampled to a grid.
+
+`resample_positions` is for images of one size. `resample_at` is for batches whose images have
+different grids.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+
+def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, "length embed"]:
+    """Fixed 2-D sine-cosine positions of a grid, row-major; see `sincos_at`."""
+    grid = jnp.stack(jnp.mgrid[:rows, :columns], axis=-1)
+    return sincos_at(grid.reshape(-1, 2), width)
+
+
+def sincos_at(positions: Int[Array, "*shape 2"], width: int) -> Float[Array, "*shape embed"]:
+    """Fixed 2-D sine-cosine positions (Chen et al. 2021, MoCo v3) of rows and columns.
+
+    x comes before y, and the longest wavelength is exactly 10,000 as in big_vision (in MoCo v3 it
+    is shorter).
+
+    Raises:
+      ValueError: if `width` is less than 8 or not a multiple of 4.
+
+    >>> sincos_at(jnp.array([[0, 0]]), 8).tolist()
+    [[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]]
+    """
+    if width % 4 or width < 8:
+        raise ValueError(f"2-D sine-cosine positions need a width of 8, 12, 16, ..., not {width}")
+    frequency = 1.0 / 10_000 ** (jnp.arange(width // 4) / (width // 4 - 1))
+    angles = [positions[..., axis, None] * frequency for axis in (1, 0)]
+    return jnp.concatenate([f(angle) for angle in angles for f in (jnp.sin, jnp.cos)], axis=-1)
+
+
+PositionFilter = Literal["bilinear", "bicubic", "bicubic_pytorch"]
+
+
+def resample_positions(
+    table: Float[Array, "length embed"],
+    rows: int,
+    columns: int,
+    filter_name: PositionFilter = "bilinear",
+) -> Float[Array, "new_length embed"]:
+    """A square table of learned positions resampled to another grid.
+
+    Args:
+      table: of a square grid, row-major.
+      rows, columns: of the new grid.
+      filter_name: bilinear and bicubic are antialiased; bicubic_pytorch is not, and sharper.
+    """
+    side = math.isqrt(table.shape[0])
+    if (rows, columns) == (side, side):
+        return table
+    grid = rearrange(table, "(r c) d -> r c d", r=side)
+    if filter_name == "bicubic_pytorch":
+        by_row, by_column = (jnp.asarray(_cubic_weights(side, n)) for n in (rows, columns))
+        precision = jax.lax.Precision.HIGHEST
+        grid = jnp.einsum("ri,cj,ijd->rcd", by_row, by_column, grid, precision=precision)
+    else:
+        method = "cubic" if filter_name == "bicubic" else "linear"
+        grid = jax.image.resize(grid, (rows, columns, table.shape[1]), method)
+    return rearrange(grid, "r c d -> (r c) d").astype(table.dtype)
+
+
+def _cubic_weights(size: int, cells: int) -> Float[np.ndarray, "cells size"]:
+    """Cubic convolution (Keys 1981, a = -0.75) at the centres of `cells` over `size` entries.
+
+    Entries outside the table are those at the edge, as in PyTorch's `interpolate(mode="bicubic")`.
+    """
+    a = -0.75
+    centres = (np.arange(cells) + 0.5) * size / cells - 0.5
+    first = np.floor(centres).astype(int)
+    weights = np.zeros((cells, size), np.float32)
+    for offset in range(-1, 3):
+        x = np.abs(centres - first - offset)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        entry = np.clip(first + offset, 0, size - 1)
+        np.add.at(weights, (np.arange(cells), entry), np.where(x <= 1, near, far))
+    return weights
+
+
+def resample_at(
+    table: Float[Array, "length embed"],
+    positions: Int[Array, "batch patches 2"],
+    grid: Int[Array, "batch 2"],
+) -> Float[Array, "batch patches embed"]:
+    """A square table of positions, resampled to each image's own grid and read at its patches.
+
+    Antialiased bilinear, as `resample_positions`, NaFlex (Tschannen et al. 2025, section 2.4.2) and
+    PyTorch's `interpolate(mode="bilinear", antialias=True)`. Grids may differ between images and be
+    finer than the table.
+
+    Args:
+      table: of a square grid, row-major.
+      positions: row and column of each patch.
+      grid: rows and columns of each image; positions outside are moved to the edge.
+    """
+    # Each patch has its own weights for all entries of the table, and one matrix product applies
+    # them: no grid needs another compiled program. It needs (patches) x (table entries) floats.
+    side = math.isqrt(table.shape[0])
+    by_row, by_column = (
+        _triangle_weights(positions[..., axis], grid[:, axis], side, table.dtype) for axis in (0, 1)
+    )
+    weights = by_row[..., :, None] * by_column[..., None, :]
+    weights = weights.reshape(*weights.shape[:-2], side * side)
+    # By default a TPU rounds float32 factors of a product to 8 bits.
+    return jnp.matmul(weights, table, precision=jax.lax.Precision.HIGH)
+
+
+def _triangle_weights(
+    index: Int[Array, "batch patches"], cells: Int[Array, "batch"], size: int, dtype: DTypeLike
+) -> Float[Array, "batch patches size"]:
+    """Weights of the entries of an axis for each cell of a resampled axis; they sum to 1.
+
+    The filter is a triangle around the centre of the cell. Its half width is one entry of the
+    coarser axis.
+
+    Args:
+      index: of the cell on the resampled axis.
+      cells: length of the resampled axis.
+      size: length of the original axis.
+      dtype: type of the weights.
+    """
+    cells = jnp.maximum(cells, 1)[:, None]
+    index = jnp.clip(index, 0, cells - 1)
+    # In whole numbers until the division: for large indices, a rounded ratio would lose digits.
+    centre = ((2 * index + 1) * size).astype(dtype) / (2 * cells).astype(dtype)
+    reach = jnp.maximum(jnp.asarray(size, dtype) / cells.astype(dtype), 1)
+    entries = jnp.arange(size, dtype=dtype) + 0.5
+    weights = jax.nn.relu(1 - jnp.abs(entries - centre[..., None]) / reach[..., None])
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)

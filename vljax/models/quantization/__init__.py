@@ -1,0 +1,1 @@
+"""Weights stored as whole numbers with scales, and linear maps with them."""
