@@ -1,12 +1,12 @@
-"""Peak memory of `vljax import` and `vljax export`, beside the size of the largest file.
+"""Measures the peak memory of `vljax import` and `vljax export`.
 
     python benchmarks/interop_memory.py [--gigabytes 5] [--folder DIR] [--json PATH]
 
 A CLIP of transformers with random weights in float32, as wide as open_clip's ViT-bigG/14 and as
-deep as the size asks for, is imported and exported again; then the same model as a scanned one,
-whose checkpoint holds a stack of layers as one array, is exported. Each command is a process of its
-own, and its peak of resident memory counts what it maps of files, too. The aim: less than 1.5 times
-the largest file of safetensors. Takes twice the size of the model on disk, and removes it.
+deep as the size requires, is imported and exported again. Then the same model is exported from a
+checkpoint with scanned stacks, where all layers are one array. Each command is a process of its
+own, and its peak of resident memory includes mapped files. The peak should be less than 1.5 times
+the largest safetensors file. Needs twice the size of the model on disk, and removes it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "tests/parity/data/interop/transformers_clip_a.zip"
 LIMIT = 1.5
-"""Times the largest file."""
+"""The largest allowed peak, relative to the largest file."""
 
 _VISION = {"hidden_size": 1664, "num_attention_heads": 16, "intermediate_size": 8192}
 _TEXT = {
@@ -41,7 +41,7 @@ _TEXT = {
 
 
 def configuration(folder: Path, gigabytes: float) -> dict[str, Any]:
-    """A `config.json` for about so many 10^9 bytes of float32."""
+    """A `config.json` for a model of about this size in float32."""
     content = json.loads((folder / "config.json").read_text())
     text = content["text_config"] | _TEXT
     layer, rest = _weights(_VISION), 12 * _weights(_TEXT) + 49408 * 1280
@@ -57,7 +57,7 @@ def _weights(tower: dict[str, int]) -> int:
 
 
 def make_foreign(folder: Path, gigabytes: float) -> None:
-    """Writes a folder of transformers, an array at a time."""
+    """Writes a folder of transformers, one array at a time."""
     from vljax.interop.files.safetensors import SHARD_BYTES, write_folder
     from vljax.interop.mapping import pair
     from vljax.interop.transformers.clip import read
@@ -96,7 +96,7 @@ def _random(shape: tuple[int, ...]) -> Any:
 
 
 def make_scanned(workdir: Path, unrolled: Path) -> None:
-    """Writes a workdir like `unrolled` whose stacks of layers are single arrays."""
+    """Writes a workdir like `unrolled` with scanned stacks."""
     import jax
     from etils import epath
 
@@ -120,8 +120,8 @@ def make_scanned(workdir: Path, unrolled: Path) -> None:
 
 
 def in_own_process(code: str) -> None:
-    """Runs a line of this module elsewhere, so that its memory is given back."""
-    # From the root: beside this file is one that is named like the package tokenizers.
+    """Runs a line of code in another process, so that its memory is freed."""
+    # From the root: this folder has a file with the name of the package tokenizers.
     begin = "from pathlib import Path; import benchmarks.interop_memory as m"
     command = [sys.executable, "-c", f"{begin}; {code}"]
     subprocess.run(command, env=_environment(), cwd=ROOT, check=True)
@@ -132,7 +132,7 @@ def _environment() -> dict[str, str]:
 
 
 def peak(*arguments: str | Path) -> tuple[int, float]:
-    """Bytes of resident memory at most, and seconds, of a `vljax` command."""
+    """The peak of resident memory in bytes, and the seconds, of a `vljax` command."""
     command = [sys.executable, "-m", "vljax.commands.main", *map(str, arguments)]
     began = time.monotonic()
     process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL)
@@ -143,12 +143,12 @@ def peak(*arguments: str | Path) -> tuple[int, float]:
 
 
 def largest(folder: Path) -> int:
-    """Bytes of the largest file of weights."""
+    """The size of the largest file of weights in bytes."""
     return max(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def measure(folder: Path, gigabytes: float) -> Iterator[dict[str, Any]]:
-    """A row for each case."""
+    """Measures each case; yields a row for each."""
     foreign, workdir, out, scanned = (folder / name for name in ("src", "run", "out", "scanned"))
     in_own_process(f"m.make_foreign(Path({str(foreign)!r}), {gigabytes})")
     shard = largest(foreign)
@@ -176,10 +176,10 @@ def _row(case: str, shard: int, bytes_: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Prints a table, and writes its numbers as JSON where asked to; status 1 above the limit."""
+    """Prints a table, and writes JSON if asked to. The status is 1 above the limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--gigabytes", type=float, default=5.0)
-    parser.add_argument("--folder", help="where there is room; a temporary one unless said")
+    parser.add_argument("--folder", help="a folder with enough room; by default a temporary one")
     parser.add_argument("--json", metavar="PATH")
     args = parser.parse_args()
     print(f"CLIP of {args.gigabytes:g} GB in float32; GB, limit {LIMIT} times the largest file")

@@ -1,9 +1,9 @@
-"""Size, speed and quality of one checkpoint in every form that weights are exported in.
+"""Measures size, speed and quality of a checkpoint in each form of exported weights.
 
     python benchmarks/quantize.py CHECKPOINT [--batch 64] [--rounds 7] [--json PATH]
 
-Each form is exported, loaded from the folder, measured by the recipe's own final evaluators, and
-timed in turn with the others: speeds are medians over the rounds of the ratio to float32.
+Each form is exported, loaded from the folder, and measured by the recipe's final evaluators. All
+forms are timed in alternation; a speed is the median over the rounds of its ratio to float32.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ SHOWN = {
 
 
 class Form(NamedTuple):
-    """How weights are stored, and how the model is computed."""
+    """How weights are stored, and how the model computes."""
 
     name: str
     dtype: str = "float32"
     quantize: str | None = None
     precision: Precision | None = None
-    """None: as it was trained."""
+    """None: the precision of the training run."""
 
 
 FORMS = (
@@ -65,7 +65,7 @@ FORMS = (
 
 
 def prepared(form: Form, checkpoint: str, folder: Path) -> tuple[Loaded, float]:
-    """The model in a form, and its megabytes of weights."""
+    """The model in a form, and the megabytes of its weights."""
     out = folder / form.name
     export_model(
         checkpoint,
@@ -80,7 +80,7 @@ def prepared(form: Form, checkpoint: str, folder: Path) -> tuple[Loaded, float]:
 
 
 def encoder(loaded: Loaded) -> Encode:
-    """The model as evaluators take it."""
+    """The model as the function that evaluators call."""
     known = example_batch(loaded.run.model)
 
     def encode(batch: Batch) -> dict[str, np.ndarray]:
@@ -92,11 +92,11 @@ def encoder(loaded: Loaded) -> Encode:
 
 
 def quality(loaded: Loaded) -> dict[str, float]:
-    """The shown metrics, in per cent."""
+    """The metrics of the table in percent."""
     metrics: dict[str, float] = {}
     for evaluator in loaded.run.final_evaluators.values():
         data = EvaluationSet(loaded.run.data, evaluator.source)
-        # The one that is stored with the weights: the recipe's path may not exist here.
+        # The recipe's path may not exist here; this tokenizer is stored with the weights.
         data.tokenizer = loaded.tokenizer
         metrics |= evaluator(encoder(loaded), data)
     found = {}
@@ -109,7 +109,7 @@ def quality(loaded: Loaded) -> dict[str, float]:
 
 
 def batches(loaded: Loaded, size: int) -> dict[str, dict[str, np.ndarray]]:
-    """Inputs of both towers, of random content."""
+    """Random inputs of both towers."""
     random = np.random.default_rng(0)
     made: dict[str, dict[str, np.ndarray]] = {"image": {}, "text": {}}
     for name, spec in example_batch(loaded.run.model, size).items():
@@ -123,14 +123,14 @@ def batches(loaded: Loaded, size: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Of one call."""
+    """The seconds of one call."""
     begin = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - begin
 
 
 def speeds(models: Mapping[str, Loaded], size: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Examples a second of each tower, and the median of their ratios to the first model's."""
+    """Examples per second of each tower, and the median of the ratio to the first model."""
     inputs = batches(next(iter(models.values())), size)
     found: dict[str, dict[str, float]] = {name: {} for name in models}
     for tower, batch in inputs.items():
@@ -149,7 +149,7 @@ def speeds(models: Mapping[str, Loaded], size: int, rounds: int) -> dict[str, di
 
 
 def main() -> None:
-    """Prints the table: a row a form; quality as a difference to the first row."""
+    """Prints a table with a row for each form; quality is the difference to the first row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("--batch", type=int, default=64)
@@ -174,7 +174,7 @@ def main() -> None:
 
 
 def print_table(rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Markdown; per cent, and points of difference below the first row."""
+    """Prints Markdown: percent in the first row, percentage points of difference below."""
     reference = next(iter(rows.values()))
     print("| weights | " + " | ".join(reference) + " |")
     print("|---|" + "--:|" * len(reference))

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import instant_clip_tokenizer
 import ml_dtypes
 import numpy as np
 import pytest
@@ -45,14 +46,21 @@ def trained(home, *, vocabulary=None, cleaning="clip", resize=None, decode=None)
     return dataclasses.replace(found, run=run, tokenizer=tokenizer)
 
 
+class _ClipBpe(ClipBpe):
+    """Keeps the ids that `from_decode` reads."""
+
+    def __init__(self, ids):
+        super().__init__(ids)
+        self.ids = ids
+
+
 @pytest.fixture(scope="module")
 def vocabulary(home):
     """A `tokenizer.json` as transformers writes one, with the vocabulary of all CLIPs.
 
     The two tokens that a token is merged from are the result of all earlier merges on its bytes.
     """
-    tokenizer = Clip().load()._tokenizer
-    ids = ClipBpe.from_decode(tokenizer.decode)._ids
+    ids = _ClipBpe.from_decode(instant_clip_tokenizer.Tokenizer().decode).ids
     ranks = sorted(ids, key=ids.get)
     letters = {byte[0]: chr(c) for byte, c in zip(ranks[:256], _letters(), strict=True)}
 

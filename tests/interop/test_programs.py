@@ -5,8 +5,10 @@ The other side is a process of its own that cannot import vljax.
 
 import ast
 import dataclasses
+import functools
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from etils import epath
 from jax import export as jax_export
 from PIL import Image
 
+from tests.interop.conftest import unzip
 from tests.parity import interop_inputs as inputs
 from vljax import config
 from vljax.commands.main import main
@@ -106,9 +109,10 @@ def test_batch_statistics_are_exported(kind, trained_cnn, tmp_path):
         export_model(str(trained_cnn), str(tmp_path / "npz"), "npz", report=quiet)
 
 
-def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, siglip, tmp_path):
-    out, again = tmp_path / "out", tmp_path / "again"
-    export_model(str(siglip), str(out), kind, report=quiet)
+def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(
+    kind, siglip, exported, tmp_path
+):
+    out, again = exported(kind), tmp_path / "again"
     described = json.loads((out / "export.json").read_text())
     largest = max(t.dtype.itemsize * int(np.prod(t.shape)) for t in weights(out).values())
     for program in described["programs"].values():
@@ -120,9 +124,8 @@ def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(kind, sigl
     np.testing.assert_array_equal(load(str(out)).encode_text(["a"]), expected)
 
 
-def test_a_damaged_image_is_an_error_of_one_line(siglip, tmp_path):
-    out, file = tmp_path / "out", tmp_path / "broken.png"
-    export_model(str(siglip), str(out), "stablehlo", report=quiet)
+def test_a_damaged_image_is_an_error_of_one_line(exported, tmp_path):
+    out, file = exported("stablehlo"), tmp_path / "broken.png"
     stream = io.BytesIO()
     Image.new("RGB", (40, 40), (9, 90, 200)).save(stream, "PNG")
     # On a chunk without a name Pillow raises a SyntaxError.
@@ -133,9 +136,8 @@ def test_a_damaged_image_is_an_error_of_one_line(siglip, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_readme_example_runs_with_the_packages_that_it_names(kind, siglip, tmp_path):
-    out = tmp_path / "out"
-    export_model(str(siglip), str(out), kind, report=quiet)
+def test_the_readme_example_runs_with_the_packages_that_it_names(kind, exported):
+    out = exported(kind)
     readme = (out / "README.md").read_text()
     code = readme.partition("```python\n")[2].partition("```")[0]
     nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import)]
@@ -221,9 +223,8 @@ def test_stablehlo_runs_on_all_platforms_for_any_batch_size(siglip, tmp_path):
         ("tokenizer/config.json", None, "is missing"),
     ],
 )
-def test_embed_names_the_damaged_file(siglip, tmp_path, name, damage, message):
-    out = tmp_path / "out"
-    export_model(str(siglip), str(out), "stablehlo", report=quiet)
+def test_embed_names_the_damaged_file(exported, tmp_path, name, damage, message):
+    out = shutil.copytree(exported("stablehlo"), tmp_path / "out")
     file = out / name
     file.write_bytes(damage(file.read_bytes())) if damage else file.unlink()
     done = embed(out, "--texts", "a")
@@ -255,16 +256,30 @@ def test_transforms_that_cannot_be_exported_are_an_error(siglip):
             program_folder.check(other, issues)
 
 
-@pytest.fixture
-def siglip(foreign, tmp_path):
-    workdir = tmp_path / "w"
-    source = foreign("transformers_siglip_b")
-    import_model(str(source), str(workdir), overwrite=False, report=quiet)
-    return workdir
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    """A small SigLIP as a checkpoint. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("siglip")
+    source = unzip("transformers_siglip_b", folder / "foreign")
+    import_model(str(source), str(folder / "w"), overwrite=False, report=quiet)
+    return folder / "w"
 
 
-@pytest.fixture
-def trained_cnn(tmp_path):
+@pytest.fixture(scope="module")
+def exported(siglip):
+    """Exports the SigLIP as a kind of program, each kind once. Tests must not change it."""
+
+    @functools.cache
+    def export(kind):
+        out = siglip.parent / kind
+        export_model(str(siglip), str(out), kind, report=quiet)
+        return out
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def trained_cnn(tmp_path_factory):
     """A checkpoint of an EfficientNet with statistics that differ from the initial ones."""
     image = EfficientNetLite(image_size=60, width_factor=0.25, depth_factor=0.5)
     recipe = config.load("configs/quickstart.py:tiny", Run)
@@ -279,7 +294,8 @@ def trained_cnn(tmp_path):
         return (rng.normal(size=leaf.shape) / width).astype(np.float32)
 
     arrays = {"params": prepared.shapes.params, "state": prepared.shapes.state}
-    step = tmp_path / "cnn" / "checkpoints" / "0"
+    workdir = tmp_path_factory.mktemp("cnn")
+    step = workdir / "checkpoints" / "0"
     step.mkdir(parents=True)
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(step / "state", jax.tree_util.tree_map_with_path(random, arrays))
@@ -287,4 +303,4 @@ def trained_cnn(tmp_path):
         (step / name).parent.mkdir(exist_ok=True)
         (step / name).write_bytes(content)
     manifest.write(epath.Path(step))
-    return tmp_path / "cnn"
+    return workdir

@@ -1,9 +1,9 @@
 """Silent behaviour of other software that would give wrong results unnoticed.
 
-The stored folders are what transformers and open_clip wrote themselves. That every array has the
-name, the shape and the values that stand there (`pre_layrnorm`, 0-d and (1,) scalars, projections
-as (in, out), patches as rows, `q` apart from `kv`), and no other array is there, is held by
-`test_folders.py` and `test_families.py`.
+transformers and open_clip wrote the stored folders themselves. `test_folders.py` and
+`test_families.py` check that exports have the same arrays with the same names, shapes and values
+(`pre_layrnorm`, 0-d and (1,) scalars, projections as (in, out), patches as rows, `q` apart from
+`kv`).
 """
 
 import dataclasses

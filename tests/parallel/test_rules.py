@@ -98,7 +98,7 @@ def test_small_arrays_stay_whole_for_fsdp_alone(mesh, fsdp_min_size):
         ((1, 8, 1), ("embed", "mlp"), (12, 16), {}),
         # a scalar needs no split
         ((1, 8, 1), (), (), {}),
-        ((1, 4, 2), ("mlp",), (64,), {"fsdp": "fsdp 4 finds every axis taken"}),
+        ((1, 4, 2), ("mlp",), (64,), {"fsdp": "fsdp 4 finds no free axis"}),
         (
             (1, 4, 2),
             ("embed", "mlp"),

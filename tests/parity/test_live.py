@@ -1,14 +1,14 @@
-"""Random configurations, live: transformers and open_clip compute, import and export are compared.
+"""Import and export of random configurations, compared with transformers and open_clip live.
 
-Needs PyTorch and what else the extra `parity` installs, and is skipped without:
+Needs PyTorch and the other packages of the extra `parity`, and is skipped without them:
 
     pip install -c constraints.txt -e '.[test,parity]' && pytest tests/parity/test_live.py
 
-Both directions: a folder that the other software wrote is imported, and float32 here must be within
-1e-5 of float64 there, from image file and string to embeddings and logits. What is exported of that
-must load there with nothing missing or left over, and compute the same to the bit. The reference is
-float64 since float32 there is as far from it as float32 here: of logits near 11, up to 5.0e-6 and
-8.4e-6 were measured, and the two float32 results were once 1.0014e-5 apart.
+A folder that the other software wrote is imported; float32 here must be within 1e-5 of float64
+there, from image file and string to embeddings and logits. The export of the result must load there
+with no array missing or left over, and compute the same to the bit. The reference is float64, since
+float32 there is as far from float64 as float32 here: for logits near 11, up to 5.0e-6 and 8.4e-6
+were measured, and the two float32 results were once 1.0014e-5 apart.
 """
 
 # ruff: noqa: E402  what is missing has to be told before it is imported
@@ -52,7 +52,7 @@ NUMBER = itertools.count()
 
 @st.composite
 def towers(draw):
-    """Sizes of a transformer: width, depth, heads, and that of its MLP."""
+    """The sizes of a transformer: width, depth, heads and MLP size."""
     heads, head_dim = draw(st.integers(1, 4)), draw(st.sampled_from([4, 6, 8, 12]))
     depth, mlp = draw(st.integers(1, 3)), draw(st.integers(5, 60))
     return {"width": heads * head_dim, "depth": depth, "heads": heads, "mlp_dim": mlp}
@@ -60,7 +60,7 @@ def towers(draw):
 
 @st.composite
 def sides(draw):
-    """Patches and images, whose last pixels may be too few for a patch."""
+    """Patch and image sizes; the image may not be a multiple of the patch."""
     patch = draw(st.integers(4, 9))
     return patch, patch * draw(st.integers(2, 5)) + draw(st.integers(0, patch - 1))
 
@@ -77,7 +77,7 @@ def of_transformers(tower, activation, epsilon):
 
 
 def check(source: Path, kind: str) -> None:
-    """Imports a folder and exports it again; both have to compute what the source does."""
+    """Imports a folder and exports it again; both must compute the same as the source."""
     run = getattr(other, f"load_and_run_{kind}")
     theirs = run(source, torch.float64)
     workdir, out = source.with_name("w"), source.with_name("out")
@@ -208,7 +208,7 @@ def test_open_clip(folder, data):
 
 
 def known_to_both(tower, patch, size, activation):
-    """A trunk of timm's kind under a name that timm and vljax know it by."""
+    """Registers a random trunk with timm and vljax, and returns its name."""
     name = f"vit_live_{next(NUMBER)}"
     TRUNKS[name] = {**tower, "patch": patch, "image": size, "activation": activation}
     other.register_trunks()
@@ -219,7 +219,7 @@ def known_to_both(tower, patch, size, activation):
 
 @pytest.fixture
 def restored():
-    """Names of trunks are forgotten after a test."""
+    """Removes the registered trunks after a test."""
     before = dict(TRUNKS), dict(timm_trunks.TRUNKS)
     yield
     for known, old in zip((TRUNKS, timm_trunks.TRUNKS), before, strict=True):

@@ -1,4 +1,4 @@
-"""Random configurations, live, of siglip2 and of single towers in transformers.
+"""Import and export of random siglip2 and single towers, compared with transformers live.
 
 As `test_live.py`, whose requirements, both directions and tolerance these are.
 """
@@ -38,13 +38,13 @@ def stacks(draw):
 
 @st.composite
 def grids(draw):
-    """Patches, and images of whole ones."""
+    """Patch sizes, and image sizes that are multiples of them."""
     patch = draw(st.integers(4, 9))
     return {"patch_size": patch, "image_size": patch * draw(st.integers(2, 5))}
 
 
 def check(case, source, seed):
-    """Imports a folder and exports it again; both have to compute what the source does."""
+    """Imports a folder and exports it again; both must compute the same as the source."""
     other.make(case, source, seed)
     theirs = other.run(case, source, torch.float64)
     workdir, out = source.with_name("w"), source.with_name("out")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from vljax.commands import recipe_arguments
 from vljax.commands.output import write_json
 from vljax.interop.formats import ACCEPTABLE, FORMATS
 from vljax.models.quantization.forms import FORMS
+
+if TYPE_CHECKING:
+    from vljax.interop.convert import Converted, Row
 
 NAMES = ("import", "export")
 
@@ -105,7 +110,6 @@ def run(name: str, parser: argparse.ArgumentParser, argv: list[str], prog: str) 
         asked = parser.parse_args(argv)  # reports unknown arguments
     # Nothing here needs an accelerator, and starting one takes time.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from vljax.commands.converted_table import print_converted
     from vljax.interop.convert import export_model, import_model
     from vljax.progress import shown
 
@@ -134,6 +138,37 @@ def run(name: str, parser: argparse.ArgumentParser, argv: list[str], prog: str) 
                 report=report,
             )
     if asked.json != "-":
-        print_converted(done)
+        _print_mapping(done)
     write_json(asked.json, done.as_dict())
     return 0
+
+
+def _print_mapping(converted: Converted) -> None:
+    """Prints the mapping of parameters, with one row for all blocks of a tower."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{converted.format_title}: {converted.out}", title_justify="left")
+    for column in ("vljax", converted.format_title, "shape", "layout", "arrays"):
+        table.add_column(column, overflow="fold", justify="right" if column == "arrays" else "left")
+    for (own, foreign, change), rows in _grouped(converted.rows).items():
+        shape = " x ".join(map(str, rows[0].shape)) or "scalar"
+        table.add_row(own, foreign, shape, change, str(len(rows)))
+    console = Console()
+    console.print(table)
+    size = converted.nbytes / 1e6
+    console.print(f"{converted.parameters:,} parameters, {size:,.1f} MB", highlight=False)
+    for note in converted.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        own = "\n".join(_any_layer(path) for path in row.own)
+        groups.setdefault((own, _any_layer(row.foreign), row.change), []).append(row)
+    return groups
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"(?<=[/._])\d+(?=[/.])", "*", name)

@@ -1,4 +1,4 @@
-"""Curves of a run: loss, learning rate, recall."""
+"""Plots of a run over its steps: loss, learning rate, recall."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
 
 
 def plot_run(metrics: Sequence[Row], directory: str | Path) -> list[Path]:
-    """Draws the curves of a run as PNG files.
+    """Draws the metrics of a run over its steps as PNG files.
 
     Args:
-      metrics: rows of `metrics.jsonl`, each with `step` and some `name: value`; a later row of the
-        same step counts.
-      directory: where to write; made if need be.
+      metrics: rows of `metrics.jsonl`, each with `step` and values by name. Of two rows with the
+        same step and name, the later one counts.
+      directory: the folder to write to; made if needed.
 
     Returns:
-      `loss.png`, `learning_rate.png` and one `recall_DATASET_SPLIT.png` (beginning with the
-      evaluator where it is not `retrieval`) each, as far as there are numbers for them.
+      The files with data to show: `loss.png`, `learning_rate.png`, and `recall_DATASET_SPLIT.png`
+      for each evaluation (`recall_EVALUATOR_DATASET_SPLIT.png` if it is not `retrieval`).
     """
     directory = Path(directory)
     written = []
@@ -50,7 +50,12 @@ def plot_run(metrics: Sequence[Row], directory: str | Path) -> list[Path]:
 def series(
     metrics: Sequence[Row], name: str
 ) -> tuple[Int[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """The steps at which a metric has a finite value, in order, and these values."""
+    """The finite values of a metric, with their steps in order.
+
+    >>> steps, values = series([{"step": 2, "loss": 0.5}, {"step": 1, "loss": 1.0}], "loss")
+    >>> steps.tolist(), values.tolist()
+    ([1, 2], [1.0, 0.5])
+    """
     points = {
         int(row["step"]): float(row[name])
         for row in metrics
@@ -61,7 +66,7 @@ def series(
 
 
 def smooth(values: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
-    """The mean of a twentieth of all points around each of at least one; of fewer at both ends."""
+    """The centred moving mean over a twentieth of all points; the window is cut at both ends."""
     window = np.ones(len(values) // 40 * 2 + 1)
     weights = np.convolve(np.ones_like(values), window, mode="same")
     return np.convolve(values, window, mode="same") / weights
@@ -90,7 +95,7 @@ def _plot_learning_rate(metrics: Sequence[Row], path: Path) -> Path:
 
 
 def _recalls(metrics: Sequence[Row]) -> dict[str, set[int]]:
-    """The evaluations that measured recall, by the beginning of their names, and at which k."""
+    """The values of k by the prefix of each evaluation that measured recall."""
     found: dict[str, set[int]] = {}
     for match in map(RECALL.fullmatch, sorted({name for row in metrics for name in row})):
         if match and len(series(metrics, match[0])[0]):

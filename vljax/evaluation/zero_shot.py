@@ -1,4 +1,4 @@
-"""Zero-shot classification by class names in prompts."""
+"""Zero-shot classification: images are classified by prompts with the class names."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ ACCURACY_AT = (1, 5)
 
 @dataclass(frozen=True)
 class ZeroShot(Evaluator, name="zero_shot"):
-    """How well images are told apart by the names of their classes alone.
+    """Accuracy of classifying images by the text embeddings of their class names.
 
-    An image belongs to the class whose embedding is most similar. By cosine, that embedding is the
-    normalised mean of the normalised embeddings of the prompts (Radford et al. 2021, section
-    3.1.4); otherwise, where lengths have a meaning, it is their plain mean. Examples without a
-    label or a readable image take no part.
+    The predicted class is the one with the most similar embedding. With cosine similarity, the
+    embedding of a class is the normalised mean of the normalised prompt embeddings (Radford et al.
+    2021, section 3.1.4). With the others, where the length of an embedding has a meaning, it is the
+    plain mean. Examples without a label or with an unreadable image are left out.
 
-    Metrics, in [0, 1]: `accuracy@K`, `accuracy@K_chance` (a random ranking of the classes) and
-    `mean_per_class`. Beside them the counts `examples`, `classes` and `unreadable`.
+    Metrics in [0, 1]: `accuracy@1`, `accuracy@5`, the `accuracy@K_chance` of a random ranking of
+    the classes, and `mean_per_class`. Also the counts `examples`, `classes` and `unreadable`.
+
+    >>> from vljax.datasets import Builtin
+    >>> ZeroShot(Builtin("test"), templates=("a photo of a {}",)).prefix
+    'zero_shot/builtin/test'
     """
 
     templates: tuple[str, ...] = (
@@ -38,9 +42,9 @@ class ZeroShot(Evaluator, name="zero_shot"):
         "a drawing of {}",
         "something from the category {}",
     )
-    """Prompts, each with `{}` once, where the class name goes."""
+    """Prompts, each with `{}` once for the class name."""
     similarity: Similarity = "cosine"
-    """What the model was trained to compare embeddings by."""
+    """How embeddings are compared; use that of the objective."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
@@ -85,7 +89,7 @@ class ZeroShot(Evaluator, name="zero_shot"):
     def class_embeddings(
         self, encode: Encode, data: EvaluationData
     ) -> Float[np.ndarray, "classes embed"]:
-        """An embedding a class, in float64: the mean over prompts, a unit vector by cosine."""
+        """The mean prompt embedding of each class in float64; of unit length for cosine."""
         prompts = [
             template.replace("{}", name) for name in data.class_names for template in self.templates
         ]

@@ -120,7 +120,7 @@ def _by_table(
 def _reason(mesh_axis: str, parts: int, axes: Sequence[tuple[str, int]]) -> str:
     """Why a mesh axis cannot split an array, and its largest divisor that could."""
     if not axes:
-        return f"{mesh_axis} {parts} finds every axis taken"
+        return f"{mesh_axis} {parts} finds no free axis"
     sizes = " or ".join(f"{name} {size}" for name, size in axes)
     near = max(math.gcd(size, parts) for _, size in axes)
     remedy = f"; {near} would do" if near > 1 else ""

@@ -445,7 +445,7 @@ def test_a_column_of_another_meaning_is_no_loss(tmp_path, capsys):
         (("builtin", "--to", "tar", "--out", "x"), "--to: invalid choice: 'tar'"),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--quality", "80"),
-            "--quality: is for images that are encoded anew; add --encode or --max-side",
+            "--quality: is for images that are re-encoded; add --encode or --max-side",
         ),
         (
             ("builtin", "--to", "webdataset", "--out", "x", "--max-rejected-share", "2"),

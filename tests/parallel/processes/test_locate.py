@@ -49,7 +49,7 @@ def test_explicit_goes_before_slurm(slurm):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"coordinator": "a", "processes": 2, "process": 0}, "coordinator: must be HOST:PORT, not"),
         ({"coordinator": "a:b", "processes": 2, "process": 0}, "coordinator: must be HOST:PORT"),
@@ -71,10 +71,10 @@ def test_explicit_goes_before_slurm(slurm):
         ({"kind": "tpu"}, "kind: tpu, but this machine has no TPU; leave it at auto"),
     ],
 )
-def test_bad_settings(fields, said):
+def test_bad_settings(fields, message):
     with pytest.raises(UserError) as error:
         locate(DistributedConfig(**fields))
-    assert str(error.value).startswith(f"distributed.{said}")
+    assert str(error.value).startswith(f"distributed.{message}")
     assert "\n" not in str(error.value)
 
 

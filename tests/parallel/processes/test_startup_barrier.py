@@ -51,37 +51,39 @@ def test_process_0_may_come_last(port):
 def test_missing_processes_are_named(port):
     where = f"localhost:{port} within 0.5 s; is it running?"
     assert meet(port, [(0, 2, {})], 0.5) == [f"process 1 of 2 did not come to {where}"]
-    said = meet(port, [(0, 4, {}), (2, 4, {})], 0.5)
-    assert said == [f"processes 1, 3 of 4 did not come to {where}"] * 2
+    errors = meet(port, [(0, 4, {}), (2, 4, {})], 0.5)
+    assert errors == [f"processes 1, 3 of 4 did not come to {where}"] * 2
 
 
 def test_process_0_does_not_come(port):
-    (said,) = meet(port, [(1, 2, {})], 0.3)
-    assert said.startswith(f"distributed.coordinator: no answer from localhost:{port} within 0.3 s")
-    assert said.endswith("is process 0 running there?")
+    (message,) = meet(port, [(1, 2, {})], 0.3)
+    assert message.startswith(
+        f"distributed.coordinator: no answer from localhost:{port} within 0.3 s"
+    )
+    assert message.endswith("is process 0 running there?")
 
 
 def test_different_facts_are_named(port):
-    said = meet(port, [(0, 2, {"a": "1", "seed": "0"}), (1, 2, {"a": "1", "seed": "7"})])
+    errors = meet(port, [(0, 2, {"a": "1", "seed": "0"}), (1, 2, {"a": "1", "seed": "7"})])
     line = (
         f"seed: 7 in process 1 ({HOST}), 0 in process 0; start all processes with the same recipe"
         " and versions"
     )
-    assert said == [line, line]
+    assert errors == [line, line]
 
 
 def test_different_process_counts(port):
-    said = meet(port, [(0, 2, {}), (1, 3, {})])
+    errors = meet(port, [(0, 2, {}), (1, 3, {})])
     line = (
         f"distributed.processes: 3 in process 1 ({HOST}), 2 in process 0; start all with the same"
         " number"
     )
-    assert said == [line, line]
+    assert errors == [line, line]
 
 
 def test_two_processes_with_one_index(port):
-    said = meet(port, [(0, 3, {}), (1, 3, {}), (1, 3, {})])
-    assert set(said) == {f"distributed.process: 1 on both {HOST} and {HOST}"}
+    errors = meet(port, [(0, 3, {}), (1, 3, {}), (1, 3, {})])
+    assert set(errors) == {f"distributed.process: 1 on both {HOST} and {HOST}"}
 
 
 @pytest.mark.parametrize("knock", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process": "1"}\n', b""])
@@ -117,6 +119,6 @@ def test_process_0_ends_during_the_barrier(port):
 
 def test_the_port_is_taken(port):
     with socket.create_server(("", port)):
-        (said,) = meet(port, [(0, 2, {})])
-    assert said.startswith(f"distributed.coordinator: cannot listen at port {port} (")
-    assert said.endswith("choose another port")
+        (message,) = meet(port, [(0, 2, {})])
+    assert message.startswith(f"distributed.coordinator: cannot listen at port {port} (")
+    assert message.endswith("choose another port")

@@ -1,4 +1,4 @@
-"""What the command lines of `vljax data` share: errors of one line, help, counts."""
+"""Argument parsers of the `vljax data` commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vljax.data_tools.source_arguments import HELP
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the rest of vljax does.
+    """An `ArgumentParser` whose errors are `UserError`, which prints one line.
 
     Args:
-      options: of `argparse.ArgumentParser`.
+      options: those of `argparse.ArgumentParser`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -26,13 +26,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class SourceParser(Parser):
-    """Parses options before, between and behind sources and their fields.
+    """Parses options that stand before, between or after sources and their fields.
 
     Args:
-      prog: the command that messages show.
-      usage: what follows it.
+      prog: the command, for messages.
+      usage: its arguments.
       description: what the command does.
-      epilog: what else there is to know.
+      epilog: more help.
     """
 
     def __init__(self, prog: str, usage: str, description: str, epilog: str = "") -> None:
@@ -42,15 +42,15 @@ class SourceParser(Parser):
             usage=f"{prog} {usage}",
             description=description,
             epilog="\n".join(filter(None, (HELP, fields, epilog))),
-            add_help=False,  # behind a source it is the help of that source
+            add_help=False,  # after a source, --help prints the fields of that source
         )
 
     def split(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The options, and the other arguments, for `parse_sources`.
+        """The options, and the remaining arguments for `parse_sources`.
 
         Raises:
-          UserError: if an option does not fit.
-          SystemExit: after help, which is for no arguments too.
+          UserError: for a bad option.
+          SystemExit: after the help, which no arguments print too.
         """
         if argv in ([], ["--help"], ["-h"]):
             self.print_help()
@@ -60,7 +60,7 @@ class SourceParser(Parser):
 
 
 def count(text: str) -> int:
-    """The type of an option that is a number of 1 or more."""
+    """Parses the value of an option that must be an integer of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"needs a number of 1 or more, got {text!r}")
     return int(text)

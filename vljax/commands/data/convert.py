@@ -1,4 +1,4 @@
-"""`vljax data convert`: any data set as ArrayRecord files or tar shards."""
+"""`vljax data convert`: writes a data set as ArrayRecord files or tar shards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any, get_args
 
-from vljax.commands.data.arguments import (
-    SourceParser,
-    count,
-)
+from vljax.commands.data.arguments import SourceParser, count
 from vljax.config import UserError
 from vljax.data.records import INDEXED_SHARDS
 from vljax.data_tools.convert.images import Encoding, ImageOptions
@@ -24,18 +21,18 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Writes a data set as tar shards (KEY.jpg, KEY.txt, KEY.json, as img2dataset writes them) or
-ArrayRecord files: in parallel, in the order of the source, with all of its columns, and the same
-bytes whatever the number of processes. Images pass as they are unless they are to be smaller or of
-another format. What was begun and interrupted goes on where it stopped."""
+ArrayRecord files: in parallel, in the order of the source, with all of its columns. The bytes do
+not depend on the number of processes. Images are copied unless a smaller size or another format is
+asked for. An interrupted run continues where it stopped."""
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
-    """Converts the source that arguments name, and says how to read the result.
+    """Converts one source, and prints how to read the result.
 
     Args:
       argv: the source with its fields, and the options below.
-      prog: the command that messages show.
-      console: where the summary goes.
+      prog: the command, for messages.
+      console: where to print the summary.
 
     Returns:
       `out`, `to`, `read_with`, and what `vljax.data_tools.convert.run.convert` returns.
@@ -76,7 +73,7 @@ def _parser(prog: str) -> SourceParser:
     )
     add = parser.add_argument
     add("--to", choices=TARGETS, help="what to write")
-    add("--out", metavar="DIR", help="folder of its own, local, gs:// or s3://")
+    add("--out", metavar="DIR", help="an empty folder, local, gs:// or s3://")
     add(
         "--examples-per-shard",
         type=count,
@@ -94,7 +91,7 @@ def _parser(prog: str) -> SourceParser:
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="stop if more of the examples cannot be used (%(default)s)",
+        help="stop if a larger fraction of the examples cannot be used (%(default)s)",
     )
     add("--workers", type=count, metavar="N", help="processes; by default one a core")
     add(
@@ -131,7 +128,7 @@ def _options(args: argparse.Namespace, prog: str) -> ConvertOptions:
 
 
 def _read_with(options: ConvertOptions, summary: dict[str, Any]) -> str:
-    """The fields of a recipe that read all of the result."""
+    """The recipe fields that read the whole result."""
     words = ["--data.source", options.to, "--data.source.path", options.out]
     columns = {"captions": "captions", "tags": "tags", "label": "class"}
     for field, column in columns.items():

@@ -1,4 +1,4 @@
-"""`vljax data index`: builds what sources need before the first use, and says what is in them."""
+"""`vljax data index`: builds the indices of data sets, and counts their examples and fields."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vljax.commands.data.arguments import (
-    SourceParser,
-    count,
-)
+from vljax.commands.data.arguments import SourceParser, count
 from vljax.data.records import INDEXED_SHARDS, Records, Source
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.progress import shown
 
 _DESCRIPTION = """\
 Builds the index of tar shards in parallel, keeps it beside them, and counts what is in any data
-set. What was begun and interrupted goes on where it stopped."""
+set. An interrupted run continues where it stopped."""
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
-    """Opens each source that arguments name and prints a table of what is in it.
+    """Opens each source and prints a table of its counts.
 
     Returns:
       `sources`: for each its name, files, examples, counts of fields, and what was left out.
@@ -48,7 +45,7 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
 
 
 def indexed(source: Source, workers: int | None) -> Records:
-    """Opens a source, with progress where an index is built. Raises UserError as that does."""
+    """Opens a source, building its index with progress if needed. Raises UserError as it does."""
     with shown(source.full_name, INDEXED_SHARDS) as progress:
         return source.index(workers, progress)
 

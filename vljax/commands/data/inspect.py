@@ -1,4 +1,4 @@
-"""`vljax data inspect`: what is in data sets, before anything is trained on them."""
+"""`vljax data inspect`: statistics and problems of data sets, before training on them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vljax.commands.data.arguments import (
-    SourceParser,
-    count,
-)
+from vljax.commands.data.arguments import SourceParser, count
 from vljax.config import UserError
 from vljax.data_tools.source_arguments import (
     parse_sources,
@@ -29,18 +26,19 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Looks at every example, or a sample: captions and their lengths, image sizes, formats and colours,
-labels, duplicates, and what cannot be used and why. --html writes pictures and charts too."""
+labels, duplicates, and unusable examples with the reason. --html also writes images and charts."""
 
 _RECIPE = """\
-In place of SOURCE, a recipe (configs/NAME.py, with --data.source ... behind it) stands for its
-sources, tokenizer and limit of pixels."""
+Instead of SOURCE, a recipe (configs/NAME.py, with --data.source ... after it) gives its sources,
+tokenizer and pixel limit."""
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
-    """Looks through the sources that arguments name and prints tables of what is in them.
+    """Inspects each source and prints tables of the results.
 
     Returns:
-      `sources`: what `vljax.data_tools.inspection.inspect` found in each; `html`: the file, if any.
+      `sources`: the result of `vljax.data_tools.inspection.inspect` for each; `html`: the file, if
+      any.
 
     Raises:
       UserError: if a source cannot be opened, or an argument does not fit.
@@ -84,8 +82,14 @@ def _parser(prog: str) -> SourceParser:
         f"\n{_RECIPE}",
     )
     add = parser.add_argument
-    add("--sample", type=count, metavar="N", help="look at N examples drawn at random, not at all")
-    add("--sample-seed", type=int, default=0, metavar="N", help="of all draws (%(default)s)")
+    add("--sample", type=count, metavar="N", help="inspect only N random examples")
+    add(
+        "--sample-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random seed (%(default)s)",
+    )
     add(
         "--tokenizer",
         metavar="NAME",
@@ -125,7 +129,7 @@ class _Given:
 
 
 def _given(argv: list[str], options: argparse.Namespace, prog: str) -> _Given:
-    """What to look at, and with what."""
+    """The sources to inspect, the tokenizer and the pixel limit."""
     from vljax.data.transforms.decode import Decode
 
     fields, rest = split_tokenizer_fields(argv)

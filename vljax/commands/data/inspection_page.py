@@ -1,4 +1,4 @@
-"""What was found in data sets, as one HTML file with pictures."""
+"""The results of inspections as one HTML file with images and charts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABELS = 40
 
 
 def inspection_page(found: Sequence[Inspection], how: InspectionOptions, pictures: int) -> str:
-    """The file's content.
+    """The content of the HTML file.
 
     Args:
       found: by data set.
@@ -61,7 +61,7 @@ def _section(number: int, inspection: Inspection, how: InspectionOptions, pictur
 
 
 def _counts(result: Mapping[str, Any]) -> Markup:
-    """Short tables side by side."""
+    """Small tables of counts, side by side."""
     whole, images, captions = result["examined"], result["images"], result["captions"]
     usable = result["unusable"]["usable"]
     files = [] if result["files"] is None else [("files", result["files"], None)]
@@ -96,7 +96,7 @@ def _card(title: str, rows: Sequence[tuple[str, int, int | None]]) -> Markup:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """The first column is text, the others are numbers."""
+    """A table whose first column is text and whose other columns are numbers."""
 
     def line(tag: str, cells: Sequence[str]) -> Markup:
         kinds = [None, *["number"] * len(cells)]
@@ -176,7 +176,7 @@ def _repeated(captions: Mapping[str, Any]) -> list[Markup]:
     ]
 
 
-# --- Thumbnails of examples with what is written about them, as markup ----------------------------
+# --- Thumbnails of examples ---
 
 _LONGEST = 192  # pixels
 _CAPTIONS, _CHARACTERS = 5, 400
@@ -184,11 +184,11 @@ _GROUPS, _IN_GROUP = 30, 8
 
 
 class Sheet:
-    """Shows examples of one inspected data set.
+    """Renders thumbnails of examples of one inspected data set.
 
     Args:
       inspection: of the data set.
-      max_pixels: images with more are not shown.
+      max_pixels: larger images are not shown.
     """
 
     def __init__(self, inspection: Inspection, max_pixels: int):
@@ -196,13 +196,13 @@ class Sheet:
         self._examples = inspection.examples
 
     def sample(self, count: int, seed: int) -> Markup:
-        """Usable examples drawn by a seed, in the order of the data set."""
+        """A random sample of usable examples, in the order of the data set."""
         usable = self._examples["index"][self._examples["kind"] == 0]
         drawn = np.random.default_rng(seed).permutation(usable)[:count]
         return element("div", *(self.figure(i) for i in np.sort(drawn).tolist()), class_="pictures")
 
     def groups(self, groups: Sequence[dict[str, Any]]) -> list[Markup]:
-        """Images of each group side by side; of many, the first."""
+        """The images of each group of duplicates side by side, at most the first few."""
         rows = []
         for group in groups[:_GROUPS]:
             figures = [self.figure(i) for i in group["examples"][:_IN_GROUP]]
@@ -215,7 +215,7 @@ class Sheet:
         return rows
 
     def figure(self, index: int, reason: str | None = None) -> Markup:
-        """An example: its image or why there is none, captions, and what is known of the file."""
+        """One example: its image (or why it cannot be shown), captions, size and format."""
         about: Annotation | None = None
         try:
             about = self._records.annotation(index)
@@ -254,13 +254,13 @@ def _short(text: str) -> str:
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]} …"
 
 
-# --- The histograms of an inspection as charts ----------------------------------------------------
+# --- Charts ---
 
 Write = Callable[[float], str]
 
 
 def charts(result: Mapping[str, Any]) -> Markup:
-    """A card for each quantity that the data set has."""
+    """A card with a chart for each quantity of the data set."""
     captions, images = result["captions"], result["images"]
     cards = [
         _chart("Captions per image", captions.get("per_image"), amount),
@@ -305,7 +305,7 @@ def _tokens(found: Mapping[str, Any] | None) -> Markup | None:
 
 
 def _bars(histogram: Mapping[str, Any], write: Write) -> Bars:
-    """Whole numbers in bins of one are written below their bar, else edges between bars."""
+    """Bars with labels: below each bar for bins of one integer, otherwise at the bin edges."""
     edges, counts = histogram["edges"], histogram["counts"]
     if all(isinstance(low, int) and low + 1 == high for low, high in pairwise(edges)):
         names = [write(edge) for edge in edges[:-1]]

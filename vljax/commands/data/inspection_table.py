@@ -1,4 +1,4 @@
-"""What was found in a data set, as tables on the terminal."""
+"""The results of an inspection as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUANTILES = ("smallest", "5%", "median", "mean", "95%", "largest")
 
 
 def statement(result: Mapping[str, Any]) -> str:
-    """Which examples were looked at, exactly, in a sentence."""
+    """A sentence that says exactly which examples were inspected."""
     if result["seed"] is None:
         return f"All {result['examples']:,} examples were looked at."
     return (
@@ -30,7 +30,7 @@ def statement(result: Mapping[str, Any]) -> str:
 
 
 def print_inspection(console: Console, result: Mapping[str, Any]) -> None:
-    """Prints everything that `inspect` found."""
+    """Prints all results of an inspection."""
     print_line(console, f"\n{result['source']}")
     print_line(console, statement(result))
     console.print(_counts(result))
@@ -42,7 +42,7 @@ def print_inspection(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def amount(value: float) -> str:
-    """A number in at most four digits, with what makes it readable."""
+    """A number with at most four digits and thousands separators."""
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
     digits = 0 if value >= 1000 else 1 if value >= 10 else 2 if value >= 0.1 else 4
@@ -50,7 +50,7 @@ def amount(value: float) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """A share in percent, which is 0 or 100 only if it is exactly that."""
+    """A fraction in percent; it shows 0 or 100 only if it is exactly that."""
     percent = 100 * part / whole if whole else 0.0
     if part and percent < 0.1:
         return "< 0.1 %"
@@ -92,7 +92,7 @@ def _counts(result: Mapping[str, Any]) -> Table:
 
 
 def special(images: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Counts of images that need care, with what they are."""
+    """Counts of images of unusual kinds, such as images with alpha, with a name for each."""
     names = {
         "alpha": "with alpha channel",
         "grey": "greyscale",
@@ -131,7 +131,7 @@ def _distributions(result: Mapping[str, Any], *, wide: bool) -> Table:
 
 
 def sparkline(counts: list[int], width: int = 12) -> str:
-    """A histogram in one line of at most so many characters; whatever is there shows."""
+    """A histogram in one line of at most `width` characters; no count above 0 is invisible."""
     group = math.ceil(len(counts) / width)
     sums = [sum(counts[i : i + group]) for i in range(0, len(counts), group)]
     top = max(*sums, 1)

@@ -1,4 +1,4 @@
-"""`vljax data train-tokenizer`: a tokenizer for the captions of data sets."""
+"""`vljax data train-tokenizer`: trains a BPE tokenizer on the captions of data sets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from vljax.commands.data.arguments import (
-    SourceParser,
-    count,
-)
+from vljax.commands.data.arguments import SourceParser, count
 from vljax.config import UserError
 from vljax.data.records import Records
 from vljax.data.tokenizers.cleaning import Cleaning
@@ -21,19 +18,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _DESCRIPTION = """\
-Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json, which recipes name
-in data.tokenizer.path and checkpoints carry with them."""
+Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json. Recipes name it
+in data.tokenizer.path, and checkpoints include it."""
 
 _MEASURED = 10_000  # captions that the lengths are measured on
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
-    """Trains on the captions of the sources that arguments name, and says how to use the result.
+    """Trains on the captions of all sources, and prints how to use the result.
 
     Args:
       argv: sources with their fields, and the options below.
-      prog: the command that messages show.
-      console: where the summary goes.
+      prog: the command, for messages.
+      console: where to print the summary.
 
     Returns:
       `path`, `vocab_size`, `captions`, `cleaning`, and `tokens` of captions (mean, 95 %, longest).
@@ -76,20 +73,24 @@ def _parser(prog: str) -> SourceParser:
     parser = SourceParser(prog, usage, _DESCRIPTION)
     parser.add_argument("--out", metavar="PATH", help="the tokenizer.json to write")
     parser.add_argument(
-        "--vocab-size", type=count, default=32_768, metavar="N", help="ids at most (%(default)s)"
+        "--vocab-size",
+        type=count,
+        default=32_768,
+        metavar="N",
+        help="most ids to use (%(default)s)",
     )
     parser.add_argument(
         "--min-frequency",
         type=count,
         default=2,
         metavar="N",
-        help="times that a pair must occur to become a token (%(default)s)",
+        help="how often a pair must occur to become a token (%(default)s)",
     )
     parser.add_argument(
         "--cleaning",
         choices=get_args(Cleaning),
         default="lower",
-        help="what is done to captions first; set data.tokenizer.cleaning alike (%(default)s)",
+        help="cleaning of captions; set data.tokenizer.cleaning to the same (%(default)s)",
     )
     parser.add_argument(
         "--max-examples",
@@ -106,7 +107,7 @@ def _read(every: list[Records], args: argparse.Namespace) -> Iterator[list[str]]
 
 
 class _Counted:
-    """Captions of examples on their way, counted, the first of them kept to be measured."""
+    """Iterates over captions, counts them, and keeps the first ones to measure their lengths."""
 
     def __init__(self, examples: Iterator[list[str]], kept: list[str]):
         self._examples, self._kept, self.captions = examples, kept, 0

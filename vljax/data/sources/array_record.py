@@ -136,8 +136,8 @@ class ArrayRecordRecords(ColumnRecords):
 
     def other_columns(self, index: int) -> dict[str, Any]:
         description = self._description(self._number(index))
-        covered = {*self.source.covered, LAYOUT}
-        return {name: value for name, value in description.items() if name not in covered}
+        restorable = {*self.source.restorable_columns, LAYOUT}
+        return {name: value for name, value in description.items() if name not in restorable}
 
     def _read_annotation(self, index: int) -> Annotation:
         regions = layout(self._description(self._number(index)))

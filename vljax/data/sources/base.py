@@ -78,7 +78,7 @@ class FileSource(Source):
         return tuple(dict.fromkeys(column for column in columns if column))
 
     @property
-    def covered(self) -> set[str]:
+    def restorable_columns(self) -> set[str]:
         """The columns that can be restored from an annotation, which conversion need not copy.
 
         Not captions from several columns: the annotation does not tell which is from which.

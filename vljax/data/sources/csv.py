@@ -57,7 +57,7 @@ class Csv(FileSource, name="csv"):
         return CsvRecords(self, self.files("a table", ".csv", ".tsv"))
 
     def open_with_all_columns(self, workers: int | None, progress: Progress) -> CsvRecords:
-        return CsvRecords(self, self.files("a table", ".csv", ".tsv"), in_full=True)
+        return CsvRecords(self, self.files("a table", ".csv", ".tsv"), all_columns=True)
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,20 @@ class Tsv(Csv, name="tsv"):
 class CsvRecords(ColumnRecords):
     """The rows of tables; an image is read when it is asked for."""
 
-    def __init__(self, source: Csv, files: list[File], *, in_full: bool = False):
+    def __init__(self, source: Csv, files: list[File], *, all_columns: bool = False):
         self._columns = tuple(dict.fromkeys((source.image, *source.annotation_columns)))
         self._values = {column: Strings() for column in self._columns}
         self._folders = [os.path.dirname(file.path) for file in files]
-        self._counts: list[int] = []
+        self._ends: list[int] = []  # number of rows up to the end of each file
         self._image = source.image
-        self._in_full, self._covered = in_full, source.covered
+        self._all_columns, self._restorable = all_columns, source.restorable_columns
         self.counts = SourceCounts(files=len(files))
         digests = []
         for file in files:
             content = _content(file)
             digests.append(hashlib.sha256(content).hexdigest())
             self._add(source, file, content)
-            self._counts.append(len(self))
+            self._ends.append(len(self))
         label = self._values[source.label] if source.label else Strings()
         names = (label[i].decode(errors="replace").strip() for i in range(len(label)))
         super().__init__(source, class_names_of(names))
@@ -105,7 +105,7 @@ class CsvRecords(ColumnRecords):
             if reason is not None:
                 counts.leave_out(reason, f"{file.name}:{number}")
                 continue
-            if self._in_full:
+            if self._all_columns:
                 self._add_columns(row)
             for column in self._columns:
                 self._values[column].extend([row.get(column, "")])
@@ -122,7 +122,7 @@ class CsvRecords(ColumnRecords):
         return len(self._values[self._image])
 
     def image(self, index: int) -> bytes:
-        file = next(i for i, count in enumerate(self._counts) if index < count)
+        file = next(i for i, count in enumerate(self._ends) if index < count)
         path = self._values[self._image][index].decode("utf-8", "surrogateescape")
         return image_file(path, self._folders[file])
 
@@ -131,7 +131,7 @@ class CsvRecords(ColumnRecords):
 
     def other_columns(self, index: int) -> dict[str, Any]:
         value = self.values(index)
-        return {column: value(column) for column in self._columns if column not in self._covered}
+        return {column: value(column) for column in self._columns if column not in self._restorable}
 
 
 def _content(file: File) -> bytes:

@@ -57,34 +57,42 @@ class Folder(FileSource, name="folder"):
     def open_with_all_columns(self, workers: int | None, progress: Progress) -> FolderRecords:
         if not isinstance(self.path, str):
             return self.open()
-        return FolderRecords(self, self.path, in_full=True)
+        return FolderRecords(self, self.path, all_columns=True)
 
 
 class FolderRecords(ColumnRecords):
     """The images of a folder, sorted by name; an image is read when it is asked for."""
 
-    def __init__(self, source: Folder, folder: str, *, in_full: bool = False):
+    def __init__(self, source: Folder, folder: str, *, all_columns: bool = False):
         self._folder = folder if is_remote(folder) else os.path.abspath(os.path.expanduser(folder))
         self._last = LastRead()
         sizes = dict(sorted(_files(self._folder)))
-        self._beside = {
-            c for c in (*source.annotation_columns, *source.filter_columns) if c not in _OWN
+        self._text_endings = {
+            c
+            for c in (*source.annotation_columns, *source.filter_columns)
+            if c not in _BUILT_IN_COLUMNS
         }
-        self._there = {name for name in sizes if PurePosixPath(name).suffix[1:] in self._beside}
-        self._others = _others(sizes, source.covered) if in_full else {}
+        self._text_files = {
+            name for name in sizes if PurePosixPath(name).suffix[1:] in self._text_endings
+        }
+        self._other_endings = (
+            _endings_beside_images(sizes, source.restorable_columns) if all_columns else {}
+        )
         self.counts = SourceCounts(files=1)
-        self._images = list(self._kept(source, [n for n in sizes if n.lower().endswith(_IMAGES)]))
+        self._images = list(
+            self._filtered(source, [n for n in sizes if n.lower().endswith(_IMAGES)])
+        )
         if not self._images and not self.counts.left_out:
             raise UserError(f"{folder}: no images ({', '.join(_IMAGES)}) in this folder")
         names = {name for image in self._images if (name := _class(image)) is not None}
         # Folder names that are numbers are names, not indices: "7" need not be the eighth class.
         classes = class_names_of(names) or tuple(sorted(names))
         super().__init__(source, classes if source.label == "class" else ())
-        used = [*self._images, *sorted(self._there)]
+        used = [*self._images, *sorted(self._text_files)]
         self.identity = source.identity([[name, sizes[name]] for name in used])
         self.counts.log(source.full_name)
 
-    def _kept(self, source: Folder, images: list[str]) -> Iterator[str]:
+    def _filtered(self, source: Folder, images: list[str]) -> Iterator[str]:
         counts = self.counts
         for image in images:
 
@@ -98,7 +106,7 @@ class FolderRecords(ColumnRecords):
             if reason is not None:
                 counts.leave_out(reason, image)
                 continue
-            fields = [c for c in self._beside if _sibling(image, c) in self._there]
+            fields = [c for c in self._text_endings if _sibling(image, c) in self._text_files]
             counts.add_example(["image", *fields, *(["class"] if _class(image) else [])])
             yield image
 
@@ -117,7 +125,7 @@ class FolderRecords(ColumnRecords):
         if column == "class":
             return _class(image)
         name = _sibling(image, column)
-        if name not in self._there:
+        if name not in self._text_files:
             return None
         content: bytes = self._last.get(name, lambda: _read(join(self._folder, name), name))
         return [line for line in decoded(content, column).splitlines() if line.strip()]
@@ -126,22 +134,24 @@ class FolderRecords(ColumnRecords):
         """The path, and the contents of the files beside the image by ending."""
         image = self._images[index]
         columns: dict[str, Any] = {"path": image}
-        for ending in self._others.get(image.rpartition(".")[0], ()):
+        for ending in self._other_endings.get(image.rpartition(".")[0], ()):
             name = _sibling(image, ending)
             content = _read(join(self._folder, name), name)
             columns[ending] = parse_json(content) if ending == "json" else content
         return columns
 
 
-_OWN = ("class", "path")
+_BUILT_IN_COLUMNS = ("class", "path")
 
 
-def _others(names: Iterable[str], covered: set[str]) -> dict[str, list[str]]:
+def _endings_beside_images(
+    names: Iterable[str], restorable_columns: set[str]
+) -> dict[str, list[str]]:
     """For each path without its ending, the endings of the files there that are not images."""
     endings: dict[str, list[str]] = {}
     for name in names:
         stem, _, ending = name.rpartition(".")
-        if not name.lower().endswith(_IMAGES) and ending not in covered:
+        if not name.lower().endswith(_IMAGES) and ending not in restorable_columns:
             endings.setdefault(stem, []).append(ending)
     return endings
 

@@ -48,7 +48,7 @@ class JsonLines(Source, name="jsonl"):
         return JsonLinesRecords(self._file(), self.filters)
 
     def open_with_all_columns(self, workers: int | None, progress: Progress) -> Records:
-        return JsonLinesRecords(self._file(), self.filters, in_full=True)
+        return JsonLinesRecords(self._file(), self.filters, all_columns=True)
 
     def _file(self) -> str:
         if self.path is None:
@@ -59,7 +59,7 @@ class JsonLines(Source, name="jsonl"):
 class JsonLinesRecords(Records):
     """The lines of a JSON-lines file; an image is read when it is asked for."""
 
-    def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, in_full: bool = False):
+    def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, all_columns: bool = False):
         content = read_user_file(path)
         lines = content.split(b"\n")
         self.counts = SourceCounts(files=1)
@@ -73,8 +73,8 @@ class JsonLinesRecords(Records):
                     self.counts.leave_out(reason, f"line {number}")
                     continue
                 rows.append(parsed)
-                if in_full:
-                    self._others.append({key: row[key] for key in row if key not in _COVERED})
+                if all_columns:
+                    self._others.append({key: row[key] for key in row if key not in _RESTORABLE})
                 self.counts.add_example(key for key, value in parsed.items() if value)
         self.identity = hashlib.sha256(content).hexdigest()
         if filters:
@@ -102,7 +102,7 @@ class JsonLinesRecords(Records):
         return self._others[index] if self._others else {}
 
 
-_COVERED = ("caption", "captions", "tags", "class")
+_RESTORABLE = ("caption", "captions", "tags", "class")
 
 
 def _parse(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -50,7 +50,7 @@ class Karpathy(Source, name="karpathy"):
         return KarpathyRecords(self._path(), self.images, self.split)
 
     def open_with_all_columns(self, workers: int | None, progress: Progress) -> KarpathyRecords:
-        return KarpathyRecords(self._path(), self.images, self.split, in_full=True)
+        return KarpathyRecords(self._path(), self.images, self.split, all_columns=True)
 
     def _path(self) -> str:
         if self.path is None:
@@ -61,7 +61,7 @@ class Karpathy(Source, name="karpathy"):
 class KarpathyRecords(Records):
     """The examples of a split; an image is read when it is asked for."""
 
-    def __init__(self, path: str, images: str | None, split: str, *, in_full: bool = False):
+    def __init__(self, path: str, images: str | None, split: str, *, all_columns: bool = False):
         content = read_user_file(path)
         rows = _rows(content, path)
         own = [(where, row) for where, row in rows if row.get("split") == split]
@@ -72,7 +72,7 @@ class KarpathyRecords(Records):
         self._images = [_text(row, "filename", where) for where, row in own]
         self._parents = [str(row.get("filepath") or "") for _, row in own]
         self._annotations = [Annotation(_captions(row, where)) for where, row in own]
-        self._rows = [row for _, row in own] if in_full else None
+        self._rows = [row for _, row in own] if all_columns else None
         self.identity = hashlib.sha256(content + split.encode()).hexdigest()
 
     def __len__(self) -> int:

@@ -63,11 +63,11 @@ class ParquetRecords(ColumnRecords):
         source.check_columns(self._table.schema.names, ("image", source.image))
         self._image = source.image
         self._columns = source.annotation_columns
-        covered = {source.image, *source.covered}
-        self._others = tuple(name for name in self._table.schema.names if name not in covered)
+        restorable = {source.image, *source.restorable_columns}
+        self._others = tuple(name for name in self._table.schema.names if name not in restorable)
         self._last = LastRead()
         self.counts = SourceCounts(files=len(files))
-        self._rows = self._kept(source) if source.filters else None
+        self._rows = self._filtered(source) if source.filters else None
         if self._rows is None:
             self._count_all()
         stated = self._table.hugging_face_classes(source.label) if source.label else ()
@@ -75,7 +75,7 @@ class ParquetRecords(ColumnRecords):
         self.identity = source.identity(source.image, self._table.footers())
         self.counts.log(source.full_name)
 
-    def _kept(self, source: Parquet) -> np.ndarray:
+    def _filtered(self, source: Parquet) -> np.ndarray:
         counts = self.counts
         columns = tuple(dict.fromkeys((*source.annotation_columns, *source.filter_columns)))
         kept = array("q")

@@ -80,8 +80,8 @@ class TfdsRecords(ColumnRecords):
         features = builder.info.features
         source.check_columns(_names(features), ("image", source.image))
         self._data = _split(builder, source)
-        covered = {source.image, *source.covered}
-        self._others = tuple(name for name in _names(features) if name not in covered)
+        restorable = {source.image, *source.restorable_columns}
+        self._others = tuple(name for name in _names(features) if name not in restorable)
         self._texts = {name for name in self._others if _is_text(features, name)}
         self._image = source.image
         self._last = LastRead()

@@ -131,7 +131,7 @@ class WebDatasetRecords(ColumnRecords):
         contents = self._contents(index)
         for ending, location in zip(self.members, row[1:], strict=True):
             content, is_image = contents[ending], (location == row[0]).all()
-            if content is None or is_image or ending in self.source.covered:
+            if content is None or is_image or ending in self.source.restorable_columns:
                 continue
             value = parse_json(content) if ending == "json" else content
             entries = value if isinstance(value, dict) else {ending: value}
@@ -139,7 +139,7 @@ class WebDatasetRecords(ColumnRecords):
                 if name in columns:
                     shard_name = self._shards[shard].name
                     raise UserError(f"shard {shard_name}: {name!r} is a member and in the json too")
-                if ending != "json" or f"json.{name}" not in self.source.covered:
+                if ending != "json" or f"json.{name}" not in self.source.restorable_columns:
                     columns[name] = entry
         return columns
 

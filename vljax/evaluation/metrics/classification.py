@@ -1,4 +1,4 @@
-"""Accuracy of classification, over examples and over classes."""
+"""Classification metrics: top-k accuracy and mean per-class recall."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from jaxtyping import Int
 
 
 def top_k_accuracy(ranks: Int[np.ndarray, " examples"], k: int) -> float:
-    """The share of examples, in [0, 1], whose true class is among the `k` first.
+    """The fraction of examples, in [0, 1], with the true class among the first `k`.
+
+    >>> top_k_accuracy(np.array([1, 3, 6, 2]), k=3)
+    0.75
 
     Args:
-      ranks: of the true class of each example, from 1, ties against the model
+      ranks: rank of the true class of each example, from 1, with ties against the model
         (`embedding_ranks` with the class as group).
-      k: how many classes are looked at.
+      k: how many classes count.
 
     Raises:
       ValueError: if there are no examples.
@@ -27,8 +30,11 @@ def mean_per_class_recall(
 ) -> float:
     """Top-1 accuracy within each class, in [0, 1], averaged over the classes that have examples.
 
+    >>> mean_per_class_recall(np.array([1, 1, 1, 2]), labels=np.array([0, 0, 0, 1]))
+    0.5
+
     Args:
-      ranks: of the true class of each example, from 1.
+      ranks: rank of the true class of each example, from 1.
       labels: the true class of each example, from 0.
 
     Raises:

@@ -1,7 +1,10 @@
 """safetensors files, read and written one tensor at a time (huggingface.co/docs/safetensors).
 
-The safetensors package reads. Its `save_file` needs all tensors of a file in memory, so the writer
-is here: the length of the header, the header, and the arrays one after the other.
+The safetensors package reads. The writer is here, since the package's `save_file` needs all tensors
+of a file in memory. A shard has up to 4 GiB, and the export of a scanned model also holds a decoded
+stack of about that size: twice the largest file, where `benchmarks/interop_memory.py` allows 1.5
+times. open_clip reads only a single file, so its export would need the whole model in memory.
+The format: the length of the header, the header in JSON, and the arrays one after the other.
 """
 
 from __future__ import annotations

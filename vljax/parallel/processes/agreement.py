@@ -86,7 +86,7 @@ def broadcast(name: str, answer: Callable[[], str], seconds: float = HOUR) -> st
     try:
         reply: str = WORLD.client.blocking_key_value_get(key, int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
-        problem = f"process 0 did not decide on {name!r} within {seconds:g} s"
+        problem = f"process 0 did not answer {name!r} within {seconds:g} s"
         raise UserError(f"{problem}; the output there says why") from error
     if reply.startswith("!"):
         raise UserError(reply[1:])
@@ -115,7 +115,7 @@ def gather(name: str, text: str, seconds: float = HOUR) -> list[str]:
         if time.monotonic() > deadline:
             here = {int(k.rpartition("/")[2]) for k, _ in others}
             missing = [_named(i) for i in range(1, WORLD.process_count) if i not in here]
-            raise UserError(f"{', '.join(missing)} did not tell {name!r} within {seconds:g} s")
+            raise UserError(f"{', '.join(missing)} did not send {name!r} within {seconds:g} s")
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
     WORLD.client.key_value_delete(key)
