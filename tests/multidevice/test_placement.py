@@ -25,7 +25,7 @@ BATCH = 40  # no other size, nor a multiple of one, that occurs in the model
 def one_device():
     """The first state, and the state and loss after one step, on one device."""
     of = tiny.task(**MODEL)
-    first = tiny.state(of)
+    first = tiny.state(of, **MODEL)
     after, metrics = jax.jit(make_step(of))(first, tiny.batch(size=BATCH), tiny.hyper())
     return first, after, metrics
 

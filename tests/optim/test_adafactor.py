@@ -81,7 +81,7 @@ def test_five_directions(fields):
             check("query", factored=True, at=(slice(None), head))
 
 
-def test_what_is_stored():
+def test_the_state_is_factored():
     """big_vision's: a column and a row of mean squares, the momentum in bfloat16."""
     shapes = {"kernel": (64, 32), "narrow": (64, 31)}
     axes = {"kernel": ("embed", "mlp"), "narrow": ("embed", "mlp")}

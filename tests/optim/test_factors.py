@@ -17,13 +17,13 @@ def by_path(optimizer, scan):
     for (keys, factor), (_, leaf) in zip(leaves(tree), leaves(params), strict=True):
         values = np.broadcast_to(factor, leaf.shape)
         if "blocks" in keys and scan:
-            place = keys.index("blocks") + 1
+            after = keys.index("blocks") + 1
             layers = [(str(i), value) for i, value in enumerate(values)]
         else:
-            place, layers = len(keys), [("", values)]
+            after, layers = len(keys), [("", values)]
         for layer, value in layers:
             assert len(set(value.flat)) == 1
-            path = "/".join(filter(None, (*keys[:place], layer, *keys[place:])))
+            path = "/".join(filter(None, (*keys[:after], layer, *keys[after:])))
             found[path] = float(value.flat[0])
     return found
 
@@ -66,11 +66,11 @@ def test_class_tokens_and_pooling():
     }
 
 
-def test_nothing_to_do_is_one_everywhere():
+def test_default_factors_are_one():
     assert set(jax.tree.leaves(learning_rate_factors(AdamW(), two_towers(scan=True)[1]))) == {1.0}
 
 
-def test_messages():
+def test_error_messages():
     with pytest.raises(UserError, match=r"optim.rate_rules: 'imgae/\.\*' matches no parameter"):
         learning_rate_factors(
             AdamW(rate_rules=(("imgae/.*", 0.1), (".*", 1.0))), two_towers(scan=True)[1]

@@ -20,9 +20,9 @@ BLOCK = {
 }
 
 
-def part(tree, place):
+def part(tree, index):
     pairs = lambda node: isinstance(node, tuple) and isinstance(node[0], tuple)  # noqa: E731
-    return jax.tree.map(lambda pair: pair[place], tree, is_leaf=pairs)
+    return jax.tree.map(lambda pair: pair[index], tree, is_leaf=pairs)
 
 
 def with_layers(axes):
@@ -30,14 +30,14 @@ def with_layers(axes):
 
 
 @pytest.mark.parametrize("name", sorted(Optimizer.members))
-def test_scanned_and_unrolled(name):
+def test_scanned_and_unrolled_stacks_take_the_same_steps(name):
     kind = Optimizer.members[name]
     # Stored in float32, as bfloat16 would hide differences.
     factored = {"factor_from": 3, "clip_rms": 0.7, "moment_dtype": None}
     fields = factored if kind is Adafactor else {}
     blocks = {str(i): BLOCK for i in range(LAYERS)}
     flat = {"image": {"blocks": blocks, "norm": BLOCK["norm"]}, "scale": ((), ())}
-    shapes, axes = (part(flat, place) for place in range(2))
+    shapes, axes = (part(flat, index) for index in range(2))
     stacked_axes = {**axes, "image": {**axes["image"], "blocks": with_layers(part(BLOCK, 1))}}
     trees = gradients(shapes)[:3]
     unrolled, _ = directions(kind(**fields), axes, trees)

@@ -61,7 +61,7 @@ def test_five_directions_of_matrices(fields):
         check("output", (4, 5), layer)
 
 
-def test_all_the_rest_is_adam():
+def test_other_parameters_are_trained_by_adam():
     shapes = {"embedding": (4, 7), "projection": (4, 3), "bias": (2, 3), "norm": (3, 4)}
     axes = {
         "embedding": ("vocab", "embed"),
@@ -78,16 +78,16 @@ def test_all_the_rest_is_adam():
 
 
 @pytest.mark.parametrize(
-    ("names", "rows", "columns"),
+    ("names", "folded"),
     [
-        (("embed", "mlp"), (0,), (1,)),
-        (("layers", "mlp", "embed"), (1,), (2,)),
-        (("layers", "embed", "heads", "head_dim"), (1,), (2, 3)),
-        (("heads", "head_dim", "embed"), (0, 1), (2,)),
+        (("embed", "mlp"), "1 (embed) (mlp)"),
+        (("layers", "mlp", "embed"), "layers (mlp) (embed)"),
+        (("layers", "embed", "heads", "head_dim"), "layers (embed) (heads head_dim)"),
+        (("heads", "head_dim", "embed"), "1 (heads head_dim) (embed)"),
     ],
 )
-def test_matrices_by_their_logical_axes(names, rows, columns):
-    assert matrix_of(names) == (rows, columns)
+def test_matrices_by_their_logical_axes(names, folded):
+    assert matrix_of(names).folded == folded
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_all_other_arrays_are_not_matrices(names):
 
 
 def test_the_direction_of_optax_itself_is_another():
-    """Why `optax.contrib.muon` gets no momentum: from step 2 on, its Nesterov momentum differs."""
+    """Why `optax.contrib.muon` is not used: from step 2 on, its Nesterov momentum differs."""
     trees = gradients({"up": (4, 7)})
     (_, ours, *_), _ = directions(
         Muon(momentum=0.8, clip_norm=None), {"up": ("embed", "mlp")}, trees

@@ -47,7 +47,7 @@ def test_names():
         (SGD(momentum=0.0, nesterov=True), "nesterov: needs momentum; set it above 0"),
     ],
 )
-def test_values_that_cannot_be(optimizer, message):
+def test_bad_fields(optimizer, message):
     with pytest.raises(UserError) as error:
         config.validate(optimizer)
     assert str(error.value).startswith(message)
@@ -140,7 +140,7 @@ def test_five_steps_with_decay_and_factors():
     np.testing.assert_allclose(params["w"], expected, rtol=5e-6)
 
 
-def test_factors_of_nothing_leave_no_trace():
+def test_factors_of_zero_and_one_leave_no_trace_in_the_program():
     tree = {"w": jnp.ones((2, 5))}
 
     def with_factors(params, toward, rate, decay):

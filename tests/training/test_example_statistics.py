@@ -111,7 +111,7 @@ def test_too_many_bad_examples_end_the_run_with_a_summary(tmp_path):
     )
 
 
-def test_chance_ends_no_run(tmp_path):
+def test_chance_does_not_end_the_run(tmp_path):
     """An eighth is bad, a tenth allowed: of 64 that may be chance, of 4,000 not."""
     statistics = ExampleStatistics(str(tmp_path), 0, 0.1)
     record(statistics, 0, 8)
@@ -122,7 +122,7 @@ def test_chance_ends_no_run(tmp_path):
 
 
 @pytest.mark.parametrize(("limit", "ends"), [(0.0, True), (1.0, False)])
-def test_none_and_all_are_limits(tmp_path, limit, ends):
+def test_limits_of_zero_and_one(tmp_path, limit, ends):
     statistics = ExampleStatistics(str(tmp_path), 0, limit)
     record(statistics, 0, 50, ())
     statistics.check(50)
@@ -135,7 +135,7 @@ def test_none_and_all_are_limits(tmp_path, limit, ends):
         statistics.check(52)
 
 
-def test_an_outage_late_in_a_run_ends_it(tmp_path):
+def test_a_late_outage_ends_the_run(tmp_path):
     """A fifth of a few thousand examples is bad, after a hundred thousand good ones."""
     statistics, step = ExampleStatistics(str(tmp_path), 0, 0.1), 0
     for _ in range(10):

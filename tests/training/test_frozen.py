@@ -1,7 +1,9 @@
 """Parameters that stay as they are, and the moving average of the others."""
 
 import dataclasses
+import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -10,13 +12,21 @@ from tests.training import tiny
 from vljax.models.parameters import leaves
 from vljax.optim import AdamW
 from vljax.training.state import evaluation_variables
-from vljax.training.step import make_step
 
 IMAGE = ("image/.*", "embedding/image/.*")
 
 
-def task(**fields):
-    return tiny.task(optimizer=dataclasses.replace(tiny.standard()[0].optimizer, **fields))
+@functools.cache
+def prepared(**fields):
+    """A task with these fields of its optimizer, its compiled step, and its first state."""
+    optimizer = dataclasses.replace(tiny.standard()[0].optimizer, **fields)
+    of = tiny.task(optimizer=optimizer, depth=1)
+    first = tiny.state(of, depth=1)
+    return of, tiny.compiled(of, first), first
+
+
+# Frozen parameters do not enter the norm of all gradients, by which they would be clipped.
+FREE, FROZEN = {"clip_norm": None}, {"clip_norm": None, "frozen": IMAGE}
 
 
 def keys_of(tree):
@@ -24,9 +34,8 @@ def keys_of(tree):
 
 
 def test_frozen_parameters_have_no_state_and_do_not_move():
-    of = task(frozen=IMAGE, weight_decay=0.1)
-    first = tiny.state(of)
-    after, _ = jax.jit(make_step(of))(first, tiny.batch(), tiny.hyper())
+    _, step, first = prepared(**FROZEN)
+    after, _ = step(first, tiny.batch(), tiny.hyper())
     for keys, before in leaves(first.params):
         frozen = keys[0] == "image" or keys[:2] == ("embedding", "image")
         if frozen:
@@ -36,29 +45,22 @@ def test_frozen_parameters_have_no_state_and_do_not_move():
         assert any(name[-len(keys) :] == keys for name in names) != frozen
 
 
-def test_what_is_trained_moves_as_if_nothing_were_frozen():
-    """Without clipping by the norm of all gradients, which frozen ones do not enter.
-
-    To 1e-5, float32: another program, other rounding.
-    """
-    free, frozen = task(clip_norm=None), task(clip_norm=None, frozen=IMAGE)
-    one, _ = jax.jit(make_step(free))(tiny.state(free), tiny.batch(), tiny.hyper())
-    other, _ = jax.jit(make_step(frozen))(tiny.state(frozen), tiny.batch(), tiny.hyper())
+def test_trained_parameters_move_as_if_nothing_were_frozen():
+    """To 1e-5, float32: another program, other rounding."""
+    (_, free, first), (_, frozen, other_first) = prepared(**FREE), prepared(**FROZEN)
+    one, _ = free(first, tiny.batch(), tiny.hyper())
+    other, _ = frozen(other_first, tiny.batch(), tiny.hyper())
     assert tiny.distance(one.params["text"], other.params["text"]) < 1e-5
 
 
 def test_no_gradient_of_a_frozen_tower_is_computed():
-    def flops(of):
-        lowered = jax.jit(make_step(of)).lower(tiny.state(of), tiny.batch(), tiny.hyper())
-        return lowered.compile().cost_analysis()["flops"]
-
+    free, frozen = (prepared(**fields)[1].cost_analysis()["flops"] for fields in (FREE, FROZEN))
     # The two towers cost about the same; a frozen one leaves one of three passes.
-    assert flops(task(frozen=IMAGE)) < 0.8 * flops(task())
+    assert frozen < 0.8 * free
 
 
 def test_the_average_follows_its_formula():
-    of = task(ema_decay=0.9)
-    step, state = jax.jit(make_step(of)), tiny.state(of)
+    _, step, state = prepared(ema_decay=0.9)
     truth = {keys: np.float64(value) for keys, value in leaves(state.params)}
     for k in range(4):
         state, _ = step(state, tiny.batch(k), tiny.hyper())
@@ -69,21 +71,20 @@ def test_the_average_follows_its_formula():
         np.testing.assert_allclose(value, truth[keys], rtol=1e-5, atol=1e-6, err_msg=str(keys))
 
 
-def test_the_average_is_of_what_is_trained_and_evaluation_has_all():
-    of = task(ema_decay=0.9, frozen=IMAGE)
-    state = tiny.state(of)
+def test_only_trained_parameters_have_an_average_and_all_are_evaluated():
+    optimizer = dataclasses.replace(tiny.standard()[0].optimizer, ema_decay=0.9, frozen=IMAGE)
+    state = tiny.state(tiny.task(optimizer=optimizer))
     assert "image" not in state.average
     assert "text" in state.average
     assert keys_of(evaluation_variables(state).params) == keys_of(state.params)
 
 
-def test_a_skipped_step_leaves_the_average():
-    of = task(ema_decay=0.9)
-    step, state = jax.jit(make_step(of)), tiny.state(of)
+def test_a_skipped_step_keeps_the_average():
+    _, step, state = prepared(ema_decay=0.9)
     state, _ = step(state, tiny.batch(), tiny.hyper())
     nothing = tiny.batch(valid=np.zeros(tiny.BATCH, bool))
     after, _ = step(state, nothing, tiny.hyper())
-    jax.tree.map(np.testing.assert_array_equal, after.average, state.average)
+    chex.assert_trees_all_equal(after.average, state.average)
 
 
 def test_without_an_average_the_parameters_are_evaluated():

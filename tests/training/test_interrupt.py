@@ -11,7 +11,7 @@ from vljax.training.interrupt import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_acts_as_always(number):
+def test_the_first_signal_is_held_and_the_second_acts_as_usual(number):
     caught, said = [], []
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     outer = signal.signal(number, lambda n, _: caught.append(n))
@@ -28,7 +28,7 @@ def test_the_first_signal_is_noted_and_the_second_acts_as_always(number):
     assert {n: signal.getsignal(n) for n in before} == before
 
 
-def test_handlers_come_back():
+def test_handlers_are_restored():
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     with StopRequest(print):
         assert {n: signal.getsignal(n) for n in before} != before
@@ -56,7 +56,7 @@ def test_among_several_processes_a_signal_counts_once_all_know_of_it():
     assert sent == [0, signal.SIGTERM]
 
 
-def test_the_signal_of_another_process_is_honoured():
+def test_the_signal_of_another_process_stops_this_one():
     class Other(AllReduceMaximum):
         def __call__(self, value):
             return jnp.int32(signal.SIGINT)
@@ -65,7 +65,7 @@ def test_the_signal_of_another_process_is_honoured():
         assert stop.agreed() == signal.SIGINT
 
 
-def test_a_process_alone_asks_nobody():
+def test_a_single_process_asks_nobody():
     with StopRequest(str) as stop:
         assert stop.poll() is None
         stop.receive(None)

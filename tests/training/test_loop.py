@@ -1,4 +1,4 @@
-"""The loop, on a step that only counts."""
+"""The loop, with a step that only counts."""
 
 import io
 import os
@@ -30,6 +30,9 @@ def count(state, batch, hyper):
     skipped = jnp.where(batch < 100, 0, state.skipped_in_a_row + 1)
     metrics = {"loss": batch, "skipped_in_a_row": skipped}
     return state._replace(step=state.step + 1, skipped_in_a_row=skipped), metrics
+
+
+STEP = jax.jit(count)  # compiled once for all tests
 
 
 def nothing(step):
@@ -86,7 +89,7 @@ def run(tmp_path):
         with ProgressDisplay(start, STEPS, 1, console) as display:
             loop = Loop(
                 steps=STEPS,
-                step=jax.jit(count),
+                step=STEP,
                 hyper=tiny.hyper(),
                 batches=batches,
                 statistics=statistics,
@@ -148,7 +151,7 @@ def test_counts_go_on_from_a_checkpoint_between_two_rows(run, tmp_path):
     assert [row["index"] for row in example_statistics.read(str(tmp_path))] == [1, 6]
 
 
-def test_too_many_bad_examples_end_the_run_and_what_was_saved_stays(run, tmp_path):
+def test_too_many_rejected_examples_end_the_run_and_checkpoints_are_kept(run, tmp_path):
     """Batch 5 is the first bad one, which the row of step 6 shows."""
     with pytest.raises(UserError, match="1 of the last 12 examples up to step 6 cannot be used"):
         run(bad=lambda k: k > 4, limit=0.0)
@@ -157,7 +160,7 @@ def test_too_many_bad_examples_end_the_run_and_what_was_saved_stays(run, tmp_pat
     assert [row["index"] for row in example_statistics.read(str(tmp_path))] == [5]
 
 
-def test_it_goes_on_where_the_state_stands(run):
+def test_it_continues_from_the_step_of_the_state(run):
     _, log = run(start=7)
     assert [k for name, k in log if name == "batch"] == [7, 8, 9]
 
@@ -168,7 +171,7 @@ def test_a_finished_state_is_only_evaluated(run):
     assert log == [("first", STEPS), ("validation", STEPS), ("test", STEPS)]
 
 
-def test_an_evaluation_that_an_interrupted_attempt_missed_is_made_up_for(run):
+def test_a_missed_evaluation_is_done_on_resuming(run):
     _, log = run(start=8)
     assert log[:3] == [("first", 8), ("validation", 8), ("batch", 8)]
 
@@ -191,7 +194,7 @@ def test_a_signal_during_the_final_evaluation(run, tmp_path):
         run(cadence=Cadence(3, 100, 5), start=STEPS, on_evaluate=stop)
 
 
-def test_an_evaluator_that_fails_costs_no_step(run, tmp_path):
+def test_a_failing_evaluator_loses_no_step(run, tmp_path):
     def fail(step):
         if step == 8:
             raise ZeroDivisionError
@@ -225,15 +228,15 @@ def test_a_signal_saves_the_current_step(run, tmp_path):
     assert complete_steps(str(tmp_path)) == [5, 7]
 
 
-def test_a_signal_while_an_evaluation_is_made_up_for_trains_no_further(run, tmp_path):
+def test_a_signal_during_a_missed_evaluation_stops_before_training(run, tmp_path):
     with pytest.raises(Interrupted) as stopped:
         run(start=4, on_evaluate=stop)
     assert stopped.value.step == 4
     assert complete_steps(str(tmp_path)) == [4]
 
 
-def test_a_stop_looks_at_the_steps_in_flight_first(run, tmp_path):
-    """The last of three skipped steps is still in flight when the signal comes."""
+def test_a_stop_checks_pending_steps_first(run, tmp_path):
+    """The last of three skipped steps is still pending when the signal comes."""
 
     def on_batch(k):
         if k == 3:

@@ -9,7 +9,7 @@ from vljax.training.metrics import MetricsWriter
 
 
 @pytest.mark.parametrize("parts", [False, True])
-def test_rows_come_back(tmp_path, parts):
+def test_rows_are_read_back(tmp_path, parts):
     writer = MetricsWriter(str(tmp_path), 0, parts=parts)
     for step in (1, 2, 10):
         writer.write(step, {"loss": step / 2})
@@ -39,13 +39,13 @@ def test_several_rows_of_one_step_stay(tmp_path):
     assert len(metrics.read(str(tmp_path))) == 2
 
 
-def test_what_is_not_finite_becomes_null(tmp_path):
+def test_values_that_are_not_finite_become_null(tmp_path):
     MetricsWriter(str(tmp_path), 0).write(1, {"loss": float("nan"), "norm": float("inf")})
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert row == {"step": 1, "loss": None, "norm": None}
 
 
-def test_a_line_cut_off_by_a_crash_is_passed_over(tmp_path):
+def test_a_line_cut_off_by_a_crash_is_skipped(tmp_path):
     writer = MetricsWriter(str(tmp_path), 0)
     writer.write(1, {"loss": 1.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:

@@ -51,14 +51,14 @@ def test_a_spike_is_written_and_said_with_its_step(pending):
     assert line.startswith("step 40: loss 5.0000 is 20 deviations above the median of the last")
 
 
-def test_some_steps_are_left_running(pending):
+def test_some_steps_stay_pending(pending):
     pending.add([1.0] * 7)
     assert len(pending.asked) == 7 - MAX_PENDING
     pending.steps.drain()
     assert len(pending.asked) == 7
 
 
-def test_it_is_known_whether_the_devices_are_done(pending):
+def test_done_tells_whether_the_devices_have_finished(pending):
     assert pending.steps.done()
     slow = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x)[0, 0])
     zero = jnp.int32(0)

@@ -31,11 +31,11 @@ def test_the_bound(distance, found):
     assert set(flagged([*alternating(40), 2.0 + distance * 0.14826])) == found
 
 
-def test_a_fall_is_no_spike():
+def test_a_drop_is_not_a_spike():
     assert flagged([*alternating(40), -50.0]) == {}
 
 
-def test_the_noise_of_a_normal_run_is_none():
+def test_noise_is_not_a_spike():
     rng = np.random.default_rng(0)
     steps = np.arange(20_000)
     assert flagged(0.5 + 6 * np.exp(-steps / 500) + rng.normal(0, 0.2, len(steps))) == {}
@@ -47,7 +47,7 @@ def test_a_plateau_has_a_least_deviation():
     assert set(flagged([*losses, 2.0 + 1.1 * BOUND * 2e-3])) == {40}
 
 
-def test_too_few_losses_say_nothing():
+def test_too_few_losses_give_no_spike():
     assert flagged([*alternating(MIN_LOSSES - 1), 100.0]) == {}
 
 
@@ -55,7 +55,7 @@ def test_a_spike_does_not_hide_the_next():
     assert set(flagged([*alternating(40), 4.0, 2.0, 4.0, 2.0, 4.0])) == {40, 42, 44}
 
 
-def test_what_was_long_ago_is_forgotten():
+def test_old_losses_are_forgotten():
     """A higher level is a spike at first and the normal state later."""
     found = flagged([*alternating(200, 2.0), *alternating(WINDOW, 4.0), 4.1])
     assert 200 in found
@@ -63,5 +63,5 @@ def test_what_was_long_ago_is_forgotten():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_passed_over(value):
+def test_losses_that_are_not_finite_are_ignored(value):
     assert flagged([*alternating(40), *[value] * 100, 4.0]).keys() == {140}

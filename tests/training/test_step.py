@@ -1,5 +1,8 @@
 """The training step."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,11 +59,10 @@ def test_a_step_with_gradients_that_are_not_finite_changes_nothing_but_the_count
     after, metrics = step(bad, tiny.batch(), tiny.hyper())
     assert (int(after.step), int(after.skipped)) == (1, 1)
     assert int(metrics["skipped_steps"]) == 1
-    jax.tree.map(np.testing.assert_array_equal, after.params, bad.params)
-    jax.tree.map(np.testing.assert_array_equal, after.optimizer, bad.optimizer)
+    chex.assert_trees_all_equal((after.params, after.optimizer), (bad.params, bad.optimizer))
 
 
-def test_invalid_examples_do_not_matter():
+def test_invalid_examples_have_no_influence():
     _, step, state = tiny.standard()
     valid = np.arange(tiny.BATCH) < 6
     clean, dirty = tiny.batch(valid=valid), tiny.batch(valid=valid)
@@ -77,24 +79,28 @@ def test_a_batch_without_valid_examples_is_skipped():
     state, _ = step(state, tiny.batch(), tiny.hyper())
     after, _ = step(state, tiny.batch(valid=np.zeros(tiny.BATCH, bool)), tiny.hyper())
     assert (int(after.step), int(after.skipped)) == (2, 1)
-    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    chex.assert_trees_all_equal(after.params, state.params)
+
+
+@functools.cache
+def regularized():
+    """A jitted step with dropout that fails when it is traced twice, and its first state."""
+    of = tiny.task(depth=1, dropout=0.5)
+    return jax.jit(chex.assert_max_traces(make_step(of), n=1)), tiny.state(of, depth=1)
 
 
 def test_learning_rate_weight_decay_and_seed_share_one_compile():
-    of = tiny.task(dropout=0.1)
-    step, state = jax.jit(make_step(of)), tiny.state(of)
+    step, state = regularized()
     results = []
     for values in ((1e-2, 0.1, 0), (2e-2, 0.1, 0), (1e-2, 0.5, 0), (1e-2, 0.1, 1)):
         after, _ = step(state, tiny.batch(), tiny.hyper(*values))
         results.append(np.asarray(after.params["image"]["patch_embedding"]))
-    assert step._cache_size() == 1
     for other in results[1:]:
         assert np.abs(other - results[0]).max() > 0
 
 
 def test_dropout_depends_on_the_step_and_the_seed_only():
-    of = tiny.task(dropout=0.5, drop_path=0.5)
-    step, state = jax.jit(make_step(of)), tiny.state(of)
+    step, state = regularized()
     loss = lambda s, seed: float(step(s, tiny.batch(), tiny.hyper(seed=seed))[1]["loss"])  # noqa: E731
     later = state._replace(step=jnp.int32(1))
     assert loss(state, 0) == loss(state, 0)
@@ -113,8 +119,8 @@ def test_objectives_add_up_by_their_weights():
         "a": SoftmaxContrastive(weight=2.0),
         "b": SoftmaxContrastive(weight=0.5, direction="image_to_text"),
     }
-    of = tiny.task(both)
-    _, metrics = jax.jit(make_step(of))(tiny.state(of), tiny.batch(), tiny.hyper())
+    of = tiny.task(both, depth=1)
+    _, metrics = jax.jit(make_step(of))(tiny.state(of, depth=1), tiny.batch(), tiny.hyper())
     expected = 2 * metrics["a/loss"] + 0.5 * metrics["b/loss"]
     assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
 
@@ -124,8 +130,8 @@ def test_groups_train_their_own_parameters():
         "image": SoftmaxContrastive(trains="image/.*|embedding/image/.*"),
         "text": SoftmaxContrastive(trains="text/.*", direction="text_to_image"),
     }
-    of = tiny.task(objectives)
-    state = tiny.state(of)
+    of = tiny.task(objectives, depth=1)
+    state = tiny.state(of, depth=1)
     assert set(state.optimizer) == {"0", "1"}
     after, metrics = jax.jit(make_step(of))(state, tiny.batch(), tiny.hyper())
     moved = {
@@ -146,9 +152,17 @@ def test_a_group_that_trains_nothing():
         tiny.state(of)
 
 
+def test_the_contract_of_a_batch_is_checked_while_the_step_is_traced():
+    of, _, state = tiny.standard()
+    batch = tiny.batch()
+    for bad in ({"valid": batch["valid"][:-1]}, {"valid": jnp.float32(batch["valid"])}):
+        with pytest.raises(AssertionError):
+            jax.eval_shape(make_step(of), state, batch | bad, tiny.hyper())
+
+
 def test_the_sigmoid_objective_learns_its_bias():
-    of = tiny.task({"main": SigmoidContrastive()})
-    state = tiny.state(of)
+    of = tiny.task({"main": SigmoidContrastive()}, depth=1)
+    state = tiny.state(of, depth=1)
     after, metrics = jax.jit(make_step(of))(state, tiny.batch(), tiny.hyper())
     assert state.params["logit_bias"] == -10
     assert after.params["logit_bias"] != -10
@@ -156,10 +170,11 @@ def test_the_sigmoid_objective_learns_its_bias():
 
 
 def test_scanned_and_unrolled_stacks_take_the_same_step():
-    scanned, unrolled = tiny.task(scan=True), tiny.task(scan=False)
-    state = tiny.state(scanned)
-    flat = tiny.state(unrolled)._replace(params=unroll(state.params))
+    scanned = tiny.task(scan=True)
+    state = tiny.state(scanned, scan=True)
+    _, step, flat = tiny.standard()
+    flat = flat._replace(params=unroll(state.params))
     one, metrics = jax.jit(make_step(scanned))(state, tiny.batch(), tiny.hyper())
-    other, other_metrics = jax.jit(make_step(unrolled))(flat, tiny.batch(), tiny.hyper())
+    other, other_metrics = step(flat, tiny.batch(), tiny.hyper())
     assert float(metrics["loss"]) == pytest.approx(float(other_metrics["loss"]), rel=1e-6)
     assert tiny.distance(unroll(one.params), other.params) < 1e-5

@@ -53,21 +53,29 @@ def hyper(learning_rate=1e-2, weight_decay=0.1, seed=0) -> Hyper:
     return Hyper(jnp.float32(learning_rate), jnp.float32(weight_decay), jnp.uint32(seed))
 
 
-def variables(of: Task, seed=0) -> Variables:
-    example = {
-        name: jnp.zeros(spec.shape, spec.dtype)
-        for name, spec in example_batch(model_config()).items()
-    }
-    return jax.jit(of.model.init)(jax.random.key(seed), example)
+@functools.cache
+def _variables(scalars, tower) -> Variables:
+    model = build(model_config(**dict(tower)), Compute(), dict(scalars))
+    example = example_batch(model_config())
+    zeros = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in example.items()}
+    return jax.jit(model.init)(jax.random.key(0), zeros)
 
 
-def state(of: Task, seed=0) -> TrainState:
-    return create(variables(of, seed), of)
+def state(of: Task, **tower) -> TrainState:
+    """The first state; tasks with the same scalars and towers begin with the same parameters."""
+    scalars = tuple((name, scalar.initial) for name, scalar in of.scalars.items())
+    return create(_variables(scalars, tuple(tower.items())), of)
+
+
+def compiled(of: Task, first: TrainState, like=None):
+    """The compiled step of a task, for batches like the given one."""
+    like = batch() if like is None else like
+    return jax.jit(make_step(of)).lower(first, like, hyper()).compile()
 
 
 @functools.cache
 def standard():
-    """A task, its jitted step and its first state."""
+    """A task, its jitted step and its first state: one compile for all tests of a process."""
     of = task()
     return of, jax.jit(make_step(of)), state(of)
 

@@ -160,6 +160,8 @@ def test_a_split_file_is_given_by_type_or_url(foreign, data, tmp_path, monkeypat
     assert (one.task, one.source) == ("coco", Karpathy(f"{folder}/coco.txt"))
     content = (folder / "coco.txt").read_bytes()
     monkeypatch.setattr("vljax.config.path_exists", lambda path: True)
-    monkeypatch.setattr("vljax.verify.data.read_bytes", {"gs://b/dataset_coco.json": content}.get)
+    monkeypatch.setattr(
+        "vljax.verify.data.read_user_file", {"gs://b/dataset_coco.json": content}.get
+    )
     one = find_data_set("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
     assert (one.task, one.source) == ("coco", Karpathy("gs://b/dataset_coco.json", "gs://b/images"))

@@ -85,7 +85,23 @@ def view_of(batch: Batch, view: str) -> Batch:
 class Objective(Component, abc.ABC):
     """Base of objectives; the total loss is their weighted sum.
 
-    An objective must ignore examples whose `valid` is False, also as negatives.
+    An objective must ignore examples whose `valid` is False, also as negatives. A new objective
+    implements `__call__`, and names what it needs:
+
+    >>> import jax, jax.numpy as jnp
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class EmbeddingNorm(Objective, name="embedding_norm"):
+    ...     def reads(self):
+    ...         return ("image/embedding",)
+    ...     def __call__(self, ctx, batch, rng):
+    ...         norms = jnp.linalg.norm(ctx.outputs()["image/embedding"], axis=1)
+    ...         return Result(jnp.mean(norms, where=batch["valid"]), {}, {})
+    >>> batch = {"valid": jnp.array([True, False])}
+    >>> embeddings = {"image/embedding": jnp.array([[3.0, 4.0], [9.0, 9.0]])}
+    >>> ctx = Context(lambda view, batch: embeddings, batch)
+    >>> EmbeddingNorm()(ctx, batch, jax.random.key(0)).loss.item()
+    5.0
+    >>> del Objective.members["embedding_norm"]
     """
 
     weight: float = 1.0

@@ -62,7 +62,7 @@ def pair_logits(
     >>> import jax.numpy as jnp
     >>> image, text = jnp.array([[3.0, 4.0], [0.0, 2.0]]), jnp.array([[0.0, 1.0], [0.0, 5.0]])
     >>> logits = pair_logits(image, text, jnp.array([True, True]), "cosine", scale=10.0, bias=-1.0)
-    >>> logits.positive.round(3).tolist()
+    >>> [round(float(x), 3) for x in logits.positive]
     [7.0, 9.0]
 
     Args:

@@ -35,7 +35,21 @@ class Hyper(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Component, abc.ABC):
-    """Base of optimizers: a direction, a scheduled learning rate, and decoupled weight decay."""
+    """Base of optimizers: a direction, a scheduled learning rate, and decoupled weight decay.
+
+    A new optimizer implements `direction`:
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class SignDescent(Optimizer, name="sign"):
+    ...     def direction(self, axes):
+    ...         return optax.scale_by_sign()
+    >>> transformation = SignDescent(clip_norm=None).transformation({"w": ("embed",)})
+    >>> gradients = {"w": jnp.array([0.1, -2.0])}
+    >>> direction, _ = transformation.update(gradients, transformation.init(gradients))
+    >>> direction["w"].tolist()
+    [1.0, -1.0]
+    >>> del Optimizer.members["sign"]
+    """
 
     learning_rate: float = 1e-3
     """The peak of the schedule."""

@@ -259,7 +259,7 @@ class SpikeDetector:
     >>> detector = SpikeDetector()
     >>> usual = [detector.deviations(2.0 + 0.1 * (-1) ** i) for i in range(40)]
     >>> round(detector.deviations(4.0), 1)
-    14.2
+    13.5
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""HTML put together so that no text can become markup."""
+"""HTML elements from Python; all texts and attributes are escaped."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ _VOID = {"br", "img", "meta"}
 
 
 class Markup(str):
-    """HTML, as against a text, which is escaped wherever it is put into HTML."""
+    """A string that is HTML. Other strings are texts and are escaped when put into HTML."""
 
     __slots__ = ()
 
 
 def element(tag: str, /, *content: str, **attributes: str | float | None) -> Markup:
-    """An element of HTML or SVG.
+    """An HTML or SVG element.
+
+    >>> element("p", "1 < 2 ", element("b", "yes"), class_="soft")
+    '<p class="soft">1 &lt; 2 <b>yes</b></p>'
 
     Args:
-      tag: its name.
+      tag: the name of the element.
       *content: texts, which are escaped, and `Markup`, which is not.
-      **attributes: by name, `_` for `-` and at the end of Python's own words; those that are None
-        are left out, and all values are escaped.
+      **attributes: values by name, escaped; None leaves the attribute out. Write `_` for `-`, and
+        add `_` to Python keywords, as in `class_`.
     """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{html.escape(_text(value))}"'
@@ -32,7 +35,7 @@ def element(tag: str, /, *content: str, **attributes: str | float | None) -> Mar
 
 
 def escaped(text: str) -> Markup:
-    """A text as HTML that shows it; what UTF-8 cannot hold is replaced."""
+    """A text as HTML; characters that UTF-8 cannot encode are replaced."""
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return Markup(html.escape(whole.replace("\0", "\N{REPLACEMENT CHARACTER}")))
 

@@ -1,4 +1,4 @@
-"""The skeleton of a page, and pictures within it."""
+"""A whole HTML page, and images inside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from vljax.web.markup import Markup, element
 
-# Whatever a text smuggled in, a browser would run and load nothing.
+# Defence in depth: even if a text became markup, the browser would run and load nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
@@ -61,12 +61,12 @@ figcaption div { display: -webkit-box; -webkit-box-orient: vertical; -webkit-lin
 
 
 def page(title: str, *body: str) -> str:
-    """A whole HTML file, light or dark as the reader's system is.
+    """A whole HTML file, in the light or dark style of the reader's system.
 
     Args:
-      title: of the window.
-      *body: texts and markup. Classes with a style are `cards` of `card`, `pictures` and `row` of
-        `figure`, `scroll` around what may be too wide, `number`, `soft`, `warn` and `missing`.
+      title: the title of the window.
+      *body: texts and markup. These classes have a style: `cards` with `card`, `pictures` and `row`
+        with `figure`, `scroll` around wide content, `number`, `soft`, `warn` and `missing`.
     """
     head = element(
         "head",
@@ -80,12 +80,12 @@ def page(title: str, *body: str) -> str:
 
 
 def picture(pixels: UInt8[np.ndarray, "height width 3"], text: str, quality: int = 80) -> Markup:
-    """An image with its file (WebP) inside the page.
+    """An image element whose WebP file is inside the page.
 
     Args:
-      pixels: at the size to be shown.
-      text: what it shows, for who cannot see it.
-      quality: 0..100.
+      pixels: the image, at the size to show.
+      text: what the image shows, for screen readers.
+      quality: of the WebP file, 0 to 100.
     """
     from PIL import Image
 

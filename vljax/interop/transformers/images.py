@@ -69,7 +69,7 @@ def read_cropped(folder: Path) -> tuple[tuple[Transform, ...], int, dict[str, An
     name: Any = interpolation(fields, family.interpolation)
     resize = Resize(resized, mode=mode, interpolation=name, centre="floor")
     if (resized - size) % 2 or size > resized:
-        fields.fail("crop_size", f"{size} is no even number of pixels less than {resized}")
+        fields.fail("crop_size", f"{size} is not an even number of pixels less than {resized}")
     cut = () if size == resized else (CentreCrop(size),)
     return (resize, *cut), size, normalisation(fields, family.means)
 
