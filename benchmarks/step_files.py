@@ -3,7 +3,8 @@
     python benchmarks/step_files.py
 
 Makes a batch and traces the training step (model, objectives, gradient, update) of a recipe, and
-lists every file in which a function was called meanwhile, with its lines. The loop, which calls
+lists every file in which a function was called meanwhile: its lines, and the lines of the functions
+that were called. The loop, which calls
 both, is added by name. Compiling and computing are left out: they call no other file.
 """
 
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -32,13 +33,13 @@ OVERRIDES = (
 LOOP = "training/loop.py"
 
 
-def called_files(work: Callable[[], Any]) -> set[str]:
-    """The files below vljax/ in which functions were called, in any thread."""
-    found: set[str] = set()
+def called(work: Callable[[], Any]) -> dict[str, set[int]]:
+    """By file below vljax/, the lines of the functions that were called in it, in any thread."""
+    codes: set[CodeType] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and not frame.f_code.co_name.startswith("<module"):
-            found.add(frame.f_code.co_filename)
+        if event == "call":
+            codes.add(frame.f_code)
 
     threading.setprofile(note)
     sys.setprofile(note)
@@ -47,8 +48,14 @@ def called_files(work: Callable[[], Any]) -> set[str]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    paths = (Path(file) for file in found)
-    return {str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT)}
+    lines: dict[str, set[int]] = {}
+    for code in codes:
+        path = Path(code.co_filename)
+        if path.is_relative_to(ROOT) and code.co_name != "<module>":
+            last = max(line for *_, line in code.co_lines() if line is not None)
+            span = range(code.co_firstlineno, last + 1)
+            lines.setdefault(str(path.relative_to(ROOT)), set()).update(span)
+    return lines
 
 
 def main() -> None:
@@ -65,11 +72,14 @@ def main() -> None:
         batches.close()
         programs.trace_step(prepared)
 
-    files = sorted(called_files(step) | {LOOP})
-    lines = {file: len((ROOT / file).read_text().splitlines()) for file in files}
-    for file in files:
-        print(f"{lines[file]:6,}  vljax/{file}")
-    print(f"{sum(lines.values()):6,}  lines in {len(files)} files")
+    spans = called(step)
+    spans.setdefault(LOOP, set()).update(range(len((ROOT / LOOP).read_text().splitlines())))
+    totals = [0, 0]
+    for file in sorted(spans):
+        row = (len((ROOT / file).read_text().splitlines()), len(spans[file]))
+        totals = [total + lines for total, lines in zip(totals, row, strict=True)]
+        print(f"{row[0]:6,} {row[1]:6,}  vljax/{file}")
+    print(f"{totals[0]:6,} {totals[1]:6,}  lines in {len(spans)} files: all, of called functions")
 
 
 if __name__ == "__main__":
