@@ -150,7 +150,7 @@ def test_a_broken_link_is_an_error(tmp_path):
         find_files(str(tmp_path), (".tar",), "data.source.path")
 
 
-def test_a_failed_write_leaves_the_file_before(tmp_path):
+def test_a_failed_write_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "x.bin"
     path.write_bytes(b"before")
 

@@ -106,7 +106,7 @@ def test_a_checkpoint_encodes_images_of_any_shape(trained: tuple[Run, str, list[
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
-def test_check_tells_the_lengths() -> None:
+def test_check_lists_the_lengths() -> None:
     prepared = prepare(recipe())
     assert summarise(prepared)["image_lengths"] == pytest.approx({16: 1 / 3, 36: 1 / 3, 64: 1 / 3})
     (note,) = [note for note in prepared.notes if "patches" in note]

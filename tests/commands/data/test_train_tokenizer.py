@@ -21,7 +21,7 @@ def command(*argv):
     return train_tokenizer.run(list(argv), "vljax data train-tokenizer", console), out.getvalue()
 
 
-def test_what_it_writes_is_used_as_it_says(source, tmp_path):
+def test_the_printed_options_load_the_tokenizer(source, tmp_path):
     path = tmp_path / "made" / "tokenizer.json"
     result, said = command(source, "--out", str(path), "--vocab-size", "300")
     assert result["captions"] == 40
@@ -48,7 +48,7 @@ def test_the_captions_of_several_data_sets(source, tmp_path):
     assert result["captions"] == 20
 
 
-def test_errors_name_the_remedy(source, tmp_path):
+def test_errors_say_what_to_do(source, tmp_path):
     with pytest.raises(UserError, match=r"name the file to write: .* --out tokenizer\.json"):
         command(source)
     (tmp_path / "there.json").write_text("mine")

@@ -64,7 +64,7 @@ def test_random_weights_keep_the_bound():
 
 
 @pytest.mark.parametrize("name", ["a third", "equal", "none", "as slow as it grows"])
-def test_whole_numbers_come_out_exactly(name):
+def test_integer_weights_give_exact_counts(name):
     weights = WEIGHTS[name]
     total = sum(weights)
     interleaving = Interleaving(fractions(name))
@@ -73,16 +73,16 @@ def test_whole_numbers_come_out_exactly(name):
         assert np.bincount(found, minlength=len(weights)).tolist() == weights
 
 
-def test_a_tenth_is_a_tenth():
+def test_decimal_weights_are_exact():
     found = parts(Interleaving(fractions("decimals")), 10 * FAR, 10)
     assert np.bincount(found).tolist() == [7, 2, 1]
 
 
-def test_two_parts_keep_within_one():
+def test_the_bound_of_two_parts_is_one():
     assert [Interleaving(fractions("a third")).bound(part) for part in (0, 1)] == [1, 1]
 
 
-def test_bounds_add_what_comes_from_above():
+def test_bounds_include_a_share_of_the_bound_above():
     """7, 2 and 1 of ten: the split of 3 in 2 and 1, below that of 10 in 7 and 3."""
     bounds = [Interleaving(fractions("decimals")).bound(part) for part in range(3)]
     assert bounds == pytest.approx([1, 1 + 2 / 3, 1 + 1 / 3])
@@ -101,6 +101,6 @@ def test_elements_of_a_part_are_numbered_without_gaps(name):
 
 
 @pytest.mark.parametrize("weights", [[0, 0], [1, -1]])
-def test_weights_that_say_nothing_are_refused(weights):
+def test_negative_or_all_zero_weights_are_refused(weights):
     with pytest.raises(ValueError, match="must be 0 or more and not all 0"):
         Interleaving([Fraction(weight) for weight in weights])

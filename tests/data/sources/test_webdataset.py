@@ -193,7 +193,7 @@ def test_the_data_set_is_named_after_its_folder(path, name):
     assert WebDataset(path).dataset == name
 
 
-def test_the_plan_changes_with_shards_and_columns(folder, tmp_path):
+def test_the_fingerprint_changes_with_shards_and_columns(folder, tmp_path):
     def plan_of(**changes):
         source = WebDataset(f"{folder}/{{00000..00002}}.tar", **changes)
         return stream_fingerprint(sample_data(folder, source=source), seed=0, global_batch=4)

@@ -18,7 +18,7 @@ def hidden_part(result, image):
     return top, left, rows.max() + 1 - top, columns.max() + 1 - left
 
 
-def test_rectangles_have_the_asked_area_ratio_and_reach_every_side():
+def test_rectangles_have_the_set_area_and_ratio_and_reach_every_side():
     occlude = Occlude(1.0, scale=(0.1, 0.3), ratio=(0.5, 2.0), colour=(1, 2, 3))
     parts = []
     for seed in range(600):
@@ -37,12 +37,12 @@ def test_rectangles_have_the_asked_area_ratio_and_reach_every_side():
     assert ((top + height).max(), (left + width).max()) == (60, 90)
 
 
-def test_what_never_fits_hides_nothing():
+def test_a_rectangle_that_never_fits_hides_nothing():
     occlude = Occlude(1.0, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     assert np.array_equal(transformed(occlude), GREY)
 
 
-def test_noise_hides_with_all_levels():
+def test_fill_noise_has_all_pixel_values():
     result = transformed(Occlude(1.0, scale=(0.3, 0.3), fill="noise"))
     top, left, height, width = hidden_part(result, GREY)
     values = result[top : top + height, left : left + width]
@@ -51,7 +51,7 @@ def test_noise_hides_with_all_levels():
 
 
 @pytest.mark.parametrize("kind", [Occlude, Blur, Noise])
-def test_each_happens_with_its_probability(kind):
+def test_each_corruption_has_its_probability(kind):
     image = picture(20, 20)
     assert transformed(kind(0.0), image) is image
     changed = sum(transformed(kind(0.25), image, seed) is not image for seed in range(1000))
@@ -74,7 +74,7 @@ def test_blur_is_a_gaussian(sigma):
     assert np.abs(result - expected).max() <= 1.01
 
 
-def test_noise_is_normal_and_cut_off():
+def test_noise_is_normal_and_clipped():
     result = transformed(Noise(1.0, (10.0, 10.0))).astype(float) - 128
     assert abs(result.mean()) < 0.3
     # A rounded level adds a variance of 1/12.

@@ -73,7 +73,7 @@ def test_the_best_guess_from_the_text_alone_is_as_good_as_chance(things, scenes)
         assert excess(pairs[kind], chance) < 3.5, kind
 
 
-def test_the_guess_would_find_what_is_not_balanced(things, scenes):
+def test_unbalanced_questions_are_guessed_above_chance(things, scenes):
     """Counts and colours are not equally frequent: asked about as they come, they are guessed."""
     always = questions.QuestionRates(
         (1.0,) * 5, dict.fromkeys(("red", "green", "blue", "yellow", "white"), 1.0)
@@ -83,7 +83,7 @@ def test_the_guess_would_find_what_is_not_balanced(things, scenes):
     assert excess(pairs["colour"], 1 / 5) > 4
 
 
-def test_the_stated_odds_are_those_of_scenes(things, scenes):
+def test_odds_equal_the_frequencies_in_scenes(things, scenes):
     found = Counter(scene.repeats for scene in scenes)
     for repeats, probability in enumerate(content.repeat_odds(5), 1):
         error = (probability * (1 - probability) / SCENES) ** 0.5
@@ -99,7 +99,7 @@ def test_rare_colours_are_not_asked_about():
     assert asking.colours == pytest.approx({"red": 0.2, "blue": 1.0})
 
 
-def test_things_in_a_scene_are_told_apart_by_their_names(things):
+def test_things_in_a_scene_have_distinct_names(things):
     by_name = {thing.name: thing for thing in things}
     owl, frog = by_name["owl"], by_name["frog"]
     assert not owl.may_be(frog)

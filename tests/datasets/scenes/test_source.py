@@ -87,7 +87,7 @@ def test_objects_are_painted_where_their_masks_are(objects):
             assert region.colour == OBJECTS[region.name][0]
 
 
-def test_as_much_of_each_object_is_seen_as_asked_for(objects):
+def test_min_visible_of_each_object_is_visible(objects):
     hidden = 0
     for least in (0.0, 0.9):
         records = Scenes(objects, size=96, max_objects=6, min_visible=least).open()
@@ -175,7 +175,7 @@ def check_answer(question, record: Record, boxes):
     return lies(at[first], at[second], axis, sign) and along > 1.8 * across
 
 
-def test_answers_are_true_by_the_masks(objects):
+def test_answers_agree_with_the_masks(objects):
     records = Scenes(objects, size=96).open()
     kinds = set()
     for i in range(400):
@@ -249,7 +249,7 @@ def test_classes_can_be_left_out_by_name():
     assert {t.name for t in fewer} < {t.name for t in everything}
 
 
-def test_scenes_are_worded_in_english():
+def test_objects_without_english_captions_are_refused():
     with pytest.raises(
         UserError, match=r"objects: captions in 'de'; begin its languages with 'en'"
     ):

@@ -107,14 +107,14 @@ def test_an_unknown_language_is_named_with_a_suggestion(built):
         Tuxpaint(str(out), languages=("en", "pt_Br")).open()
 
 
-def test_no_stamps_say_how_to_build_them(tmp_path):
+def test_missing_stamps_are_an_error_with_the_build_command(tmp_path):
     with pytest.raises(UserError, match="unset; run `vljax data build tuxpaint-stamps`"):
         Tuxpaint().open()
     with pytest.raises(UserError, match=f"{tmp_path}: no stamps; run `vljax data build"):
         Tuxpaint(str(tmp_path)).open()
 
 
-def test_too_few_stamps_for_scenes_say_so(built):
+def test_too_few_stamps_for_scenes_are_an_error(built):
     out, *_ = built
     with pytest.raises(UserError, match=r"pictures of \d things that can be used, too few"):
         Scenes(Tuxpaint(str(out))).open()
