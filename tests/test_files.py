@@ -165,7 +165,7 @@ def test_a_failed_write_keeps_the_earlier_file(tmp_path):
 
 
 class Listed(LocalFileSystem):
-    """Keeps what it listed, as file systems of object stores do."""
+    """Caches its listings, as file systems of object stores do."""
 
     cachable = False
 
@@ -188,7 +188,7 @@ def test_a_remote_listing_is_never_stale(tmp_path, monkeypatch):
 
 
 class Failing(MemoryFileSystem):
-    """Raises what clients of object stores raise, which is not an OSError."""
+    """Raises errors that are not OSError, as clients of object stores do."""
 
     cachable = False
 

@@ -1,4 +1,4 @@
-"""`vljax data convert`, read again by vljax and by other software."""
+"""`vljax data convert`; vljax and other software read the result."""
 
 import csv
 import io
@@ -44,13 +44,13 @@ def contents(folder):
 
 
 def examples(folder):
-    """By the `webdataset` package, undecoded."""
+    """The examples in tar shards, read undecoded by the `webdataset` package."""
     files = sorted(str(path) for path in folder.glob("*.tar"))
     return list(webdataset.WebDataset(files, shardshuffle=False))
 
 
 def records(folder):
-    """Descriptions and images by the reader of array_record, by the documented layout."""
+    """Descriptions and images, read by the array_record package and split as documented."""
     result = []
     for path in sorted(folder.glob("*.array_record")):
         for record in ArrayRecordReader(str(path)).read_all():

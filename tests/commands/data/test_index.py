@@ -1,4 +1,4 @@
-"""`vljax data index`, in the process of the tests."""
+"""`vljax data index`, run in the test process."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""`vljax data inspect`, in the process of the tests."""
+"""`vljax data inspect`, run in the test process."""
 
 import csv
 import json

@@ -23,12 +23,12 @@ def command(*argv):
 
 def test_the_printed_options_load_the_tokenizer(source, tmp_path):
     path = tmp_path / "made" / "tokenizer.json"
-    result, said = command(source, "--out", str(path), "--vocab-size", "300")
+    result, output = command(source, "--out", str(path), "--vocab-size", "300")
     assert result["captions"] == 40
     assert result["cleaning"] == "lower"
     assert result["tokens"]["longest"] >= result["tokens"]["95%"] >= result["tokens"]["mean"] - 1
-    assert f"--data.tokenizer.path {path} --data.tokenizer.cleaning lower" in said
-    assert f"--model.encoders.text.vocab_size {result['vocab_size']}" in said
+    assert f"--data.tokenizer.path {path} --data.tokenizer.cleaning lower" in output
+    assert f"--model.encoders.text.vocab_size {result['vocab_size']}" in output
 
     tokenizer = validate(HuggingFace(str(path), context_length=8, cleaning="lower")).load()
     assert tokenizer.vocab_size == result["vocab_size"] <= 300
@@ -36,7 +36,7 @@ def test_the_printed_options_load_the_tokenizer(source, tmp_path):
     saved.mkdir()
     for name, content in tokenizer.files().items():
         (saved / name).write_bytes(content)
-    path.unlink()  # it travels with the checkpoint
+    path.unlink()  # the checkpoint has a copy
     assert (
         load_tokenizer(str(saved))(["Two CATS"])[0].tolist() == tokenizer(["two cats"])[0].tolist()
     )

@@ -1,4 +1,4 @@
-"""JPEG files decoded at a fraction of their size, and cut."""
+"""JPEG files decoded at a fraction of their size, and rectangles cut out of them."""
 
 import io
 
@@ -24,7 +24,7 @@ def undecoded(content):
 
 
 def turned(upright, orientation):
-    """How an upright image is stored for an orientation: EXIF 2.32, tag 0x0112."""
+    """The stored form of an upright image for an orientation: EXIF 2.32, tag 0x0112."""
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -45,7 +45,7 @@ def turned(upright, orientation):
     [(15, 1 / 8), (16, 1 / 4), (30, 1 / 4), (31, 1 / 2), (61, 1 / 2), (63, 1), (200, 1)],
 )
 def test_the_scale_is_the_smallest_with_enough_pixels(size, share):
-    """Of a rectangle of 125 x 123 pixels in 253 x 381; sizes are rounded up."""
+    """A rectangle of 125 x 123 pixels in an image of 253 x 381; sizes are rounded up."""
     image = undecoded(encoded(picture(253, 381), "JPEG"))
     part = image.part(Box(8, 16, 125, 123), size, size)
     assert part.pixels.shape == (np.ceil(253 * share), np.ceil(381 * share), 3)
@@ -83,8 +83,8 @@ def test_cuts_at_full_scale_are_those_of_the_decoded_image(interpolation):
     content = encoded(picture(100, 140), "JPEG")
     pixels = np.asarray(Image.open(io.BytesIO(content)))
     box = Box(3, 5, 60, 71)
-    ours = cut(undecoded(content), box, 64, 64, interpolation)
-    assert np.array_equal(ours, cut(pixels, box, 64, 64, interpolation))
+    from_file = cut(undecoded(content), box, 64, 64, interpolation)
+    assert np.array_equal(from_file, cut(pixels, box, 64, 64, interpolation))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which example stands where."""
+"""The order of training examples."""
 
 import itertools
 import time
@@ -31,7 +31,7 @@ def visits(order, begin, end):
 
 
 def test_one_source_has_the_order_of_grains_shuffle():
-    """So that runs from before there were mixtures go on as they began."""
+    """Runs that began before mixtures existed resume in the same order."""
     order = ExampleOrder(seed=3, names=("a",), lengths=(22,), phases=ONE, global_batch=8)
     stream = grain.MapDataset.source(range(22)).shuffle(seed=shuffle_seed(3, "a")).repeat(None)
     for position in [*range(100), 10**12]:
@@ -67,7 +67,7 @@ def test_steps_are_counted_in_batches():
 
 @pytest.mark.parametrize("step", [29, 30, 10**9])
 def test_the_example_at_a_position_does_not_depend_on_earlier_reads(step):
-    """Where an order stands is in no state; another object says the same."""
+    """An order has no state: another object, read in reverse, gives the same examples."""
     first, second = mixed(), mixed()
     expected = visits(first, step * 8, step * 8 + 40)
     assert [second[p] for p in reversed(range(step * 8, step * 8 + 40))] == expected[::-1]

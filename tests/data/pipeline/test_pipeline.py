@@ -20,7 +20,7 @@ from vljax.data.tokenizers import Clip, SentencePiece
 from vljax.data.transforms import ChooseText, Decode, RandomCrop, RandomResizedCrop, Resize
 from vljax.datasets import Builtin
 
-COUNT = 22  # not a multiple of any batch here: batches straddle epochs
+COUNT = 22  # not a multiple of the batch sizes, so that some batches have examples of two epochs
 
 
 @pytest.fixture(scope="module")
@@ -248,25 +248,25 @@ def test_only_the_first_bad_examples_are_logged(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("vljax.data.pipeline.batches._MOST_LOGGED", 2)
     with caplog.at_level(logging.WARNING):
         take(sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path))), 2)
-    said = [r.getMessage() for r in caplog.records if r.name == "vljax.data.pipeline.batches"]
-    assert [line.endswith(": masked out") for line in said] == [True, True, False]
-    assert said[2] == "more examples are masked out; from here on, they are not named"
+    messages = [r.getMessage() for r in caplog.records if r.name == "vljax.data.pipeline.batches"]
+    assert [line.endswith(": masked out") for line in messages] == [True, True, False]
+    assert messages[2] == "more examples are masked out; from here on, they are not named"
 
 
 def test_on_batch_gets_the_statistics_of_each_batch(tmp_path):
-    accounts = []
+    statistics = []
     data = sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path)))
-    batches = take(data, 2, start_step=1, global_batch=6, on_batch=accounts.append)
-    assert [account.step for account in accounts] == [1, 2]
-    for batch, account in zip(batches, accounts, strict=True):
-        assert np.array_equal(account.valid, batch["valid"])
-        found = {bad.row: (bad.index, bad.kind) for bad in account.rejected}
+    batches = take(data, 2, start_step=1, global_batch=6, on_batch=statistics.append)
+    assert [entry.step for entry in statistics] == [1, 2]
+    for batch, entry in zip(batches, statistics, strict=True):
+        assert np.array_equal(entry.valid, batch["valid"])
+        found = {bad.row: (bad.index, bad.kind) for bad in entry.rejected}
         bad = np.flatnonzero(~batch["valid"])
         order = indices([batch])
         assert found == {row: (order[row], KINDS[order[row]]) for row in bad}
-        assert {bad.source for bad in account.rejected} == {"jsonl:pets.jsonl"}
-    # Positions 6 to 17 of epochs of eight.
-    repeated = np.concatenate([account.repeated for account in accounts])
+        assert {bad.source for bad in entry.rejected} == {"jsonl:pets.jsonl"}
+    # Positions 6 to 17; an epoch has 8 examples.
+    repeated = np.concatenate([entry.repeated for entry in statistics])
     assert repeated.tolist() == [False] * 2 + [True] * 10
 
 
@@ -348,16 +348,16 @@ def test_ids_hold_source_and_index_beyond_32_bits():
     assert unpack_ids(packed).tolist() == [*((5 << 48) | indices[:4]).tolist(), -1]
 
 
-# --- plan
+# --- Fingerprint of the stream
 
 
 def test_the_fingerprint_does_not_depend_on_folder_and_workers(tmp_path):
-    plans = set()
+    fingerprints = set()
     for name, workers in (("here", 0), ("there", 2)):
         (tmp_path / name).mkdir()
         data = sample_data(write_jsonl(tmp_path / name, captioned(5)), workers=workers)
-        plans.add(stream_fingerprint(data, seed=0, global_batch=8))
-    assert len(plans) == 1
+        fingerprints.add(stream_fingerprint(data, seed=0, global_batch=8))
+    assert len(fingerprints) == 1
 
 
 def test_the_fingerprint_changes_with_the_stream(path, tmp_path):

@@ -30,7 +30,7 @@ def test_siglip(text, expected):
     assert clean(text, "siglip") == expected
 
 
-# What `_clean_lower` of open_clip's src/open_clip/tokenizer.py returns.
+# Results of `_clean_lower` of open_clip's src/open_clip/tokenizer.py.
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -55,7 +55,7 @@ REFERENCE = json.loads((Path(__file__).parents[2] / "parity/data/cleaning.json")
 
 @pytest.mark.parametrize("cleaning", ["clip", "siglip_open_clip"])
 def test_cleaning_equals_that_of_open_clip(cleaning):
-    """Made by tests/parity/make_transforms.py."""
+    """The reference is made by tests/parity/make_transforms.py."""
     assert [clean(text, cleaning) for text in REFERENCE["text"]] == REFERENCE[cleaning]
     assert len(REFERENCE["text"]) >= 15
 

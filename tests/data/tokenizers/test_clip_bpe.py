@@ -1,4 +1,4 @@
-"""The two ways to CLIP's ids agree, and the vocabulary read back from the first is whole."""
+"""CLIP's encoders in Python and Rust give the same ids; the vocabulary is read back in full."""
 
 import hashlib
 

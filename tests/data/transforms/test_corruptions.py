@@ -81,5 +81,5 @@ def test_noise_is_normal_and_clipped():
     assert abs(result.std() - np.sqrt(100 + 1 / 12)) < 0.2
     assert abs((np.abs(result) < 10.5).mean() - 0.7063) < 0.02
     white = transformed(Noise(1.0, (50.0, 50.0)), np.full((50, 50, 3), 255, np.uint8))
-    assert (white == 255).mean() > 0.45  # what would be above, and nothing wraps around
+    assert (white == 255).mean() > 0.45  # values above 255 are clipped and do not wrap around
     assert white.min() > 20

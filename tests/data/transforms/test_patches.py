@@ -104,9 +104,9 @@ def test_batches_do_not_depend_on_processes_and_start_step(data) -> None:
         spec = data.batch_spec(8, length)
         assert {name: (array.shape, array.dtype) for name, array in batch.items()} == spec
     for others, first in ((batches(2), 0), (batches(4, start=7), 7)):
-        for ours, theirs in zip(one[first:], others, strict=True):
-            for name in ours:
-                np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+        for expected, batch in zip(one[first:], others, strict=True):
+            for name in expected:
+                np.testing.assert_array_equal(batch[name], expected[name], err_msg=name)
 
 
 def test_evaluation_has_one_length_and_masks_padding(data) -> None:

@@ -85,7 +85,7 @@ def test_a_cached_image_is_refused_by_a_lower_limit():
 def test_exif_orientation_is_applied(kind, orientation):
     upright = np.zeros((16, 32, 3), np.uint8)
     upright[:8, :8] = 255  # a white mark in the top left corner
-    # EXIF 2.32, tag 0x0112: where the 0th row and column of the stored image are seen.
+    # EXIF 2.32, tag 0x0112: the sides of the upright image where the stored 0th row and column are.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -328,16 +328,16 @@ def test_crops_that_never_fit_fall_back_to_the_centre():
 
 
 def offset(crop, resized):
-    """Top and left of the place in an image where a crop was cut out."""
+    """Top and left of the position in an image where a crop was cut out."""
     size = len(crop)
-    places = [
+    positions = [
         (top, left)
         for top in range(resized.shape[0] - size + 1)
         for left in range(resized.shape[1] - size + 1)
         if np.array_equal(resized[top : top + size, left : left + size], crop)
     ]
-    assert len(places) == 1
-    return places[0]
+    assert len(positions) == 1
+    return positions[0]
 
 
 @pytest.mark.parametrize(("shape", "resized"), [((48, 64), (24, 32)), ((64, 48), (32, 24))])
@@ -345,10 +345,12 @@ def test_random_crops_reach_every_position_of_the_resized_image(shape, resized):
     image = picture(*shape)
     small = pillow_resized(image, *resized)
     seen = [offset(transformed(RandomCrop(24), image, seed), small) for seed in range(900)]
-    along = [max(place) for place in seen]
-    assert {min(place) for place in seen} == {0}
-    assert {place.index(max(place)) for place in seen if any(place)} == {int(shape[1] > shape[0])}
-    assert all(abs(along.count(place) / 900 - 1 / 9) < 0.05 for place in range(9))
+    along = [max(position) for position in seen]
+    assert {min(position) for position in seen} == {0}
+    assert {position.index(max(position)) for position in seen if any(position)} == {
+        int(shape[1] > shape[0])
+    }
+    assert all(abs(along.count(position) / 900 - 1 / 9) < 0.05 for position in range(9))
 
 
 def test_clips_training_crops_differ():
@@ -356,7 +358,7 @@ def test_clips_training_crops_differ():
     (crop,) = [t for t in recipe.data.train_transforms if t.output_size is not None]
     image = picture(480, 640)
     crops = {transformed(crop, image, seed).tobytes() for seed in range(50)}
-    assert len(crops) > 30  # of 75 places
+    assert len(crops) > 30  # of 75 positions
 
 
 def test_a_square_image_is_its_own_only_random_crop():

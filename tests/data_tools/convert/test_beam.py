@@ -1,4 +1,4 @@
-"""The pipeline under Beam's own runner, in an environment with the extra `beam`."""
+"""The Beam pipeline with Beam's local runner; needs an environment with the extra `beam`."""
 
 import pytest
 

@@ -153,7 +153,7 @@ def test_duplicate_keeps_first_by_path(tree: Tree) -> None:
 def test_oversized_by_header_is_not_decoded(tree: Tree) -> None:
     tree.add("food/stop.png").write_bytes(huge_png(20990, 29700))
     tree.add("food/go.png").write_bytes(huge_png(4000, 4000))
-    # The second has 16 megapixels sharp, so that it is opened and found to be cut off.
+    # The second has exactly 16 megapixels, so it is opened and found to be truncated.
     assert tree.select() == ([], {"more than 16 megapixels": 1, "broken PNG": 1})
 
 

@@ -1,4 +1,4 @@
-"""The built-in tokenizer is what its script makes of the training captions."""
+"""The built-in tokenizer equals the one that its script trains."""
 
 from vljax.data.tokenizers import HuggingFace
 from vljax.datasets.builtin.vocabulary import FILE, HERE, train
