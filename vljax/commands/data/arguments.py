@@ -50,7 +50,7 @@ class SourceParser(Parser):
 
         Raises:
           UserError: for a bad option.
-          SystemExit: after the help, which no arguments print too.
+          SystemExit: after the help, which is also printed if there are no arguments.
         """
         if argv in ([], ["--help"], ["-h"]):
             self.print_help()

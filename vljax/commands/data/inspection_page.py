@@ -25,9 +25,9 @@ def inspection_page(found: Sequence[Inspection], how: InspectionOptions, picture
     """The content of the HTML file.
 
     Args:
-      found: by data set.
-      how: they were looked through.
-      pictures: examples shown of each at most, beside duplicates.
+      found: the inspections, one for each data set.
+      how: the options of the inspections.
+      pictures: the most examples to show of each data set, besides duplicates.
     """
     names = [inspection.result["source"] for inspection in found]
     links = [element("a", name, href=f"#set{i}") for i, name in enumerate(names)]
@@ -187,7 +187,7 @@ class Sheet:
     """Renders thumbnails of examples of one inspected data set.
 
     Args:
-      inspection: of the data set.
+      inspection: the inspection of the data set.
       max_pixels: larger images are not shown.
     """
 
@@ -320,7 +320,7 @@ def _sizes(found: Mapping[str, Any] | None) -> Markup | None:
     if found is None:
         return None
     edges, counts = found["grid"]["edges"], found["grid"]["counts_by_height_and_width"]
-    # Only powers of 2 are numbers that a reader knows.
+    # Only whole numbers are labelled: the edges that are powers of 2.
     ticks = [f"{edge:g}" if float(edge).is_integer() else "" for edge in edges]
     names = [f"{edge:.0f} to {after:.0f}" for edge, after in pairwise(edges)]
     chart = svg(heat_map(counts, names, ticks), "Images by width (across) and height (up)")

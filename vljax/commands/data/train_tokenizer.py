@@ -21,7 +21,7 @@ _DESCRIPTION = """\
 Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json. Recipes name it
 in data.tokenizer.path, and checkpoints include it."""
 
-_MEASURED = 10_000  # captions that the lengths are measured on
+_MEASURED = 10_000  # captions whose lengths are measured
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
