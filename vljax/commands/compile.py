@@ -1,4 +1,4 @@
-"""`vljax compile RECIPE --topology TOPOLOGY`: compiles the training step for devices that are absent."""
+"""`vljax compile RECIPE --topology TOPOLOGY`: compiles the training step without devices."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Quantized kernels in safetensors files: which kernels are quantized, written and read.
 
 A kernel `PATH` is stored as integers under its own name, with float32 scales under `PATH_scale`
-(see `models/quantization/quantized_kernel.py`). Two int4 numbers share a byte: row-major order, the first one
-in the low half.
+(see `models/quantization/quantized_kernel.py`). Two int4 numbers share a byte: row-major order, the
+first one in the low half.
 """
 
 from __future__ import annotations
