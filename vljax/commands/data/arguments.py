@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class SourceParser(Parser):
-    """Parses options that stand before, between or after sources and their fields.
+    """Parses options that may stand before, between or after sources and their fields.
 
     Args:
       prog: the command, for messages.

@@ -118,7 +118,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.html is not None and os.path.isdir(options.html):
         raise UserError(f"--html {options.html}: is a folder; name a file in it")
     if options.html is not None and is_remote(options.html):
-        filesystem(options.html)  # raises early if the file system cannot be reached
+        filesystem(options.html)  # raises for an unusable URL now, not after the inspection
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _inputs(argv: list[str], options: argparse.Namespace, prog: str) -> _Inputs:
 
     fields, rest = split_tokenizer_fields(argv)
     if rest and rest[0].partition(":")[0].endswith(".py"):
-        return _of_recipe(rest, fields, options, prog)
+        return _recipe_inputs(rest, fields, options, prog)
     sources = parse_sources(rest, prog)
     return _Inputs(
         sources,
@@ -143,7 +143,7 @@ def _inputs(argv: list[str], options: argparse.Namespace, prog: str) -> _Inputs:
     )
 
 
-def _of_recipe(
+def _recipe_inputs(
     argv: list[str], fields: list[str], options: argparse.Namespace, prog: str
 ) -> _Inputs:
     from vljax import config
