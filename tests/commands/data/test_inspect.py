@@ -51,7 +51,7 @@ def found(capsys, *argv):
     return json.loads(out)["sources"][0]
 
 
-def test_everything_of_a_small_set(table, capsys):
+def test_all_statistics_of_a_small_set(table, capsys):
     result = found(capsys, table, "--max-pixels", 10_000)
     assert (result["examples"], result["examined"], result["seed"]) == (12, 12, None)
     kinds = {kind: about["count"] for kind, about in result["unusable"]["kinds"].items()}
@@ -77,7 +77,7 @@ def test_headers_alone(table, capsys):
     assert result["duplicates"]["exact"]["groups"] == 1
 
 
-def test_a_sample_says_what_it_is(capsys):
+def test_a_sample_is_described(capsys):
     status, out, _ = run(capsys, "builtin:test", "--sample", 20, "--sample-seed", 3)
     assert status == 0
     text = " ".join(out.split())
@@ -94,7 +94,7 @@ def test_tokens_of_a_given_tokenizer(table, capsys):
     assert "tokens" not in found(capsys, table, "--tokenizer", "none")["captions"]
 
 
-def test_a_recipe_stands_for_its_sources_and_tokenizer(capsys):
+def test_a_recipe_gives_its_sources_and_tokenizer(capsys):
     words = ("configs/quickstart.py", "--data.source.split", "test", "--sample", 8)
     result = found(capsys, *words)
     assert (result["source"], result["captions"]["tokens"]["context_length"]) == (
@@ -112,7 +112,7 @@ def test_fields_of_the_tokenizer_are_those_of_the_recipe(capsys):
         assert short[name] == own[name]
 
 
-def test_a_folder_that_is_called_like_a_tokenizer_is_none(table, tmp_path, capsys, monkeypatch):
+def test_a_folder_named_like_a_tokenizer_is_ignored(table, tmp_path, capsys, monkeypatch):
     (tmp_path / "clip").mkdir()
     monkeypatch.chdir(tmp_path)
     assert found(capsys, table)["captions"]["tokens"]["tokenizer"] == "clip"

@@ -64,7 +64,7 @@ def test_an_index_is_built_once_and_kept_beside_the_shards(shards, scans):
 
 def test_processes_build_the_same_index(shards, tmp_path, monkeypatch):
     alone = opened(shards, folder=str(tmp_path / "alone"))
-    monkeypatch.setattr(tar_index, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(tar_index, "_MIN_PARALLEL_BYTES", 0)
     together = opened(shards, folder=str(tmp_path / "together"), workers=2)
     assert everything(together) == everything(alone)
     assert together.identity == alone.identity
