@@ -28,7 +28,7 @@ class Product:
 
     @property
     def equation(self) -> str:
-        """The einsum equation; the result has the dimensions of batch, left and right in this order."""
+        """The einsum equation; the result has batch dimensions, then left, then right."""
         left = list(string.ascii_lowercase[: len(self.left)])
         right = list(string.ascii_uppercase[: len(self.right)])
         both = [*zip(*self.contracted, strict=True), *zip(*self.batch, strict=True)]
