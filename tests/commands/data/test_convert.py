@@ -101,7 +101,7 @@ def test_other_software_reads_shards_in_order_with_all_columns(pets, tmp_path, c
         assert (about["image"], about["width"], about["height"]) == (f"{i}.png", 24, 20)
 
 
-def test_printed_options_read_all_shards(pets, tmp_path, capsys):
+def test_the_printed_options_read_all_shards(pets, tmp_path, capsys):
     out = tmp_path / "out"
     result = converted(capsys, pets, "--to", "webdataset", "--out", out)
     assert result["read_with"] == (
@@ -133,7 +133,7 @@ def test_array_record_package_and_vljax_read_array_record_shards(pets, tmp_path,
 
 
 def test_shards_of_img2dataset_keep_members_entries_and_keys(tmp_path, capsys):
-    long = "k" * 120  # longer than a header has room for
+    long = "k" * 120  # longer than fits into a header
     written = [sample(i, npy=b"\0" + bytes([i])) for i in range(3)] + [sample(7, __key__=long)]
     shards, out = write_shards(tmp_path / "in", written), tmp_path / "out"
     converted(capsys, shards, "--to", "webdataset", "--out", out)
@@ -144,7 +144,7 @@ def test_shards_of_img2dataset_keep_members_entries_and_keys(tmp_path, capsys):
         assert about.pop("__key__") == old["__key__"]
         assert about.pop("captions") == [old["txt"]]
         expected = json.loads(old["json"])
-        if expected["width"] != 24:  # what img2dataset's README calls the size as it is stored
+        if expected["width"] != 24:  # img2dataset's name for the stored size
             expected["source_width"], expected["width"] = expected["width"], 24
         assert {name: about[name] for name in expected} == expected
         assert (new["jpg"], new.get("npy")) == (old["jpg"], old.get("npy"))
@@ -199,7 +199,7 @@ def test_tables_keep_columns_that_training_does_not_read(tmp_path, capsys):
     assert about["when"].startswith("2026-01-02T03:04:05")
 
 
-def test_repeated_resizing_keeps_every_earlier_size(tmp_path, capsys):
+def test_repeated_conversion_keeps_every_earlier_size(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(encoded(picture(40, 80)))
     row = {"image": "a.png", "original_width": 640, "width": 100, "original_height": None}
     path, rows = write_jsonl(tmp_path, [row]), []
@@ -220,7 +220,7 @@ def test_repeated_resizing_keeps_every_earlier_size(tmp_path, capsys):
     }
 
 
-def test_karpathy_entries_are_kept(tmp_path, capsys):
+def test_split_files_keep_all_fields_of_an_image(tmp_path, capsys):
     (tmp_path / "1.jpg").write_bytes(jpeg(1))
     sentence = {"raw": "A cat.", "tokens": ["a", "cat"], "sentid": 3}
     row = {"filename": "1.jpg", "filepath": "val2014", "cocoid": 7, "imgid": 0, "sentids": [3]}
@@ -236,7 +236,7 @@ def test_karpathy_entries_are_kept(tmp_path, capsys):
     assert Karpathy(str(file)).open().other_columns(0) == {}
 
 
-def test_a_folder_keeps_paths_and_files_beside_images(tmp_path, capsys):
+def test_a_folder_keeps_paths_and_sidecar_files(tmp_path, capsys):
     folder = tmp_path / "in" / "cat"
     folder.mkdir(parents=True)
     (folder / "a.jpg").write_bytes(jpeg(1))
@@ -274,7 +274,7 @@ def test_scenes_keep_regions_questions_and_masks(tmp_path, capsys):
     assert "--max-side: examples have boxes, in pixels; set the size of the source" in err
 
 
-def test_columns_named_like_layout_fields_stay_columns(tmp_path, capsys):
+def test_foreign_columns_named_like_our_layout_are_kept(tmp_path, capsys):
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     others = {"regions": "Europe", "phrases": [1], "questions": {"a": "b"}, "masks": ["m.png"]}
     path = write_jsonl(tmp_path, [{"image": "a.jpg", "captions": ["x"], **others}])
@@ -412,7 +412,7 @@ def test_a_full_disk_is_a_one_line_error_and_leaves_no_shard(tmp_path):
         assert {path.suffix for path in (tmp_path / to).iterdir()} <= {".txt", ".json", ""}
 
 
-def test_output_to_a_url_equals_output_to_a_folder(pets, tmp_path, capsys):
+def test_a_url_may_be_the_output(pets, tmp_path, capsys):
     words = (pets, "--to", "webdataset", "--examples-per-shard", 3, "--out")
     converted(capsys, *words, tmp_path / "local")
     converted(capsys, *words, f"file://{tmp_path}/remote")
@@ -476,7 +476,7 @@ def test_help_after_a_source_lists_its_fields(capsys, words):
     assert ("--split" in shown) == (len(words) == 2)
 
 
-def test_a_folder_with_other_files_is_not_changed(tmp_path, capsys, pets):
+def test_a_folder_with_other_files_is_refused(tmp_path, capsys, pets):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "photo.jpg").write_bytes(b"mine")
     status, _, err = run(capsys, pets, "--to", "webdataset", "--out", tmp_path / "full")
@@ -512,7 +512,9 @@ def test_one_conversion_at_a_time_writes_to_a_folder(tmp_path, capsys, pets, mon
         assert other.stdout.readline() == b"held\n"
         under_way = out / "00000.tar.0123.partial"
         under_way.write_bytes(b"half of it")
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as another user may have it
+        monkeypatch.setattr(
+            tempfile, "tempdir", str(tmp_path)
+        )  # another user may have another TMPDIR
         status, _, err = run(capsys, *words)
         assert status == 2
         assert err == f"error: --out {out}: another conversion is writing there\n"

@@ -51,7 +51,7 @@ def found(capsys, *argv):
     return json.loads(out)["sources"][0]
 
 
-def test_json_of_a_small_data_set(table, capsys):
+def test_all_statistics_of_a_small_set(table, capsys):
     result = found(capsys, table, "--max-pixels", 10_000)
     assert (result["examples"], result["examined"], result["seed"]) == (12, 12, None)
     kinds = {kind: about["count"] for kind, about in result["unusable"]["kinds"].items()}
@@ -77,7 +77,7 @@ def test_headers_only(table, capsys):
     assert result["duplicates"]["exact"]["groups"] == 1
 
 
-def test_the_output_states_the_sample(capsys):
+def test_a_sample_is_described(capsys):
     status, out, _ = run(capsys, "builtin:test", "--sample", 20, "--sample-seed", 3)
     assert status == 0
     text = " ".join(out.split())

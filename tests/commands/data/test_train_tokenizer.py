@@ -21,7 +21,7 @@ def command(*argv):
     return train_tokenizer.run(list(argv), "vljax data train-tokenizer", console), out.getvalue()
 
 
-def test_the_printed_options_load_the_tokenizer(source, tmp_path):
+def test_the_printed_options_use_the_written_tokenizer(source, tmp_path):
     path = tmp_path / "made" / "tokenizer.json"
     result, output = command(source, "--out", str(path), "--vocab-size", "300")
     assert result["captions"] == 40
@@ -36,7 +36,7 @@ def test_the_printed_options_load_the_tokenizer(source, tmp_path):
     saved.mkdir()
     for name, content in tokenizer.files().items():
         (saved / name).write_bytes(content)
-    path.unlink()  # the checkpoint has a copy
+    path.unlink()  # the checkpoint holds a copy
     assert (
         load_tokenizer(str(saved))(["Two CATS"])[0].tolist() == tokenizer(["two cats"])[0].tolist()
     )
