@@ -1,4 +1,4 @@
-"""Charts of pages show their numbers as SVG that is safe to put into any page."""
+"""Charts show their numbers, as SVG that is safe to put into any page."""
 
 import re
 from xml.etree import ElementTree
@@ -16,13 +16,13 @@ def test_heights_of_bars_are_their_counts():
     assert bar_chart(Bars([0, 0], ["a", "b"], [])).axes[0].texts[0].get_text() == "0"
 
 
-def test_a_small_count_can_be_seen():
+def test_a_small_count_has_a_visible_bar():
     bars = bar_chart(Bars([1, 0, 100_000], ["a", "b", "c"], [])).axes[0].containers[0]
     assert bars[0].get_height() > 1000
     assert bars[1].get_height() == 0
 
 
-def test_ticks_are_left_out_where_they_have_no_room():
+def test_ticks_that_do_not_fit_are_left_out():
     ticks = [(float(i), f"{i * 1_000_000:,}") for i in range(30)]
     labels = bar_chart(Bars([1] * 29, [""] * 29, ticks)).axes[0].get_xticklabels()
     assert [label.get_text() for label in labels] == ["0", "10,000,000", "20,000,000"]
@@ -37,7 +37,7 @@ def test_a_heat_map_has_a_cell_where_a_count_is():
     assert ">4</text>" in drawn
 
 
-def test_an_svg_names_nothing_outside_of_itself_and_has_the_colours_of_the_page():
+def test_an_svg_is_self_contained_and_has_the_colours_of_the_page():
     drawn = svg(bar_chart(Bars([1, 5], ["a & b", "<c>"], [(0.5, "<x>")])), '"counts"')
     assert not re.search(r"https?:|//|url\(|@import|<style|xlink| id=", drawn)
     root = ElementTree.fromstring(drawn)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The palette of Okabe and Ito, which people with any colour vision can tell apart.
+# The palette of Okabe and Ito. People with any colour vision can tell its colours apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 TEXT, LINE = "#5B6470", "#D9DEE4"
 
@@ -65,7 +65,7 @@ def svg(figure: Figure, text: str) -> Markup:
     for parent in list(drawn.iter()):
         parent.tag = parent.tag.rpartition("}")[2]
         for child in list(parent):
-            # Metadata names addresses, and the style of the definitions would hold for the page.
+            # Metadata holds URLs. The style in the definitions would apply to the whole page.
             if child.tag.rpartition("}")[2] in ("metadata", "defs"):
                 parent.remove(child)
         name = parent.attrib.pop("id", "")
@@ -101,11 +101,11 @@ def bar_chart(bars: Bars) -> Figure:
     axes = _plain_axes(figure)
     highest = max(*bars.counts, 1)
     positions = [i + 0.5 for i in range(len(bars.counts))]
-    # Any count above 0 can be seen, however small it is.
+    # Bars of counts above 0 have a minimum height, so that they can be seen.
     heights = [max(count, highest / 70) if count else 0 for count in bars.counts]
     axes.bar(positions, heights, width=0.9, color=BLUE, clip_on=False)
-    # Bars of full height that are almost invisible: the mouse finds small and empty bars too. With
-    # alpha 0, the SVG would have no fill, and no hint.
+    # Almost invisible bars of full height show the hints of small and empty bars too. With alpha 0,
+    # the SVG would have no fill, and no hint.
     areas = axes.bar(positions, highest, width=1.0, color=BLUE, alpha=0.001, clip_on=False)
     for area, name, count in zip(areas, bars.names, bars.counts, strict=True):
         area.set_gid(f"{_HINT}{name}: {count:,}")
@@ -127,12 +127,12 @@ def bar_chart(bars: Bars) -> Figure:
 
 
 def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str], edges: Sequence[str]) -> Figure:
-    """Draws counts over two axes with the same bins; denser cells hold more.
+    """Draws counts over two axes with the same bins; more opaque cells have higher counts.
 
     Args:
-      counts: by row, from the bottom, and column.
-      names: of the bins; column x row is shown when the mouse is over a cell.
-      edges: of the bins, one more than `names`; labels of both axes, empty ones are left out.
+      counts: by row, from the bottom, then by column.
+      names: the names of the bins; a cell shows those of its column and row as a hint.
+      edges: labels of the bin edges on both axes, one more than `names`; empty ones are left out.
     """
     from matplotlib.patches import Rectangle
 
@@ -166,7 +166,7 @@ def _plain_axes(figure: Figure) -> Axes:
 
 
 def _set_ticks(axes: Axes, axis: str, ticks: Sequence[tuple[float, str]], width: float) -> None:
-    """Labels an axis with as many of the ticks, evenly chosen, as have room."""
+    """Labels an axis with as many evenly chosen ticks as there is room for."""
     longest = max((len(name) for _, name in ticks), default=1)
     room = max(int(width / (_LETTER * (longest + 2))), 1)
     kept = ticks[:: -(-len(ticks) // room)] if ticks else []

@@ -1,8 +1,8 @@
 """Local and remote files: paths, reading, writing, listing.
 
 Every function takes a local path or a URL (`gs://`, `s3://`, `memory://`, `file://`). URLs go
-through fsspec. Clients of object stores raise exceptions of their own; here they become `OSError`
-with the URL as file name, or `UserError` where the message is for the person who gave the path.
+through fsspec. Clients of object stores raise exceptions of their own. Functions here convert them
+to `OSError` with the URL as file name, or to `UserError` if the user named the path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from vljax.config import REMOTE_PACKAGES, UserError
 
-# memory:// and file:// need no package beside fsspec.
+# memory:// and file:// need no package besides fsspec.
 _SCHEMES = (*REMOTE_PACKAGES, "memory", "file")
 _MAX_OPEN_FILES = 256
 _PARTIAL = ".partial"
@@ -95,7 +95,7 @@ def remote_errors(url: str) -> Iterator[None]:
 
 
 def error_reason(error: BaseException) -> str:
-    """The message of an error: that of the operating system where there is one."""
+    """The message of an error; the operating system's message if there is one."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
@@ -157,8 +157,8 @@ def read_range(path: str, stamp: str, start: int, size: int) -> bytes:
         with remote_errors(path):
             content: bytes = system.cat_file(inner, start=start, end=start + size)
         return content
-    # Keep the reference while reading: if two threads open the file at once, the cache keeps one
-    # descriptor and the other is closed as soon as nothing refers to it.
+    # Keep the reference while reading. If two threads open the file at once, the cache keeps one
+    # descriptor; the other is closed as soon as nothing refers to it.
     descriptor = _descriptor(path, stamp)
     return os.pread(descriptor.number, size, start)
 
@@ -181,7 +181,7 @@ def _descriptor(path: str, stamp: str) -> _Descriptor:
 
 
 def download(url: str, path: str) -> None:
-    """Copies a remote file to a local path, where it appears once it is complete.
+    """Copies a remote file to a local path; the file appears once it is complete.
 
     Raises:
       OSError: if it cannot be read or written.
@@ -195,7 +195,7 @@ def download(url: str, path: str) -> None:
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a file and the folders above it; the file is there in full or not at all.
+    """Writes a file and creates the folders above it; the file is never there in part.
 
     >>> write_file("notes/today.txt", b"tea")
     >>> read_file("notes/today.txt")
@@ -295,7 +295,7 @@ def remove_partial_files(folder: str) -> None:
 
 # --- Listing --------------------------------------------------------------------------------------
 
-# What file systems call the time or version of a file, in order of preference.
+# Names that file systems use for the time or version of a file, in order of preference.
 _STAMPS = ("etag", "ETag", "md5Hash", "generation", "mtime", "LastModified", "created")
 
 _Info = tuple[int, str]  # size and stamp
@@ -366,7 +366,7 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: s
                 raise UserError(f"{field}: no file {plain}, nor a folder with {kinds} files there")
             infos |= found
     folders = {path.rpartition("/")[0] for path in infos}
-    # Not os.path.commonpath, which mistakes the two slashes of a URL for one.
+    # os.path.commonpath would merge the two slashes of a URL.
     levels = zip(*(folder.split("/") for folder in folders), strict=False)
     skipped = sum(len(level[0]) + 1 for level in takewhile(lambda x: len(set(x)) == 1, levels))
     return [File(path, path[skipped:], size, stamp) for path, (size, stamp) in infos.items()]
@@ -406,7 +406,7 @@ def _find_local(path: str, suffixes: tuple[str, ...]) -> dict[str, _Info]:
 
 
 class _RemoteFolders:
-    """Remote folders, each listed once: asking for thousands of shards one by one takes minutes."""
+    """Remote folders, each listed once: one request for each of thousands of shards is slow."""
 
     def __init__(self) -> None:
         self._entries: dict[str, list[dict[str, Any]]] = {}
@@ -418,7 +418,7 @@ class _RemoteFolders:
             if glob.has_magic(path):
                 infos = list(system.glob(path, detail=True).values())
             else:
-                infos = [i for i in self._list(system, path) if _same(i["name"], path)]
+                infos = [i for i in self._list(system, path) if _same_path(i["name"], path)]
                 if infos and infos[0]["type"] == "directory":
                     inside = self._list(system, f"{path.rstrip('/')}/x")
                     infos = [info for info in inside if info["name"].endswith(suffixes)]
@@ -439,7 +439,7 @@ class _RemoteFolders:
         return self._entries[key]
 
 
-def _same(left: str, right: str) -> bool:
+def _same_path(left: str, right: str) -> bool:
     return left.strip("/") == right.strip("/")
 
 

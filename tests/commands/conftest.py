@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """One device as on a laptop; programs compiled once serve all tests."""
+    """One device, as on a laptop; all tests share compiled programs."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return {
         **{
@@ -61,7 +61,7 @@ def call(start):
 
 @pytest.fixture(scope="session")
 def refused(call):
-    """Runs a command that must be refused; returns the one line that it says."""
+    """Runs a command that must be refused; returns its one line of error."""
 
     def run(*args, **options):
         status, out, err = call(*args, **options)

@@ -36,7 +36,7 @@ def test_published_recipes_pass_with_their_data_unset(call, recipe, parameters):
     assert bool(left_over) == (recipe == "siglip_so400m14_384")
 
 
-def test_a_table_for_people(call):
+def test_a_valid_recipe_prints_a_table(call):
     status, out, _ = call(*CHECK, QUICKSTART)
     assert status == 0
     assert "configs/quickstart.py:tiny: valid" in out
@@ -164,11 +164,11 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_a_recipe_can_get_wrong(in_process, overrides, message):
+def test_a_wrong_recipe_is_an_error_of_one_line(in_process, overrides, message):
     assert message in in_process("check", QUICKSTART, *overrides)
 
 
-def test_a_batch_that_the_mesh_cannot_split(in_process):
+def test_a_batch_that_the_mesh_cannot_split_is_an_error(in_process):
     """The test process has eight devices."""
     said = in_process("check", QUICKSTART, "--global_batch", "60")
     assert "global_batch: the mesh (data 8 x fsdp 1) cannot split 60; 64 would do" in said
@@ -176,12 +176,12 @@ def test_a_batch_that_the_mesh_cannot_split(in_process):
     assert "evaluators.retrieval.batch_size: the mesh (data 8 x fsdp 1) cannot split 12" in said
 
 
-def test_fields_before_the_recipe(in_process):
+def test_fields_before_the_recipe_are_an_error(in_process):
     said = in_process("check", "--steps", "3", QUICKSTART)
     assert said == "error: --steps before RECIPE: write vljax check RECIPE --steps ..."
 
 
-def test_a_remote_workdir_without_its_package(in_process, monkeypatch):
+def test_a_remote_workdir_needs_its_package(in_process, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     said = in_process("train", QUICKSTART, "--workdir", "gs://bucket/w")
     assert said == "error: gs://bucket/w: gs:// needs a package: pip install gcsfs"
@@ -196,7 +196,7 @@ def test_a_remote_workdir_without_its_package(in_process, monkeypatch):
         (BrokenPipeError(32, "Broken pipe"), "error: Broken pipe"),  # not standard output's
     ],
 )
-def test_what_the_machine_refuses(in_process, monkeypatch, error, message):
+def test_an_operating_system_error_is_one_line(in_process, monkeypatch, error, message):
     def fail(*args):
         raise error
 
@@ -204,7 +204,7 @@ def test_what_the_machine_refuses(in_process, monkeypatch, error, message):
     assert in_process("check", QUICKSTART) == message
 
 
-def test_a_reader_that_has_seen_enough(start):
+def test_a_closed_pipe_ends_the_command_silently(start):
     """As in `vljax check RECIPE --help | head -1`."""
     process = start(*CHECK, QUICKSTART, "--help")
     process.stdout.close()
@@ -221,13 +221,13 @@ def test_a_reader_that_has_seen_enough(start):
         ("configs/clip_vit_b16.py:x", "unknown variant 'x'; this recipe has none"),
     ],
 )
-def test_recipe_files(refused, recipe, message):
+def test_a_missing_recipe_or_variant_is_an_error(refused, recipe, message):
     assert message in refused(*CHECK, recipe)
 
 
 @pytest.fixture
 def in_process(capsys, monkeypatch):
-    """A refused command in this process, which spares the start of an interpreter."""
+    """Runs a refused command in this process, without starting an interpreter."""
 
     def run(*args):
         monkeypatch.chdir(ROOT)

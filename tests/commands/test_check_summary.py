@@ -1,4 +1,4 @@
-"""What `vljax check` says of a recipe, at the width of a small terminal."""
+"""The output of `vljax check` for a recipe, at the width of a small terminal."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def narrow(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def test_a_recipe_that_lacks_paths(capsys):
+def test_unset_paths_are_listed(capsys):
     print_summary("configs/x.py", SUMMARY)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "configs/x.py: valid"
@@ -45,7 +45,7 @@ def test_a_recipe_that_lacks_paths(capsys):
     assert max(map(len, lines[:-2])) <= 80
 
 
-def test_a_recipe_that_is_ready(capsys):
+def test_a_ready_recipe_lists_no_unset_paths(capsys):
     print_summary("configs/x.py", SUMMARY | {"ready": True, "unset": [], "notes": []})
     out = capsys.readouterr().out
     assert "to train" not in out
@@ -79,8 +79,8 @@ def test_bytes_on_each_device_with_everything_whole():
     assert not any(row["split"] or row["unsplit"] for row in summary["placement"])
 
 
-def test_copies_of_the_model_share_its_moments_and_gradients():
-    """Eight copies: an eighth of all that has at least 2**16 elements, and of it no parameter."""
+def test_data_parallel_devices_shard_moments_and_gradients():
+    """Arrays of 2**16 or more elements are split in eight, except parameters."""
     of = prepared()
     on_device = summarise(of)["bytes_per_device"]
     sizes = [leaf.size for leaf in jax.tree.leaves(of.shapes.params)]
@@ -113,7 +113,7 @@ def test_placement_of_a_recipe():
         assert ("fsdp" in row["split"]) == matrix, row["path"]
 
 
-def test_the_size_limit_is_the_recipes():
+def test_the_minimum_size_for_fsdp_is_that_of_the_recipe():
     everything = ("--mesh.fsdp", "8", "--mesh.fsdp_min_size", "0")
     rows = {row["path"]: row for row in summarise(prepared(*everything))["placement"]}
     assert rows["image/blocks/mlp_norm/scale"]["split"] == {"fsdp": "embed"}
@@ -121,7 +121,7 @@ def test_the_size_limit_is_the_recipes():
     assert not any(row["split"] for row in summarise(prepared(*nothing))["placement"])
 
 
-def test_what_could_not_be_split_is_said(capsys):
+def test_parameters_that_cannot_be_split_are_listed_with_the_reason(capsys):
     summary = summarise(prepared("--mesh.tensor", "8"))
     print_summary("x", summary)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not split")]

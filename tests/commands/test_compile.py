@@ -25,7 +25,7 @@ TINY = "configs/quickstart.py:tiny"
         ),
     ],
 )
-def test_what_can_be_wrong(refused, args, message):
+def test_bad_arguments_are_an_error(refused, args, message):
     assert message in refused(*COMPILE, *args)
 
 
@@ -59,7 +59,7 @@ def test_a_step_for_tpu(compiled):
     assert keys <= report.keys()
     assert report["fits"]
     assert report["predicted_cycles"] > 0
-    # Nothing looks free: no product escapes the cycles, and their time is most of the step.
+    # All matrix products have predicted cycles, and their time is most of the step.
     assert report["uncosted_flops_share"] == 0
     counted = report["predicted_cycles"] / report["clock_hz"]
     assert 0.3 < counted / report["predicted_step_seconds"] < 1

@@ -1,4 +1,4 @@
-"""The commands of docs/data.md, as they stand there."""
+"""The commands of docs/data.md, copied from there."""
 
 import csv
 import json

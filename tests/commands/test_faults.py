@@ -1,4 +1,4 @@
-"""Bad input and bad luck: a clear line, and nothing saved earlier is lost."""
+"""Faults are reported in one line, and checkpoints saved earlier stay intact."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def workdir(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "w")
 
 
-def test_a_workdir_from_another_recipe(refused, workdir):
+def test_a_workdir_of_another_recipe_is_refused(refused, workdir):
     said = refused(*SHORT, "--workdir", workdir, "--optim.learning_rate", "0.5", "--seed", "3")
     assert f"{workdir} holds a run of another recipe" in said
     assert "optim.learning_rate is 0.003 there, 0.5 here; seed is 0 there, 3 here" in said
@@ -38,14 +38,14 @@ def test_a_workdir_from_another_recipe(refused, workdir):
     assert complete_steps(str(workdir)) == [16, 18, 20]
 
 
-def test_what_is_no_part_of_the_identity_may_change(call, workdir):
+def test_fields_outside_the_identity_may_change(call, workdir):
     status, _, err = call(
         *SHORT, "--workdir", workdir, "--keep_checkpoints", "2", "--log_every", "5"
     )
     assert status == 0, err
 
 
-def test_a_damaged_checkpoint_is_passed_over(call, workdir):
+def test_a_damaged_checkpoint_is_skipped(call, workdir):
     (largest,) = sorted(
         (p for p in (workdir / "checkpoints" / "20" / "state").rglob("*") if p.is_file()),
         key=lambda p: p.stat().st_size,
@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_is_passed_over(call, workdir):
     assert verify(workdir / "checkpoints" / "20") == []
 
 
-def test_a_half_written_checkpoint_is_passed_over(call, workdir):
+def test_an_incomplete_checkpoint_is_skipped(call, workdir):
     (workdir / "checkpoints" / "20" / "manifest.json").unlink()
     shutil.rmtree(workdir / "checkpoints" / "20" / "state")
     status, _, err = call(*SHORT, "--workdir", workdir)
@@ -69,8 +69,8 @@ def test_a_half_written_checkpoint_is_passed_over(call, workdir):
     assert complete_steps(str(workdir)) == [16, 18, 20]
 
 
-def test_a_disk_that_is_full(start, finished, workdir, environment):
-    """A limit on the size of files is the full disk that any user can make."""
+def test_a_full_disk_keeps_earlier_checkpoints(start, finished, workdir, environment):
+    """A limit on the size of files stands in for a full disk."""
     shutil.rmtree(workdir / "checkpoints" / "20")
     limit = 200_000
     code = (
@@ -89,7 +89,7 @@ def test_a_disk_that_is_full(start, finished, workdir, environment):
     assert all(verify(workdir / "checkpoints" / str(step)) == [] for step in (16, 18))
 
 
-def test_a_workdir_that_cannot_be_written(refused, tmp_path):
+def test_a_workdir_that_cannot_be_written_is_an_error(refused, tmp_path):
     (tmp_path / "file").write_text("")
     said = refused(*SHORT, "--workdir", tmp_path / "file" / "w")
     assert str(tmp_path / "file") in said
@@ -108,7 +108,7 @@ def test_a_run_json_that_was_lost_is_written_again(call, refused, workdir, conte
         assert json.loads((workdir / "run.json").read_text())["recipe"]["steps"] == 20
 
 
-def test_a_workdir_without_a_checkpoint_yet(call, refused, workdir):
+def test_a_workdir_without_a_checkpoint_takes_only_the_same_recipe(call, refused, workdir):
     """Killed before the first checkpoint: the same recipe begins again, another is refused."""
     shutil.rmtree(workdir / "checkpoints")
     assert "seed is 0 there, 3 here" in refused(*SHORT, "--workdir", workdir, "--seed", "3")
@@ -119,7 +119,7 @@ def test_a_workdir_without_a_checkpoint_yet(call, refused, workdir):
     assert rows == list(range(1, 21))
 
 
-def test_a_recipe_of_another_version(refused, workdir):
+def test_a_recipe_of_another_version_is_refused(refused, workdir):
     shutil.rmtree(workdir / "checkpoints")
     described = json.loads((workdir / "run.json").read_text())
     described["recipe"]["new_field"] = 1
@@ -128,7 +128,7 @@ def test_a_recipe_of_another_version(refused, workdir):
     assert "run.json: not a recipe of this version of vljax (unknown field 'new_field'" in said
 
 
-def test_paths_that_training_needs(refused, tmp_path):
+def test_missing_paths_are_an_error(refused, tmp_path):
     said = refused("train.py", "configs/clip_vit_b16.py", "--workdir", tmp_path / "w")
     assert said == "error: data.source.path: unset; add --data.source.path PATH"
     assert not (tmp_path / "w").exists()
@@ -196,7 +196,7 @@ def test_too_many_bad_examples_end_the_run(call, folder, tmp_path):
     assert len(example_statistics.read(str(tmp_path / "w"))) == 3
 
 
-def test_data_that_have_changed_since(call, refused, folder, tmp_path):
+def test_changed_data_is_refused(call, refused, folder, tmp_path):
     command = on(folder, tmp_path / "w", "--checkpoint_every", "2")
     assert call(*command)[0] == 0
     folder.write_text(folder.read_text().replace("picture 1", "painting 1"))
@@ -227,6 +227,6 @@ def test_a_column_that_evaluation_data_lack_is_named_where_it_was_set(refused, f
     assert said.startswith(f"error: {field}.captions: csv:table.csv has no 'caption'")
 
 
-def test_a_line_that_is_no_json(refused, folder, tmp_path):
+def test_a_line_that_is_not_json_is_an_error(refused, folder, tmp_path):
     folder.write_text(folder.read_text() + "{oops\n")
     assert "captions.jsonl:21" in refused(*on(folder, tmp_path / "w"))

@@ -79,7 +79,7 @@ def test_a_process_that_imports_only_inference_can_load_it(moved, call):
     assert (status, out.strip()) == (0, "2"), err
 
 
-def test_it_has_ema_parameters_except_frozen_ones(moved, loaded):
+def test_loaded_parameters_are_ema_except_frozen_ones(moved, loaded):
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.variables.params)
     wanted = {"params": shapes, "average": select(".*", shapes, frozen=("image/positions",))}
     stored = read_state(moved[0] / "checkpoints" / "2", wanted, partial=True)

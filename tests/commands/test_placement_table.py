@@ -1,4 +1,4 @@
-"""The table of where parameters are."""
+"""The table of parameter placement."""
 
 import io
 
@@ -21,7 +21,7 @@ def printed(*rows):
     return [" ".join(line.split()) for line in lines if "\u2500" not in line]
 
 
-def test_alike_parameters_share_a_line():
+def test_similar_parameters_share_a_line():
     split = {"fsdp": "embed", "tensor": "mlp"}
     blocks = [
         row(f"{tower}/blocks/{i}/{name}/kernel", split=split)
@@ -52,11 +52,11 @@ def test_paths_share_a_line_only_if_all_combinations_exist():
     assert [line.split()[0] for line in lines[2:]] == ["{a,b}/x", "a/y", "{2,4}/z"]
 
 
-def test_nothing_split_is_one_line():
+def test_a_placement_without_splits_is_one_line():
     assert printed(row("a"), row("b")) == ["every parameter whole on each device: 2.0 KiB"]
 
 
-def test_what_could_not_be_split():
+def test_reasons_for_unsplit_parameters_are_printed():
     heads = {"tensor": "tensor 8 does not divide heads 12; 4 would do"}
     mlp = {"tensor": "tensor 8 does not divide mlp 30; 2 would do"}
     rows = (row("a/q", unsplit=heads), row("a/k", unsplit=heads), row("a/up", unsplit=mlp))

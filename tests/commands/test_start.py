@@ -1,4 +1,4 @@
-"""What starting costs: which modules each command imports."""
+"""The modules that each command imports at start-up."""
 
 import pytest
 

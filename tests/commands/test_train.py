@@ -36,7 +36,7 @@ def comparable(result):
     return {k: v for k, v in result.items() if k not in (*metrics.TIMING_METRICS, "workdir")}
 
 
-def test_it_leaves_everything_behind(uninterrupted):
+def test_a_run_writes_checkpoints_metrics_and_plots(uninterrupted):
     workdir, result, out, err = uninterrupted
     assert complete_steps(str(workdir)) == [10, 15, 20]
     assert verify(workdir / "checkpoints" / "20") == []
@@ -110,7 +110,7 @@ def arrays(workdir):
         return reader.restore(workdir / "checkpoints" / "20" / "state")
 
 
-# SIGINT takes the way of SIGTERM: each run of the tests has one of the two.
+# SIGINT is handled as SIGTERM is: each run of the tests sends one of the two.
 SIGINT = pytest.param(
     "SIGINT",
     marks=pytest.mark.slow(
@@ -125,7 +125,7 @@ SIGINT = pytest.param(
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", SIGINT])
-def test_killed_and_started_again_it_ends_the_same(start, call, uninterrupted, tmp_path, name):
+def test_a_killed_run_resumes_to_the_same_result(start, call, uninterrupted, tmp_path, name):
     command = (*TINY, "--workdir", tmp_path / "w", "--json", tmp_path / "result.json")
     process = start(*command)
     wait_for(tmp_path / "w" / "checkpoints" / "5" / "manifest.json", process)

@@ -1,4 +1,4 @@
-"""What is printed of a finished run, at the width of a small terminal."""
+"""The printed table of a finished run, at the width of a small terminal."""
 
 from pathlib import Path
 

@@ -31,9 +31,9 @@ FakeSource.type_name = "fake"
 
 @dataclass
 class FakeData:
-    """Images hold their index in a pixel, token ids are the index of the text in `vocabulary`.
+    """A pixel holds the index of its image; a token id is the index of its text in `vocabulary`.
 
-    `captions` are one text or several texts an example.
+    `captions` has one text or several texts for each example.
     """
 
     captions: list
@@ -77,7 +77,7 @@ class FakeData:
 
 @dataclass
 class FakeModel:
-    """Looks embeddings up; refuses batches of another size or with other keys."""
+    """Looks up embeddings; refuses batches of another size or with other keys."""
 
     images: np.ndarray
     texts: np.ndarray

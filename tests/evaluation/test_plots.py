@@ -1,4 +1,4 @@
-"""Pictures are written for the numbers there are, can be read, and show what they should."""
+"""Plots are written for the logged metrics, are readable PNG files, and show the right data."""
 
 import math
 import sys
@@ -31,7 +31,7 @@ def read(path):
 
 
 def share(path, colour):
-    """How much of a picture has a colour."""
+    """The fraction of a picture's pixels that have a colour."""
     rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return np.mean((np.abs(read(path).astype(int) - rgb) < 3).all(axis=-1))
 
@@ -155,7 +155,7 @@ def test_recall_is_drawn_in_percent_by_direction_and_k(tmp_path, drawn):
     for i, k in enumerate(ks):
         curve, chance = left.lines[2 * i : 2 * i + 2]
         assert points(curve) == [(10, k / 0.32), (40, k / 0.64)]
-        assert list(chance.get_ydata()) == [k / 1.28] * 2  # as it was last
+        assert list(chance.get_ydata()) == [k / 1.28] * 2  # the last value
         assert curve.get_label() == f"recall@{k}"
         colour = (BLUE, ORANGE, GREEN, BLUE)[i]
         assert curve.get_color() == chance.get_color() == colour

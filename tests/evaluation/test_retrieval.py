@@ -55,7 +55,7 @@ def test_names_are_evaluator_dataset_split_metric():
     assert names == {f"retrieval/fake/test/{metric}" for metric in metrics}
 
 
-def test_files_are_told_apart_by_their_names():
+def test_metrics_of_two_files_have_different_names():
     prefixes = [Retrieval(JsonLines(f"/data/{name}.jsonl")).prefix for name in ("val", "test")]
     assert prefixes == ["retrieval/val/all", "retrieval/test/all"]
 
@@ -80,7 +80,7 @@ def test_results_are_the_same_for_any_batch_size(batch_size, similarity):
     metrics = evaluate(data, images, axes, batch_size, similarity=similarity)
     if similarity == "cosine":
         images, axes = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, axes))
-    # The definition, a query at a time.
+    # The definition, one query at a time.
     kept = [i for i in range(23) if i not in (4, 22)]
     asked = sorted({captions[i] for i in kept})
     scores = {text: images @ axes[texts.index(text)] for text in asked}
@@ -109,7 +109,7 @@ def test_a_collapsed_model_is_not_above_chance():
             assert metrics[f"{way}/recall@{k}"] == 0 < metrics[f"{way}/recall@{k}_chance"]
 
 
-def test_unreadable_and_blank_examples_take_no_part():
+def test_unreadable_and_blank_examples_are_left_out():
     """Image 3 was the only tree: neither it nor its caption is a candidate any more."""
     data = FakeData([*CAPTIONS, "  "], TEXTS, unreadable=(3,))
     metrics = evaluate(data, np.concatenate([IMAGES, IMAGES[:1]]), AXES, 3)
@@ -118,7 +118,7 @@ def test_unreadable_and_blank_examples_take_no_part():
     assert metrics["image_to_text/recall@1"] == 1.0
 
 
-def test_nothing_readable_is_the_users_error():
+def test_data_without_readable_images_is_a_user_error():
     message = "retrieval/fake/test: no readable example has a caption"
     with pytest.raises(UserError, match=message):
         evaluate(FakeData(CAPTIONS, TEXTS, unreadable=(0, 1, 2, 3)), IMAGES, AXES)
@@ -137,8 +137,8 @@ def test_batches_that_end_early_are_an_error():
     ("fields", "recall"),
     [({"similarity": "dot"}, 0.5), ({}, 0.0), ({"similarity": "euclidean"}, 1.0)],
 )
-def test_models_are_ranked_by_what_they_compare_by(fields, recall):
-    """The dot product takes the longer one, cosines tie, the distance tells both apart."""
+def test_ranking_uses_the_similarity_of_the_evaluator(fields, recall):
+    """By dot product the longer one wins, cosines tie, the distance separates both."""
     data = FakeData(["near", "far"], ["near", "far"])
     vectors = np.array([[1.0, 0.0], [9.0, 0.0]])
     metrics = evaluate(data, vectors, vectors, **fields)
@@ -166,7 +166,7 @@ def test_recipes_hold_evaluators():
     assert evaluator.prefix == "retrieval/builtin/test"
 
 
-# --- Several captions an image ---
+# --- Several captions for an image ---
 
 
 def published(images, texts, owner):
@@ -177,7 +177,7 @@ def published(images, texts, owner):
     images, texts = (np.asarray(v, np.float64) for v in (images, texts))
     images, texts = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, texts))
     cosine = images @ texts.T
-    eps = 1e-12  # far above the rounding of float64, far below what random float32 differ by
+    eps = 1e-12  # far above float64 rounding, far below the differences of random float32 numbers
     ranks = {"image_to_text": [], "text_to_image": []}
     for i, row in enumerate(cosine):
         own = owner == i
@@ -241,7 +241,7 @@ def test_two_captions_worked_by_hand():
     assert metrics["text_to_image/recall@1"] == pytest.approx(2 / 3)
 
 
-def test_captions_limits_how_many_of_an_image_are_used():
+def test_captions_limits_the_captions_of_an_image():
     captions, vocabulary, images, vectors, owner, _ = several()
     first = evaluate(FakeData([one[:1] for one in captions], vocabulary), images, vectors)
     assert evaluate(FakeData(captions, vocabulary), images, vectors, captions=1) == first

@@ -50,7 +50,7 @@ def test_rows_worked_by_hand(batch_size):
         ({"similarity": "euclidean"}, [1, 2, 3, 0], [0, 3, 1, 2], 2),
     ],
 )
-def test_the_similarity_decides_what_is_found(options, for_fox, for_tree, rank):
+def test_the_similarity_determines_the_images_found(options, for_fox, for_tree, rank):
     fox, _, tree = grid(**options)
     assert (shown(fox.found), shown(tree.found), tree.rank) == (for_fox, for_tree, rank)
 
@@ -69,7 +69,7 @@ def many(count, directions=None, **options):
     return Retrieval(FakeSource(), 8).example_queries(model, data, **options)
 
 
-def test_queries_between_the_first_and_last_are_the_nearest_to_evenly_spread():
+def test_queries_are_rounded_to_the_nearest_caption():
     rows = many(5, queries=4)  # 0, 1.33, 2.67, 4
     assert [row.query for row in rows] == [f"caption {i}" for i in (0, 1, 3, 4)]
 
@@ -90,7 +90,7 @@ def test_images_that_tie_are_shown_in_the_order_of_the_data():
         assert row.rank == 60
 
 
-def test_images_without_a_caption_take_no_part():
+def test_images_without_a_caption_are_left_out():
     rows = grid(captions=["fox", " ", "boat", "tree"])
     assert [row.query for row in rows] == ["fox", "boat", "tree"]
     assert {i for row in rows for i in shown(row.found)} == {0, 2, 3}
@@ -109,7 +109,7 @@ def row(caption="a fox", hits=(False, False), found=2):
 
 
 def green(path):
-    """The share of a readable PNG that has the colour of a hit."""
+    """The fraction of a PNG's pixels that have the colour of a hit."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     colour = [int(GREEN[i : i + 2], 16) for i in (1, 3, 5)]
@@ -120,7 +120,7 @@ def plot(rows, path):
     return save(draw_grid(rows), path)
 
 
-def test_each_line_is_the_caption_the_true_image_and_the_images_found():
+def test_each_row_shows_the_caption_the_true_image_and_the_images_found():
     def images(*levels):
         return tuple(np.full((4, 4, 3), level, np.uint8) for level in levels)
 
@@ -177,7 +177,7 @@ def test_rows_of_different_length_can_be_drawn(tmp_path):
     assert green(plot(rows, tmp_path / "new" / "grid.png")) > 0
 
 
-def test_the_evaluator_has_the_grid_as_its_figure():
+def test_the_grid_is_the_figure_of_the_evaluator():
     model, evaluator = FakeModel(IMAGES, AXES, 3), Retrieval(FakeSource(), 3)
     ((name, draw),) = evaluator.figures(model, FakeData(CAPTIONS, TEXTS)).items()
     assert name == "examples"

@@ -24,7 +24,7 @@ def whole():
 
 
 def test_batches_are_the_same(whole, monkeypatch):
-    # As on a host whose devices are not next to each other in the mesh: parts are read apart.
+    # As on a host whose devices are not adjacent in the mesh: their parts are read separately.
     monkeypatch.setattr(
         rows, "local_parts", lambda sharding, size: rows.BatchParts((0, 1, 2, 3), 4)
     )
@@ -38,7 +38,7 @@ def test_batches_are_the_same(whole, monkeypatch):
         np.testing.assert_array_equal(found["valid"], expected["valid"])
 
 
-def test_everything_but_images_is_that_of_the_whole_set(whole):
+def test_captions_labels_and_tokens_are_those_of_the_whole_set(whole):
     split = ShardedEvaluationSet(whole, make_mesh(MeshConfig()))
     assert isinstance(split, EvaluationData)
     assert split.captions == whole.captions

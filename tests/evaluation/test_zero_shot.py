@@ -46,7 +46,7 @@ def test_class_embeddings_are_normalised_means_of_normalised_prompts():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_class_without_a_direction_is_0():
+def test_a_class_without_a_direction_has_a_zero_embedding():
     evaluator = ZeroShot(FakeSource(), batch_size=3, templates=("{}", "one {}"))
     texts = np.array([[0, 0], [0, 0], [1, 0], [-1, 0]], np.float32)
     classes = evaluator.class_embeddings(FakeModel(IMAGES, texts, 3), data_set())
@@ -75,7 +75,7 @@ def test_metrics_worked_by_hand(batch_size):
     }
 
 
-def test_unreadable_examples_take_no_part():
+def test_unreadable_examples_are_left_out():
     metrics = evaluate(data_set(unreadable=(1, 3)))
     assert metrics["accuracy@1"] == metrics["mean_per_class"] == 1.0
     # Example 3 has no label: it was not asked for.
@@ -83,7 +83,7 @@ def test_unreadable_examples_take_no_part():
 
 
 def test_images_without_a_caption_are_classified(tmp_path):
-    """From the file to the metric: the class alone counts, and the image can be read or not."""
+    """From the file to the metric: only the class is needed, and an image may be unreadable."""
     for name, level in [("dark", 60), ("bright", 200)]:
         Image.new("RGB", (4, 4), (level, 0, 0)).save(tmp_path / f"{name}.png")
     rows = [
@@ -111,7 +111,7 @@ def test_images_without_a_caption_are_classified(tmp_path):
     assert metrics["mean_per_class"] == 0.75
 
 
-def test_classes_weigh_the_same():
+def test_mean_per_class_weighs_classes_equally():
     metrics = evaluate(data_set(labels=(0, 0, 0, -1, 1)))
     # Cats: 0 and 1 are right, 2 is not; the one dog (image 4) is wrong.
     assert metrics["accuracy@1"] == 0.5
@@ -135,7 +135,7 @@ def test_a_collapsed_model_is_not_above_chance():
     assert metrics["accuracy@1"] == metrics["mean_per_class"] == 0.0
 
 
-def test_data_without_labels_is_the_users_error():
+def test_data_without_labels_is_a_user_error():
     message = "zero_shot/fake/test: no readable example has a class; give a source with labels"
     with pytest.raises(UserError, match=message):
         evaluate(data_set(labels=(-1,) * 5))
@@ -153,7 +153,7 @@ def test_data_that_cannot_be_classified_are_refused_before_anything_is_computed(
 
 
 @pytest.mark.parametrize("similarity", ["dot", "euclidean"])
-def test_where_lengths_count_a_class_is_the_plain_mean_of_its_prompts(similarity):
+def test_without_cosine_a_class_is_the_plain_mean_of_its_prompts(similarity):
     evaluator = ZeroShot(
         FakeSource(), batch_size=3, templates=("{}", "one {}"), similarity=similarity
     )
@@ -165,8 +165,8 @@ def test_where_lengths_count_a_class_is_the_plain_mean_of_its_prompts(similarity
 @pytest.mark.parametrize(
     ("similarity", "accuracy"), [("dot", 0.5), ("cosine", 0.0), ("euclidean", 1.0)]
 )
-def test_classes_are_ranked_by_what_the_model_compares_by(similarity, accuracy):
-    """The dot product takes the longer one, cosines tie, the distance tells both apart."""
+def test_ranking_uses_the_similarity_of_the_evaluator(similarity, accuracy):
+    """By dot product the longer one wins, cosines tie, the distance separates both."""
     vectors = np.array([[1.0, 0.0], [9.0, 0.0]], np.float32)
     data = FakeData(["x", "x"], ["near", "far"], np.array([0, 1]), ("near", "far"))
     metrics = evaluate(data, vectors, vectors, templates=("{}",), similarity=similarity)

@@ -30,5 +30,5 @@ def unzip(name, folder):
 
 @pytest.fixture
 def foreign(tmp_path):
-    """Unzips a stored folder by its name, for this test alone."""
+    """Unzips a stored folder by its name, for one test."""
     return lambda name: unzip(name, tmp_path / "foreign" / name)

@@ -1,4 +1,4 @@
-"""Layout changes agree with einops, and are undone exactly."""
+"""Layout changes agree with einops, and their inverses are exact."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ FAMILIES = ["siglip2_a", "vit_a", "dinov2_a", "dinov2_with_registers_a", "bert_a
 
 
 class Home:
-    """One small model exported to each format of vljax, each once."""
+    """One small model, exported once to each format of vljax."""
 
     def __init__(self, folder):
         self.folder, self.workdir = folder, folder / "w"
@@ -44,7 +44,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Runs `vljax import`; checks that it fails with one line and leaves nothing; the line."""
+    """Runs `vljax import`, checks that it fails and leaves nothing; returns its one line."""
 
     def run(source):
         capsys.readouterr()

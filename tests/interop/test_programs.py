@@ -1,6 +1,6 @@
 """Exported StableHLO programs and ONNX graphs compute our embeddings from files and strings.
 
-The other side is a process of its own that cannot import vljax.
+The programs run in a process that cannot import vljax.
 """
 
 import ast

@@ -35,7 +35,7 @@ def quiet(done, total):
 
 
 class Home:
-    """A small SigLIP as a checkpoint, with its exports, each made once."""
+    """A small SigLIP as a checkpoint, with one export of each form."""
 
     def __init__(self, folder):
         with zipfile.ZipFile(DATA / "transformers_siglip_b.zip") as archive:
@@ -141,7 +141,7 @@ def test_a_scanned_model_reads_unrolled_layers(home, form):
         Variables(params, {}), batch
     )
     made, expected = outputs["image/embedding"], unrolled.encode_image(files)
-    # Where features are rounded, the last bit of one may decide for another number.
+    # Features are rounded to integers, so a difference in the last bit may change an integer.
     atol = 1e-6 if form == "int4" else 0.01
     np.testing.assert_allclose(made, expected, rtol=0, atol=atol)
 
@@ -152,7 +152,7 @@ def test_an_export_of_a_scanned_run_is_imported(home, tmp_path):
     for encoder in recipe["model"]["encoders"].values():
         encoder["scan"] = True
     (folder / "recipe.json").write_text(json.dumps(recipe))
-    (folder / exported.MANIFEST).unlink()  # which holds the digest
+    (folder / exported.MANIFEST).unlink()  # holds the digest of the file
     import_model(str(folder), str(again), overwrite=False, report=quiet)
     np.testing.assert_array_equal(home.embeddings(again), home.embeddings(home.checkpoint))
 

@@ -29,7 +29,7 @@ def expected(group: str) -> dict[str, np.ndarray]:
         ("torch_legacy", None, "common"),
         ("torch_protocol_4", None, "common"),
         ("torch_newer_types", None, "newer"),
-        ("torch_module", None, "module"),  # the only state dict beside other things
+        ("torch_module", None, "module"),  # the only state dict beside other entries
         ("torch_module", "model", "module"),
         ("torch_two", "b", "common"),
     ],

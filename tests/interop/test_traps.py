@@ -72,10 +72,10 @@ def edited(folder, file, edit):
 
 @pytest.mark.parametrize("name", TWO_TOWERS)
 def test_export_writes_the_configuration_that_transformers_wrote(name, home):
-    """It includes activations, epsilons, sizes and ids of special tokens."""
+    """The configuration includes activations, epsilons, sizes and ids of special tokens."""
     theirs = json.loads((home.foreign(name) / "config.json").read_text())
     ours = written(home.trained(name), "transformers")["config.json"]
-    # How weights would be initialised, and what read the file last.
+    # These fields may differ: data type, version and initialisation.
     kept = {"dtype", "transformers_version", "initializer_range", "initializer_factor"}
     unused = {("clip", "projection_dim"), ("siglip2", "bos_token_id")}
     family = theirs["model_type"]
@@ -258,7 +258,7 @@ def test_siglip2_lower_cases_whatever_its_file_states(foreign):
 
 
 def test_exported_siglip2_processors_hold_the_sizes(home):
-    """Siglip2Processor ignores them; `test_families.py` tests the note about that."""
+    """Siglip2Processor ignores these sizes; `test_families.py` tests the note about that."""
     processor = written(home.trained("siglip2_b"), "transformers")["preprocessor_config.json"]
     assert (processor["patch_size"], processor["max_num_patches"]) == (6, 30)
 

@@ -1,4 +1,4 @@
-"""What both sides are given: image files, texts, and vocabularies trained on the spot."""
+"""Inputs for both sides: image files, texts, and vocabularies trained on the spot."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def sentence_pieces() -> bytes:
             pad_id=0,
             eos_id=1,
             unk_id=2,
-            normalization_rule_name="identity",  # a table of 200 kB less
+            normalization_rule_name="identity",  # leaves out a table of 200 kB
             minloglevel=2,
         )
         return Path(f"{prefix}.model").read_bytes()

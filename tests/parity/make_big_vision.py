@@ -4,7 +4,7 @@ Run by hand, never by the tests, with a checkout of github.com/google-research/b
 
     python tests/parity/make_big_vision.py CHECKOUT   # with flax 0.12.8
 
-Its utilities need TensorFlow and are no part of what is computed: they are replaced. Every weight
+Its utilities need TensorFlow and do not affect the outputs, so they are replaced. Every weight
 is random and exact in float16; outputs are computed in float64. `big_vision.npz` is a SigLIP with
 attention pooling and scanned layers, `big_vision_cls.npz` a LiT with a class token, unrolled.
 """
@@ -31,7 +31,7 @@ CONTEXT = 9
 
 
 def modules(checkout: str) -> types.ModuleType:
-    """The module of two towers, with stand-ins for what reads and writes files."""
+    """The module of two towers, with stand-ins for the modules that read and write files."""
     sys.path.insert(0, checkout)
     for name in ("big_vision.utils", "big_vision.models.common", "flax.training.checkpoints"):
         sys.modules[name] = types.ModuleType(name)

@@ -3,7 +3,7 @@
 Run by hand, never by the tests, in the environment of `make_interop.py`:
 
     python -m tests.parity.make_families            # makes the folders
-    python -m tests.parity.make_families FOLDER     # compares what vljax exported, by their names
+    python -m tests.parity.make_families FOLDER     # compares folders that vljax exported
 
 Each is written by transformers itself, as described in `make_interop.py`. Nothing may be missing or
 left over when one is loaded.
@@ -136,7 +136,7 @@ def make(case: dict[str, Any], folder: Path, seed: int) -> None:
     model, processor = write(case)
     randomise(model, seed)
     for parameter, weight in model.named_parameters():
-        if "lambda1" in parameter:  # a factor of a branch
+        if "lambda1" in parameter:  # layer scale multiplies a branch
             weight.data = (0.6 + 0.4 * weight).bfloat16().float()
     processor.save_pretrained(folder)
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -166,7 +166,7 @@ def run(
 
 
 def run_siglip2(case: dict[str, Any], model: Any, folder: Path) -> dict[str, np.ndarray]:
-    """Its processor has to be told what it saved."""
+    """Siglip2Processor ignores the sizes that it saved, so they are passed."""
     processor = hf.AutoProcessor.from_pretrained(folder, backend="pil")
     batch = processor(
         text=inputs.TEXTS,
@@ -179,7 +179,7 @@ def run_siglip2(case: dict[str, Any], model: Any, folder: Path) -> dict[str, np.
         return_tensors="pt",
     )
     assert ("attention_mask" in batch) == case["masks"]
-    made = model(**batch.to(model.dtype))  # which leaves integers alone
+    made = model(**batch.to(model.dtype))  # integers keep their type
     return {
         "image": made.image_embeds.numpy(),
         "text": made.text_embeds.numpy(),

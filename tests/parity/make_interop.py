@@ -1,13 +1,13 @@
 """Makes the folders of transformers and open_clip in `data/interop`, and what they compute.
 
-Run by hand, never by the tests, in an environment of its own, since PyTorch is no dependency here:
+Run by hand, never by the tests, in an environment of its own, since vljax does not need PyTorch:
 
     pip install torch==2.14.1 torchvision==0.29.1 open_clip_torch==3.3.0 timm==1.0.31 \
         transformers==5.23.0 sentencepiece==0.2.3 protobuf numpy==2.4.6
     python -m tests.parity.make_interop
 
-With a folder of folders that vljax exported under the names in `data/interop`, it loads those
-instead and compares what they compute: `python -m tests.parity.make_interop FOLDER`.
+With a folder of vljax exports, named as in `data/interop`, it loads those instead and compares what
+they compute: `python -m tests.parity.make_interop FOLDER`.
 
 Every folder is written by the software itself, and zipped: a tiny model with random weights (of a
 size that keeps activations near 1, in bfloat16), its tokenizer and its preprocessing. Tokens that
@@ -66,7 +66,7 @@ def pictures() -> list[Image.Image]:
 
 @torch.no_grad()
 def keep_used_tokens(model: torch.nn.Module, ids: np.ndarray) -> None:
-    """Zeroes the embeddings of tokens that no text has."""
+    """Sets the embeddings of tokens that no text has to zero."""
     for name, weight in model.named_parameters():
         if name.endswith("token_embedding.weight"):
             used = torch.zeros(len(weight), 1)
@@ -163,7 +163,7 @@ def run_transformers(model: Any, processor: Any) -> dict[str, np.ndarray]:
         truncation=True,
         return_tensors="pt",
     )
-    made = model(**batch.to(model.dtype))  # which leaves integers alone
+    made = model(**batch.to(model.dtype))  # integers keep their type
     return {
         "image": made.image_embeds.numpy(),
         "text": made.text_embeds.numpy(),

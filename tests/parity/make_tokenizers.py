@@ -52,7 +52,7 @@ def c4_like(texts: list[str]) -> bytes:
 
 
 def gemma_like(texts: list[str]) -> bytes:
-    """As Gemma's: BPE with bytes for what is unknown, nothing normalised, digits one by one."""
+    """As Gemma's: BPE, bytes for unknown letters, no normalisation, digits split."""
     return train_sentencepiece(
         texts,
         model_type="bpe",
@@ -117,7 +117,7 @@ def huggingface_rows(path: Path, texts: list[str], pad: str) -> np.ndarray:
 
 @functools.cache
 def _once(make: Callable[[], Any]) -> Any:
-    """What `make` makes, made once."""
+    """The result of `make`, which is called once."""
     return make()
 
 
@@ -152,7 +152,7 @@ MAKERS: dict[str, Callable[[list[str]], np.ndarray]] = {
 
 
 def main() -> None:
-    """`python make_tokenizers.py [train] [NAME ...]`: all of it, or some."""
+    """`python make_tokenizers.py [train] [NAME ...]`: makes all files, or only some."""
     texts, wanted = strings(), sys.argv[1:] or ["train", *MAKERS]
     if "train" in wanted:
         train(texts)

@@ -1,7 +1,7 @@
 """Makes the files of `torch.save` in `data/` that `tests/interop/test_torch_file.py` reads.
 
 Run by hand, never by the tests: `python tests/parity/make_torch_files.py`, with torch 2.14.1.
-`torch_expected.npz` holds what PyTorch says is in them; types that NumPy lacks are widened there,
+`torch_expected.npz` holds the tensors as PyTorch reads them; types that NumPy lacks are widened,
 which loses nothing.
 """
 

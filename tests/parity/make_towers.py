@@ -1,6 +1,6 @@
 """Makes the reference towers in `data/`: tiny random CLIP and SigLIP models of Hugging Face.
 
-Run by hand, never by the tests, in an environment of its own, since PyTorch is no dependency here:
+Run by hand, never by the tests, in an environment of its own, since vljax does not need PyTorch:
 
     pip install torch==2.13.0 transformers==5.23.0 numpy==2.4.6
     python tests/parity/make_towers.py

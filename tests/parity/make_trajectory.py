@@ -1,18 +1,18 @@
 """Makes the reference trajectories in `data/`: 200 steps of open_clip's own training.
 
-Run by hand, never by the tests, in an environment of its own, since PyTorch is no dependency here:
+Run by hand, never by the tests, in an environment of its own, since vljax does not need PyTorch:
 
     pip install torch==2.14.1 torchvision==0.29.1 open_clip_torch==3.3.0 timm==1.0.31 numpy==2.4.6
     python -m tests.parity.make_trajectory
 
-open_clip's are the models (CLIP with its ViT; CustomTextCLIP with timm's ViT, as in its
+These come from open_clip: the models (CLIP with its ViT; CustomTextCLIP with timm's ViT, as in its
 ViT-B-16-SigLIP), ClipLoss and SigLipLoss, the schedule, and `train_one_epoch`, which calls
 PyTorch's AdamW, clips gradients and limits the logit scale. Only the groups of weight decay are
-written out here, since they stand in the middle of `open_clip_train.main.main`.
+written out here, since open_clip makes them in the middle of `open_clip_train.main.main`.
 
 Each file holds, by step, `loss` and `gradient_norm` (before clipping) in float64 and float32
-(`float32/...`); the parameters after the last step in float64 (`final/NAME`); and how far those of
-the float32 run are from them (`float32/drift`: the relative L2 distance, all arrays being one).
+(`float32/...`); the parameters after the last step in float64 (`final/NAME`); and `float32/drift`,
+the relative L2 distance from them to the final parameters of the float32 run, all arrays together.
 `trajectory_clip_clipped` is the first run with gradients clipped to norm 1, without parameters.
 """
 
@@ -158,7 +158,7 @@ def run(family: str, dtype: torch.dtype, clip_norm: float | None = None) -> dict
 
 
 def drift(run: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> float:
-    """The relative L2 distance of the final parameters, all arrays being one."""
+    """The relative L2 distance of all final parameters together."""
 
     def flat(arrays: dict[str, np.ndarray]) -> np.ndarray:
         chosen = [arrays[key] for key in exact if key.startswith("final/")]

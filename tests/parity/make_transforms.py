@@ -1,6 +1,6 @@
 """Makes the reference images and texts of transforms in `data/`: torchvision and open_clip.
 
-Run by hand, never by the tests, in an environment of its own, since PyTorch is no dependency here:
+Run by hand, never by the tests, in an environment of its own, since vljax does not need PyTorch:
 
     pip install torch==2.14.1 torchvision==0.29.1 open_clip_torch==3.3.0 pillow==13.0.0
     python tests/parity/make_transforms.py

@@ -1,13 +1,14 @@
-"""Makes `data/verify.json`: numbers that others measure with the stored models of `make_interop`.
+"""Makes `data/verify.json`: numbers of other software for the stored models of `make_interop`.
 
 Run by hand, never by the tests, in the environment of `make_interop`:
 
     python -m tests.parity.make_verify
 
-The models are random, so the data is made to fit them half and half: a class or captions that the
-model itself would choose, or any. The numbers are those of transformers and open_clip in PyTorch,
-by the arithmetic of open_clip's `build_zero_shot_classifier_legacy` (normalised embeddings, mean
-over prompts, normalised again) and of recall@1 with several captions an image. No decision is
+The models are random, so about half of the data is made to fit them: the class or captions that the
+model itself would choose. The rest is random. The numbers are those of transformers and open_clip
+in PyTorch, by the arithmetic of open_clip's `build_zero_shot_classifier_legacy` (normalised
+embeddings, mean over prompts, normalised again) and of recall@1 with several captions for each
+image. No decision is
 closer than `MARGIN`, so that rounding cannot change it.
 """
 
@@ -90,7 +91,7 @@ def made(towers: Towers, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     predicted, count = decided(image @ classes.T), len(inputs.CLASSES)
     labels = np.where(rng.random(len(image)) < 0.5, predicted, rng.integers(0, count, len(image)))
-    labels[rng.permutation(len(image))[:count]] = np.arange(count)  # none is without an image
+    labels[rng.permutation(len(image))[:count]] = np.arange(count)  # every class has an image
     to_text, to_image = decided(image @ text.T), decided(text @ image.T)
     owner = owners(to_text, to_image, rng)
     return {
@@ -103,7 +104,7 @@ def made(towers: Towers, seed: int) -> dict[str, Any]:
 
 
 def owners(to_text: np.ndarray, to_image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image of each text: one that finds it, one that it finds, or any; each image has one.
+    """The image of each text: one that finds it, one that it finds, or any. Each image has a text.
 
     Args:
       to_text: the text that each image finds.

@@ -15,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Weights:
-    """Arrays by open_clip's names; notes which were read."""
+    """Arrays by open_clip's names; records which were read."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays

@@ -1,7 +1,7 @@
 """10,000 strings to compare tokenizers on: every script, emoji, traps, very long ones.
 
-The same on every machine and Python: code points come from the ranges below, not from the Unicode
-tables of whoever runs this.
+They are the same on every machine and Python version: code points come from the ranges below, not
+from the Unicode tables of the running Python.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Import and export of random siglip2 and single towers, compared with transformers live.
 
-As `test_live.py`, whose requirements, both directions and tolerance these are.
+The requirements, both directions and the tolerance are those of `test_live.py`.
 """
 
 # ruff: noqa: E402  what is missing has to be told before it is imported

@@ -1,6 +1,6 @@
 """NaFlex against Hugging Face's Siglip2 (`make_naflex.py` made the references).
 
-The references are float64, what is compared is float32.
+The references are float64, vljax computes in float32.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ CONFIGS = {
         bos_token="[CLS]",
         cleaning="none",
     ),
-    # transformers adds no end token to a file without a template, and cuts.
+    # For a file without a template, transformers adds no end token and truncates.
     "builtin": HuggingFace(str(FILE), context_length=CONTEXT, eos_token=None, cleaning="none"),
 }
 
@@ -35,7 +35,7 @@ CONFIGS = {
 @pytest.fixture(scope="module")
 def texts():
     made = strings()
-    assert digest(made) == REFERENCE["strings"]  # else the ids would be those of other strings
+    assert digest(made) == REFERENCE["strings"]  # otherwise the ids would belong to other strings
     assert len(made) == 10_000
     return made
 

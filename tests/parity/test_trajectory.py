@@ -1,10 +1,10 @@
 """200 training steps against open_clip's own (`make_trajectory.py` made the references).
 
-Measured, over both families, one device and the mesh of eight. In float64: 1.5e-14 in issues,
+Measured, over both families, one device and the mesh of eight. In float64: 1.5e-14 in losses,
 4.4e-14 in gradient norms (largest relative deviation of any step), 2.5e-12 in the biases of keys
 and 1.5e-15 in any other final array (relative L2). Attention does not depend on the biases of keys,
 so their gradients are rounding alone, which Adam divides by rounding plus epsilon. In float32, from
-the float64 reference: 7.1e-6 in issues (PyTorch 8.6e-6), 1.6e-5 in gradient norms (PyTorch 1.9e-5),
+the float64 reference: 7.1e-6 in losses (PyTorch 8.6e-6), 1.6e-5 in gradient norms (PyTorch 1.9e-5),
 4.7e-4 in the biases of keys and 6.8e-7 in any other array.
 
 The limit of the logit scale (log 100) is set on both sides, but these runs do not reach it.
@@ -67,7 +67,7 @@ def model(family: str) -> ModelConfig:
 
 
 def recipe(family: str, precision: str, mesh: str, clip_norm: float | None) -> Run:
-    """The run as a recipe; where batches would come from stays unset, since the test makes them."""
+    """The run as a recipe. Its data source stays unset, since the test makes the batches."""
     transforms = (Decode(), Resize(of.IMAGE_SIZE, mode="squash"), ChooseText())
     whole = ".*(bias|scale)" + ("|image/cls" if family == "clip" else "")
     scale = {"temperature": of.TEMPERATURE[family], "max_scale": 100.0}
@@ -87,7 +87,7 @@ def recipe(family: str, precision: str, mesh: str, clip_norm: float | None) -> R
         optim=AdamW(
             learning_rate=of.LEARNING_RATE,
             weight_decay=of.WEIGHT_DECAY,
-            # open_clip decays all arrays of two dimensions or more but those named as norms are.
+            # open_clip decays all arrays of two or more dimensions, except those named as norms.
             decay_rules=((whole, 0.0), (".*", 1.0)),
             b1=of.B1,
             b2=of.B2,
@@ -162,7 +162,7 @@ def deviations(ours: Trajectory, name: str) -> dict[str, float]:
 
 
 def last(ours: Trajectory, family: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By name, each final array minus open_clip's float64 one, and that one."""
+    """Each final array minus open_clip's float64 array, and the latter, by name."""
     theirs = {"/".join(keys): x for keys, x in leaves(parameters(family, final(family)))}
     assert ours.params.keys() == theirs.keys()
     return {name: (ours.params[name] - x, x) for name, x in theirs.items()}
@@ -175,7 +175,7 @@ def distances(ours: Trajectory, family: str) -> dict[str, float]:
 
 
 def whole_distance(ours: Trajectory, family: str) -> float:
-    """The relative L2 distance of the final parameters, all arrays being one."""
+    """The relative L2 distance of all final parameters together."""
     norms = [[np.linalg.norm(x) for x in pair] for pair in last(ours, family).values()]
     off, size = np.linalg.norm(norms, axis=0)
     return float(off / size)
@@ -220,7 +220,7 @@ def test_float64_steps_are_open_clips(family: str, mesh: str) -> None:
 @slow
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_float32_drifts_as_little_as_pytorchs(family: str) -> None:
-    """Rounding is another on each machine: three times PyTorch's drift leaves room for that."""
+    """Rounding differs between machines: three times PyTorch's drift leaves room for that."""
     ours, theirs = run(family, "float32", "many"), reference(family)
     for key, deviation in deviations(ours, family).items():
         drift = np.max(np.abs(theirs[f"float32/{key}"] / theirs[key] - 1))
@@ -234,7 +234,7 @@ def test_float32_drifts_as_little_as_pytorchs(family: str) -> None:
 def test_clipped_steps_differ_by_the_epsilon_of_pytorch() -> None:
     """PyTorch scales by max_norm / (norm + 1e-6), optax by max_norm / norm.
 
-    Measured: 7.9e-7 in issues, 1.7e-6 in norms. With PyTorch's formula in place of optax's the
+    Measured: 7.9e-7 in losses, 1.7e-6 in norms. With PyTorch's formula in place of optax's the
     first 12 steps agree to 7e-16.
     """
     for key, deviation in deviations(run("clip", "float64", "one", 1.0), "clip_clipped").items():

@@ -1,4 +1,4 @@
-"""What both sides of `test_trajectory.py` train: sizes, hyper-parameters, initial values, batches.
+"""Sizes, hyper-parameters, initial values and batches for both sides of `test_trajectory.py`.
 
 NumPy only, since the reference is made where neither JAX nor vljax is installed. `RandomState` is
 frozen (NEP 19): every NumPy gives the same numbers, and none of them needs to be stored.

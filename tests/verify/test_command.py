@@ -1,7 +1,7 @@
 """The whole command on a tiny model, against what transformers and open_clip measure with it.
 
 The numbers are those of `tests/parity/make_verify.py`, and have to come out exactly: no decision of
-the references is as close as float32 rounds.
+the references is close enough for float32 rounding to change it.
 """
 
 import json

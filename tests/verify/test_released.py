@@ -32,7 +32,7 @@ def test_imagenet_accuracy_agrees_with_the_readme_of_open_clip(name, accuracy):
 
 
 def test_recall_is_higher_from_image_to_text():
-    # An image has five captions to find, a caption one image.
+    # An image has five right captions, a caption has one right image.
     for model in RELEASED.values():
         by_metric = {(f.task, f.metric): f.percent for f in model.figures}
         for task in ("coco", "flickr30k"):

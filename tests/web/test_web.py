@@ -35,7 +35,7 @@ def test_texts_and_attributes_cannot_become_markup():
     assert "".join(found.texts).count(hostile) == 3
 
 
-def test_halves_of_surrogate_pairs_can_be_written():
+def test_lone_surrogates_are_replaced():
     assert page("x", "a\ud83d\0b").encode()
 
 

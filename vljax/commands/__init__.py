@@ -1,1 +1,1 @@
-"""The `vljax` command, one file a sub-command."""
+"""The `vljax` command, one file for each sub-command."""

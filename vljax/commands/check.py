@@ -31,7 +31,7 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     """
     recipe = load_run(argv, prog)
     if recipe.pretrained:
-        # Reading weights takes long to import, so only these recipes do.
+        # This import is slow, so only recipes with pretrained weights make it.
         from vljax.interop import pretrained
 
         recipe = pretrained.pinned(recipe)

@@ -1,4 +1,4 @@
-"""`vljax compile RECIPE --topology TOPOLOGY`: the training step compiled for absent devices."""
+"""`vljax compile RECIPE --topology TOPOLOGY`: compiles the training step without devices."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ _BYTES = {
 
 def _collectives(report: Report) -> Rows:
     for row in report.collectives or []:
-        beside = row["overlapped_bytes"] / row["bytes"] if row["bytes"] else 0.0
+        overlapped = row["overlapped_bytes"] / row["bytes"] if row["bytes"] else 0.0
         where = f"{row['kind']} over {' and '.join(row['axes'])}"
         text = f"{row['count']:,}, {format_bytes(row['bytes'])}"
-        yield where, text + (f", {beside:.0%} overlapped" if beside else "")
+        yield where, text + (f", {overlapped:.0%} overlapped" if overlapped else "")
 
 
 def _predicted(report: Report) -> Rows:

@@ -130,7 +130,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
         if rest and rest[0].startswith("--") and rest[0] != "--help":
             raise UserError(f"{rest[0]} before RECIPE: write {prog} {name} RECIPE {rest[0]} ...")
         if rest and not rest[0].startswith("-"):
-            # The fields of the recipe, and `--help` after it, are parsed with the recipe at hand.
+            # What follows RECIPE is parsed once the recipe is loaded, since it has the fields.
             return _run(name, rest, json_path, f"{prog} {name}")
         argv = [name, *rest]
     parser.parse_args(argv)

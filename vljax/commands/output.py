@@ -1,4 +1,4 @@
-"""What commands print: lines, sizes in bytes, and results as JSON."""
+"""Output of commands: lines, sizes in bytes, and results as JSON."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def run(asked: argparse.Namespace, prog: str) -> dict[str, Any]:
     Raises:
       UserError: for bad input.
     """
-    # What measures imports JAX.
+    # These modules import JAX.
     from vljax.progress import shown
     from vljax.verify.data import find_data_set
     from vljax.verify.measure import released, verify

@@ -103,8 +103,8 @@ class Annotation:
     """Keywords."""
     label: int | None = None
     """Index into `Records.class_names`."""
-    # Not in `repr`: the identity of the built-in data sets is a hash of it, and has to stay the
-    # same for data sets without these fields.
+    # Not in `repr`: the identity of the built-in data sets is a hash of the `repr` of their
+    # annotations, and these fields must not change it.
     regions: tuple[Region, ...] = field(default=(), repr=False)
     """Objects in the image."""
     phrases: tuple[Phrase, ...] = field(default=(), repr=False)
@@ -135,7 +135,7 @@ class Records(abc.ABC):
     class_names: tuple[str, ...] = ()
     """Names of the classes, by label; empty if the data has no classes."""
     identity: str
-    """Hash that changes when the data set changes; a run resumes only with the same one."""
+    """Hash that changes when the data set changes; a run resumes only if it is the same."""
     counts: SourceCounts | None = None
     """Numbers of files, examples and fields, if they were counted when the data set was opened."""
 
@@ -161,7 +161,7 @@ class Records(abc.ABC):
     def other_columns(self, index: int) -> dict[str, Any]:
         """Columns of an example that its `Record` does not hold, for conversion.
 
-        Values are JSON data, bytes, dates and the like. Only complete if the data set was opened by
+        Values are JSON data, bytes, dates and the like. Complete only if the data set was opened by
         `Source.open_with_all_columns`.
 
         Raises:
@@ -231,7 +231,7 @@ class Source(Component, abc.ABC):
 
 
 def error_for_field(error: UserError, field: str) -> UserError:
-    """The same error for a source in another field: sources always name `data.source`.
+    """The error with the field of its source in place of `data.source`, which sources always name.
 
     >>> str(error_for_field(UserError("data.source.path: unset"), "evaluators.retrieval.source"))
     'evaluators.retrieval.source.path: unset'
@@ -252,7 +252,7 @@ def dataset_name(file: str) -> str:
 
 logger = logging.getLogger(__name__)
 
-# Number of left out examples that are named for each reason.
+# Number of left-out examples that are named for each reason.
 _NAMED = 5
 _SECONDS_BETWEEN_LINES = 10
 
@@ -296,7 +296,7 @@ class SourceCounts:
     left_out: dict[str, int] = field(default_factory=dict)
     """For each reason, the number of examples or archive members that are left out."""
     named: dict[str, list[str]] = field(default_factory=dict)
-    """For each reason, the names of the first of them."""
+    """For each reason, the names of the first few that are left out."""
 
     def leave_out(self, reason: str, name: str) -> None:
         """Counts an example that is left out."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from vljax.config import UserError
 
-# Not fork: JAX has threads, and a forked child may deadlock on a lock that one of them held.
+# Not fork: JAX has threads, and a forked child may deadlock on a lock that a thread held.
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -53,7 +53,7 @@ def worker_pool(
 
 
 def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    # Ctrl-C reaches all processes of the terminal; the parent alone decides what happens.
+    # Ctrl-C reaches all processes of the terminal. Only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     if initializer is not None:

@@ -100,11 +100,11 @@ def split_tokenizer_fields(argv: list[str]) -> tuple[list[str], list[str]]:
     (['--context_length', '32'], ['pets.csv', '--label', 'kind'])
     """
     fields, rest = list[str](), list[str]()
-    ours = False
+    in_tokenizer = False
     for word in argv:
         if word.startswith("--"):
-            ours = word.startswith(_FIELD)
-        (fields if ours else rest).append(word)
+            in_tokenizer = word.startswith(_FIELD)
+        (fields if in_tokenizer else rest).append(word)
     return [f"--{w[len(_FIELD) :]}" if w.startswith(_FIELD) else w for w in fields], rest
 
 

@@ -1,4 +1,4 @@
-"""The storage format of the data sets here: `items.jsonl` beside `images.array_record`."""
+"""The files of the built-in set and of the stamps: `items.jsonl` and `images.array_record`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vljax.data.records import Annotation, ExampleError, Records
 
 Item = dict[str, Any]
 
+# Keys that the annotation holds, and the index of the image; all others are other columns.
 _COVERED = ("index", "caption", "captions", "tags", "class")
 
 

@@ -46,7 +46,7 @@ class Encode(Protocol):
 
 @runtime_checkable
 class EvaluationData(Protocol):
-    """N examples in a fixed order, each seen once. `EvaluationSet` is the usual member."""
+    """N examples in a fixed order, each seen once. `EvaluationSet` is the usual implementation."""
 
     @property
     def captions(self) -> list[tuple[str, ...]]:
@@ -89,7 +89,7 @@ class Evaluator(Component, abc.ABC):
     source: Source
     """Where the examples come from."""
     batch_size: int = setting(64, identity=False)
-    """Examples encoded at a time; no result depends on it."""
+    """Examples encoded at a time. It does not change the results."""
 
     @property
     def similarity(self) -> Similarity | None:
@@ -155,7 +155,7 @@ class ImageEmbeddings:
     """The embeddings of the images that could be read."""
 
     embedding: Float[np.ndarray, "images embed"]
-    """One row an image, in the order of the data."""
+    """One row per image, in the order of the data."""
     index: Int[np.ndarray, " images"]
     """The example index of each row."""
     unreadable: int
@@ -209,7 +209,7 @@ class ShardedEvaluationSet:
     """An `EvaluationSet` whose images are read in parts, by the processes whose devices hold them.
 
     The images of a batch are global arrays with the sharding of a training batch. All processes
-    must iterate at the same time. Everything else is that of the whole set.
+    must iterate at the same time. All other members are those of the whole set.
 
     Args:
       whole: the set to read.

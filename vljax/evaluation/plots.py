@@ -131,7 +131,7 @@ def _plot_recall(metrics: Sequence[Row], prefix: str, recalls: set[int], path: P
 
 
 def _marker(steps: Int[np.ndarray, " points"]) -> str:
-    """A single point makes no line."""
+    """A marker for a single point, which would draw no line."""
     return "o" if len(steps) == 1 else ""
 
 

@@ -36,12 +36,12 @@ class Retrieval(Evaluator, name="retrieval"):
     """Ranks all captions for each image, and all images for each caption.
 
     If any image has several captions, this is the protocol of published COCO and Flickr30k numbers:
-    every caption is a query and a candidate of its own. An image finds any of its captions, a
-    caption finds its own image.
+    every caption is a query and a candidate of its own. For an image, each of its captions is a
+    hit; for a caption, only its own image is.
 
     If every image has one caption, captions that are equal up to case and white space are one query
-    and one candidate; every image with that caption is a hit. Otherwise a caption such as "cat" of
-    ten images could not be right for nine of them.
+    and one candidate; every image with that caption is a hit. Otherwise the caption "cat" of ten
+    images would count as wrong for nine of them.
 
     Ties count against the model. Examples with an unreadable image or without a caption are left
     out.
@@ -56,7 +56,7 @@ class Retrieval(Evaluator, name="retrieval"):
     """
 
     similarity: Similarity = "cosine"
-    """How embeddings are compared; use that of the objective."""
+    """How embeddings are compared; use the similarity of the objective."""
     captions: int | None = None
     """How many captions of each image to use at most, in the order of the data; None: all."""
 
@@ -78,30 +78,35 @@ class Retrieval(Evaluator, name="retrieval"):
         if not len(images.index):
             raise UserError(f"{self.prefix}: no readable example has a caption")
         texts = self._texts(data, images.index)
-        found = embed_texts(encode, data, texts.texts, self.batch_size)
+        text_embeddings = embed_texts(encode, data, texts.texts, self.batch_size)
         # The number of images and of texts in each group.
         of_images, of_texts = np.bincount(texts.image_groups), np.bincount(texts.text_groups)
         image_to_text = embedding_ranks(
             images.embedding,
-            found,
+            text_embeddings,
             texts.image_groups,
             texts.text_groups,
             similarity=self.similarity,
         )
         text_to_image = embedding_ranks(
-            found,
+            text_embeddings,
             images.embedding,
             texts.text_groups,
             texts.image_groups,
             similarity=self.similarity,
         )
         return {
-            **_direction("image_to_text", image_to_text, of_texts[texts.image_groups], len(found)),
+            **_direction(
+                "image_to_text",
+                image_to_text,
+                of_texts[texts.image_groups],
+                len(text_embeddings),
+            ),
             **_direction(
                 "text_to_image", text_to_image, of_images[texts.text_groups], len(images.index)
             ),
             "examples": float(len(images.index)),
-            "captions": float(len(found)),
+            "captions": float(len(text_embeddings)),
             "unreadable": float(images.unreadable),
         }
 
@@ -122,7 +127,7 @@ class Retrieval(Evaluator, name="retrieval"):
           top: how many images to show for each at most.
 
         Returns:
-          One row a query; no rows if no readable example has a caption.
+          One row per query; no rows if no readable example has a caption.
         """
         images = embed_images(encode, data, self.batch_size, where=_captioned(data))
         if not len(images.index):
@@ -165,7 +170,7 @@ class Retrieval(Evaluator, name="retrieval"):
 
 @dataclass(frozen=True)
 class _Texts:
-    """The text side of retrieval. A text and an image match if they are of one group."""
+    """The texts to rank. A text and an image match if they are in the same group."""
 
     texts: list[str]
     text_groups: Int[np.ndarray, " texts"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THUMBNAIL = 128
-"""Pixels a side of the images."""
+"""Width and height of the images in pixels."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ def draw_grid(rows: Sequence[GridRow]) -> Figure:
         for axes, image, hit in zip(line[2:], row.found, row.hits, strict=False):
             _image(axes, image, GREEN if hit else GREY, 5.0 if hit else 1.0)
     grid[0][1].set_title("true image", fontsize=9)
-    for place, axes in enumerate(grid[0][2:], start=1):
-        axes.set_title(f"found {place}", fontsize=9)
+    for rank, axes in enumerate(grid[0][2:], start=1):
+        axes.set_title(f"found {rank}", fontsize=9)
     return figure
 
 
 def _caption(axes: Axes, row: GridRow) -> None:
     lines = textwrap.wrap(row.query, width=24, max_lines=5, placeholder=" …")
     text = "\n".join([*lines, f"(first hit at rank {row.rank:,})"])
-    # A dollar sign in a caption is no formula.
+    # A dollar sign in a caption does not start a formula.
     axes.text(0, 0.5, text, fontsize=9, va="center", transform=axes.transAxes, parse_math=False)
 
 

@@ -24,8 +24,8 @@ class ZeroShot(Evaluator, name="zero_shot"):
 
     The predicted class is the one with the most similar embedding. With cosine similarity, the
     embedding of a class is the normalised mean of the normalised prompt embeddings (Radford et al.
-    2021, section 3.1.4). With the others, where the length of an embedding has a meaning, it is the
-    plain mean. Examples without a label or with an unreadable image are left out.
+    2021, section 3.1.4). With the others, the length of an embedding matters,
+    so it is the plain mean. Examples without a label or with an unreadable image are left out.
 
     Metrics in [0, 1]: `accuracy@1`, `accuracy@5`, the `accuracy@K_chance` of a random ranking of
     the classes, and `mean_per_class`. Also the counts `examples`, `classes` and `unreadable`.
@@ -44,7 +44,7 @@ class ZeroShot(Evaluator, name="zero_shot"):
     )
     """Prompts, each with `{}` once for the class name."""
     similarity: Similarity = "cosine"
-    """How embeddings are compared; use that of the objective."""
+    """How embeddings are compared; use the similarity of the objective."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""

@@ -31,10 +31,10 @@ def rules(name: str, encoder: ViT | TextTransformer, head: str | None) -> list[R
     Args:
       name: the encoder's name in the model.
       encoder: its configuration.
-      head: our path of the projection, which big_vision counts as part of the tower, or None.
+      head: our path of the projection, or None. big_vision stores it in the tower.
 
     Raises:
-      UserError: if the encoder would compute something else from such weights.
+      UserError: if a field of the encoder differs from big_vision's tower.
     """
     text = {"causal": False, "mask_padding": False}
     wanted_fields = {"activation": "gelu_tanh", **({} if isinstance(encoder, ViT) else text)}
@@ -79,11 +79,11 @@ def adapted(tensors: Mapping[str, Tensor], encoder: ViT | TextTransformer) -> di
     """A tower's tensors under current names, with scanned stacks split into layers."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        parts = [_OLD_NAMES.get(part, part) for part in _below_params(name).split("/")]
-        if "encoderblock" in parts:
-            found |= _layers(parts, tensor)
+        segments = [_OLD_NAMES.get(part, part) for part in _below_params(name).split("/")]
+        if "encoderblock" in segments:
+            found |= _layers(segments, tensor)
         else:
-            found["/".join(parts)] = tensor
+            found["/".join(segments)] = tensor
     for old in ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding"):
         if old in found:
             found["pos_embedding"] = found.pop(old)
@@ -98,16 +98,16 @@ def _below_params(name: str) -> str:
     return re.sub("^(params|opt/target)/", "", name)
 
 
-def _layers(parts: list[str], tensor: Tensor) -> dict[str, Tensor]:
+def _layers(segments: list[str], tensor: Tensor) -> dict[str, Tensor]:
     """A scanned array as one array for each layer."""
     if not tensor.shape:
-        raise UserError(f"{'/'.join(parts)}: not an array of layers")
-    at = parts.index("encoderblock")
+        raise UserError(f"{'/'.join(segments)}: not an array of layers")
+    at = segments.index("encoderblock")
 
     def layer(i: int) -> Lazy:
         return Lazy(tuple(tensor.shape[1:]), tensor.dtype, lambda: tensor.read()[i])
 
-    before, after = parts[:at], parts[at + 1 :]
+    before, after = segments[:at], segments[at + 1 :]
     return {
         "/".join([*before, f"encoderblock_{i}", *after]): layer(i) for i in range(tensor.shape[0])
     }

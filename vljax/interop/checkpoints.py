@@ -135,7 +135,7 @@ def _arrays(folder: epath.Path, kind: str, saved: Mapping[str, Any]) -> dict[str
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):
-    """Makes and writes one array after the other. Orbax's own handler holds all at once."""
+    """Makes and writes one array after the other. Orbax's own handler holds all arrays at once."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(deepcopy_host_arrays=False)
@@ -154,7 +154,9 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
 
 
 def write_parameters(folder: Path, arrays: Mapping[str, Lazy], progress: Progress) -> None:
-    """Writes `folder/state` like a run without an optimizer, with one array in memory at a time.
+    """Writes parameters to `folder/state`, with one array in memory at a time.
+
+    The state is like that of a run without an optimizer.
 
     Args:
       folder: the checkpoint to complete.

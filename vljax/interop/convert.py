@@ -31,7 +31,7 @@ from vljax.workdir import description, model_files
 _QUANTIZED_FORMAT = "safetensors"
 
 Report = Callable[[int, int], None]
-"""Called with the bytes that are done and the total."""
+"""Called with the number of bytes written so far, and the total."""
 
 
 class Row(NamedTuple):

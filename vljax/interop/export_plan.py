@@ -1,4 +1,4 @@
-"""What an export starts from, what it plans to write, and what a format cannot express."""
+"""The trained model to export, the export plan, and export issues."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ first, last and eos
     """The accepted issues that came up, and other advice for the user."""
 
     def refuse(self, path: str, value: Any, supported: str) -> None:
-        """Raises UserError: the format has no counterpart of a recipe field."""
+        """Raises UserError that says which recipe field the format cannot express."""
         raise UserError(f"{self.target} cannot express {path} = {value!r}; it has {supported}")
 
     def require(self, wanted: Mapping[str, Any], part: Any, path: str) -> None:
@@ -166,7 +166,7 @@ def single_tower(
     """The tower of a model with one encoder, its head, and the head's name.
 
     Raises:
-      UserError: if the model has other parts, or its head is not a pooler or nothing.
+      UserError: if the model has other parts, or a head with another projection than a pooler.
     """
     model = trained.run.model
     tower, heads = model.encoders.get(name), list(model.heads.items())

@@ -1,4 +1,4 @@
-"""Folders that `vljax export` wrote with vljax's own names: their description and their arrays.
+"""Folders that `vljax export` wrote under vljax's own names: `export.json` and the arrays.
 
 `export.json` says what such a folder holds, with a digest of every other file; it is written last.
 Folders of safetensors and of programs (StableHLO, ONNX) have one.
@@ -95,7 +95,7 @@ class ExportedFolder:
             raise UserError(f"{self.folder}: {name} is missing; {_REMEDY}") from None
 
     def variables(self, model: Model, config: ModelConfig) -> Variables:
-        """All arrays in the scan layout of the model, in the data types that they are stored in.
+        """All arrays in the model's scan layout and in their stored data types.
 
         Raises:
           UserError: if an array is missing, is left over, or does not fit.

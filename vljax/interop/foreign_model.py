@@ -51,8 +51,8 @@ def imported_run(
 ) -> Run:
     """A recipe around an imported model.
 
-    It describes the model and its preprocessing. Data and steps are placeholders: whoever trains
-    the model sets them. A single tower has no objective.
+    It describes the model and its preprocessing. Data and steps are placeholders, to
+    be set before training. A single tower has no objective.
     """
     config = tokenizer.config
     if isinstance(config, HuggingFace | SentencePiece):
@@ -113,7 +113,7 @@ def read_head(
 def unprefixed(
     tensors: Mapping[str, Tensor], prefixes: Sequence[str], task_heads: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a tower under the names that it has on its own.
+    """The tensors of a tower, without the prefixes of the model that contains it.
 
     Args:
       tensors: a tower, or a model for some task that contains the tower.

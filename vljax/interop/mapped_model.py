@@ -1,4 +1,4 @@
-"""A foreign model whose arrays are mapped to our parameters: what import writes down."""
+"""A foreign model whose arrays are mapped to our parameters, ready to be imported."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _unrolled(run: Run) -> Run:
 
 
 def _read_by_recipe(source: str, recipe: Run) -> MappedModel:
-    """A file of big_vision: each encoder and scalar of the recipe's model takes its part of it."""
+    """A file of big_vision, mapped for each encoder and scalar of the recipe's model."""
     tokenizer = recipe.data.tokenizer.load()
     run = replace(_unrolled(without_paths(recipe)), pretrained={}, workdir=None)
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")

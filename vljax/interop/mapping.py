@@ -34,7 +34,7 @@ class Change(abc.ABC):
 
     @abc.abstractmethod
     def to_own(self, foreign: np.ndarray, own: Sequence[Shape], part: int) -> np.ndarray:
-        """Our array number `part`, as a view of the foreign array where possible."""
+        """Our array with the index `part`, as a view of the foreign array where possible."""
 
     @abc.abstractmethod
     def to_foreign(self, own: Sequence[np.ndarray]) -> np.ndarray:
@@ -88,7 +88,7 @@ class Stacked(Change):
     """Several of our arrays, concatenated along the first foreign axis."""
 
     each: Change
-    """The change of each array before that."""
+    """The change of each array before concatenation."""
     leading: int = 0
     """Extra foreign axes of size 1 in front."""
 
@@ -113,21 +113,21 @@ class Stacked(Change):
 
 SAME = Single("unchanged")
 LINEAR = Single("transposed", order=(1, 0), inputs=1)
-"""A kernel that is (outputs, inputs) there. Our outputs may be several axes."""
+"""A kernel; the foreign one is (outputs, inputs). Our outputs may be several axes."""
 LINEAR_OUT = Single("transposed", order=(1, 0), inputs=2)
-"""The same for the kernel of an attention's output, our (heads, head_dim, embed)."""
+"""The same for the kernel of an attention's output; ours is (heads, head_dim, embed)."""
 FLAT = Single("heads merged", inputs=0, leading=-1)
-"""A bias of ours (heads, head_dim) that has one axis there."""
+"""Our bias (heads, head_dim); the foreign one has one axis."""
 CONVOLUTION = Single("HWIO to OIHW", order=(3, 2, 0, 1))
 ROW = Single("first axis dropped", leading=-1)
-"""An array of ours (1, n) that is (n) there."""
+"""Our array (1, n); the foreign one is (n)."""
 BATCHED = Single("axis added", leading=1)
-"""An array of ours (m, n) that is (1, m, n) there."""
+"""Our array (m, n); the foreign one is (1, m, n)."""
 STACKED_LINEAR, STACKED_FLAT, STACKED = Stacked(LINEAR), Stacked(FLAT), Stacked(SAME)
 STACKED_BATCHED = Stacked(SAME, leading=1)
 """Concatenated tables with a batch axis in front."""
 PATCHES = Single("patches flattened", order=(1, 0), inputs=3)
-"""Our (row, column, channel, embed) that is (embed, row x column x channel) there."""
+"""Our (row, column, channel, embed); the foreign kernel is (embed, row x column x channel)."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Rule:
 
 
 def rule(own: str | Sequence[str], foreign: str, change: Change = SAME) -> Rule:
-    """A rule for one path of ours, or for several that the foreign array holds together.
+    """A rule for one of our paths, or for several that share one foreign array.
 
     >>> rules = [rule("text/norm/scale", "ln_final.weight")]
     >>> pairs = pair(rules, {"text/norm/scale": (8,)}, "open_clip")

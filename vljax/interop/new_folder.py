@@ -11,7 +11,7 @@ from pathlib import Path
 from vljax.config import UserError
 
 MARK = ".vljax"
-"""A file in temporary folders, so that folders of others are never mistaken for them."""
+"""A file that marks a temporary folder as vljax's own. Folders without it are never removed."""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Folders of vljax's own: parameters under unrolled names, with recipe and tokenizer.
+"""vljax's own folder formats: parameters under unrolled names, with recipe and tokenizer.
 
 Two formats share everything but the file of arrays: `safetensors`, which `vljax.inference.load`
-computes with and which may be quantized, and `npz`, for NumPy.
+reads and which may be quantized, and `npz`, for NumPy.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _float32(
 def _plan_safetensors(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> Sequence[Path]:
         written = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
-        # `export.json` holds a digest of every other file, so these cannot be left to the caller.
+        # `export.json` holds a digest of every other file, so it is written after them.
         write_files(out, files(trained))
         exported.write_manifest(out, "safetensors", trained, {})
         return written

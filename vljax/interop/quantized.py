@@ -1,8 +1,8 @@
 """Quantized kernels in safetensors files: which kernels are quantized, written and read.
 
 A kernel `PATH` is stored as integers under its own name, with float32 scales under `PATH_scale`
-(see `models/kernels/quantized.py`). Two int4 numbers share a byte: row-major order, the first one
-in the low half.
+(see `models/quantization/quantized_kernel.py`). Two int4 numbers share a byte: row-major order, the
+first one in the low half.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def quantized(
         parts = functools.cache(functools.partial(_parts, own[path], inputs[path], form))
         values, scale = _stored_shapes(array.shape, inputs[path], form)
         made[path] = Lazy(values, _dtype(form), lambda parts=parts: parts()[0])  # type: ignore[misc]
-        # The scale is written last, so reading it drops the cached arrays.
-        made[path + SCALE] = Lazy(scale, np.dtype(np.float32), functools.partial(_last, parts))
+        # The scale is written after the values, so reading it drops the cached arrays.
+        made[path + SCALE] = Lazy(scale, np.dtype(np.float32), functools.partial(_scale, parts))
     return made
 
 
@@ -74,7 +74,7 @@ def _parts(tensor: Tensor, inputs: int, form: Form) -> tuple[np.ndarray, np.ndar
     return packed(values) if form.bits == 4 else values, np.asarray(kernel.scale)
 
 
-def _last(parts: Any) -> np.ndarray:
+def _scale(parts: Any) -> np.ndarray:
     scale: np.ndarray = parts()[1]
     parts.cache_clear()
     return scale

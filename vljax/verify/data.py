@@ -56,7 +56,7 @@ class TaskData:
 
 
 class NamedSet(EvaluationSet):
-    """An evaluation set with other class names than the data has, in the same order."""
+    """An evaluation set whose class names are replaced by others in the same order."""
 
     def __init__(self, data: Data, source: Source, class_names: tuple[str, ...]) -> None:
         super().__init__(data, source)
@@ -74,8 +74,8 @@ def find_data_set(
     """The data set at a path, and the task that it is for.
 
     Args:
-      path: a JSON file of Karpathy's splits, local or remote, or a folder with one, is retrieval.
-        Anything else that a source reads, `TYPE:PATH` or a folder by class, is ImageNet.
+      path: for retrieval, a JSON file of Karpathy's splits, local or remote, or a folder with one.
+        For ImageNet, `TYPE:PATH`, or a folder with a sub-folder for each class.
       images: the folder with the images of a split file; by default the folder of that file.
       classes: a file with a class name per line; by default `CLASSES` in the folder.
       templates: a file with a prompt per line, `{}` or `{c}` for the class name; by default

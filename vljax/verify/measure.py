@@ -59,7 +59,7 @@ def verify(
       name: a key of `RELEASED`.
       weights: a folder that import reads.
       data: the data sets.
-      batch_size: images or texts encoded at a time; no result depends on it.
+      batch_size: images or texts encoded at a time; it does not change the results.
       report: called after each batch.
 
     Raises:
@@ -68,13 +68,13 @@ def verify(
     model = released(name)
     mapped = read_model(weights)
     _check_tower(name, model, mapped, weights)
-    config = mapped.foreign.tokenizer.config  # the run's has no path to its vocabulary
+    config = mapped.foreign.tokenizer.config  # the run's tokenizer has no path
     pipeline = dataclasses.replace(mapped.prepared.run.data, tokenizer=config)
     opened = [(one, one.open(pipeline)) for one in data]
     enable_compilation_cache()
     variables = jax.device_put(mapped.variables(), jax.devices()[0])
     encode = _counted(
-        make_encode(mapped.prepared)(variables), sum(_amount(*one) for one in opened), report
+        make_encode(mapped.prepared)(variables), sum(_count_inputs(*one) for one in opened), report
     )
     compared = []
     for one, examples in opened:
@@ -96,7 +96,7 @@ def _check_tower(name: str, model: Released, mapped: MappedModel, weights: str) 
             raise UserError(f"{weights}: {field} is {found!r}, but {name} has {value!r}")
 
 
-def _amount(one: TaskData, examples: NamedSet) -> int:
+def _count_inputs(one: TaskData, examples: NamedSet) -> int:
     """The number of images and texts to encode."""
     if one.task == "imagenet":
         return len(examples) + len(one.class_names) * len(one.templates)

@@ -1,4 +1,4 @@
-"""`vljax data convert`, read again by vljax and by other software."""
+"""`vljax data convert`; vljax and other software read the result."""
 
 import csv
 import io
@@ -44,13 +44,13 @@ def contents(folder):
 
 
 def examples(folder):
-    """By the `webdataset` package, undecoded."""
+    """The examples in tar shards, read undecoded by the `webdataset` package."""
     files = sorted(str(path) for path in folder.glob("*.tar"))
     return list(webdataset.WebDataset(files, shardshuffle=False))
 
 
 def records(folder):
-    """Descriptions and images by the reader of array_record, by the documented layout."""
+    """Descriptions and images, read by the array_record package and split as documented."""
     result = []
     for path in sorted(folder.glob("*.array_record")):
         for record in ArrayRecordReader(str(path)).read_all():
@@ -101,7 +101,7 @@ def test_other_software_reads_shards_in_order_with_all_columns(pets, tmp_path, c
         assert (about["image"], about["width"], about["height"]) == (f"{i}.png", 24, 20)
 
 
-def test_what_is_printed_reads_all_of_the_shards(pets, tmp_path, capsys):
+def test_the_printed_options_read_all_shards(pets, tmp_path, capsys):
     out = tmp_path / "out"
     result = converted(capsys, pets, "--to", "webdataset", "--out", out)
     assert result["read_with"] == (
@@ -121,7 +121,7 @@ def test_what_is_printed_reads_all_of_the_shards(pets, tmp_path, capsys):
     assert after.class_names == before.class_names
 
 
-def test_array_record_by_its_own_reader_and_by_vljax(pets, tmp_path, capsys):
+def test_array_record_package_and_vljax_read_array_record_shards(pets, tmp_path, capsys):
     out = tmp_path / "out"
     converted(capsys, pets, "--to", "array_record", "--out", out, "--examples-per-shard", 4)
     before, after = JsonLines(pets).open(), ArrayRecord(str(out)).open()
@@ -133,7 +133,7 @@ def test_array_record_by_its_own_reader_and_by_vljax(pets, tmp_path, capsys):
 
 
 def test_shards_of_img2dataset_keep_members_entries_and_keys(tmp_path, capsys):
-    long = "k" * 120  # longer than a header has room for
+    long = "k" * 120  # longer than fits into a header
     written = [sample(i, npy=b"\0" + bytes([i])) for i in range(3)] + [sample(7, __key__=long)]
     shards, out = write_shards(tmp_path / "in", written), tmp_path / "out"
     converted(capsys, shards, "--to", "webdataset", "--out", out)
@@ -144,7 +144,7 @@ def test_shards_of_img2dataset_keep_members_entries_and_keys(tmp_path, capsys):
         assert about.pop("__key__") == old["__key__"]
         assert about.pop("captions") == [old["txt"]]
         expected = json.loads(old["json"])
-        if expected["width"] != 24:  # what img2dataset's README calls the size as it is stored
+        if expected["width"] != 24:  # img2dataset's name for the stored size
             expected["source_width"], expected["width"] = expected["width"], 24
         assert {name: about[name] for name in expected} == expected
         assert (new["jpg"], new.get("npy")) == (old["jpg"], old.get("npy"))
@@ -199,7 +199,7 @@ def test_tables_keep_columns_that_training_does_not_read(tmp_path, capsys):
     assert about["when"].startswith("2026-01-02T03:04:05")
 
 
-def test_a_size_that_was_written_before_is_kept_each_time(tmp_path, capsys):
+def test_repeated_conversion_keeps_every_earlier_size(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(encoded(picture(40, 80)))
     row = {"image": "a.png", "original_width": 640, "width": 100, "original_height": None}
     path, rows = write_jsonl(tmp_path, [row]), []
@@ -220,7 +220,7 @@ def test_a_size_that_was_written_before_is_kept_each_time(tmp_path, capsys):
     }
 
 
-def test_split_files_keep_what_they_say_of_an_image(tmp_path, capsys):
+def test_split_files_keep_all_fields_of_an_image(tmp_path, capsys):
     (tmp_path / "1.jpg").write_bytes(jpeg(1))
     sentence = {"raw": "A cat.", "tokens": ["a", "cat"], "sentid": 3}
     row = {"filename": "1.jpg", "filepath": "val2014", "cocoid": 7, "imgid": 0, "sentids": [3]}
@@ -236,7 +236,7 @@ def test_split_files_keep_what_they_say_of_an_image(tmp_path, capsys):
     assert Karpathy(str(file)).open().other_columns(0) == {}
 
 
-def test_a_folder_keeps_paths_and_the_files_beside(tmp_path, capsys):
+def test_a_folder_keeps_paths_and_sidecar_files(tmp_path, capsys):
     folder = tmp_path / "in" / "cat"
     folder.mkdir(parents=True)
     (folder / "a.jpg").write_bytes(jpeg(1))
@@ -251,7 +251,7 @@ def test_a_folder_keeps_paths_and_the_files_beside(tmp_path, capsys):
     assert (example["dat"], example["txt"]) == (b"\xff", b"one")
 
 
-def test_scenes_come_back_with_regions_questions_and_masks(tmp_path, capsys):
+def test_scenes_keep_regions_questions_and_masks(tmp_path, capsys):
     # Objects of the test split: opening scenes measures all pictures of the split.
     fields = ("--examples", 3, "--size", 64, "--objects.split", "test")
     words = ("scenes", *fields, "--to", "array_record", "--out")
@@ -274,7 +274,7 @@ def test_scenes_come_back_with_regions_questions_and_masks(tmp_path, capsys):
     assert "--max-side: examples have boxes, in pixels; set the size of the source" in err
 
 
-def test_columns_of_others_that_are_called_like_our_layout_are_columns(tmp_path, capsys):
+def test_foreign_columns_named_like_our_layout_are_kept(tmp_path, capsys):
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     others = {"regions": "Europe", "phrases": [1], "questions": {"a": "b"}, "masks": ["m.png"]}
     path = write_jsonl(tmp_path, [{"image": "a.jpg", "captions": ["x"], **others}])
@@ -293,7 +293,7 @@ def test_columns_of_others_that_are_called_like_our_layout_are_columns(tmp_path,
     assert "column 'vljax_layout' has the name of something else in what is written; leave" in err
 
 
-def test_images_are_limited_and_encoded_as_asked(tmp_path, capsys):
+def test_images_are_resized_and_encoded_by_the_options(tmp_path, capsys):
     wide, small = picture(60, 90, seed=1), picture(20, 30, seed=2)
     alpha = np.concatenate([small, np.full((20, 30, 1), 7, np.uint8)], axis=-1)
     for name, content in (
@@ -323,7 +323,7 @@ def test_images_are_limited_and_encoded_as_asked(tmp_path, capsys):
     assert examples(tmp_path / "b")[0]["jpg"] == (tmp_path / "0.jpg").read_bytes()
 
 
-def test_what_cannot_be_used_is_counted_named_and_limited(pets, tmp_path, capsys):
+def test_rejected_examples_are_counted_listed_and_limited(pets, tmp_path, capsys):
     (tmp_path / "in" / "2.png").write_bytes(b"no image")
     (tmp_path / "in" / "5.png").unlink()
     out = tmp_path / "out"
@@ -345,7 +345,7 @@ def test_what_cannot_be_used_is_counted_named_and_limited(pets, tmp_path, capsys
 
 
 @pytest.mark.parametrize("to", ["webdataset", "array_record"])
-def test_bytes_do_not_depend_on_workers_and_missing_shards_come_back(to, tmp_path, capsys):
+def test_bytes_do_not_depend_on_workers_and_missing_shards_are_rewritten(to, tmp_path, capsys):
     words = ("builtin:test", "--to", to, "--examples-per-shard", 150, "--out")
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(capsys, *words, one, "--workers", 1)[0] == 0
@@ -359,7 +359,7 @@ def test_bytes_do_not_depend_on_workers_and_missing_shards_come_back(to, tmp_pat
     assert contents(one) == before
 
 
-def test_a_killed_conversion_leaves_only_complete_shards_and_goes_on(tmp_path, capsys):
+def test_a_killed_conversion_leaves_only_complete_shards_and_resumes(tmp_path, capsys):
     words = ["builtin:test", "--to", "webdataset", "--examples-per-shard", "10", "--workers", "2"]
     out = tmp_path / "out"
     command = [
@@ -392,7 +392,7 @@ def test_a_killed_conversion_leaves_only_complete_shards_and_goes_on(tmp_path, c
     assert contents(out) == contents(whole)
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_shard(tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_leaves_no_shard(tmp_path):
     program = (
         "import resource, sys; from vljax.commands.main import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
@@ -412,14 +412,14 @@ def test_a_full_disk_is_one_line_and_leaves_no_shard(tmp_path):
         assert {path.suffix for path in (tmp_path / to).iterdir()} <= {".txt", ".json", ""}
 
 
-def test_a_url_is_written_to_as_a_folder_is(pets, tmp_path, capsys):
+def test_a_url_may_be_the_output(pets, tmp_path, capsys):
     words = (pets, "--to", "webdataset", "--examples-per-shard", 3, "--out")
     converted(capsys, *words, tmp_path / "local")
     converted(capsys, *words, f"file://{tmp_path}/remote")
     assert contents(tmp_path / "remote") == contents(tmp_path / "local")
 
 
-def test_a_column_of_another_meaning_is_no_loss(tmp_path, capsys):
+def test_a_column_with_a_reserved_name_is_an_error(tmp_path, capsys):
     shards = write_shards(tmp_path / "tar", [sample(0, json={"captions": ["x"]})])
     status, _, err = run(capsys, shards, "--to", "array_record", "--out", tmp_path / "out")
     assert status == 2
@@ -457,7 +457,7 @@ def test_a_column_of_another_meaning_is_no_loss(tmp_path, capsys):
         ),
     ],
 )
-def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
+def test_bad_input_is_a_one_line_error(capsys, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
@@ -467,7 +467,7 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
 
 
 @pytest.mark.parametrize("words", [("--help",), ("builtin", "--help"), ("builtin", "-h")])
-def test_help_is_of_the_command_and_behind_a_source_of_its_fields(capsys, words):
+def test_help_after_a_source_lists_its_fields(capsys, words):
     with pytest.raises(SystemExit) as stop:
         run(capsys, *words)
     shown = capsys.readouterr().out
@@ -476,7 +476,7 @@ def test_help_is_of_the_command_and_behind_a_source_of_its_fields(capsys, words)
     assert ("--split" in shown) == (len(words) == 2)
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys, pets):
+def test_a_folder_with_other_files_is_refused(tmp_path, capsys, pets):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "photo.jpg").write_bytes(b"mine")
     status, _, err = run(capsys, pets, "--to", "webdataset", "--out", tmp_path / "full")
@@ -489,7 +489,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys, pets):
     assert "holds another conversion (examples_per_shard was 10000, now 3)" in err
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(pets, tmp_path, capsys, monkeypatch):
+def test_a_tilde_means_the_home_folder(pets, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     result = converted(capsys, pets, "--to", "webdataset", "--out=~/out")
@@ -512,7 +512,9 @@ def test_one_conversion_at_a_time_writes_to_a_folder(tmp_path, capsys, pets, mon
         assert other.stdout.readline() == b"held\n"
         under_way = out / "00000.tar.0123.partial"
         under_way.write_bytes(b"half of it")
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as another user may have it
+        monkeypatch.setattr(
+            tempfile, "tempdir", str(tmp_path)
+        )  # another user may have another TMPDIR
         status, _, err = run(capsys, *words)
         assert status == 2
         assert err == f"error: --out {out}: another conversion is writing there\n"
@@ -522,7 +524,7 @@ def test_one_conversion_at_a_time_writes_to_a_folder(tmp_path, capsys, pets, mon
     assert not under_way.exists()
 
 
-def test_beam_that_is_not_installed(tmp_path, capsys, pets, monkeypatch):
+def test_missing_beam_is_an_error(tmp_path, capsys, pets, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     words = ("--to", "webdataset", "--out", tmp_path / "out", "--beam=--runner=DirectRunner")
     status, _, err = run(capsys, pets, *words)

@@ -1,4 +1,4 @@
-"""`vljax data index`, in the process of the tests."""
+"""`vljax data index`, run in the test process."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def test_a_table_of_shards_examples_fields_and_what_was_left_out(shards, capsys,
     assert "left out: pickle 1" in rows
 
 
-def test_the_same_for_programs(shards, capsys):
+def test_json_has_the_same_counts(shards, capsys):
     status, out, err = run(capsys, "index", shards, "--json", "-")
     (result,) = json.loads(out)["sources"]
     assert status == 0
@@ -52,7 +52,7 @@ def test_several_sources_with_fields_for_all_of_them(shards, tmp_path, capsys):
     assert [result["examples"] for result in results] == [14, 10]
 
 
-def test_the_kind_of_a_source_is_told_by_its_files(tmp_path, capsys):
+def test_the_type_of_a_source_is_detected_from_its_files(tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(jpeg())
     with open(tmp_path / "x.csv", "w", newline="") as file:
@@ -74,14 +74,14 @@ def test_the_kind_of_a_source_is_told_by_its_files(tmp_path, capsys):
         (("indx",), "unknown command 'indx' of vljax data; did you mean 'index'?"),
     ],
 )
-def test_bad_input_is_one_line(capsys, words, message):
+def test_bad_input_is_a_one_line_error(capsys, words, message):
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
 
 
-def test_a_field_that_is_not_there_is_one_line(shards, capsys):
+def test_an_unknown_field_is_one_line(shards, capsys):
     status, _, err = run(capsys, "index", shards, "--caption", "txt")
     assert status == 2
     assert err == "error: unknown field 'caption'; did you mean 'captions'?\n"

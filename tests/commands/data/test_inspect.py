@@ -1,4 +1,4 @@
-"""`vljax data inspect`, in the process of the tests."""
+"""`vljax data inspect`, run in the test process."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def found(capsys, *argv):
     return json.loads(out)["sources"][0]
 
 
-def test_everything_of_a_small_set(table, capsys):
+def test_all_statistics_of_a_small_set(table, capsys):
     result = found(capsys, table, "--max-pixels", 10_000)
     assert (result["examples"], result["examined"], result["seed"]) == (12, 12, None)
     kinds = {kind: about["count"] for kind, about in result["unusable"]["kinds"].items()}
@@ -70,14 +70,14 @@ def test_everything_of_a_small_set(table, capsys):
     assert duplicates["near"]["largest"] == [{"size": 2, "examples": [4, 6]}]
 
 
-def test_headers_alone(table, capsys):
+def test_headers_only(table, capsys):
     result = found(capsys, table, "--headers-only")
     assert "truncated" not in result["unusable"]["kinds"]
     assert result["duplicates"]["near"] is None
     assert result["duplicates"]["exact"]["groups"] == 1
 
 
-def test_a_sample_says_what_it_is(capsys):
+def test_a_sample_is_described(capsys):
     status, out, _ = run(capsys, "builtin:test", "--sample", 20, "--sample-seed", 3)
     assert status == 0
     text = " ".join(out.split())
@@ -86,7 +86,7 @@ def test_a_sample_says_what_it_is(capsys):
     )
 
 
-def test_tokens_of_a_given_tokenizer(table, capsys):
+def test_tokens_are_counted_with_the_chosen_tokenizer(table, capsys):
     words = ("--tokenizer", "clip", "--tokenizer.context_length", 4)
     tokens = found(capsys, table, *words)["captions"]["tokens"]
     assert (tokens["tokenizer"], tokens["context_length"]) == ("clip", 4)
@@ -94,7 +94,7 @@ def test_tokens_of_a_given_tokenizer(table, capsys):
     assert "tokens" not in found(capsys, table, "--tokenizer", "none")["captions"]
 
 
-def test_a_recipe_stands_for_its_sources_and_tokenizer(capsys):
+def test_a_recipe_gives_its_sources_and_tokenizer(capsys):
     words = ("configs/quickstart.py", "--data.source.split", "test", "--sample", 8)
     result = found(capsys, *words)
     assert (result["source"], result["captions"]["tokens"]["context_length"]) == (
@@ -103,7 +103,7 @@ def test_a_recipe_stands_for_its_sources_and_tokenizer(capsys):
     )
 
 
-def test_fields_of_the_tokenizer_are_those_of_the_recipe(capsys):
+def test_tokenizer_fields_override_those_of_the_recipe(capsys):
     words = ("configs/quickstart.py", "--data.source.split", "test", "--sample", 8)
     own = found(capsys, *words)["captions"]["tokens"]
     short = found(capsys, *words, "--tokenizer.context_length", 5)["captions"]["tokens"]
@@ -112,7 +112,7 @@ def test_fields_of_the_tokenizer_are_those_of_the_recipe(capsys):
         assert short[name] == own[name]
 
 
-def test_a_folder_that_is_called_like_a_tokenizer_is_none(table, tmp_path, capsys, monkeypatch):
+def test_a_folder_named_like_a_tokenizer_is_ignored(table, tmp_path, capsys, monkeypatch):
     (tmp_path / "clip").mkdir()
     monkeypatch.chdir(tmp_path)
     assert found(capsys, table)["captions"]["tokens"]["tokenizer"] == "clip"
@@ -161,7 +161,7 @@ def test_the_page_may_be_written_to_a_url(table, tmp_path, capsys, monkeypatch):
         (("configs/gone.py",), "no recipe file 'configs/gone.py'"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(capsys, words, message):
+def test_bad_input_is_a_one_line_error(capsys, words, message):
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {message}")

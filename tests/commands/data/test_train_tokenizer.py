@@ -21,14 +21,14 @@ def command(*argv):
     return train_tokenizer.run(list(argv), "vljax data train-tokenizer", console), out.getvalue()
 
 
-def test_what_it_writes_is_used_as_it_says(source, tmp_path):
+def test_the_printed_options_use_the_written_tokenizer(source, tmp_path):
     path = tmp_path / "made" / "tokenizer.json"
-    result, said = command(source, "--out", str(path), "--vocab-size", "300")
+    result, output = command(source, "--out", str(path), "--vocab-size", "300")
     assert result["captions"] == 40
     assert result["cleaning"] == "lower"
     assert result["tokens"]["longest"] >= result["tokens"]["95%"] >= result["tokens"]["mean"] - 1
-    assert f"--data.tokenizer.path {path} --data.tokenizer.cleaning lower" in said
-    assert f"--model.encoders.text.vocab_size {result['vocab_size']}" in said
+    assert f"--data.tokenizer.path {path} --data.tokenizer.cleaning lower" in output
+    assert f"--model.encoders.text.vocab_size {result['vocab_size']}" in output
 
     tokenizer = validate(HuggingFace(str(path), context_length=8, cleaning="lower")).load()
     assert tokenizer.vocab_size == result["vocab_size"] <= 300
@@ -36,7 +36,7 @@ def test_what_it_writes_is_used_as_it_says(source, tmp_path):
     saved.mkdir()
     for name, content in tokenizer.files().items():
         (saved / name).write_bytes(content)
-    path.unlink()  # it travels with the checkpoint
+    path.unlink()  # the checkpoint holds a copy
     assert (
         load_tokenizer(str(saved))(["Two CATS"])[0].tolist() == tokenizer(["two cats"])[0].tolist()
     )
@@ -48,7 +48,7 @@ def test_the_captions_of_several_data_sets(source, tmp_path):
     assert result["captions"] == 20
 
 
-def test_errors_name_the_remedy(source, tmp_path):
+def test_errors_say_what_to_do(source, tmp_path):
     with pytest.raises(UserError, match=r"name the file to write: .* --out tokenizer\.json"):
         command(source)
     (tmp_path / "there.json").write_text("mine")

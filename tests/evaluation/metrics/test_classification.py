@@ -21,7 +21,7 @@ def test_each_class_weighs_the_same():
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4)), min_size=1))
-def test_mean_per_class_equals_a_count(pairs):
+def test_mean_per_class_recall_equals_a_count(pairs):
     by_class: dict[int, list[bool]] = {}
     for rank, label in pairs:
         by_class.setdefault(label, []).append(rank == 1)

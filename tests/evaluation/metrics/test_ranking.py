@@ -14,7 +14,7 @@ BIG = 2048
 
 
 def brute_force(queries, candidates, query_groups, candidate_groups, near):
-    """The definition, a pair at a time, in exact arithmetic."""
+    """The definition, one pair at a time, in exact arithmetic."""
     ranks = []
     for query, group in zip(queries, query_groups, strict=True):
         values = [near(query, candidate) for candidate in candidates]
@@ -30,7 +30,7 @@ def exact_dot(a, b):
 
 
 def exact_cosine(a, b):
-    """Its sign and square, times the squared length of `a`, which is the same for all `b`."""
+    """The cosine squared with its sign, times the squared length of `a` (the same for all `b`)."""
     dot, square = exact_dot(a, b), exact_dot(b, b)
     return dot * abs(dot) / square if square else Fraction(0)
 
@@ -66,7 +66,7 @@ def test_ranks_worked_by_hand():
     assert best_positive_ranks(similarity, positives).tolist() == [2, 2, 1, 2]
 
 
-def test_positives_that_tie_among_themselves_do_not_stand_before_each_other():
+def test_ties_among_positives_do_not_lower_the_rank():
     assert best_positive_ranks(np.ones((1, 3)), np.array([[True, True, True]])).tolist() == [1]
 
 
@@ -87,7 +87,7 @@ def test_values_within_the_tolerance_are_ties():
         ([0.5, 0.9, 0.0, np.nan], 2),  # nor does it hide another positive
     ],
 )
-def test_what_is_not_a_number_never_helps(similarity, rank):
+def test_nan_never_improves_a_rank(similarity, rank):
     positives = np.array([[True, False, False, True][: len(similarity)]])
     assert best_positive_ranks(np.array([similarity]), positives).tolist() == [rank]
 
@@ -157,7 +157,7 @@ def test_similarities_differ_for_embeddings_of_different_length():
     assert embedding_ranks(*args).tolist() == [2]  # by the dot product
     assert embedding_ranks(*args, similarity="cosine").tolist() == [2]
     assert embedding_ranks(*args, similarity="euclidean").tolist() == [1]
-    # A right answer at an angle is behind the shorter vector for the cosine alone.
+    # For the cosine alone, a right answer at an angle ranks behind the shorter vector.
     args = (query, np.array([[5.0, 4.0], [2.0, 0.0]]), *args[2:])
     assert embedding_ranks(*args).tolist() == [1]
     assert embedding_ranks(*args, similarity="cosine").tolist() == [2]
@@ -182,19 +182,19 @@ def test_collapsed_directions_of_any_length_tie_for_the_cosine():
     assert set(ranks.tolist()) == {203}
 
 
-def test_near_neighbours_are_not_taken_for_ties():
+def test_nearly_equal_similarities_are_not_ties():
     """The tolerance is that of float64, far below what float32 embeddings can tell apart."""
     rng = np.random.default_rng(2)
     query = rng.normal(size=(1, 512)).astype(np.float32)
     near = query.copy()
     near[0, 0] = np.nextafter(near[0, 0], np.float32(0))
-    # Nor does a query of another length widen what is a tie for this one.
+    # The length of another query does not change the tolerance of this one.
     queries = np.concatenate([query * np.float32(1e12), query])
     ranks = embedding_ranks(queries, np.concatenate([query, near]), np.zeros(2, int), np.arange(2))
     assert ranks.tolist() == [1, 1]
 
 
-def test_one_embedding_that_is_not_a_number_spoils_only_its_own():
+def test_a_nan_embedding_affects_only_its_own_rank():
     candidates = np.eye(3, dtype=np.float32)
     candidates[2] = np.nan
     ids = np.arange(3)
@@ -202,7 +202,7 @@ def test_one_embedding_that_is_not_a_number_spoils_only_its_own():
     assert ranks.tolist() == [2, 2, 3]
 
 
-def test_memory_stays_below_all_pairs():
+def test_similarities_of_all_pairs_are_never_held_at_once():
     import tracemalloc
 
     ids = np.arange(BIG)
@@ -228,7 +228,7 @@ def test_similarities_by_hand():
     assert cosines.dtype == similarities(*np.ones((2, 1, 1), np.float32), "dot").dtype == np.float64
 
 
-def test_similarities_order_as_distances_do():
+def test_euclidean_similarities_have_the_order_of_distances():
     rng = np.random.default_rng(4)
     queries, candidates = rng.normal(size=(3, 5)), rng.normal(size=(7, 5))
     distances = np.linalg.norm(queries[:, None] - candidates, axis=-1)

@@ -25,7 +25,7 @@ def test_median_rank_worked_by_hand():
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6, 9])
 def test_chance_counts_all_ways_to_draw(k):
-    """Of all sets of k among 6 candidates, the share that holds one of the p positives."""
+    """The fraction of all sets of k among 6 candidates that hold one of the p positives."""
     for positives in (1, 2, 5, 6):
         draws = list(combinations(range(6), min(k, 6)))
         share = sum(min(draw) < positives for draw in draws) / len(draws)

@@ -1,4 +1,4 @@
-"""Attention for TPU and CPU, with custom gradients, against float64 NumPy and differences."""
+"""Attention for TPU and CPU, against float64 NumPy and finite differences."""
 
 from __future__ import annotations
 

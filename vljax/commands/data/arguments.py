@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class SourceParser(Parser):
-    """Parses options that stand before, between or after sources and their fields.
+    """Parses options that may stand before, between or after sources and their fields.
 
     Args:
       prog: the command, for messages.
@@ -50,7 +50,7 @@ class SourceParser(Parser):
 
         Raises:
           UserError: for a bad option.
-          SystemExit: after the help, which no arguments print too.
+          SystemExit: after the help, which is also printed if there are no arguments.
         """
         if argv in ([], ["--help"], ["-h"]):
             self.print_help()

@@ -22,8 +22,8 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
 
     Args:
       argv: the arguments after `build`.
-      prog: how the command was called, for help.
-      console: where the result is printed for people.
+      prog: the command, for messages.
+      console: where to print the summary.
 
     Returns:
       What was written.

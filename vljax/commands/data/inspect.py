@@ -46,7 +46,7 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """
     options, rest = _parser(prog).split(argv)
     _check(options)
-    given = _given(rest, options, prog)
+    inputs = _inputs(rest, options, prog)
     from vljax.commands.data.index import indexed
     from vljax.commands.data.inspection_table import print_inspection
     from vljax.data_tools.inspection.inspect import InspectionOptions, inspect
@@ -56,12 +56,12 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
         sample=options.sample,
         seed=options.sample_seed,
         workers=options.workers,
-        tokenizer=given.tokenizer,
-        max_pixels=given.max_pixels,
+        tokenizer=inputs.tokenizer,
+        max_pixels=inputs.max_pixels,
         decodes=not options.headers_only,
     )
     found = []
-    for source in given.sources:
+    for source in inputs.sources:
         records = indexed(source, options.workers)
         with shown(source.full_name, "examined {:,} of {:,} examples") as progress:
             found.append(inspect(source, records, how, progress))
@@ -118,34 +118,34 @@ def _check(options: argparse.Namespace) -> None:
     if options.html is not None and os.path.isdir(options.html):
         raise UserError(f"--html {options.html}: is a folder; name a file in it")
     if options.html is not None and is_remote(options.html):
-        filesystem(options.html)  # which raises if it is out of reach, before all is looked at
+        filesystem(options.html)  # raises for an unusable URL now, not after the inspection
 
 
 @dataclass(frozen=True)
-class _Given:
+class _Inputs:
     sources: list[Source]
     tokenizer: LoadedTokenizer | None
     max_pixels: int
 
 
-def _given(argv: list[str], options: argparse.Namespace, prog: str) -> _Given:
+def _inputs(argv: list[str], options: argparse.Namespace, prog: str) -> _Inputs:
     """The sources to inspect, the tokenizer and the pixel limit."""
     from vljax.data.transforms.decode import Decode
 
     fields, rest = split_tokenizer_fields(argv)
     if rest and rest[0].partition(":")[0].endswith(".py"):
-        return _of_recipe(rest, fields, options, prog)
+        return _recipe_inputs(rest, fields, options, prog)
     sources = parse_sources(rest, prog)
-    return _Given(
+    return _Inputs(
         sources,
         parse_tokenizer(options.tokenizer or "clip", fields, prog),
         options.max_pixels or Decode().max_pixels,
     )
 
 
-def _of_recipe(
+def _recipe_inputs(
     argv: list[str], fields: list[str], options: argparse.Namespace, prog: str
-) -> _Given:
+) -> _Inputs:
     from vljax import config
     from vljax.data.sources.mixture import parts_of
     from vljax.data.transforms.decode import Decode
@@ -156,7 +156,7 @@ def _of_recipe(
     run = config.validate(override(config.load(spec, Run), overrides, f"{prog} {spec}"))
     word, data = options.tokenizer, run.data
     decode = [each for each in data.train_transforms if isinstance(each, Decode)]
-    return _Given(
+    return _Inputs(
         [part.source for part in parts_of(data.source).values()],
         parse_tokenizer(word, fields, prog)
         if word

@@ -25,9 +25,9 @@ def inspection_page(found: Sequence[Inspection], how: InspectionOptions, picture
     """The content of the HTML file.
 
     Args:
-      found: by data set.
-      how: they were looked through.
-      pictures: examples shown of each at most, beside duplicates.
+      found: the inspections, one for each data set.
+      how: the options of the inspections.
+      pictures: most examples to show for each data set, not counting duplicates.
     """
     names = [inspection.result["source"] for inspection in found]
     links = [element("a", name, href=f"#set{i}") for i, name in enumerate(names)]
@@ -151,11 +151,11 @@ def _duplicates(duplicates: Mapping[str, Any], sheet: Sheet) -> list[Markup]:
                 element("p", "Not looked for: images were not decoded."),
             ]
             continue
-        said = (
+        summary = (
             f"{found['groups']:,} groups of {found['images']:,} images; {found['superfluous']:,} "
             "are left over once each group keeps one."
         )
-        parts += [element("h3", title), element("p", said), *sheet.groups(found["largest"])]
+        parts += [element("h3", title), element("p", summary), *sheet.groups(found["largest"])]
     return parts
 
 
@@ -164,14 +164,14 @@ def _repeated(captions: Mapping[str, Any]) -> list[Markup]:
     if not repeated or not repeated["most_frequent"]:
         return []
     rows = [(each["caption"][:200], f"{each['count']:,}") for each in repeated["most_frequent"]]
-    said = (
+    summary = (
         f"{repeated['occurring_repeatedly']:,} captions occur more than once, "
         f"{repeated['captions']:,} times in all; letter case and white space "
         "do not count. The most frequent:"
     )
     return [
         element("h3", "The same caption"),
-        element("p", said),
+        element("p", summary),
         _table(("caption", "times"), rows),
     ]
 
@@ -187,7 +187,7 @@ class Sheet:
     """Renders thumbnails of examples of one inspected data set.
 
     Args:
-      inspection: of the data set.
+      inspection: the inspection of the data set.
       max_pixels: larger images are not shown.
     """
 
@@ -320,7 +320,7 @@ def _sizes(found: Mapping[str, Any] | None) -> Markup | None:
     if found is None:
         return None
     edges, counts = found["grid"]["edges"], found["grid"]["counts_by_height_and_width"]
-    # Only powers of 2 are numbers that a reader knows.
+    # Label integer edges only: the edges between powers of 2 are not round numbers.
     ticks = [f"{edge:g}" if float(edge).is_integer() else "" for edge in edges]
     names = [f"{edge:.0f} to {after:.0f}" for edge, after in pairwise(edges)]
     chart = svg(heat_map(counts, names, ticks), "Images by width (across) and height (up)")

@@ -50,7 +50,7 @@ def amount(value: float) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """A fraction in percent; it shows 0 or 100 only if it is exactly that."""
+    """A fraction in percent. It is shown as 0 or 100 only if it is exactly that."""
     percent = 100 * part / whole if whole else 0.0
     if part and percent < 0.1:
         return "< 0.1 %"
@@ -131,7 +131,7 @@ def _distributions(result: Mapping[str, Any], *, wide: bool) -> Table:
 
 
 def sparkline(counts: list[int], width: int = 12) -> str:
-    """A histogram in one line of at most `width` characters; no count above 0 is invisible."""
+    """A histogram in one line of at most `width` characters. Every count above 0 is visible."""
     group = math.ceil(len(counts) / width)
     sums = [sum(counts[i : i + group]) for i in range(0, len(counts), group)]
     top = max(*sums, 1)

@@ -15,7 +15,7 @@ _COMMANDS = {
     "inspect": "print statistics of data sets; with pictures as an HTML file",
     "train-tokenizer": "train a BPE on the captions of data sets",
 }
-"""Each is the function `run` of the module of that name in this package."""
+"""Command -> summary. A command is the function `run` of the module of its name in this package."""
 
 
 def main(argv: list[str], prog: str, *, tables_to_stderr: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _DESCRIPTION = """\
 Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json. Recipes name it
 in data.tokenizer.path, and checkpoints include it."""
 
-_MEASURED = 10_000  # captions that the lengths are measured on
+_MEASURED = 10_000  # number of captions whose lengths are measured
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
@@ -46,10 +46,10 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     out = Path(args.out).expanduser()
     if out.exists():
         raise UserError(f"--out {args.out}: is there already; remove it or name another file")
-    every, seen = [source.open() for source in sources], list[str]()
-    total = sum(len(records) for records in every)
-    counted = _Counted(_read(every, args), seen)
-    content = train_bpe(_shown(counted, total), args.vocab_size, args.min_frequency)
+    opened, kept = [source.open() for source in sources], list[str]()
+    total = sum(len(records) for records in opened)
+    counted = _CountedCaptions(_read(opened, args), kept)
+    content = train_bpe(_with_progress(counted, total), args.vocab_size, args.min_frequency)
     if not counted.captions:
         names = ", ".join(source.full_name for source in sources)
         raise UserError(f"{names}: no captions to train on; check which field holds them")
@@ -62,7 +62,7 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
         "path": str(args.out),
         "cleaning": args.cleaning,
         "captions": counted.captions,
-        **_measured(content, seen),
+        **_measured(content, kept),
     }
     _print(console, result)
     return result
@@ -101,12 +101,12 @@ def _parser(prog: str) -> SourceParser:
     return parser
 
 
-def _read(every: list[Records], args: argparse.Namespace) -> Iterator[list[str]]:
-    for records in every:
+def _read(opened: list[Records], args: argparse.Namespace) -> Iterator[list[str]]:
+    for records in opened:
         yield from cleaned_captions(records, args.cleaning, args.max_examples)
 
 
-class _Counted:
+class _CountedCaptions:
     """Iterates over captions, counts them, and keeps the first ones to measure their lengths."""
 
     def __init__(self, examples: Iterator[list[str]], kept: list[str]):
@@ -119,8 +119,8 @@ class _Counted:
             yield texts
 
 
-def _shown(examples: _Counted, total: int) -> Iterator[str]:
-    """The captions, with progress."""
+def _with_progress(examples: _CountedCaptions, total: int) -> Iterator[str]:
+    """The captions of all examples, one by one, with a progress display."""
     from vljax.progress import shown
 
     with shown("captions", "read those of {:,} of {:,} examples") as progress:

@@ -1,4 +1,4 @@
-"""Decode image files: their pixels, their header alone, and what is raised for damaged ones."""
+"""Decode image files, read their headers, and turn decoder errors into `ExampleError`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ GREY_MODES = ("L", "LA", "1", "I;16", "I", "F")
 
 Colour = tuple[int, int, int]
 
-# An image of a web-scale set is larger, or not seen again before memory is full.
+# Larger images are not cached. They are typical of web-scale sets, which would fill the cache
+# before an image is read again.
 LARGEST_CACHED_PIXELS = 2**16
 
-# What Pillow and libjpeg-turbo say about a file that ends too early.
+# Error messages of Pillow and libjpeg-turbo for a file that ends too early.
 _TRUNCATED = re.compile(r"truncated|premature end|unexpected end", re.IGNORECASE)
 
 
@@ -82,7 +83,7 @@ def check_pixels(width: int, height: int, limit: int) -> None:
 
 
 def _decode_jpeg(content: bytes, orientation: int) -> np.ndarray:
-    """The same pixels as Pillow's (both use libjpeg-turbo), in two thirds of the time."""
+    """Decode to the same pixels as Pillow (both use libjpeg-turbo), in two thirds of the time."""
     import simplejpeg
 
     image = simplejpeg.decode_jpeg(content, colorspace="RGB")
@@ -134,11 +135,10 @@ CacheKey = tuple[bytes, int]
 
 
 class DecodedImageCache:
-    """Pixels of small image files, kept until a limit of bytes is reached; safe with threads.
+    """Pixels of small image files, kept up to a limit of bytes; safe to use from threads.
 
-    Nothing is ever evicted. Each epoch reads a data set in another order, so a data set that does
-    not fit would evict entries before they are read again, and a cache of the least recently used
-    kind would have no hits.
+    Nothing is ever evicted. Each epoch reads a data set in another order, so if the data set does
+    not fit, an LRU cache would evict most entries before they are read again.
 
     Args:
       limit: bytes of all files and pixels together.
@@ -166,7 +166,7 @@ class DecodedImageCache:
             self._pixels[key] = pixels
 
 
-# One for the process: the threads that prepare batches share it with the evaluators.
+# One cache per process: the threads that prepare batches share it with the evaluators.
 _cache = DecodedImageCache()
 
 
@@ -197,7 +197,7 @@ def read_header(content: bytes) -> ImageHeader:
     from PIL import Image
 
     with warnings.catch_warnings():
-        # Pillow warns at a limit of its own; whoever decodes the image checks `max_pixels`.
+        # Pillow warns above a limit of its own; code that decodes the image checks `max_pixels`.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return _header(image)

@@ -1,4 +1,4 @@
-"""Decode JPEG files at a fraction of their size, where no more pixels are needed."""
+"""Decode JPEG files at 1/8, 1/4, 1/2 or full size: the smallest that has enough pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 EXIF_ORIENTATION = 0x0112
 
 # In eighths of the full size. libjpeg-turbo supports all eighths, but is slower at the others.
-_SCALES = (1, 2, 4, 8)
+_EIGHTHS = (1, 2, 4, 8)
 
 
 class Box(NamedTuple):
@@ -26,12 +26,12 @@ class Box(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Decoded pixels as stored (not turned), and where the requested rectangle lies in them."""
+    """Decoded pixels in stored orientation, and the requested rectangle in them."""
 
     pixels: UInt8[np.ndarray, "height width channels"]
     box: Box
     size: tuple[int, int]
-    """Height and width to resize the rectangle to, as stored."""
+    """Height and width to resize the rectangle to, in stored orientation."""
 
 
 def orient(
@@ -49,7 +49,7 @@ def orient(
 
 @dataclass(frozen=True)
 class JpegImage:
-    """A JPEG file of which only the header was read.
+    """A JPEG file whose header has been read and whose pixels are not decoded yet.
 
     Coordinates are those of the upright image, turned by its EXIF orientation.
     """
@@ -63,7 +63,7 @@ class JpegImage:
 
     @classmethod
     def open(cls, content: bytes) -> JpegImage | None:
-        """Read the header of a JPEG in grey or colour; None for any other file, also for CMYK."""
+        """Read the header of a grey or colour JPEG file; None for CMYK and all other files."""
         import simplejpeg
 
         if not content.startswith(b"\xff\xd8\xff"):
@@ -85,13 +85,13 @@ class JpegImage:
     def part(
         self, box: Box, height: int, width: int, colours: Literal["RGB", "RGBX"] = "RGB"
     ) -> Part:
-        """Decode at the smallest of 1/8, 1/4, 1/2 and 1 that leaves a rectangle enough pixels.
+        """Decode at the smallest of 1/8, 1/4, 1/2 and 1 that leaves enough pixels in a rectangle.
 
         Args:
           box: the rectangle in the upright image.
-          height: height needed for the rectangle, pixels; a smaller one is decoded in full.
-          width: width needed, pixels.
-          colours: channels of the result; those of X are undefined.
+          height: height needed for the rectangle, pixels; if it has less, the scale is 1.
+          width: width needed for the rectangle, pixels.
+          colours: channels of the result; the values of channel X are undefined.
 
         Raises:
           ValueError: if the file is damaged.
@@ -101,19 +101,21 @@ class JpegImage:
         if self.orientation >= 5:
             height, width = width, height
         box = self._stored(box)
-        enough = (m for m in _SCALES if box.height * m >= 8 * height and box.width * m >= 8 * width)
-        share = next(enough, 8) / 8
+        enough = (
+            n for n in _EIGHTHS if box.height * n >= 8 * height and box.width * n >= 8 * width
+        )
+        scale = next(enough, 8) / 8
         pixels = simplejpeg.decode_jpeg(
             self.content,
             colorspace=colours,
-            # simplejpeg chooses the scale by the size that results, which libjpeg rounds up.
-            min_height=math.ceil(self.stored_shape[0] * share),
-            min_width=math.ceil(self.stored_shape[1] * share),
+            # simplejpeg chooses the scale by the size of the result, which libjpeg rounds up.
+            min_height=math.ceil(self.stored_shape[0] * scale),
+            min_width=math.ceil(self.stored_shape[1] * scale),
         )
-        return Part(pixels, Box(*(edge * share for edge in box)), (height, width))
+        return Part(pixels, Box(*(edge * scale for edge in box)), (height, width))
 
     def _stored(self, box: Box) -> Box:
-        """The rectangle of the stored image that corresponds to one of the upright image."""
+        """Convert a rectangle of the upright image to coordinates of the stored image."""
         top, left, height, width = box
         if self.orientation in (3, 4, 7, 8):
             top = self.shape[0] - top - height
@@ -125,7 +127,7 @@ class JpegImage:
 
 
 def _orientation(content: bytes) -> int:
-    # Parsing EXIF with Pillow takes longer than all else here, and few files have an orientation.
+    # Few files have an orientation, and parsing EXIF with Pillow is the slowest step here.
     header = content[: _header_size(content)]
     if b"Exif" not in header and b"Orientation" not in header:
         return 1
@@ -137,7 +139,7 @@ def _orientation(content: bytes) -> int:
 
 
 def _header_size(content: bytes) -> int:
-    """Bytes before the first scan (ITU-T T.81, B.1.1); of the whole file if markers are missing."""
+    """Number of bytes before the first scan (ITU-T T.81, B.1.1); the file size without markers."""
     position = 2
     while content[position : position + 1] == b"\xff":
         if content[position + 1 : position + 2] == b"\xda":

@@ -32,10 +32,11 @@ def resample(
       height: height of the result, pixels.
       width: width of the result, pixels.
       interpolation: "bicubic" and "bilinear" are Pillow's. "area" approximates antialiased bicubic
-        and is several times as fast (`benchmarks/data.py`): bilinear onto a grid about as fine as
-        the image, then the mean of each 2 x 2, 4 x 4, ... pixels; bicubic if the image grows.
-      antialias: whether the filter widens when the image shrinks, as with "area" always; the filter
-        without it is OpenCV's.
+        and is several times as fast (`benchmarks/data.py`). It resizes bilinearly to 1, 2, 4, ...
+        times the size of the result, whichever is closest to the image, and takes the mean of each
+        cell of pixels. If the image grows, "area" is bicubic.
+      antialias: whether the filter widens when the image shrinks; "area" always antialiases.
+        Without antialiasing, the filter is OpenCV's.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -58,7 +59,7 @@ def cut(
     """Resize a rectangle of an image, antialiased; pixels outside it have no influence.
 
     Args:
-      image: pixels, or a file, which is decoded at the smallest sufficient size.
+      image: pixels, or a JPEG file, which is decoded at the smallest sufficient size.
       box: the rectangle; in whole pixels if `image` is pixels.
       height: height of the result, pixels.
       width: width of the result, pixels.

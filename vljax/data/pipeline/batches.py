@@ -30,7 +30,7 @@ Batch = dict[str, np.ndarray]
 # Keys of per-batch data that is not fed to the model; `Batches` takes them out.
 REJECTED = "rejected"
 REPEATED = "repeated"
-# Key of the dict of arrays that an example's image consists of.
+# Key of the image of an example: a dict of arrays.
 IMAGE = "image"
 PADDING_INDEX = -1
 
@@ -50,9 +50,9 @@ class RejectedExample:
     index: int
     """Index in its source."""
     kind: str
-    """Class of the reason, see `ExampleError`."""
+    """Kind of the rejection, one of `REJECTION_KINDS`."""
     reason: str
-    """The reason, for people."""
+    """Message for people."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class OpenPart:
     """An opened source with its transforms: one part of a mixture, or the only source."""
 
     name: str
-    """For messages, and as a key of random numbers."""
+    """Name in messages and in the keys of random numbers."""
     records: Records
     """The records, by index."""
     transforms: tuple[Transform, ...]
-    """From a record to `image` and `text`."""
+    """Transforms from a record to `image` and `text`."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,16 @@ class Loader:
     seed: int
     """Seed of all random transforms."""
     evaluation: bool = False
-    """Whether batches have a `label`, and images without a text stay valid, to be classified."""
+    """Whether batches have a `label`, and images without a text stay valid: they can be
+    classified."""
 
     def training_example(self, scheduled: ScheduledExample) -> dict[str, Any]:
-        """An example for training, masked out if it cannot be used."""
+        """The scheduled example, masked out if it cannot be used."""
         step = Step(self.seed, scheduled.step)
         return self._load(scheduled.part, scheduled.epoch, scheduled.example_index, step)
 
     def evaluation_example(self, index: int) -> dict[str, Any]:
-        """An example for evaluation; after the last one, padding, which is masked out."""
+        """The example at an index; beyond the last one, padding, which is masked out."""
         if index >= len(self.parts[0].records):
             return self._example(0, PADDING_INDEX, self._blank(0, None), "", valid=False)
         return self._load(0, 0, index, None)
@@ -144,7 +145,7 @@ class Loader:
                 example = {**example, "text": ""}
         last = image_transform(part.transforms)
         arrays = {}
-        # A transform that breaks its promise is a bug, not bad data: it must not be masked out.
+        # A wrong shape or type is a bug in a transform, not bad data: raise, don't mask it out.
         for name, expected in (last.image_arrays(last.length_at(step)) or {}).items():
             arrays[name] = array = example[name]
             if (array.shape, array.dtype) != expected:
@@ -227,8 +228,8 @@ def make_batches(
       stream: the examples in their global order.
       batch_size: examples in a batch over all processes.
       first: number of the first batch.
-      process_index: which rows of each batch to make.
-      process_count: into how many equal groups the rows of a batch are divided.
+      process_index: number of the group of rows to make.
+      process_count: number of equal groups that the rows of a batch are divided into.
       workers: processes that prepare batches; 0 prepares them in threads.
       prefetch: batches that each worker, or all threads together, prepare at a time.
       on_batch: called with the statistics of each batch that is read.
@@ -245,8 +246,8 @@ def make_batches(
     # Group j belongs to process j % process_count. A slice seeks without reading anything.
     groups = stream.batch(batch_size // process_count, batch_fn=loader.batch)
     own = groups[first * process_count + process_index :: process_count]
-    # After a pause, such as an evaluation, all threads start a batch at the same moment and finish
-    # late together. Only a buffer with more batches than threads bridges that.
+    # After a pause, such as an evaluation, all threads start a batch at the same moment, and no
+    # batch is ready until they finish. A buffer of more batches than threads covers that time.
     buffer = prefetch if workers else 2 * prefetch
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=buffer)
     batches = own.to_iter_dataset(options)
@@ -259,7 +260,7 @@ def make_batches(
 
 
 def _parse_flags() -> None:
-    """Mark absl's flags as parsed: Grain's workers read them, and only `app.run` parses them."""
+    """Mark absl's flags as parsed: Grain's workers read them, and vljax does not use `app.run`."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -269,7 +270,7 @@ def _parse_flags() -> None:
 class Batches(Iterator[Batch]):
     """An iterator of batches, prepared in the background from the moment it is made.
 
-    Logs each example that is masked out once in this process (here, not in the workers).
+    Logs each masked-out example once per process. The workers log nothing.
 
     Args:
       iterator: batches as `Loader.batch` makes them.
@@ -298,8 +299,8 @@ class Batches(Iterator[Batch]):
         self._iterator.close()
 
 
-# Source, identity of its records, and index of the examples that this process has logged: every
-# evaluation and plot reads the same examples again.
+# Examples that this process has logged: source, identity of its records, and index. They are kept
+# because each evaluation and plot reads the same examples again.
 _logged: set[tuple[str, str, int]] = set()
 _MOST_LOGGED = 200
 

@@ -96,8 +96,8 @@ class EvaluationSet:
 
         Args:
           batch_size: examples in a batch over all processes.
-          process_index: which rows of each batch to make.
-          process_count: into how many equal groups the rows of a batch are divided.
+          process_index: number of the group of rows to make.
+          process_count: number of equal groups that the rows of a batch are divided into.
 
         Returns:
           An iterator of batches like those of training, with `label`, int32[batch], -1 for an

@@ -1,7 +1,7 @@
 """The global order of training examples: from a position in the stream to an example.
 
-The order has no state. `ExampleOrder` finds the example at any position at once: `Interleaving`
-says which source of the mixture comes there, Grain's permutation which example of that source.
+The order has no state: `ExampleOrder` computes the example at any position directly. `Interleaving`
+gives the source of the mixture, and Grain's permutation gives the example of that source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vljax.data.randomness import shuffle_seed
 MAX_LENGTH = 2**32
 """Most examples of a source: the limit of Grain's permutations."""
 
-# Less than Python allows, since Grain rounds lengths up to whole batches.
+# Below the largest length in Python (2**63 - 1), since Grain rounds up to whole batches.
 _ENDLESS = 2**62
 
 
@@ -96,7 +96,7 @@ class ExampleOrder:
 
 
 WINDOW_BOUND = 3.36
-"""The number of a part's elements in any window of an interleaving is wrong by less than this."""
+"""Upper bound of the error of the number of a part's elements in any window of an interleaving."""
 
 
 class Interleaving:
@@ -105,15 +105,15 @@ class Interleaving:
     Two parts of weights a and b share a stream so that the first has round(n a / (a + b)) of the
     first n elements. With more parts, the two lightest are joined until one is left, as in a
     Huffman code. In a window of m elements, part i then has m * w_i elements, within less than
-    `bound(i)`: each split adds an error of less than 1, and passes on only its share of the error
-    from above. A node's sibling was no lighter than the node's children when these were joined, so
+    `bound(i)`: each split adds an error of less than 1 to its share of the error of the split
+    above. A node's sibling was at least as heavy as the node's children when these were joined, so
     weights grow towards the root at least like the Fibonacci numbers. The sum of the reciprocals of
-    these, 3.36, bounds the error for any number of parts and any weights.
+    the Fibonacci numbers, 3.36, bounds the error for any number of parts and any weights.
 
     If the weights are in proportion to whole numbers with sum s, the s elements from each multiple
     of s on have exactly these numbers of each part.
 
-    `grain.MapDataset.mix` (Grain 0.2.18) would not do. It rounds weights down to 1 % of the
+    `grain.MapDataset.mix` (Grain 0.2.18) is not used: it rounds weights down to 1 % of the
     smallest (3 : 1.9 becomes 157 : 100, so the error grows without bound), and its error grows with
     the number of parts: windows in the first 2,000 elements are off by 3.0 elements with 2 parts of
     random weights, 4.4 with 10, 10 with 30 and 15 with 100. It refuses a weight of 0, and weights
@@ -136,7 +136,7 @@ class Interleaving:
             (weight, part, part) for part, weight in enumerate(self._weights) if weight
         ]
         heapq.heapify(heap)
-        number = len(weights)  # decides between equal weights
+        number = len(weights)  # breaks ties between equal weights
         while len(heap) > 1:
             light, heavy = heapq.heappop(heap), heapq.heappop(heap)
             total = light[0] + heavy[0]
@@ -170,13 +170,13 @@ class Interleaving:
         return counts
 
     def bound(self, part: int) -> float:
-        """The number of a part's elements in a window is wrong by less than this."""
+        """Upper bound of the error of the number of a part's elements in a window."""
         return _bound(self._root, part, self._weights[part]) or 0.0
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Two parts, or splits of parts, that share a stream as `first` to `total - first`."""
+    """Two parts, or splits of parts, that share a stream in the ratio `first : total - first`."""
 
     first: int
     total: int
@@ -188,7 +188,10 @@ class _Split:
 
 
 def _bound(node: _Split | int, part: int, weight: int) -> float | None:
-    """Sum of `weight / node weight` over the path from this node's child to a part, if below it."""
+    """Sum of `weight / node weight` over the nodes on the path from a node down to a part.
+
+    The node itself does not count. None if the part is not below it.
+    """
     if not isinstance(node, _Split):
         return 0.0 if node == part else None
     child_weights = (node.first, node.total - node.first)

@@ -1,13 +1,14 @@
-"""The training data of a recipe, and its batches: an exact global order, the same for any set-up.
+"""The training data of a recipe, and its batches in one global order for any number of processes.
 
 The way from records to a batch, by file:
 
 - `data/sources/`: open a data set, and read the record at an index;
-- `data/pipeline/order.py`: which source, epoch and index come at a position of the stream;
+- `data/pipeline/order.py`: find the source, epoch and index at a position of the stream;
 - `data/transforms/`: decode, augment and resize the image, and choose the text;
 - `data/tokenizers/`: clean the text and turn it into token ids;
 - `data/pipeline/batches.py`: make examples, mask out bad ones, stack, in threads or workers;
-- this file: `Data`, what a recipe says, its checks, and `train_batches`, which joins the above;
+- this file: `Data`, the fields of a recipe with their checks, and `train_batches`, which joins
+  the above;
 - `parallel/` and `programs.py`: put this process's rows onto its devices.
 
 Batch k of a run is a pure function of the data, the seed and k: it holds the examples at positions
@@ -59,7 +60,8 @@ class Data:
     tokenizer: Tokenizer
     """The tokenizer of all texts, in evaluation too."""
     train_transforms: tuple[Transform, ...]
-    """From a record to `image` and `text`, in order; a part of a mixture may have its own."""
+    """Transforms from a record to `image` and `text`, in order; a part of a mixture may have its
+    own."""
     eval_transforms: tuple[Transform, ...]
     """The same for evaluation; stored in checkpoints."""
     workers: int = setting(0, identity=False)
@@ -68,8 +70,8 @@ class Data:
     """Batches that each worker prepares at a time; without workers, twice as many are kept
     ready."""
     max_rejected_share: float = setting(0.1, identity=False)
-    """A run ends when a larger share of its examples cannot be used, beyond what chance explains;
-    1 never ends it."""
+    """Largest share of rejected examples: a run stops if its share is larger by more than chance
+    explains; 1 never stops it."""
 
     @property
     def image_lengths(self) -> dict[int, float]:
@@ -128,7 +130,7 @@ class Data:
 
 
 def _image_format(transforms: tuple[Transform, ...]) -> str | None:
-    """What a list of transforms turns images into, in words; None if it leaves that open."""
+    """Description of the images that transforms make, such as "images of 64 pixels"; or None."""
     made = [transform.makes for transform in transforms if transform.makes is not None]
     return made[-1] if made else None
 
@@ -173,15 +175,15 @@ def train_batches(
     process_count: int = 1,
     on_batch: OnBatch | None = None,
 ) -> Batches:
-    """The endless training batches from `start_step` on; a far step is reached at once.
+    """The endless training batches from `start_step` on; earlier batches are not read.
 
     Args:
       data: what to read.
       seed: seed of the order and of all random transforms.
       global_batch: examples in a batch over all processes.
       start_step: number of the first batch.
-      process_index: which rows of each batch to make.
-      process_count: into how many equal groups the rows of a batch are divided.
+      process_index: number of the group of rows to make.
+      process_count: number of equal groups that the rows of a batch are divided into.
       on_batch: called with the statistics of each batch that is read.
 
     Returns:

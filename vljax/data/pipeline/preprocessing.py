@@ -28,7 +28,7 @@ def preprocessing(data: Data) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    """Turns image files into the arrays that a model was evaluated with.
+    """Preprocesses image files as in the evaluation of a model.
 
     >>> from io import BytesIO
     >>> from PIL import Image
@@ -41,9 +41,9 @@ class ImagePreprocessor:
     """
 
     size: int | None
-    """Height and width of the images that come out, pixels; None if sequences of patches do."""
+    """Height and width of the output images, pixels; None if the output is patches."""
     transforms: tuple[Transform, ...]
-    """The transforms of evaluation that touch images."""
+    """The transforms of evaluation, without those of text."""
 
     @classmethod
     def load(cls, content: dict[str, Any]) -> ImagePreprocessor:

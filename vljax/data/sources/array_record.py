@@ -30,7 +30,7 @@ from vljax.data.sources.record_format import LAYOUT, layout, masks_of, unpack
 from vljax.files import File, error_reason, join, read_file, read_range
 
 CLASSES = "classes.txt"
-# Records that are read to learn which columns there are; a column that occurs later is unknown.
+# Number of records that are read to find the columns; a column that first occurs later is unknown.
 _FIRST_RECORDS = 100
 
 
@@ -163,8 +163,8 @@ class ArrayRecordRecords(ColumnRecords):
 
 # --- The records of several files -----------------------------------------------------------------
 
-# The end of a file holds the offsets of all its chunks, so that a hash of it and of the size stands
-# for the whole file.
+# The end of a file holds the offsets of all its chunks. A hash of the end, together with the size,
+# changes when the content changes.
 _TAIL_BYTES = 2**16
 
 

@@ -139,8 +139,8 @@ def _last_name(path: PurePosixPath) -> str:
 class ColumnRecords(Records):
     """Records whose annotations are built from the values of columns when they are asked for.
 
-    `annotation` of an example with an invalid value is empty, so that a data set can be counted;
-    the error is raised when the whole example is read, which rejects it.
+    If a value is invalid, `annotation` is empty, so that the examples of a data set can be counted.
+    Reading the whole example raises the error, which rejects it.
 
     Args:
       source: which columns are read.
@@ -179,7 +179,7 @@ class ColumnRecords(Records):
 
     @abc.abstractmethod
     def values(self, index: int) -> Callable[[str], Any]:
-        """A function from column to value for one example; it and this may raise ExampleError."""
+        """A function from column to value for one example. Both may raise ExampleError."""
 
     def _label(self, value: Any) -> int | None:
         if value is None:
@@ -270,8 +270,8 @@ def image_file(value: Any, folder: str) -> bytes:
 class LastRead(threading.local):
     """The value that each thread read last, by key.
 
-    The label, captions and image of an example are asked for one by one; this reads it once.
-    Pickles as empty, since a copy in another process has read nothing.
+    The label, captions and image of an example are requested one by one. With this cache, the
+    example is read once. A pickled copy is empty.
     """
 
     _key: Any = None

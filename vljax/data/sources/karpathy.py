@@ -100,7 +100,7 @@ class KarpathyRecords(Records):
 
 
 def _rows(content: bytes, path: str) -> list[tuple[str, dict[str, Any]]]:
-    """The entries of all images, each with its location for error messages."""
+    """The entries of all images, each with its location in the file for error messages."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:

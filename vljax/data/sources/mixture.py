@@ -11,7 +11,7 @@ from vljax.data.records import Records, Source
 from vljax.data.transforms.base import Transform
 
 MAX_PARTS = 2**16
-"""An example id has 16 bits for the part."""
+"""Most parts of a mixture: an example id has 16 bits for the part."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class Mixture(Source, name="mixture"):
     def weights(self, lengths: Sequence[int]) -> list[tuple[int, tuple[Fraction, ...]]]:
         """The first step and the exact weights of each phase.
 
-        Fractions, so that all processes choose the same source at every step. A weight means the
-        decimal number that it is written as: 0.1 is one tenth.
+        Weights are fractions, so that all processes choose the same source at every step. A weight
+        is the decimal number that is written in the recipe: 0.1 is exactly one tenth.
 
         Args:
           lengths: number of examples of each part.

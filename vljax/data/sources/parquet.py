@@ -35,8 +35,8 @@ from vljax.files import File, filesystem, is_remote
 class Parquet(FileSource, name="parquet"):
     """The rows of Parquet files; a folder stands for the `.parquet` files in it.
 
-    To read one row, its whole row group is read. If row groups have many images, training in random
-    order reads each group again and again: write such a data set with smaller row groups.
+    Reading one row reads its whole row group. If row groups have many images, training in random
+    order reads each group again and again. Write such a data set with smaller row groups.
 
     >>> import pyarrow, pyarrow.parquet
     >>> table = pyarrow.table({"image": [b"(jpeg)", b"(png)"], "alt": ["a dog", "a cat"]})
@@ -141,7 +141,7 @@ _CACHE_BYTES = 2**29
 class ParquetRows:
     """The rows of several Parquet files by number. Safe to use from threads and to pickle.
 
-    Row groups that were read last stay in memory, up to 512 MiB per process.
+    The row groups that were read last stay in memory, up to 512 MiB per process.
 
     Args:
       files: files with the same columns.
@@ -190,9 +190,9 @@ class ParquetRows:
     def row(self, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
         """The values of some columns in a row. Raises OSError or ValueError if it is damaged."""
         group = self._group_of(row)
-        place = row - int(self._starts[group])
+        row_in_group = row - int(self._starts[group])
         table = self._read(group, columns)
-        return {column: table.column(column)[place].as_py() for column in columns}
+        return {column: table.column(column)[row_in_group].as_py() for column in columns}
 
     def rows(self, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         """The values of some columns in all rows."""
@@ -200,7 +200,7 @@ class ParquetRows:
             yield from self._read_uncached(group, columns).to_pylist()
 
     def footers(self) -> list[Any]:
-        """Names and sizes of files and of their column chunks: changed content changes these."""
+        """Names and sizes of files and of their column chunks; they change with the content."""
         content = []
         for file, reader in zip(self._files, self._readers, strict=True):
             metadata = reader.metadata
@@ -213,7 +213,7 @@ class ParquetRows:
         return content
 
     def non_null_count(self, column: str) -> int | None:
-        """The number of rows with a value in a column; None if the file statistics lack it."""
+        """The number of rows with a value in a column; None if the files do not store it."""
         count = 0
         for reader in self._readers:
             metadata = reader.metadata

@@ -9,7 +9,7 @@ The description has `captions` and `tags` (lists of texts) and `class` (a name o
 only if the example has one, and any other columns: `width`, `height`, `url`, ... Composed scenes
 have `vljax_layout`, an object with `regions`, `phrases` and `questions` (lists of objects with the
 fields of `vljax.data.records.Region`, `Phrase` and `Question`) and `masks`, an image file in
-base64. These are kept under one name of their own because other data sets have columns `regions`.
+base64. They have a reserved name because other data sets may have columns named `regions`.
 """
 
 from __future__ import annotations

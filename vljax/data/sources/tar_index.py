@@ -8,8 +8,8 @@ of the shards, and `IndexOptions`.
     rows.bin         for each example and member two uint32: first block of 512 bytes, and size
     index.json       everything else; written last, so that an index with it is complete
 
-Rows are read from the file one by one and never held in memory together: 100 million examples take
-8 bytes per member on disk, and next to nothing in each process.
+An example takes 8 bytes per member on disk. Each row is read from the file when it is needed, so
+that an index of 100 million examples needs almost no memory.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def open_index(
     workers: int | None,
     progress: Progress,
 ) -> TarIndex:
-    """The index of shards; it is built if there is no up-to-date one.
+    """The index of shards; builds it if it is missing or out of date.
 
     Args:
       shards: the shards as they are now.
@@ -142,7 +142,7 @@ def open_index(
     if not writable:
         raise UserError(f"{homes[-1]}: cannot be written to; set data.source.index_folder")
     lock = os.path.join(tempfile.gettempdir(), f"vljax-{os.getuid()}-{key}.lock")
-    with FileLock(lock):  # one process of this machine builds it; the others wait
+    with FileLock(lock):  # one process on this machine builds the index; the others wait
         target = join(writable[0], key)
         try:
             return TarIndex.load(_local_copy(target))
@@ -188,9 +188,8 @@ def _local_copy(folder: str) -> str:
 
 # Increase it if the same shards give another index.
 _VERSION = 1
-_WORTH_PROCESSES = (
-    2**27
-)  # bytes of shards from which on processes, which take seconds to start, pay
+# Bytes of shards. Fewer are scanned in this process, since worker processes take seconds to start.
+_MIN_PARALLEL_BYTES = 2**27
 ROW = np.dtype("<u4")
 
 
@@ -221,7 +220,7 @@ def build(
       progress: called with the number of shards that are done and the total.
 
     Raises:
-      UserError: if shards are damaged: names the first, once all others are scanned.
+      UserError: if shards are damaged; raised after all are scanned, and names the first.
     """
     parts = join(target, "parts")
     part_of = {shard: join(parts, f"{_part_name(shard, options)}.npz") for shard in shards}
@@ -251,7 +250,7 @@ def _scan_all(
 ) -> Iterator[tuple[File, str | None]]:
     """Scans shards and writes their parts; yields each finished shard with its error, if any."""
     workers = min(workers or usable_cores(), len(todo))
-    small = sum(shard.size for shard in todo) < _WORTH_PROCESSES
+    small = sum(shard.size for shard in todo) < _MIN_PARALLEL_BYTES
     if workers <= 1 or small or todo[0].path.startswith("memory://"):
         for shard in todo:
             yield shard, _scan_part(shard, options, part_of[shard])

@@ -2,8 +2,8 @@
 
 Members with the same name up to the first dot (the key) form one example; the rest of the name is
 the ending: `000001234.jpg`, `000001234.txt`, `000001234.json`. A shard is read once, from start to
-end, and never unpacked. Members that could harm (links, devices, paths out of the archive, pickles)
-get no entry in the index, so that nothing can read them later.
+end, and never unpacked. Unsafe members (links, devices, paths out of the archive, pickles) get no
+entry in the index, so that nothing can read them later.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from vljax.files import File, error_reason, open_file
 
 BLOCK = 512
 _UINT32_MAX = 2**32 - 1  # limit of the size of a member in bytes, and of a shard in blocks
-# JSON members per shard that are read to learn the names of their entries; reading all would
-# take as long as training on them.
+# JSON members per shard that are read to find the names of their entries. Reading all of them would
+# take too long.
 _JSON_MEMBERS = 100
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _PICKLES = {"pyd", "pickle", "pkl", "pth", "pt"}
@@ -196,7 +196,7 @@ def _members(
         raise UserError(_damaged(shard, stream, str(error))) from error
     except OSError as error:
         raise UserError(f"{shard.path}: cannot be read ({error_reason(error)})") from error
-    # tarfile takes a missing end mark and an invalid header both for the end of the archive.
+    # tarfile treats a missing end mark and an invalid header as the end of the archive.
     if len(closing) < BLOCK:
         raise UserError(
             f"{shard.path}: ends at byte {shard.size:,}, where a header or the end mark should be "
@@ -254,7 +254,7 @@ def _split(name: str) -> tuple[str, str]:
     return match[1].removeprefix("./"), match[2].lower()
 
 
-_MAX_HEADER_BLOCKS = 8  # a long name takes blocks of its own before the header
+_MAX_HEADER_BLOCKS = 8  # a long name is stored in extra blocks before the header
 
 
 def key_before(read: Callable[[int], bytes], block: int) -> str:

@@ -1,7 +1,7 @@
 """Data sets that TensorFlow Datasets (TFDS) prepared as ArrayRecord files, without TensorFlow.
 
-`tensorflow_datasets` imports TensorFlow lazily, and its random access reader (`as_data_source`)
-needs none of it. Images are not decoded by TFDS: our own transforms decode the encoded file.
+`tensorflow_datasets` imports TensorFlow lazily, and its random-access reader (`as_data_source`)
+does not need it. TFDS does not decode the images: vljax's transforms decode the encoded files.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Tfds(FileSource, name="tfds"):
 
     @property
     def _last_part(self) -> str:
-        """The last two folders, name and version: the last one alone is just a number."""
+        """The last two folders, name and version: the version alone does not identify the data."""
         return "-".join(self.path.rstrip("/").split("/")[-2:]) if isinstance(self.path, str) else ""
 
     @property
@@ -138,7 +138,7 @@ class TfdsRecords(ColumnRecords):
         }
 
     def _label(self, value: Any) -> int | None:
-        """TFDS stores -1 where there is no label."""
+        """The label; None for -1, which TFDS stores where there is no label."""
         return None if value == -1 else super()._label(value)
 
     def _number(self, index: int) -> int:

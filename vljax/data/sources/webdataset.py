@@ -163,14 +163,14 @@ class WebDatasetRecords(ColumnRecords):
         self, shard: int, locations: UInt32[np.ndarray, "members 2"]
     ) -> list[bytes | None]:
         """The contents of members of one example; None for a member that it does not have."""
-        # Rows are (block, size); block 0 is a header, so it stands for "not there".
+        # Rows are (block, size). Block 0 is always a header, so it marks a missing member.
         present = [(int(block) * BLOCK, int(size)) for block, size in locations if block]
         if not present:
             return [None] * len(locations)
         first = min(start for start, _ in present)
         end = max(start + size for start, size in present)
-        # Members of an example are mostly neighbours; one request to an object store costs more
-        # time than some unused bytes.
+        # Members of an example are mostly neighbours. A second request to an object store takes
+        # longer than reading a few unused bytes.
         one_request = end - first <= sum(size for _, size in present) + _MAX_GAP
         whole = self._read_range(shard, first, end - first) if one_request else None
         contents: list[bytes | None] = []

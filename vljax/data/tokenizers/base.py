@@ -111,7 +111,7 @@ class LoadedTokenizer(abc.ABC):
         return self.config.context_length
 
     def clean(self, text: str) -> str:
-        """The cleaned text, which is what gets tokenized."""
+        """The cleaned text, ready to be tokenized."""
         return _encodable(clean(text, self.config.cleaning))
 
     def __call__(
@@ -196,8 +196,8 @@ def _to_bytes(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def not_a(wanted: str, path: str | None, content: bytes, error: object) -> UserError:
-    """The error for a broken or wrong vocabulary file: it names what the file is, and the remedy.
+def vocabulary_error(wanted: str, path: str | None, content: bytes, error: object) -> UserError:
+    """The error for a broken or wrong vocabulary file; it says what the file is and what to do.
 
     Args:
       wanted: the expected kind of file, such as "tokenizer.json".
@@ -205,10 +205,10 @@ def not_a(wanted: str, path: str | None, content: bytes, error: object) -> UserE
       content: content of the file.
       error: the library's error.
     """
-    return UserError(f"{path}: not a {wanted}{_recognised(content) or f' ({error})'}")
+    return UserError(f"{path}: not a {wanted}{_diagnosis(content) or f' ({error})'}")
 
 
-def _recognised(content: bytes) -> str | None:
+def _diagnosis(content: bytes) -> str | None:
     if not content:
         return ": it is empty"
     if content.startswith(b"version https://git-lfs"):
@@ -216,13 +216,13 @@ def _recognised(content: bytes) -> str | None:
     if content.startswith(b"\x1f\x8b"):
         return ": it is compressed; unpack it with gunzip"
     if content.lstrip()[:1] == b"{":
-        return _recognised_json(content)
+        return _json_diagnosis(content)
     if content.startswith(b"\x0a") and b"<unk>" in content[:4096]:
         return ": it looks like a SentencePiece model; use --data.tokenizer sentencepiece"
     return None
 
 
-def _recognised_json(content: bytes) -> str | None:
+def _json_diagnosis(content: bytes) -> str:
     try:
         data = json.loads(content)
     except ValueError as error:

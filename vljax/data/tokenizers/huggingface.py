@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vljax.config import UserError, setting, suggest
-from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, not_a
+from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, vocabulary_error
 from vljax.data.tokenizers.cleaning import Cleaning
 
 
@@ -62,7 +62,7 @@ class LoadedHuggingFace(LoadedTokenizer):
         try:
             tokenizer = RustTokenizer.from_buffer(vocabulary)
         except Exception as error:  # the Rust library raises nothing narrower
-            raise not_a("tokenizer.json", config.path, vocabulary, error) from error
+            raise vocabulary_error("tokenizer.json", config.path, vocabulary, error) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer

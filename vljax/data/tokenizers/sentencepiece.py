@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vljax.config import UserError, setting
-from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, not_a
+from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, vocabulary_error
 from vljax.data.tokenizers.cleaning import Cleaning
 
 
@@ -70,7 +70,7 @@ class LoadedSentencePiece(LoadedTokenizer):
                 raise RuntimeError("empty file")
             self._processor = SentencePieceProcessor(model_proto=vocabulary)
         except (RuntimeError, OSError) as error:
-            raise not_a("SentencePiece model", config.path, vocabulary, error) from error
+            raise vocabulary_error("SentencePiece model", config.path, vocabulary, error) from error
         size = self._processor.vocab_size()
         special = _special(config, self._processor, size)
         super().__init__(config, vocabulary, special, size)

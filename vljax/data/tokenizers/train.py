@@ -12,7 +12,7 @@ SPECIAL_TOKENS = ("<pad>", "</s>")
 """The tokens of ids 0 and 1: the defaults of `HuggingFace` for padding and end."""
 
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
-"""All bytes, so that every text can be encoded, and the special tokens."""
+"""Number of ids for the special tokens and all bytes, which can encode every text."""
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> str:

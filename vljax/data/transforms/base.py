@@ -20,11 +20,11 @@ Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 class Transform(Component, abc.ABC):
     """A step from a record to an example; subclasses are frozen dataclasses.
 
-    The first transform gets `{"record": Record}`, in training with `step`: the `randomness.Step` of
-    the batch, from which all examples of a batch can draw the same numbers. Later ones get `image`,
-    uint8[height, width, 3], and `text`, a string. After a scaled decode, `image` is a `JpegImage`
-    until the next transform of images. All other randomness comes from the generator that is passed
-    in.
+    The first transform gets `{"record": Record}`. In training it also gets `step`, the
+    `randomness.Step` of the batch, which gives all examples of a batch the same random numbers. All
+    other randomness comes from the generator that is passed in. Later transforms get `image`,
+    uint8[height, width, 3], and `text`, a string. After `Decode` with `scaled`, `image` is a
+    `JpegImage` until the next transform of images.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Transform(Component, abc.ABC):
     array([[[200, 200, 200]]], dtype=uint8)
     """
 
-    # "image" or "text", if the transform makes it; a list is checked by it before it runs.
+    # "image" or "text" if the transform makes it; used to check a list of transforms before a run.
     provides: ClassVar[str | None] = None
 
-    # Whether `image` may be a `JpegImage`: a file of which only the header was read.
+    # Whether the transform accepts a `JpegImage`, whose pixels are not decoded yet, as `image`.
     reads_undecoded: ClassVar[bool] = False
 
     @property
     def output_size(self) -> int | None:
-        """Height and width of the square images that come out; None if it does not fix them."""
+        """Height and width of the square output images; None if the transform does not fix them."""
         return None
 
     @property
@@ -52,22 +52,30 @@ class Transform(Component, abc.ABC):
         return {}
 
     def length_at(self, step: Step | None) -> int | None:
-        """Sequence length in the batch of a step (None: in evaluation); None if not a sequence."""
+        """Sequence length in the batch of a step; None if images are not sequences.
+
+        Args:
+          step: the step; None means evaluation.
+        """
         return None
 
     def image_arrays(self, length: int | None = None) -> Arrays | None:
-        """Arrays of an image afterwards, by default in evaluation; None if it does not fix them."""
+        """Arrays of an output image; None if the transform does not fix them.
+
+        Args:
+          length: sequence length; by default that of evaluation.
+        """
         size = self.output_size
         return None if size is None else {"image": ((size, size, 3), np.dtype(np.uint8))}
 
     def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
-        """The arrays of a black image, which stands in for one that cannot be used."""
+        """The arrays of a black image, which replaces an image that cannot be used."""
         arrays = self.image_arrays(length) or {}
         return {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
     @property
     def makes(self) -> str | None:
-        """What images are afterwards, in words; None if it does not fix that."""
+        """Description of the output images; None if the transform does not fix them."""
         return None if self.output_size is None else f"images of {self.output_size} pixels"
 
     @abc.abstractmethod
@@ -76,7 +84,7 @@ class Transform(Component, abc.ABC):
 
 
 def image_transform(transforms: Sequence[Transform]) -> Transform:
-    """The transform of a list that fixes the arrays of an image: the last that can.
+    """The last transform of a list that fixes the arrays of an image.
 
     Raises:
       UserError: if there is none.

@@ -23,8 +23,9 @@ from vljax.data.transforms.base import (
 class Occlude(Transform, name="occlude"):
     """Hide a random rectangle (random erasing, Zhong et al. 2017, algorithm 1).
 
-    The rectangle is drawn as torchvision's RandomErasing draws it: its area uniformly, its aspect
-    ratio uniformly on a logarithmic scale, up to ten times until one is smaller than the image.
+    The rectangle is drawn as in torchvision's RandomErasing: its area uniformly, its aspect ratio
+    uniformly on a logarithmic scale. If it is not smaller than the image, it is drawn again, up to
+    ten times in all.
 
     >>> white = np.full((10, 10, 3), 255, np.uint8)
     >>> occlude = Occlude(probability=1.0, scale=(0.2, 0.2), ratio=(1.0, 1.0))

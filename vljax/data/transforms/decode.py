@@ -37,13 +37,14 @@ class Decode(Transform, name="decode"):
     background: Colour = (255, 255, 255)
     """Red, green, blue behind transparent pixels, 0..255."""
     random_background: bool = False
-    """Draw the background anew for each image instead."""
+    """Whether each image gets a random background instead."""
     max_pixels: int = 64_000_000
     """Larger images are refused before they are decoded."""
     scaled: bool = False
-    """Decode large JPEGs at 1/2, 1/4 or 1/8 of their size (libjpeg's scaled inverse DCT) where the
-    next transform needs no more: faster, and nearly the same pixels. The next transform must fix
-    the image size. Images of at most 256 x 256 pixels are decoded in full and cached."""
+    """Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size (libjpeg's scaled inverse
+    DCT) if that is enough for the next transform, which must fix the image size. This is faster and
+    gives nearly the same pixels. Images of at most 256 x 256 pixels are decoded in full and
+    cached."""
 
     provides = "image"
 

@@ -14,9 +14,9 @@ from vljax.data.transforms.base import Example, Transform, check_probability
 
 @dataclass(frozen=True)
 class Flip(Transform, name="flip"):
-    """Mirror images left to right, except those whose text names a side.
+    """Mirror images left to right, unless the text names a side.
 
-    The text is the one that was chosen before; if none was, all captions and tags of the record.
+    If no text was chosen yet, all captions and tags of the record count as text.
 
     >>> image = np.array([[[1, 1, 1], [2, 2, 2]]], np.uint8)
     >>> flip, rng = Flip(probability=1.0), np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Images of any aspect ratio as sequences of at most so many patches (NaFlex)."""
+"""Images of any aspect ratio as padded sequences of patches (NaFlex)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Patchify(Transform, name="patchify"):
     """Resize images to as many patches as fit into a sequence, nearly keeping the aspect ratio.
 
     NaFlex (Tschannen et al. 2025, arXiv 2502.14786, section 2.4.2). In training, the sequence
-    length of a batch is drawn from `lengths`, by the seed and the number of the step alone;
-    evaluation uses the longest. Sequences are padded with zeros. All other transforms of images
-    come before it. It makes:
+    length of a batch is drawn from `lengths`; the draw depends only on the seed and the step.
+    Evaluation uses the longest. Sequences are padded with zeros. All other transforms of images
+    come before this one. It makes:
 
     - `image`: uint8[length, patch_size * patch_size * 3], patches row by row, each by row, column
       and channel;
@@ -76,8 +76,8 @@ class Patchify(Transform, name="patchify"):
     def length_at(self, step: Step | None) -> int:
         if step is None or len(self.lengths) == 1:
             return self.lengths[-1]
-        chances = list(self.image_lengths.values())
-        return int(step.generator().choice(self.lengths, p=chances))
+        probabilities = list(self.image_lengths.values())
+        return int(step.generator().choice(self.lengths, p=probabilities))
 
     def image_arrays(self, length: int | None = None) -> Arrays:
         return patch_arrays(length or self.lengths[-1], self.patch_size)

@@ -21,7 +21,7 @@ from vljax.data.transforms.base import (
     check_size,
 )
 
-# A very long strip a few pixels wide is a small file that "shortest" would enlarge without bound.
+# "shortest" enlarges a long strip a few pixels wide so much that it could fill the memory.
 _MAX_RESIZED_PIXELS = 64_000_000
 
 
@@ -118,7 +118,7 @@ class CentreCrop(Transform, name="centre_crop"):
     """
 
     size: int
-    """Height and width that come out, pixels."""
+    """Height and width of the output, pixels."""
 
     @property
     def output_size(self) -> int:
@@ -152,7 +152,7 @@ class RandomCrop(Transform, name="random_crop"):
     """
 
     size: int
-    """Height and width that come out, pixels."""
+    """Height and width of the output, pixels."""
     interpolation: Interpolation = "bicubic"
     """The filter, always antialiased; see `vljax.data.images.resampling.resample`."""
 
@@ -183,8 +183,8 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
     """Crop a random rectangle and resize it to a square.
 
     The rectangle is drawn as in Szegedy et al. 2015 and torchvision: its area uniformly, its
-    aspect ratio uniformly on a logarithmic scale. After ten rectangles that do not fit, it is the
-    largest central one with an allowed ratio.
+    aspect ratio uniformly on a logarithmic scale. If ten draws do not fit, the largest central
+    rectangle with an allowed ratio is used.
 
     >>> crop = RandomResizedCrop(32, scale=(0.5, 1.0))
     >>> crop.rectangle(100, 200, np.random.default_rng(0))  # top, left, height, width
@@ -195,7 +195,7 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
     """
 
     size: int
-    """Height and width that come out, pixels."""
+    """Height and width of the output, pixels."""
     scale: tuple[float, float] = (0.9, 1.0)
     """Smallest and largest area as a fraction of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

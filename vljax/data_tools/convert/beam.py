@@ -48,21 +48,21 @@ def run(
             _ = shards | "convert" >> converting(source, job, max_rejected_share)
     except Exception as error:  # runners wrap the exceptions of workers in their own types
         raise UserError(_reason(error)) from error
-    every = read_reports(job)
-    missing = [job.name(shard) for shard in todo if shard not in every]
+    reports = read_reports(job)
+    missing = [job.name(shard) for shard in todo if shard not in reports]
     if missing:
         raise UserError(
             f"--out {job.out}: the pipeline ended, but {len(missing):,} of {len(todo):,} shards "
             f"are not there, such as {missing[0]}; name a folder that all workers reach"
         )
-    yield from (every[shard] for shard in todo)
+    yield from (reports[shard] for shard in todo)
 
 
 def converting(source: Source, job: Job, max_rejected_share: float) -> PTransform:
-    """A transform from shard numbers to reports that writes the shards, for your own pipelines.
+    """A Beam transform for your own pipelines: takes shard numbers, writes them, returns reports.
 
     Runners may give a shard to two workers at the same time. Both write the same bytes under a
-    temporary name, and the file appears complete.
+    temporary name, and the file appears once it is complete.
 
     Args:
       source: the source to read; all workers must reach its paths.

@@ -1,4 +1,4 @@
-"""What is written of an example: its description as JSON data, its image, and columns of bytes."""
+"""The parts of an example that a conversion writes: JSON data, the image, and columns of bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vljax.data_tools.convert.images import ImageFile, ImageOptions, as_png, con
 
 _FIELDS = ("captions", "tags", "class")
 _LAYOUT_FIELDS = ("regions", "phrases", "questions")
-# Names that vljax itself writes, and the option that reads a column of that name as such.
+# Names that vljax itself writes -> the option that makes it read the source's column of that name.
 _RESERVED = {
     "captions": "--captions",
     "tags": "--tags",
@@ -45,7 +45,7 @@ class OutputExample:
 
     @property
     def fields(self) -> list[str]:
-        """The names of the fields that the example has, to be counted."""
+        """The names of the fields that the example has, for counting."""
         layout = self.description.get(LAYOUT, {})
         own = [name for name in _FIELDS if name in self.description]
         return own + [name for name in _LAYOUT_FIELDS if name in layout]
@@ -54,7 +54,7 @@ class OutputExample:
 def output_example(
     records: Records, index: int, images: ImageOptions, drop: frozenset[str]
 ) -> OutputExample:
-    """What is written of an example of the source.
+    """The example to write for an example of the source.
 
     Args:
       records: records opened with all columns.

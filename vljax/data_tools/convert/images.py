@@ -79,15 +79,15 @@ def convert_image(content: bytes, images: ImageOptions) -> ImageFile:
     ending = images.encode or (picture.ending if picture.ending in _WRITTEN else "png")
     longest = max(picture.width, picture.height)
     too_large = images.max_side is not None and longest > images.max_side
-    otherwise = images.encode is not None and (
+    must_encode = images.encode is not None and (
         picture.ending != images.encode or images.quality is not None
     )
-    if not too_large and not otherwise:
+    if not too_large and not must_encode:
         return picture
     size = (picture.width, picture.height)
     if images.max_side is not None and too_large:
-        share = images.max_side / longest
-        size = (max(1, round(size[0] * share)), max(1, round(size[1] * share)))
+        scale = images.max_side / longest
+        size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     return ImageFile(
         _encoded(content, size, ending, images.quality or _DEFAULT_QUALITY), ending, *size
     )
@@ -102,7 +102,7 @@ def as_png(content: bytes) -> bytes:
 
 
 def _unchanged(content: bytes) -> ImageFile:
-    """Reads the header only."""
+    """The image file unchanged; only its header is read."""
     header = read_header(content)
     return ImageFile(content, _ENDINGS[header.format], header.width, header.height)
 

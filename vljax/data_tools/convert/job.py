@@ -47,7 +47,7 @@ class Plan:
     to: Target
     """Format of the shards."""
     examples_per_shard: int
-    """n: shard s has the usable ones of the source's examples s * n to (s + 1) * n."""
+    """n: shard s has those of the source's examples s * n to (s + 1) * n that can be used."""
     images: ImageOptions
     """How images are written."""
     drop: tuple[str, ...]
@@ -124,7 +124,7 @@ class Job:
 
 
 def check_folder(out: str) -> None:
-    """Raises UserError if a folder has files but no conversion in it."""
+    """Raises UserError if a folder has files that do not belong to a conversion."""
     there = list_folder(out)
     if _ABOUT not in there and (other := sorted(there.keys() - {REPORTS})):
         raise UserError(
@@ -193,21 +193,21 @@ def write_report(job: Job, report: Report) -> None:
     _write_json(job.report_path(report.shard), dataclasses.asdict(report))
 
 
-def finish(job: Job, every: dict[int, Report]) -> dict[str, Any]:
+def finish(job: Job, reports: dict[int, Report]) -> dict[str, Any]:
     """Writes the list of rejected examples and the summary of a conversion.
 
     Args:
       job: the conversion, complete or not.
-      every: the reports so far, by shard.
+      reports: the reports so far, by shard.
 
     Returns:
       `complete`, `examples`, `fields` (number of examples with captions, ...), `classes` (whether
       there are class names), `rejected` (number by kind), `shards` and `bytes`.
     """
-    rows = [row for _, report in sorted(every.items()) for row in report.rejected]
+    rows = [row for _, report in sorted(reports.items()) for row in report.rejected]
     kinds = Counter(row.kind for row in rows)
     fields: Counter[str] = Counter()
-    for report in every.values():
+    for report in reports.values():
         fields.update(report.fields)
     if rows:
         lines = (
@@ -216,13 +216,13 @@ def finish(job: Job, every: dict[int, Report]) -> dict[str, Any]:
         )
         write_file(join(job.out, REJECTED), "".join(f"{line}\n" for line in lines).encode())
     summary = {
-        "complete": len(every) == job.shards,
-        "examples": sum(report.examples for report in every.values()),
+        "complete": len(reports) == job.shards,
+        "examples": sum(report.examples for report in reports.values()),
         "fields": dict(sorted(fields.items())),
         "classes": CLASSES in list_folder(job.out),
         "rejected": dict(sorted(kinds.items())),
-        "shards": sum(report.examples > 0 for report in every.values()),
-        "bytes": sum(report.bytes for report in every.values()),
+        "shards": sum(report.examples > 0 for report in reports.values()),
+        "bytes": sum(report.bytes for report in reports.values()),
     }
     _write_json(join(job.out, _ABOUT), {"plan": encode(job.plan), **summary})
     return summary

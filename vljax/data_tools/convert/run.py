@@ -120,7 +120,7 @@ def _plan(source: Source, records: Records, options: ConvertOptions) -> Plan:
 
 @contextlib.contextmanager
 def _exclusive(job: Job) -> Iterator[None]:
-    """Holds the lock of a local folder, which other users that share the folder respect too."""
+    """Holds the lock of a local folder, which also works between users that share the folder."""
     if is_remote(job.out):
         yield
         return
@@ -139,7 +139,7 @@ def _exclusive(job: Job) -> Iterator[None]:
 
 
 class _Totals:
-    """The reports so far, and the rejected share that they add up to."""
+    """The reports so far, and the number of rejected examples in them."""
 
     def __init__(self, job: Job, progress: Progress, done: dict[int, Report]):
         self.done = dict(done)

@@ -24,9 +24,9 @@ from vljax.data_tools.convert.example import OutputExample, output_example
 from vljax.data_tools.convert.job import REJECTED, Job, Rejected, Report, Target, write_report
 from vljax.files import atomic_file
 
-# Examples of a shard that are read before its rejected share alone may stop the conversion.
+# Number of examples of a shard to read before its rejected share alone may stop the conversion.
 _MIN_SEEN = 1000
-# Columns that may tell people which example this is, in order of preference.
+# Columns that may identify an example for people, in order of preference.
 _IDS = ("__key__", "key", "path", "image", "filename", "id", "url")
 
 
@@ -61,13 +61,13 @@ def convert_shard(
         write_report(job, report)
         return report
     count, fields = 0, Counter[str]()
-    with atomic_file(job.path(shard)) as place:
-        with open_shard(job.plan.to, place) as writer:
-            for example, has in chain([first], examples):
-                writer.add(example)
-                fields.update(has)
+    with atomic_file(job.path(shard)) as local_path:
+        with open_shard(job.plan.to, local_path) as writer:
+            for entry, names in chain([first], examples):
+                writer.add(entry)
+                fields.update(names)
                 count += 1
-        size = os.path.getsize(place)
+        size = os.path.getsize(local_path)
         report = Report(shard, count, size, dict(sorted(fields.items())), tuple(rejected))
         write_report(job, report)
     return report
@@ -108,7 +108,8 @@ def exceeds_limit(bad: int, seen: int, limit: float) -> bool:
       seen: number of examples.
       limit: the share that is allowed.
     """
-    # Three standard deviations, so that a few rejected examples at the start do not stop a job.
+    # Three standard deviations above the limit: a few rejected examples at the start do not stop
+    # a job.
     return bad > limit * seen + 3 * math.sqrt(limit * (1 - limit) * seen)
 
 
@@ -137,7 +138,7 @@ def _id(records: Records, index: int) -> str:
 _MEMBER = re.compile(r"[a-z0-9_-][a-z0-9_.-]*")
 _PNG = b"\x89PNG"
 _PICKLES = {"pyd", "pickle", "pkl", "pth", "pt"}
-# Members that the webdataset package decodes as text or a number, so their bytes are text.
+# Members that the webdataset package decodes as text or as a number: their bytes are text.
 _TEXTS = {"txt", "text", "transcript", "cls", "cls2", "class", "count", "index", "inx", "id"}
 
 
@@ -269,7 +270,7 @@ class RecordShard(Writer):
 
 
 def _attempted(path: str, action: Callable[[], Any]) -> Any:
-    """Calls the library and converts its errors, such as a full disk, into UserError."""
+    """Calls a library function and converts its errors, such as a full disk, to UserError."""
     try:
         return action()
     except (RuntimeError, ValueError) as error:
@@ -278,7 +279,7 @@ def _attempted(path: str, action: Callable[[], Any]) -> Any:
 
 
 def _check_records(path: str, count: int) -> None:
-    """Compares the number of records in a file: the library does not report every failed write."""
+    """Checks the number of records in a file: the library does not report every failed write."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     def read() -> int:

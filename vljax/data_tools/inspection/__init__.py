@@ -1,1 +1,1 @@
-"""What is in a data set: measured example by example, then summed up."""
+"""Inspection of a data set: measures each example, then summarizes the measurements."""

@@ -96,7 +96,7 @@ def inspect(
 
 
 _CHUNK = 64  # examples
-# Seconds of measuring before deciding about processes, and the time that starting them takes.
+# Seconds of measuring before deciding whether to start processes, and seconds to start them.
 _TRIAL, _START = 1.0, 4.0
 
 Indices = Sequence[int] | np.ndarray
@@ -115,8 +115,8 @@ def measure_all(
 ) -> Measurements:
     """Measures examples, by several processes if that is faster; the result is the same.
 
-    The first chunks are measured in this process. If the rest will take longer than starting
-    processes does, they share it.
+    The first chunks are measured in this process. If the rest takes longer than starting worker
+    processes, the workers measure it.
 
     Args:
       measurer: measures chunks.

@@ -182,7 +182,7 @@ WHITE = (255, 255, 255)
 def small_pixels(
     content: bytes, header: ImageHeader, side: int, max_pixels: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The image, oriented and on white, at some size of at least `side` pixels in both directions.
+    """The image, oriented and on white, at a size of at least `side` pixels in both directions.
 
     JPEG files are decoded at a reduced size, which is several times faster. An image that is
     smaller than `side` keeps its size.
@@ -252,7 +252,7 @@ SCRIPTS = (
 
 
 def script_of(text: str) -> str:
-    """The script of most letters of a text; of equally frequent ones, the first in `SCRIPTS`.
+    """The script of most letters of a text; if several are most frequent, the first in `SCRIPTS`.
 
     Combining marks count as letters.
 

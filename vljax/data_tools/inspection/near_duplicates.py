@@ -19,8 +19,8 @@ MAX_COLOUR = 8.0
 """Mean difference of the colours that near duplicates may have, of 255."""
 COLOURS = 48
 
-# With one more band than bits that may differ, near duplicates have at least one equal band: only
-# images with an equal band are compared.
+# The hash is split into bands, one more than the bits that may differ. Near duplicates then have at
+# least one equal band, so only images with an equal band are compared.
 _BANDS = MAX_BITS + 1
 # Smaller brightness differences count as equal: compression adds such noise to flat areas.
 _MIN_STEP = 2.0
@@ -65,9 +65,9 @@ def near_duplicate_groups(
     Returns:
       Row numbers, ascending, of each group of two or more; groups are sorted by their first row.
     """
-    whole = np.concatenate([np.ascontiguousarray(hashes).view(np.uint8), colours], axis=1)
+    signatures = np.concatenate([np.ascontiguousarray(hashes).view(np.uint8), colours], axis=1)
     distinct, first, of_row = np.unique(
-        np.ascontiguousarray(whole).view(f"V{whole.shape[1]}").ravel(),
+        np.ascontiguousarray(signatures).view(f"V{signatures.shape[1]}").ravel(),
         return_index=True,
         return_inverse=True,
     )

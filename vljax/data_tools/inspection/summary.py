@@ -129,7 +129,7 @@ def _sizes(width: np.ndarray, height: np.ndarray) -> dict[str, Any]:
 
 
 def labels(measured: Measurements, class_names: tuple[str, ...]) -> dict[str, Any] | None:
-    """How many examples each class has, the most frequent first; None where none has a label."""
+    """The number of examples of each class, most frequent first; None if no example has a label."""
     found = measured.examples["label"]
     found = found[found >= 0]
     if not len(found):
@@ -146,7 +146,7 @@ def labels(measured: Measurements, class_names: tuple[str, ...]) -> dict[str, An
 
 
 def unusable(measured: Measurements) -> dict[str, Any]:
-    """How many examples training would reject, by kind, with the first of each."""
+    """The number of examples that training would reject, by kind, with the first few of each."""
     kinds = _named(measured.examples["kind"], OUTCOMES)
     usable = kinds.pop(OUTCOMES[0], 0)
     return {
@@ -231,7 +231,7 @@ def log_edges(values: np.ndarray) -> np.ndarray:
 
 
 def _round_up(step: float) -> int:
-    """The next larger one of 1, 2, 5, 10, 20, ..."""
+    """The smallest of 1, 2, 5, 10, 20, ... that is not below `step`."""
     power = 10 ** max(0, math.floor(math.log10(step)))
     return next(int(power * digit) for digit in (1, 2, 5, 10) if power * digit >= step - 1e-9)
 

@@ -1,1 +1,1 @@
-"""Composed scenes: real pictures of objects in made-up places, with all that is known of them."""
+"""Composed scenes: pictures of objects at random positions, with boxes, masks and questions."""

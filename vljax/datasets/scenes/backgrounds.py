@@ -41,8 +41,8 @@ class Background:
         return np.asarray(cv2.applyColorMap(blend, steps[:, None]))
 
     def part_of(self, records: Records, size: int) -> Pixels:
-        """A random square part of a picture instead. Raises ExampleError if it is damaged."""
-        return _part_of_one(self._generator(), size, records)
+        """A random square of a random picture. Raises ExampleError if the picture is damaged."""
+        return _random_square(self._generator(), size, records)
 
     def _generator(self) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self.key))
@@ -66,7 +66,7 @@ def draw(rng: np.random.Generator, objects: Float[np.ndarray, "objects 3"]) -> B
     return Background(kind, palettes[chosen], int(rng.integers(2**63)))
 
 
-def _part_of_one(rng: np.random.Generator, size: int, records: Records) -> Pixels:
+def _random_square(rng: np.random.Generator, size: int, records: Records) -> Pixels:
     """A square of a random picture, at least half as wide as the largest square in it."""
     import cv2
     from PIL import Image

@@ -1,7 +1,7 @@
-"""Draw the content of a scene such that no question gives its answer away.
+"""Draw the content of a scene, such that the text of a question does not tell its answer.
 
 Names are drawn uniformly without replacement and get random roles: in the scene, asked about, not
-in the scene. So a name says nothing about its role, its position or its count.
+in the scene. So a name is independent of its role, its position and its count.
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ def draw(
 
 
 def draw_things(rng: np.random.Generator, things: Sequence[Thing], count: int) -> list[Thing]:
-    """Draw things such that no name of one can mean another.
+    """Draw things, such that no name fits two of them.
 
     Raises:
       UserError: if no such things are found.
     """
-    # Drawn anew as a whole, not one by one, so that all orders are equally probable.
+    # If two things clash, all are drawn again, so that all orders stay equally probable.
     for _ in range(_TRIES):
         chosen = [things[i] for i in rng.choice(len(things), count, replace=False)]
         if not any(chosen[i].may_be(chosen[j]) for i in range(count) for j in range(i)):

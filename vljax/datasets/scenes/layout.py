@@ -1,7 +1,7 @@
-"""Lay out objects without knowing what they are, so that positions say nothing about names.
+"""Lay out objects without knowing what they are, so that positions are independent of names.
 
 Each object stands in the middle of a square cell. Cells may overlap a little, their cores do not.
-Relations are defined between cells: what holds for cells holds for the objects inside.
+Relations are defined between cells, and hold for the objects inside.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _what(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Q
 def _what_beside(
     rng: np.random.Generator, content: Content, rates: QuestionRates
 ) -> Question | None:
-    """Ask for the one thing that lies in a direction from another; all others clearly do not."""
+    """Ask for the only thing in a direction from another; all others are clearly not there."""
     found = [
         (direction, i, beside[0])
         for direction in layout.DIRECTIONS
@@ -145,7 +145,7 @@ def _is_beside(rng: np.random.Generator, content: Content, rates: QuestionRates)
 
 
 def _direction(rng: np.random.Generator, content: Content, rates: QuestionRates) -> Question | None:
-    """Ask about two things that nothing hides and that are mainly beside or above each other."""
+    """Ask about two unhidden things that are mainly beside or mainly above each other."""
     cells = [item.cell for item in content.objects]
     free = [not any(c.overlaps(o) for o in cells if o is not c) for c in cells]
     found = [
@@ -204,7 +204,7 @@ def _coloured(
 
 
 def _alone(content: Content, direction: str, i: int) -> list[int]:
-    """The only object that lies in a direction from object i; empty if there is not just one."""
+    """The only object that lies in a direction from object i, in a list; empty if not unique."""
     cells = [item.cell for item in content.objects]
     there = [
         j for j in range(len(cells)) if layout.lies(direction, cells[j], cells[i], content.size)

@@ -28,7 +28,7 @@ from vljax.datasets.tuxpaint.source import Tuxpaint
 
 # Increase it when the same recipe makes other scenes.
 _VERSION = 1
-# Scenes in the cache: the annotation, image and masks of a scene are asked for one after another.
+# Number of scenes to cache: annotation, image and masks of a scene are read one after another.
 _RECENT = 32
 
 
@@ -121,7 +121,7 @@ class SceneRecords(Records):
                 f"{len(self._things)} things that can be used, too few for {config.max_objects} in "
                 "a scene; they need transparency and an English caption that names one thing"
             )
-        # Raises now, rather than in the middle of a run, if the things are too much alike.
+        # Raises now, rather than in the middle of a run, if too many things share words or tags.
         content.draw_things(np.random.default_rng(0), self._things, config.max_objects + 1)
         self._backgrounds = None
         if config.backgrounds is not None:
@@ -146,7 +146,7 @@ class SceneRecords(Records):
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process decodes the pictures again, which is faster than sending them.
+        # Another process decodes the pictures again, which is faster than pickling them.
         return Scenes.open, (self._config,)
 
     def __len__(self) -> int:

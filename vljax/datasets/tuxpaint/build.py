@@ -87,8 +87,8 @@ def _write(chosen: list[stamps.Stamp], out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     index = out / "items.jsonl"
-    # Without items.jsonl there is no data set: it is written last and renamed, so that a build that
-    # was interrupted is not taken for a complete one.
+    # items.jsonl is written last and then renamed, so that an interrupted build is not mistaken for
+    # a complete one.
     index.unlink(missing_ok=True)
     # One record a group, so that reading one picture at random reads no other.
     writer = ArrayRecordWriter(str(out / "images.array_record"), "group_size:1,uncompressed")

@@ -139,7 +139,7 @@ def assign_splits(captions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def svg_rasteriser() -> Callable[[bytes], bytes]:
-    """A function that converts SVG files to PNG files, without system fonts, so reproducibly.
+    """A function that converts SVG files to PNG files; system fonts have no influence.
 
     Raises:
       UserError: if the package that draws SVG is not installed.

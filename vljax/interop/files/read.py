@@ -1,4 +1,4 @@
-"""The arrays of a weights file, whichever of the known kinds it is."""
+"""Reads the arrays of a weights file of any known kind."""
 
 from __future__ import annotations
 

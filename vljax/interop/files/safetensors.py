@@ -2,8 +2,9 @@
 
 The safetensors package reads. The writer is here, since the package's `save_file` needs all tensors
 of a file in memory. A shard has up to 4 GiB, and the export of a scanned model also holds a decoded
-stack of about that size: twice the largest file, where `benchmarks/interop_memory.py` allows 1.5
-times. open_clip reads only a single file, so its export would need the whole model in memory.
+stack of about that size. Together they are twice the largest file, and
+`benchmarks/interop_memory.py` allows 1.5 times. open_clip reads only a single file, so its export
+would need the whole model in memory.
 The format: the length of the header, the header in JSON, and the arrays one after the other.
 """
 

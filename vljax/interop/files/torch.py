@@ -59,7 +59,7 @@ def _state_dict(path: Path, source: str, subtree: str | None) -> dict[str, Store
             known = [str(k) for k in content] if isinstance(content, Mapping) else []
             raise UserError(f"{source}: no state dict {subtree!r}{suggest(subtree, known)}")
         return _tensors(content[subtree])
-    if isinstance(content, Mapping) and not _direct(content):
+    if isinstance(content, Mapping) and not _holds_tensors(content):
         content = _only_state_dict(content, source)
     tensors = _tensors(content)
     if not tensors:
@@ -67,7 +67,7 @@ def _state_dict(path: Path, source: str, subtree: str | None) -> dict[str, Store
     return tensors
 
 
-def _direct(content: Mapping[Any, Any]) -> bool:
+def _holds_tensors(content: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, StoredTensor) for value in content.values())
 
 

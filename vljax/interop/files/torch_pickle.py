@@ -36,7 +36,7 @@ _LITERALS = (
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_NOTHING = ("PROTO", "FRAME")
+_NO_EFFECT = ("PROTO", "FRAME")
 
 
 def load(
@@ -91,7 +91,7 @@ class _Machine:
             self._memo[int(argument)] = self.stack[-1]
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             self.stack.append(self._memo[int(argument)])
-        elif name not in _NOTHING:
+        elif name not in _NO_EFFECT:
             method = getattr(self, f"_{name.lower()}", None)
             if method is None:
                 raise UserError(f"{self._source}: opcode {name}, which a state dict does not need")

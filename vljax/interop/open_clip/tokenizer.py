@@ -18,7 +18,7 @@ from vljax.interop.transformers import tokenizer
 _CLEANINGS = {"lower": "clip", "whitespace": "clip_whitespace", "canonicalize": "siglip_open_clip"}
 _NAMES = {ours: theirs for theirs, ours in _CLEANINGS.items()}
 _CLIP_CLEANINGS = {name: _CLEANINGS[name] for name in ("lower", "canonicalize")}
-"""The cleanings that work with CLIP's own tokenizer, which always lower-cases here."""
+"""The cleanings that work with CLIP's own tokenizer, which always lower-cases in vljax."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class ReadTokenizer(Ids):
-    """The same, with the tokenizer that was read."""
+    """`Ids` with the tokenizer that was read."""
 
     loaded: LoadedTokenizer
 

@@ -95,7 +95,7 @@ def _function(
     if not any(stream in head.reads() for head in run.model.heads.values()):
         issues.refuse(f"model.encoders.{stream}", encoder.type_name, "encoders with an embedding")
     if isinstance(encoder, TransformerConfig):
-        # Exported weights have unrolled names, also if the stack was scanned in training.
+        # Exported weights have unrolled names, even if the stack was scanned in training.
         encoder = cast("Encoder", dataclasses.replace(encoder, scan=False, remat="none"))
     alone = ModelConfig({stream: encoder}, run.model.heads)
     model = build(alone, compute)

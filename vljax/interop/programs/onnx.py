@@ -76,11 +76,13 @@ def _graph(encoder: EncoderFunction) -> Any:
     inputs, weights = encoder.batch(batch), dict(encoder.weights)
 
     def function(*arrays: Array) -> Array:
-        own, rest = arrays[: len(inputs)], arrays[len(inputs) :]
-        named = dict(zip(weights, rest, strict=True)), dict(zip(inputs, own, strict=True))
-        return encoder(*named)
+        batch_arrays, weight_arrays = arrays[: len(inputs)], arrays[len(inputs) :]
+        return encoder(
+            dict(zip(weights, weight_arrays, strict=True)),
+            dict(zip(inputs, batch_arrays, strict=True)),
+        )
 
-    # jax2onnx warns about types on every export, none of which a user can act on.
+    # jax2onnx warns about types on every export; a user cannot act on these warnings.
     logger = logging.getLogger("onnx_ir.serde")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -114,12 +116,12 @@ def _point_to(graph: Any, locations: Mapping[str, Location]) -> None:
     import onnx
 
     kept: list[Any] = []
-    read = set(_read(graph.graph))
+    used = set(_used_names(graph.graph))
     for argument in graph.graph.input:
         if argument.name not in locations:
             kept.append(argument)
             continue
-        if argument.name not in read:
+        if argument.name not in used:
             continue  # onnxruntime would warn of each unused tensor
         kind = argument.type.tensor_type
         tensor = onnx.TensorProto(
@@ -136,14 +138,14 @@ def _point_to(graph: Any, locations: Mapping[str, Location]) -> None:
     _replace(graph.graph.input, kept)
 
 
-def _read(graph: Any) -> Iterator[str]:
-    """The names that the nodes of a graph read, including nested graphs."""
+def _used_names(graph: Any) -> Iterator[str]:
+    """The names of a graph's outputs and of its nodes' inputs, including nested graphs."""
     yield from (output.name for output in graph.output)
     for node in graph.node:
         yield from node.input
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _read(inner)
+                yield from _used_names(inner)
 
 
 def _replace(field: Any, values: Sequence[Any]) -> None:

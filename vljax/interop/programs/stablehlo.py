@@ -26,7 +26,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     folder.check(trained, issues)
-    # One program runs on every platform, so it avoids XLA's grouped convolutions: slow on CPU.
+    # One program runs on every platform, so it avoids XLA's grouped convolutions, which are slow
+    # on CPU.
     low = trained.dtype == "bfloat16"
     kernels = Kernels(attention=cpu_attention, depthwise_convolution=shifted_sum)
     compute = Compute(jnp.bfloat16 if low else jnp.float32, kernels=kernels)

@@ -191,5 +191,5 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
 
 
 def kind_of(encoder: TextTransformer) -> str:
-    """The `model_type` of such towers."""
+    """The `model_type` of an encoder."""
     return "roberta" if encoder.position_offset else "bert"

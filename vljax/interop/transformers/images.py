@@ -84,7 +84,7 @@ def _side(fields: ForeignConfig, name: str, stated: Any) -> int:
 
 
 def _family(fields: ForeignConfig) -> _Family:
-    """What the kind of processor does by default, once the steps that all share are checked."""
+    """The defaults of the image processor's class. Checks the steps that all classes share."""
     kind = str(fields.raw("image_processor_type") or fields.raw("feature_extractor_type"))
     family = next((name for name in _FAMILIES if kind.startswith(name)), None)
     if family is None:

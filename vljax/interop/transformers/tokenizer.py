@@ -235,7 +235,7 @@ def _pairs(trained: TrainedModel, issues: ExportIssues) -> tuple[bytes, Special]
 
 
 def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
-    """Raises UserError unless texts end with a token, are cut before it, padded right."""
+    """Raises UserError unless texts get an end token, keep it when cut, and are padded right."""
     field = "data.tokenizer"
     if not config.adds_eos:
         name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"

@@ -132,7 +132,7 @@ _FINAL_SIGMA = r"(?<=\p{L})\x{3a3}(?!['.:\x{b7}\x{2019}]*\p{L})"
 
 
 def _normalizers(cleaning: Cleaning) -> list[Any]:
-    """The cleaning as normalizers of the tokenizers library, without what ftfy does."""
+    """The cleaning as normalizers of the tokenizers library, without the repairs of ftfy."""
     from tokenizers import Regex
     from tokenizers.normalizers import Lowercase, Replace
 

@@ -1,1 +1,1 @@
-"""From image files and strings to what the programs of an exported folder read."""
+"""Preprocessing of image files and texts, and the programs of an exported folder."""

@@ -81,7 +81,7 @@ def _check(file: Path, size: int, digest: str) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description="Embeddings of images and texts.")
     parser.add_argument("--images", nargs="*", default=[], metavar="FILE")
     parser.add_argument("--texts", nargs="*", default=[], metavar="TEXT")

@@ -11,7 +11,7 @@ import onnxruntime
 
 
 class Programs:
-    """The graphs that a folder's `export.json` lists; they name their weights themselves."""
+    """The graphs that a folder's `export.json` lists. A graph names its file of weights itself."""
 
     def __init__(self, folder: Path, programs: Mapping[str, Any], _: Sequence[str]) -> None:
         self._sessions = {

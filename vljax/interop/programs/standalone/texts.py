@@ -86,5 +86,5 @@ def _clip(config: dict[str, Any], file: Path) -> tuple[Encode, Frame]:
     from vljax.data.tokenizers.clip_bpe import ClipBpe
 
     tokenizer = Tokenizer()
-    words = ClipBpe.from_decode(tokenizer.decode)
-    return words.encode, (0, tokenizer.start_of_text(), tokenizer.end_of_text())
+    bpe = ClipBpe.from_decode(tokenizer.decode)
+    return bpe.encode, (0, tokenizer.start_of_text(), tokenizer.end_of_text())

@@ -5,6 +5,10 @@ reads it, and sum over keys for its gradient. `dense_attention` writes once what
 read, in the format of the inputs. It divides after the values are mixed, where rows have `head_dim`
 entries instead of one for each key, and takes the gradient's sum over keys from the output, as in
 Dao et al. 2022 (FlashAttention, section 3.1).
+
+Without the custom gradient, the step of `siglip_vit_b16` with one layer in each tower takes 4.8 %
+more cycles on v5e and 11 % more temporary memory. An image layer with JAX's own attention takes
+4.18e6 instead of 2.56e6 cycles (docs/tpu_performance.md), which is 14 % of the whole model's step.
 """
 
 from __future__ import annotations
