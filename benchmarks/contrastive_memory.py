@@ -7,7 +7,7 @@ of both embeddings and of the learned scalars. A figure is `temp_size_in_bytes` 
 each device runs on its shard of the batch: bytes per device, without arguments and results, which
 every loss has. The dense loss computes the matrix of all logits, as in big_vision's SigLIP trainer
 (trainers/proj/image_text/siglip.py) and in CLIP (Radford et al. 2021, fig. 3), and XLA splits it;
-its embeddings are normalised before, ours within the loss.
+it gets normalised embeddings, whereas our losses normalise them.
 """
 
 from __future__ import annotations
@@ -73,17 +73,19 @@ def measure(global_batch: int, devices: int) -> dict[str, float]:
 
     mesh = make_mesh(MeshConfig(data=devices))
     split, whole = batch_sharding(mesh), replicated(mesh)
-    places = (split, split, whole, whole)
+    shardings = (split, split, whole, whole)
     shapes = ((global_batch, WIDTH), (global_batch, WIDTH), (), ())
     arguments = [
-        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
-        for shape, place in zip(shapes, places, strict=True)
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+        for shape, sharding in zip(shapes, shardings, strict=True)
     ]
     result = {}
     for kind in LOSSES:
         for name, loss in (("ours", ours(kind, mesh)), ("dense", dense(kind))):
             function = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))
-            program = jax.jit(function, out_shardings=(whole, places)).lower(*arguments).compile()
+            program = (
+                jax.jit(function, out_shardings=(whole, shardings)).lower(*arguments).compile()
+            )
             result[f"{kind}/{name}"] = program.memory_analysis().temp_size_in_bytes / 2**30
     return result
 
@@ -107,7 +109,7 @@ def in_own_process(global_batch: int, devices: int) -> dict[str, float]:
 
 
 def report(global_batch: int, devices: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows for each number of devices and loss, which are printed at once."""
+    """Measures each number of devices and loss; prints and returns the rows."""
     print(f"global batch {global_batch}, width {WIDTH}, float32; GiB per device")
     print(f"{'devices':>7}  {'loss':8} {'ours':>7} {'dense':>7} {'ratio':>7} {'target':>7}")
     rows = []

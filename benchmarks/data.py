@@ -1,12 +1,12 @@
-"""Training examples a second beside open_clip, and how many of them accelerators need.
+"""Training examples per second of vljax and open_clip, and the rate that accelerators need.
 
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/data.py [--only images|tars] [--runs 15] [--images FOLDER] [--json PATH]
 
 Images: a JPEG of 640 x 480 pixels becomes an example of 224 by open_clip's default augmentation, a
 random resized crop of 90 to 100 % of the area. open_clip's transform also normalises; vljax does
-that on the device. Both run on one core with one thread, each in a process of its own, in turns;
-figures are medians. The pixel difference is the mean absolute one, in levels of 255, from a full
+that on the device. Both run in turns on one core, each in its own process with one thread. Figures
+are medians. The pixel difference is the mean absolute difference, in levels of 255, from a full
 decode and Pillow's antialiased bicubic filter for the same rectangles.
 
 Tars: whole input pipelines on two cores, from WebDataset shards to batches (`data_tars.py`).
@@ -40,7 +40,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def measure(spec: ImageSpec, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds an image for each way, of all runs; they alternate after one that is dropped."""
+    """Seconds per image of each list of transforms, for each run; the first run is dropped."""
     pythons = {"vljax": sys.executable, PEER: options.peer_python}
     workers = {name: Worker(PEERS[name], spec, pythons[name]) for name in PEERS}
     times: dict[str, list[float]] = {}
@@ -58,7 +58,7 @@ def measure(spec: ImageSpec, options: argparse.Namespace) -> dict[str, list[floa
 
 
 def differences(spec: ImageSpec, epochs: int = 5) -> dict[str, dict[str, float]]:
-    """Mean absolute difference from the first way, of all images and of the worst of them."""
+    """Mean absolute difference from the first list of transforms, over all images and at worst."""
     import numpy as np
 
     from benchmarks.peers.vljax_images import example, ways
@@ -100,7 +100,7 @@ def images(options: argparse.Namespace, quality: int) -> dict[str, Any]:
 
 
 def pair_flops() -> dict[str, float]:
-    """FLOPs of a training step for one image and text, by model: those of CLIP's paper."""
+    """Model of CLIP's paper -> FLOPs of a training step per image-text pair."""
     from vljax import config
     from vljax.analysis.compile import model_flops
     from vljax.overrides import override
@@ -126,7 +126,12 @@ def pair_flops() -> dict[str, float]:
 
 
 def demand(mfu: float, rate: float) -> list[dict[str, Any]]:
-    """Images a second that chips use at an MFU, and the cores which that takes at a rate."""
+    """Images per second that chips consume at an MFU, and the CPU cores that this takes.
+
+    Args:
+      mfu: of the chips.
+      rate: images per second that a CPU core makes.
+    """
     from vljax.analysis.accelerators import ACCELERATORS
 
     rows = []
@@ -139,7 +144,7 @@ def demand(mfu: float, rate: float) -> list[dict[str, Any]]:
 
 
 def image_report(options: argparse.Namespace) -> dict[str, Any]:
-    """The figures for single images, on one core, and the demand for them."""
+    """The figures for single images on one core, and the demand of accelerators."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the peers inherit it
     by_quality = {str(q): images(options, q) for q in options.quality}
     quality, entry = list(by_quality.items())[-1]
@@ -156,7 +161,7 @@ def image_report(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Tables for people."""
+    """Prints the tables."""
     if "webdataset" in report:
         data_tars.show(report["webdataset"])
     if "jpeg_640x480_to_224" in report:
@@ -164,7 +169,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def show_images(report: dict[str, Any]) -> None:
-    """The tables of the images."""
+    """Prints the tables of the images."""
     for quality, entry in report["jpeg_640x480_to_224"].items():
         about = f"{entry['files']} files of {entry['kib_per_file']:.0f} KiB"
         print(f"\nJPEG 640 x 480, quality {quality} ({about}) to a training example of 224 pixels")
@@ -193,13 +198,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=("images", "tars"), help="this section alone")
-    parser.add_argument("--runs", type=int, default=15, help="of each way of images")
-    parser.add_argument("--quality", type=int, nargs="+", default=[75, 90], help="of the JPEGs")
-    parser.add_argument("--turns", type=int, default=3, help="of each pipeline of tars")
-    parser.add_argument("--seconds", type=float, default=6, help="of each of these turns, at least")
-    parser.add_argument("--images", type=Path, help="a folder of pictures in place of ours")
-    parser.add_argument("--mfu", type=float, default=0.5, help="of the chips, 0..1")
-    parser.add_argument("--peer-python", default=sys.executable, help="one that has open_clip")
+    parser.add_argument("--runs", type=int, default=15, help="runs of each list of transforms")
+    parser.add_argument("--quality", type=int, nargs="+", default=[75, 90], help="JPEG qualities")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each tar pipeline")
+    parser.add_argument("--seconds", type=float, default=6, help="least duration of a turn")
+    parser.add_argument("--images", type=Path, help="a folder of other pictures")
+    parser.add_argument("--mfu", type=float, default=0.5, help="assumed MFU of the chips, 0 to 1")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has open_clip")
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options = parser.parse_args()
     os.environ |= dict.fromkeys(THREADS, "1")

@@ -1,11 +1,12 @@
-"""Seconds to the first batch, and memory, with an index of 100 million examples.
+"""Seconds to the first batch, and memory, for a data set of 100 million examples.
 
     python benchmarks/data_index.py [--examples 100000000] [--batch 256] [--runs 3] [--json PATH]
 
-Each case is a process of its own, timed from its start: imports, opening, the order of the data,
-decoding and augmenting one batch of 224 pixels. The examples are synthetic: any of them exists
-(640x480 JPEG files of 32 kinds, a caption with its number) without an index on disk, so what is
-measured is the order, not a file format. The peak of resident memory is that of the whole process.
+Each case runs in its own process and is timed from the start of that process: imports, opening, the
+order of the data, decoding and augmenting one batch of 224 pixels. The examples are synthetic (32
+different JPEG files of 640x480 pixels, a caption with the example's number) and have no index on
+disk. So this measures the order of the data, not a file format. Memory is the peak resident memory
+of the process.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def first_batch(kind: str, step: int, examples: int, batch: int, began: float) -
 
     Args:
       kind: "single" or "mixture".
-      step: its number.
-      examples: of all sources together.
-      batch: its size.
-      began: when the process was started, seconds since the epoch.
+      step: the step of the batch.
+      examples: number of examples in all sources together.
+      batch: batch size.
+      began: start time of the process, in seconds since the epoch.
     """
     from vljax.data.pipeline.pipeline import Data, train_batches
     from vljax.data.records import Annotation, Records, Source
@@ -112,7 +113,7 @@ def _files() -> list[bytes]:
 
 
 def measure(kind: str, step: int, examples: int, batch: int) -> dict[str, Any]:
-    """The same in a new process."""
+    """Runs `first_batch` in a new process."""
     case = json.dumps([kind, step, examples, batch, time.time()])
     command = [sys.executable, __file__, "--case", case]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -126,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--examples", type=int, default=100_000_000)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--runs", type=int, default=3, help="of which the median is shown")
+    parser.add_argument("--runs", type=int, default=3, help="runs per case; the median is shown")
     parser.add_argument("--json", help="also write the numbers to this file; - for stdout")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Images a second from WebDataset shards, beside open_clip's pipeline on the same two cores.
+"""Images per second from WebDataset shards, by vljax and by open_clip, on the same two cores.
 
-A section of `benchmarks/data.py`; both sides turn the same shards into batches of images of 224
-pixels, by open_clip's default augmentation, and ids. Each turn is a process of its own, started
-for it and ended after it, so that nobody prepares batches while the other is timed. The first
-runs of a turn are dropped: processes that start sooner than others fill their buffers meanwhile.
+This is a section of `benchmarks/data.py`. Both sides read the same shards and make batches of
+224-pixel images, by open_clip's default augmentation, and token ids. Each turn runs in its own
+process, so that one side never prepares batches while the other is timed. The first runs of a turn
+are dropped, because workers that start early have already filled their buffers.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from benchmarks.peers.worker import Worker
 CORES = 2
 SHARDS, EXAMPLES = 4, 500
 QUALITY = 90
-BATCH, BATCHES = 64, 8  # of a run
+BATCH, BATCHES = 64, 8  # examples of a batch, batches of a run
 WARM_UP = 3.0  # seconds after the first run
 PEER = "open_clip"
 MODULES = {"vljax": "vljax_tars", PEER: "open_clip_tars"}
-# Processes that prepare batches, of which each side gets its best; 0 are threads of one process,
+# Numbers of worker processes to try; the best of each side counts. 0 stands for threads, which is
 # vljax's default. open_clip's loader without processes would leave a core idle.
 WORKERS = {"vljax": (0, 1, 2, 3), PEER: (1, 2, 3)}
 AIM = 3.0
 
 
 def turn(name: str, spec: TarSpec, python: str, seconds: float) -> float:
-    """Images a second of one side, alone, over at least so many seconds."""
+    """Images per second of one side, measured alone for at least `seconds` seconds."""
     worker = Worker(MODULES[name], spec, python)
     try:
         worker.seconds(*worker.workloads)
@@ -46,7 +46,7 @@ def turn(name: str, spec: TarSpec, python: str, seconds: float) -> float:
 
 
 def _runs(worker: Worker, seconds: float) -> list[float]:
-    """What runs take, over at least so many seconds."""
+    """The seconds of each run, for at least `seconds` seconds in total."""
     times: list[float] = []
     while sum(times) < seconds:
         times += worker.seconds(*worker.workloads)
@@ -54,7 +54,7 @@ def _runs(worker: Worker, seconds: float) -> list[float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Medians of all turns, for each side and number of processes, and the ratio of the best."""
+    """The median rate for each side and number of processes, and the ratio of the best ones."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < CORES:
         sys.exit(f"--only images: the section of tar shards needs {CORES} cores, here is one")
@@ -89,13 +89,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def row_name(name: str, workers: int) -> str:
-    """Of a side with so many processes that prepare batches, for people."""
+    """The name of a row: the side and its number of worker processes."""
     pool = f"{workers} process" + ("es" if workers > 1 else "") if workers else "threads"
     return f"{name}, {pool}"
 
 
 def show(report: dict[str, Any]) -> None:
-    """A table for people."""
+    """Prints the table."""
     print(
         f"\nWebDataset shards ({report['shards']} of {report['examples_per_shard']} JPEG images of "
         f"{report['kib_per_image']:.0f} KiB with a caption) to batches of {report['batch']}, "

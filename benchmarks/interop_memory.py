@@ -4,8 +4,8 @@
 
 A CLIP of transformers with random weights in float32, as wide as open_clip's ViT-bigG/14 and as
 deep as the size requires, is imported and exported again. Then the same model is exported from a
-checkpoint with scanned stacks, where all layers are one array. Each command is a process of its
-own, and its peak of resident memory includes mapped files. The peak should be less than 1.5 times
+checkpoint with scanned stacks, where all layers are one array. Each command runs in its own
+process, and its peak resident memory includes mapped files. The peak should be less than 1.5 times
 the largest safetensors file. Needs twice the size of the model on disk, and removes it again.
 """
 
@@ -121,7 +121,7 @@ def make_scanned(workdir: Path, unrolled: Path) -> None:
 
 def in_own_process(code: str) -> None:
     """Runs a line of code in another process, so that its memory is freed."""
-    # From the root: this folder has a file with the name of the package tokenizers.
+    # From the root, where Python finds the package `benchmarks`.
     begin = "from pathlib import Path; import benchmarks.interop_memory as m"
     command = [sys.executable, "-c", f"{begin}; {code}"]
     subprocess.run(command, env=_environment(), cwd=ROOT, check=True)

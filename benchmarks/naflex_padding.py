@@ -1,9 +1,9 @@
-"""How much of sequences of patches is padding, by length, for images of given aspect ratios.
+"""Padding fraction of patch sequences by length, for two sets of images.
 
 python benchmarks/naflex_padding.py [--lengths 64,144,256] [--patch 16]
 
-Two distributions: aspect ratios whose logarithm is uniform between 1/2 and 2, sides of some 1000
-pixels (10,000 draws); and the images of the built-in training set. Nothing runs on a device.
+The sets are 10,000 random sizes of about 1000 pixels, whose aspect ratios are log-uniform between
+1/2 and 2, and the images of the built-in training set. Nothing runs on a device.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def builtin() -> Sizes:
 
 
 def padding(sizes: Sizes, patch: int, length: int) -> float:
-    """The share of sequences of a length that is padding."""
+    """The padding fraction of sequences of a length."""
     filled = [math.prod(grid_within(*size, patch, length)) for size in sizes]
     return 1 - sum(filled) / (len(sizes) * length)
 

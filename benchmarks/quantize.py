@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-# In place of this folder, whose tokenizers.py would hide the package of that name.
+# Import from the root instead of from this folder.
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -3,7 +3,7 @@
     python benchmarks/quickstart.py [--seeds 0 1 2] [--json PATH] [--RECIPE_FIELD VALUE ...]
     python benchmarks/quickstart.py --recipe configs/lit_real_towers.py
 
-Every run is a process of its own with a fresh workdir and a cold compile. `--recipe` takes any
+Every run has its own process, a new workdir and no compilation cache. `--recipe` takes any
 recipe whose evaluators are the quickstart's.
 """
 
@@ -61,7 +61,7 @@ def run(recipe: str, seed: int, overrides: list[str]) -> dict[str, float]:
 
 
 def _input_wait(path: Path) -> float:
-    """The mean share of time that steps waited for input, after the first rows are logged."""
+    """The mean fraction of step time spent waiting for input, over the rows that have it."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return statistics.mean(row["input/wait"] for row in rows if row.get("input/wait") is not None)
 
@@ -76,7 +76,7 @@ def _memory(process: psutil.Process) -> int:
 
 
 def main() -> None:
-    """Prints a table; one row a figure, with mean, standard deviation and every run."""
+    """Prints a row for each figure: mean, standard deviation and the value of every run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipe", default="configs/quickstart.py", metavar="RECIPE")

@@ -1,10 +1,10 @@
-"""Seconds that starting takes: median of several runs of each command, caches of the disk warm.
+"""Start-up time: medians of several runs of each command, with a warm disk cache.
 
     python benchmarks/startup.py [--runs 7] [--phases 3]
 
-Then the phases of `python train.py configs/quickstart.py` up to its first step, without and with
-programs compiled before. The step is traced and compiled beside the initial state, so the phases
-add up to more than the whole.
+It then prints the phases of `python train.py configs/quickstart.py` up to the first step, with an
+empty and with a filled compilation cache. The step is traced and compiled while the state is
+initialised, so the phases add up to more than the total.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def phases(folder: str) -> dict[str, float]:
 
 
 def print_phases(runs: int) -> None:
-    """A row a phase: medians with an empty and with a filled cache of compiled programs."""
+    """Prints a row for each phase: medians with an empty and with a filled compilation cache."""
     cold, warm = [], []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:

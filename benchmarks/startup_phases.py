@@ -2,7 +2,8 @@
 
     python benchmarks/startup_phases.py STARTED [RECIPE] [overrides]
 
-STARTED is when this process was started, as `time.time()`. `startup.py` makes a table of it.
+STARTED is the start time of this process, as `time.time()` gives it. `startup.py` prints a table of
+several runs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ phases: dict[str, float] = {}
 
 
 def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose seconds are added to a phase."""
+    """The function; the seconds of its calls are added to a phase."""
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
@@ -36,7 +37,7 @@ def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wrap(owner: Any, name: str, phase: str) -> None:
-    """Times a function where it is looked up."""
+    """Replaces a function of a module by one that is timed."""
     setattr(owner, name, timed(phase, getattr(owner, name)))
 
 
@@ -55,7 +56,7 @@ class Traced:
 
 
 def stop(*_: Any) -> float:
-    """Takes the place of the display of the first step."""
+    """Replaces `Loop._log`: after the first step, prints the phases and exits."""
     import jax
 
     phases["first step, and waiting for its compile"] = time.perf_counter() - begun[0]
@@ -69,16 +70,17 @@ begun: list[float] = []
 
 
 def main() -> None:
-    """Times the real command, by wrapping what it calls."""
+    """Runs the real command with timed functions."""
     from vljax import launch, programs
     from vljax.commands import main as cli
+    from vljax.commands import train
     from vljax.training import loop
 
     phases["imports"] = time.time() - STARTED
-    wrap(cli, "_load", "recipe, overrides")
+    wrap(train, "load_run", "recipe, overrides")
     wrap(launch, "prepare", "checks (shapes, patterns, shardings)")
     wrap(launch, "checkpoint_files", "opening data and tokenizer")
-    wrap(launch, "_open", "opening data and tokenizer")
+    wrap(launch, "_open_evaluation_data", "opening data and tokenizer")
     trace = timed("step: trace", programs.trace_step)
     programs.trace_step = lambda *inputs: Traced(trace(*inputs))
     wrap(launch, "initial_state", "initial state: compile and run")

@@ -1,10 +1,10 @@
-"""A training step of CLIP on this machine, beside open_clip's and one in plain JAX, in turns.
+"""Times a CLIP training step of vljax, of open_clip and of plain JAX on this machine.
 
     pip install -e '.[bench]'
     python benchmarks/step.py [--runs 7] [--json PATH]
 
-Each peer is a process of its own; they run one at a time and alternate, so that what else the
-machine does meets all alike. Figures are medians. The limit is the fastest product of large
+Each peer runs in its own process. Peers run one at a time and alternate, so that other load on the
+machine affects all of them alike. Figures are medians. The limit is the fastest product of large
 matrices by any of the libraries (XLA, PyTorch, NumPy) in the same run. FLOPs are the model's matrix
 products, bidirectional attention in full, forward and backward
 (`vljax.analysis.compile.model_flops`).
@@ -39,7 +39,7 @@ Seconds = dict[str, dict[str, float]]
 
 
 def measure(workers: dict[str, Worker], workloads: list[str], runs: int) -> Seconds:
-    """Each workload by all peers that have it, in turns; one run of each before that is dropped."""
+    """Median seconds of each workload and peer; peers take turns, and a first run is dropped."""
     result: Seconds = {}
     for workload in workloads:
         able = {name: w for name, w in workers.items() if workload in w.workloads}
@@ -56,7 +56,7 @@ def measure(workers: dict[str, Worker], workloads: list[str], runs: int) -> Seco
 
 
 def facts(spec: Spec) -> dict[str, float]:
-    """What the figures are divided by: FLOPs of a step, bytes of a checkpoint."""
+    """FLOPs of a step and bytes of a checkpoint, from which rates are computed."""
     import jax
 
     from benchmarks.peers.vljax_step import recipe
@@ -99,7 +99,7 @@ def summary(spec: Spec, seconds: Seconds) -> dict[str, Any]:
 
 
 def show(name: str, figures: dict[str, Any]) -> None:
-    """A table of a model."""
+    """Prints the table of a model."""
     limit = figures["gemm_limit_flops_per_second"]
     print(f"\n{name}: {figures['model_flops'] / 1e9:.1f} GFLOP a step")
     if limit:
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--activation", choices=("gelu", "quick_gelu"), default="gelu")
     parser.add_argument("--only", nargs="+", choices=(*COMPUTED, *CHECKPOINT, *COMPILED))
-    parser.add_argument("--runs", type=int, default=7, help="of each workload, in turns")
+    parser.add_argument("--runs", type=int, default=7, help="runs of each workload")
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options = parser.parse_args()
     options.peers = list(dict.fromkeys(["vljax", *options.peers]))

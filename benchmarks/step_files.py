@@ -1,4 +1,4 @@
-"""Which files of vljax one training step goes through: what a reader opens to follow it.
+"""Lists the files of vljax that one training step calls: what a reader opens to follow it.
 
     python benchmarks/step_files.py
 

@@ -1,12 +1,12 @@
-"""Where the time of a training step on CPU goes, and what its matrix products take by themselves.
+"""Where the time of a training step on CPU goes, and how long its matrix products take alone.
 
     pip install -e '.[bench]'
     python benchmarks/step_profile.py [--models b32 b16] [--runs 5] [--json PATH]
 
 The first table divides the wall time of a step of `benchmarks/step.py` among kinds of operations,
-by XLA's own profiler. The second adds up all products of matrices that the compiled step has, each
-run alone by the library (XLA, PyTorch, NumPy) that is fastest with its shape: no step made of
-products of these libraries can take less.
+by XLA's own profiler. The second adds up all matrix products of the compiled step, each run alone
+by the library (XLA, PyTorch, NumPy) that is fastest for its shape. A step that computes its
+products with these libraries cannot take less time.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def profile(spec: Spec, runs: int) -> dict[str, Any]:
 
 
 def show(name: str, figures: dict[str, Any]) -> None:
-    """Both tables of a model."""
+    """Prints both tables of a model."""
     step, limit = figures["step_seconds"], figures["fastest_flops_per_second"]
     print(f"\n{name}: {figures['model_flops'] / 1e9:.0f} GFLOP, {step:.2f} s under the profiler")
     for kind, seconds in figures["seconds_by_kind"].items():
@@ -97,7 +97,7 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--activation", choices=("gelu", "quick_gelu"), default="gelu")
-    parser.add_argument("--runs", type=int, default=5, help="of the step and of each product")
+    parser.add_argument("--runs", type=int, default=5, help="runs of the step and of each product")
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options = parser.parse_args()
     report = {}

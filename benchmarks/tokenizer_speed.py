@@ -1,10 +1,10 @@
-"""Strings a second through the tokenizers, beside the reference implementations in the same run.
+"""Strings per second of vljax's tokenizers and of open_clip's, in the same run.
 
     pip install 'vljax[bench]'
     python benchmarks/tokenizer_speed.py [--strings N] [--json PATH]
 
-Cleaning is included on both sides. The texts are the captions of the built-in data set, as they
-are and, for words that no cache has seen, the 10,000 strings of tests/parity/strings.py.
+Cleaning is included on both sides. The texts are the captions of the built-in data set, and the
+10,000 strings of tests/parity/strings.py, whose words are not in any cache.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def captions() -> list[str]:
 
 
 def contestants() -> dict[str, Encode]:
-    """Name -> from texts to ids of length 77; the first is what the others are compared with."""
+    """Name -> function from texts to ids of length 77; the first is the reference."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -49,7 +49,7 @@ def contestants() -> dict[str, Encode]:
 
 
 def speed(encode: Encode, texts: list[str], repeats: int) -> float:
-    """Strings a second, the median of a few passes after a first one."""
+    """Strings per second: the median of several passes after a first one."""
     encode(texts)
     rates = []
     for _ in range(repeats):
@@ -60,9 +60,9 @@ def speed(encode: Encode, texts: list[str], repeats: int) -> float:
 
 
 def main() -> None:
-    """Prints a row a tokenizer and kind of text."""
+    """Prints a row for each tokenizer and kind of text."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--strings", type=int, default=2000, help="of each kind of text")
+    parser.add_argument("--strings", type=int, default=2000, help="number of strings of each kind")
     parser.add_argument("--repeats", type=int, default=3, help="passes")
     parser.add_argument("--json", metavar="PATH", help="write the numbers as JSON too")
     args = parser.parse_args()

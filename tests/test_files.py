@@ -150,7 +150,7 @@ def test_a_broken_link_is_an_error(tmp_path):
         find_files(str(tmp_path), (".tar",), "data.source.path")
 
 
-def test_a_failed_write_leaves_the_file_before(tmp_path):
+def test_a_failed_write_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "x.bin"
     path.write_bytes(b"before")
 
@@ -165,7 +165,7 @@ def test_a_failed_write_leaves_the_file_before(tmp_path):
 
 
 class Listed(LocalFileSystem):
-    """Keeps what it listed, as file systems of object stores do."""
+    """Caches its listings, as file systems of object stores do."""
 
     cachable = False
 
@@ -188,7 +188,7 @@ def test_a_remote_listing_is_never_stale(tmp_path, monkeypatch):
 
 
 class Failing(MemoryFileSystem):
-    """Raises what clients of object stores raise, which is not an OSError."""
+    """Raises errors that are not OSError, as clients of object stores do."""
 
     cachable = False
 

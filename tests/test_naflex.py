@@ -62,30 +62,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str, list[st
         def emit(self, record: logging.LogRecord) -> None:
             names.extend(re.findall(r"Finished XLA compilation of (\S+)", record.getMessage()))
 
-    logger, listen, said = logging.getLogger("jax"), Listen(), io.StringIO()
-    ours = logging.getLogger("vljax")
-    before = ours.handlers, ours.propagate  # a run takes them over
+    logger, listen, output = logging.getLogger("jax"), Listen(), io.StringIO()
+    vljax_logger = logging.getLogger("vljax")
+    before = vljax_logger.handlers, vljax_logger.propagate  # a run replaces them
     logger.addHandler(listen)
     jax.config.update("jax_log_compiles", True)  # in all threads, as jax.log_compiles() is not
     try:
-        launch.train(run, Console(file=said))
+        launch.train(run, Console(file=output))
     finally:
         jax.config.update("jax_log_compiles", False)
         logger.removeHandler(listen)
-        ours.handlers, ours.propagate = before
-    return run, said.getvalue(), names
+        vljax_logger.handlers, vljax_logger.propagate = before
+    return run, output.getvalue(), names
 
 
 def test_the_step_is_compiled_once_for_each_length(
     trained: tuple[Run, str, list[str]],
 ) -> None:
-    run, said, names = trained
+    run, output, names = trained
     drawn = [run.data.length_at(run.seed, step) for step in range(STEPS)]
     assert set(drawn) == set(run.data.image_lengths)
     assert names.count("jit(step)") == len(run.data.image_lengths) == 2
-    # The first is compiled ahead, in a thread; the run reports the others.
-    told = re.findall(r"compiling the step for images of (\d+) patches", said)
-    assert sorted(map(int, [*told, drawn[0]])) == sorted(run.data.image_lengths)
+    # The first length is compiled ahead, in a thread; the run reports the others.
+    reported = re.findall(r"compiling the step for images of (\d+) patches", output)
+    assert sorted(map(int, [*reported, drawn[0]])) == sorted(run.data.image_lengths)
 
 
 def test_padding_is_among_the_metrics(trained: tuple[Run, str, list[str]]) -> None:
@@ -106,7 +106,7 @@ def test_a_checkpoint_encodes_images_of_any_shape(trained: tuple[Run, str, list[
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
-def test_check_tells_the_lengths() -> None:
+def test_check_lists_the_lengths() -> None:
     prepared = prepare(recipe())
     assert summarise(prepared)["image_lengths"] == pytest.approx({16: 1 / 3, 36: 1 / 3, 64: 1 / 3})
     (note,) = [note for note in prepared.notes if "patches" in note]

@@ -174,7 +174,7 @@ def device_batches(
     Args:
       prepared: the run.
       step: the number of the first batch.
-      record: called with what became of the examples, and which of them this process counts.
+      record: called with the statistics of each batch, and the rows that this process counts.
     """
     run = prepared.run
     sharding = batch_sharding(prepared.mesh)
@@ -199,8 +199,8 @@ def device_batches(
 def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
     """A function from variables to an encoder of batches, which returns embeddings on the host.
 
-    A batch is the same in all processes, or already on the devices. The encoder compiles once for
-    each combination of modalities and batch size.
+    A batch is a host array that every process has in full, or already on the devices. The encoder
+    compiles once for each combination of modalities and batch size.
     """
     mesh, model = prepared.mesh, prepared.model
     inputs = example_batch(prepared.run.model)

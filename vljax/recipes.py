@@ -4,7 +4,7 @@
 
 - The run: `Run`, `ModelConfig`, `Data`, `Precision`, `Pretrained`, `MeshConfig`,
   `DistributedConfig`.
-- Components, which a recipe and its overrides exchange by name. Each kind is a base class:
+- Components, which overrides can replace by name. Each kind is a base class:
   `Encoder`, `Head`, `Source`, `Filter`, `Transform`, `Tokenizer`, `Objective`, `Optimizer`,
   `Schedule`, `Evaluator`. Derive from a kind to add a member in a recipe file.
 - Helpers: `choose` for variants, `presets` for towers of published sizes, `BUILTIN_VOCABULARY`.

@@ -34,7 +34,7 @@ FORMAT_VERSION = 2
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What must be equal in all processes of a run: versions, and the fields of the recipe.
+    """Name -> value of what must be equal in all processes: versions and fields of the recipe.
 
     Paths of data may differ between hosts; `resume` compares the data found there.
     """
@@ -175,7 +175,7 @@ def checkpoint_files(prepared: Prepared) -> Files:
 
 
 def model_files(prepared: Prepared, tokenizer: LoadedTokenizer | None) -> dict[str, bytes]:
-    """The files that make a checkpoint self-sufficient, without arrays and position in the data."""
+    """The files that make a checkpoint self-sufficient, except its arrays and data position."""
     run = prepared.run
     normalisation = {name: e.preprocessing() for name, e in run.model.encoders.items()}
     files = {

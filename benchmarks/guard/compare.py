@@ -102,7 +102,7 @@ def changes(case: str, now: Counts, stored: Counts) -> list[Change]:
 
 
 def missing(case: str, now: Counts, stored: Counts) -> list[str]:
-    """Messages for the counts that only one of both has, which nothing guards."""
+    """Messages for the counts that only one side has: they cannot be compared."""
     if not stored:
         return [f"{case}: nothing is stored; run {UPDATE}"]
     new = [f"{case}: {name} is not stored; run {UPDATE}" for name in now if name not in stored]

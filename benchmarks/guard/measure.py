@@ -91,8 +91,8 @@ def moved_bytes(module: Module, runs: Executions) -> int:
 def instructions(module: Module, runs: Executions) -> dict[str, int]:
     """How many transposes and copies a step runs: those inside fusions too, loops times trips.
 
-    So that a scanned layer weighs what an unrolled one does. `copy-start`, by which a TPU fetches
-    ahead into on-chip memory, is no copy here: more of them are no loss.
+    So a scanned layer counts as much as an unrolled one. `copy-start`, which prefetches into the
+    on-chip memory of a TPU, does not count as a copy.
     """
     found: Counter[str] = Counter()
     for name, times in runs.times.items():

@@ -1,1 +1,1 @@
-"""What is timed, each in a process of its own: vljax, and what it is compared with."""
+"""The programs that benchmarks time, each in its own process: vljax and its peers."""

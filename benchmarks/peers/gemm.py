@@ -1,4 +1,4 @@
-"""The machine's own limit: the fastest float32 product of large matrices by any library at hand."""
+"""The limit of this machine: the fastest float32 product of large matrices by any library."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def flops(shape: tuple[int, ...]) -> int:
 def workloads(
     library: str, to_device: Callable[[np.ndarray], Any], run: Callable[[Any, Any], Any]
 ) -> dict[str, Callable[[], Any]]:
-    """A product of each shape, with the right matrix transposed, which XLA is fastest with.
+    """A product of each shape; the right matrix is transposed, because XLA is fastest that way.
 
     Args:
-      library: in the names of the workloads.
-      to_device: an array in the format of the library.
-      run: the product of the first matrix and the transposed second one, until it is there.
+      library: its name, which becomes part of the workloads' names.
+      to_device: converts an array to the format of the library.
+      run: multiplies the first matrix by the transposed second one and waits for the result.
     """
     rng = np.random.default_rng(0)
     made = {}

@@ -14,13 +14,13 @@ from benchmarks.peers.worker import Workloads, serve
 
 
 def training_transform(size: int, scale: Sequence[float]) -> Callable[[Image.Image], torch.Tensor]:
-    """Of an image to a normalised float32 one, after a random resized crop."""
+    """A function from an image to a random resized crop, normalised, as float32."""
     augmentation = AugmentationCfg(scale=tuple(scale))
     return image_transform_v2(PreprocessCfg(size=size), is_train=True, aug_cfg=augmentation)
 
 
 def make(spec: ImageSpec) -> Workloads:
-    """A normalised float32 image of each file."""
+    """The workload: a normalised float32 image of each file."""
     torch.set_num_threads(1)
     contents = [file.read_bytes() for file in spec.files]
     transform = training_transform(spec.size, spec.scale)

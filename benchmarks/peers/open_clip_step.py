@@ -40,7 +40,7 @@ def make(spec: Spec) -> Workloads:
     def normalised() -> torch.Tensor:
         return ((raw / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
-    # Its loader normalises in processes of its own, so that is not part of a step.
+    # open_clip's loader normalises in worker processes, so normalising is not part of a step.
     image, text = normalised(), torch.from_numpy(arrays["text"]).long()
 
     def train() -> None:

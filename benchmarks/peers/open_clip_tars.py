@@ -1,4 +1,4 @@
-"""Batches of the pipeline with which open_clip trains, on the `webdataset` package."""
+"""Batches of open_clip's training pipeline, which uses the `webdataset` package."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from benchmarks.peers.open_clip_images import training_transform
 from benchmarks.peers.tars import TarSpec
 from benchmarks.peers.worker import Workloads, serve
 
-_WITHOUT_END = 10**9  # examples until open_clip's epoch is over
+_EPOCH_EXAMPLES = 10**9  # more than a run takes: open_clip stops at the end of an epoch
 
 
 def make(spec: TarSpec) -> Workloads:
     """Batches of normalised float32 images and ids, with open_clip's defaults."""
     arguments = SimpleNamespace(
         train_data=spec.urls,
-        train_num_samples=_WITHOUT_END,
+        train_num_samples=_EPOCH_EXAMPLES,
         train_data_upsampling_factors=None,
         dataset_resampled=False,
         seed=0,

@@ -1,4 +1,4 @@
-"""Photographs of 640 x 480 pixels as JPEG files, out of packages that ship some."""
+"""Photographs of 640 x 480 pixels as JPEG files, from packages that contain some."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ PHOTOGRAPHS = {
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What the peers make: a training example of `size` pixels of every file in a folder."""
+    """The task of the peers: a training example of `size` pixels from every file in a folder."""
 
     folder: str
     size: int = 224
     scale: tuple[float, float] = (0.9, 1.0)
-    """Of the random resized crop: open_clip's default."""
+    """Range of the area of the random resized crop; open_clip's default."""
 
     @property
     def files(self) -> list[Path]:
-        """All of the folder, by name."""
+        """All files of the folder, sorted by name."""
         return sorted(Path(self.folder).iterdir())
 
 
 def paths() -> list[Path]:
-    """Where the photographs lie; ends the program if a package is not installed."""
+    """The paths of the photographs; ends the program if a package is not installed."""
     found = []
     for package, names in PHOTOGRAPHS.items():
         spec = importlib.util.find_spec(package)
@@ -54,9 +54,10 @@ def paths() -> list[Path]:
 
 
 def write(sources: list[Path], folder: Path, quality: int) -> None:
-    """JPEG files of the first rows and columns of some pictures, mirrored where these end.
+    """Writes the top left part of each picture as a JPEG file of 640 x 480 pixels.
 
-    Nothing is resized, so that they are as sharp as they were. Colours at half the resolution.
+    A smaller picture is continued by its mirror image. Nothing is resized, so that pictures stay
+    sharp. Colours have half the resolution (4:2:0).
     """
     import numpy as np
     from PIL import Image

@@ -1,8 +1,8 @@
-"""CLIP in plain JAX, as one writes it from the papers: what XLA makes of it without help.
+"""CLIP in plain JAX, written from the papers without any work on its speed.
 
-Written from the descriptions of Dosovitskiy et al. 2021 and Radford et al. 2021 the way public JAX
-code bases have it: unrolled blocks, query, key and value apart, softmax over all logits, gradients
-as JAX derives them, the dense loss, `optax.adamw`.
+It follows Dosovitskiy et al. 2021 and Radford et al. 2021 in the style of public JAX code bases:
+unrolled blocks, separate query, key and value, softmax over all logits, gradients as JAX derives
+them, the dense loss, `optax.adamw`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The matrix products of a compiled program, each alone, by the library that is fastest with it."""
+"""Times the matrix products of a compiled program, each alone, by the fastest library for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vljax.analysis.hlo import Module, executions
 
 @dataclass(frozen=True)
 class Product:
-    """Two arrays and which of their dimensions are contracted or go along."""
+    """The shapes of two arrays, and their contracted and batch dimensions."""
 
     left: tuple[int, ...]
     right: tuple[int, ...]
@@ -28,7 +28,7 @@ class Product:
 
     @property
     def equation(self) -> str:
-        """For einsum; the result has the dimensions that go along, then left, then right."""
+        """The einsum equation; the result has batch dimensions, then left, then right."""
         left = list(string.ascii_lowercase[: len(self.left)])
         right = list(string.ascii_uppercase[: len(self.right)])
         both = [*zip(*self.contracted, strict=True), *zip(*self.batch, strict=True)]
@@ -72,7 +72,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 
 def measure(products: Counter[Product], runs: int) -> list[dict[str, Any]]:
-    """Median seconds of each product by the fastest library, the libraries taking turns."""
+    """Median seconds of each product by the fastest library; the libraries take turns."""
     result = []
     for product, times in products.items():
         rng = np.random.default_rng(0)

@@ -13,36 +13,33 @@ from benchmarks.peers import photographs
 
 @dataclass(frozen=True)
 class TarSpec:
-    """What the peers make: batches of training examples from the shards in a folder, without end.
-
-    Attributes:
-      folder: of the shards `00000.tar`, ...
-      shards: how many there are.
-      workers: processes that prepare batches; 0 stands for threads.
-      batch: examples in each.
-      batches: how many a run of the workload takes.
-      size: pixels of an image.
-      scale: of the random resized crop: open_clip's default.
-    """
+    """The task of the peers: an endless stream of training batches from the shards in a folder."""
 
     folder: str
+    """Folder of the shards `00000.tar`, ..."""
     shards: int
+    """Number of shards."""
     workers: int
+    """Processes that prepare batches; 0 stands for threads."""
     batch: int
+    """Examples in a batch."""
     batches: int
+    """Batches that a run of the workload takes."""
     size: int = 224
+    """Height and width of an image, pixels."""
     scale: tuple[float, float] = (0.9, 1.0)
+    """Range of the area of the random resized crop; open_clip's default."""
 
     @property
     def urls(self) -> str:
-        """All shards, as both sides' users write them."""
+        """The pattern of all shards, as users of both sides write it."""
         return f"{self.folder}/{{00000..{self.shards - 1:05d}}}.tar"
 
 
 def write(sources: list[Path], folder: Path, quality: int, shards: int, examples: int) -> float:
-    """Shards of `examples` each; every example has its own caption and one of a few photographs.
+    """Writes shards; every example has its own caption and one of a few photographs.
 
-    Neither side keeps decoded images of this size, so it does not matter that these come again.
+    Repeated photographs do not matter, because neither side caches decoded images of this size.
 
     Returns:
       Mean size of an image, KiB.
@@ -62,7 +59,7 @@ def write(sources: list[Path], folder: Path, quality: int, shards: int, examples
 
 
 def captions(count: int) -> list[str]:
-    """Distinct texts of about 15 words: titles of the built-in pictures, put together."""
+    """Distinct texts of about 15 words, composed of titles of the built-in pictures."""
     from vljax.datasets.builtin.vocabulary import HERE
 
     items = (HERE / "items.jsonl").read_text(encoding="utf-8").splitlines()

@@ -16,10 +16,10 @@ Event = tuple[int, int, str]
 
 
 def seconds_by_kind(module: Module, run: Callable[[], None]) -> dict[str, float]:
-    """Seconds of one run, from the first operation to the last.
+    """Seconds of one run by kind of operation, from the first operation to the last.
 
-    Where operations run side by side, each gets its share. Time in which none is recorded belongs
-    to the last product of matrices: Eigen's go on after their record has ended.
+    Operations that run at the same time share it equally. Time without a recorded operation counts
+    for the last matrix product: Eigen's products go on after their record has ended.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -31,7 +31,7 @@ def seconds_by_kind(module: Module, run: Callable[[], None]) -> dict[str, float]
 
 
 def kind(module: Module, instruction: Instruction) -> str:
-    """What an instruction of the step belongs to, by its place in the model and what it does."""
+    """The kind of an instruction of the step, from its opcode and its name in the model."""
     if _has_product(module, instruction):
         return "products in attention" if "->" in instruction.op_name else "products of linear maps"
     if "transpose" in instruction.name or "copy" in instruction.name:
@@ -65,7 +65,7 @@ def _events(file: Path) -> Iterator[Event]:
 
 
 def _divided(events: list[Event], kinds: dict[str, str]) -> dict[str, float]:
-    """Each moment divided among the operations that are active then."""
+    """Seconds by kind; each moment is divided among the operations that are active then."""
     edges = sorted(
         [(begin, 1, i) for i, (begin, _, _) in enumerate(events)]
         + [(end, 0, i) for i, (_, end, _) in enumerate(events)]

@@ -37,7 +37,7 @@ def ways(spec: ImageSpec) -> dict[str, tuple[Transform, ...]]:
 def example(
     transforms: tuple[Transform, ...], content: bytes, epoch: int, index: int
 ) -> np.ndarray:
-    """The image of an example, uint8, with the draws of its epoch and index."""
+    """The image of an example (uint8), with the random numbers of its epoch and index."""
     rng = example_generator(0, "benchmark", epoch, index)
     result = {"record": Record(captions=(), image=content)}
     for transform in transforms:
@@ -46,7 +46,7 @@ def example(
 
 
 def make(spec: ImageSpec) -> Workloads:
-    """An image of each file, in each way."""
+    """A workload for each list of transforms: an image of each file."""
     cv2.setNumThreads(1)
     contents = [file.read_bytes() for file in spec.files]
     epochs = itertools.count()

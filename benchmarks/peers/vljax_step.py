@@ -81,7 +81,7 @@ def make(spec: Spec) -> Workloads:
 
 
 def checkpoints(held: dict[str, Any]) -> Workloads:
-    """Saving, with digests, until the files are there; and restoring, with digests verified."""
+    """Workloads: save a checkpoint and its digests, and restore it after verifying them."""
     folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     saver, numbers = Checkpointer(folder.name, keep=1, report=print), itertools.count(1)
     kept = [folder]
@@ -137,12 +137,12 @@ def tower_gradient(prepared: Prepared, name: str) -> Any:
     def gradient(params: Any, batch: Any) -> Any:
         own = {key: value for key, value in batch.items() if key.startswith(name)}
 
-        def mean(params: Any) -> Any:
+        def weighted_sum(params: Any) -> Any:
             outputs, _ = prepared.model.apply(Variables(params, {}), own, None, train=True)
             embedding = outputs[f"{name}/embedding"]
             return jnp.sum(embedding * jnp.arange(embedding.shape[-1]))
 
-        return jax.grad(mean)({k: v for k, v in params.items() if k != other})
+        return jax.grad(weighted_sum)({k: v for k, v in params.items() if k != other})
 
     other = {"image": "text", "text": "image"}[name]
     return gradient

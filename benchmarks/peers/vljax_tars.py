@@ -32,7 +32,7 @@ def data_of(spec: TarSpec) -> Data:
 
 
 def make(spec: TarSpec) -> Workloads:
-    """Batches of uint8 images and ids; normalising is the device's work."""
+    """Batches of uint8 images and ids; images are normalised later, on the device."""
     batches = train_batches(data_of(spec), seed=0, global_batch=spec.batch)
 
     def run() -> None:

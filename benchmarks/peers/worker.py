@@ -1,7 +1,7 @@
-"""A process that runs workloads when it is asked to, so that two of them can take turns.
+"""A process that runs workloads on request, so that several processes can take turns.
 
-It reads a line of JSON from standard input for each request and answers with one on standard
-output; whatever else the workload prints goes to standard error.
+For each request it reads a line of JSON from standard input and writes a line of JSON to standard
+output. Everything else that a workload prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 Workloads = Mapping[str, Callable[[], None]]
-"""By name; each call is over when its results are there."""
+"""Name -> a function that returns once its results are computed."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What all peers compute: CLIP with a ViT-B and the text tower of table 19 of its paper."""
+    """The task of all peers: CLIP with a ViT-B and the text tower of table 19 of its paper."""
 
     patch_size: int
     batch: int
@@ -37,12 +37,12 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """As in a table."""
+        """The name in tables."""
         return f"ViT-B/{self.patch_size}, batch {self.batch}, {self.activation}"
 
 
 def serve(make: Callable[[Any], Workloads], kind: type = Spec) -> None:
-    """Answers requests until standard input ends; `make` is given a `kind`, the peers' task."""
+    """Answers requests until standard input ends; `make` gets the task, an instance of `kind`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--spec", type=json.loads, required=True)
     spec = kind(**parser.parse_args().spec)
@@ -63,7 +63,7 @@ def serve(make: Callable[[Any], Workloads], kind: type = Spec) -> None:
 
 
 class Worker:
-    """The other end: starts a peer and asks it."""
+    """Starts a peer process and sends it requests."""
 
     def __init__(self, module: str, spec: Any, python: str = sys.executable) -> None:
         command = [python, "-m", f"benchmarks.peers.{module}", "--spec", json.dumps(asdict(spec))]
@@ -74,7 +74,7 @@ class Worker:
         self.workloads: list[str] = self._answer()["workloads"]
 
     def seconds(self, workload: str, runs: int = 1) -> list[float]:
-        """What each of some runs of a workload took."""
+        """The seconds of each of `runs` runs of a workload."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"workload": workload, "runs": runs}) + "\n")
         self.process.stdin.flush()

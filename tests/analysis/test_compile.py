@@ -49,7 +49,7 @@ def by_hand(run):
 def test_model_flops_by_hand(run):
     """Three times the forward pass, but twice for patches: pixels need no gradient.
 
-    What is left over are the embeddings' projections, linear in the widths.
+    The rest are the projections of the embeddings, which are linear in the widths.
     """
     counted = model_flops(prepare(run))
     batch, patch, blocks = by_hand(run)
@@ -65,11 +65,11 @@ def test_the_numbers_of_a_report_are_consistent(run, report):
     assert report.total_bytes == (
         report.argument_bytes + report.output_bytes + report.temp_bytes - report.alias_bytes
     )
-    # The program does what the model needs, and the loss.
+    # The program computes the model and the loss.
     assert 1 <= report.program_flops * 8 / report.model_flops < 1.3
     seconds = report.predicted_step_seconds
     assert report.predicted_mfu == pytest.approx(report.model_flops / 8 / 197e12 / seconds)
-    # No TPU compiler noted any cycles here: all of it is charged by rooflines.
+    # The CPU compiler gives no cycle estimates: all instructions take their roofline time.
     assert report.predicted_cycles == 0
     assert report.uncosted_flops_share == 1
     parts = report.uncosted_seconds + report.exposed_collective_seconds
@@ -95,7 +95,7 @@ def test_the_printed_table(monkeypatch, capsys, report):
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        # As libtpu 0.0.42 says it, in its two forms.
+        # The two forms of libtpu 0.0.42.
         (
             "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
             "space hbm. Used 18.77G of 15.75G hbm. Exceeded hbm capacity by 3.02G.",

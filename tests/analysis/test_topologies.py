@@ -49,7 +49,7 @@ def test_malformed_names(name, message):
 
 
 @pytest.mark.parametrize(("name", "extra"), [("v5e:4x4", "tpu-aot"), ("h100:8", "cuda")])
-def test_a_compiler_that_is_not_installed(monkeypatch, name, extra):
+def test_a_missing_compiler_is_an_error(monkeypatch, name, extra):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError) as error:
         devices(topology(name))
@@ -58,10 +58,8 @@ def test_a_compiler_that_is_not_installed(monkeypatch, name, extra):
 
 
 def test_peaks_and_clocks_are_consistent():
-    """Peak FLOP/s over FLOPs a cycle, for v5e and v5p the clocks known from elsewhere.
-
-    The issue that asked for this counts v5e at 1.5 GHz; jax-ml.github.io/scaling-book has 1.75 GHz
-    for v5p.
+    """Peak FLOP/s divided by FLOPs per cycle gives the known clocks: 1.5 GHz for v5e, and 1.75 GHz
+    for v5p (jax-ml.github.io/scaling-book).
     """
     clocks = {name: a.clock for name, a in ACCELERATORS.items() if a.clock}
     assert clocks["v5e"] == pytest.approx(1.5e9, rel=0.01)
@@ -108,7 +106,7 @@ def test_devices_of_a_topology(name, platform, count, slices):
     assert run.stdout.split() == [platform, str(count), str(slices)]
 
 
-def test_a_shape_that_the_compiler_rejects():
+def test_a_shape_that_the_compiler_rejects_is_an_error():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
     code = DEVICES.format(name="v5e:3x5").replace("found =", "import vljax.config\nfound =")

@@ -1,4 +1,4 @@
-"""The guard of what compiled steps take: the comparison, and the comparison of today's steps."""
+"""The guard of compiled counts: the comparison, and the counts of the current steps."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from benchmarks.guard.cases import CASES
 
 ROOT = Path(__file__).parents[2]
 
-# All that decides what a step compiles to.
+# The files that determine the compiled steps.
 SUBJECT = [
     "benchmarks/counts.py",
     "benchmarks/guard",
@@ -55,7 +55,7 @@ def guard(monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_the_same_passes(guard):
+def test_equal_counts_pass(guard):
     assert guard(BEFORE) == (0, [])
 
 
@@ -67,18 +67,18 @@ def test_the_same_passes(guard):
         ("transposes", 1, "transposes 1, stored 0 (+inf %)"),
     ],
 )
-def test_what_is_worse_is_named(guard, name, value, line):
+def test_a_worse_count_is_named(guard, name, value, line):
     assert guard({**BEFORE, name: value}) == (1, [f"siglip_vit_b16 on v5e:2x2: {line}"])
 
 
-def test_one_per_cent_is_borne(guard):
+def test_a_difference_of_one_per_cent_passes(guard):
     assert guard({**BEFORE, "program_flops": 1_010_000}) == (0, [])
     assert guard({**BEFORE, "program_flops": 1_010_001})[0] == 1
     assert guard({**BEFORE, "program_flops": 990_000}) == (0, [])
 
 
-def test_better_passes_and_asks_for_an_update(guard):
-    """And does not make up for something worse."""
+def test_a_better_count_passes_and_asks_for_an_update(guard):
+    """It does not make up for a worse one."""
     status, (line,) = guard({**BEFORE, "program_flops": 980_000})
     assert status == 0
     assert line.startswith(
@@ -89,7 +89,7 @@ def test_better_passes_and_asks_for_an_update(guard):
     assert (status, len(lines)) == (1, 2)
 
 
-def test_what_nothing_guards(guard):
+def test_counts_that_cannot_be_compared_are_named(guard):
     """A new count, one that is no longer counted, a case without stored values."""
     status, (line,) = guard({**BEFORE, "copies": 3})
     assert (status, line) == (
@@ -121,13 +121,13 @@ def test_other_versions_are_named_before_anything_is_compiled(guard, monkeypatch
     ]
 
 
-def test_without_the_tpu_compiler(guard, monkeypatch):
+def test_a_missing_tpu_compiler_is_named(guard, monkeypatch):
     monkeypatch.setattr(compare, "installed", lambda: {"jax": "1", "jaxlib": "1"})
     assert guard(None) == (1, ["libtpu is not installed: pip install 'vljax[tpu-aot]'"])
 
 
-def test_update(guard, monkeypatch):
-    """Of one case among others, but never of one among those of other versions."""
+def test_update_of_one_case(guard, monkeypatch):
+    """It keeps the other cases, and is refused if these were counted with other versions."""
     both = {NAME: BEFORE, "quickstart_cpu": BEFORE}
     compare.save(compare.Stored(VERSIONS, both), guard.path)
     worse = {**BEFORE, "temp_bytes": 1000}
@@ -141,7 +141,7 @@ def test_update(guard, monkeypatch):
     assert json.loads(guard.path.read_text())["versions"] == VERSIONS
 
 
-def test_a_name_that_is_no_case(capsys):
+def test_an_unknown_case_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         counts.main(["--only", "siglip"])
     assert "unknown: siglip" in capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_a_name_that_is_no_case(capsys):
 @pytest.mark.slow(subject=SUBJECT)
 @pytest.mark.parametrize("name", CASES)
 def test_no_step_takes_more_than_stored(name):
-    """Without the options under which other tests compile: `counts` sees to that."""
+    """`counts` removes the compiler options that `tests/conftest.py` sets."""
     if platform.machine() != "x86_64":
         pytest.skip("the stored counts are those of an x86-64 host")
     if CASES[name].needs_libtpu and importlib.util.find_spec("libtpu") is None:

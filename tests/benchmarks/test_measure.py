@@ -1,4 +1,4 @@
-"""What is counted in a compiled program, and in which environment it is compiled."""
+"""The counts of a compiled program, and the environment in which it is compiled."""
 
 import subprocess
 from types import SimpleNamespace
@@ -66,7 +66,7 @@ def test_bytes_of_main_memory(program):
 
 
 def test_settings_of_the_caller_do_not_reach_the_compiler(monkeypatch):
-    """Such as those of the other tests (`tests/conftest.py`); hosts are made alike."""
+    """Such as those in `tests/conftest.py`. Pinned settings make all hosts alike."""
     given = {}
 
     def run(command, env, **_):
@@ -84,7 +84,7 @@ def test_settings_of_the_caller_do_not_reach_the_compiler(monkeypatch):
     assert given["PATH"] == "kept"
 
 
-def test_a_compile_that_fails(monkeypatch):
+def test_a_failing_compile_ends_the_program(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=2))
     with pytest.raises(SystemExit, match=r"quickstart_cpu: .* failed with status 2"):
         measure.counts("quickstart_cpu")

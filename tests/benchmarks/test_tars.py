@@ -7,7 +7,7 @@ from benchmarks.peers import tars, vljax_tars
 from vljax.data.sources import WebDataset
 
 
-def test_captions_are_distinct_and_of_some_fifteen_words():
+def test_captions_are_distinct_and_have_about_15_words():
     captions = tars.captions(500)
     lengths = [len(caption.split()) for caption in captions]
     assert len(set(captions)) == 500
@@ -31,4 +31,4 @@ def test_the_pipeline_of_the_recipe_reads_every_example_of_the_shards(tmp_path):
         "ChooseText",
     ]
     assert data.train_transforms[0].scaled
-    vljax_tars.make(spec)["vljax"]()  # more batches than an epoch has; each asserts itself
+    vljax_tars.make(spec)["vljax"]()  # more batches than an epoch; it checks each

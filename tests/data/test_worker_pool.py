@@ -12,7 +12,7 @@ from vljax.config import UserError
 from vljax.data.worker_pool import worker_pool
 
 
-def test_a_killed_process_is_an_error_of_one_line():
+def test_a_killed_process_is_a_one_line_error():
     def work():
         with worker_pool(1, "worked") as pool:
             first = pool.submit(os._exit, 1)

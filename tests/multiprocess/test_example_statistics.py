@@ -41,8 +41,8 @@ def script(workdir, mesh, limit):
     return joined(text.replace("LIMIT", str(limit)))
 
 
-# Where rows are split in two, process 0 has the first four; with one row of devices for each
-# process and tensor parallelism across, both read all eight.
+# Where `data` or `fsdp` splits the rows over two processes, process 0 has the first four. With
+# `tensor` 4, both processes read all eight.
 @pytest.mark.parametrize(
     ("count", "mesh"), [(1, (4, 1, 1)), (2, (2, 2, 1)), (2, (1, 2, 2)), (2, (1, 1, 4))]
 )

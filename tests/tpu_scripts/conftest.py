@@ -122,12 +122,12 @@ class Home:
     """A worker's home: `vljax/` with the scripts, and programs in its virtual environment."""
 
     def __init__(self, folder):
-        self.folder, self.house = folder, folder / "vljax"
-        shutil.copytree(SCRIPTS, self.house / "tpu_scripts")
-        (self.house / ".venv" / "bin").mkdir(parents=True)
+        self.folder, self.checkout = folder, folder / "vljax"
+        shutil.copytree(SCRIPTS, self.checkout / "tpu_scripts")
+        (self.checkout / ".venv" / "bin").mkdir(parents=True)
 
     def program(self, name, text):
-        file = self.house / ".venv" / "bin" / name
+        file = self.checkout / ".venv" / "bin" / name
         file.write_text(text)
         file.chmod(0o755)
 

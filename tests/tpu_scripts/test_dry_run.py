@@ -95,7 +95,7 @@ def test_a_dry_run_prints_the_commands_of_a_run(standins, script, arguments, exp
     standins.says(versions=["worker a revision 1", "worker b revision 1"])
     status, _, errors = standins.run(script, *arguments)
     assert status == 0, errors
-    # `mkdir` is no stand-in; whether all is committed is asked only where it matters.
+    # `mkdir` has no stand-in. Dry runs do not ask git for uncommitted changes.
     ran = [call for call in standins.calls() if call != ["git", "status", "--porcelain"]]
     assert ran == words(line for line in expected if not line.startswith("mkdir "))
 

@@ -12,7 +12,7 @@ RECIPE = ("--", "configs/x.py", "--workdir", "dir")
 TRAIN = "python train.py configs/x.py --workdir dir"
 EXPLICIT = "--distributed.kind explicit --distributed.coordinator 127.0.0.1:8476"
 
-# Ends with the status that the file of its number holds; waits for SIGTERM where there is none.
+# Exits with the status in the file of its process index; without that file, waits for SIGTERM.
 PYTHON = (
     RECORD
     + """
@@ -42,7 +42,7 @@ def node(standins):
 
 def start(standins, script, *arguments, **environment):
     return subprocess.Popen(
-        # bash cannot trap a signal that it starts with ignored, as a job in the background does.
+        # Bash cannot trap a signal that was ignored at its start, as SIGINT is in background jobs.
         ["env", "--default-signal=INT", "bash", str(SCRIPTS / script), *arguments],
         cwd=ROOT,
         env=standins.environment | environment,
@@ -83,12 +83,12 @@ def test_a_run_executes_the_printed_commands(node):
 def test_a_process_that_fails_ends_the_others(node):
     node.says(end1=["3"])
     status, _, errors = node.run("gpu/single_node.sh", "--processes", "3", *RECIPE)
-    # Their output was read to its end, so none is left.
+    # `run` read the output of all processes to its end, so none is left.
     assert (status, errors) == (3, [])
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_reaches_all_as_sigterm(node, number, status):
+def test_a_signal_reaches_all_processes_as_sigterm(node, number, status):
     process = start(node, "gpu/single_node.sh", "--processes", "2", *RECIPE)
     wait_for(lambda: len(node.calls("python")) == 2)
     process.send_signal(number)

@@ -12,16 +12,16 @@ from tests.tpu_scripts.conftest import ROOT, git
 
 def test_versions_differ_by_revision_and_packages(home):
     home.program("python", "#!/bin/sh\necho Python 3.11.9\n")
-    git(home.house, "init", "-q")
-    git(home.house, "add", "tpu_scripts")
-    git(home.house, "commit", "-q", "-m", "one")
+    git(home.checkout, "init", "-q")
+    git(home.checkout, "add", "tpu_scripts")
+    git(home.checkout, "commit", "-q", "-m", "one")
     answers = []
     for packages in ("jax==0.10.2\nnumpy==2.4.6", "jax==0.10.2\nnumpy==2.4.5"):
         home.program("pip", f"#!/bin/sh\necho '{packages}'\n")
         status, out, err = home("preflight.sh", "versions")
         assert status == 0, err
         answers.append(out.split(maxsplit=2)[2])
-    revision = git(home.house, "describe", "--always")
+    revision = git(home.checkout, "describe", "--always")
     start = f"revision {revision}, Python 3.11.9, jax 0.10.2, packages "
     assert all(answer.startswith(start) for answer in answers)
     assert answers[0] != answers[1]
@@ -31,7 +31,7 @@ def test_versions_differ_by_revision_and_packages(home):
 def installed(home):
     """A home with the real vljax."""
     for name in ("vljax", "configs"):
-        (home.house / name).symlink_to(ROOT / name)
+        (home.checkout / name).symlink_to(ROOT / name)
     home.program("vljax", f'#!/bin/sh\nexec {sys.executable} -m vljax.commands.main "$@"\n')
     home.program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     return home

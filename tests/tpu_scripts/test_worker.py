@@ -45,13 +45,13 @@ def test_a_run_starts_once_and_stops(worker):
     assert err.startswith("error: a run is under way on ")
     assert worker("job.sh", "stop", "20")[1].endswith(" ended 143")
     assert state(worker) == "ended 143"
-    log = worker.house / "runs" / "job" / "latest.log"
+    log = worker.checkout / "runs" / "job" / "latest.log"
     assert log.read_text() == "python train.py configs/x.py --text a b\n"
 
 
 def test_a_run_that_ignores_sigterm_is_killed(worker):
     worker("job.sh", "start", "deaf")
-    time.sleep(0.2)  # until it has stopped listening
+    time.sleep(0.2)  # until it ignores SIGTERM
     assert worker("job.sh", "stop", "0")[1].endswith(f" ended {128 + signal.SIGKILL}")
 
 
@@ -66,9 +66,9 @@ def test_after_a_finished_run_another_can_start(worker):
 
 def test_the_report_ends_with_the_last_row(worker, tmp_path):
     worker.program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (worker.house / "vljax").symlink_to(ROOT / "vljax")
-    (worker.house / "runs" / "job").mkdir(parents=True)
-    (worker.house / "runs" / "job" / "latest.log").write_text("the log\n")
+    (worker.checkout / "vljax").symlink_to(ROOT / "vljax")
+    (worker.checkout / "runs" / "job").mkdir(parents=True)
+    (worker.checkout / "runs" / "job" / "latest.log").write_text("the log\n")
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     status, out, err = worker("job.sh", "report", str(tmp_path))

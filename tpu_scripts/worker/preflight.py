@@ -55,7 +55,7 @@ def _write(workdir: str) -> None:
         file.write_text("written")
         written = file.read_text() == "written"
         file.unlink()
-    except Exception as error:  # each kind of storage has its own
+    except Exception as error:  # each kind of storage raises its own errors
         raise UserError(f"--workdir {workdir}: {error}") from None
     if not written:
         raise UserError(f"--workdir {workdir}: what was written is not what was read")

@@ -293,9 +293,9 @@ def executions(module: Module) -> Executions:
 
 
 def trip_count(module: Module, parent: Computation, loop: Instruction) -> int | None:
-    """The trip count of a `while` loop: the compiler's note, or else by evaluating its counter.
+    """The trip count of a `while` loop; None if its counter depends on data.
 
-    None if the counter depends on data.
+    It is noted by the compiler, or else found by evaluating the counter.
     """
     known = loop.backend_config.get("known_trip_count")
     if isinstance(known, dict) and "n" in known:

@@ -13,7 +13,7 @@ from vljax.data.records import Annotation, ExampleError, Records
 
 Item = dict[str, Any]
 
-# Keys that the annotation holds, or that say where the image is; the others are other columns.
+# Keys that the annotation holds, and the index of the image; all others are other columns.
 _COVERED = ("index", "caption", "captions", "tags", "class")
 
 

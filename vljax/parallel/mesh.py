@@ -70,8 +70,9 @@ def arrange(config: MeshConfig, devices: Sequence[Any], local: bool = True) -> n
     """Devices in an array of shape (data, fsdp, tensor), with network neighbours adjacent.
 
     `tensor` communicates most and gets the best-connected devices, then `fsdp`. A slice is a set of
-    devices with a fast network: a TPU slice (ICI), or the GPUs of a node (NVLink). `slice_index` of
-    a device says which. `tensor` stays within a slice, and so does `fsdp` unless `dcn_fsdp` is set.
+    devices with a fast network: a TPU slice (ICI), or the GPUs of a node (NVLink). The
+    `slice_index` of a device names its slice. `tensor` stays within a slice, and so does `fsdp`
+    unless `dcn_fsdp` is set.
 
     Args:
       config: the sizes.

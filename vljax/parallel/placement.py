@@ -1,4 +1,4 @@
-"""How each parameter is sharded, and the bytes of it that each device holds: rows of a table."""
+"""The sharding of each parameter and its bytes per device, as rows of a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ParameterPlacement:
     unsplit: dict[str, str]
     """Mesh axis that cannot split the array -> the reason."""
     bytes: int
-    """Of the whole array."""
+    """Bytes of the whole array."""
     bytes_per_device: int
 
     @property

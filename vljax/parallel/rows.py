@@ -39,8 +39,8 @@ def local_parts(sharding: NamedSharding, rows: int) -> BatchParts:
 def parts_of_spans(spans: list[tuple[int, int]], rows: int) -> BatchParts:
     """The largest equal parts of a batch that make up the spans of rows.
 
-    The rows of a process are in one span, so that one part suffices, except where the mesh follows
-    the wiring of a TPU slice.
+    Mostly the rows of a process are contiguous, so that one part suffices. They are not where the
+    mesh follows the wiring of a TPU slice.
 
     Args:
       spans: first row and the row after the last, for each device of this process.

@@ -1,4 +1,4 @@
-"""`vljax data convert`, read again by vljax and by other software."""
+"""`vljax data convert`; vljax and other software read the result."""
 
 import csv
 import io
@@ -44,13 +44,13 @@ def contents(folder):
 
 
 def examples(folder):
-    """By the `webdataset` package, undecoded."""
+    """The examples in tar shards, read undecoded by the `webdataset` package."""
     files = sorted(str(path) for path in folder.glob("*.tar"))
     return list(webdataset.WebDataset(files, shardshuffle=False))
 
 
 def records(folder):
-    """Descriptions and images by the reader of array_record, by the documented layout."""
+    """Descriptions and images, read by the array_record package and split as documented."""
     result = []
     for path in sorted(folder.glob("*.array_record")):
         for record in ArrayRecordReader(str(path)).read_all():
@@ -121,7 +121,7 @@ def test_the_printed_options_read_all_shards(pets, tmp_path, capsys):
     assert after.class_names == before.class_names
 
 
-def test_array_record_by_its_own_reader_and_by_vljax(pets, tmp_path, capsys):
+def test_array_record_package_and_vljax_read_array_record_shards(pets, tmp_path, capsys):
     out = tmp_path / "out"
     converted(capsys, pets, "--to", "array_record", "--out", out, "--examples-per-shard", 4)
     before, after = JsonLines(pets).open(), ArrayRecord(str(out)).open()
@@ -251,7 +251,7 @@ def test_a_folder_keeps_paths_and_sidecar_files(tmp_path, capsys):
     assert (example["dat"], example["txt"]) == (b"\xff", b"one")
 
 
-def test_scenes_come_back_with_regions_questions_and_masks(tmp_path, capsys):
+def test_scenes_keep_regions_questions_and_masks(tmp_path, capsys):
     # Objects of the test split: opening scenes measures all pictures of the split.
     fields = ("--examples", 3, "--size", 64, "--objects.split", "test")
     words = ("scenes", *fields, "--to", "array_record", "--out")
@@ -293,7 +293,7 @@ def test_foreign_columns_named_like_our_layout_are_kept(tmp_path, capsys):
     assert "column 'vljax_layout' has the name of something else in what is written; leave" in err
 
 
-def test_images_are_limited_and_encoded_as_asked(tmp_path, capsys):
+def test_images_are_resized_and_encoded_by_the_options(tmp_path, capsys):
     wide, small = picture(60, 90, seed=1), picture(20, 30, seed=2)
     alpha = np.concatenate([small, np.full((20, 30, 1), 7, np.uint8)], axis=-1)
     for name, content in (
@@ -345,7 +345,7 @@ def test_rejected_examples_are_counted_listed_and_limited(pets, tmp_path, capsys
 
 
 @pytest.mark.parametrize("to", ["webdataset", "array_record"])
-def test_bytes_do_not_depend_on_workers_and_missing_shards_come_back(to, tmp_path, capsys):
+def test_bytes_do_not_depend_on_workers_and_missing_shards_are_rewritten(to, tmp_path, capsys):
     words = ("builtin:test", "--to", to, "--examples-per-shard", 150, "--out")
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(capsys, *words, one, "--workers", 1)[0] == 0
@@ -359,7 +359,7 @@ def test_bytes_do_not_depend_on_workers_and_missing_shards_come_back(to, tmp_pat
     assert contents(one) == before
 
 
-def test_a_killed_conversion_leaves_only_complete_shards_and_goes_on(tmp_path, capsys):
+def test_a_killed_conversion_leaves_only_complete_shards_and_resumes(tmp_path, capsys):
     words = ["builtin:test", "--to", "webdataset", "--examples-per-shard", "10", "--workers", "2"]
     out = tmp_path / "out"
     command = [
@@ -392,7 +392,7 @@ def test_a_killed_conversion_leaves_only_complete_shards_and_goes_on(tmp_path, c
     assert contents(out) == contents(whole)
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_shard(tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_leaves_no_shard(tmp_path):
     program = (
         "import resource, sys; from vljax.commands.main import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
@@ -457,7 +457,7 @@ def test_a_column_with_a_reserved_name_is_an_error(tmp_path, capsys):
         ),
     ],
 )
-def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
+def test_bad_input_is_a_one_line_error(capsys, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
@@ -489,7 +489,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path, capsys, pets):
     assert "holds another conversion (examples_per_shard was 10000, now 3)" in err
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(pets, tmp_path, capsys, monkeypatch):
+def test_a_tilde_means_the_home_folder(pets, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     result = converted(capsys, pets, "--to", "webdataset", "--out=~/out")

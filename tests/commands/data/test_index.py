@@ -1,4 +1,4 @@
-"""`vljax data index`, in the process of the tests."""
+"""`vljax data index`, run in the test process."""
 
 import csv
 import json
@@ -74,7 +74,7 @@ def test_the_type_of_a_source_is_detected_from_its_files(tmp_path, capsys):
         (("indx",), "unknown command 'indx' of vljax data; did you mean 'index'?"),
     ],
 )
-def test_bad_input_is_one_line(capsys, words, message):
+def test_bad_input_is_a_one_line_error(capsys, words, message):
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {message}")

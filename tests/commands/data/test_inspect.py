@@ -1,4 +1,4 @@
-"""`vljax data inspect`, in the process of the tests."""
+"""`vljax data inspect`, run in the test process."""
 
 import csv
 import json
@@ -70,7 +70,7 @@ def test_all_statistics_of_a_small_set(table, capsys):
     assert duplicates["near"]["largest"] == [{"size": 2, "examples": [4, 6]}]
 
 
-def test_headers_alone(table, capsys):
+def test_headers_only(table, capsys):
     result = found(capsys, table, "--headers-only")
     assert "truncated" not in result["unusable"]["kinds"]
     assert result["duplicates"]["near"] is None
@@ -86,7 +86,7 @@ def test_a_sample_is_described(capsys):
     )
 
 
-def test_tokens_of_a_given_tokenizer(table, capsys):
+def test_tokens_are_counted_with_the_chosen_tokenizer(table, capsys):
     words = ("--tokenizer", "clip", "--tokenizer.context_length", 4)
     tokens = found(capsys, table, *words)["captions"]["tokens"]
     assert (tokens["tokenizer"], tokens["context_length"]) == ("clip", 4)
@@ -103,7 +103,7 @@ def test_a_recipe_gives_its_sources_and_tokenizer(capsys):
     )
 
 
-def test_fields_of_the_tokenizer_are_those_of_the_recipe(capsys):
+def test_tokenizer_fields_override_those_of_the_recipe(capsys):
     words = ("configs/quickstart.py", "--data.source.split", "test", "--sample", 8)
     own = found(capsys, *words)["captions"]["tokens"]
     short = found(capsys, *words, "--tokenizer.context_length", 5)["captions"]["tokens"]
@@ -161,7 +161,7 @@ def test_the_page_may_be_written_to_a_url(table, tmp_path, capsys, monkeypatch):
         (("configs/gone.py",), "no recipe file 'configs/gone.py'"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(capsys, words, message):
+def test_bad_input_is_a_one_line_error(capsys, words, message):
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {message}")

@@ -23,12 +23,12 @@ def command(*argv):
 
 def test_the_printed_options_use_the_written_tokenizer(source, tmp_path):
     path = tmp_path / "made" / "tokenizer.json"
-    result, printed = command(source, "--out", str(path), "--vocab-size", "300")
+    result, output = command(source, "--out", str(path), "--vocab-size", "300")
     assert result["captions"] == 40
     assert result["cleaning"] == "lower"
     assert result["tokens"]["longest"] >= result["tokens"]["95%"] >= result["tokens"]["mean"] - 1
-    assert f"--data.tokenizer.path {path} --data.tokenizer.cleaning lower" in printed
-    assert f"--model.encoders.text.vocab_size {result['vocab_size']}" in printed
+    assert f"--data.tokenizer.path {path} --data.tokenizer.cleaning lower" in output
+    assert f"--model.encoders.text.vocab_size {result['vocab_size']}" in output
 
     tokenizer = validate(HuggingFace(str(path), context_length=8, cleaning="lower")).load()
     assert tokenizer.vocab_size == result["vocab_size"] <= 300
@@ -48,7 +48,7 @@ def test_the_captions_of_several_data_sets(source, tmp_path):
     assert result["captions"] == 20
 
 
-def test_errors_name_the_remedy(source, tmp_path):
+def test_errors_say_what_to_do(source, tmp_path):
     with pytest.raises(UserError, match=r"name the file to write: .* --out tokenizer\.json"):
         command(source)
     (tmp_path / "there.json").write_text("mine")

@@ -1,4 +1,4 @@
-"""JPEG files decoded at a fraction of their size, and cut."""
+"""JPEG files decoded at a fraction of their size, and rectangles cut out of them."""
 
 import io
 
@@ -24,7 +24,7 @@ def undecoded(content):
 
 
 def turned(upright, orientation):
-    """How an upright image is stored for an orientation: EXIF 2.32, tag 0x0112."""
+    """The stored form of an upright image for an orientation: EXIF 2.32, tag 0x0112."""
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -44,8 +44,8 @@ def turned(upright, orientation):
     ("size", "share"),
     [(15, 1 / 8), (16, 1 / 4), (30, 1 / 4), (31, 1 / 2), (61, 1 / 2), (63, 1), (200, 1)],
 )
-def test_the_scale_is_the_least_that_leaves_enough_pixels(size, share):
-    """Of a rectangle of 125 x 123 pixels in 253 x 381; sizes are rounded up."""
+def test_the_scale_is_the_smallest_with_enough_pixels(size, share):
+    """A rectangle of 125 x 123 pixels in an image of 253 x 381; sizes are rounded up."""
     image = undecoded(encoded(picture(253, 381), "JPEG"))
     part = image.part(Box(8, 16, 125, 123), size, size)
     assert part.pixels.shape == (np.ceil(253 * share), np.ceil(381 * share), 3)
@@ -54,7 +54,7 @@ def test_the_scale_is_the_least_that_leaves_enough_pixels(size, share):
 
 @pytest.mark.parametrize("share", [1 / 8, 1 / 4, 1 / 2, 1])
 @pytest.mark.parametrize("shape", [(8, 300), (300, 9), (15, 500), (299, 301), (304, 296)])
-def test_odd_sizes_are_decoded_at_the_scale_that_was_asked_for(shape, share):
+def test_odd_sizes_are_decoded_at_the_requested_scale(shape, share):
     image = undecoded(encoded(picture(*shape), "JPEG"))
     part = image.part(Box(0, 0, *shape), *(int(edge * share) for edge in shape))
     assert part.pixels.shape[:2] == tuple(int(np.ceil(edge * share)) for edge in shape)
@@ -83,8 +83,8 @@ def test_cuts_at_full_scale_are_those_of_the_decoded_image(interpolation):
     content = encoded(picture(100, 140), "JPEG")
     pixels = np.asarray(Image.open(io.BytesIO(content)))
     box = Box(3, 5, 60, 71)
-    ours = cut(undecoded(content), box, 64, 64, interpolation)
-    assert np.array_equal(ours, cut(pixels, box, 64, 64, interpolation))
+    from_file = cut(undecoded(content), box, 64, 64, interpolation)
+    assert np.array_equal(from_file, cut(pixels, box, 64, 64, interpolation))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_cuts_at_full_scale_are_those_of_the_decoded_image(interpolation):
     ],
 )
 @pytest.mark.parametrize("interpolation", ["bicubic", "area"])
-def test_a_scaled_decode_changes_no_draw_and_hardly_a_pixel(transform, interpolation):
+def test_a_scaled_decode_gives_the_same_draws_and_nearly_the_same_pixels(transform, interpolation):
     transform = type(transform)(**{**vars(transform), "interpolation": interpolation})
     record = Record(captions=(), image=encoded(picture(300, 401, seed=1), "JPEG", quality=95))
     for seed in range(5):
@@ -136,7 +136,7 @@ def test_without_antialiasing_all_pixels_are_decoded():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "CMYK", "small"])
-def test_other_files_are_decoded_in_full_all_the_same(kind):
+def test_other_files_are_decoded_in_full(kind):
     image = Image.fromarray(picture(256, 256 if kind == "small" else 257))
     buffer = io.BytesIO()
     if kind == "CMYK":
@@ -166,7 +166,7 @@ def test_orientations_in_xmp_count_as_for_pillow():
     assert undecoded(encoded(picture(20, 30), "JPEG")).orientation == 1
 
 
-def test_unknown_orientations_are_none():
+def test_unknown_orientations_are_ignored():
     exif = Image.Exif()
     exif[0x0112] = 9
     image = undecoded(encoded(picture(20, 30), "JPEG", exif=exif))
@@ -183,7 +183,7 @@ def test_damaged_files_are_rejected_when_they_are_cut():
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"\xff\xd8\xff" + b"\x00" * 100])
-def test_what_only_looks_like_a_jpeg_is_rejected(content):
+def test_empty_and_truncated_jpegs_are_rejected(content):
     with pytest.raises(ExampleError, match="image"):
         Decode(scaled=True)({"record": Record(captions=(), image=content)}, generator())
 

@@ -34,7 +34,7 @@ def test_area_of_fine_grain_has_no_aliasing():
     assert aliased.std() > 30
 
 
-def test_nothing_beyond_the_rectangle_enters():
+def test_pixels_outside_the_rectangle_have_no_influence():
     image = np.zeros((100, 100, 3), np.uint8)
     image[20:80, 30:70] = 200
     for interpolation in ("bicubic", "bilinear", "area"):

@@ -37,7 +37,7 @@ def test_each_example_comes_once_in_order_for_any_batch_size(examples, batch_siz
 
 
 @pytest.mark.parametrize(("processes", "workers"), [(2, 0), (4, 0), (2, 1)])
-def test_processes_make_equally_many_batches_that_join_to_the_whole(examples, processes, workers):
+def test_batches_of_processes_join_to_those_of_one_process(examples, processes, workers):
     data = sample_data(examples.source.path, workers=workers)
     alone = list(examples.batches(4))
     parts = []
@@ -51,7 +51,7 @@ def test_processes_make_equally_many_batches_that_join_to_the_whole(examples, pr
             assert np.array_equal(np.concatenate([piece[key] for piece in pieces]), array)
 
 
-def test_batches_are_the_evaluation_transforms_of_each_example(examples):
+def test_batches_have_the_evaluation_transforms(examples):
     batch = next(iter(examples.batches(4)))
     for i in range(4):
         expected = Image.fromarray(picture(20, 24, seed=i)).resize(
@@ -136,7 +136,7 @@ def test_bad_examples_are_logged_once_in_a_process(tmp_path, caplog, monkeypatch
     assert messages() == ["example jsonl:pets.jsonl/0"]
 
 
-def test_open_reports_bad_files_at_once_and_reads_them_once(tmp_path):
+def test_open_reads_files_once_and_reports_bad_ones(tmp_path):
     path = write_jsonl(tmp_path, captioned(2))
     data = sample_data(path)
     examples = EvaluationSet(data, JsonLines(path))

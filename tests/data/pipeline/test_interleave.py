@@ -1,4 +1,4 @@
-"""Proportions in every window, by counting."""
+"""The proportions of an interleaving in every window of the stream."""
 
 from fractions import Fraction
 
@@ -34,7 +34,7 @@ def parts(interleaving, begin, length):
 @pytest.mark.parametrize("begin", [0, FAR])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_every_window_has_the_proportions(name, begin):
-    """All windows of 1,500 elements, through the sums up to each: the largest difference of two."""
+    """The largest difference of two prefix sums covers all windows in 1,500 elements."""
     weights = fractions(name)
     interleaving = Interleaving(weights)
     found = parts(interleaving, begin, 1500)
@@ -45,7 +45,7 @@ def test_every_window_has_the_proportions(name, begin):
         bound = interleaving.bound(part)
         assert excess.max() - excess.min() < bound + 1e-9, part
         assert bound < WINDOW_BOUND
-        if begin == 0:  # half of it from the start on
+        if begin == 0:  # windows that begin at the start have at most half the error
             assert np.abs(excess).max() <= bound / 2 + 1e-9
 
 
@@ -64,7 +64,7 @@ def test_random_weights_keep_the_bound():
 
 
 @pytest.mark.parametrize("name", ["a third", "equal", "none", "as slow as it grows"])
-def test_whole_numbers_come_out_exactly(name):
+def test_integer_weights_give_exact_counts(name):
     weights = WEIGHTS[name]
     total = sum(weights)
     interleaving = Interleaving(fractions(name))
@@ -73,17 +73,17 @@ def test_whole_numbers_come_out_exactly(name):
         assert np.bincount(found, minlength=len(weights)).tolist() == weights
 
 
-def test_a_tenth_is_a_tenth():
+def test_decimal_weights_are_exact():
     found = parts(Interleaving(fractions("decimals")), 10 * FAR, 10)
     assert np.bincount(found).tolist() == [7, 2, 1]
 
 
-def test_two_parts_keep_within_one():
+def test_the_bound_of_two_parts_is_one():
     assert [Interleaving(fractions("a third")).bound(part) for part in (0, 1)] == [1, 1]
 
 
-def test_bounds_add_what_comes_from_above():
-    """7, 2 and 1 of ten: the split of 3 in 2 and 1, below that of 10 in 7 and 3."""
+def test_bounds_include_a_share_of_the_bound_above():
+    """Weights 7, 2 and 1: 10 is split into 7 and 3, then 3 into 2 and 1."""
     bounds = [Interleaving(fractions("decimals")).bound(part) for part in range(3)]
     assert bounds == pytest.approx([1, 1 + 2 / 3, 1 + 1 / 3])
 
@@ -101,6 +101,6 @@ def test_elements_of_a_part_are_numbered_without_gaps(name):
 
 
 @pytest.mark.parametrize("weights", [[0, 0], [1, -1]])
-def test_weights_that_say_nothing_are_refused(weights):
+def test_negative_or_all_zero_weights_are_refused(weights):
     with pytest.raises(ValueError, match="must be 0 or more and not all 0"):
         Interleaving([Fraction(weight) for weight in weights])

@@ -71,7 +71,7 @@ def test_the_schedule_is_followed(batches):
 
 
 @pytest.mark.parametrize(("processes", "workers"), [(2, 0), (8, 0), (2, 1)])
-def test_it_is_the_same_for_any_processes_and_workers(path, batches, processes, workers):
+def test_batches_are_the_same_for_any_processes_and_workers(path, batches, processes, workers):
     data = mixture(path, workers=workers)
     parts = [take(data, 15, process_index=i, process_count=processes) for i in range(processes)]
     joined = [
@@ -82,7 +82,7 @@ def test_it_is_the_same_for_any_processes_and_workers(path, batches, processes, 
 
 
 @pytest.mark.parametrize("start", [1, 5, 13])
-def test_a_run_started_at_a_step_goes_on_as_if_never_stopped(path, batches, start):
+def test_a_run_started_at_a_later_step_gets_the_same_batches(path, batches, start):
     assert digest(take(mixture(path), STEPS - start, start_step=start)) == digest(batches[start:])
 
 
@@ -104,7 +104,7 @@ def test_an_example_is_made_by_the_transforms_and_the_generator_of_its_part(path
     assert {part for part, _ in numbers(batches[4])} == {0, 1, 2}
 
 
-def test_one_set_of_files_under_two_names_has_an_order_of_its_own_for_each(batches):
+def test_the_same_files_under_two_names_have_different_orders(batches):
     order = {0: [], 2: []}
     for batch in batches:
         for part, index in numbers(batch):
@@ -114,7 +114,7 @@ def test_one_set_of_files_under_two_names_has_an_order_of_its_own_for_each(batch
     assert order[0][:length] != order[2][:length]
 
 
-def test_all_examples_of_a_step_can_draw_the_same(path):
+def test_examples_of_a_step_can_share_a_draw(path):
     class Drawing(Resize):
         def __call__(self, example, rng):
             image = np.zeros((16, 16, 3), np.uint8)
@@ -132,7 +132,7 @@ def test_all_examples_of_a_step_can_draw_the_same(path):
     assert [draw.pop() for draw in draws] == expected
 
 
-def test_by_default_the_mixture_is_gone_through_as_a_whole(path):
+def test_without_weights_an_epoch_has_every_example_once(path):
     parts = {"photos": Part(JsonLines(path)), "art": Part(Builtin("test"))}
     sizes = [22, len(Builtin("test").open())]
     data = sample_data(path, source=Mixture(parts))

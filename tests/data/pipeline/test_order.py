@@ -1,4 +1,4 @@
-"""Which example stands where."""
+"""The order of training examples."""
 
 import itertools
 import time
@@ -30,15 +30,15 @@ def visits(order, begin, end):
     return [order[position] for position in range(begin, end)]
 
 
-def test_one_source_is_in_the_order_of_grains_own_shuffle():
-    """So that runs from before there were mixtures go on as they began."""
+def test_one_source_has_the_order_of_grains_shuffle():
+    """Runs that began before mixtures existed resume in the same order."""
     order = ExampleOrder(seed=3, names=("a",), lengths=(22,), phases=ONE, global_batch=8)
     stream = grain.MapDataset.source(range(22)).shuffle(seed=shuffle_seed(3, "a")).repeat(None)
     for position in [*range(100), 10**12]:
         assert order[position] == (position // 8, 0, position // 22, stream[position])
 
 
-def test_each_source_goes_through_its_epochs_across_changes_of_weights():
+def test_each_source_completes_its_epochs_when_weights_change():
     taken = [[], [], []]
     for visit in visits(mixed(), 0, 800):
         taken[visit.part].append((visit.epoch, visit.example_index))
@@ -66,14 +66,14 @@ def test_steps_are_counted_in_batches():
 
 
 @pytest.mark.parametrize("step", [29, 30, 10**9])
-def test_a_position_does_not_depend_on_how_it_is_reached(step):
-    """Where an order stands is in no state; another object says the same."""
+def test_the_example_at_a_position_does_not_depend_on_earlier_reads(step):
+    """An order has no state: another object, read in reverse, gives the same examples."""
     first, second = mixed(), mixed()
     expected = visits(first, step * 8, step * 8 + 40)
     assert [second[p] for p in reversed(range(step * 8, step * 8 + 40))] == expected[::-1]
 
 
-def test_step_1e9_is_as_near_as_any():
+def test_a_far_step_is_reached_quickly():
     order = mixed(lengths=(10**8, 10**9, 7))
     visits(order, 0, 10)
     begun = time.perf_counter()
@@ -81,7 +81,7 @@ def test_step_1e9_is_as_near_as_any():
     assert time.perf_counter() - begun < 5
 
 
-def test_by_size_an_epoch_of_the_mixture_has_each_example_once():
+def test_weights_by_size_give_each_example_once_per_epoch():
     weights = tuple(Fraction(length) for length in LENGTHS)
     order = mixed(((0, weights),))
     total = sum(LENGTHS)

@@ -20,7 +20,7 @@ from vljax.data.tokenizers import Clip, SentencePiece
 from vljax.data.transforms import ChooseText, Decode, RandomCrop, RandomResizedCrop, Resize
 from vljax.datasets import Builtin
 
-COUNT = 22  # not a multiple of any batch here: batches straddle epochs
+COUNT = 22  # not a multiple of the batch sizes, so that some batches have examples of two epochs
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_stream_is_the_same_for_any_prefetch(path, reference, prefetch):
 @pytest.mark.parametrize(
     ("start", "workers", "processes"), [(1, 0, 1), (7, 0, 1), (7, 0, 2), (7, 2, 1)]
 )
-def test_a_run_started_at_a_step_goes_on_as_if_never_stopped(path, start, workers, processes):
+def test_a_run_started_at_a_later_step_gets_the_same_batches(path, start, workers, processes):
     whole = digests(take(sample_data(path), 12)[start:])
     data = sample_data(path, workers=workers)
     parts = [
@@ -90,7 +90,7 @@ def test_a_run_started_at_a_step_goes_on_as_if_never_stopped(path, start, worker
     assert digests(joined(parts)) == whole
 
 
-def test_a_far_step_is_reached_at_once(path):
+def test_a_far_step_is_reached_quickly(path):
     take(sample_data(path), 1)  # imports
     started = time.perf_counter()
     far = take(sample_data(path), 1, start_step=10**12)
@@ -98,7 +98,7 @@ def test_a_far_step_is_reached_at_once(path):
     assert digests(far) != digests(take(sample_data(path), 1))
 
 
-def test_each_epoch_is_another_permutation(path):
+def test_epochs_are_different_permutations(path):
     order = indices(take(sample_data(path), 3 * COUNT, global_batch=4))[: 12 * COUNT]
     epochs = order.reshape(12, COUNT)
     assert (np.sort(epochs, axis=1) == np.arange(COUNT)).all()
@@ -162,7 +162,7 @@ def test_a_source_of_one_example_repeats_it(tmp_path):
     assert len({image.tobytes() for image in batch["image"]}) > 1
 
 
-def test_batches_are_what_the_spec_says(path):
+def test_batches_match_the_spec(path):
     data = sample_data(path)
     for batch, size in ((take(data, 1)[0], 8), (take(data, 1, process_count=4)[0], 2)):
         described = {key: (array.shape, array.dtype) for key, array in batch.items()}
@@ -215,7 +215,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unusable_examples_keep_their_slots_and_are_logged_once(
+def test_rejected_examples_stay_in_the_batch_and_are_logged_once(
     tmp_path, caplog, monkeypatch, workers
 ):
     monkeypatch.setattr("vljax.data.pipeline.batches._logged", set())
@@ -243,34 +243,34 @@ def test_unusable_examples_keep_their_slots_and_are_logged_once(
         assert "\n" not in message
 
 
-def test_of_very_many_bad_examples_the_first_are_named(tmp_path, caplog, monkeypatch):
+def test_only_the_first_bad_examples_are_logged(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("vljax.data.pipeline.batches._logged", set())
     monkeypatch.setattr("vljax.data.pipeline.batches._MOST_LOGGED", 2)
     with caplog.at_level(logging.WARNING):
         take(sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path))), 2)
-    said = [r.getMessage() for r in caplog.records if r.name == "vljax.data.pipeline.batches"]
-    assert [line.endswith(": masked out") for line in said] == [True, True, False]
-    assert said[2] == "more examples are masked out; from here on, they are not named"
+    messages = [r.getMessage() for r in caplog.records if r.name == "vljax.data.pipeline.batches"]
+    assert [line.endswith(": masked out") for line in messages] == [True, True, False]
+    assert messages[2] == "more examples are masked out; from here on, they are not named"
 
 
-def test_each_batch_is_accounted_for(tmp_path):
-    accounts = []
+def test_on_batch_gets_the_statistics_of_each_batch(tmp_path):
+    statistics = []
     data = sample_data(write_jsonl(tmp_path, damaged_rows(tmp_path)))
-    batches = take(data, 2, start_step=1, global_batch=6, on_batch=accounts.append)
-    assert [account.step for account in accounts] == [1, 2]
-    for batch, account in zip(batches, accounts, strict=True):
-        assert np.array_equal(account.valid, batch["valid"])
-        found = {bad.row: (bad.index, bad.kind) for bad in account.rejected}
+    batches = take(data, 2, start_step=1, global_batch=6, on_batch=statistics.append)
+    assert [entry.step for entry in statistics] == [1, 2]
+    for batch, entry in zip(batches, statistics, strict=True):
+        assert np.array_equal(entry.valid, batch["valid"])
+        found = {bad.row: (bad.index, bad.kind) for bad in entry.rejected}
         bad = np.flatnonzero(~batch["valid"])
         order = indices([batch])
         assert found == {row: (order[row], KINDS[order[row]]) for row in bad}
-        assert {bad.source for bad in account.rejected} == {"jsonl:pets.jsonl"}
-    # Positions 6 to 17 of epochs of eight.
-    repeated = np.concatenate([account.repeated for account in accounts])
+        assert {bad.source for bad in entry.rejected} == {"jsonl:pets.jsonl"}
+    # Positions 6 to 17; an epoch has 8 examples.
+    repeated = np.concatenate([entry.repeated for entry in statistics])
     assert repeated.tolist() == [False] * 2 + [True] * 10
 
 
-def test_a_fault_in_a_transform_is_not_taken_for_bad_data(path):
+def test_a_bug_in_a_transform_raises(path):
     @dataclasses.dataclass(frozen=True)
     class Broken(Resize):
         def __call__(self, example, rng):
@@ -281,7 +281,7 @@ def test_a_fault_in_a_transform_is_not_taken_for_bad_data(path):
         take(data, 1)
 
 
-def test_what_cannot_be_started_says_why(path, tmp_path):
+def test_invalid_arguments_and_sources_are_an_error(path, tmp_path):
     with pytest.raises(UserError, match=r"global_batch: 8 .* among 3 processes"):
         train_batches(sample_data(path), seed=0, global_batch=8, process_count=3)
     with pytest.raises(UserError, match=r"jsonl:pets\.jsonl has no examples"):
@@ -311,7 +311,7 @@ def test_what_cannot_be_started_says_why(path, tmp_path):
         ({"max_rejected_share": 1.5}, "max_rejected_share: must be within 0 and 1, got 1.5"),
     ],
 )
-def test_recipes_that_cannot_work_are_refused(path, changes, message):
+def test_invalid_recipes_are_an_error(path, changes, message):
     validate(sample_data(path))
     with pytest.raises(UserError, match=message):
         validate(sample_data(path, **changes))
@@ -327,7 +327,7 @@ def test_the_last_transform_with_a_size_decides_it(path):
     )
 
 
-def test_the_published_recipes_can_be_written_down(path):
+def test_the_transforms_of_clip_and_siglip_are_valid(path):
     clip = sample_data(
         path,
         train_transforms=(Decode(), RandomCrop(224), ChooseText()),
@@ -348,19 +348,19 @@ def test_ids_hold_source_and_index_beyond_32_bits():
     assert unpack_ids(packed).tolist() == [*((5 << 48) | indices[:4]).tolist(), -1]
 
 
-# --- plan
+# --- Fingerprint of the stream
 
 
-def test_the_plan_does_not_depend_on_where_files_lie_or_who_prepares_batches(tmp_path):
-    plans = set()
+def test_the_fingerprint_does_not_depend_on_folder_and_workers(tmp_path):
+    fingerprints = set()
     for name, workers in (("here", 0), ("there", 2)):
         (tmp_path / name).mkdir()
         data = sample_data(write_jsonl(tmp_path / name, captioned(5)), workers=workers)
-        plans.add(stream_fingerprint(data, seed=0, global_batch=8))
-    assert len(plans) == 1
+        fingerprints.add(stream_fingerprint(data, seed=0, global_batch=8))
+    assert len(fingerprints) == 1
 
 
-def test_the_plan_changes_with_all_that_changes_the_stream(path, tmp_path):
+def test_the_fingerprint_changes_with_the_stream(path, tmp_path):
     data = sample_data(path)
     other = sample_data(write_jsonl(tmp_path, captioned(COUNT + 1)))
     variants = [
@@ -383,7 +383,7 @@ def test_the_plan_changes_with_all_that_changes_the_stream(path, tmp_path):
     assert all(len(variant) == 64 for variant in variants)
 
 
-def test_the_plan_changes_with_the_tags_of_the_builtin_set(path, monkeypatch):
+def test_the_fingerprint_changes_with_the_tags_of_the_builtin_set(path, monkeypatch):
     data = sample_data(path, source=Builtin("test"))
     now = stream_fingerprint(data, seed=0, global_batch=8)
     monkeypatch.setattr("vljax.datasets.builtin.source._tags", lambda item: tuple(item["tags"]))
@@ -404,7 +404,7 @@ def test_the_data_package_needs_no_jax_to_describe_a_recipe():
     assert result.stdout.strip() == "[]"
 
 
-def test_reading_batches_brings_in_neither_tensorflow_nor_pytorch(path):
+def test_reading_batches_imports_neither_tensorflow_nor_pytorch(path):
     code = f"""
 import sys
 from vljax.data.pipeline.pipeline import Data, train_batches

@@ -20,7 +20,7 @@ def data(tmp_path):
     )
 
 
-def test_images_come_out_of_the_stored_file_as_in_evaluation(data):
+def test_stored_preprocessing_equals_that_of_evaluation(data):
     stored = json.loads(json.dumps(preprocessing(data)))
     preprocess = ImagePreprocessor.load(stored)
     examples = EvaluationSet(data, JsonLines(data.source.path))
@@ -30,7 +30,7 @@ def test_images_come_out_of_the_stored_file_as_in_evaluation(data):
     assert preprocess.size == 16
 
 
-def test_what_is_stored(data):
+def test_stored_content(data):
     stored = preprocessing(data)
     assert stored["image_size"] == 16
     assert stored["text_cleaning"] == "clip"
@@ -43,7 +43,7 @@ def test_what_is_stored(data):
     ]
 
 
-def test_what_cannot_be_read_says_so(data):
+def test_bad_images_and_versions_are_an_error(data):
     with pytest.raises(ExampleError, match="image is none of"):
         ImagePreprocessor.load(preprocessing(data))(b"")
     with pytest.raises(UserError, match="version 99, this is made for 1"):

@@ -120,7 +120,7 @@ def test_errors_name_the_part(tmp_path):
         train_batches(data(empty), seed=0, global_batch=8)
 
 
-def test_every_change_of_a_mixture_changes_the_plan(path):
+def test_every_change_of_a_mixture_changes_the_fingerprint(path):
     photos, art = Part(JsonLines(path), 3), Part(Builtin("test"), 1)
     own = (Decode(), Resize(16), ChooseText())
     variants = [

@@ -174,12 +174,12 @@ def test_a_missing_package_for_remote_files_is_an_error(monkeypatch, url, packag
         load_tokenizer(url)
 
 
-@pytest.mark.parametrize("place", ["beside", "remote"])
-def test_jsonl_images_are_relative_paths_or_urls(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("location", ["beside", "remote"])
+def test_jsonl_images_are_relative_paths_or_urls(location, tmp_path, monkeypatch):
     image = encoded(picture(8, 8), "PNG")
     (tmp_path / "a.png").write_bytes(image)
-    name = "memory://jsonl/a.png" if place == "remote" else "a.png"
-    if place == "remote":
+    name = "memory://jsonl/a.png" if location == "remote" else "a.png"
+    if location == "remote":
         write_file(name, image)
         (tmp_path / "a.png").unlink()
     path = Path(write_jsonl(tmp_path, [{"image": name, "caption": "a"}]))

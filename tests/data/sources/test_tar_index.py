@@ -137,10 +137,10 @@ import json, sys
 import numpy as np
 from vljax.data.sources.tar_index import TarIndex
 index = TarIndex.load(sys.argv[1])
-places = np.random.default_rng(0).integers(0, len(index), 1000)
-shards = [index.row(int(place))[0] for place in places]
-assert shards == (places // 10_000).tolist()
-# Not ru_maxrss, which begins at that of the process that started this one.
+indices = np.random.default_rng(0).integers(0, len(index), 1000)
+shards = [index.row(int(example))[0] for example in indices]
+assert shards == (indices // 10_000).tolist()
+# Not ru_maxrss: a child process starts with the value of its parent.
 status = open("/proc/self/status").read()
 peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
 print(json.dumps([len(index), peak]))

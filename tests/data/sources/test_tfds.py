@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 
 
 def by_width(source):
-    """TFDS shuffles what it writes; the width tells which example each is."""
+    """TFDS shuffles the examples that it writes; the width identifies each."""
     records = source.open()
     return {int(records.values(i)("width")): records[i] for i in range(len(records))}
 

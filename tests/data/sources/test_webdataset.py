@@ -86,8 +86,8 @@ def test_records_are_pickled_and_read_by_threads(folder):
     expected = [records[i] for i in range(25)]
     copy = pickle.loads(pickle.dumps(records))
     with ThreadPoolExecutor(8) as pool:
-        places = np.random.default_rng(0).integers(0, 25, 200).tolist()
-        assert list(pool.map(copy.__getitem__, places)) == [expected[i] for i in places]
+        indices = np.random.default_rng(0).integers(0, 25, 200).tolist()
+        assert list(pool.map(copy.__getitem__, indices)) == [expected[i] for i in indices]
 
 
 def test_remote_shards_are_read_by_byte_ranges(folder, tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_remote_shards_are_read_by_byte_ranges(folder, tmp_path, monkeypatch):
     system = fsspec.filesystem("memory")
     system.put(f"{folder}/*.tar", "/bucket/")
     local, remote = WebDataset(folder).open(), WebDataset("memory://bucket").open()
-    monkeypatch.setattr(system, "open", None)  # nothing is read whole any more
+    monkeypatch.setattr(system, "open", None)  # no shard is read from start to end any more
     assert [remote[i] for i in (3, 21)] == [local[i] for i in (3, 21)]
     assert remote.identity == local.identity
     system.rm("/bucket", recursive=True)
@@ -193,7 +193,7 @@ def test_the_data_set_is_named_after_its_folder(path, name):
     assert WebDataset(path).dataset == name
 
 
-def test_the_plan_changes_with_shards_and_columns(folder, tmp_path):
+def test_the_fingerprint_changes_with_shards_and_columns(folder, tmp_path):
     def plan_of(**changes):
         source = WebDataset(f"{folder}/{{00000..00002}}.tar", **changes)
         return stream_fingerprint(sample_data(folder, source=source), seed=0, global_batch=4)

@@ -30,7 +30,7 @@ def test_siglip(text, expected):
     assert clean(text, "siglip") == expected
 
 
-# What `_clean_lower` of open_clip's src/open_clip/tokenizer.py returns.
+# Results of `_clean_lower` of open_clip's src/open_clip/tokenizer.py.
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -54,26 +54,26 @@ REFERENCE = json.loads((Path(__file__).parents[2] / "parity/data/cleaning.json")
 
 
 @pytest.mark.parametrize("cleaning", ["clip", "siglip_open_clip"])
-def test_texts_of_all_kinds_become_those_of_open_clip(cleaning):
-    """Made by tests/parity/make_transforms.py."""
+def test_cleaning_equals_that_of_open_clip(cleaning):
+    """The reference is made by tests/parity/make_transforms.py."""
     assert [clean(text, cleaning) for text in REFERENCE["text"]] == REFERENCE[cleaning]
     assert len(REFERENCE["text"]) >= 15
 
 
 @given(st.text(st.characters(max_codepoint=127)))
-def test_ascii_that_ftfy_is_spared_would_not_change(text):
+def test_ascii_text_that_skips_ftfy_equals_the_result_of_ftfy(text):
     repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
     assert clean(text, "clip") == " ".join(repaired.split()).lower()
 
 
-def test_siglip_was_trained_on_small_ascii_letters_and_nothing_else_changed():
+def test_ascii_lower_changes_only_ascii_capitals():
     """tf.strings.lower("...", encoding="") changes the bytes 65 to 90."""
     text = "A  Cat's\tPHOTO, ÜBER-Straße_1 ΣΑΣ İ!"
     expected = bytes(b + 32 if 65 <= b <= 90 else b for b in text.encode()).decode()
     assert clean(text, "ascii_lower") == expected == "a  cat's\tphoto, Über-straße_1 ΣΑΣ İ!"
 
 
-def test_the_plain_ones_differ_in_what_they_touch():
+def test_none_whitespace_and_lower():
     text = " A_Cat,\n &amp; "
     assert clean(text, "none") == text
     assert clean(text, "whitespace") == "A_Cat, &amp;"
@@ -81,7 +81,7 @@ def test_the_plain_ones_differ_in_what_they_touch():
 
 
 @given(st.text(), st.sampled_from(["whitespace", "lower", "clip", "siglip", "siglip_open_clip"]))
-def test_no_cleaning_leaves_runs_of_white_space(text, cleaning):
+def test_every_cleaning_removes_runs_of_white_space(text, cleaning):
     cleaned = clean(text, cleaning)
     assert cleaned == " ".join(cleaned.split())
 

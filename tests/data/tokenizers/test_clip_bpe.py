@@ -1,4 +1,4 @@
-"""The two ways to CLIP's ids agree, and the vocabulary read back from the first is whole."""
+"""CLIP's encoders in Python and Rust give the same ids; the vocabulary is read back in full."""
 
 import hashlib
 
@@ -35,7 +35,7 @@ def test_each_token_is_merged_from_its_bytes(words):
             assert words._encode_word(word) == [number]
 
 
-def test_both_ways_agree_on_what_both_know(words):
+def test_python_and_rust_give_the_same_ids(words):
     clip, compared = Clip(cleaning="lower").load(), 0
     for text in strings()[2500:4500]:
         cleaned = clip.clean(text)

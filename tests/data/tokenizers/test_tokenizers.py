@@ -142,7 +142,7 @@ def test_huggingface_keeps_eos_when_cut(huggingface_path):
     assert mask.all()
 
 
-def test_huggingface_names_a_token_that_is_not_there(huggingface_path):
+def test_huggingface_suggests_a_token_for_an_unknown_one(huggingface_path):
     with pytest.raises(
         UserError, match=r"pad_token: .* has no token '<pda>'; did you mean '<pad>'"
     ):
@@ -221,7 +221,7 @@ def test_truncation_may_cut_the_end_token(sentencepiece_path):
     assert not loaded.config.always_ends
 
 
-def test_no_token_need_end_a_text(sentencepiece_path, huggingface_path):
+def test_the_end_token_is_optional(sentencepiece_path, huggingface_path):
     for config in (
         SentencePiece(sentencepiece_path, context_length=6, add_eos=False, cleaning="none"),
         HuggingFace(huggingface_path, context_length=6, eos_token=None, cleaning="none"),
@@ -233,7 +233,7 @@ def test_no_token_need_end_a_text(sentencepiece_path, huggingface_path):
         assert ids[0].tolist() == [loaded.special.pad] * 6
 
 
-def test_a_text_may_begin_with_the_models_own_token(tmp_path):
+def test_a_text_can_begin_with_the_begin_token_of_the_model(tmp_path):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=36, minloglevel=2
@@ -274,7 +274,7 @@ def test_a_context_has_room_for_the_special_tokens(sentencepiece_path):
     assert validate(SentencePiece(sentencepiece_path, context_length=2)).load()(["a"])[1].all()
 
 
-def test_a_model_without_the_tokens_that_are_asked_for(sentencepiece_path, tmp_path):
+def test_a_model_without_the_requested_tokens_is_an_error(sentencepiece_path, tmp_path):
     with pytest.raises(UserError, match=r"add_bos: .* no begin-of-sentence token; set it to False"):
         SentencePiece(sentencepiece_path, add_bos=True).load()
     model = io.BytesIO()
@@ -294,13 +294,13 @@ def test_vocabulary_size_counts_gaps_between_ids(tmp_path):
     assert HuggingFace(str(path)).load().vocab_size == 1000
 
 
-def test_halves_of_surrogate_pairs_become_replacement_characters(config):
+def test_lone_surrogates_become_replacement_characters(config):
     loaded = config.load()
     broken, whole = loaded(["a \ud83d cat", "\ud83d\ude00"]), loaded(["a \ufffd cat", "😀"])
     assert np.array_equal(broken, whole)
 
 
-def test_clip_in_capitals_is_as_the_reference_is():
+def test_clip_ids_of_capitals_are_the_reference_ids():
     # open_clip: SimpleTokenizer(clean="whitespace").
     loaded = Clip(cleaning="whitespace").load()
     expected = [288, 47, 606, 531, 267, 585, 6, 306, 129, 379, 6, 129, 379]

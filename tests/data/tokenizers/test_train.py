@@ -25,12 +25,12 @@ def test_the_order_of_the_texts_does_not_matter():
     assert train_bpe(TEXTS, 290) == train_bpe(reversed(TEXTS), 290)
 
 
-def test_a_rare_pair_is_no_token():
+def test_a_rare_pair_does_not_become_a_token():
     assert train_bpe(["zq"], 400, min_frequency=2).count("zq") == 0
     assert train_bpe(["zq"], 400, min_frequency=1).count("zq") > 0
 
 
-def test_a_vocabulary_without_room_for_all_bytes():
+def test_a_vocabulary_too_small_for_all_bytes_is_an_error():
     with pytest.raises(UserError, match=f"vocab_size: must be at least {SMALLEST_VOCABULARY}"):
         train_bpe(TEXTS, SMALLEST_VOCABULARY - 1)
 

@@ -18,7 +18,7 @@ def hidden_part(result, image):
     return top, left, rows.max() + 1 - top, columns.max() + 1 - left
 
 
-def test_rectangles_have_the_asked_area_ratio_and_reach_every_side():
+def test_rectangles_have_the_set_area_and_ratio_and_reach_every_side():
     occlude = Occlude(1.0, scale=(0.1, 0.3), ratio=(0.5, 2.0), colour=(1, 2, 3))
     parts = []
     for seed in range(600):
@@ -37,12 +37,12 @@ def test_rectangles_have_the_asked_area_ratio_and_reach_every_side():
     assert ((top + height).max(), (left + width).max()) == (60, 90)
 
 
-def test_what_never_fits_hides_nothing():
+def test_a_rectangle_that_never_fits_hides_nothing():
     occlude = Occlude(1.0, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     assert np.array_equal(transformed(occlude), GREY)
 
 
-def test_noise_hides_with_all_levels():
+def test_fill_noise_has_all_pixel_values():
     result = transformed(Occlude(1.0, scale=(0.3, 0.3), fill="noise"))
     top, left, height, width = hidden_part(result, GREY)
     values = result[top : top + height, left : left + width]
@@ -51,7 +51,7 @@ def test_noise_hides_with_all_levels():
 
 
 @pytest.mark.parametrize("kind", [Occlude, Blur, Noise])
-def test_each_happens_with_its_probability(kind):
+def test_each_corruption_has_its_probability(kind):
     image = picture(20, 20)
     assert transformed(kind(0.0), image) is image
     changed = sum(transformed(kind(0.25), image, seed) is not image for seed in range(1000))
@@ -74,12 +74,12 @@ def test_blur_is_a_gaussian(sigma):
     assert np.abs(result - expected).max() <= 1.01
 
 
-def test_noise_is_normal_and_cut_off():
+def test_noise_is_normal_and_clipped():
     result = transformed(Noise(1.0, (10.0, 10.0))).astype(float) - 128
     assert abs(result.mean()) < 0.3
     # A rounded level adds a variance of 1/12.
     assert abs(result.std() - np.sqrt(100 + 1 / 12)) < 0.2
     assert abs((np.abs(result) < 10.5).mean() - 0.7063) < 0.02
     white = transformed(Noise(1.0, (50.0, 50.0)), np.full((50, 50, 3), 255, np.uint8))
-    assert (white == 255).mean() > 0.45  # what would be above, and nothing wraps around
+    assert (white == 255).mean() > 0.45  # values above 255 are clipped and do not wrap around
     assert white.min() > 20

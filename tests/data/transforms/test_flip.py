@@ -25,12 +25,12 @@ def mirrored(transform, **example):
         ("", False),
     ],
 )
-def test_images_whose_text_names_a_side_stay_as_they_are(text, side):
+def test_images_are_not_mirrored_if_the_text_names_a_side(text, side):
     assert mirrored(Flip(1.0), text=text) is not side
     assert mirrored(Flip(1.0, unless=()), text=text)
 
 
-def test_before_a_text_is_chosen_every_caption_and_tag_counts():
+def test_without_a_chosen_text_all_captions_and_tags_count():
     def record(captions, tags=()):
         return Record(captions=captions, tags=tags, image=b"")
 
@@ -40,7 +40,7 @@ def test_before_a_text_is_chosen_every_caption_and_tag_counts():
     assert mirrored(Flip(1.0), record=record(("left cat",)), text="a cat")
 
 
-def test_words_of_other_languages_can_be_given():
+def test_words_of_other_languages_can_be_set():
     assert mirrored(Flip(1.0), text="Pfeil nach links")
     assert not mirrored(Flip(1.0, unless=("links", "rechts", "左")), text="Pfeil nach links")
     assert not mirrored(Flip(1.0, unless=("links", "左")), text="左")

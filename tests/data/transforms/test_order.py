@@ -32,7 +32,7 @@ from vljax.data.transforms import (
         ),
     ],
 )
-def test_transforms_that_would_not_get_what_they_need_are_named(transforms, message):
+def test_transforms_in_an_impossible_order_are_named(transforms, message):
     with pytest.raises(UserError, match=message):
         validate(sample_data("pets.jsonl", train_transforms=transforms))
 
@@ -44,6 +44,6 @@ def test_transforms_that_would_not_get_what_they_need_are_named(transforms, mess
         (Decode(), Flip(), Resize(16), ChooseText()),
     ],
 )
-def test_orders_that_work_are_accepted(transforms, tmp_path):
+def test_valid_orders_are_accepted(transforms, tmp_path):
     (tmp_path / "pets.jsonl").touch()
     validate(sample_data(str(tmp_path / "pets.jsonl"), train_transforms=transforms))

@@ -36,7 +36,7 @@ def data(tmp_path_factory):
     return sample_data(path, train_transforms=TRAIN, eval_transforms=evaluation)
 
 
-def test_patches_put_back_in_their_places_are_the_image() -> None:
+def test_patches_at_their_positions_give_the_image() -> None:
     image = picture(8, 12)  # 2 x 3 patches: as many as fit, so nothing is resized
     made = Patchify(4, lengths=(7,))({"image": image}, RNG)
     assert made["image_grid"].tolist() == [2, 3]
@@ -75,7 +75,7 @@ def test_the_length_follows_from_seed_and_step() -> None:
     assert transform.length_at(None) == 16
 
 
-def test_batches_are_those_of_any_number_of_processes_and_of_a_later_start(data) -> None:
+def test_batches_do_not_depend_on_processes_and_start_step(data) -> None:
     def batches(count: int, start: int = 0, workers: int = 0) -> list[dict[str, np.ndarray]]:
         parts = [
             train_batches(
@@ -104,12 +104,12 @@ def test_batches_are_those_of_any_number_of_processes_and_of_a_later_start(data)
         spec = data.batch_spec(8, length)
         assert {name: (array.shape, array.dtype) for name, array in batch.items()} == spec
     for others, first in ((batches(2), 0), (batches(4, start=7), 7)):
-        for ours, theirs in zip(one[first:], others, strict=True):
-            for name in ours:
-                np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+        for expected, batch in zip(one[first:], others, strict=True):
+            for name in expected:
+                np.testing.assert_array_equal(batch[name], expected[name], err_msg=name)
 
 
-def test_evaluation_has_one_length_and_masks_what_it_fills_up_with(data) -> None:
+def test_evaluation_has_one_length_and_masks_padding(data) -> None:
     examples = EvaluationSet(data, data.source)
     batches = list(examples.batches(4))
     assert {batch["image"].shape[1:] for batch in batches} == {(9, 12)}
@@ -120,7 +120,7 @@ def test_evaluation_has_one_length_and_masks_what_it_fills_up_with(data) -> None
     assert not last["image"][-1].any()
 
 
-def test_lengths_and_weights_are_part_of_the_plan(data) -> None:
+def test_lengths_and_weights_are_part_of_the_fingerprint(data) -> None:
     other = (Decode(), Patchify(2, lengths=LENGTHS), ChooseText())
     plans = {
         stream_fingerprint(
@@ -156,27 +156,27 @@ def test_a_bad_value_is_named(fields: dict[str, Any], message: str) -> None:
         validate(Patchify(**{"patch_size": 4, **fields}))
 
 
-def test_several_lengths_are_told() -> None:
+def test_several_lengths_are_noted() -> None:
     assert notes(TRAIN[1]) == [
         "lengths: images of 4 (25%), 9 (50%), 16 (25%) patches: the step is compiled for each"
     ]
     assert notes(Patchify(2)) == []
 
 
-def test_what_changes_pixels_comes_before(data) -> None:
+def test_patchify_must_be_the_last_image_transform(data) -> None:
     transforms = (Decode(), Patchify(2, lengths=LENGTHS), Flip(), ChooseText())
     with pytest.raises(UserError, match="flip cannot follow patchify, which leaves no picture"):
         validate(dataclasses.replace(data, train_transforms=transforms))
 
 
-def test_training_and_evaluation_have_patches_of_one_size(data) -> None:
+def test_training_and_evaluation_need_the_same_patch_size(data) -> None:
     transforms = (Decode(), Patchify(4, lengths=(9,)), ChooseText())
     message = "eval_transforms: make patches of 4 pixels, train_transforms patches of 2 pixels"
     with pytest.raises(UserError, match=message):
         validate(dataclasses.replace(data, eval_transforms=transforms))
 
 
-def test_all_parts_of_a_mixture_draw_the_same_lengths(data) -> None:
+def test_all_parts_of_a_mixture_need_the_same_lengths(data) -> None:
     transforms = (Decode(), Patchify(2, lengths=(4, 9)), ChooseText())
     mixture = Mixture({"one": Part(data.source), "two": Part(data.source, transforms=transforms)})
     message = "source.parts.two.transforms: patchify has other lengths or weights than in"

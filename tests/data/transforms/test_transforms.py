@@ -64,7 +64,7 @@ def test_decode_equals_pillow(kind):
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_an_image_decoded_before_has_the_same_pixels(channels, monkeypatch):
+def test_a_cached_image_has_the_same_pixels(channels, monkeypatch):
     content = encoded(picture(30, 41, channels), "WEBP")
     backgrounds = [(0, 0, 0), (10, 200, 90), (0, 0, 0)]
     repeated = [decoded(content, background=colour) for colour in backgrounds]
@@ -73,7 +73,7 @@ def test_an_image_decoded_before_has_the_same_pixels(channels, monkeypatch):
         assert np.array_equal(decoded(content, background=colour), image)
 
 
-def test_an_image_decoded_before_is_refused_by_a_lower_limit_all_the_same():
+def test_a_cached_image_is_refused_by_a_lower_limit():
     content = encoded(picture(30, 41))
     decoded(content)
     with pytest.raises(ExampleError, match="more than 1,000"):
@@ -85,7 +85,7 @@ def test_an_image_decoded_before_is_refused_by_a_lower_limit_all_the_same():
 def test_exif_orientation_is_applied(kind, orientation):
     upright = np.zeros((16, 32, 3), np.uint8)
     upright[:8, :8] = 255  # a white mark in the top left corner
-    # EXIF 2.32, tag 0x0112: where the 0th row and column of the stored image are seen.
+    # EXIF 2.32, tag 0x0112: the sides of the upright image where the stored 0th row and column are.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -159,12 +159,12 @@ def test_truncated_files_are_rejected(kind):
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF", b"<html>404</html>", b"\x00" * 1000])
-def test_what_is_no_image_is_rejected(content):
+def test_content_that_is_not_an_image_is_rejected(content):
     with pytest.raises(ExampleError, match=r"^image is none of JPEG, PNG"):
         decoded(content)
 
 
-def test_programs_that_draw_images_are_not_run():
+def test_postscript_files_are_not_run():
     with pytest.raises(ExampleError, match="image is none of"):
         decoded(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
 
@@ -218,7 +218,7 @@ def test_shortest_resizes_and_crops_as_torchvision(shape, resized, top, left):
     assert np.array_equal(transformed(Resize(24, mode="shortest"), image), expected)
 
 
-def test_long_strips_are_rejected_instead_of_blown_up():
+def test_long_strips_are_rejected_instead_of_enlarged():
     strip = np.zeros((1, 400_000, 3), np.uint8)
     with pytest.raises(ExampleError, match="image of 400000 x 1 pixels is too long to resize"):
         transformed(Resize(224, mode="shortest"), strip)
@@ -267,7 +267,7 @@ def test_the_filters_are_pillows():
 @pytest.mark.parametrize(
     ("recipe", "size"), [("siglip_vit_b16", 224), ("siglip_so400m14_384", 384)]
 )
-def test_siglip_is_given_what_big_vision_trains_with(recipe, size):
+def test_siglip_recipes_resize_and_clean_as_big_vision(recipe, size):
     """`resize(SIZE)` of pp/ops_image.py and `tokenize` of pp/ops_text.py, with their defaults."""
     data = load(str(CONFIGS / f"{recipe}.py"), Run).data
     for transforms in (data.train_transforms, data.eval_transforms):
@@ -293,7 +293,7 @@ def test_crops_lie_inside_the_image(height, width, scale, ratio, seed):
     assert 0 <= left < left + crop_width <= width
 
 
-def test_crops_have_the_asked_area_ratio_and_reach_every_corner():
+def test_crops_have_the_set_area_and_ratio_and_reach_every_corner():
     crop = RandomResizedCrop(8, scale=(0.3, 0.6), ratio=(0.5, 2.0))
     rng = generator()
     boxes = np.array([crop.rectangle(300, 300, rng) for _ in range(3000)])
@@ -328,27 +328,29 @@ def test_crops_that_never_fit_fall_back_to_the_centre():
 
 
 def offset(crop, resized):
-    """Top and left of the place in an image where a crop was cut out."""
+    """Top and left of the position in an image where a crop was cut out."""
     size = len(crop)
-    places = [
+    positions = [
         (top, left)
         for top in range(resized.shape[0] - size + 1)
         for left in range(resized.shape[1] - size + 1)
         if np.array_equal(resized[top : top + size, left : left + size], crop)
     ]
-    assert len(places) == 1
-    return places[0]
+    assert len(positions) == 1
+    return positions[0]
 
 
 @pytest.mark.parametrize(("shape", "resized"), [((48, 64), (24, 32)), ((64, 48), (32, 24))])
-def test_random_crops_are_squares_at_every_place_of_the_resized_image(shape, resized):
+def test_random_crops_reach_every_position_of_the_resized_image(shape, resized):
     image = picture(*shape)
     small = pillow_resized(image, *resized)
     seen = [offset(transformed(RandomCrop(24), image, seed), small) for seed in range(900)]
-    along = [max(place) for place in seen]
-    assert {min(place) for place in seen} == {0}
-    assert {place.index(max(place)) for place in seen if any(place)} == {int(shape[1] > shape[0])}
-    assert all(abs(along.count(place) / 900 - 1 / 9) < 0.05 for place in range(9))
+    along = [max(position) for position in seen]
+    assert {min(position) for position in seen} == {0}
+    assert {position.index(max(position)) for position in seen if any(position)} == {
+        int(shape[1] > shape[0])
+    }
+    assert all(abs(along.count(position) / 900 - 1 / 9) < 0.05 for position in range(9))
 
 
 def test_clips_training_crops_differ():
@@ -356,7 +358,7 @@ def test_clips_training_crops_differ():
     (crop,) = [t for t in recipe.data.train_transforms if t.output_size is not None]
     image = picture(480, 640)
     crops = {transformed(crop, image, seed).tobytes() for seed in range(50)}
-    assert len(crops) > 30  # of 75 places
+    assert len(crops) > 30  # of 75 positions
 
 
 def test_a_square_image_is_its_own_only_random_crop():
@@ -436,7 +438,7 @@ def test_training_takes_all_captions_equally_often():
     assert all(abs(texts.count(text) / 3000 - 1 / 3) < 0.04 for text in "abc")
 
 
-def test_tags_stand_in_for_the_caption_or_follow_it_as_often_as_asked():
+def test_tags_replace_or_follow_the_caption_with_their_probabilities():
     transform = ChooseText("random", tags=0.5, caption_and_tags=0.2)
     texts = [chosen(transform, ["C"], ["x", "y", "z"], s) for s in range(4000)]
     subsets = {
@@ -466,7 +468,7 @@ def test_no_caption_is_rejected(captions):
         chosen(ChooseText(tags=0.1), captions, [" "])
 
 
-def test_tags_stand_in_for_captions_that_are_missing():
+def test_tags_replace_missing_captions():
     texts = {chosen(ChooseText(tags=0.1), [], ["x", "y"], seed) for seed in range(50)}
     assert texts == {"x", "y", "x, y", "y, x"}
 
@@ -479,7 +481,7 @@ def test_the_longest_caption_and_all_of_them():
         assert everything == "a cat. one cat. two cat"
 
 
-def test_prompts_take_the_text_in_as_often_as_asked():
+def test_prompts_are_used_with_their_probability():
     prompt = Prompt(("a photo of {}.", "{}, drawn"), probability=0.6)
     texts = [prompt({"text": "{1}"}, generator(seed))["text"] for seed in range(3000)]
     assert set(texts) == {"{1}", "a photo of {1}.", "{1}, drawn"}
@@ -527,7 +529,7 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
         assert result["text"] == again["text"]
 
 
-def test_only_those_that_fix_the_size_say_so():
+def test_only_transforms_that_fix_the_size_have_an_output_size():
     assert [t.output_size for t in EVERY] == [None, 8, 8, 8, 8] + [None] * 10
 
 
@@ -560,7 +562,7 @@ def test_only_those_that_fix_the_size_say_so():
         (Prompt(("a {}", "b")), r"templates.1: must hold '\{\}' once, .* got 'b'"),
     ],
 )
-def test_impossible_values_are_named(transform, message):
+def test_invalid_values_are_named(transform, message):
     with pytest.raises(UserError, match=message):
         validate(transform)
     assert dataclasses.is_dataclass(transform)

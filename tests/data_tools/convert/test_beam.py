@@ -1,4 +1,4 @@
-"""The pipeline under Beam's own runner, in an environment with the extra `beam`."""
+"""The Beam pipeline with Beam's local runner; needs an environment with the extra `beam`."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_a_pipeline_writes_the_same_bytes_and_resumes(to, tmp_path):
     assert contents(tmp_path / "beam") == contents(tmp_path / "here")
 
 
-def test_an_error_of_a_worker_is_one_line(tmp_path):
+def test_an_error_of_a_worker_is_a_one_line_error(tmp_path):
     source = WebDataset(write_shards(tmp_path / "in", [sample(0, npy=b"\0")]))
     options = ConvertOptions(str(tmp_path / "out"), "array_record", beam=LOCAL)
     with pytest.raises(UserError, match=r"example 0: column 'npy' is bytes, .* by --drop npy") as e:

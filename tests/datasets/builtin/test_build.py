@@ -153,7 +153,7 @@ def test_duplicate_keeps_first_by_path(tree: Tree) -> None:
 def test_oversized_by_header_is_not_decoded(tree: Tree) -> None:
     tree.add("food/stop.png").write_bytes(huge_png(20990, 29700))
     tree.add("food/go.png").write_bytes(huge_png(4000, 4000))
-    # The second has 16 megapixels sharp, so that it is opened and found to be cut off.
+    # The second has exactly 16 megapixels, so it is opened and found to be truncated.
     assert tree.select() == ([], {"more than 16 megapixels": 1, "broken PNG": 1})
 
 
@@ -207,7 +207,7 @@ def test_caption_cap(tree: Tree) -> None:
     assert dropped == {"8 items have the caption already": 2}
 
 
-def test_curation_excludes_recaptions_and_reclasses(tree: Tree) -> None:
+def test_curation_changes_exclusions_captions_and_classes(tree: Tree) -> None:
     for name, title in [("bad", "bad"), ("flags/one", "Italy"), ("mela", "mela"), ("odd", "12")]:
         tree.add(f"unsorted/{name}.png", title=title)
     curation = selection.Curation(
@@ -269,9 +269,7 @@ def test_clean_text(title: str, cleaned: str) -> None:
         ("food/lemon.png", "Clipart by Nicu Buculei - pear", "lemon"),
     ],
 )
-def test_file_name_stands_in_for_the_title_of_a_batch(
-    source: str, title: str, caption: str
-) -> None:
+def test_file_name_replaces_the_title_of_a_batch(source: str, title: str, caption: str) -> None:
     about = metadata.Metadata(title, (), (), PUBLIC_DOMAIN)
     assert selection.find_caption(source, about, NO_CURATION) == (caption, "file name")
 
@@ -371,7 +369,7 @@ def test_every_picture_decodes_with_the_stated_size_and_digest(
         assert max(record["width"], record["height"]) <= 128
 
 
-def test_no_picture_is_there_twice(records: list[dict[str, Any]]) -> None:
+def test_no_picture_occurs_twice(records: list[dict[str, Any]]) -> None:
     assert len({record["sha256"] for record in records}) == len(records)
 
 

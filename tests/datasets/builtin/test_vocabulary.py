@@ -1,14 +1,14 @@
-"""The built-in tokenizer is what its script makes of the training captions."""
+"""The built-in tokenizer equals the one that its script trains."""
 
 from vljax.data.tokenizers import HuggingFace
 from vljax.datasets.builtin.vocabulary import FILE, HERE, train
 
 
-def test_the_committed_file_is_what_the_script_makes():
+def test_the_script_makes_the_committed_file():
     assert train(HERE / "items.jsonl", 2048) == FILE.read_text()
 
 
-def test_every_text_survives():
+def test_unseen_characters_are_encoded():
     tokenizer = HuggingFace(str(FILE), context_length=32).load()
     assert tokenizer.vocab_size == 2048
     ids, mask = tokenizer(["an unseen wörd 🙂", ""])

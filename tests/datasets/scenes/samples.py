@@ -25,7 +25,7 @@ OBJECTS = {
 
 
 def write_objects(folder: Path) -> str:
-    """A JSON-lines file with one picture of each object: an ellipse on nothing."""
+    """A JSON-lines file with one picture of each object: an ellipse, transparent around it."""
     lines = []
     for name, (_, colour, width, height) in OBJECTS.items():
         image = Image.new("RGBA", (width + 10, height + 6))
@@ -39,7 +39,7 @@ def write_objects(folder: Path) -> str:
 
 
 def boxes_of(masks: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
-    """Number in the masks -> left, top, right, bottom; another way than in vljax."""
+    """Number in the masks -> left, top, right, bottom; computed without code of vljax."""
     boxes = {}
     for number in np.unique(masks[masks > 0]).tolist():
         left, top, right, bottom = Image.fromarray(masks == number).getbbox()

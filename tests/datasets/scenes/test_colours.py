@@ -51,7 +51,7 @@ def test_a_black_outline_does_not_count_and_a_second_colour_does():
     assert colour_of(filled(("red", 5), ("black", 5)), WHOLE) is None
 
 
-def test_only_what_is_seen_counts():
+def test_only_visible_pixels_count():
     mask = WHOLE.copy()
     mask[5:] = False
     assert colour_of(filled(("red", 5), ("blue", 5)), mask) == "red"

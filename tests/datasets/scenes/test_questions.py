@@ -1,4 +1,4 @@
-"""The text of a question tells nothing about its answer."""
+"""The text of a question does not tell its answer."""
 
 import dataclasses
 from collections import Counter, defaultdict
@@ -25,11 +25,11 @@ def scenes(things):
     return [content.draw(np.random.default_rng(i), things, 5, 96) for i in range(SCENES)]
 
 
-def asked(scenes, asking):
+def asked(scenes, rates):
     """Kind -> pairs of text and answer."""
     pairs = defaultdict(list)
     for i, scene in enumerate(scenes):
-        for question in questions.ask(np.random.default_rng([1, i]), scene, asking):
+        for question in questions.ask(np.random.default_rng([1, i]), scene, rates):
             pairs[question.kind].append((question.text, question.answer))
     return pairs
 
@@ -48,14 +48,14 @@ def excess(pairs, chance):
     return (right / len(tested) - chance) / (chance * (1 - chance) / len(tested)) ** 0.5
 
 
-def asking_evenly(things):
+def balanced_rates(things):
     return questions.QuestionRates.balanced(content.repeat_odds(5), content.colour_odds(things))
 
 
 def test_the_best_guess_from_the_text_alone_is_as_good_as_chance(things, scenes):
-    pairs = asked(scenes, asking_evenly(things))
+    pairs = asked(scenes, balanced_rates(things))
     objects = len(OBJECTS)
-    answers = {  # chance, and how many answers there are
+    answers = {  # chance, and number of different answers
         "exists": (1 / 2, 2),
         "count": (1 / 5, 5),
         "total": (1 / 5, 5),
@@ -63,7 +63,7 @@ def test_the_best_guess_from_the_text_alone_is_as_good_as_chance(things, scenes)
         "what_beside": (1 / (objects - 1), objects),
         "colour": (1 / 5, 5),
         "is_colour": (1 / 2, 2),
-        "side": (1 / 2, 4),  # the text leaves two
+        "side": (1 / 2, 4),  # the text names two of the four
         "is_beside": (1 / 2, 2),
         "direction": (1 / 4, 4),
     }
@@ -73,8 +73,8 @@ def test_the_best_guess_from_the_text_alone_is_as_good_as_chance(things, scenes)
         assert excess(pairs[kind], chance) < 3.5, kind
 
 
-def test_the_guess_would_find_what_is_not_balanced(things, scenes):
-    """Counts and colours are not equally frequent: asked about as they come, they are guessed."""
+def test_unbalanced_questions_are_guessed_above_chance(things, scenes):
+    """Without balancing, counts and colours are guessed right more often than by chance."""
     always = questions.QuestionRates(
         (1.0,) * 5, dict.fromkeys(("red", "green", "blue", "yellow", "white"), 1.0)
     )
@@ -83,7 +83,7 @@ def test_the_guess_would_find_what_is_not_balanced(things, scenes):
     assert excess(pairs["colour"], 1 / 5) > 4
 
 
-def test_the_stated_odds_are_those_of_scenes(things, scenes):
+def test_odds_equal_the_frequencies_in_scenes(things, scenes):
     found = Counter(scene.repeats for scene in scenes)
     for repeats, probability in enumerate(content.repeat_odds(5), 1):
         error = (probability * (1 - probability) / SCENES) ** 0.5
@@ -95,11 +95,11 @@ def test_the_stated_odds_are_those_of_scenes(things, scenes):
 
 
 def test_rare_colours_are_not_asked_about():
-    asking = questions.QuestionRates.balanced([1.0], {"red": 0.5, "pink": 0.002, "blue": 0.1})
-    assert asking.colours == pytest.approx({"red": 0.2, "blue": 1.0})
+    rates = questions.QuestionRates.balanced([1.0], {"red": 0.5, "pink": 0.002, "blue": 0.1})
+    assert rates.colours == pytest.approx({"red": 0.2, "blue": 1.0})
 
 
-def test_things_in_a_scene_are_told_apart_by_their_names(things):
+def test_things_in_a_scene_have_distinct_names(things):
     by_name = {thing.name: thing for thing in things}
     owl, frog = by_name["owl"], by_name["frog"]
     assert not owl.may_be(frog)

@@ -29,7 +29,7 @@ def test_scene_i_depends_on_seed_split_and_i_alone(objects):
     records = scenes.open()
     last = records[20]
     fewer = dataclasses.replace(scenes, examples=21).open()
-    assert fewer[20] == last  # not on how many there are, nor on what was read before
+    assert fewer[20] == last  # does not depend on the number of scenes or on earlier reads
     assert records[20] == last
     assert pickle.loads(pickle.dumps(records))[20] == last
     other = dataclasses.replace(scenes, seed=1).open()
@@ -87,7 +87,7 @@ def test_objects_are_painted_where_their_masks_are(objects):
             assert region.colour == OBJECTS[region.name][0]
 
 
-def test_as_much_of_each_object_is_seen_as_asked_for(objects):
+def test_min_visible_of_each_object_is_visible(objects):
     hidden = 0
     for least in (0.0, 0.9):
         records = Scenes(objects, size=96, max_objects=6, min_visible=least).open()
@@ -102,12 +102,12 @@ def test_as_much_of_each_object_is_seen_as_asked_for(objects):
                 share = (seen & whole).sum() / whole.sum()
                 assert share >= least
                 hidden += share < 0.9
-    assert hidden  # where anything goes, something is hidden
+    assert hidden  # with `min_visible` 0, objects hide each other
 
 
 RELATION = {"to the left of": (0, 1), "to the right of": (0, -1), "above": (1, 1), "below": (1, -1)}
 ANSWER = {"left": (0, 1), "right": (0, -1), "above": (1, 1), "below": (1, -1)}
-PLACE = {"leftmost": (0, 1), "rightmost": (0, -1), "topmost": (1, 1), "bottommost": (1, -1)}
+POSITION = {"leftmost": (0, 1), "rightmost": (0, -1), "topmost": (1, 1), "bottommost": (1, -1)}
 
 
 def lies(first, second, axis, sign):
@@ -117,7 +117,7 @@ def lies(first, second, axis, sign):
 
 
 def check_answer(question, record: Record, boxes):
-    """Whether the answer is true of the masks and names, by rules written here anew."""
+    """Whether the answer agrees with the masks and names; uses no code of vljax."""
     names = [region.name for region in record.regions]
     text, answer = question.text, question.answer
     at = {name: boxes[names.index(name) + 1] for name in names if names.count(name) == 1}
@@ -125,7 +125,7 @@ def check_answer(question, record: Record, boxes):
     def pointed_at():
         if len(names) == 1:
             return 0
-        axis, sign = next(v for k, v in PLACE.items() if k in text)
+        axis, sign = next(v for k, v in POSITION.items() if k in text)
         ends = [sign * boxes[i][axis if sign > 0 else axis + 2] for i in range(1, len(names) + 1)]
         assert sorted(ends)[0] < sorted(ends)[1]
         return int(np.argmin(ends))
@@ -175,7 +175,7 @@ def check_answer(question, record: Record, boxes):
     return lies(at[first], at[second], axis, sign) and along > 1.8 * across
 
 
-def test_answers_are_true_by_the_masks(objects):
+def test_answers_agree_with_the_masks(objects):
     records = Scenes(objects, size=96).open()
     kinds = set()
     for i in range(400):
@@ -249,7 +249,7 @@ def test_classes_can_be_left_out_by_name():
     assert {t.name for t in fewer} < {t.name for t in everything}
 
 
-def test_scenes_are_worded_in_english():
+def test_objects_without_english_captions_are_refused():
     with pytest.raises(
         UserError, match=r"objects: captions in 'de'; begin its languages with 'en'"
     ):

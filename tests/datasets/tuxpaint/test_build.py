@@ -28,7 +28,7 @@ def png(seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder of a small data set, and what the builder said of it."""
+    """The folder of a small data set, the result of its builder, and the arguments."""
     if shutil.which("dpkg-deb") is None:
         pytest.skip("dpkg-deb makes packages")
     files = {
@@ -107,14 +107,14 @@ def test_an_unknown_language_is_named_with_a_suggestion(built):
         Tuxpaint(str(out), languages=("en", "pt_Br")).open()
 
 
-def test_no_stamps_say_how_to_build_them(tmp_path):
+def test_missing_stamps_are_an_error_with_the_build_command(tmp_path):
     with pytest.raises(UserError, match="unset; run `vljax data build tuxpaint-stamps`"):
         Tuxpaint().open()
     with pytest.raises(UserError, match=f"{tmp_path}: no stamps; run `vljax data build"):
         Tuxpaint(str(tmp_path)).open()
 
 
-def test_too_few_stamps_for_scenes_say_so(built):
+def test_too_few_stamps_for_scenes_are_an_error(built):
     out, *_ = built
     with pytest.raises(UserError, match=r"pictures of \d things that can be used, too few"):
         Scenes(Tuxpaint(str(out))).open()
@@ -122,7 +122,10 @@ def test_too_few_stamps_for_scenes_say_so(built):
 
 def test_stamps_that_share_a_caption_in_any_language_share_their_split():
     captions = {f"s{i}": {"en": f"thing {i}", "de": f"Ding {i // 2}"} for i in range(40)}
-    captions["s41"] = {"en": "another", "fr": "ding 1"}  # another language is no tie
+    captions["s41"] = {
+        "en": "another",
+        "fr": "ding 1",
+    }  # the same text in another language does not count
     splits = stamps.assign_splits(captions)
     assert all(splits[f"s{i}"] == splits[f"s{i + 1}"] for i in range(0, 40, 2))
     assert set(splits.values()) == {"train", "validation", "test"}

@@ -45,7 +45,7 @@ def test_files_of_a_package_are_read_below_a_folder(tmp_path, compression):
 
 
 @needs_dpkg
-def test_paths_that_lead_out_of_the_folder_are_passed_over(tmp_path):
+def test_paths_that_lead_out_of_the_folder_are_skipped(tmp_path):
     (tmp_path / "debian-binary").write_text("2.0\n")
     (tmp_path / "f").write_text("bad")
     transform = "--transform=s,^f$,usr/a/../../../bad,"
@@ -114,7 +114,7 @@ def test_a_download_is_verified_kept_and_not_repeated(mirror, tmp_path):
         (b"a package" * 999, r"cannot be downloaded \(ended after 8,991 of 9,000 bytes\)"),
     ],
 )
-def test_what_is_not_the_package_is_not_kept(mirror, tmp_path, served, message):
+def test_a_wrong_download_is_not_kept(mirror, tmp_path, served, message):
     address, folder = mirror
     content = b"a package" * 1000
     package = debian.Package("pool/p.deb", hashlib.sha256(content).hexdigest(), len(content))
@@ -125,7 +125,7 @@ def test_what_is_not_the_package_is_not_kept(mirror, tmp_path, served, message):
     assert not (tmp_path / "down/p.deb").exists()
 
 
-def test_a_mirror_that_is_no_address_is_named(tmp_path):
+def test_a_mirror_must_be_an_http_address(tmp_path):
     package = debian.Package("pool/p.deb", "0" * 64, 1)
     with pytest.raises(UserError, match="--mirror file:///x: not an http"):
         debian.download(package, "file:///x", tmp_path, lambda *state: None)

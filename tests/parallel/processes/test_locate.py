@@ -79,12 +79,12 @@ def test_bad_settings(fields, message):
 
 
 @pytest.mark.parametrize("kind", ["auto", "slurm"])
-def test_slurm_with_a_task_a_node_uses_all_its_devices(slurm, kind):
+def test_slurm_with_one_task_per_node_uses_all_its_devices(slurm, kind):
     # The port is JAX's, made of the job: 5000 % 4096 + 61440.
     assert locate(DistributedConfig(kind)) == ClusterInfo("node07:62344", 2, 1)
 
 
-def test_slurm_with_a_task_a_device(slurm):
+def test_slurm_with_one_task_per_device(slurm):
     slurm.setenv("SLURM_STEP_TASKS_PER_NODE", "2")
     slurm.setenv("SLURM_LOCALID", "1")
     assert locate(DistributedConfig()) == ClusterInfo("node07:62344", 2, 1, (1,))
@@ -221,6 +221,6 @@ def test_unusable_metadata_is_an_error(metadata):
     assert "set coordinator, processes and process, or kind none" in str(error.value)
 
 
-def test_a_tpu_that_jax_is_told_not_to_use(pod):
+def test_a_tpu_that_jax_does_not_use_is_ignored(pod):
     with platforms("cpu"):
         assert locate(DistributedConfig()) is None

@@ -233,7 +233,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "moment", ["within the arrays", "before the manifest", "within the manifest"]
 )
-def test_killed_in_the_middle_of_a_save(workdir, moment):
+def test_a_killed_save_keeps_earlier_checkpoints(workdir, moment):
     killed = run(KILLED, workdir, moment)
     assert killed.returncode == -9, killed.stderr
     assert files_of(workdir / "checkpoints" / "3")
@@ -253,7 +253,7 @@ def test_half_written_checkpoints_are_removed_after_the_next_save(workdir):
     assert sorted(os.listdir(workdir / "checkpoints")) == ["1", "3"]
 
 
-def test_killed_during_the_very_first_save(tmp_path):
+def test_a_killed_first_save_is_not_restored(tmp_path):
     run(KILLED, tmp_path, "before the manifest")
     step, said = restored_step(tmp_path)
     assert step is None
@@ -287,7 +287,7 @@ FULL = """
 
 
 @pytest.mark.parametrize("what", ["arrays", "files"])
-def test_a_full_disk_is_one_line(workdir, what):
+def test_a_full_disk_gives_one_line(workdir, what):
     result = run(FULL, workdir, what)
     assert result.returncode == 0, result.stderr
     assert result.stdout == (

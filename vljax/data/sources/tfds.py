@@ -56,7 +56,7 @@ class Tfds(FileSource, name="tfds"):
 
     @property
     def _last_part(self) -> str:
-        """The last two folders, name and version: the version alone says too little."""
+        """The last two folders, name and version: the version alone does not identify the data."""
         return "-".join(self.path.rstrip("/").split("/")[-2:]) if isinstance(self.path, str) else ""
 
     @property

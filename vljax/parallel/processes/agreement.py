@@ -29,7 +29,7 @@ from vljax.config import UserError
 from vljax.parallel.processes.start import HOUR, WORLD, host_key
 
 _uses: Counter[str] = Counter()
-"""How often each name was used: a key of the store serves once."""
+"""How often each name was used: a key of the store can be used only once."""
 
 
 def barrier(name: str, seconds: float | None = None) -> None:
@@ -37,10 +37,10 @@ def barrier(name: str, seconds: float | None = None) -> None:
 
     Args:
       name: what they are about to do; may be used again.
-      seconds: time limit; None for that of the start.
+      seconds: time limit; None for `timeout_seconds` of `DistributedConfig`.
 
     Raises:
-      UserError: after that time, naming the processes that are missing.
+      UserError: after that time; names the missing processes.
     """
     if WORLD.client is None:
         return
@@ -65,7 +65,7 @@ def broadcast(name: str, answer: Callable[[], str], seconds: float = HOUR) -> st
     """The result of `answer` in process 0, returned in all processes.
 
     Args:
-      name: of the question; may be used again.
+      name: what is asked; may be used again.
       answer: called in process 0 only.
       seconds: how long the others wait.
 
@@ -97,12 +97,12 @@ def gather(name: str, text: str, seconds: float = HOUR) -> list[str]:
     """The texts of all processes, in process 0; the others get an empty list and do not wait.
 
     Args:
-      name: of what is gathered; may be used again.
-      text: of this process.
+      name: what is gathered; may be used again.
+      text: the text of this process.
       seconds: how long process 0 waits.
 
     Raises:
-      UserError: in process 0, after `seconds`, naming the processes that are missing.
+      UserError: in process 0, after `seconds`; names the missing processes.
     """
     if WORLD.client is None:
         return [text]
@@ -173,5 +173,5 @@ class AllReduceMaximum:
 
 
 def all_reduce_maximum() -> AllReduceMaximum | None:
-    """An `AllReduceMaximum`; None if this process runs alone and needs nobody's number."""
+    """An `AllReduceMaximum`; None if this process runs alone."""
     return AllReduceMaximum() if jax.process_count() > 1 else None

@@ -4,17 +4,19 @@
     WORKDIR/checkpoints/STEP/recipe.json     and other files that make the folder self-sufficient
     WORKDIR/checkpoints/STEP/manifest.json   digests of all files, written last
 
-Orbax writes and reads the arrays. Completion and retention are not those of its
-`CheckpointManager` (0.12), for these reasons, which `test_checkpoint_faults.py` holds:
+Orbax writes and reads the arrays. vljax itself decides which checkpoints are complete and which are
+kept. It does not use Orbax's `CheckpointManager` (0.12), for these reasons;
+`test_checkpoint_faults.py` shows the first three:
 
 - It keeps the newest N by their numbers. A damaged checkpoint counts, and pushes out the last
   intact one.
-- It tells a half-written step by the name of its folder, which needs an atomic rename of folders,
-  or by a commit file on `gs://` only. On other storage a half-written step counts as the newest.
-- There is no place for digests: `post_finalization_callback` runs before Orbax rewrites
-  `manifest.ocdbt` and `_CHECKPOINT_METADATA`, and what runs later runs after the old checkpoints
-  are gone. Here they go only once the manifest of the new one is written.
-- An old checkpoint that cannot be removed fails the save, and is forgotten for later removal.
+- It recognises a half-written step by the name of its folder, which needs an atomic rename of
+  folders, or, on `gs://` only, by a commit file. On other storage a half-written step counts as the
+  newest.
+- It has no good moment to write digests: `post_finalization_callback` runs before Orbax rewrites
+  `manifest.ocdbt` and `_CHECKPOINT_METADATA`, and anything later runs after old checkpoints are
+  removed. Here they are removed only once the manifest of the new one is written.
+- If an old checkpoint cannot be removed, the save fails, and the removal is not tried again.
 """
 
 from __future__ import annotations
@@ -203,8 +205,8 @@ class Checkpointer:
     def _remove_old(self, newest: int) -> None:
         """Removes older checkpoints that are not needed now that `newest` is complete.
 
-        Keeps the newest intact ones. Half-written ones go. Damaged ones neither count nor go, so
-        that a person can look at them. Later steps stay: a run that resumed at an earlier
+        Keeps the newest intact ones and removes half-written ones. Damaged ones do not count and
+        stay, so that a person can look at them. Later steps stay: a run that resumed at an earlier
         checkpoint may reach them again.
         """
         older = [step for step in manifest.all_steps(self._workdir) if step < newest]
