@@ -85,7 +85,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
       path: a checkpoint (`W/checkpoints/STEP`); or a workdir, which means its newest intact
         checkpoint; or the output of `vljax export --format safetensors`, whose weights keep their
         stored formats.
-      precision: precision to compute in; by default that of the training run on any platform.
+      precision: precision to compute in; by default that of the training run, on every platform.
 
     Raises:
       UserError: if there is no intact checkpoint that this version can read.

@@ -112,14 +112,14 @@ def collective(name, computation="main"):
 REDUCE = "%r = f32[1000]{0} all-reduce(%a), channel_id=1, replica_groups={{0,1}}, to_apply=%add"
 
 
-def test_a_synchronous_collective():
+def test_a_synchronous_collective_is_exposed():
     total = cost(entry(work(1, 700), REDUCE, work(2, 300)), [collective("r")], {"r": 5e-6})
     assert total.exposed_seconds == pytest.approx(5e-6)
     assert total.seconds(DEVICE.clock) == pytest.approx(6e-6)
 
 
 @pytest.mark.parametrize(("takes", "exposed"), [(5e-6, 2e-6), (1e-6, 0.0)])
-def test_an_asynchronous_collective(takes, exposed):
+def test_an_asynchronous_collective_is_partly_overlapped(takes, exposed):
     lines = (
         *(work(1, 700), REDUCE.replace("all-reduce(", "all-reduce-start("), work(2, 3000)),
         *("%d = f32[1000]{0} all-reduce-done(%r)", work(3, 9000)),
@@ -129,7 +129,7 @@ def test_an_asynchronous_collective(takes, exposed):
     assert total.copy_seconds == 0
 
 
-def test_an_asynchronous_copy():
+def test_an_asynchronous_copy_is_partly_overlapped():
     """4000 bytes into on-chip memory at 1e9 bytes/s; 3000 ns are overlapped."""
     lines = (
         "%c = (f32[1000]{0:S(1)}, f32[1000]{0}, u32[]{:S(2)}) copy-start(%a)",

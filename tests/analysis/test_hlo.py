@@ -81,6 +81,6 @@ def test_operands_after_their_shapes():
     assert module.entry.root.attribute("contracting_dims") is None
 
 
-def test_a_text_without_an_entry_computation():
+def test_a_text_without_an_entry_computation_is_an_error():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         parse("HloModule nothing\n")

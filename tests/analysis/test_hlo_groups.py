@@ -45,7 +45,7 @@ def test_replica_groups(text, expected):
     assert groups(line, 8) == expected
 
 
-def test_unknown_replica_groups():
+def test_unknown_replica_groups_are_an_error():
     line = Instruction("c", "all-reduce", (), (), "replica_groups=everyone", False)
     with pytest.raises(ValueError, match="no known form of replica groups"):
         groups(line, 8)

@@ -170,21 +170,21 @@ def test_a_wrong_recipe_is_an_error_of_one_line(in_process, overrides, message):
 
 def test_a_batch_that_the_mesh_cannot_split_is_an_error(in_process):
     """The test process has eight devices."""
-    said = in_process("check", QUICKSTART, "--global_batch", "60")
-    assert "global_batch: the mesh (data 8 x fsdp 1) cannot split 60; 64 would do" in said
-    said = in_process("check", QUICKSTART, "--evaluators.retrieval.batch_size", "12")
-    assert "evaluators.retrieval.batch_size: the mesh (data 8 x fsdp 1) cannot split 12" in said
+    error = in_process("check", QUICKSTART, "--global_batch", "60")
+    assert "global_batch: the mesh (data 8 x fsdp 1) cannot split 60; 64 would do" in error
+    error = in_process("check", QUICKSTART, "--evaluators.retrieval.batch_size", "12")
+    assert "evaluators.retrieval.batch_size: the mesh (data 8 x fsdp 1) cannot split 12" in error
 
 
 def test_fields_before_the_recipe_are_an_error(in_process):
-    said = in_process("check", "--steps", "3", QUICKSTART)
-    assert said == "error: --steps before RECIPE: write vljax check RECIPE --steps ..."
+    error = in_process("check", "--steps", "3", QUICKSTART)
+    assert error == "error: --steps before RECIPE: write vljax check RECIPE --steps ..."
 
 
 def test_a_remote_workdir_needs_its_package(in_process, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    said = in_process("train", QUICKSTART, "--workdir", "gs://bucket/w")
-    assert said == "error: gs://bucket/w: gs:// needs a package: pip install gcsfs"
+    error = in_process("train", QUICKSTART, "--workdir", "gs://bucket/w")
+    assert error == "error: gs://bucket/w: gs:// needs a package: pip install gcsfs"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The cache of compiled programs: where it is, who may turn it off, and exactness."""
+"""The cache of compiled programs: its folder, the user's settings, and exact results."""
 
 import stat
 
@@ -30,11 +30,11 @@ def enable(tmp_path, monkeypatch):
         jax.config.update(name, value)
 
 
-def test_it_is_enabled_by_default_with_limited_size(enable):
+def test_the_cache_is_enabled_by_default_with_limited_size(enable):
     assert enable() == (str(host_process.compilation_cache_folder()), 2**30)
 
 
-def test_it_can_be_turned_off_in_jax(enable, tmp_path):
+def test_the_cache_can_be_turned_off_in_jax(enable, tmp_path):
     jax.config.update("jax_enable_compilation_cache", False)  # JAX_ENABLE_COMPILATION_CACHE=0
     assert enable()[0] is None
     assert not (tmp_path / "cache").exists()

@@ -31,10 +31,10 @@ def workdir(finished, tmp_path):
 
 
 def test_a_workdir_of_another_recipe_is_refused(refused, workdir):
-    said = refused(*SHORT, "--workdir", workdir, "--optim.learning_rate", "0.5", "--seed", "3")
-    assert f"{workdir} holds a run of another recipe" in said
-    assert "optim.learning_rate is 0.003 there, 0.5 here; seed is 0 there, 3 here" in said
-    assert said.endswith("use another --workdir")
+    error = refused(*SHORT, "--workdir", workdir, "--optim.learning_rate", "0.5", "--seed", "3")
+    assert f"{workdir} holds a run of another recipe" in error
+    assert "optim.learning_rate is 0.003 there, 0.5 here; seed is 0 there, 3 here" in error
+    assert error.endswith("use another --workdir")
     assert complete_steps(str(workdir)) == [16, 18, 20]
 
 
@@ -82,17 +82,17 @@ def test_a_full_disk_keeps_earlier_checkpoints(start, finished, workdir, environ
     process = start("-c", code)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2, err
-    (said,) = (line for line in err.splitlines() if line.startswith("error: "))
-    assert "18" in said
-    assert "intact" in said
+    (error,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert "18" in error
+    assert "intact" in error
     assert complete_steps(str(workdir)) == [16, 18]
     assert all(verify(workdir / "checkpoints" / str(step)) == [] for step in (16, 18))
 
 
 def test_a_workdir_that_cannot_be_written_is_an_error(refused, tmp_path):
     (tmp_path / "file").write_text("")
-    said = refused(*SHORT, "--workdir", tmp_path / "file" / "w")
-    assert str(tmp_path / "file") in said
+    error = refused(*SHORT, "--workdir", tmp_path / "file" / "w")
+    assert str(tmp_path / "file") in error
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "null"])
@@ -100,8 +100,8 @@ def test_a_run_json_that_was_lost_is_written_again(call, refused, workdir, conte
     (workdir / "run.json").unlink()
     if content is not None:
         (workdir / "run.json").write_text(content)
-    said = refused(*SHORT, "--workdir", workdir, "--seed", "3")
-    assert "holds a run of another recipe (seed is 0 there, 3 here)" in said
+    error = refused(*SHORT, "--workdir", workdir, "--seed", "3")
+    assert "holds a run of another recipe (seed is 0 there, 3 here)" in error
     if content == "":
         status, _, err = call(*SHORT, "--workdir", workdir)
         assert status == 0, err
@@ -124,13 +124,13 @@ def test_a_recipe_of_another_version_is_refused(refused, workdir):
     described = json.loads((workdir / "run.json").read_text())
     described["recipe"]["new_field"] = 1
     (workdir / "run.json").write_text(json.dumps(described))
-    said = refused(*SHORT, "--workdir", workdir)
-    assert "run.json: not a recipe of this version of vljax (unknown field 'new_field'" in said
+    error = refused(*SHORT, "--workdir", workdir)
+    assert "run.json: not a recipe of this version of vljax (unknown field 'new_field'" in error
 
 
 def test_missing_paths_are_an_error(refused, tmp_path):
-    said = refused("train.py", "configs/clip_vit_b16.py", "--workdir", tmp_path / "w")
-    assert said == "error: data.source.path: unset; add --data.source.path PATH"
+    error = refused("train.py", "configs/clip_vit_b16.py", "--workdir", tmp_path / "w")
+    assert error == "error: data.source.path: unset; add --data.source.path PATH"
     assert not (tmp_path / "w").exists()
 
 
@@ -190,9 +190,9 @@ def test_bad_examples_are_masked_and_named(call, folder, tmp_path):
 def test_too_many_bad_examples_end_the_run(call, folder, tmp_path):
     status, _, err = call(*on(folder, tmp_path / "w", "--data.max_rejected_share", "0.01"))
     assert status == 2
-    (said,) = (line for line in err.splitlines() if line.startswith("error: "))
-    assert "data.max_rejected_share: 3 of the last 20 examples up to step 1 cannot be used" in said
-    assert "(no_caption 1, not_an_image 1, truncated 1; such as jsonl:captions.jsonl/" in said
+    (error,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert "data.max_rejected_share: 3 of the last 20 examples up to step 1 cannot be used" in error
+    assert "(no_caption 1, not_an_image 1, truncated 1; such as jsonl:captions.jsonl/" in error
     assert len(example_statistics.read(str(tmp_path / "w"))) == 3
 
 
@@ -200,8 +200,8 @@ def test_changed_data_is_refused(call, refused, folder, tmp_path):
     command = on(folder, tmp_path / "w", "--checkpoint_every", "2")
     assert call(*command)[0] == 0
     folder.write_text(folder.read_text().replace("picture 1", "painting 1"))
-    said = refused(*command)
-    assert "the data have changed since step 5" in said
+    error = refused(*command)
+    assert "the data have changed since step 5" in error
 
 
 def test_evaluation_data_are_opened_before_any_compile(refused, folder, tmp_path):
@@ -213,9 +213,9 @@ def test_evaluation_data_are_opened_before_any_compile(refused, folder, tmp_path
         "--evaluators.retrieval.source.path",
         bad,
     )
-    said = refused(*on(folder, tmp_path / "w", *evaluator))
-    assert said.startswith("error: evaluators.retrieval: ")
-    assert "bad.jsonl:1" in said
+    error = refused(*on(folder, tmp_path / "w", *evaluator))
+    assert error.startswith("error: evaluators.retrieval: ")
+    assert "bad.jsonl:1" in error
     assert not (tmp_path / "w" / "run.json").exists()
 
 
@@ -223,8 +223,8 @@ def test_a_column_that_evaluation_data_lack_is_named_where_it_was_set(refused, f
     table = tmp_path / "table.csv"
     table.write_text("image,title\na.png,a\n")
     field = "evaluators.retrieval.source"
-    said = refused(*on(folder, tmp_path / "w", f"--{field}", "csv", f"--{field}.path", table))
-    assert said.startswith(f"error: {field}.captions: csv:table.csv has no 'caption'")
+    error = refused(*on(folder, tmp_path / "w", f"--{field}", "csv", f"--{field}.path", table))
+    assert error.startswith(f"error: {field}.captions: csv:table.csv has no 'caption'")
 
 
 def test_a_line_that_is_not_json_is_an_error(refused, folder, tmp_path):

@@ -67,7 +67,7 @@ def test_reasons_for_unsplit_parameters_are_printed():
 
 
 @pytest.mark.parametrize(
-    ("count", "said"),
+    ("count", "text"),
     [
         (0, "0 B"),
         (1023, "1,023 B"),
@@ -78,5 +78,5 @@ def test_reasons_for_unsplit_parameters_are_printed():
         (5000 * 2**40, "5,000 TiB"),
     ],
 )
-def test_bytes(count, said):
-    assert format_bytes(count) == said
+def test_bytes(count, text):
+    assert format_bytes(count) == text

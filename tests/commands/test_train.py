@@ -135,9 +135,9 @@ def test_a_killed_run_resumes_to_the_same_result(start, call, uninterrupted, tmp
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 128 + getattr(signal, name)
-        (said,) = (line for line in err.splitlines() if line.startswith("stopped by "))
-        assert said.startswith(f"stopped by {name}; saved at step ")
-        assert said.endswith(f"To go on: python {' '.join(map(str, command))}")
+        (message,) = (line for line in err.splitlines() if line.startswith("stopped by "))
+        assert message.startswith(f"stopped by {name}; saved at step ")
+        assert message.endswith(f"To go on: python {' '.join(map(str, command))}")
     saved = complete_steps(str(tmp_path / "w"))
     assert 20 not in saved
     status, _, err = call(*command)

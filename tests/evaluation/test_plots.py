@@ -36,7 +36,7 @@ def share(path, colour):
     return np.mean((np.abs(read(path).astype(int) - rgb) < 3).all(axis=-1))
 
 
-def test_a_run_gives_one_picture_for_each_quantity(tmp_path):
+def test_a_run_has_one_plot_for_each_quantity(tmp_path):
     rows = [{"step": s, "loss": 4 / s, "learning_rate": s * 1e-5} for s in range(1, 50)]
     rows += recall_rows([10, 20]) + recall_rows([50], "retrieval/builtin/test")
     rows += recall_rows([50], "other/builtin/test")
@@ -54,7 +54,7 @@ def test_a_run_gives_one_picture_for_each_quantity(tmp_path):
         assert share(path, BLUE) > 1e-4
 
 
-def test_evaluations_of_two_files_are_two_pictures(tmp_path, drawn):
+def test_evaluations_of_two_files_are_two_plots(tmp_path, drawn):
     prefixes = [Retrieval(JsonLines(f"{name}.jsonl")).prefix for name in ("val", "my test")]
     rows = [row for prefix in prefixes for row in recall_rows([1, 2], prefix)]
     names = [path.name for path in plot_run(rows, tmp_path)]
@@ -62,7 +62,7 @@ def test_evaluations_of_two_files_are_two_pictures(tmp_path, drawn):
     assert drawn["recall_val_all"].get_suptitle() == "Retrieval on val (dotted: chance)"
 
 
-def test_only_what_was_measured_is_drawn(tmp_path):
+def test_only_logged_metrics_are_drawn(tmp_path):
     assert plot_run([], tmp_path) == []
     assert plot_run([{"step": 1, "examples_per_second": 3.0}], tmp_path) == []
     assert plot_run([{"step": 1, "loss": math.nan}], tmp_path) == []
@@ -82,7 +82,7 @@ def test_constant_numbers_are_drawn(tmp_path, steps, value):
 
 
 @pytest.mark.filterwarnings("error")
-def test_one_direction_and_no_chance_are_enough(tmp_path):
+def test_recall_of_one_direction_without_chance_is_drawn(tmp_path):
     rows = [{"step": 1, "retrieval/$a_$/x/text_to_image/recall@10": 0.25}]
     (path,) = plot_run(rows, tmp_path)
     assert share(path, BLUE) > 1e-5

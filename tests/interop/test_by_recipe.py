@@ -48,7 +48,7 @@ def recipe(variant=""):
 
 @pytest.fixture
 def recipe(tmp_path):
-    """The arguments from `--recipe` on."""
+    """The arguments after the paths: `--recipe` and overrides."""
     vocabulary = {f"w{i}": i for i in range(48)} | {"<pad>": 48, "<eos>": 49}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -92,10 +92,10 @@ def test_damaged_weights_of_every_family(name, tmp_path, refused):
         (retype, "is int32; weights have to be"),
     ):
         change(file, edit)
-        said = refused(source)
-        assert message in said
-        assert str(source) in said
-        assert "astray" in message or repr(expected) in said
+        error = refused(source)
+        assert message in error
+        assert str(source) in error
+        assert "astray" in message or repr(expected) in error
         file.write_bytes(whole)
     file.write_bytes(whole[:-1])
     assert f"{file}: not an intact safetensors file" in refused(source)

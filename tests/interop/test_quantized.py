@@ -212,11 +212,11 @@ def test_errors_name_the_damaged_file(home, tmp_path, file, edit, message):
 def test_weights_of_another_form_are_an_error(home, tmp_path):
     folder = shutil.copytree(home.written("int8"), tmp_path / "copy")
     file = folder / exported.MANIFEST
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps(said | {"quantized": "int4"}))
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps(manifest | {"quantized": "int4"}))
     with pytest.raises(UserError, match=r"is int8\[.*\], but has to be uint8\["):
         load(str(folder))
-    file.write_text(json.dumps(said | {"quantized": None}))
+    file.write_text(json.dumps(manifest | {"quantized": None}))
     with pytest.raises(UserError, match="is int8; weights have to be one of float64"):
         load(str(folder))
 

@@ -89,7 +89,7 @@ def test_export_writes_the_configuration_that_transformers_wrote(name, home):
 
 @pytest.mark.parametrize("name", ["transformers_clip_a", "transformers_siglip_a", "siglip2_a"])
 def test_missing_configuration_fields_have_the_defaults_of_transformers(name, foreign):
-    """CLIP: quick_gelu and 1e-5; SigLIP: GELU by tanh and 1e-6. These folders were made so."""
+    """CLIP: quick_gelu and 1e-5; SigLIP: tanh GELU and 1e-6. The stored folders have these."""
     source = foreign(name)
     whole = read(source).run
 
@@ -116,7 +116,7 @@ def test_defaults_of_the_two_families_differ(name, towers, home):
 def test_end_token_id_2_means_the_highest_id(foreign):
     source = foreign("transformers_clip_b")
     assert json.loads((source / "config.json").read_text())["text_config"]["eos_token_id"] == 2
-    read(source)  # whose end token has the highest
+    read(source)  # its end token has the highest id
 
     def add_token(content):
         token = content["added_tokens"][-1]

@@ -74,7 +74,7 @@ def first_moment(state):
     return leaves(adam.mu)
 
 
-def error(found, expected, floor=0.0):
+def relative_error(found, expected, floor=0.0):
     found, expected = (np.asarray(x, np.float64) for x in (found, expected))
     return np.linalg.norm(found - expected) / max(np.linalg.norm(expected), floor)
 
@@ -84,16 +84,16 @@ def test_a_step_equals_that_of_one_device(sizes):
     """Within 1e-5, relative L2 for each array: sums in another order, in float32."""
     _, expected, metrics = one_device()
     after, found = step_on_mesh(sizes)
-    assert error(found["loss"], metrics["loss"]) < 1e-5
+    assert relative_error(found["loss"], metrics["loss"]) < 1e-5
     params = leaves(expected.params)
     for path, value in leaves(after.params).items():
         # Biases start at zero, and those of keys stay there but for rounding.
         floor = 1e-3 * np.sqrt(value.size)
-        assert error(value, params[path], floor) < 1e-5, path
+        assert relative_error(value, params[path], floor) < 1e-5, path
     gradients = first_moment(expected)
     largest = max(np.linalg.norm(g) for g in gradients.values())
     for path, value in first_moment(after).items():
-        assert error(value, gradients[path], 0.01 * largest) < 1e-5, path
+        assert relative_error(value, gradients[path], 0.01 * largest) < 1e-5, path
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)

@@ -53,7 +53,7 @@ def test_a_mesh_axis_of_one_device_splits_nothing():
 @pytest.mark.parametrize(
     ("axes", "shape", "expected"),
     [
-        # embed goes first, however small; where it is missing or odd, the largest that is even
+        # embed goes first, however small; if it is missing or odd, the largest even axis
         (("embed", "none"), (4, 64), P("fsdp", None)),
         (("embed", "none", "classes"), (5, 6, 8), P(None, None, "fsdp")),
         (("patch", "patch", "conv_in", "conv_out"), (3, 3, 16, 32), P(None, None, None, "fsdp")),
@@ -64,7 +64,7 @@ def test_a_mesh_axis_of_one_device_splits_nothing():
         (("layers", "positions", "none"), (8, 3, 2), P(None, None, "fsdp")),
     ],
 )
-def test_fsdp_finds_an_axis(mesh, axes, shape, expected):
+def test_fsdp_splits_the_largest_axis_that_it_divides(mesh, axes, shape, expected):
     assert parameter_spec(axes, shape, mesh, 0) == (expected, {})
 
 

@@ -28,7 +28,7 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_bash_can_parse_it(name):
+def test_bash_can_parse_every_script(name):
     subprocess.run(["bash", "-n", str(SCRIPTS / name)], check=True)
 
 

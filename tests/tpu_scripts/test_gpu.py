@@ -88,7 +88,7 @@ def test_a_process_that_fails_ends_the_others(node):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_reaches_all_as_sigterm(node, number, status):
+def test_a_signal_reaches_all_processes_as_sigterm(node, number, status):
     process = start(node, "gpu/single_node.sh", "--processes", "2", *RECIPE)
     wait_for(lambda: len(node.calls("python")) == 2)
     process.send_signal(number)

@@ -1,4 +1,4 @@
-"""resume: the action for each state of the resource and of the workers."""
+"""The action of resume.sh for each state of the resource and of the workers."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def resume(standins, *arguments):
 
 
 @pytest.mark.parametrize("gone", ["SUSPENDED", "PREEMPTED", "FAILED"])
-def test_it_recreates_a_lost_resource_and_runs_the_same_command(standins, gone):
+def test_resume_recreates_a_lost_resource_and_runs_the_same_command(standins, gone):
     standins.says(
         states=[gone, "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
         workers=[ABSENT, IDLE, RUNNING, FINISHED],
@@ -36,13 +36,13 @@ def test_it_recreates_a_lost_resource_and_runs_the_same_command(standins, gone):
     assert start.endswith("job.sh start configs/x.py --workdir gs://b/r")
 
 
-def test_it_creates_a_resource_that_does_not_exist(standins):
+def test_resume_creates_a_resource_that_does_not_exist(standins):
     standins.says(states=["MISSING", "ACTIVE"], workers=[FINISHED])
     assert resume(standins)[0] == 0
     assert standins.verbs() == ["describe", "create", *LOOK]
 
 
-def test_it_leaves_a_running_run_alone(standins):
+def test_resume_leaves_a_running_run_alone(standins):
     standins.says(workers=[RUNNING, RUNNING, FINISHED])
     assert resume(standins, "--every", "9")[0] == 0
     assert standins.verbs() == LOOK * 3
@@ -61,7 +61,7 @@ def test_an_unknown_state_changes_nothing(standins):
     assert standins.verbs() == ["describe", *LOOK]
 
 
-def test_it_backs_off_and_gives_up(standins):
+def test_resume_backs_off_and_gives_up(standins):
     standins.says(states=["FAILED"])
     status, _, errors = resume(standins, "--attempts", "8")
     assert status == 1

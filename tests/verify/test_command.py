@@ -56,8 +56,10 @@ def verify(*args):
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_every_number_equals_the_reference(name, foreign, data, capsys):
-    given = data(name)
-    assert verify(name, "--weights", foreign(name), *given, "--tolerance", 1e-9, "--json", "-") == 0
+    options = data(name)
+    assert (
+        verify(name, "--weights", foreign(name), *options, "--tolerance", 1e-9, "--json", "-") == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert result["agrees"] is True
     own = {row["metric"]: row["own"] for row in result["numbers"]}

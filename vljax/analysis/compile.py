@@ -40,7 +40,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Report:
-    """Memory and predicted time of a step on a topology; None where the program does not tell.
+    """Memory and predicted time of a step on a topology; None for values that are not known.
 
     Bytes, program FLOPs, cycles and seconds are for one device and one step. Predictions come from
     a cost model (`vljax.analysis.cost_model`); they are not measurements.
@@ -67,7 +67,7 @@ class Report:
     uncosted_seconds: float | None
     """Part of the prediction: roofline time of instructions without a cycle estimate."""
     uncosted_flops_share: float | None
-    """Their share of program_flops."""
+    """FLOPs of these instructions / program_flops."""
     exposed_collective_seconds: float | None
     """Part of the prediction: time of collectives that no computation overlaps."""
     exposed_copy_seconds: float | None

@@ -57,7 +57,7 @@ def on_batch_shards(function: Callable[..., Tree], mesh: Mesh | None) -> Callabl
 
 
 def on_each_device(mesh: Mesh) -> Callable[..., jax.Array]:
-    """A way to run kernels that the compiler cannot split, such as Pallas kernels.
+    """A function that runs kernels that the compiler cannot split, such as Pallas kernels.
 
     The result is called as `(function, arguments, axes, out)`, with the logical axes of each
     argument and of the result; the table of activations says how they are sharded. Arguments that

@@ -55,7 +55,7 @@ def test_missing_processes_are_named(port):
     assert errors == [f"processes 1, 3 of 4 did not come to {where}"] * 2
 
 
-def test_process_0_does_not_come(port):
+def test_a_missing_process_0_is_named(port):
     (message,) = meet(port, [(1, 2, {})], 0.3)
     assert message.startswith(
         f"distributed.coordinator: no answer from localhost:{port} within 0.3 s"
@@ -106,7 +106,7 @@ def test_other_connections_are_ignored(port, knock):
         assert first.result() == [""]
 
 
-def test_process_0_ends_during_the_barrier(port):
+def test_the_end_of_process_0_is_reported(port):
     with socket.create_server(("localhost", port)) as server, ThreadPoolExecutor(1) as pool:
         other = pool.submit(meet, port, [(1, 2, {})])
         connection = server.accept()[0]
@@ -117,7 +117,7 @@ def test_process_0_ends_during_the_barrier(port):
         ]
 
 
-def test_the_port_is_taken(port):
+def test_a_taken_port_is_an_error(port):
     with socket.create_server(("", port)):
         (message,) = meet(port, [(0, 2, {})])
     assert message.startswith(f"distributed.coordinator: cannot listen at port {port} (")

@@ -171,17 +171,17 @@ def _readme(kind: str, requires: Sequence[str], streams: Collection[str]) -> byt
     return f"""\
 # Encoders ({", ".join(streams)}) as {kind}
 
-Written by `vljax export`; needs no vljax.
+Written by `vljax export`. It runs without vljax.
 
 ```
 pip install {" ".join(requires)}
 python embed.py {arguments} [--output embeddings.npz]
 ```
 
-`embed.py` goes from files and strings to embeddings as the model was evaluated, and prints their
-cosines; `embed.Model` is the same for Python. `pipeline/` decodes and resizes images, cleans and
-splits texts. `export.json` says what the programs read and make (the batch may have any size),
-in which order weights come, and what each file's digest is. The programs alone:
+`embed.py` embeds image files and texts with the preprocessing of evaluation, and prints their
+cosine similarities; `embed.Model` does the same in Python. `pipeline/` decodes and resizes images,
+and cleans and tokenizes texts. `export.json` lists the inputs and outputs of the programs (for any
+batch size), the order of their weights, and the digest of each file. To run a program alone:
 
 ```python
 {_RUN[kind]}```

@@ -142,16 +142,19 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     size = config.side("image_size", 224)
     fields = _read_stack(config, dinov2=dinov2)
     if dinov2:
-        transforms, seen, pixels = images.read_cropped(folder)
+        transforms, input_size, pixels = images.read_cropped(folder)
         fields |= {"layer_scale": config.get("layerscale_value", 1.0)}
-        fields |= {"position_filter": _FILTERS[kind], "table_size": size if seen != size else None}
+        fields |= {
+            "position_filter": _FILTERS[kind],
+            "table_size": size if input_size != size else None,
+        }
         registers = kind == "dinov2_with_registers"
         fields |= {"registers": config.get("num_register_tokens", 4) if registers else 0}
     else:
         resize, pixels = images.read(folder, size)
-        transforms, seen = (resize,), size
+        transforms, input_size = (resize,), size
     encoder = ViT(
-        image_size=seen,
+        image_size=input_size,
         patch_size=config.side("patch_size", 14 if kind == "dinov2" else 16),
         mask_token=_MASK in tensors,
         **{k: v for k, v in FORM.items() if k != "post_norm"},  # type: ignore[arg-type]
@@ -227,7 +230,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
 
 
 def kind_of(encoder: ViT) -> str:
-    """The `model_type` of such towers."""
+    """The `model_type` of an encoder."""
     if encoder.layer_scale is None:
         return "vit"
     return "dinov2_with_registers" if encoder.registers else "dinov2"

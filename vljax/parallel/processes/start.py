@@ -107,7 +107,7 @@ def connect(config: DistributedConfig, facts: Callable[[], Facts]) -> None:
     if WORLD.client is not None or (info := locate(config)) is None:
         return
     startup_barrier(info, facts(), config.timeout_seconds)
-    # JAX's preemption service would install its own SIGTERM handler; `training.interrupt` has ours.
+    # JAX's preemption service would replace the SIGTERM handler of `training.interrupt`.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         info.coordinator,

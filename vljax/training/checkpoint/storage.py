@@ -93,7 +93,7 @@ def required_bytes(state: Any) -> int:
 def check_space(workdir: epath.PathLike, checkpoint_bytes: int) -> str | None:
     """A warning if the disk of a local workdir has no room for two checkpoints, else None.
 
-    Two, because an old checkpoint is removed only after the next one is complete.
+    Both have to fit because an old checkpoint is removed only after the next one is complete.
 
     Args:
       workdir: need not exist yet.
