@@ -11,7 +11,14 @@ from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import complete_steps, verify
 
 TINY = ("train.py", "configs/quickstart.py:tiny")
-SHORT = (*TINY, "--log_every", "1", "--evaluate_every", "100", "--checkpoint_every", "2")
+# These tests are about saving and data, so nothing is evaluated.
+EVALUATORS = [
+    f"--{field}.{n}"
+    for field in ("evaluators", "final_evaluators")
+    for n in ("retrieval", "zero_shot")
+]
+WITHOUT_EVALUATION = [word for field in EVALUATORS for word in (field, "none")]
+SHORT = (*TINY, *WITHOUT_EVALUATION, "--log_every", "1", "--checkpoint_every", "2")
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +160,10 @@ def folder(tmp_path):
     return index
 
 
-def on(index, workdir, *more):
+def on(index, workdir, *more, evaluation=WITHOUT_EVALUATION):
     """The command that trains on a folder for five epochs."""
     data = ("--data.source", "jsonl", "--data.source.path", index)
-    return (*TINY, *data, "--global_batch", "20", "--steps", "5", "--log_every", "1",
+    return (*TINY, *data, *evaluation, "--global_batch", "20", "--steps", "5", "--log_every", "1",
             "--optim.schedule.warmup_steps", "1", "--workdir", workdir, *more)  # fmt: skip
 
 
@@ -213,7 +220,7 @@ def test_evaluation_data_are_opened_before_any_compile(refused, folder, tmp_path
         "--evaluators.retrieval.source.path",
         bad,
     )
-    error = refused(*on(folder, tmp_path / "w", *evaluator))
+    error = refused(*on(folder, tmp_path / "w", *evaluator, evaluation=()))
     assert error.startswith("error: evaluators.retrieval: ")
     assert "bad.jsonl:1" in error
     assert not (tmp_path / "w" / "run.json").exists()
@@ -223,7 +230,9 @@ def test_a_column_that_evaluation_data_lack_is_named_where_it_was_set(refused, f
     table = tmp_path / "table.csv"
     table.write_text("image,title\na.png,a\n")
     field = "evaluators.retrieval.source"
-    error = refused(*on(folder, tmp_path / "w", f"--{field}", "csv", f"--{field}.path", table))
+    error = refused(
+        *on(folder, tmp_path / "w", f"--{field}", "csv", f"--{field}.path", table, evaluation=())
+    )
     assert error.startswith(f"error: {field}.captions: csv:table.csv has no 'caption'")
 
 

@@ -15,11 +15,10 @@ from vljax.inference import load
 DATA = Path(__file__).parents[1] / "parity" / "data"
 # The model in `tests/parity/make_big_vision.py`.
 RECIPE = """
-from vljax.data.sources import Builtin
-from vljax.data.tokenizers import HuggingFace
-from vljax.data.transforms import ChooseText, Decode, Resize
-from vljax.models.heads.embedding import Embedding
-from vljax.run import Data, ModelConfig, Run, SigmoidContrastive, TextTransformer, ViT
+from vljax.recipes import (
+    Builtin, ChooseText, Data, Decode, Embedding, HuggingFace, ModelConfig, Resize, Run,
+    SigmoidContrastive, TextTransformer, ViT,
+)
 
 def recipe(variant=""):
     image = ViT(image_size=32, patch_size=8, width=32, depth=3, heads=4, mlp_dim=56, pooling="map")

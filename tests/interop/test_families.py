@@ -77,7 +77,7 @@ def change_config(folder, file="config.json", **fields):
         ("dinov2_a", {"use_swiglu_ffn": True}, "lacks .*weights_in"),
         ("dinov2_a", {"layerscale_value": "x"}, "layerscale_value: 'x' is not of type float"),
         ("bert_a", {"is_decoder": True}, "is_decoder: is True"),
-        ("roberta_a", {"pad_token_id": 3}, "pad_token_id: is 3, and the tokenizer pads with 1"),
+        ("roberta_a", {"pad_token_id": 3}, "pad_token_id: is 3, but the tokenizer pads with 1"),
     ],
 )
 def test_unsupported_configurations_are_an_error(name, fields, message, foreign, tmp_path):

@@ -146,7 +146,7 @@ def test_export_never_writes_an_end_token_of_id_2(home):
         token["id"] = ends.get(token["content"], token["id"])
     content["post_processor"] = None
     loaded = trained.tokenizer.config.load_vocabulary(json.dumps(content).encode())
-    with pytest.raises(UserError, match="the end token has the id 2, with which transformers clip"):
+    with pytest.raises(UserError, match="the end token has the id 2, for which transformers clip"):
         written(dataclasses.replace(trained, tokenizer=loaded), "transformers")
 
 

@@ -16,7 +16,22 @@ from vljax.parallel.rules import batch_sharding, constrain, replicated, update_s
 from vljax.training.state import abstract, shardings
 from vljax.training.step import make_step
 
-MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
+MESHES = [(2, 4, 1), (2, 2, 2)]
+# test_placement.py compares one step on these meshes in each run of the tests.
+SLOW_MESHES = [(8, 1, 1), (1, 1, 8)]
+slow = pytest.mark.slow(
+    subject=[
+        "tests/multidevice/test_step.py",
+        "tests/training/tiny.py",
+        "vljax/models",
+        "vljax/objectives",
+        "vljax/optim",
+        "vljax/parallel",
+        "vljax/training/gradients.py",
+        "vljax/training/state.py",
+        "vljax/training/step.py",
+    ]
+)
 ADAMW = tiny.standard()[0].optimizer
 OPTIMIZERS = {
     "adamw": ADAMW,
@@ -44,7 +59,12 @@ def one_device(optimizer):
 
 @pytest.mark.parametrize(
     ("sizes", "optimizer"),
-    [*((sizes, "adamw") for sizes in MESHES), ((2, 2, 2), "adafactor"), ((4, 1, 2), "muon")],
+    [
+        *((sizes, "adamw") for sizes in MESHES),
+        *(pytest.param(sizes, "adamw", marks=slow) for sizes in SLOW_MESHES),
+        ((2, 2, 2), "adafactor"),
+        ((4, 1, 2), "muon"),
+    ],
     ids=str,
 )
 def test_three_steps_equal_those_of_one_device(sizes, optimizer):

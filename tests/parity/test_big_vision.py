@@ -122,11 +122,15 @@ def test_the_classifier_of_a_single_tower_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("image", {"path": f"{SIGLIP}:imag"}, "holds no 'imag'; did you mean"),
+        ("image", {"path": f"{SIGLIP}:imag"}, "has no part 'imag'; did you mean"),
         ("image", {"path": "nowhere.npz"}, "nowhere.npz: no such file"),
         ("image", {"path": None}, r"pretrained\.image\.path: unset; add --pretrained\.image\.path"),
-        ("image", {"layout": "bert"}, "bert is for transformer, and model.encoders.image is vit"),
-        ("imag", {}, "pretrained: no encoder or learned scalar 'imag'; did you mean 'image'"),
+        ("image", {"layout": "bert"}, "bert is for transformer, but model.encoders.image is vit"),
+        (
+            "imag",
+            {},
+            "pretrained: the model has no encoder or learned scalar 'imag'; did you mean 'image'",
+        ),
         ("image", {"path": str(SIGLIP)}, "lacks 'cls'"),
     ],
 )
