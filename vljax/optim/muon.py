@@ -7,7 +7,7 @@ Why not `optax.contrib.muon` (optax 0.2.8):
   shows it. `optax.trace` is Jordan's momentum.
 - With `nesterov`, its Adam for all other parameters becomes NAdam.
 - With beta = 0, behind `optax.trace`, it gives our directions. But then the quickstart's step
-  accesses 6.4 % more bytes on CPU (2.82 in place of 2.65 GB by XLA's cost analysis).
+  accessed 6.4 % more bytes on CPU in a trial (by XLA's cost analysis).
 """
 
 from __future__ import annotations
