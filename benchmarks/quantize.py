@@ -32,7 +32,7 @@ from vljax.evaluation.evaluator import Batch, Encode
 from vljax.inference import Loaded, load
 from vljax.interop.convert import export_model
 from vljax.models.assembly import example_batch
-from vljax.models.precision import Precision
+from vljax.models.numerics import Precision
 
 SHOWN = {
     "T>I R@1": "retrieval/*/text_to_image/recall@1",

@@ -22,8 +22,8 @@ from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
+from vljax.models.numerics import Precision
 from vljax.models.parameters import merge
-from vljax.models.precision import Precision
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint

@@ -60,7 +60,7 @@ from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, NaFlexViT, TextTransformer, ViT
 from vljax.models.heads import Embedding
 from vljax.models.heads.embedding import Head
-from vljax.models.precision import Precision
+from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
 from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Objective

@@ -25,7 +25,7 @@ from vljax.models import encoders, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.kernels.choose import AttentionKind, choose
-from vljax.models.precision import Precision
+from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
 from vljax.objectives.contrastive import Contrastive
 from vljax.objectives.objective import Objective

@@ -29,7 +29,7 @@ SUBJECT = [
     "vljax/parallel",
     "vljax/programs.py",
     "vljax/run.py",
-    "vljax/training/gradients.py",
+    "vljax/training/step.py",
     "vljax/training/state.py",
     "vljax/training/step.py",
 ]

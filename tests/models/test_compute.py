@@ -6,7 +6,7 @@ import pytest
 
 from vljax.config import UserError, validate
 from vljax.models.compute import Compute
-from vljax.models.precision import Precision, widened
+from vljax.models.numerics import Precision, widened
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ slow = pytest.mark.slow(
         "vljax/objectives",
         "vljax/optim",
         "vljax/parallel",
-        "vljax/training/gradients.py",
+        "vljax/training/step.py",
         "vljax/training/state.py",
         "vljax/training/step.py",
     ]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from vljax.parallel.mesh import MeshConfig, make_mesh
-from vljax.parallel.per_device import on_batch_shards
-from vljax.parallel.ring import ring_scan, ring_size
+from vljax.parallel.per_device import on_batch_shards, ring_scan, ring_size
 
 MESHES = [(1, 1, 1), (2, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
 

@@ -18,11 +18,10 @@ from tests.parity.test_towers import attention
 from vljax.data.transforms.patches import Patchify, grid_within
 from vljax.models.compute import Compute
 from vljax.models.encoders import NaFlexViT
-from vljax.models.kernels.attention.cpu import cpu_attention
-from vljax.models.kernels.attention.reference import reference_attention
+from vljax.models.kernels.attention.reference import cpu_attention, reference_attention
 from vljax.models.kernels.attention.tpu import tpu_attention
 from vljax.models.kernels.choose import Attention, Kernels
-from vljax.models.layers.positions import resample_at
+from vljax.models.layers.inputs import resample_at
 
 PATCH, BUDGET, SIDE, HEADS = 4, 12, 5, 3
 TOWER_TOLERANCE = 5e-6

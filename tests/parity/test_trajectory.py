@@ -33,8 +33,8 @@ from vljax.data.transforms import ChooseText, Decode, Resize
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
+from vljax.models.numerics import Precision
 from vljax.models.parameters import leaves, roll, unroll
-from vljax.models.precision import Precision
 from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
 from vljax.optim import AdamW
 from vljax.optim.schedules import WarmupCosine
@@ -192,7 +192,7 @@ slow = pytest.mark.slow(
         "vljax/parallel",
         "vljax/programs.py",
         "vljax/run.py",
-        "vljax/training/gradients.py",
+        "vljax/training/step.py",
         "vljax/training/state.py",
         "vljax/training/step.py",
     ]

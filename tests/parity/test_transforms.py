@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vljax.data.images.jpeg import Box
-from vljax.data.images.resampling import cut
+from vljax.data.images import Box, cut
 from vljax.data.transforms import Blur, ColourJitter, Greyscale, RandAugment
 from vljax.data.transforms.randaugment import OPERATIONS, SIGNED
 

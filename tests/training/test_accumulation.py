@@ -11,9 +11,8 @@ from tests.training import tiny
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding, constrain, replicated
-from vljax.training.gradients import join, split
 from vljax.training.state import shardings
-from vljax.training.step import make_step
+from vljax.training.step import join, make_step, split
 
 SIZE = 16
 VALID = np.arange(SIZE) % 5 != 2

@@ -16,7 +16,7 @@ from vljax.config import Component, UserError, setting
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import Source
 from vljax.data.sources import Mixture
-from vljax.models.similarity import Similarity
+from vljax.models.numerics import Similarity
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
 

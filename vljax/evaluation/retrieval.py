@@ -26,7 +26,7 @@ from vljax.evaluation.metrics.ranking import (
     similarities,
 )
 from vljax.evaluation.retrieval_grid import THUMBNAIL, GridRow, draw_grid
-from vljax.models.similarity import Similarity
+from vljax.models.numerics import Similarity
 
 RECALL_AT = (1, 5, 10)
 

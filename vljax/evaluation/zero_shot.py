@@ -13,7 +13,7 @@ from vljax.config import UserError
 from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, embed_images, embed_texts
 from vljax.evaluation.metrics.classification import mean_per_class_recall, top_k_accuracy
 from vljax.evaluation.metrics.ranking import embedding_ranks
-from vljax.models.similarity import Similarity, unit
+from vljax.models.numerics import Similarity, unit
 
 ACCURACY_AT = (1, 5)
 

@@ -17,7 +17,7 @@ from vljax.models.assembly import ModelConfig
 from vljax.models.encoder import Encoder
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
-from vljax.models.precision import Precision
+from vljax.models.numerics import Precision
 from vljax.objectives.objective import Objective
 from vljax.run import Run
 

@@ -30,7 +30,7 @@ class Encoder(Component, abc.ABC):
     Its module is called as `(inputs, mask or None, *, train, example_index, ...) -> Encoded`. An
     encoder named `image` in a model reads the batch entries `image` and `image_mask`; its other
     entries in `example` are passed as keyword arguments. `example_index` is the index of each
-    example in the global batch, or None; see `layers.dropout.Dropout`.
+    example in the global batch, or None; see `layers.basic.Dropout`.
     """
 
     any_length: ClassVar[bool] = False

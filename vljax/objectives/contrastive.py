@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vljax.models.similarity import Similarity
+from vljax.models.numerics import Similarity
 from vljax.objectives.objective import Batch, Context, Objective, Result, Scalar
 from vljax.objectives.pair_logits import (
     ONE_DEVICE,

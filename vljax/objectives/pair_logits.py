@@ -1,7 +1,7 @@
 """The logits of all image-text pairs of a batch, and sums over the pairs that do not match.
 
 No device ever holds a batch x batch array. The texts go round the ring of devices
-(`parallel.ring`), and each device compares its own images with them a tile at a time. The gradients
+(`ring_scan`), and each device compares its own images with them a tile at a time. The gradients
 are written out (`jax.custom_vjp`), because automatic differentiation would store every tile.
 """
 
@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from vljax.models.similarity import Similarity, unit
-from vljax.parallel.per_device import on_batch_shards
-from vljax.parallel.ring import ring_scan
+from vljax.models.numerics import Similarity, unit
+from vljax.parallel.per_device import on_batch_shards, ring_scan
 
 Direction = Literal["both", "image_to_text", "text_to_image"]
 Vector = Float[Array, "batch"]

@@ -17,11 +17,11 @@ from vljax.optim import Hyper
 from vljax.parallel.processes.agreement import all_reduce_maximum, barrier
 from vljax.training.checkpoint import Checkpointer
 from vljax.training.example_statistics import ExampleStatistics
-from vljax.training.gradients import Metrics
 from vljax.training.interrupt import Interrupted, StopRequest
 from vljax.training.metrics import Writer
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState
+from vljax.training.step import Metrics
 
 Values = dict[str, float]
 Evaluate = Callable[[TrainState], Values]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vljax.data.images.decoding import DecodedImageCache
+from vljax.data.images import DecodedImageCache
 
 
 def pixels(height, width=10):

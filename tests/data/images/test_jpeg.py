@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data.samples import encoded, picture
-from vljax.data.images.jpeg import Box, JpegImage, orient
-from vljax.data.images.resampling import cut
+from vljax.data.images import Box, JpegImage, cut, orient
 from vljax.data.records import ExampleError, Record
 from vljax.data.transforms import Decode, RandomCrop, RandomResizedCrop, Resize
 

@@ -3,8 +3,7 @@ import pytest
 from PIL import Image
 
 from tests.data.samples import picture
-from vljax.data.images.jpeg import Box
-from vljax.data.images.resampling import cut, resample
+from vljax.data.images import Box, cut, resample
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 20), (32, 40), (8, 10)])

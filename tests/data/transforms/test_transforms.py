@@ -12,11 +12,10 @@ from PIL import Image, ImageEnhance
 
 from tests.data.samples import encoded, picture
 from vljax.config import UserError, decode, encode, load, validate
-from vljax.data.images import decoding
-from vljax.data.images.decoding import DecodedImageCache
-from vljax.data.images.resampling import resample
+from vljax.data import images
+from vljax.data.images import DecodedImageCache, resample
 from vljax.data.records import ExampleError, Record
-from vljax.data.tokenizers.cleaning import clean
+from vljax.data.tokenizers.base import clean
 from vljax.data.transforms import (
     Blur,
     CentreCrop,
@@ -69,7 +68,7 @@ def test_a_cached_image_has_the_same_pixels(channels, monkeypatch):
     backgrounds = [(0, 0, 0), (10, 200, 90), (0, 0, 0)]
     repeated = [decoded(content, background=colour) for colour in backgrounds]
     for colour, image in zip(backgrounds, repeated, strict=True):
-        monkeypatch.setattr(decoding, "_cache", DecodedImageCache(0))
+        monkeypatch.setattr(images, "_cache", DecodedImageCache(0))
         assert np.array_equal(decoded(content, background=colour), image)
 
 

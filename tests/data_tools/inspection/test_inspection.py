@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data.samples import encoded, picture
-from vljax.data.images.decoding import read_header
+from vljax.data.images import read_header
 from vljax.data.records import REJECTION_KINDS, ExampleError, Records
 from vljax.data.tokenizers import Clip
 from vljax.data_tools.inspection.inspect import measure_all, sample_indices

@@ -15,7 +15,7 @@ from vljax.data.transforms.patches import sequence
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
 from vljax.models.encoders import NaFlexViT
-from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.attention.reference import cpu_attention
 from vljax.models.kernels.attention.tpu import tpu_attention
 from vljax.models.kernels.choose import Attention, Kernels
 

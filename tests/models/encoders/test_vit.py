@@ -11,7 +11,7 @@ from tests.models import reference
 from tests.models.tiny import float64, images, tower, vit
 from vljax.config import UserError, notes, validate
 from vljax.models.compute import Compute
-from vljax.models.layers.positions import resample_positions
+from vljax.models.layers.inputs import resample_positions
 
 # Measured deviation from the float64 reference: at most 1.7e-6, on values up to 7.
 TOLERANCE = 5e-6

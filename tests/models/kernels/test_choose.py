@@ -6,9 +6,8 @@ import pytest
 
 from vljax.config import UserError
 from vljax.models.kernels import layer_norm, linear
-from vljax.models.kernels.attention.cpu import cpu_attention
 from vljax.models.kernels.attention.cudnn import gpu_attention
-from vljax.models.kernels.attention.reference import reference_attention
+from vljax.models.kernels.attention.reference import cpu_attention, reference_attention
 from vljax.models.kernels.attention.tpu import splash_attention, tpu_attention
 from vljax.models.kernels.choose import Kernels, choose
 from vljax.models.kernels.depthwise import grouped_convolution, shifted_sum

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.models import reference
-from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.attention.reference import cpu_attention
 from vljax.models.kernels.attention.tpu import tpu_attention
 from vljax.models.kernels.choose import Attention
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vljax.models.layers.dropout import Dropout
+from vljax.models.layers.basic import Dropout
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

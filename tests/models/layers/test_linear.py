@@ -9,7 +9,7 @@ import pytest
 from flax.linen import meta
 
 from vljax.models.compute import Compute
-from vljax.models.layers.linear import Linear
+from vljax.models.layers.basic import Linear
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.models import reference
-from vljax.models.layers.mlp import ACTIVATIONS, gelu
+from vljax.models.layers.basic import ACTIVATIONS, gelu
 from vljax.models.layers.transformer import TransformerConfig
 
 erf = np.vectorize(math.erf)

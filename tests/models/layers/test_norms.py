@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.models import reference
 from vljax.models.compute import Compute
-from vljax.models.layers.norms import BatchNorm, layer_norm
+from vljax.models.layers.basic import BatchNorm, layer_norm
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

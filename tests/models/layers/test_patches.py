@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vljax.models.layers.patches import patchify
+from vljax.models.layers.inputs import patchify
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

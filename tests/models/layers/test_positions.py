@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.models import reference
-from vljax.models.layers.positions import resample_positions, sincos_2d
+from vljax.models.layers.inputs import resample_positions, sincos_2d
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from vljax.config import UserError
 from vljax.models.compute import Compute
 from vljax.models.kernels.linear import matmul_2d, tensordot
-from vljax.models.layers.linear import Linear
+from vljax.models.layers.basic import Linear
 from vljax.models.quantization.forms import FORMS, Form
 from vljax.models.quantization.quantized_kernel import dequantized, quantize, quantized_linear
 

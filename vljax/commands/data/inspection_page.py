@@ -12,7 +12,7 @@ from vljax import __version__
 from vljax.charts import Bars, bar_chart, heat_map, svg
 from vljax.commands.data.inspection_table import amount, share, special, statement
 from vljax.commands.output import format_bytes
-from vljax.data.images.decoding import read_header
+from vljax.data.images import read_header
 from vljax.data.records import Annotation, ExampleError
 from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail

@@ -6,8 +6,13 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vljax.config import UserError, setting, suggest
-from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, vocabulary_error
-from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.data.tokenizers.base import (
+    Cleaning,
+    LoadedTokenizer,
+    Special,
+    Tokenizer,
+    vocabulary_error,
+)
 
 
 @dataclass(frozen=True)

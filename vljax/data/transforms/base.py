@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vljax.config import Component, UserError
-from vljax.data.images.decoding import Colour
+from vljax.data.images import Colour
 from vljax.data.randomness import Step
 
 Example = dict[str, Any]

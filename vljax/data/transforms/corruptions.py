@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vljax.data.images.decoding import Colour
+from vljax.data.images import Colour
 from vljax.data.transforms.base import (
     Example,
     Transform,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vljax.data.images.decoding import (
+from vljax.data.images import (
     LARGEST_CACHED_PIXELS,
     Colour,
+    JpegImage,
     check_pixels,
     decode_image,
     image_errors,
 )
-from vljax.data.images.jpeg import JpegImage
 from vljax.data.transforms.base import Example, Transform, check_colour
 
 

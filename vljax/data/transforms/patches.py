@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from vljax.data.images.resampling import Interpolation, resample
+from vljax.data.images import Interpolation, resample
 from vljax.data.randomness import Step
 from vljax.data.transforms.base import Arrays, Example, Transform
 

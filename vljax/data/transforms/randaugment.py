@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vljax.data.images.decoding import Colour
+from vljax.data.images import Colour
 from vljax.data.transforms.base import Example, Transform, check_colour
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vljax.data.images.decoding import Colour
-from vljax.data.images.jpeg import Box, JpegImage
-from vljax.data.images.resampling import Interpolation, cut, resample
+from vljax.data.images import Box, Colour, Interpolation, JpegImage, cut, resample
 from vljax.data.records import ExampleError
 from vljax.data.transforms.base import (
     Example,
@@ -43,7 +41,7 @@ class Resize(Transform, name="resize"):
     and crops the centre (CLIP's evaluation); "pad" resizes the longest side to `size` and pads with
     `background` on both sides."""
     interpolation: Interpolation = "bicubic"
-    """The filter, see `vljax.data.images.resampling.resample`."""
+    """The filter, see `vljax.data.images.resample`."""
     antialias: bool = True
     """Whether the filter widens when the image shrinks, as Pillow's does. The `resize` op of
     big_vision does not antialias by default, and is bilinear."""
@@ -154,7 +152,7 @@ class RandomCrop(Transform, name="random_crop"):
     size: int
     """Height and width of the output, pixels."""
     interpolation: Interpolation = "bicubic"
-    """The filter, always antialiased; see `vljax.data.images.resampling.resample`."""
+    """The filter, always antialiased; see `vljax.data.images.resample`."""
 
     reads_undecoded = True
 
@@ -201,7 +199,7 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height."""
     interpolation: Interpolation = "bicubic"
-    """The filter, always antialiased; see `vljax.data.images.resampling.resample`."""
+    """The filter, always antialiased; see `vljax.data.images.resample`."""
 
     reads_undecoded = True
 

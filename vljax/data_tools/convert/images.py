@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vljax.data.images.decoding import FORMATS, decode_pixels, image_errors, read_header
+from vljax.data.images import FORMATS, decode_pixels, image_errors, read_header
 from vljax.data.records import ExampleError
 
 Encoding = Literal["jpg", "png", "webp"]

@@ -12,15 +12,17 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vljax.data.images.decoding import (
+from vljax.data.images import (
     FORMATS,
     MODES,
+    Box,
     ImageHeader,
+    JpegImage,
     decode_image,
     image_errors,
+    orient,
     read_header,
 )
-from vljax.data.images.jpeg import Box, JpegImage, orient
 from vljax.data.records import REJECTION_KINDS, ExampleError, Record, Records
 from vljax.data.tokenizers.base import LoadedTokenizer
 from vljax.data_tools.inspection.near_duplicates import COLOURS, signature

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vljax.models.similarity import Similarity, unit
+from vljax.models.numerics import Similarity, unit
 
 
 def best_positive_ranks(

@@ -17,7 +17,7 @@ from vljax.interop.formats import Format
 from vljax.interop.programs import folder
 from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
 from vljax.models.compute import Compute
-from vljax.models.kernels.attention.cpu import cpu_attention
+from vljax.models.kernels.attention.reference import cpu_attention
 from vljax.models.kernels.choose import Kernels
 from vljax.models.kernels.depthwise import shifted_sum
 

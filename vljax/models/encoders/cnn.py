@@ -14,10 +14,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
+from vljax.models.layers.basic import BatchNorm, ExampleIndex
 from vljax.models.layers.convolution import Convolution
-from vljax.models.layers.dropout import ExampleIndex
-from vljax.models.layers.norms import BatchNorm
-from vljax.models.layers.patches import centres, normalised
+from vljax.models.layers.inputs import centres, normalised
 
 
 class Stage(NamedTuple):

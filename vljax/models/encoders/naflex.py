@@ -15,9 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
 from vljax.models.encoders.vit import ViT, ViTModule
-from vljax.models.layers.dropout import ExampleIndex
-from vljax.models.layers.patches import normalised
-from vljax.models.layers.positions import resample_at, sincos_at
+from vljax.models.layers.basic import ExampleIndex
+from vljax.models.layers.inputs import normalised, resample_at, sincos_at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.layers.dropout import ExampleIndex
-from vljax.models.layers.norms import layer_norm
+from vljax.models.layers.basic import ExampleIndex, layer_norm
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, transformer
 from vljax.models.parameters import with_axes

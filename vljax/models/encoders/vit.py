@@ -14,11 +14,16 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded, Encoder
-from vljax.models.layers.dropout import ExampleIndex
-from vljax.models.layers.norms import layer_norm
-from vljax.models.layers.patches import centres, normalised, patchify
+from vljax.models.layers.basic import ExampleIndex, layer_norm
+from vljax.models.layers.inputs import (
+    PositionFilter,
+    centres,
+    normalised,
+    patchify,
+    resample_positions,
+    sincos_2d,
+)
 from vljax.models.layers.pooling import pool
-from vljax.models.layers.positions import PositionFilter, resample_positions, sincos_2d
 from vljax.models.layers.transformer import TransformerConfig, transformer
 from vljax.models.parameters import with_axes
 

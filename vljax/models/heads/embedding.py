@@ -14,9 +14,8 @@ from jaxtyping import Array
 from vljax.config import Component
 from vljax.models.compute import Compute
 from vljax.models.encoder import Encoded
-from vljax.models.layers.linear import Linear
-from vljax.models.precision import widened
-from vljax.models.similarity import unit
+from vljax.models.layers.basic import Linear
+from vljax.models.numerics import unit, widened
 
 
 class Head(Component, abc.ABC):

@@ -1,7 +1,7 @@
 """The one place where operations get their implementation for a platform.
 
 platform   attention                        layer norm        linear maps       depthwise
-cpu        attention.cpu                    sums              2-D matmul (one   sum of shifted
+cpu        attention.reference              sums              2-D matmul (one   sum of shifted
                                                               device)           images
 gpu        attention.cudnn                  sums              tensordot         XLA
 tpu        attention.tpu: dense up to       products with     tensordot         XLA
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from vljax.config import UserError
 from vljax.models.kernels import depthwise, layer_norm, linear
-from vljax.models.kernels.attention import cpu, cudnn, reference, tpu
+from vljax.models.kernels.attention import cudnn, reference, tpu
 from vljax.models.kernels.attention.tpu import OnEachDevice, on_one_device
 
 AttentionKind = Literal["auto", "xla", "cpu", "cudnn", "splash"]
@@ -104,7 +104,7 @@ def _attention(kind: AttentionKind, platform: str, on_each_device: OnEachDevice)
             f"attention: {kind} needs a {needed}, and the mesh is of {platform}; use auto"
         )
     if kind == "cpu" or (kind == "auto" and platform == "cpu"):
-        return cpu.cpu_attention
+        return reference.cpu_attention
     if kind == "cudnn" or (kind == "auto" and platform == "gpu"):
         return cudnn.gpu_attention
     if kind == "splash":

@@ -7,7 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from vljax.models.compute import Compute
-from vljax.models.layers.linear import Linear
+from vljax.models.layers.basic import Linear
 
 
 class Attention(nn.Module):

@@ -11,11 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 from vljax.models.compute import Compute
 from vljax.models.layers.attention import Attention
-from vljax.models.layers.mlp import MLP
-from vljax.models.layers.norms import layer_norm
+from vljax.models.layers.basic import MLP, layer_norm
 from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.numerics import widened
 from vljax.models.parameters import with_axes
-from vljax.models.precision import widened
 
 
 def first(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:

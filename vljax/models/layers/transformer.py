@@ -15,9 +15,7 @@ from jaxtyping import Array, Bool, Float
 from vljax.config import setting, suggest
 from vljax.models.compute import Compute
 from vljax.models.layers.attention import Attention
-from vljax.models.layers.dropout import Dropout, ExampleIndex
-from vljax.models.layers.mlp import MLP
-from vljax.models.layers.norms import layer_norm
+from vljax.models.layers.basic import MLP, Dropout, ExampleIndex, layer_norm
 from vljax.models.parameters import with_axes
 
 SAVEABLE = ("attention_query", "attention_key", "attention_value", "attention_mixed", "mlp_hidden")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from vljax.config import UserError
 from vljax.models.kernels.linear import LinearKernel, tensordot
-from vljax.models.precision import widened
+from vljax.models.numerics import widened
 from vljax.models.quantization.forms import Form
 
 

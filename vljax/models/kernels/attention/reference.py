@@ -1,12 +1,16 @@
-"""Attention as its formula says. All other ways of computing it agree with this one."""
+"""Attention as its formula says, and in the order of axes that is fastest on CPU.
+
+All other ways of computing attention agree with `reference_attention`.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from vljax.models.precision import widened
+from vljax.models.numerics import widened
 
 
 def reference_attention(
@@ -43,3 +47,21 @@ def allowed_pairs(
         earlier = jnp.tri(queries, keys, dtype=bool)[None, None]
         allowed = earlier if allowed is None else earlier & allowed
     return allowed
+
+
+def cpu_attention(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    mask: Bool[Array, "batch keys"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """`reference_attention` with the layout that is fastest on CPU."""
+    allowed = allowed_pairs(mask, causal, query.shape[1], key.shape[1])
+    query, key, value = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=widened(query).dtype)
+    logits *= query.shape[-1] ** -0.5
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, jnp.finfo(logits.dtype).min)
+    weights = jax.nn.softmax(logits).astype(query.dtype)
+    return rearrange(jnp.einsum("bhqk,bhkd->bhqd", weights, value), "b h q d -> b q h d")

@@ -24,7 +24,7 @@ from jax.lax import optimization_barrier
 from jaxtyping import Array, Bool, Float
 
 from vljax.models.kernels.attention.reference import allowed_pairs
-from vljax.models.precision import widened
+from vljax.models.numerics import widened
 
 SPLASH_FROM = 1024
 """Number of keys from which the tiled kernel is used; below it, a head's logits fit on the chip."""

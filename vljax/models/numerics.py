@@ -1,12 +1,13 @@
-"""Number formats of a run."""
+"""Number formats, and how vectors are compared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,23 @@ def widened(x: jax.Array) -> jax.Array:
     dtype('float32')
     """
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+Similarity = Literal["cosine", "dot", "euclidean"]
+"""Cosine of the angle, dot product, or (negative, squared) Euclidean distance."""
+
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
+
+
+def unit(vectors: AnyArray) -> AnyArray:
+    """Scales vectors along the last axis to length 1; zero vectors stay zero.
+
+    The gradient at a zero vector is zero. The result has the kind and dtype of the input.
+
+    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6000000000000001, 0.8], [0.0, 0.0]]
+    """
+    xp = vectors.__array_namespace__()
+    squared = xp.sum(xp.square(vectors), axis=-1, keepdims=True)
+    # The inner `where` keeps the gradient of a zero vector from being NaN.
+    return vectors * xp.where(squared > 0, 1 / xp.sqrt(xp.where(squared > 0, squared, 1)), 0)
