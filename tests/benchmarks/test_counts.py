@@ -31,7 +31,6 @@ SUBJECT = [
     "vljax/run.py",
     "vljax/training/step.py",
     "vljax/training/state.py",
-    "vljax/training/step.py",
 ]
 NAME = "siglip_b16_v5e"
 VERSIONS = {"jax": "1", "jaxlib": "1", "libtpu": "1"}

@@ -23,10 +23,10 @@ CHECK = ("-m", "vljax.commands.main", "check")
         ("clip_vit_g14", 1_366_678_273),
     ],
 )
-def test_published_recipes_pass_with_their_data_unset(call, recipe, parameters):
-    status, out, err = call(*CHECK, f"configs/{recipe}.py", "--json", "-")
-    assert status == 0, err
-    summary = json.loads(out)
+def test_published_recipes_pass_with_their_data_unset(capsys, monkeypatch, recipe, parameters):
+    monkeypatch.chdir(ROOT)
+    assert main(["check", f"configs/{recipe}.py", "--json", "-"]) == 0
+    summary = json.loads(capsys.readouterr().out)
     assert summary["parameters"]["total"] == parameters
     assert "data.source.path: unset" in summary["notes"]
     assert summary["ready"] is False

@@ -40,7 +40,13 @@ from vljax.training.checkpoint import manifest
 from vljax.workdir import model_files
 
 TOLERANCE = 2e-6
-FOREIGN = ["transformers_clip_a", "transformers_siglip_b", "open_clip_clip_a", "open_clip_clip_b"]
+FOREIGN = [
+    ("transformers_clip_a", "onnx"),
+    ("transformers_siglip_b", "stablehlo"),
+    ("transformers_siglip_b", "onnx"),
+    ("open_clip_clip_a", "stablehlo"),
+    ("open_clip_clip_b", "onnx"),
+]
 _WITHOUT_VLJAX = """
 import runpy, sys
 sys.modules["vljax"] = None
@@ -89,7 +95,7 @@ def same_as_ours(workdir, folder, tolerance=TOLERANCE):
         np.testing.assert_allclose(theirs[name], ours, rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize(("name", "kind"), FOREIGN, indirect=["kind"])
 def test_programs_compute_the_same_embeddings(name, kind, foreign, tmp_path):
     workdir, out = tmp_path / "w", tmp_path / "out"
     import_model(str(foreign(name)), str(workdir), overwrite=False, report=quiet)

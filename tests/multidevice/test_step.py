@@ -29,7 +29,6 @@ slow = pytest.mark.slow(
         "vljax/parallel",
         "vljax/training/step.py",
         "vljax/training/state.py",
-        "vljax/training/step.py",
     ]
 )
 ADAMW = tiny.standard()[0].optimizer

@@ -194,7 +194,6 @@ slow = pytest.mark.slow(
         "vljax/run.py",
         "vljax/training/step.py",
         "vljax/training/state.py",
-        "vljax/training/step.py",
     ]
 )
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vljax.data.tokenizers.base import clean
+from vljax.data.tokenizers.cleaning import clean
 
 
 # big_vision: evaluators/proj/image_text/prompt_engineering_test.py, without kept punctuation.

@@ -15,7 +15,7 @@ from vljax.config import UserError, decode, encode, load, validate
 from vljax.data import images
 from vljax.data.images import DecodedImageCache, resample
 from vljax.data.records import ExampleError, Record
-from vljax.data.tokenizers.base import clean
+from vljax.data.tokenizers.cleaning import clean
 from vljax.data.transforms import (
     Blur,
     CentreCrop,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from vljax.commands.data.arguments import SourceParser, count
 from vljax.config import UserError
 from vljax.data.records import Records
-from vljax.data.tokenizers.base import Cleaning
+from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.data.tokenizers.train import cleaned_captions, train_bpe
 from vljax.data_tools.source_arguments import parse_sources
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import abc
-import html
 import json
-import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from vljax.config import Component, UserError, decode, encode
+from vljax.data.tokenizers.cleaning import Cleaning, clean
 from vljax.files import join, read_user_file
 
 CONFIG_FILE = "config.json"
@@ -36,7 +35,7 @@ class Tokenizer(Component, abc.ABC):
     context_length: int
     """Ids per text; longer texts are truncated, shorter ones padded."""
     cleaning: Cleaning
-    """Text cleaning before tokenization, see `vljax.data.tokenizers.base.clean`."""
+    """Text cleaning before tokenization, see `vljax.data.tokenizers.cleaning.clean`."""
     truncation: Literal["keep_eos", "cut"] = "keep_eos"
     """How a text that is too long is truncated: "keep_eos" keeps the end token, "cut" removes it
     too, as for generative models (`eos="yes"` in big_vision)."""
@@ -233,126 +232,3 @@ def _json_diagnosis(content: bytes) -> str:
     if "tokenizer_class" in data or "added_tokens_decoder" in data:
         return ": it is a tokenizer_config.json; give the tokenizer.json beside it"
     return ": it is JSON without a model, perhaps a vocab.json; give the tokenizer.json beside it"
-
-
-Cleaning = Literal[
-    "none",
-    "whitespace",
-    "lower",
-    "ascii_lower",
-    "clip",
-    "clip_whitespace",
-    "siglip",
-    "siglip_open_clip",
-    "canonical",
-]
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-
-
-def clean(text: str, cleaning: Cleaning) -> str:
-    """Clean a text before tokenization.
-
-    >>> clean("  A CAT &amp; a dog! ", "clip")
-    'a cat & a dog!'
-    >>> clean("  A CAT &amp; a dog! ", "siglip")
-    'a cat amp a dog'
-
-    Args:
-      text: any text.
-      cleaning: one of
-
-        - "none";
-        - "whitespace": each run of white space becomes one space, ends are stripped;
-        - "lower": the same, in lower case;
-        - "ascii_lower": A to Z in lower case, as SigLIP 1 and 2 were trained;
-        - "clip": as CLIP, and by default open_clip;
-        - "clip_whitespace": as open_clip with tokenizers of Hugging Face;
-        - "siglip": as big_vision evaluates SigLIP 1 and 2;
-        - "siglip_open_clip": as open_clip trains and evaluates SigLIP 1 and 2;
-        - "canonical": as the SiglipTokenizer of transformers.
-    """
-    return _FUNCTIONS[cleaning](text)
-
-
-def _none(text: str) -> str:
-    return text
-
-
-def _whitespace(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _lower(text: str) -> str:
-    return _whitespace(text).lower()
-
-
-def _ascii_lower(text: str) -> str:
-    """big_vision: `tokenize` of pp/ops_text.py, with tf.strings.lower, which knows ASCII only."""
-    return text.translate(_ASCII_LOWER)
-
-
-def _clip(text: str) -> str:
-    """Radford et al. 2021: clip/simple_tokenizer.py, `basic_clean` and `whitespace_clean`.
-
-    Also the default of open_clip (src/open_clip/tokenizer.py, `_clean_lower`).
-    """
-    return _lower(_repaired(text))
-
-
-def _siglip(text: str) -> str:
-    """big_vision: evaluators/proj/image_text/prompt_engineering.py, `canonicalize_text`.
-
-    Replaces underscores by spaces and removes ASCII punctuation. The SiglipTokenizer of
-    transformers removes underscores too. big_vision trained on texts that were only lower-cased
-    (`ascii_lower`) and canonicalized the prompts of its evaluations.
-    """
-    return _lower(text.replace("_", " ").translate(_NO_PUNCTUATION))
-
-
-def _siglip_open_clip(text: str) -> str:
-    """open_clip: src/open_clip/tokenizer.py, `_clean_canonicalize`, for SigLIP 1 and 2."""
-    return _siglip(_repaired(text))
-
-
-def _repaired(text: str) -> str:
-    """Repair wrongly decoded characters and HTML entities, which are often escaped twice."""
-    # In ASCII, ftfy changes only ampersands and control characters, and takes far longer to see it.
-    if text.isascii() and text.isprintable() and "&" not in text:
-        return text
-    import ftfy
-
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
-
-
-def _clip_whitespace(text: str) -> str:
-    """open_clip: src/open_clip/tokenizer.py, `_clean_whitespace`, HFTokenizer's default."""
-    return _whitespace(_repaired(text))
-
-
-def _canonical(text: str) -> str:
-    """transformers: models/siglip/tokenization_siglip.py, `tokenize` and `canonicalize_text`.
-
-    It puts SentencePiece's space mark before the text, and so before any leading white space: a
-    text with leading white space begins with an empty word.
-    """
-    kept = text.replace(_SPACE_MARK, " ").lower().translate(_NO_PUNCTUATION)
-    words = _whitespace(kept)
-    return _SPACE_MARK + words if words and kept[0].isspace() else words
-
-
-_SPACE_MARK = "\u2581"
-
-
-_FUNCTIONS: dict[Cleaning, Callable[[str], str]] = {
-    "none": _none,
-    "whitespace": _whitespace,
-    "lower": _lower,
-    "ascii_lower": _ascii_lower,
-    "clip": _clip,
-    "siglip": _siglip,
-    "clip_whitespace": _clip_whitespace,
-    "siglip_open_clip": _siglip_open_clip,
-    "canonical": _canonical,
-}

@@ -6,7 +6,8 @@ import functools
 import re
 from dataclasses import KW_ONLY, dataclass
 
-from vljax.data.tokenizers.base import Cleaning, LoadedTokenizer, Special, Tokenizer
+from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer
+from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.data.tokenizers.clip_bpe import ClipBpe
 
 

@@ -6,13 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vljax.config import UserError, setting, suggest
-from vljax.data.tokenizers.base import (
-    Cleaning,
-    LoadedTokenizer,
-    Special,
-    Tokenizer,
-    vocabulary_error,
-)
+from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, vocabulary_error
+from vljax.data.tokenizers.cleaning import Cleaning
 
 
 @dataclass(frozen=True)

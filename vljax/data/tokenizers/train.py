@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from vljax.config import UserError
 from vljax.data.records import Records
-from vljax.data.tokenizers.base import Cleaning, clean
+from vljax.data.tokenizers.cleaning import Cleaning, clean
 
 SPECIAL_TOKENS = ("<pad>", "</s>")
 """The tokens of ids 0 and 1: the defaults of `HuggingFace` for padding and end."""
@@ -63,7 +63,7 @@ def cleaned_captions(
 
     Args:
       records: the opened data set.
-      cleaning: see `vljax.data.tokenizers.base.clean`.
+      cleaning: see `vljax.data.tokenizers.cleaning.clean`.
       most: most examples, evenly spaced over the data set; None for all.
     """
     count = len(records) if most is None else min(most, len(records))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vljax.data.tokenizers import Clip, LoadedTokenizer, SentencePiece
-from vljax.data.tokenizers.base import Cleaning
+from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, to_json
 from vljax.interop.transformers import tokenizer

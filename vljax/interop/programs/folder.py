@@ -114,7 +114,7 @@ def _pipeline(kind: str) -> dict[str, bytes]:
         "pipeline/images.py": f"{here}.images",
         "pipeline/texts.py": f"{here}.texts",
         "pipeline/programs.py": f"{here}.{kind}_programs",
-        "pipeline/cleaning.py": "vljax.data.tokenizers.base",
+        "pipeline/cleaning.py": "vljax.data.tokenizers.cleaning",
         "pipeline/clip_bpe.py": "vljax.data.tokenizers.clip_bpe",
     }
     return {name: _copied(module) for name, module in sources.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
-from vljax.data.tokenizers.base import Cleaning
+from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.transformers import tokenizer_json

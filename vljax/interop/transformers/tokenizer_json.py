@@ -9,7 +9,7 @@ import numpy as np
 
 from vljax.config import UserError
 from vljax.data.tokenizers import LoadedTokenizer
-from vljax.data.tokenizers.base import Cleaning
+from vljax.data.tokenizers.cleaning import Cleaning
 
 FTFY = ("clip", "clip_whitespace", "siglip_open_clip")
 """Text cleanings that repair characters (ftfy), which no normalizer of the library can do."""

@@ -37,7 +37,8 @@ def matmul_2d(
 ) -> Float[Array, "..."]:
     """`tensordot` as one product of two matrices, in the backward pass too.
 
-    On CPU, XLA otherwise writes transposed copies of activations for the gradient of the kernel.
+    On CPU, XLA otherwise writes transposed copies of activations for the gradient of the kernel. In
+    a trial, the step of the quickstart took 5 % longer with `tensordot`.
     """
     batch, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
     rows = x.reshape(-1, math.prod(kernel.shape[:inputs]))

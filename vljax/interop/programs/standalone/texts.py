@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vljax.data.tokenizers.base import clean
+from vljax.data.tokenizers.cleaning import clean
 
 Encode = Callable[[str], list[int]]
 Frame = tuple[int, int | None, int | None]
