@@ -109,11 +109,11 @@ def pair_flops() -> dict[str, float]:
     models = {
         "ViT-B/16": [],
         "ViT-L/14": [  # table 20
-            *("--model.encoders.image.patch_size", "14"),
-            *("--model.encoders.image.width", "1024", "--model.encoders.image.depth", "24"),
-            *("--model.encoders.image.heads", "16", "--model.encoders.image.mlp_dim", "4096"),
-            *("--model.encoders.text.width", "768", "--model.encoders.text.heads", "12"),
-            *("--model.encoders.text.mlp_dim", "3072", "--model.heads.embedding.dim", "768"),
+            *("--model.nodes.image.patch_size", "14"),
+            *("--model.nodes.image.width", "1024", "--model.nodes.image.depth", "24"),
+            *("--model.nodes.image.heads", "16", "--model.nodes.image.mlp_dim", "4096"),
+            *("--model.nodes.text.width", "768", "--model.nodes.text.heads", "12"),
+            *("--model.nodes.text.mlp_dim", "3072", "--model.nodes.embedding.dim", "768"),
         ],
     }
     batch = 8

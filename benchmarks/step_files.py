@@ -27,8 +27,7 @@ from vljax.run import Run, prepare
 ROOT = Path(config.__file__).parent
 DEFAULT = "configs/clip_vit_b16.py"
 OVERRIDES = (
-    "--data.source builtin --global_batch 4"
-    " --model.encoders.image.depth 1 --model.encoders.text.depth 1"
+    "--data.source builtin --global_batch 4 --model.nodes.image.depth 1 --model.nodes.text.depth 1"
 )
 LOOP = "training/loop.py"
 

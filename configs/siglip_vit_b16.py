@@ -48,7 +48,7 @@ def siglip(
     resize = Resize(image_size, mode="squash", interpolation="bilinear", antialias=False)
     return Run(
         model=ModelConfig(
-            encoders={
+            {
                 "image": presets.vit(image, image_size=image_size, pooling="map", scan=scan),
                 # Bidirectional; padding (more end tokens) is not masked, as in the released models.
                 "text": presets.text(
@@ -59,8 +59,8 @@ def siglip(
                     pooling="last",
                     scan=scan,
                 ),
-            },
-            heads={"embedding": Embedding(width, projections={"image": "none", "text": "affine"})},
+                "embedding": Embedding(width, projections={"image": "none", "text": "affine"}),
+            }
         ),
         data=Data(
             source=JsonLines(),

@@ -120,12 +120,12 @@ def test_check_lists_the_lengths() -> None:
     [
         (
             Patchify(4, lengths=(64,)),
-            r"model.encoders.image: is made for \(64, 192\), but the data gives \(64, 48\); "
+            r"model.nodes.image: is made for \(64, 192\), but the data gives \(64, 48\); "
             "use patchify with its patch_size",
         ),
         (
             Resize(64),
-            r"model.encoders.image: is made for \(64, 192\), but the data gives \(64, 64, 3\); "
+            r"model.nodes.image: is made for \(64, 192\), but the data gives \(64, 64, 3\); "
             "use patchify with its patch_size",
         ),
     ],

@@ -12,8 +12,8 @@ from tests.training import tiny
 from vljax import config
 from vljax.config import UserError
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded
 from vljax.models.encoders import ViT
+from vljax.models.node import Encoded
 from vljax.run import Run, prepare
 
 

@@ -27,7 +27,7 @@ from vljax.models.parameters import merge
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
-from vljax.training.state import ema_parameters
+from vljax.training.state import Task, ema_parameters
 from vljax.workdir import FORMAT_VERSION, decode_recipe
 
 Forward = Callable[[Variables, dict[str, np.ndarray]], dict[str, Array]]
@@ -124,7 +124,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
 
     @jax.jit
     def forward(variables: Variables, batch: dict[str, Array]) -> dict[str, Array]:
-        return model.apply(variables, batch, None, train=False)[0]
+        return model.apply(variables, batch)[0]
 
     return Loaded(
         run=run,
@@ -140,6 +140,7 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
 def _stored(folder: epath.Path, model: Model, run: Run) -> Variables:
     """The evaluation variables of a checkpoint, with EMA parameters where there are any."""
     shapes = parameter_shapes(model, run.model)
-    wanted = {**shapes._asdict(), "average": ema_parameters(run.optim, shapes.params)}
+    task = Task(model, run.objectives, run.optim, run.steps, named_groups=run.groups)
+    wanted = {**shapes._asdict(), "average": ema_parameters(task, shapes.params)}
     arrays = checkpoint.read_state(folder, wanted, partial=True)
     return Variables(merge(arrays["params"], arrays["average"]), arrays["state"])

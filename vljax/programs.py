@@ -21,10 +21,10 @@ from vljax.evaluation.evaluator import Batch as EvaluationBatch
 from vljax.evaluation.evaluator import Encode
 from vljax.models.assembly import Variables, example_batch
 from vljax.models.parameters import merge, select_like
-from vljax.optim import Hyper
+from vljax.optim import Hyper, Optimizer
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
-from vljax.run import Prepared
+from vljax.run import Prepared, Run
 from vljax.training.state import TrainState, create
 from vljax.training.step import make_step
 
@@ -94,9 +94,8 @@ def trace_step(prepared: Prepared, length: int | None = None) -> Any:
         name: jax.ShapeDtypeStruct(shape, dtype)
         for name, (shape, dtype) in run.data.batch_spec(run.global_batch, length).items()
     }
-    real = jnp.result_type(float)  # float32, unless JAX has float64 enabled
-    scalars: list[Any] = [jax.ShapeDtypeStruct((), d) for d in (real, real, np.uint32)]
-    return compile_step(prepared).trace(prepared.shapes, batch, Hyper(*scalars))
+    scalars = jax.eval_shape(lambda: _hyper(run))
+    return compile_step(prepared).trace(prepared.shapes, batch, scalars)
 
 
 class StepPrograms:
@@ -152,14 +151,18 @@ class StepPrograms:
 
 def hyper(prepared: Prepared) -> Hyper:
     """The traced inputs of the step, on the devices."""
-    run = prepared.run
+    placed: Hyper = jax.device_put(_hyper(prepared.run), replicated(prepared.mesh))
+    return placed
+
+
+def _hyper(run: Run) -> Hyper:
     real = jnp.result_type(float)  # float32, unless JAX has float64 enabled
-    values = (
-        np.asarray(run.optim.learning_rate, real),
-        np.asarray(run.optim.weight_decay, real),
-        np.uint32(run.seed),
-    )
-    return Hyper(*jax.device_put(values, replicated(prepared.mesh)))
+
+    def rates(optim: Optimizer) -> tuple[Any, Any]:
+        return np.asarray(optim.learning_rate, real), np.asarray(optim.weight_decay, real)
+
+    own = {name: rates(group.optim) for name, group in run.groups.items() if group.optim}
+    return Hyper(*rates(run.optim), jnp.uint32(run.seed), own or None)
 
 
 def _ignore(batch: BatchStatistics, counted: Bool[np.ndarray, " rows"]) -> None:
@@ -206,7 +209,7 @@ def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
     inputs = example_batch(prepared.run.model)
 
     def forward(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs, _ = model.apply(variables, batch, None, train=False)
+        outputs, _ = model.apply(variables, batch)
         return {name: array for name, array in outputs.items() if name.endswith("/embedding")}
 
     variables_at = Variables(*map(_shardings, (prepared.shapes.params, prepared.shapes.state)))

@@ -56,15 +56,14 @@ from vljax.evaluation import Retrieval, ZeroShot
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
-from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, NaFlexViT, TextTransformer, ViT
 from vljax.models.heads import Embedding
-from vljax.models.heads.embedding import Head
+from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
 from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Objective
-from vljax.optim import SGD, Adafactor, AdamW, Lion, Muon, Optimizer
+from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
 from vljax.optim.schedules import (
     Schedule,
     WarmupConstant,
@@ -103,7 +102,7 @@ __all__ = [
     "Flip",
     "Folder",
     "Greyscale",
-    "Head",
+    "Group",
     "HuggingFace",
     "JsonLines",
     "Karpathy",
@@ -115,6 +114,7 @@ __all__ = [
     "ModelConfig",
     "Muon",
     "NaFlexViT",
+    "Node",
     "Noise",
     "Objective",
     "Occlude",

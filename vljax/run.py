@@ -25,11 +25,12 @@ from vljax.models import encoders, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.kernels.choose import AttentionKind, choose
+from vljax.models.node import Encoder, stream_of
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
 from vljax.objectives.contrastive import Contrastive
 from vljax.objectives.objective import Objective
-from vljax.optim import AdamW, Optimizer, learning_rate_factors
+from vljax.optim import AdamW, Group, Optimizer, learning_rate_factors
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
 from vljax.parallel.processes.start import DistributedConfig
@@ -47,13 +48,13 @@ class Run:
     >>> tower = {"width": 32, "depth": 1, "heads": 1, "mlp_dim": 64}
     >>> run = Run(
     ...     model=ModelConfig(
-    ...         encoders={
+    ...         {
     ...             "image": ViT(image_size=32, patch_size=16, pooling="mean", **tower),
     ...             "text": TextTransformer(
     ...                 vocab_size=2048, context_length=16, pooling="mean", **tower
     ...             ),
-    ...         },
-    ...         heads={"embedding": Embedding(dim=32)},
+    ...             "embedding": Embedding(dim=32),
+    ...         }
     ...     ),
     ...     data=Data(
     ...         source=Builtin("train"),
@@ -78,6 +79,9 @@ class Run:
     pretrained: dict[str, Pretrained] = setting(dict)
     """Initial values from files, by the name of the encoder or learned scalar."""
     optim: Optimizer = field(default_factory=AdamW)
+    groups: dict[str, Group] = field(default_factory=dict)
+    """Groups of parameters by name, each with an optimizer of its own if it needs one; without any,
+    all objectives train all parameters with `optim`. Objectives name the groups that they train."""
     evaluators: dict[str, Evaluator] = setting(dict, identity=False)
     """Evaluators by name, run every `evaluate_every` steps and at the end."""
     final_evaluators: dict[str, Evaluator] = setting(dict, identity=False)
@@ -121,6 +125,7 @@ class Run:
             yield f"optim.schedule.{name}", message
         yield from self._scalar_problems()
         yield from self._shape_problems()
+        yield from self._group_problems()
         yield from self._similarity_problems()
         yield from self._name_problems()
 
@@ -133,18 +138,46 @@ class Run:
                     yield f"objectives.{name}", f"and {other!r} disagree about {scalar}"
 
     def _shape_problems(self) -> Iterator[tuple[str, str]]:
-        """Batch entries whose shape does not fit their encoder."""
+        """Batch entries that are not there, or do not fit the node that reads them."""
         batch = self.data.batch_spec(self.global_batch)
-        for name, encoder in self.model.encoders.items():
-            specs = example_batch(ModelConfig({name: encoder}, {}), self.global_batch)
-            for entry, spec in specs.items():
-                field = f"model.encoders.{entry}"
+        for name, node in self.model.nodes.items():
+            any_length = isinstance(node, Encoder) and node.any_length
+            for entry, spec in node.example(name, self.global_batch).items():
+                field = f"model.nodes.{name}"
                 if entry not in batch:
-                    yield field, f"the data has no {entry!r}{suggest(entry, batch)}"
-                elif not _fits(batch[entry][0], spec.shape, any_length=encoder.any_length):
+                    missing = f"reads the batch entry {entry!r}, which no transform makes"
+                    yield field, f"{missing}{suggest(entry, batch)}"
+                elif not _fits(batch[entry][0], spec.shape, any_length=any_length):
                     made, wanted = batch[entry][0][1:], spec.shape[1:]
-                    remedy = "; use patchify with its patch_size" if encoder.any_length else ""
+                    remedy = "; use patchify with its patch_size" if any_length else ""
                     yield field, f"is made for {wanted}, but the data gives {made}{remedy}"
+        for name, objective in self.objectives.items():
+            for entry in objective.batch_entries():
+                if entry not in batch:
+                    missing = f"needs the batch entry {entry!r}, which no transform makes"
+                    yield f"objectives.{name}", f"{missing}{suggest(entry, batch)}"
+
+    def _group_problems(self) -> Iterator[tuple[str, str]]:
+        """Groups that no objective trains, and objectives that train a group that is not there."""
+        for name, objective in self.objectives.items():
+            for trained in objective.trains:
+                if trained not in self.groups:
+                    unknown = f"no group {trained!r} in groups{suggest(trained, self.groups)}"
+                    yield f"objectives.{name}.trains", unknown
+        for name, group in self.groups.items():
+            if not any(not o.trains or name in o.trains for o in self.objectives.values()):
+                yield f"groups.{name}", "no objective trains it; name it in an objective's trains"
+            if group.optim is not None:
+                for field_name, message in group.optim.schedule.problems_in(self.steps):
+                    yield f"groups.{name}.optim.schedule.{field_name}", message
+
+    def notes(self) -> Iterator[tuple[str, str]]:
+        read = {s for node in self.model.nodes.values() for s in node.streams_read()}
+        read |= {stream_of(name) for o in self.objectives.values() for name in o.reads()}
+        for name, node in self.model.nodes.items():
+            streams = [product for product in node.makes(name) if "/" not in product]
+            if self.objectives and streams and not read & set(streams):
+                yield f"model.nodes.{name}", "neither a node nor an objective reads it"
 
     def _similarity_problems(self) -> Iterator[tuple[str, str]]:
         trained = {o.similarity for o in self.objectives.values() if isinstance(o, Contrastive)}
@@ -233,14 +266,16 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     variables = _check_outputs(run, model)
     _check_parameter_rules(run, variables)
     _check_groups(run, variables)
-    if run.accumulate > 1 and any(e.updates_state for e in run.model.encoders.values()):
+    if run.accumulate > 1 and any(node.updates_state for node in run.model.nodes.values()):
         raise UserError(
             f"accumulate: {run.accumulate} parts of a batch would each have their own statistics "
             f"({', '.join(sorted(variables.state))}); set it to 1"
         )
     place = update_shardings if run.mesh.shard_updates else parameter_shardings
     updates = place(model.axes, variables.params, mesh, run.mesh.fsdp_min_size)
-    task = Task(model, run.objectives, run.optim, run.steps, run.accumulate, mesh)
+    task = Task(
+        model, run.objectives, run.optim, run.steps, run.accumulate, mesh, named_groups=run.groups
+    )
     shapes = jax.eval_shape(lambda v: create(v, task), variables)
     placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size, updates)
     task = dataclasses.replace(task, shardings=placed.params, updates=updates)
@@ -254,14 +289,18 @@ def check_trains(prepared: Prepared) -> None:
 
 
 def _check_parameter_rules(run: Run, variables: Variables) -> None:
-    """Checks that the optimizer's patterns match parameters and leave some to train."""
-    optim, params = run.optim, variables.params
-    parameters.match(optim.decay_rules, params, "optim.decay_rules")
-    learning_rate_factors(optim, params)
-    frozen = [(pattern, True) for pattern in optim.frozen]
-    chosen = parameters.match([*frozen, (".*", False)], params, "optim.frozen")
-    if all(all(layers) for layers in chosen.values()):
-        raise UserError("optim.frozen: nothing is left to train; freeze less")
+    """Checks that the optimizers' patterns match parameters and leave some to train."""
+    params = variables.params
+    own = {f"groups.{name}.optim": group.optim for name, group in run.groups.items()}
+    for path, optim in {"optim": run.optim, **own}.items():
+        if optim is None:
+            continue
+        parameters.match(optim.decay_rules, params, f"{path}.decay_rules")
+        learning_rate_factors(optim, params)
+        frozen = [(pattern, True) for pattern in optim.frozen]
+        chosen = parameters.match([*frozen, (".*", False)], params, f"{path}.frozen")
+        if all(all(layers) for layers in chosen.values()):
+            raise UserError(f"{path}.frozen: nothing is left to train; freeze less")
 
 
 def _check_outputs(run: Run, model: Model) -> Variables:
@@ -270,7 +309,7 @@ def _check_outputs(run: Run, model: Model) -> Variables:
 
     def trace(key: jax.Array, batch: Mapping[str, Any]) -> tuple[Variables, dict[str, Any]]:
         variables = model.init(key, batch)
-        return variables, model.apply(variables, batch, None, train=False)[0]
+        return variables, model.apply(variables, batch)[0]
 
     variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
     for name, objective in run.objectives.items():
@@ -284,14 +323,14 @@ def _check_outputs(run: Run, model: Model) -> Variables:
 def _check_groups(run: Run, variables: Variables) -> None:
     """Checks that no parameter is in two groups, which would update it twice per step."""
     owner: dict[tuple[str, ...], str] = {}
-    for name, objective in run.objectives.items():
-        field, frozen = f"objectives.{name}.trains", run.optim.frozen
-        part = parameters.select(objective.trains, variables.params, field, frozen)
+    for name, group in run.groups.items():
+        field, frozen = f"groups.{name}.parameters", (group.optim or run.optim).frozen
+        part = parameters.select(group.parameters, variables.params, field, frozen)
         for keys, _ in parameters.leaves(part):
-            other = owner.setdefault(keys, objective.trains)
-            if other != objective.trains:
-                both = f"{objective.trains!r} and {other!r} share {'/'.join(keys)!r}"
-                raise UserError(f"objectives.{name}.trains: {both}; let them be equal or apart")
+            other = owner.setdefault(keys, name)
+            if other != name:
+                both = f"{'/'.join(keys)!r} is in the group {other!r} too"
+                raise UserError(f"{field}: {both}; a parameter may be in one group only")
 
 
 def _check_vocabulary(run: Run) -> None:
@@ -300,7 +339,7 @@ def _check_vocabulary(run: Run) -> None:
     for name, encoder in run.model.encoders.items():
         if getattr(encoder, "pooling", None) == "eos" and not config.always_ends:
             why = "needs an end token in every text, also in one that is cut"
-            raise UserError(f"model.encoders.{name}.pooling: eos {why}; see data.tokenizer")
+            raise UserError(f"model.nodes.{name}.pooling: eos {why}; see data.tokenizer")
     tokenizer = recipe_tokenizer(run)
     if tokenizer is not None:
         check_ids(run, tokenizer)
@@ -312,7 +351,7 @@ def check_ids(run: Run, tokenizer: LoadedTokenizer) -> None:
         size = getattr(encoder, "vocab_size", None)
         if size is not None and tokenizer.vocab_size > size:
             sizes = f"{size} is less than the tokenizer's {tokenizer.vocab_size} ids"
-            raise UserError(f"model.encoders.{name}.vocab_size: {sizes}; set it to that")
+            raise UserError(f"model.nodes.{name}.vocab_size: {sizes}; set it to that")
 
 
 def recipe_tokenizer(run: Run) -> LoadedTokenizer | None:

@@ -112,10 +112,36 @@ def _saved_recipe(workdir: str) -> Run | None:
 def decode_recipe(data: Any, where: str) -> Run:
     """A stored recipe. Raises UserError if this version of vljax cannot read it."""
     try:
-        run: Run = config.decode(Run, data)
+        run: Run = config.decode(Run, _current(data))
     except UserError as error:
         raise UserError(f"{where}: not a recipe of this version of vljax ({error})") from None
     return run
+
+
+def _current(recipe: Any) -> Any:
+    """A stored recipe in the form of this version.
+
+    Before, a model had `encoders` and `heads` in place of nodes, and objectives named the pattern
+    of the parameters that they train in place of groups.
+    """
+    if not isinstance(recipe, dict):
+        return recipe
+    recipe = dict(recipe)
+    model = recipe.get("model")
+    if isinstance(model, dict) and "encoders" in model:
+        recipe["model"] = {"nodes": {**model["encoders"], **model.get("heads", {})}}
+    objectives = recipe.get("objectives", {})
+    patterns = [o["trains"] for o in objectives.values() if isinstance(o, dict) and "trains" in o]
+    if patterns and all(isinstance(pattern, str) for pattern in patterns):
+        # The number of a pattern was the name under which its optimizer state is stored.
+        names = {pattern: str(i) for i, pattern in enumerate(dict.fromkeys(patterns))}
+        alone = [*names] == [".*"]
+        recipe["groups"] = {} if alone else {n: {"parameters": p} for p, n in names.items()}
+        recipe["objectives"] = {
+            name: {**o, "trains": [] if alone else [names[o["trains"]]]}
+            for name, o in objectives.items()
+        }
+    return recipe
 
 
 def describe(workdir: str, prepared: Prepared) -> None:

@@ -26,9 +26,9 @@ class Case:
         return self.target != "cpu"
 
 
-FEW = "--model.encoders.image.depth {0} --model.encoders.text.depth {0} --global_batch {1}"
+FEW = "--model.nodes.image.depth {0} --model.nodes.text.depth {0} --global_batch {1}"
 """Full widths and few layers, so that it compiles in a minute."""
-SAVE = "--model.encoders.image.remat save --model.encoders.text.remat save"
+SAVE = "--model.nodes.image.remat save --model.nodes.text.remat save"
 
 CASES = {
     "quickstart_cpu": Case("configs/quickstart.py", "cpu"),

@@ -124,7 +124,7 @@ def forward(prepared: Prepared) -> Any:
 
     @jax.jit
     def embeddings(params: Any, batch: Any) -> Any:
-        outputs, _ = prepared.model.apply(Variables(params, {}), batch, None, train=False)
+        outputs, _ = prepared.model.apply(Variables(params, {}), batch)
         return outputs["image/embedding"], outputs["text/embedding"]
 
     return embeddings
@@ -138,7 +138,7 @@ def tower_gradient(prepared: Prepared, name: str) -> Any:
         own = {key: value for key, value in batch.items() if key.startswith(name)}
 
         def weighted_sum(params: Any) -> Any:
-            outputs, _ = prepared.model.apply(Variables(params, {}), own, None, train=True)
+            outputs, _ = prepared.model.apply(Variables(params, {}), own, Call(train=True))
             embedding = outputs[f"{name}/embedding"]
             return jnp.sum(embedding * jnp.arange(embedding.shape[-1]))
 

@@ -122,7 +122,7 @@ def overflow(report):
 
 
 def test_candidates(run, overflow):
-    remat = ["--model.encoders.image.remat", "full", "--model.encoders.text.remat", "full"]
+    remat = ["--model.nodes.image.remat", "full", "--model.nodes.text.remat", "full"]
     fsdp = ["--mesh.data", "-1", "--mesh.fsdp", "8"]
     accumulate = ["--accumulate", "4"]
     wanted = [remat, accumulate, fsdp, [*remat, *accumulate, *fsdp]]
@@ -151,5 +151,5 @@ def test_proposals_are_compiled(monkeypatch, capsys, run, report, overflow):
     print_compiled("x.py", result)
     out = capsys.readouterr().out
     assert "x.py on v5e:2x4 (TPU v5e): does not fit" in out
-    assert "fits with: --model.encoders.image.remat full --model.encoders.text.remat full (" in out
+    assert "fits with: --model.nodes.image.remat full --model.nodes.text.remat full (" in out
     assert "tried: --accumulate 4: does not fit either (31.5 GiB)" in out

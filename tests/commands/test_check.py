@@ -83,28 +83,28 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
             "unknown objective 'sigmod'; did you mean 'sigmoid'?",
         ),
         (
-            ["--model.encoders.image.patch_size", "61"],
+            ["--model.nodes.image.patch_size", "61"],
             "patch_size: a patch of 61 pixels is larger than the image (60 pixels)",
         ),
         (
-            ["--model.encoders.text.heads", "5"],
+            ["--model.nodes.text.heads", "5"],
             "heads: 5 heads do not divide the width 32; 4 would",
         ),
         (
-            ["--model.encoders.image.image_size", "32"],
-            "model.encoders.image: is made for (32, 32, 3), but the data gives (60, 60, 3)",
+            ["--model.nodes.image.image_size", "32"],
+            "model.nodes.image: is made for (32, 32, 3), but the data gives (60, 60, 3)",
         ),
         (
-            ["--model.encoders.text.context_length", "8"],
-            "model.encoders.text: is made for (8,), but the data gives (16,)",
+            ["--model.nodes.text.context_length", "8"],
+            "model.nodes.text: is made for (8,), but the data gives (16,)",
         ),
         (
-            ["--model.encoders.text.vocab_size", "100"],
-            "model.encoders.text.vocab_size: 100 is less than the tokenizer's 2048 ids; set it",
+            ["--model.nodes.text.vocab_size", "100"],
+            "model.nodes.text.vocab_size: 100 is less than the tokenizer's 2048 ids; set it",
         ),
         (
-            ["--model.encoders.text.pooling", "eos", "--data.tokenizer.truncation", "cut"],
-            "model.encoders.text.pooling: eos needs an end token in every text, also in one that",
+            ["--model.nodes.text.pooling", "eos", "--data.tokenizer.truncation", "cut"],
+            "model.nodes.text.pooling: eos needs an end token in every text, also in one that",
         ),
         (
             ["--final_evaluators.retrieval.source.split", "validation"],

@@ -61,7 +61,7 @@ def test_several_slices_are_named(capsys):
 
 
 def prepared(*overrides):
-    scanned = [f"--model.encoders.{name}.scan=True" for name in ("image", "text")]
+    scanned = [f"--model.nodes.{name}.scan=True" for name in ("image", "text")]
     run = override(config.load(str(RECIPE), Run), [*scanned, *overrides])
     return prepare(run)
 

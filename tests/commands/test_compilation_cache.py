@@ -77,7 +77,7 @@ def test_a_run_with_cached_programs_is_bitwise_the_same(call, environment, tmp_p
     monkeypatch.setitem(environment, "XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(environment, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     fields = ["--steps", "2", "--optim.schedule.warmup_steps", "1"]
-    fields += ["--model.encoders.image.depth", "1", "--model.encoders.text.depth", "1"]
+    fields += ["--model.nodes.image.depth", "1", "--model.nodes.text.depth", "1"]
     for evaluator in ("retrieval", "zero_shot"):
         fields += [f"--evaluators.{evaluator}", "none", f"--final_evaluators.{evaluator}", "none"]
     states = {}

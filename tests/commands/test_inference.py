@@ -32,7 +32,7 @@ def moved(call, tmp_path_factory):
     rows = [{"image": f"{i}.png", "caption": f"picture {i}", "class": "x"} for i in range(8)]
     (home / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(vocabulary.FILE, home / "tokenizer.json")
-    cheap = ["--model.encoders.image.depth", "1", "--model.encoders.text.depth", "1"]
+    cheap = ["--model.nodes.image.depth", "1", "--model.nodes.text.depth", "1"]
     for evaluator in ("retrieval", "zero_shot"):
         cheap += [f"--evaluators.{evaluator}", "none", f"--final_evaluators.{evaluator}", "none"]
     status, _, err = call(

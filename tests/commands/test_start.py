@@ -32,7 +32,7 @@ def test_help(call, args):
 def test_help_of_a_recipe_lists_its_fields(call):
     status, out, _ = call("-m", "vljax.commands.main", "check", "configs/quickstart.py", "--help")
     assert status == 0
-    for field in ("--optim.learning_rate", "--model.encoders.image.patch_size", "--mesh.fsdp"):
+    for field in ("--optim.learning_rate", "--model.nodes.image.patch_size", "--mesh.fsdp"):
         assert field in out
     assert "Examples in a batch, over all devices and processes." in " ".join(out.split())
     assert "  --objectives.contrastive {sigmoid, softmax}" in out.splitlines()

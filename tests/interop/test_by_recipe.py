@@ -62,7 +62,7 @@ def recipe(tmp_path):
 @pytest.mark.parametrize("scan", ["True", "False"])
 def test_outputs_equal_those_of_big_vision(recipe, scan, tmp_path):
     out = tmp_path / "w"
-    fields = [f"--model.encoders.{name}.scan" for name in ("image", "text")]
+    fields = [f"--model.nodes.{name}.scan" for name in ("image", "text")]
     fields = [word for field in fields for word in (field, scan)]
     weights = DATA / "big_vision.npz"
     assert main(["import", str(weights), str(out), *recipe, *fields]) == 0
@@ -88,10 +88,10 @@ def test_outputs_equal_those_of_big_vision(recipe, scan, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (["--model.encoders.image.depth", "4"], "lacks 'Transformer/encoderblock_3"),
-        (["--model.encoders.text.mlp_dim", "64"], "has the shape"),
+        (["--model.nodes.image.depth", "4"], "lacks 'Transformer/encoderblock_3"),
+        (["--model.nodes.text.mlp_dim", "64"], "has the shape"),
         (["--objectives.main", "softmax"], "holds 'logit_bias', which the recipe's model lacks"),
-        (["--model.encoders.image.depht", "3"], "did you mean"),
+        (["--model.nodes.image.depht", "3"], "did you mean"),
     ],
 )
 def test_a_recipe_of_another_model_is_an_error(recipe, fields, message, tmp_path, capsys):

@@ -289,7 +289,7 @@ def trained_cnn(tmp_path_factory):
     """A checkpoint of an EfficientNet with statistics that differ from the initial ones."""
     image = EfficientNetLite(image_size=60, width_factor=0.25, depth_factor=0.5)
     recipe = config.load("configs/quickstart.py:tiny", Run)
-    model = ModelConfig({**recipe.model.encoders, "image": image}, recipe.model.heads)
+    model = ModelConfig({**recipe.model.encoders, "image": image, **recipe.model.heads})
     prepared = prepare(dataclasses.replace(recipe, model=model), jax.devices()[:1])
     rng = np.random.default_rng(0)
 

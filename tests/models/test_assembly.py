@@ -20,8 +20,8 @@ from vljax.models.assembly import (
     parameter_shapes,
 )
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded, Encoder
 from vljax.models.heads.embedding import Embedding
+from vljax.models.node import Encoded, Encoder
 from vljax.models.parameters import leaves, unroll
 
 Tree = dict[str, Any]
@@ -39,8 +39,11 @@ def two_towers(*, scan: bool = True) -> ModelConfig:
     """All that makes parameters: CLS, registers, attention pooling, norms, biases, projections."""
     image = vit(pooling="cls", registers=2, input_norm=True, scan=scan)
     return ModelConfig(
-        {"image": image, "text": text(pooling="map", scan=scan)},
-        {"head": Embedding(16, {"image": "linear", "text": "affine"})},
+        {
+            "image": image,
+            "text": text(pooling="map", scan=scan),
+            "head": Embedding(16, {"image": "linear", "text": "affine"}),
+        }
     )
 
 
@@ -62,7 +65,7 @@ def batch() -> Tree:
 @functools.cache
 def forward(*names: str) -> Tree:
     """The outputs for those entries of the batch."""
-    run = jax.jit(lambda *args: model().apply(*args, None, train=False))
+    run = jax.jit(lambda *args: model().apply(*args))
     variables = Variables(randomised(shapes().params), {})
     outputs, state = run(variables, {name: batch()[name] for name in names})
     assert state == {}
@@ -124,7 +127,7 @@ def test_the_mask_of_the_batch_reaches_its_encoder() -> None:
 
 def test_scalars_are_parameters_and_outputs() -> None:
     key = jax.random.key(0)
-    config = ModelConfig({"text": text()}, {})
+    config = ModelConfig({"text": text()})
     built = build(config, Compute(), SCALARS)
     variables = jax.jit(built.init)(key, {"text": jnp.asarray(token_ids(1, 8))})
     assert {name: float(variables.params[name]) for name in SCALARS} == SCALARS
@@ -134,7 +137,7 @@ def test_scalars_are_parameters_and_outputs() -> None:
 
 
 def test_init_depends_on_the_key_alone() -> None:
-    config = ModelConfig({"text": text(depth=1)}, {})
+    config = ModelConfig({"text": text(depth=1)})
     init = jax.jit(build(config, Compute()).init)
     ids = jnp.asarray(token_ids(1, 8))
     first, again = (init(jax.random.key(0), {"text": ids + i}).params for i in range(2))
@@ -144,7 +147,7 @@ def test_init_depends_on_the_key_alone() -> None:
 
 
 def test_parameter_shapes_are_those_of_init() -> None:
-    config = ModelConfig({"text": text(depth=1)}, {"head": Embedding(4, {"text": "linear"})})
+    config = ModelConfig({"text": text(depth=1), "head": Embedding(4, {"text": "linear"})})
     built = build(config, Compute())
     ids = jnp.asarray(token_ids(3, 5))
     made = jax.eval_shape(built.init, jax.random.key(0), {"text": ids})
@@ -224,7 +227,7 @@ class NamelessEncoder(Encoder):
 
 def test_a_parameter_without_names_is_refused() -> None:
     with pytest.raises(TypeError, match="without logical axis names"):
-        build(ModelConfig({"x": NamelessEncoder()}, {}), Compute())
+        build(ModelConfig({"x": NamelessEncoder()}), Compute())
 
 
 @LAYOUTS
@@ -248,7 +251,7 @@ def test_activations_are_placed_by_as_many_names_as_they_have_axes(scan: bool) -
 
 
 def test_dropout_needs_its_key_only_in_training() -> None:
-    config = ModelConfig({"text": text(dropout=0.5)}, {})
+    config = ModelConfig({"text": text(dropout=0.5)})
     built = build(config, Compute())
     variables = Variables(randomised(parameter_shapes(built, config).params), {})
     entries = {"text": jnp.asarray(token_ids(2, 8))}
@@ -300,12 +303,12 @@ def test_a_model_that_does_not_fit_together_is_refused(
     encoders: dict[str, Encoder], heads: dict[str, Embedding], message: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        validate(ModelConfig(encoders, heads))
+        validate(ModelConfig({**encoders, **heads}))
     assert str(error.value) == message
 
 
 def test_a_model_that_fits_is_valid() -> None:
     config = two_towers()
     assert validate(config) == config
-    equal = ModelConfig({"image": vit()}, {"head": Embedding(32, {"image": "none"})})
+    equal = ModelConfig({"image": vit(), "head": Embedding(32, {"image": "none"})})
     assert validate(equal) == equal

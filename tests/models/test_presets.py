@@ -11,12 +11,12 @@ from vljax.config import UserError, validate
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig, build, parameter_shapes
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoder
 from vljax.models.heads.embedding import Embedding
+from vljax.models.node import Encoder
 
 
 def parameters(name: str, encoder: Encoder, head: Embedding | None = None) -> int:
-    config = ModelConfig({name: encoder}, {} if head is None else {"head": head})
+    config = ModelConfig({name: encoder} if head is None else {name: encoder, "head": head})
     shapes = parameter_shapes(build(config, Compute()), config)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 

@@ -12,8 +12,8 @@ import numpy as np
 from flax.linen import meta
 
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded, Encoder
 from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.node import Encoded, Encoder
 from vljax.models.parameters import roll, unroll
 
 Tree = dict[str, Any]
@@ -68,7 +68,7 @@ def tower(config: Encoder, compute: Compute | None = None) -> Tower:
     if config.scan:
         params = roll(tower(dataclasses.replace(config, scan=False), compute).params)
     else:
-        example = config.example(1)
+        example = config.roles(1)
         init = functools.partial(module.init, train=False)
         boxed = jax.eval_shape(init, jax.random.key(0), example["inputs"], example.get("mask"))
         params = randomised(meta.unbox(boxed["params"]))

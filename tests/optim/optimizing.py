@@ -18,7 +18,7 @@ def two_towers(scan: bool) -> tuple[Model, dict]:
     fields = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32, "scan": scan}
     image = ViT(image_size=16, patch_size=8, pooling="mean", **fields)
     text = TextTransformer(vocab_size=32, context_length=6, **fields)
-    config = ModelConfig({"image": image, "text": text}, {"embedding": Embedding(16)})
+    config = ModelConfig({"image": image, "text": text, "embedding": Embedding(16)})
     model = build(config, Compute(), {"logit_scale": 1.0})
     return model, parameter_shapes(model, config).params
 

@@ -52,8 +52,11 @@ def run(path: Path, *, scan: bool) -> Run:
     transforms = (Decode(), Resize(32), ChooseText())
     return Run(
         model=ModelConfig(
-            {"image": image, "text": text},
-            {"embedding": Embedding(32 if siglip else 20, projections)},
+            {
+                "image": image,
+                "text": text,
+                "embedding": Embedding(32 if siglip else 20, projections),
+            }
         ),
         pretrained={name: Pretrained(path=str(path), layout="big_vision") for name in names},
         data=Data(
@@ -84,7 +87,7 @@ def test_both_towers_compute_the_same_as_in_big_vision(path, scan):
         wanted = dict(stored)
     batch = {name: jnp.asarray(wanted[name]) for name in ("image", "text")}
     batch["text_mask"] = jnp.ones(batch["text"].shape, bool)
-    apply = jax.jit(lambda v: of.model.apply(v, batch, None, train=False)[0])
+    apply = jax.jit(lambda v: of.model.apply(v, batch)[0])
     outputs = apply(Variables(loaded.params, {}))
     for name in ("image/pooled", "text/pooled", "image/embedding", "text/embedding"):
         np.testing.assert_allclose(outputs[name], wanted[name], atol=TOLERANCE, err_msg=name)
@@ -125,7 +128,7 @@ def test_the_classifier_of_a_single_tower_is_left_out(tmp_path):
         ("image", {"path": f"{SIGLIP}:imag"}, "has no part 'imag'; did you mean"),
         ("image", {"path": "nowhere.npz"}, "nowhere.npz: no such file"),
         ("image", {"path": None}, r"pretrained\.image\.path: unset; add --pretrained\.image\.path"),
-        ("image", {"layout": "bert"}, "bert is for transformer, but model.encoders.image is vit"),
+        ("image", {"layout": "bert"}, "bert is for transformer, but model.nodes.image is vit"),
         (
             "imag",
             {},

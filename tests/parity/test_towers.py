@@ -49,7 +49,7 @@ def config(model: str, *, scan: bool, mask_padding: bool) -> ModelConfig:
         text |= {"pooling": "last"}
         head = Embedding(32, {"image": "none", "text": "affine"})
     encoders = {"image": ViT(**image, **shared), "text": TextTransformer(**text, **shared)}
-    return ModelConfig(encoders, {"head": head})
+    return ModelConfig({**encoders, "head": head})
 
 
 @functools.cache
@@ -199,7 +199,7 @@ def outputs(model: str, *, scan: bool, mask_padding: bool = False) -> Outputs:
     params = roll(params) if scan else params
     assert {k for k, _ in leaves(params)} == {k for k, _ in leaves(built.axes)}
     batch = {name: reference(model)[name] for name in ("image", "text", "text_mask")}
-    forward = jax.jit(lambda *args: built.apply(*args, None, train=False)[0])
+    forward = jax.jit(lambda *args: built.apply(*args)[0])
     return jax.device_get(forward(Variables(params, {}), batch))
 
 

@@ -63,7 +63,7 @@ def model(family: str) -> ModelConfig:
         text |= {"pooling": "last"}
         head = Embedding(of.IMAGE["width"], {"image": "none", "text": "affine"})
     encoders = {"image": ViT(**image, **shared), "text": TextTransformer(**text, **shared)}
-    return ModelConfig(encoders, {"head": head})
+    return ModelConfig({**encoders, "head": head})
 
 
 def recipe(family: str, precision: str, mesh: str, clip_norm: float | None) -> Run:

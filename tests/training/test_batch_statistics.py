@@ -35,7 +35,7 @@ def stepped(stored_statistics: bool):
         image_size=16, width_factor=0.25, depth_factor=0.25, stored_statistics=stored_statistics
     )
     text = tiny.model_config().encoders["text"]
-    config = ModelConfig({"image": image, "text": text}, tiny.model_config().heads)
+    config = ModelConfig({"image": image, "text": text, **tiny.model_config().heads})
     frozen = ("image/.*",) if stored_statistics else ()
     objectives = {"main": SoftmaxContrastive()}
     scalars = {k: v.initial for k, v in objectives["main"].scalars().items()}

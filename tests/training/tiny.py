@@ -24,7 +24,7 @@ def model_config(**tower) -> ModelConfig:
     fields = {**TOWER, **tower}
     image = ViT(image_size=16, patch_size=8, pooling="mean", **fields)
     text = TextTransformer(vocab_size=32, context_length=6, **fields)
-    return ModelConfig({"image": image, "text": text}, {"embedding": Embedding(16)})
+    return ModelConfig({"image": image, "text": text, "embedding": Embedding(16)})
 
 
 def task(objectives=None, optimizer=None, constrain=None, accumulate=1, mesh=None, **tower) -> Task:

@@ -152,12 +152,12 @@ def model_flops(prepared: Prepared) -> int:
         for name in example_batch(run.model, run.global_batch)
     }
     params = prepared.shapes.params
-    trained = [prepared.task.trained(pattern, params) for pattern in prepared.task.groups]
+    trained = [prepared.task.trained(group, params) for group in prepared.task.groups]
 
     def forward(trained: list[dict[str, Any]], params: dict[str, Any], batch: Any) -> Any:
         for part in trained:
             params = parameters.merge(params, part)
-        return model.apply(Variables(params, prepared.shapes.state), batch, None, train=False)[0]
+        return model.apply(Variables(params, prepared.shapes.state), batch)[0]
 
     return training_flops(forward, trained, params, batch)
 

@@ -56,7 +56,7 @@ def _remat(run: Run) -> list[str]:
     arguments = []
     for name, encoder in run.model.encoders.items():
         if getattr(encoder, "remat", "full") != "full":
-            arguments += [f"--model.encoders.{name}.remat", "full"]
+            arguments += [f"--model.nodes.{name}.remat", "full"]
     return arguments
 
 

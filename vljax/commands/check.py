@@ -80,9 +80,9 @@ def placed(prepared: Prepared) -> list[ParameterPlacement]:
 
 def state_bytes(prepared: Prepared) -> dict[str, int]:
     """The bytes of training state and gradients on each device, by kind."""
-    shapes, patterns = prepared.shapes, prepared.task.groups
+    shapes, groups = prepared.shapes, prepared.task.groups
     gradients = jax.tree.map(_with_sharding, shapes.params, prepared.task.updates)
-    trained = [prepared.task.trained(pattern, gradients) for pattern in patterns]
+    trained = [prepared.task.trained(group, gradients) for group in groups]
     state = {
         _STATE.get(name, name): bytes_per_device(part)
         for name, part in shapes._asdict().items()

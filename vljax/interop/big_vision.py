@@ -40,7 +40,7 @@ def rules(name: str, encoder: ViT | TextTransformer, head: str | None) -> list[R
     wanted_fields = {"activation": "gelu_tanh", **({} if isinstance(encoder, ViT) else text)}
     for field, wanted in wanted_fields.items():
         if getattr(encoder, field) != wanted:
-            path = f"model.encoders.{name}.{field}"
+            path = f"model.nodes.{name}.{field}"
             raise UserError(f"{path}: must be {wanted} for weights of big_vision")
     stack = "Transformer" if isinstance(encoder, ViT) else "Encoder_0"
     ours, theirs = f"{name}/blocks/{{i}}", f"{stack}/encoderblock_{{i}}"

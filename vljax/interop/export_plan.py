@@ -13,10 +13,10 @@ from vljax.interop.files.safetensors import Progress
 from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.interop.formats import ACCEPTABLE
 from vljax.interop.mapping import Rule
-from vljax.models.encoder import Encoder
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
 from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.node import Encoder
 from vljax.run import Run
 
 Tower = TypeVar("Tower", bound=Encoder)
@@ -67,9 +67,9 @@ class ExportIssues:
     >>> issues.record("resize", "resizing without antialiasing")
     >>> issues.notes
     ['resizing without antialiasing (images are resized or cropped slightly differently)']
-    >>> issues.refuse("model.encoders.text.pooling", "mean", "first, last and eos")
+    >>> issues.refuse("model.nodes.text.pooling", "mean", "first, last and eos")
     Traceback (most recent call last):
-    vljax.config.UserError: open_clip cannot express model.encoders.text.pooling = 'mean'; it has \
+    vljax.config.UserError: open_clip cannot express model.nodes.text.pooling = 'mean'; it has \
 first, last and eos
     """
 
@@ -130,29 +130,28 @@ def two_towers(
     model = trained.run.model
     image, text = model.encoders.get("image"), model.encoders.get("text")
     heads = list(model.heads.items())
-    if set(model.encoders) != {"image", "text"} or len(heads) != 1:
-        parts = [*model.encoders, *model.heads]
-        issues.refuse("model", parts, "an image tower, a text tower and an embedding head")
+    if set(model.encoders) != {"image", "text"} or len(heads) != 1 or len(model.nodes) != 3:
+        issues.refuse("model", [*model.nodes], "an image tower, a text tower and an embedding head")
     name, head = heads[0]
     for path, part, kind in (
-        ("encoders.image", image, image_type),
-        ("encoders.text", text, TextTransformer),
-        (f"heads.{name}", head, Embedding),
+        ("nodes.image", image, image_type),
+        ("nodes.text", text, TextTransformer),
+        (f"nodes.{name}", head, Embedding),
     ):
         if type(part) is not kind:
             issues.refuse(f"model.{path}", getattr(part, "type_name", part), kind.type_name)
     assert isinstance(image, ViT)
     assert isinstance(text, TextTransformer)
     assert isinstance(head, Embedding)
-    issues.require({**_COMMON_IMAGE, **_COMMON_STACK}, image, "model.encoders.image")
-    issues.require({**_COMMON_STACK, "position_offset": 0}, text, "model.encoders.text")
-    for tower, path in ((image, "model.encoders.image"), (text, "model.encoders.text")):
+    issues.require({**_COMMON_IMAGE, **_COMMON_STACK}, image, "model.nodes.image")
+    issues.require({**_COMMON_STACK, "position_offset": 0}, text, "model.nodes.text")
+    for tower, path in ((image, "model.nodes.image"), (text, "model.nodes.text")):
         refuse_gated_mlp(tower, issues, path)
     for stream, projection in head.projections.items():
         if projection == "tanh":
-            path = f"model.heads.{name}.projections.{stream}"
+            path = f"model.nodes.{name}.projections.{stream}"
             issues.refuse(path, projection, "none, linear and affine")
-    issues.require({"normalize": True}, head, f"model.heads.{name}")
+    issues.require({"normalize": True}, head, f"model.nodes.{name}")
     for label, objective in trained.run.objectives.items():
         similarity = getattr(objective, "similarity", "cosine")
         if similarity != "cosine":
@@ -170,12 +169,12 @@ def single_tower(
     """
     model = trained.run.model
     tower, heads = model.encoders.get(name), list(model.heads.items())
-    if set(model.encoders) != {name} or len(heads) != 1:
-        issues.refuse("model", [*model.encoders, *model.heads], f"the tower {name!r} and a head")
+    if set(model.encoders) != {name} or len(heads) != 1 or len(model.nodes) != 2:
+        issues.refuse("model", [*model.nodes], f"the tower {name!r} and a head")
     if type(tower) is not kind:
-        issues.refuse(f"model.encoders.{name}", getattr(tower, "type_name", tower), kind.type_name)
+        issues.refuse(f"model.nodes.{name}", getattr(tower, "type_name", tower), kind.type_name)
     label, head = heads[0]
-    path = f"model.heads.{label}"
+    path = f"model.nodes.{label}"
     if not isinstance(head, Embedding):
         issues.refuse(path, head.type_name, "embedding")
     assert isinstance(head, Embedding)

@@ -14,9 +14,9 @@ from vljax.data.transforms import ChooseText, Decode, Resize, Transform
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.mapping import Rule
 from vljax.models.assembly import ModelConfig
-from vljax.models.encoder import Encoder
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
+from vljax.models.node import Encoder
 from vljax.models.numerics import Precision
 from vljax.objectives.objective import Objective
 from vljax.run import Run
@@ -61,7 +61,7 @@ def imported_run(
     towers: dict[str, Encoder | None] = {"image": image, "text": text}
     encoders = {name: tower for name, tower in towers.items() if tower is not None}
     return Run(
-        model=ModelConfig(encoders, {"embedding": head}),
+        model=ModelConfig({**encoders, "embedding": head}),
         data=Data(
             source=JsonLines(),
             tokenizer=config,

@@ -19,8 +19,8 @@ from vljax.interop.mapping import Pair, pair, to_own
 from vljax.interop.plain import without_paths
 from vljax.interop.pretrained import map_file, reader
 from vljax.models.assembly import Variables
-from vljax.models.encoder import Encoder
 from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.node import Node
 from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.parallel.mesh import MeshConfig
@@ -72,13 +72,13 @@ def read_model(source: str, recipe: Run | None = None) -> MappedModel:
 
 def _unrolled(run: Run) -> Run:
     """The run without scanned stacks: imported checkpoints hold each layer separately."""
-    encoders = {
-        name: cast("Encoder", replace(encoder, scan=False))
-        if isinstance(encoder, TransformerConfig)
-        else encoder
-        for name, encoder in run.model.encoders.items()
+    nodes = {
+        name: cast("Node", replace(node, scan=False))
+        if isinstance(node, TransformerConfig)
+        else node
+        for name, node in run.model.nodes.items()
     }
-    return replace(run, model=replace(run.model, encoders=encoders))
+    return replace(run, model=replace(run.model, nodes=nodes))
 
 
 def _read_by_recipe(source: str, recipe: Run) -> MappedModel:

@@ -17,9 +17,9 @@ from vljax.interop.foreign_model import unprefixed
 from vljax.interop.mapping import BATCHED, Pair, Rule, pair, rule, to_own
 from vljax.interop.transformers import bert, vit
 from vljax.models.assembly import ModelConfig, Variables
-from vljax.models.encoder import Encoder
 from vljax.models.encoders import EfficientNetLite, TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
+from vljax.models.node import Encoder
 from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
 from vljax.run import Prepared, Run
@@ -144,7 +144,7 @@ def _encoder(model: ModelConfig, name: str, source: Pretrained) -> _Source:
         known = " or ".join(known.type_name for known in _ENCODERS[source.layout])
         raise UserError(
             f"pretrained.{name}.layout: {source.layout} is for {known}, but"
-            f" model.encoders.{name} is {encoder.type_name}"
+            f" model.nodes.{name} is {encoder.type_name}"
         )
     if isinstance(encoder, EfficientNetLite):
         found = read_tensors(path)

@@ -1,8 +1,8 @@
-"""A model from its configuration: encoders and heads as pure functions."""
+"""A model from its configuration: a graph of nodes as pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -12,16 +12,15 @@ from flax import linen as nn
 from flax.linen import meta
 from jaxtyping import Array
 
-from vljax.models.compute import Compute
-from vljax.models.encoder import Encoder
-from vljax.models.heads.embedding import Embedding, Head
+from vljax.models.compute import Call, Compute
+from vljax.models.node import Encoded, Encoder, Node, graph_problems, makers, plan, stream_of
 from vljax.models.parameters import with_axes
 
 Batch = Mapping[str, Any]
 Outputs = dict[str, Array]
 
-_POSITIONAL = ("inputs", "mask")
-"""Entries of `Encoder.example` that the module takes as positional arguments."""
+EVALUATE = Call()
+"""A forward pass without dropout."""
 
 
 class Variables(NamedTuple):
@@ -34,15 +33,31 @@ class Variables(NamedTuple):
 
 
 class Apply(Protocol):
-    """The forward pass of a model."""
+    """The forward pass of a model, or of a part of it."""
 
     def __call__(
-        self, variables: Variables, batch: Batch, rngs: dict[str, Array] | None, *, train: bool
+        self,
+        variables: Variables,
+        batch: Batch,
+        call: Call = EVALUATE,
+        *,
+        given: Mapping[str, Array] = {},
+        want: Sequence[str] | None = None,
     ) -> tuple[Outputs, dict[str, Any]]:
-        """Outputs by name, and the new state. Modalities that the batch lacks are not computed.
+        """Outputs by name, and the new state.
 
-        If the batch is a part of the global one, its entry `example_index` has the index of each
-        example there; dropout depends on it.
+        Args:
+          variables: parameters and state.
+          batch: arrays by the name of their entry; entries that no node reads are ignored.
+          call: whether to train, with which random key, and the index of each example.
+          given: outputs that are not computed but taken from here. A stream is given by
+            `STREAM/tokens` (with `/mask`, `/pooled`, `/positions` if they matter), or by
+            `STREAM/pooled` alone.
+          want: names of the outputs to compute, and nothing that they do not need; None for all
+            that the batch and `given` suffice for. Learned scalars are always there.
+
+        Raises:
+          ValueError: for a wanted output that no node makes, or whose inputs are not there.
         """
 
 
@@ -53,42 +68,58 @@ class Model(NamedTuple):
     apply: Apply
     axes: dict[str, Any]
     """A tree like the parameters, with a tuple of logical axis names for each array."""
+    shared: frozenset[str] = frozenset()
+    """The outputs without a batch axis, such as learned scalars."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The encoders and heads of a model.
+    """The nodes of a model.
 
     >>> from vljax.models.heads import Embedding
     >>> from vljax.models.presets import text, vit
     >>> image = vit("S/16", image_size=224)
     >>> words = text("S", vocab_size=32_000, context_length=64)
-    >>> config = ModelConfig({"image": image, "text": words}, {"embedding": Embedding(384)})
+    >>> config = ModelConfig({"image": image, "text": words, "embedding": Embedding(384)})
     >>> example_batch(config, 8)["image"].shape
     (8, 224, 224, 3)
     """
 
-    encoders: dict[str, Encoder]
-    """By the batch entry that they read: `image`, `text`."""
-    heads: dict[str, Head]
-    """By a name that you choose; parameters are stored under it."""
+    nodes: dict[str, Node]
+    """By a name that you choose. Parameters are stored under it; an encoder reads the batch entry
+    with its name (`image`, `text`), unless it names another."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        for name in self.encoders.keys() & self.heads.keys():
-            yield f"heads.{name}", "an encoder has this name; rename the head"
-        for name, head in self.heads.items():
-            for stream in head.reads():
-                if stream not in self.encoders:
-                    yield f"heads.{name}", f"reads {stream!r}, which no encoder makes"
-            if isinstance(head, Embedding):
-                yield from self._unprojected(name, head)
+        for name in self.nodes:
+            if not name.isidentifier():
+                yield "nodes", f"{name!r} is not a name; use letters, digits and _"
+        for field, message in graph_problems(self.nodes):
+            yield f"nodes.{field}", message
+        yield from self._entry_problems()
 
-    def _unprojected(self, name: str, head: Embedding) -> Iterator[tuple[str, str]]:
-        for stream, projection in head.projections.items():
-            width = getattr(self.encoders.get(stream), "width", head.dim)
-            if projection == "none" and width != head.dim:
-                sizes = f"{stream!r} is {width} wide but dim is {head.dim}"
-                yield f"heads.{name}.projections", f"{sizes}; use linear or affine, or equal sizes"
+    def _entry_problems(self) -> Iterator[tuple[str, str]]:
+        """Nodes that read the same entry of the batch in different shapes."""
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for name, node in self.nodes.items():
+            for entry, spec in node.example(name, 1).items():
+                other, shape = shapes.setdefault(entry, (name, spec.shape))
+                if shape != spec.shape:
+                    sizes = f"{spec.shape[1:]}, and {other!r} in {shape[1:]}"
+                    yield f"nodes.{name}", f"reads {entry!r} in the shape {sizes}; make them equal"
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The nodes that encode batch entries, by name."""
+        return {name: node for name, node in self.nodes.items() if isinstance(node, Encoder)}
+
+    @property
+    def heads(self) -> dict[str, Node]:
+        """The nodes that make no streams, by name."""
+        return {
+            name: node
+            for name, node in self.nodes.items()
+            if all("/" in product for product in node.makes(name))
+        }
 
 
 class AssembledModule(nn.Module):
@@ -99,24 +130,48 @@ class AssembledModule(nn.Module):
     scalars: Mapping[str, float]
 
     @nn.compact
-    def __call__(self, batch: Batch, train: bool) -> Outputs:
-        outputs: Outputs = {}
-        streams = {}
-        for name, encoder in self.config.encoders.items():
-            if name not in batch:
-                continue
-            module = encoder.module(self.compute, name)
-            mask, example_index = batch.get(f"{name}_mask"), batch.get("example_index")
-            rest = {k: batch[f"{name}_{k}"] for k in encoder.example(1) if k not in _POSITIONAL}
-            encoded = module(batch[name], mask, train=train, example_index=example_index, **rest)
-            streams[name] = encoded
-            outputs |= {f"{name}/{k}": v for k, v in encoded._asdict().items() if v is not None}
-        for name, head in self.config.heads.items():
-            outputs |= head.module(self.compute, name)(streams)
+    def __call__(
+        self,
+        batch: Batch,
+        call: Call = EVALUATE,
+        given: Mapping[str, Array] = {},
+        want: Sequence[str] | None = None,
+    ) -> Outputs:
+        nodes = self.config.nodes
+        outputs: Outputs = dict(given)
+        products: dict[str, Any] = _given_streams(nodes, given)
+        for name, asked in plan(nodes, batch, given, want):
+            node = nodes[name]
+            makes = node.makes(name)
+            needed = {stream for product in asked for stream in makes[product]}
+            entries = (*node.example(name, 1), *node.optional_entries(name))
+            inputs = {entry: batch[entry] for entry in entries if entry in batch}
+            inputs |= {stream: products[stream] for stream in needed}
+            made = node.run(node.module(self.compute, name), name, inputs, call)
+            for product in asked:
+                products[product] = made[product]
+                outputs |= _flat(product, made[product])
         for name, initial in self.scalars.items():
             init = with_axes(nn.initializers.constant(initial))
             outputs[name] = self.param(name, init, (), self.compute.param_dtype)
         return outputs
+
+
+def _flat(product: str, value: Encoded | Array) -> Outputs:
+    if not isinstance(value, Encoded):
+        return {product: value}
+    return {f"{product}/{k}": v for k, v in value._asdict().items() if v is not None}
+
+
+def _given_streams(nodes: Mapping[str, Node], given: Mapping[str, Array]) -> dict[str, Encoded]:
+    """The streams among given outputs; they have no padding if no mask is given."""
+    streams = {}
+    for stream in {stream_of(name) for name in given} & set(makers(nodes)):
+        fields: dict[str, Any] = {f: given.get(f"{stream}/{f}") for f in Encoded._fields}
+        if fields["tokens"] is not None and fields["mask"] is None:
+            fields["mask"] = jnp.ones(fields["tokens"].shape[:2], bool)
+        streams[stream] = Encoded(**fields)
+    return streams
 
 
 def build(
@@ -125,7 +180,7 @@ def build(
     """The model as pure functions.
 
     Args:
-      config: encoders and heads.
+      config: the nodes.
       compute: number formats, kernels and sharding of activations.
       scalars: learned scalars that objectives need, with their initial values. They become
         top-level parameters, and outputs with the same name (`logit_scale`).
@@ -133,32 +188,42 @@ def build(
     module = AssembledModule(config, compute, dict(scalars or {}))
 
     def init(key: Array, batch: Batch) -> Variables:
-        return _split(meta.unbox(module.init({"params": key}, batch, train=False)))
+        return _split(meta.unbox(module.init({"params": key}, batch)))
 
     def apply(
-        variables: Variables, batch: Batch, rngs: dict[str, Array] | None, *, train: bool
+        variables: Variables,
+        batch: Batch,
+        call: Call = EVALUATE,
+        *,
+        given: Mapping[str, Array] = {},
+        want: Sequence[str] | None = None,
     ) -> tuple[Outputs, dict[str, Any]]:
-        collections = {"params": variables.params, **variables.state}
         outputs, state = module.apply(
-            collections, batch, train=train, rngs=rngs, mutable=list(variables.state)
+            {"params": variables.params, **variables.state},
+            batch,
+            call,
+            given,
+            want,
+            rngs=None if call.key is None else {"dropout": call.key},
+            mutable=list(variables.state),
         )
         return outputs, dict(state)
 
     def boxed() -> Any:
-        return module.init(
-            {"params": jax.random.key(0)}, _zeros(example_batch(config)), train=False
-        )
+        return module.init({"params": jax.random.key(0)}, _zeros(example_batch(config)))
 
-    return Model(init, apply, _axes(jax.eval_shape(boxed)["params"]))
+    shared = {output for name, node in config.nodes.items() for output in node.shared_outputs(name)}
+    axes = _axes(jax.eval_shape(boxed)["params"])
+    return Model(init, apply, axes, frozenset({*shared, *module.scalars}))
 
 
 def example_batch(config: ModelConfig, batch_size: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch with every modality."""
-    batch = {}
-    for name, encoder in config.encoders.items():
-        for role, spec in encoder.example(batch_size).items():
-            batch[name if role == "inputs" else f"{name}_{role}"] = spec
-    return batch
+    """Shapes and types of a batch with every entry that a node needs."""
+    return {
+        entry: spec
+        for name, node in config.nodes.items()
+        for entry, spec in node.example(name, batch_size).items()
+    }
 
 
 def parameter_shapes(model: Model, config: ModelConfig) -> Variables:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Int
 
 from vljax.models.kernels.choose import Kernels
 
@@ -37,3 +38,20 @@ class Compute:
     def reduction_dtype(self) -> Any:
         """The format of sums, and of the outputs of heads."""
         return jnp.promote_types(self.dtype, jnp.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Call:
+    """How one forward pass is made, apart from its inputs.
+
+    >>> Call(train=True).train
+    True
+    """
+
+    train: bool = field(default=False, metadata={"static": True})
+    """Whether dropout is applied and batch statistics are updated."""
+    example_index: Int[Array, "batch"] | None = None
+    """Index of each row in the global batch; None if all rows are there, in order."""
+    key: Array | None = None
+    """Random key of dropout."""

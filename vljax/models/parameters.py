@@ -248,6 +248,22 @@ def merge(params: Tree, part: Tree) -> Tree:
     }
 
 
+def union(left: Tree, right: Tree) -> Tree:
+    """The arrays of both trees; where both have one, that of `right`.
+
+    >>> union({"image": {"a": 1}}, {"image": {"b": 2}, "text": 3})
+    {'image': {'a': 1, 'b': 2}, 'text': 3}
+    """
+    both = dict(left)
+    for name, child in right.items():
+        old = both.get(name)
+        if isinstance(child, Mapping) and isinstance(old, Mapping):
+            both[name] = union(dict(old), dict(child))
+        else:
+            both[name] = child
+    return both
+
+
 def select_like(tree: Tree, part: Tree) -> Tree:
     """The entries of `tree` at the paths that `part` has."""
     return {

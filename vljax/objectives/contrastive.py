@@ -133,12 +133,12 @@ class SoftmaxContrastive(Contrastive, name="softmax"):
     direction: Direction = "both"
     """Whether images are classified among texts, texts among images, or both."""
 
-    def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:
-        outputs = ctx.outputs()
+    def __call__(self, ctx: Context, batch: Batch, key: Array) -> Result:
+        outputs = ctx.run((*self.reads(), *self.scalars()))
         logits = self._logits(outputs, batch)
         loss, accuracy = softmax_loss(logits, self.direction, Tiling(ctx.mesh))
         scale = jnp.exp(outputs["logit_scale"])
-        return Result(loss, {"accuracy": accuracy, "logit_scale": scale}, {})
+        return Result(loss, {"accuracy": accuracy, "logit_scale": scale})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +163,12 @@ class SigmoidContrastive(Contrastive, name="sigmoid"):
     def scalars(self) -> dict[str, Scalar]:
         return {**super().scalars(), "logit_bias": Scalar(self.bias)}
 
-    def __call__(self, ctx: Context, batch: Batch, rng: Array) -> Result:
-        outputs = ctx.outputs()
+    def __call__(self, ctx: Context, batch: Batch, key: Array) -> Result:
+        outputs = ctx.run((*self.reads(), *self.scalars()))
         loss, accuracy = sigmoid_loss(self._logits(outputs, batch), Tiling(ctx.mesh))
         metrics = {
             "accuracy": accuracy,
             "logit_scale": jnp.exp(outputs["logit_scale"]),
             "logit_bias": outputs["logit_bias"],
         }
-        return Result(loss, metrics, {})
+        return Result(loss, metrics)

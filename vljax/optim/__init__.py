@@ -9,6 +9,7 @@ from vljax.optim.adamw import AdamW
 from vljax.optim.momentum import SGD, Lion
 from vljax.optim.muon import Muon
 from vljax.optim.optimizer import (
+    Group,
     Hyper,
     Optimizer,
     apply_direction,
@@ -20,6 +21,7 @@ __all__ = [
     "SGD",
     "Adafactor",
     "AdamW",
+    "Group",
     "Hyper",
     "Lion",
     "Muon",

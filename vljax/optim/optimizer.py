@@ -31,6 +31,12 @@ class Hyper(NamedTuple):
     """The peak of the schedule."""
     weight_decay: Float[Array, ""]
     seed: UInt32[Array, ""]
+    groups: dict[str, tuple[Float[Array, ""], Float[Array, ""]]] | None = None
+    """Learning rate and weight decay of groups with an optimizer of their own, by name."""
+
+    def of(self, group: str) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Learning rate and weight decay of a group."""
+        return (self.groups or {}).get(group, (self.learning_rate, self.weight_decay))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +70,7 @@ class Optimizer(Component, abc.ABC):
     schedule: Schedule = field(default_factory=WarmupCosine)
     """The learning rate over time."""
     clip_norm: float | None = 1.0
-    """Maximum norm of the gradients of a `trains` pattern; longer ones are scaled down."""
+    """Maximum norm of the gradients of a group of parameters; longer ones are scaled down."""
     frozen: tuple[str, ...] = ()
     """Patterns of parameters that are not trained; they have no gradients or optimizer state."""
     ema_decay: float | None = None
@@ -99,6 +105,28 @@ class Optimizer(Component, abc.ABC):
         if self.clip_norm is None:
             return self.direction(axes)
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), self.direction(axes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A group of parameters with an optimizer of its own, such as the discriminator of a GAN.
+
+    >>> from vljax.optim import AdamW
+    >>> Group(parameters="critic/.*", optim=AdamW(learning_rate=1e-4), every=5).every
+    5
+    """
+
+    parameters: str = ".*"
+    """Pattern of the parameters; no parameter may be in two groups."""
+    optim: Optimizer | None = None
+    """Its optimizer, with learning rate, schedule, frozen parameters and moving average; None for
+    that of the run."""
+    every: int = 1
+    """It is updated in every n-th step, the first time in step 0."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.every < 1:
+            yield "every", f"must be at least 1, not {self.every}"
 
 
 def decay_problems(optimizer: Optimizer, *names: str) -> Iterator[tuple[str, str]]:

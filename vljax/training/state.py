@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,21 +14,26 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from vljax.models.assembly import Model, Variables
-from vljax.models.parameters import merge, select, select_like
-from vljax.objectives.objective import Objective, Scalar
-from vljax.optim import Optimizer, state_shardings
+from vljax.models.parameters import merge, select, select_like, union
+from vljax.objectives.objective import Kept, Objective, Scalar
+from vljax.optim import Group, Optimizer, state_shardings
 from vljax.parallel.rules import parameter_shardings, replicated
 
 Tree = dict[str, Any]
 
 
+ONLY_GROUP = "0"
+"""Name of the group of all parameters, which is there if a recipe names no groups."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """A model, its objectives, and its optimizer."""
+    """A model, its objectives, and its optimizers."""
 
     model: Model
     objectives: Mapping[str, Objective]
     optimizer: Optimizer
+    """Of groups without an own one."""
     steps: int
     """Length of the run, for the schedule."""
     accumulate: int = 1
@@ -38,25 +44,54 @@ class Task:
     """Mirrors the parameters with their shardings; None leaves them to the compiler."""
     updates: Tree | None = None
     """Mirrors the parameters with the shardings of gradients and moments."""
+    named_groups: Mapping[str, Group] = MappingProxyType({})
+    """The groups that the recipe names."""
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        """The distinct patterns of parameters that objectives train, in their order."""
-        return tuple(dict.fromkeys(o.trains for o in self.objectives.values()))
+    def groups(self) -> Mapping[str, Group]:
+        """The groups of parameters by name; without named ones, a single group of all."""
+        return self.named_groups or {ONLY_GROUP: Group()}
+
+    def optimizer_of(self, group: str) -> Optimizer:
+        """The optimizer of a group."""
+        return self.groups[group].optim or self.optimizer
+
+    def objectives_of(self, group: str) -> tuple[str, ...]:
+        """The names of the objectives that train a group."""
+        return tuple(n for n, o in self.objectives.items() if not o.trains or group in o.trains)
+
+    @property
+    def passes(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """The forward and backward passes of a step: objectives -> groups that exactly they train.
+
+        Groups that the same objectives train share a pass.
+        """
+        found: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for group in self.groups:
+            objectives = self.objectives_of(group)
+            found[objectives] = (*found.get(objectives, ()), group)
+        return found
 
     @property
     def scalars(self) -> dict[str, Scalar]:
         """The learned scalars of all objectives."""
         return {k: v for o in self.objectives.values() for k, v in o.scalars().items()}
 
-    def trained(self, pattern: str, params: Tree) -> Tree:
-        """The parameters of a group: those that match its pattern and are not frozen."""
-        return select(pattern, params, "trains", frozen=self.optimizer.frozen)
+    @property
+    def kept(self) -> dict[str, dict[str, Kept]]:
+        """What objectives keep from step to step, by the name of the objective."""
+        return {name: kept for name, o in self.objectives.items() if (kept := o.state())}
 
-    def transformation(self, pattern: str, params: Tree) -> optax.GradientTransformation:
+    def trained(self, group: str, params: Tree) -> Tree:
+        """The parameters of a group: those that match its pattern and are not frozen."""
+        field = f"groups.{group}.parameters" if self.named_groups else "groups"
+        frozen = self.optimizer_of(group).frozen
+        return select(self.groups[group].parameters, params, field, frozen=frozen)
+
+    def transformation(self, group: str, params: Tree) -> optax.GradientTransformation:
         """The transformation from the gradients of a group to the direction of its step."""
-        axes = select_like(self.model.axes, self.trained(pattern, params))
-        return self.optimizer.transformation(axes)
+        axes = select_like(self.model.axes, self.trained(group, params))
+        return self.optimizer_of(group).transformation(axes)
 
 
 class TrainState(NamedTuple):
@@ -65,7 +100,8 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     """Number of batches consumed."""
     skipped: Int[Array, ""]
-    """Number of steps without finite gradients or valid examples; they updated nothing."""
+    """Number of steps in which a group was not updated, for want of finite gradients or valid
+    examples."""
     skipped_in_a_row: Int[Array, ""]
     """How many of the last steps were skipped without another step between them."""
     params: dict[str, Any]
@@ -74,7 +110,11 @@ class TrainState(NamedTuple):
     state: dict[str, Any]
     """The model's state that is not optimized."""
     optimizer: dict[str, Any]
-    """Optimizer state by the number of the group of parameters."""
+    """Optimizer state by the name of the group of parameters."""
+    objectives: dict[str, Any]
+    """What objectives keep, by the name of the objective; empty if none keeps anything."""
+    group_skipped: dict[str, Any]
+    """Steps in which a named group was due and not updated; empty if no groups are named."""
 
 
 def create(variables: Variables, task: Task) -> TrainState:
@@ -82,19 +122,28 @@ def create(variables: Variables, task: Task) -> TrainState:
     params = variables.params
     zero = jnp.zeros((), jnp.int32)
     optimizer = {
-        str(i): task.transformation(pattern, params).init(task.trained(pattern, params))
-        for i, pattern in enumerate(task.groups)
+        group: task.transformation(group, params).init(task.trained(group, params))
+        for group in task.groups
     }
     # A copy, because the step's arguments are donated: no buffer may be given twice.
-    average = jax.tree.map(jnp.copy, ema_parameters(task.optimizer, params))
-    return TrainState(zero, zero, zero, params, average, variables.state, optimizer)
+    average = jax.tree.map(jnp.copy, ema_parameters(task, params))
+    objectives = {
+        name: {k: jnp.full(spec.shape, spec.initial, spec.dtype) for k, spec in kept.items()}
+        for name, kept in task.kept.items()
+    }
+    skipped = {name: jnp.zeros((), jnp.int32) for name in task.named_groups}
+    return TrainState(
+        zero, zero, zero, params, average, variables.state, optimizer, objectives, skipped
+    )
 
 
-def ema_parameters(optimizer: Optimizer, params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that have a moving average."""
-    if optimizer.ema_decay is None:
-        return {}
-    return select(".*", params, frozen=optimizer.frozen)
+def ema_parameters(task: Task, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that have a moving average: those of groups whose optimizer has a decay."""
+    average: dict[str, Any] = {}
+    for group in task.groups:
+        if task.optimizer_of(group).ema_decay is not None:
+            average = union(average, task.trained(group, params))
+    return average
 
 
 def evaluation_variables(state: TrainState) -> Variables:
@@ -120,15 +169,17 @@ def shardings(
     params = parameter_shardings(task.model.axes, shapes.params, mesh, fsdp_min_size)
     moments = params if updates is None else updates
     optimizer = {}
-    for number, pattern in enumerate(task.groups):
-        trained = task.trained(pattern, shapes.params)
-        transformation = task.transformation(pattern, shapes.params)
-        state = shapes.optimizer[str(number)]
-        optimizer[str(number)] = state_shardings(transformation, state, trained, moments, whole)
+    for group in task.groups:
+        trained = task.trained(group, shapes.params)
+        transformation = task.transformation(group, shapes.params)
+        state = shapes.optimizer[group]
+        optimizer[group] = state_shardings(transformation, state, trained, moments, whole)
+    axes = {n: {k: spec.axes for k, spec in kept.items()} for n, kept in task.kept.items()}
     sharded = {
         "params": params,
         "average": select_like(params, shapes.average),
         "optimizer": optimizer,
+        "objectives": parameter_shardings(axes, shapes.objectives, mesh, fsdp_min_size),
     }
     rest = {name: getattr(shapes, name) for name in TrainState._fields if name not in sharded}
     return shapes._replace(**sharded, **jax.tree.map(lambda _: whole, rest))

@@ -6,7 +6,8 @@ The gradient is of a whole batch at once, or of parts of it one after the other.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import chex
@@ -15,11 +16,12 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vljax.models.assembly import Variables
-from vljax.models.parameters import factors, merge, select_like
-from vljax.objectives.objective import Batch, Context, Objective, Scalar, view_of
+from vljax.models.compute import Call
+from vljax.models.parameters import factors, merge, select_like, union
+from vljax.objectives.objective import Batch, Context, Forward, Of, Scalar
 from vljax.optim import Hyper, apply_direction, learning_rate_factors
 from vljax.parallel.rules import ACTIVATIONS
 from vljax.training.state import Task, TrainState
@@ -29,136 +31,245 @@ Tree = dict[str, Any]
 
 
 class Gradients(NamedTuple):
-    """The loss of a batch, and its gradient by one group of parameters."""
+    """The loss of a batch, and its gradient by some groups of parameters."""
 
     loss: Float[Array, ""]
     gradients: Tree
-    """Mirrors the trained parameters of the group."""
+    """Mirrors the trained parameters of the groups."""
+    losses: dict[str, Float[Array, ""]]
+    """By the name of the objective, without its weight."""
     metrics: Metrics
     state: Tree
     """The entries of the model's state that changed."""
+    kept: Tree
+    """The arrays that objectives keep and that changed, by the name of the objective."""
 
 
 class _Aux(NamedTuple):
+    losses: dict[str, Array]
     metrics: Metrics
     state: Tree
+    kept: Tree
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One backward pass of a step: the arrays that its functions share."""
+
+    task: Task
+    objectives: tuple[str, ...]
+    state: TrainState
+    batch: Batch
+    key: Array
+
+    def loss(self, forward: Forward) -> tuple[Float[Array, ""], _Aux]:
+        """The weighted sum of the losses of the objectives, computed with forward passes."""
+        total, aux = jnp.zeros(()), _Aux({}, {}, {}, {})
+        shared: dict[Any, Any] = {}
+        for name in self.objectives:
+            objective = self.task.objectives[name]
+            key = jax.random.fold_in(jax.random.fold_in(self.key, 1), zlib.crc32(name.encode()))
+            kept = self.state.objectives.get(name, {})
+            ctx = Context(
+                forward,
+                self.batch,
+                self.task.mesh,
+                name=name,
+                key=key,
+                state=kept,
+                shared=shared,
+            )
+            result = objective(ctx, self.batch, key)
+            chex.assert_rank([result.loss, *result.metrics.values()], 0)
+            total += objective.weight * result.loss
+            aux.losses[name] = result.loss
+            aux.metrics.update({f"{name}/{k}": v for k, v in result.metrics.items()})
+            if result.state:
+                aux.kept[name] = {**kept, **jax.lax.stop_gradient(result.state)}
+        return total, aux
+
+    def apply(
+        self,
+        trained: Tree,
+        batch: Batch,
+        view: str,
+        of: Of,
+        given: Mapping[str, Array],
+        want: Sequence[str] | None,
+    ) -> tuple[dict[str, Array], Tree]:
+        """Outputs and changed state; every view has dropout masks of its own."""
+        params, index = self.state.params, batch.get("example_index")
+        if of == "average":
+            params = jax.lax.stop_gradient(merge(params, self.state.average))
+            call = Call(example_index=index)
+        else:
+            params = merge(params, trained)
+            key = jax.random.fold_in(jax.random.fold_in(self.key, 0), zlib.crc32(view.encode()))
+            call = Call(True, index, key)
+        variables = Variables(params, self.state.state)
+        return self.task.model.apply(variables, batch, call, given=given, want=want)
 
 
 def gradients_of(
-    task: Task, pattern: str, state: TrainState, batch: Batch, key: Array
+    task: Task,
+    objectives: tuple[str, ...],
+    groups: tuple[str, ...],
+    state: TrainState,
+    batch: Batch,
+    key: Array,
 ) -> Gradients:
-    """The weighted loss of the objectives that train a pattern, with its gradient.
+    """The weighted loss of objectives, with its gradient by groups of parameters.
 
     Args:
       task: model, objectives and placement.
-      pattern: the `trains` pattern of a group of parameters.
+      objectives: names of the objectives.
+      groups: names of the groups that they train.
       state: the parameters and the model's state.
       batch: arrays `[batch, ...]`.
       key: the random key of this step.
     """
-    compute = _of_whole_batch if task.accumulate == 1 else _of_parts
-    found = compute(task, pattern, state, batch, key)
-    chex.assert_trees_all_equal_shapes_and_dtypes(
-        found.gradients, task.trained(pattern, state.params)
-    )
+    trained: Tree = {}
+    for group in groups:
+        trained = union(trained, task.trained(group, state.params))
+    one = _Pass(task, objectives, state, batch, key)
+    found = (_of_whole_batch if task.accumulate == 1 else _of_parts)(one, trained)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found.gradients, trained)
     return found
 
 
-def _of_whole_batch(
-    task: Task, pattern: str, state: TrainState, batch: Batch, key: Array
-) -> Gradients:
+def _of_whole_batch(one: _Pass, trained: Tree) -> Gradients:
     def loss(trained: Tree) -> tuple[Array, _Aux]:
         changed: Tree = {}
 
-        def forward(view: str, batch: Batch) -> dict[str, Array]:
-            outputs, new = _apply(task, state, trained, key, view, batch)
-            changed.update(new)
+        def forward(
+            batch: Batch, view: str, of: Of, given: Mapping[str, Array], want: Sequence[str]
+        ) -> dict[str, Array]:
+            # Of the batch itself, all outputs are made at once, in case another objective reads
+            # more of them; XLA drops those that none reads.
+            everything = not view and not given
+            outputs, new = one.apply(trained, batch, view, of, given, None if everything else want)
+            if everything and of == "model":
+                changed.update(new)
             return outputs
 
-        total, aux = _loss(task, pattern, Context(forward, batch, task.mesh), batch, key)
-        return total, aux._replace(state={**changed, **aux.state})
+        total, aux = one.loss(forward)
+        return total, aux._replace(state=changed)
 
-    trained = task.trained(pattern, state.params)
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-    return Gradients(value, _constrained(task, gradients), *aux)
+    return Gradients(value, _constrained(one.task, gradients), *aux)
 
 
-def _of_parts(task: Task, pattern: str, state: TrainState, batch: Batch, key: Array) -> Gradients:
+class _Asked(NamedTuple):
+    """A forward pass of the batch that objectives ask for."""
+
+    changed: Batch
+    """The entries of the batch that its view replaces or adds."""
+    want: dict[str, None]
+
+
+def _of_parts(one: _Pass, trained: Tree) -> Gradients:
     """Exact for losses that compare examples: GradCache (Gao et al. 2021, arXiv 2101.06983).
 
     A first pass over the parts keeps only the outputs that objectives read. The loss of the whole
     batch gives their cotangents, and a second pass carries those back to the parameters. Dropout is
     keyed by the example index in the global batch, so both passes draw the masks that the batch
-    would have if it was computed at once.
+    would have if it was computed at once. A forward pass of recombined outputs (`given`), which
+    depends on the loss of the whole batch, runs within the loss, in parts that are computed again
+    for its gradient.
     """
-    trained = task.trained(pattern, state.params)
-    indices = jnp.arange(batch["valid"].shape[0])
-    parts = split({**batch, "example_index": indices}, task.accumulate, task.mesh)
-    views = _outputs_read(task, pattern)
+    task = one.task
+    asked, nested = _what_is_asked(one, trained)
+    rows = jnp.arange(len(one.batch["valid"]))
+    cut = {str(i): each.changed for i, each in enumerate(asked.values())}
+    parts = split({"": {**one.batch, "example_index": rows}, **cut}, task)
 
-    def outputs_of(trained: Tree, part: Batch) -> dict[str, dict[str, Array]]:
+    def outputs_of(trained: Tree, part: dict[str, Batch]) -> dict[str, dict[str, Array]]:
         outputs = {}
-        for view, names in views.items():
-            made, _ = _apply(task, state, trained, key, view, view_of(part, view))
-            outputs[view] = {name: made[name] for name in names}
+        for i, ((view, of), each) in enumerate(asked.items()):
+            batch = {**part[""], **part[str(i)]}
+            made, _ = one.apply(trained, batch, view, of, {}, tuple(each.want))
+            outputs[str(i)] = {name: made[name] for name in each.want}
         return outputs
 
-    def loss(outputs: dict[str, dict[str, Array]]) -> tuple[Array, _Aux]:
-        ctx = Context(lambda view, _: outputs[view], batch, task.mesh)
-        return _loss(task, pattern, ctx, batch, key)
+    def loss(outputs: dict[str, dict[str, Array]], trained: Tree) -> tuple[Array, _Aux]:
+        by_pass = {key: outputs[str(i)] for i, key in enumerate(asked)}
 
-    outputs = join(jax.lax.map(lambda part: outputs_of(trained, part), parts), task.mesh)
-    (value, aux), cotangents = jax.value_and_grad(loss, has_aux=True)(outputs)
+        def forward(
+            batch: Batch, view: str, of: Of, given: Mapping[str, Array], want: Sequence[str]
+        ) -> dict[str, Array]:
+            if not given:
+                return by_pass[view, of]
+            return _in_parts(one, trained, batch, view, of, given, want)
 
-    def accumulate(total: Tree, inputs: tuple[Batch, Any]) -> tuple[Tree, None]:
+        return one.loss(forward)
+
+    outputs = join(jax.lax.map(lambda part: outputs_of(trained, part), parts), task)
+    of_loss = jax.value_and_grad(loss, argnums=(0, 1) if nested else 0, has_aux=True)
+    (value, aux), found = of_loss(outputs, trained)
+    cotangents, total = found if nested else (found, jax.tree.map(jnp.zeros_like, trained))
+
+    def accumulate(total: Tree, inputs: tuple[dict[str, Batch], Any]) -> tuple[Tree, None]:
         part, cotangent = inputs
         _, pull_back = jax.vjp(lambda trained: outputs_of(trained, part), trained)
         return _constrained(task, jax.tree.map(jnp.add, total, pull_back(cotangent)[0])), None
 
-    zeros = _constrained(task, jax.tree.map(jnp.zeros_like, trained))
-    cotangents = split(cotangents, task.accumulate, task.mesh)
-    gradients, _ = jax.lax.scan(accumulate, zeros, (parts, cotangents))
+    gradients, _ = jax.lax.scan(
+        accumulate, _constrained(task, total), (parts, split(cotangents, task))
+    )
     return Gradients(value, gradients, *aux)
 
 
-def _apply(
-    task: Task, state: TrainState, trained: Tree, key: Array, view: str, batch: Batch
-) -> tuple[dict[str, Array], Tree]:
-    """Outputs and changed state of a view; every view has dropout masks of its own."""
-    variables = Variables(merge(state.params, trained), state.state)
-    of_view = jax.random.fold_in(jax.random.fold_in(key, 0), zlib.crc32(view.encode()))
-    return task.model.apply(variables, batch, {"dropout": of_view}, train=True)
+def _what_is_asked(one: _Pass, trained: Tree) -> tuple[dict[tuple[str, Of], _Asked], bool]:
+    """The forward passes that objectives ask for, and whether any is of given outputs.
+
+    The objectives are run on zeros to find out; XLA drops what they compute.
+    """
+    asked: dict[tuple[str, Of], _Asked] = {}
+    nested = False
+
+    def forward(
+        batch: Batch, view: str, of: Of, given: Mapping[str, Array], want: Sequence[str]
+    ) -> dict[str, Array]:
+        nonlocal nested
+        nested |= bool(given)
+        if not given:
+            changed = {k: v for k, v in batch.items() if v is not one.batch.get(k)}
+            asked.setdefault((view, of), _Asked(changed, {})).want.update(dict.fromkeys(want))
+        outputs = jax.eval_shape(
+            lambda: one.apply(trained, _for_given(batch, given), view, of, given, tuple(want))[0]
+        )
+        return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in outputs.items()}
+
+    one.loss(forward)
+    return asked, nested
 
 
-def _loss(
-    task: Task, pattern: str, ctx: Context, batch: Batch, key: Array
-) -> tuple[Float[Array, ""], _Aux]:
-    """The weighted sum of the losses of a group's objectives."""
-    total, metrics, changed = jnp.zeros(()), Metrics(), Tree()
-    for number, (name, objective) in _objectives_of(task, pattern).items():
-        result = objective(ctx, batch, jax.random.fold_in(key, number))
-        chex.assert_rank([result.loss, *result.metrics.values()], 0)
-        total += objective.weight * result.loss
-        metrics |= {f"{name}/loss": result.loss}
-        metrics |= {f"{name}/{k}": v for k, v in result.metrics.items()}
-        changed |= result.state
-    return total, _Aux(metrics, changed)
+def _for_given(batch: Batch, given: Mapping[str, Array]) -> Batch:
+    """The batch for a pass of given outputs: empty if they have other rows than the batch."""
+    rows = next((len(array) for array in given.values()), len(batch["valid"]))
+    return batch if rows == len(batch["valid"]) else {}
 
 
-def _objectives_of(task: Task, pattern: str) -> dict[int, tuple[str, Objective]]:
-    """The objectives of a group by their number in the recipe; 0 is the model's key."""
-    named = enumerate(task.objectives.items(), start=1)
-    return {i: (name, objective) for i, (name, objective) in named if objective.trains == pattern}
+def _in_parts(
+    one: _Pass,
+    trained: Tree,
+    batch: Batch,
+    view: str,
+    of: Of,
+    given: Mapping[str, Array],
+    want: Sequence[str],
+) -> dict[str, Array]:
+    """A forward pass of given outputs in parts, which are computed again for their gradient."""
+    rows = jnp.arange(len(next(iter(given.values()))))
+    batch = {**_for_given(batch, given), "example_index": rows}
+    parts = split({"batch": batch, "given": dict(given)}, one.task)
 
+    @jax.checkpoint
+    def made(trained: Tree, part: dict[str, Batch]) -> dict[str, Array]:
+        outputs, _ = one.apply(trained, part["batch"], view, of, part["given"], tuple(want))
+        return {name: outputs[name] for name in want}
 
-def _outputs_read(task: Task, pattern: str) -> dict[str, tuple[str, ...]]:
-    """The names of the outputs that the objectives of a group read, by view."""
-    read: dict[str, tuple[str, ...]] = {}
-    for _, objective in _objectives_of(task, pattern).values():
-        names = (*objective.reads(), *objective.scalars())
-        for view in objective.views():
-            read[view] = tuple(dict.fromkeys((*read.get(view, ()), *names)))
-    return read
+    return join(jax.lax.map(lambda part: made(trained, part), parts), one.task)
 
 
 def _constrained(task: Task, gradients: Tree) -> Tree:
@@ -179,34 +290,35 @@ def _constrained(task: Task, gradients: Tree) -> Tree:
 BATCH_AXES = ACTIVATIONS["batch"]
 
 
-def split(tree: Any, count: int, mesh: Mesh | None) -> Any:
-    """Arrays `[batch, ...]` as `[count, batch / count, ...]`; scalars are in the first part only.
+def split(tree: Any, task: Task) -> Any:
+    """Arrays `[rows, ...]` as `[parts, rows / parts, ...]`, for `task.accumulate` parts.
 
     Every part gets an equal share of each device's own rows, so that nothing moves between devices.
+    An output that all examples share (`Model.shared`) is in the first part only; the others have
+    zeros.
     """
 
-    def one(x: Array) -> Array:
-        if x.ndim == 0:
-            return jnp.zeros(count, x.dtype).at[0].set(x)
-        x = rearrange(x, "(device n b) ... -> n (device b) ...", device=_devices(mesh), n=count)
-        return _on_mesh(x, PartitionSpec(None, BATCH_AXES), mesh)
+    def one(path: Any, x: Array) -> Array:
+        if path[-1].key in task.model.shared:
+            return jnp.zeros((task.accumulate, *x.shape), x.dtype).at[0].set(x)
+        x = rearrange(
+            x, "(device n b) ... -> n (device b) ...", device=_devices(task.mesh), n=task.accumulate
+        )
+        return _on_mesh(x, PartitionSpec(None, BATCH_AXES), task.mesh)
 
-    return jax.tree.map(one, tree)
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def join(tree: Any, mesh: Mesh | None) -> Any:
-    """The inverse of `split` for outputs of the parts; of scalars, it takes the first part's.
+def join(tree: Any, task: Task) -> Any:
+    """The inverse of `split` for outputs of the parts; of shared outputs, the first part's."""
 
-    A scalar output of the model is the same in every part.
-    """
-
-    def one(x: Array) -> Array:
-        if x.ndim == 1:
+    def one(path: Any, x: Array) -> Array:
+        if path[-1].key in task.model.shared:
             return x[0]
-        x = rearrange(x, "n (device b) ... -> (device n b) ...", device=_devices(mesh))
-        return _on_mesh(x, PartitionSpec(BATCH_AXES), mesh)
+        x = rearrange(x, "n (device b) ... -> (device n b) ...", device=_devices(task.mesh))
+        return _on_mesh(x, PartitionSpec(BATCH_AXES), task.mesh)
 
-    return jax.tree.map(one, tree)
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def _devices(mesh: Mesh | None) -> int:
@@ -219,6 +331,8 @@ def _on_mesh(x: Array, spec: PartitionSpec, mesh: Mesh | None) -> Array:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
+
+# --- The step -------------------------------------------------------------------------------------
 
 Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
 
@@ -234,50 +348,38 @@ def make_step(task: Task) -> Step:
     def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
         chex.assert_equal_shape_prefix(list(batch.values()), 1)
         chex.assert_type(batch["valid"], bool)
-        chex.assert_rank(list(hyper), 0)
+        chex.assert_rank(jax.tree.leaves(hyper), 0)
 
         key = jax.random.fold_in(jax.random.key(hyper.seed), state.step)
-        rate = hyper.learning_rate * task.optimizer.schedule(state.step, task.steps)
-        decays = factors(task.optimizer.decay_rules, state.params, "optim.decay_rules")
-        rates = learning_rate_factors(task.optimizer, state.params)
-
-        metrics: Metrics = {"loss": jnp.zeros(())}
-        params, optimizer, model_state = state.params, dict(state.optimizer), state.state
         # Without a valid example the gradient is zero, but momentum and decay would still act.
-        usable = jnp.any(batch["valid"])
-        norms = []
-        for i, pattern in enumerate(task.groups):
-            found = gradients_of(task, pattern, state, batch, key)
-            trained = task.trained(pattern, state.params)
-            direction, optimizer[str(i)] = task.transformation(pattern, state.params).update(
-                found.gradients, state.optimizer[str(i)], trained
-            )
-            moved = apply_direction(
-                select_like(params, trained),
-                direction,
-                rate,
-                hyper.weight_decay,
-                select_like(decays, trained),
-                select_like(rates, trained),
-            )
-            params = merge(params, moved)
-            norms.append(optax.tree.norm(found.gradients))
-            usable &= jnp.isfinite(norms[-1]) & jnp.isfinite(found.loss)
+        any_valid = jnp.any(batch["valid"])
+        metrics, losses = Metrics(), dict[str, Array]()
+        after, usable, norms = state, any_valid, []
+        for objectives, groups in task.passes.items():
+            found = gradients_of(task, objectives, groups, state, batch, key)
+            finite = jnp.isfinite(found.loss)
+            kept = {**after.objectives, **found.kept}
+            after = after._replace(state={**after.state, **found.state}, objectives=kept)
+            for group in groups:
+                after, norm, updated = _update(
+                    task, group, state, after, found, hyper, any_valid & finite
+                )
+                norms.append(norm)
+                usable &= updated
+                if task.named_groups:
+                    metrics |= _group_metrics(group, found.loss, norm, after, hyper, task, state)
             metrics |= found.metrics
-            metrics["loss"] += found.loss
-            model_state = {**model_state, **found.state}
-
-        params = _clip_scalars(params, task.scalars)
-        updates = state.step - state.skipped
-        average = _update_ema(task.optimizer.ema_decay, state.average, params, updates)
-        updated = state._replace(
-            params=params, average=average, state=model_state, optimizer=optimizer
-        )
-        kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), updated, state)
+            losses |= found.losses
+        # What objectives keep and the model's state follow the parameters: all or nothing.
+        changed = {"state": after.state, "objectives": after.objectives}
+        before = {"state": state.state, "objectives": state.objectives}
+        after = after._replace(**_where(usable, changed, before))
         skipped = state.skipped + jnp.where(usable, 0, 1)
         in_a_row = jnp.where(usable, 0, state.skipped_in_a_row + 1)
+        metrics |= {f"{name}/loss": loss for name, loss in losses.items()}
         metrics |= {
-            "learning_rate": rate,
+            "loss": jnp.asarray(sum(task.objectives[n].weight * x for n, x in losses.items())),
+            "learning_rate": hyper.learning_rate * task.optimizer.schedule(state.step, task.steps),
             "gradient_norm": jnp.sqrt(sum(jnp.square(norm) for norm in norms)),
             "skipped_steps": skipped,
             "skipped_in_a_row": in_a_row,
@@ -285,13 +387,102 @@ def make_step(task: Task) -> Step:
         }
         if "image_mask" in batch:
             metrics["data/padding"] = _padding_fraction(batch)
-        counts = {"step": state.step + 1, "skipped": skipped, "skipped_in_a_row": in_a_row}
-        after = kept._replace(**counts)
+        after = after._replace(step=state.step + 1, skipped=skipped, skipped_in_a_row=in_a_row)
         chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
         chex.assert_rank(list(metrics.values()), 0)
         return after, metrics
 
     return step
+
+
+def _update(
+    task: Task,
+    group: str,
+    state: TrainState,
+    after: TrainState,
+    found: Gradients,
+    hyper: Hyper,
+    usable: Bool[Array, ""],
+) -> tuple[TrainState, Float[Array, ""], Bool[Array, ""]]:
+    """The state with one group updated.
+
+    Args:
+      task: what is trained.
+      group: name of the group.
+      state: before the step.
+      after: with the groups before this one updated.
+      found: the gradients of this group, and maybe of others.
+      hyper: the traced inputs of the step.
+      usable: whether the loss is finite and some example valid.
+
+    Returns:
+      The state, the norm of the group's gradients, and whether they were usable.
+    """
+    optimizer, settings = task.optimizer_of(group), task.groups[group]
+    learning_rate, weight_decay = hyper.of(group)
+    trained = task.trained(group, state.params)
+    gradients = select_like(found.gradients, trained)
+    direction, moments = task.transformation(group, state.params).update(
+        gradients, state.optimizer[group], trained
+    )
+    moved = apply_direction(
+        select_like(state.params, trained),
+        direction,
+        learning_rate * optimizer.schedule(state.step, task.steps),
+        weight_decay,
+        select_like(factors(optimizer.decay_rules, state.params, "optim.decay_rules"), trained),
+        select_like(learning_rate_factors(optimizer, state.params), trained),
+    )
+    moved = _clip_scalars(moved, task.scalars)
+    norm = optax.tree.norm(gradients)
+    usable &= jnp.isfinite(norm)
+    changes = usable
+    if settings.every > 1:
+        changes &= state.step % settings.every == 0
+    average = {}
+    if optimizer.ema_decay is not None:
+        average = select_like(state.average, trained)
+        updates = (state.step - state.skipped) // settings.every
+        average = _update_ema(optimizer.ema_decay, average, moved, updates)
+    new = {"params": moved, "moments": moments, "average": average}
+    old = {
+        "params": trained,
+        "moments": state.optimizer[group],
+        "average": select_like(state.average, average),
+    }
+    kept = _where(changes, new, old)
+    after = after._replace(
+        params=merge(after.params, kept["params"]),
+        average=merge(after.average, kept["average"]),
+        optimizer={**after.optimizer, group: kept["moments"]},
+    )
+    if group in state.group_skipped:
+        skipped = state.group_skipped[group] + jnp.where(usable, 0, 1)
+        after = after._replace(group_skipped={**after.group_skipped, group: skipped})
+    return after, norm, usable
+
+
+def _where(condition: Bool[Array, ""], new: Tree, old: Tree) -> Tree:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+
+
+def _group_metrics(
+    group: str,
+    loss: Array,
+    norm: Array,
+    after: TrainState,
+    hyper: Hyper,
+    task: Task,
+    state: TrainState,
+) -> Metrics:
+    rate, _ = hyper.of(group)
+    schedule = task.optimizer_of(group).schedule(state.step, task.steps)
+    return {
+        f"groups/{group}/loss": loss,
+        f"groups/{group}/gradient_norm": norm,
+        f"groups/{group}/learning_rate": rate * schedule,
+        f"groups/{group}/skipped_steps": after.group_skipped[group],
+    }
 
 
 def _padding_fraction(batch: Batch) -> Float[Array, ""]:

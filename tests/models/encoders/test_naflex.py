@@ -13,11 +13,11 @@ from tests.models.tiny import STACK, images, tower, vit
 from vljax.config import UserError, validate
 from vljax.data.transforms.patches import sequence
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded
 from vljax.models.encoders import NaFlexViT
 from vljax.models.kernels.attention.reference import cpu_attention
 from vljax.models.kernels.attention.tpu import tpu_attention
 from vljax.models.kernels.choose import Attention, Kernels
+from vljax.models.node import Encoded
 
 # Measured deviation between a sequence with padding and one without: at most 1.4e-6.
 TOLERANCE = 5e-6

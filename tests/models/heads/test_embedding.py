@@ -10,8 +10,8 @@ from flax.linen import meta
 
 from vljax.config import UserError, decode, validate
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded
 from vljax.models.heads.embedding import Embedding
+from vljax.models.node import Encoded
 from vljax.models.numerics import unit
 
 POOLED = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)

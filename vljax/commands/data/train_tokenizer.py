@@ -154,7 +154,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     )
     console.print(
         f"To train with it: --data.tokenizer huggingface --data.tokenizer.path {result['path']} "
-        f"--data.tokenizer.cleaning {result['cleaning']} --model.encoders.text.vocab_size {size}",
+        f"--data.tokenizer.cleaning {result['cleaning']} --model.nodes.text.vocab_size {size}",
         highlight=False,
         soft_wrap=True,
     )

@@ -84,7 +84,7 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     activations = [text.activation, *([] if of_timm else [image.activation])]
     quick = {activation == "quick_gelu" for activation in activations}
     if len(quick) == 2:
-        issues.refuse("model.encoders.text.activation", text.activation, "one for both towers")
+        issues.refuse("model.nodes.text.activation", text.activation, "one for both towers")
     config: dict[str, Any] = {"embed_dim": head.dim}
     config |= {"quick_gelu": True} if quick == {True} else {}
     config |= {"custom_text": True} if custom else {}

@@ -107,9 +107,9 @@ def write(tower: ViT, head: Embedding, issues: ExportIssues) -> tuple[dict[str, 
     """`vision_cfg`, and whether the tower is one of timm's."""
     projection = head.projections.get("image")
     if tower.pooling == "map":
-        issues.require(_TIMM, tower, "model.encoders.image")
+        issues.require(_TIMM, tower, "model.nodes.image")
         return _write_timm(tower, str(projection), issues), True
-    issues.require(_NATIVE, tower, "model.encoders.image")
+    issues.require(_NATIVE, tower, "model.nodes.image")
     if projection != "linear":
         issues.refuse("the projection of images", projection, "'linear'")
     fields = {
@@ -132,7 +132,7 @@ def _write_timm(tower: ViT, projection: str, issues: ExportIssues) -> dict[str, 
     if not fitting:
         sizes = f"{tower.width} wide, {tower.depth} deep, {tower.activation}"
         found = f"{sizes}, patch {tower.patch_size} at {tower.image_size} pixels"
-        issues.refuse("model.encoders.image", found, f"the sizes of timm: {', '.join(TRUNKS)}")
+        issues.refuse("model.nodes.image", found, f"the sizes of timm: {', '.join(TRUNKS)}")
     return {
         "image_size": tower.image_size,
         "timm_model_name": fitting[0],

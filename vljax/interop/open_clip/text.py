@@ -58,7 +58,7 @@ def write(
     tower: TextTransformer, head: Embedding, tokenizer: Ids, issues: ExportIssues
 ) -> tuple[dict[str, Any], bool]:
     """`text_cfg`, and whether the tower is like CLIP's, which does not need `custom_text`."""
-    path = "model.encoders.text"
+    path = "model.nodes.text"
     if tower.pooling not in _POOLINGS.values():
         issues.refuse(f"{path}.pooling", tower.pooling, "first, last and eos")
     # Causal attention up to the end token never reaches padding.

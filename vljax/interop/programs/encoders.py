@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vljax.interop.export_plan import ExportIssues, TrainedModel
-from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
+from vljax.models.assembly import Model, ModelConfig, Variables, build
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoder
 from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.node import Encoder, makers
 from vljax.models.parameters import leaves
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
@@ -41,7 +41,9 @@ class EncoderFunction:
         state: dict[str, Any] = {}
         for path, array in wide.items():
             _put(params if path in self._parameters else state, path, array)
-        outputs, _ = self.model.apply(Variables(params, state), inputs, None, train=False)
+        outputs, _ = self.model.apply(
+            Variables(params, state), inputs, want=(f"{self.stream}/embedding",)
+        )
         return outputs[f"{self.stream}/embedding"]
 
     @property
@@ -92,15 +94,16 @@ def _function(
 ) -> EncoderFunction:
     run = trained.run
     encoder = run.model.encoders[stream]
-    if not any(stream in head.reads() for head in run.model.heads.values()):
-        issues.refuse(f"model.encoders.{stream}", encoder.type_name, "encoders with an embedding")
+    if f"{stream}/embedding" not in makers(run.model.nodes):
+        issues.refuse(f"model.nodes.{stream}", encoder.type_name, "encoders with an embedding")
     if isinstance(encoder, TransformerConfig):
         # Exported weights have unrolled names, even if the stack was scanned in training.
-        encoder = cast("Encoder", dataclasses.replace(encoder, scan=False, remat="none"))
-    alone = ModelConfig({stream: encoder}, run.model.heads)
-    model = build(alone, compute)
+        encoder = cast(
+            "Encoder", dataclasses.replace(cast("Any", encoder), scan=False, remat="none")
+        )
+    model = build(ModelConfig({**run.model.nodes, stream: encoder}), compute)
     given = run.data.batch_spec(1)
-    inputs = {name: jax.ShapeDtypeStruct(*given[name]) for name in example_batch(alone)}
+    inputs = {name: jax.ShapeDtypeStruct(*given[name]) for name in encoder.example(stream, 1)}
     zeros = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in inputs.items()}
     shapes = jax.eval_shape(lambda key: model.init(key, zeros), jax.random.key(0))
     needed = {"/".join(keys) for part in shapes for keys, _ in leaves(part)}

@@ -40,11 +40,11 @@ def check(name: str, encoder: TextTransformer, layout: str) -> None:
     """Raises UserError if an encoder does not fit a layout, "bert" or "roberta"."""
     for field, wanted in _PRETRAINED_FORM.items():
         if getattr(encoder, field) != wanted:
-            path = f"model.encoders.{name}.{field}"
+            path = f"model.nodes.{name}.{field}"
             raise UserError(f"{path}: must be {wanted} for weights of {layout}")
     if bool(encoder.position_offset) != (layout == "roberta"):
         wanted = "2" if layout == "roberta" else "0"
-        path = f"model.encoders.{name}.position_offset"
+        path = f"model.nodes.{name}.position_offset"
         raise UserError(f"{path}: must be {wanted} for weights of {layout}")
 
 
@@ -156,7 +156,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
     encoder, head, label = single_tower(trained, issues, "text", TextTransformer)
-    kind, path = kind_of(encoder), "model.encoders.text"
+    kind, path = kind_of(encoder), "model.nodes.text"
     issues.require({**_FORM, "layer_scale": None}, encoder, path)
     refuse_gated_mlp(encoder, issues, path)
     if not encoder.token_types:
@@ -186,7 +186,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
             f"without a pooler: {name}.from_pretrained(OUT, add_pooling_layer=False)"
         )
     elif head.dim != encoder.width:
-        issues.refuse(f"model.heads.{label}.dim", head.dim, f"{encoder.width}, the width")
+        issues.refuse(f"model.nodes.{label}.dim", head.dim, f"{encoder.width}, the width")
     return rules("text", pooler), {"config.json": content, **tokenizer.files}
 
 

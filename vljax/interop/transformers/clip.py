@@ -113,10 +113,10 @@ def _check_end(text: ForeignConfig, eos: int, vocab_size: int, tokens: int) -> N
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
     image, text, head, name = two_towers(trained, issues)
-    issues.require(_IMAGE, image, "model.encoders.image")
-    issues.require(_TEXT, text, "model.encoders.text")
+    issues.require(_IMAGE, image, "model.nodes.image")
+    issues.require(_TEXT, text, "model.nodes.text")
     linear = {"image": "linear", "text": "linear"}
-    issues.require({"projections": linear}, head, f"model.heads.{name}")
+    issues.require({"projections": linear}, head, f"model.nodes.{name}")
     tokenizer = texts.write(trained, issues, inputs=["input_ids", "attention_mask"])
     if tokenizer.ids["eos_token_id"] == _OLD_EOS:
         raise UserError(

@@ -129,9 +129,9 @@ def _notes(tokenizer: LoadedTokenizer) -> list[str]:
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
     image, text, head, name = two_towers(trained, issues)
-    issues.require(_IMAGE, image, "model.encoders.image")
-    issues.require(_TEXT, text, "model.encoders.text")
-    issues.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
+    issues.require(_IMAGE, image, "model.nodes.image")
+    issues.require(_TEXT, text, "model.nodes.text")
+    issues.require({"projections": _PROJECTIONS}, head, f"model.nodes.{name}")
     # No attention mask, since the model is trained to read padding.
     tokenizer = texts.write(trained, issues, inputs=["input_ids"])
     config = {

@@ -79,9 +79,9 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     """The rules, and all files except the arrays."""
     image, text, head, name = two_towers(trained, issues, NaFlexViT)
     assert isinstance(image, NaFlexViT)
-    issues.require(_IMAGE, image, "model.encoders.image")
-    issues.require(_TEXT, text, "model.encoders.text")
-    issues.require({"projections": _PROJECTIONS}, head, f"model.heads.{name}")
+    issues.require(_IMAGE, image, "model.nodes.image")
+    issues.require(_TEXT, text, "model.nodes.text")
+    issues.require({"projections": _PROJECTIONS}, head, f"model.nodes.{name}")
     tokenizer = gemma.write(trained, issues, masks=text.mask_padding)
     vision = {
         "model_type": "siglip2_vision_model",

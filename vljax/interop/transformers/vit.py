@@ -64,7 +64,7 @@ def check(name: str, encoder: ViT, layout: str) -> None:
     form = {**FORM, **({} if layout == "dinov2" else {"layer_scale": None})}
     for field, wanted in form.items():
         if getattr(encoder, field) != wanted:
-            path = f"model.encoders.{name}.{field}"
+            path = f"model.nodes.{name}.{field}"
             raise UserError(f"{path}: must be {wanted} for weights of {layout}")
 
 
@@ -193,7 +193,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     """The rules, and all files except the arrays."""
     encoder, head, label = single_tower(trained, issues, "image", ViT)
     kind = kind_of(encoder)
-    path = "model.encoders.image"
+    path = "model.nodes.image"
     issues.require(FORM, encoder, path)
     content = {
         "architectures": [_CLASSES[kind]],
@@ -220,7 +220,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     else:
         content |= _write_dinov2(encoder, kind, issues)
         if pooler is not None:
-            issues.refuse(f"model.heads.{label}.projections.image", "tanh", "'none'")
+            issues.refuse(f"model.nodes.{label}.projections.image", "tanh", "'none'")
     family = "ViT" if kind == "vit" else "Bit"
     processor = images.write(trained.run.data.eval_transforms, encoder, issues, family)
     return rules("image", encoder, pooler), {
@@ -238,7 +238,7 @@ def kind_of(encoder: ViT) -> str:
 
 def _write_dinov2(encoder: ViT, kind: str, issues: ExportIssues) -> dict[str, Any]:
     """The fields of `config.json` that differ between DINOv2 and ViT."""
-    path, gated = "model.encoders.image", encoder.activation == "swiglu"
+    path, gated = "model.nodes.image", encoder.activation == "swiglu"
     if encoder.table_size is not None:
         issues.require({"position_filter": _FILTERS[kind]}, encoder, path)
     ratios = [r for r in range(1, 33) if _hidden(encoder.width, r, gated=gated) == encoder.mlp_dim]

@@ -13,10 +13,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded, Encoder
 from vljax.models.layers.basic import BatchNorm, ExampleIndex
 from vljax.models.layers.convolution import Convolution
 from vljax.models.layers.inputs import centres, normalised
+from vljax.models.node import Encoded, Encoder
 
 
 class Stage(NamedTuple):
@@ -108,7 +108,7 @@ class EfficientNetLite(Encoder, name="efficientnet_lite"):
     def preprocessing(self) -> dict[str, list[float]]:
         return {"mean": list(self.pixel_mean), "std": list(self.pixel_std)}
 
-    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def roles(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (batch_size, self.image_size, self.image_size, 3)
         return {"inputs": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 

@@ -13,10 +13,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded
 from vljax.models.encoders.vit import ViT, ViTModule
 from vljax.models.layers.basic import ExampleIndex
 from vljax.models.layers.inputs import normalised, resample_at, sincos_at
+from vljax.models.node import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class NaFlexViT(ViT, name="naflex_vit"):
 
     >>> sizes = {"width": 384, "depth": 12, "heads": 6, "mlp_dim": 1536}
     >>> tower = NaFlexViT(image_size=256, patch_size=16, **sizes)
-    >>> tower.example(8)["inputs"].shape
+    >>> tower.roles(8)["inputs"].shape
     (8, 256, 768)
     """
 
@@ -50,7 +50,7 @@ class NaFlexViT(ViT, name="naflex_vit"):
     def module(self, compute: Compute, name: str) -> nn.Module:
         return NaFlexModule(self, compute, name=name)
 
-    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def roles(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         sequence = (batch_size, self.grid**2)
         return {
             "inputs": jax.ShapeDtypeStruct((*sequence, 3 * self.patch_size**2), jnp.uint8),

@@ -12,10 +12,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Int
 
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded, Encoder
 from vljax.models.layers.basic import ExampleIndex, layer_norm
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, transformer
+from vljax.models.node import Encoded, Encoder
 from vljax.models.parameters import with_axes
 
 
@@ -25,7 +25,7 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
 
     >>> sizes = {"width": 512, "depth": 12, "heads": 8, "mlp_dim": 2048}
     >>> tower = TextTransformer(vocab_size=32_000, context_length=64, **sizes)
-    >>> tower.example(8)["inputs"].shape
+    >>> tower.roles(8)["inputs"].shape
     (8, 64)
     """
 
@@ -63,7 +63,7 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     def module(self, compute: Compute, name: str) -> nn.Module:
         return TextModule(self, compute, name=name)
 
-    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def roles(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (batch_size, self.context_length)
         return {
             "inputs": jax.ShapeDtypeStruct(shape, jnp.int32),

@@ -13,7 +13,6 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded, Encoder
 from vljax.models.layers.basic import ExampleIndex, layer_norm
 from vljax.models.layers.inputs import (
     PositionFilter,
@@ -25,6 +24,7 @@ from vljax.models.layers.inputs import (
 )
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, transformer
+from vljax.models.node import Encoded, Encoder
 from vljax.models.parameters import with_axes
 
 
@@ -109,7 +109,7 @@ class ViT(TransformerConfig, Encoder, name="vit"):
     def preprocessing(self) -> dict[str, list[float]]:
         return {"mean": list(self.pixel_mean), "std": list(self.pixel_std)}
 
-    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def roles(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (batch_size, self.image_size, self.image_size, 3)
         return {"inputs": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 

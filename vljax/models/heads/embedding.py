@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,35 +10,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
-from vljax.config import Component
-from vljax.models.compute import Compute
-from vljax.models.encoder import Encoded
+from vljax.models.compute import Call, Compute
 from vljax.models.layers.basic import Linear
+from vljax.models.node import Inputs, Node
 from vljax.models.numerics import unit, widened
 
 
-class Head(Component, abc.ABC):
-    """Base class of heads: components that turn encoded streams into named arrays.
-
-    Its module is called as `(streams) -> dict[name, array]`; `streams` lacks the modalities that
-    the batch lacks.
-    """
-
-    @abc.abstractmethod
-    def module(self, compute: Compute, name: str) -> nn.Module:
-        """The Flax module; its parameters are stored under `name`."""
-
-    @abc.abstractmethod
-    def reads(self) -> tuple[str, ...]:
-        """Names of the encoders that the head reads."""
-
-
 @dataclass(frozen=True)
-class Embedding(Head, name="embedding"):
+class Embedding(Node, name="embedding"):
     """One vector for each stream in a shared space, as outputs `STREAM/embedding`.
 
-    >>> Embedding(512, {"image": "linear", "text": "affine"}).reads()
-    ('image', 'text')
+    >>> Embedding(512, {"image": "linear", "text": "affine"}).makes("embedding")
+    {'image/embedding': ('image',), 'text/embedding': ('text',)}
     """
 
     dim: int
@@ -56,11 +38,20 @@ class Embedding(Head, name="embedding"):
         if self.dim < 1:
             yield "dim", f"must be at least 1, not {self.dim}"
 
+    def graph_problems(
+        self, name: str, widths: Mapping[str, int | None]
+    ) -> Iterator[tuple[str, str]]:
+        for stream, projection in self.projections.items():
+            width = widths[stream]
+            if projection == "none" and width not in (None, self.dim):
+                sizes = f"{stream!r} is {width} wide but dim is {self.dim}"
+                yield "projections", f"{sizes}; use linear or affine, or equal sizes"
+
     def module(self, compute: Compute, name: str) -> nn.Module:
         return EmbeddingModule(self, compute, name=name)
 
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.projections)
+    def makes(self, name: str) -> dict[str, tuple[str, ...]]:
+        return {f"{stream}/embedding": (stream,) for stream in self.projections}
 
 
 class EmbeddingModule(nn.Module):
@@ -70,13 +61,13 @@ class EmbeddingModule(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, streams: dict[str, Encoded]) -> dict[str, Array]:
+    def __call__(self, inputs: Inputs, call: Call) -> dict[str, Array]:
         config = self.config
         outputs = {}
         for name, projection in config.projections.items():
-            if name not in streams:
+            if name not in inputs:
                 continue
-            x = streams[name].pooled
+            x = inputs[name].pooled
             if projection != "none":
                 bias = projection != "linear"
                 linear = Linear((config.dim,), ("embed", "none"), self.compute, 1, bias, name=name)
