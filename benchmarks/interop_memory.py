@@ -111,7 +111,7 @@ def make_scanned(workdir: Path, unrolled: Path) -> None:
     shutil.copytree(old, new, ignore=shutil.ignore_patterns("state", "manifest.json"))
     run = decode_recipe(json.loads((new / "recipe.json").read_text()), "recipe.json")
     encoders = {name: replace(one, scan=True) for name, one in run.model.encoders.items()}
-    run = replace(run, model=replace(run.model, encoders=encoders))
+    run = replace(run, model=replace(run.model, nodes={**run.model.nodes, **encoders}))
     (new / "recipe.json").write_text(json.dumps(encode(run)))
     shapes = prepare(run, jax.devices()[:1]).shapes.params
     arrays = {"/".join(keys): _random(tuple(leaf.shape)) for keys, leaf in leaves(shapes)}

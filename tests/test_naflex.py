@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str, list[st
     )
     run = dataclasses.replace(
         run,
-        model=dataclasses.replace(run.model, encoders=towers),
+        model=dataclasses.replace(run.model, nodes={**run.model.nodes, **towers}),
         data=dataclasses.replace(run.data, train_transforms=transforms),
         evaluators={},
         final_evaluators={"retrieval": Retrieval(Builtin("test"))},

@@ -24,7 +24,7 @@ def recipe(**changes):
         name: dataclasses.replace(encoder, **changes.get("model", {}).get(name, {}))
         for name, encoder in run.model.encoders.items()
     }
-    model = dataclasses.replace(run.model, encoders=encoders)
+    model = dataclasses.replace(run.model, nodes={**run.model.nodes, **encoders})
     return dataclasses.replace(run, **{**changes, "optim": optim, "model": model})
 
 
@@ -68,7 +68,7 @@ class Normalised(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, image, mask=None, *, train, example_index=None):
+    def __call__(self, image, mask=None, call=EVALUATE):
         x = image.reshape(*image.shape[:1], -1).astype(jnp.float32)[:, None, :32]
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
         kernel = self.param("scale", init, (32,), jnp.float32)
@@ -90,7 +90,7 @@ class BatchNormViT(ViT, name="test_batch_norm_vit"):
 def test_accumulation_is_refused_for_batch_statistics():
     run = recipe(accumulate=2)
     image = BatchNormViT(image_size=60, patch_size=12, **{**tiny.TOWER, "width": 32})
-    model = dataclasses.replace(run.model, encoders={**run.model.encoders, "image": image})
+    model = dataclasses.replace(run.model, nodes={**run.model.nodes, "image": image})
     message = "accumulate: 2 parts of a batch would each have their own statistics (batch_stats)"
     with pytest.raises(UserError, match=f"^{re.escape(message)}; set it to 1"):
         prepare(dataclasses.replace(run, model=model))

@@ -20,6 +20,7 @@ from benchmarks.peers import gemm, inputs
 from benchmarks.peers.worker import ROOT, Spec, Workloads, serve
 from vljax import config
 from vljax.models.assembly import Variables
+from vljax.models.compute import Call
 from vljax.parallel.rules import batch_sharding
 from vljax.programs import compile_step, hyper, initial_state, make_encode, trace_step
 from vljax.run import Prepared, Run, prepare
@@ -34,7 +35,7 @@ def recipe(spec: Spec) -> Run:
         for name, encoder in run.model.encoders.items()
     }
     encoders["image"] = dataclasses.replace(encoders["image"], patch_size=spec.patch_size)
-    model = dataclasses.replace(run.model, encoders=encoders)
+    model = dataclasses.replace(run.model, nodes={**run.model.nodes, **encoders})
     return dataclasses.replace(run, model=model, global_batch=spec.batch)
 
 
@@ -115,7 +116,7 @@ def compile_again(spec: Spec, *, scan: bool) -> None:
     run = recipe(spec)
     encoders: dict[str, Any] = dict(run.model.encoders)
     encoders = {name: dataclasses.replace(e, scan=scan) for name, e in encoders.items()}
-    model = dataclasses.replace(run.model, encoders=encoders)
+    model = dataclasses.replace(run.model, nodes={**run.model.nodes, **encoders})
     trace_step(prepare(dataclasses.replace(run, model=model))).lower().compile()
 
 

@@ -125,8 +125,8 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
             "optim.decay_rules: no pattern covers",
         ),
         (
-            ["--objectives.contrastive.trains", "imag/.*"],
-            "objectives.contrastive.trains: 'imag/.*' matches no parameter",
+            ["--objectives.contrastive.trains", "towers"],
+            "objectives.contrastive.trains: no group 'towers' in groups",
         ),
         (
             ["--data.tokenizer.path", "/no/such"],

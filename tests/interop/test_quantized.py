@@ -128,7 +128,10 @@ def test_a_scanned_model_reads_unrolled_layers(home, form):
     folder = home.written(form)
     unrolled = load(str(folder))
     encoders = {k: replace(v, scan=True) for k, v in unrolled.run.model.encoders.items()}
-    run = replace(unrolled.run, model=replace(unrolled.run.model, encoders=encoders))
+    run = replace(
+        unrolled.run,
+        model=replace(unrolled.run.model, nodes={**unrolled.run.model.nodes, **encoders}),
+    )
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
     params = exported.open_folder(str(folder)).variables(model, run.model).params
     depth = encoders["image"].depth

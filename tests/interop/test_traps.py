@@ -170,7 +170,7 @@ def test_model_fields_that_a_format_lacks_are_an_error(name, kind, fields, messa
     encoders = dict(model.encoders)
     for tower, changes in fields.items():
         encoders[tower] = dataclasses.replace(encoders[tower], **changes)
-    model = dataclasses.replace(model, encoders=encoders)
+    model = dataclasses.replace(model, nodes={**model.nodes, **encoders})
     other = dataclasses.replace(trained, run=dataclasses.replace(trained.run, model=model))
     with pytest.raises(UserError, match=f"cannot express .*{message}"):
         written(other, kind, ["text-cleaning", "resize"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from flax import linen as nn
 from tests.models.tiny import images, randomised, text, token_ids, vit
 from vljax.config import UserError, validate
 from vljax.models.assembly import (
+    EVALUATE,
     Model,
     ModelConfig,
     Variables,
@@ -19,9 +21,9 @@ from vljax.models.assembly import (
     example_batch,
     parameter_shapes,
 )
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.heads.embedding import Embedding
-from vljax.models.node import Encoded, Encoder
+from vljax.models.node import Encoded, Encoder, Node, graph_problems, plan
 from vljax.models.parameters import leaves, unroll
 
 Tree = dict[str, Any]
@@ -32,6 +34,7 @@ VOCABULARY = {
     *("conv_in", "conv_out", "classes", "positions", "rank", "none"),
 }
 SCALARS = {"logit_scale": 2.5, "logit_bias": -10.0}
+IMAGE_ONLY: Any = {"image": "linear"}
 LAYOUTS = pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
 
 
@@ -102,7 +105,7 @@ def test_a_modality_that_the_batch_lacks_is_not_computed() -> None:
     params = {k: v for k, v in params.items() if k != "image"}
     params["head"] = {"text": params["head"]["text"]}
     only_text = {name: batch()[name] for name in ("text", "text_mask")}
-    apply = functools.partial(model().apply, rngs=None, train=False)
+    apply = model().apply
     outputs, _ = jax.eval_shape(
         lambda params, batch: apply(Variables(params, {}), batch), params, only_text
     )
@@ -210,9 +213,7 @@ class Nameless(nn.Module):
     """An encoder whose author forgot the names."""
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: jax.Array | None, *, train: bool, example_index: jax.Array | None
-    ) -> Encoded:
+    def __call__(self, x: jax.Array, mask: jax.Array | None, call: Call = EVALUATE) -> Encoded:
         x = x + self.param("offset", nn.initializers.zeros, (1,))
         return Encoded(x, jnp.ones(x.shape[:2], bool), x[:, 0])
 
@@ -221,7 +222,7 @@ class NamelessEncoder(Encoder):
     def module(self, compute: Compute, name: str) -> nn.Module:
         return Nameless(name=name)
 
-    def example(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def roles(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {"inputs": jax.ShapeDtypeStruct((batch_size, 2, 4), jnp.float32)}
 
 
@@ -258,8 +259,7 @@ def test_dropout_needs_its_key_only_in_training() -> None:
 
     @functools.partial(jax.jit, static_argnames="train")
     def tokens(key: jax.Array | None, train: bool) -> jax.Array:
-        rngs = None if key is None else {"dropout": key}
-        return built.apply(variables, entries, rngs, train=train)[0]["text/tokens"]
+        return built.apply(variables, entries, Call(train, key=key))[0]["text/tokens"]
 
     first, again, other = (tokens(jax.random.key(i), train=True) for i in (0, 0, 1))
     assert np.array_equal(first, again)
@@ -269,41 +269,116 @@ def test_dropout_needs_its_key_only_in_training() -> None:
         tokens(None, train=True)
 
 
+# --- A part of the model --------------------------------------------------------------------------
+
+
+def test_only_what_is_wanted_is_computed() -> None:
+    variables = Variables(randomised(shapes().params), {})
+    outputs, _ = model().apply(variables, batch(), want=["text/embedding"])
+    assert set(outputs) == TEXT | set(SCALARS)
+    assert np.array_equal(outputs["text/embedding"], forward("text", "text_mask")["text/embedding"])
+    outputs, _ = model().apply(variables, batch(), want=["image/tokens"])
+    assert set(outputs) == (IMAGE - {"image/embedding"}) | set(SCALARS)
+
+
+def test_given_outputs_take_the_place_of_computed_ones() -> None:
+    """Tokens suffice in place of an image, a pooled vector in place of tokens."""
+    variables, whole = Variables(randomised(shapes().params), {}), forward("image")
+    given = {"image/pooled": jnp.asarray(whole["image/pooled"])}
+    outputs, _ = model().apply(variables, {}, given=given, want=["image/embedding"])
+    np.testing.assert_allclose(
+        outputs["image/embedding"], whole["image/embedding"], rtol=0, atol=1e-6
+    )
+    assert set(outputs) == {"image/pooled", "image/embedding", *SCALARS}
+
+
+@pytest.mark.parametrize(
+    ("want", "message"),
+    [
+        ("image/embeding", "no node makes 'image/embeding'; did you mean 'image/embedding'?"),
+        ("text/embedding", "'text/embedding' needs the batch entry 'text', which is not there"),
+    ],
+)
+def test_an_output_that_cannot_be_computed_is_named(want: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.eval_shape(
+            lambda v: model().apply(v, {"image": batch()["image"]}, want=[want])[0], shapes()
+        )
+
+
+def test_two_nodes_may_read_one_entry() -> None:
+    """Each has parameters of its own."""
+    config = ModelConfig({"image": vit(), "teacher": vit(entry="image")})
+    built = build(config, Compute())
+    assert example_batch(config).keys() == {"image"}
+    variables = jax.jit(built.init)(jax.random.key(0), {"image": jnp.asarray(images(2, 16, 16))})
+    outputs, _ = built.apply(variables, {"image": images(2, 16, 16)})
+    assert not np.allclose(outputs["image/pooled"], outputs["teacher/pooled"], atol=1e-2)
+
+
+class Chain(Node, name="test_chain"):
+    """Adds the streams that it reads."""
+
+    def __init__(self, *reads: str) -> None:
+        self.reads = reads
+
+    def module(self, compute: Compute, name: str) -> nn.Module:
+        raise NotImplementedError
+
+    def makes(self, name: str) -> dict[str, tuple[str, ...]]:
+        return {name: self.reads}
+
+
+def test_nodes_run_after_those_that_they_read() -> None:
+    nodes: dict[str, Node] = {"c": Chain("b", "a"), "b": Chain("a"), "a": Chain(), "d": Chain("c")}
+    assert [visit.node for visit in plan(nodes, [])] == ["a", "b", "c", "d"]
+    assert [visit.node for visit in plan(nodes, [], want=["b/tokens"])] == ["a", "b"]
+    assert [visit.node for visit in plan(nodes, [], ["b/tokens"], ["c/tokens"])] == ["a", "c"]
+
+
+def test_a_cycle_is_named() -> None:
+    nodes: dict[str, Node] = {"a": Chain("b"), "b": Chain("c"), "c": Chain("b")}
+    (problem,) = graph_problems(nodes)
+    assert problem == ("b", "reads its own output: b <- c <- b")
+
+
 # --- Options --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("encoders", "heads", "message"),
+    ("nodes", "message"),
     [
         (
-            {"image": vit()},
-            {"head": Embedding(8)},
-            "heads.head: reads 'text', which no encoder makes",
+            {"image": vit(), "head": Embedding(8, {"image": "linear", "imge": "linear"})},
+            "nodes.head: reads 'imge', which no node makes; did you mean 'image'?",
         ),
         (
-            {"image": vit()},
-            {"image": Embedding(8, {"image": "linear"})},
-            "heads.image: an encoder has this name; rename the head",
+            {"image": vit(), "one": Embedding(8, IMAGE_ONLY), "two": Embedding(8, IMAGE_ONLY)},
+            "nodes.two: makes 'image/embedding', as 'one' does; rename one of them",
         ),
         (
-            {"image": vit()},
-            {"head": Embedding(8, {"image": "none"})},
-            "heads.head.projections: 'image' is 32 wide but dim is 8; "
+            {"image": vit(), "head": Embedding(8, {"image": "none"})},
+            "nodes.head.projections: 'image' is 32 wide but dim is 8; "
             "use linear or affine, or equal sizes",
         ),
         (
             {"image": vit(heads=5)},
-            {},
-            "encoders.image.heads: 5 heads do not divide the width 32; 4 would",
+            "nodes.image.heads: 5 heads do not divide the width 32; 4 would",
         ),
-        ({}, {"head": Embedding(0, {})}, "heads.head.dim: must be at least 1, not 0"),
+        ({"head": Embedding(0, {})}, "nodes.head.dim: must be at least 1, not 0"),
+        ({"my image": vit()}, "nodes: 'my image' is not a name; use letters, digits and _"),
+        (
+            {"image": vit(), "other": vit(entry="image", image_size=32)},
+            "nodes.other: reads 'image' in the shape (32, 32, 3), and 'image' in (16, 16, 3); "
+            "make them equal",
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_together_is_refused(
-    encoders: dict[str, Encoder], heads: dict[str, Embedding], message: str
+    nodes: dict[str, Node], message: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        validate(ModelConfig({**encoders, **heads}))
+        validate(ModelConfig(nodes))
     assert str(error.value) == message
 
 

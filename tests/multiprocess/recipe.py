@@ -32,7 +32,7 @@ def recipe(variant: str = "") -> Run:
     return dataclasses.replace(
         run,
         data=dataclasses.replace(run.data, source=source, max_rejected_share=1.0),
-        model=dataclasses.replace(run.model, encoders=encoders),
+        model=dataclasses.replace(run.model, nodes={**run.model.nodes, **encoders}),
         # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for
         # rounding (those of key biases are) would become steps of full size and differ at will.
         optim=AdamW(learning_rate=1e-3, epsilon=1e-3, schedule=WarmupCosine(2)),

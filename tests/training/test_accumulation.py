@@ -1,5 +1,6 @@
 """Batches computed in parts: the same step as at once (Gao et al. 2021, arXiv 2101.06983)."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from tests.training import tiny
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives.objective import Objective, Result
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import batch_sharding, constrain, replicated
 from vljax.training.state import shardings
@@ -16,7 +18,6 @@ from vljax.training.step import join, make_step, split
 
 SIZE = 16
 VALID = np.arange(SIZE) % 5 != 2
-OBJECTIVES = {"softmax": SoftmaxContrastive, "sigmoid": SigmoidContrastive}
 
 
 def step_of(objective, accumulate, sizes=None):
@@ -27,6 +28,7 @@ def step_of(objective, accumulate, sizes=None):
         constrain=None if mesh is None else constrain(mesh),
         accumulate=accumulate,
         mesh=mesh,
+        optimizer=dataclasses.replace(tiny.standard()[0].optimizer, ema_decay=0.9),
         dropout=0.3,
         drop_path=0.2,
     )
@@ -45,6 +47,32 @@ def step_of(objective, accumulate, sizes=None):
     return metrics, jax.device_get(after.params)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recombined(Objective, name="test_recombined"):
+    """Runs a part of the model within the loss: on mixed pooled vectors, and on a noisy view."""
+
+    def noisy(self, batch, keys):
+        flip = jax.vmap(lambda key: jax.random.bernoulli(key, 0.3, batch["text"].shape[1:]))(keys)
+        return {"text": jnp.where(flip, 1, batch["text"])}
+
+    def __call__(self, ctx, batch, key):
+        pooled = ctx.run(["image/pooled"])["image/pooled"]
+        teacher = ctx.run(["image/pooled"], of="average")["image/pooled"]
+        noisy = ctx.run(["text/embedding"], view=self.noisy)["text/embedding"]
+        # Twice as many rows as the batch: each image, and its mean with the next one.
+        mixed = jnp.concatenate([pooled, (pooled + jnp.roll(pooled, 1, 0)) / 2])
+        made = ctx.run(["image/embedding"], given={"image/pooled": mixed})["image/embedding"]
+        valid = batch["valid"][:, None]
+        both = jnp.where(valid, made[:SIZE] * noisy + jnp.square(made[SIZE:]) * noisy, 0)
+        pull = jnp.where(valid, jnp.square(pooled - 0.9 * teacher), 0)
+        return Result(jnp.sum(jnp.sin(both)) + jnp.mean(pull), {})
+
+
+OBJECTIVES = {
+    "softmax": SoftmaxContrastive,
+    "sigmoid": SigmoidContrastive,
+    "recombined": Recombined,
+}
 at_once = functools.cache(functools.partial(step_of, accumulate=1))
 
 
@@ -62,6 +90,16 @@ def test_parts_give_the_step_of_the_whole_batch(objective, accumulate, sizes):
     metrics, params = step_of(objective, accumulate, sizes)
     expected, truth = at_once(objective)
     for name in ("loss", "gradient_norm", "valid_examples"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+    assert tiny.distance(params, truth) < 1e-5
+
+
+@pytest.mark.parametrize(("accumulate", "sizes"), [(4, None), (2, (2, 2, 2)), (1, (8, 1, 1))])
+def test_a_part_of_the_model_within_the_loss_has_the_same_gradient(accumulate, sizes):
+    """To 1e-5, float32, dropout included."""
+    metrics, params = step_of("recombined", accumulate, sizes)
+    expected, truth = at_once("recombined")
+    for name in ("loss", "gradient_norm"):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
     assert tiny.distance(params, truth) < 1e-5
 
@@ -90,18 +128,19 @@ def test_memory_falls_with_the_number_of_parts():
 @pytest.mark.parametrize("sizes", [None, (2, 2, 2), (8, 1, 1)])
 def test_split_and_join_are_inverse_and_move_nothing_between_devices(sizes):
     mesh = None if sizes is None else make_mesh(MeshConfig(*sizes))
+    of = tiny.task(accumulate=2, mesh=mesh)
     x = jnp.arange(SIZE * 3).reshape(SIZE, 3)
     if mesh is not None:
         x = jax.device_put(x, batch_sharding(mesh))
 
     def there_and_back(x):
-        parts = split({"x": x, "scalar": jnp.float32(3)}, 2, mesh)
-        return parts, join(parts, mesh)
+        parts = split({"x": x, "logit_scale": jnp.float32(3)}, of)
+        return parts, join(parts, of)
 
     compiled = jax.jit(there_and_back).lower(x).compile()
     parts, whole = compiled(x)
     assert parts["x"].shape == (2, SIZE // 2, 3)
-    assert parts["scalar"].tolist() == [3, 0]
+    assert parts["logit_scale"].tolist() == [3, 0]
     np.testing.assert_array_equal(whole["x"], x)
-    assert whole["scalar"] == 3
+    assert whole["logit_scale"] == 3
     assert not any(word in compiled.as_text() for word in ("all-", "permute", "scatter("))

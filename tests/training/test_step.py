@@ -14,6 +14,7 @@ from vljax.models.assembly import Variables
 from vljax.models.parameters import leaves, unroll
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Context
+from vljax.optim import Group
 from vljax.training.step import make_step
 
 
@@ -34,7 +35,7 @@ def test_one_step_is_adamw_in_float64():
 
     def loss(params):
         batch = tiny.batch()
-        forward = lambda _, view: of.model.apply(Variables(params, {}), view, None, train=True)[0]  # noqa: E731
+        forward = lambda batch, *_: of.model.apply(Variables(params, {}), batch)[0]  # noqa: E731
         objective = of.objectives["main"]
         return objective(Context(forward, batch), batch, jax.random.key(0)).loss
 
@@ -127,12 +128,16 @@ def test_objectives_add_up_by_their_weights():
 
 def test_groups_train_their_own_parameters():
     objectives = {
-        "image": SoftmaxContrastive(trains="image/.*|embedding/image/.*"),
-        "text": SoftmaxContrastive(trains="text/.*", direction="text_to_image"),
+        "image": SoftmaxContrastive(trains=("image",)),
+        "text": SoftmaxContrastive(trains=("text",), direction="text_to_image"),
     }
-    of = tiny.task(objectives, depth=1)
+    groups = {
+        "image": Group(parameters="image/.*|embedding/image/.*"),
+        "text": Group(parameters="text/.*"),
+    }
+    of = tiny.task(objectives, groups=groups, depth=1)
     state = tiny.state(of, depth=1)
-    assert set(state.optimizer) == {"0", "1"}
+    assert set(state.optimizer) == {"image", "text"}
     after, metrics = jax.jit(make_step(of))(state, tiny.batch(), tiny.hyper())
     moved = {
         keys
@@ -147,8 +152,9 @@ def test_groups_train_their_own_parameters():
 
 
 def test_a_group_that_trains_nothing():
-    of = tiny.task({"main": SoftmaxContrastive(trains="imagee/.*")})
-    with pytest.raises(UserError, match=r"trains: 'imagee/\.\*' matches no parameter"):
+    of = tiny.task(groups={"a": Group(parameters="imagee/.*")})
+    message = r"groups\.a\.parameters: 'imagee/\.\*' matches no parameter"
+    with pytest.raises(UserError, match=message):
         tiny.state(of)
 
 

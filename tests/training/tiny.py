@@ -27,7 +27,9 @@ def model_config(**tower) -> ModelConfig:
     return ModelConfig({"image": image, "text": text, "embedding": Embedding(16)})
 
 
-def task(objectives=None, optimizer=None, constrain=None, accumulate=1, mesh=None, **tower) -> Task:
+def task(
+    objectives=None, optimizer=None, constrain=None, accumulate=1, mesh=None, groups=None, **tower
+) -> Task:
     objectives = objectives or {"main": SoftmaxContrastive()}
     scalars = {k: v.initial for o in objectives.values() for k, v in o.scalars().items()}
     compute = Compute(constrain=constrain) if constrain else Compute()
@@ -35,7 +37,7 @@ def task(objectives=None, optimizer=None, constrain=None, accumulate=1, mesh=Non
     # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for
     # rounding (those of key biases are) would become steps of full size, and nothing be compared.
     optimizer = optimizer or AdamW(weight_decay=0.1, epsilon=1e-3, schedule=WarmupCosine(2))
-    return Task(model, objectives, optimizer, STEPS, accumulate, mesh)
+    return Task(model, objectives, optimizer, STEPS, accumulate, mesh, named_groups=groups or {})
 
 
 def batch(seed=0, size=BATCH, valid=None):

@@ -73,11 +73,11 @@ class Node(Component, abc.ABC):
         return tuple(dict.fromkeys(s for needs in self.makes("").values() for s in needs))
 
     def example(self, name: str, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of the batch entries that it needs, by the name of the entry."""
+        """Shapes and types of the batch entries that it reads, by the name of the entry."""
         return {}
 
     def optional_entries(self, name: str) -> tuple[str, ...]:
-        """The batch entries that it reads if they are there."""
+        """The batch entries that it can do without; they need not be in `example`."""
         return ()
 
     def run(self, module: nn.Module, name: str, inputs: Inputs, call: Call) -> Products:
@@ -271,7 +271,9 @@ def plan(
             return None
         if product not in lacking:
             name = owner[product]
-            missing = [e for e in nodes[name].example(name, 1) if e not in present]
+            optional = nodes[name].optional_entries(name)
+            needed = [e for e in nodes[name].example(name, 1) if e not in optional]
+            missing = [e for e in needed if e not in present]
             lacking[product] = next(iter(missing), None) or next(
                 (e for s in nodes[name].makes(name)[product] if (e := lacks(s)) is not None), None
             )

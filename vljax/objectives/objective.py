@@ -8,7 +8,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ class Result(NamedTuple):
     """New values of arrays that `Objective.state` declares; the others stay as they are."""
 
 
+@runtime_checkable
 class Forward(Protocol):
     """A forward pass of the model, as the trainer makes it."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +43,7 @@ class Task:
     """Mirrors the parameters with their shardings; None leaves them to the compiler."""
     updates: Tree | None = None
     """Mirrors the parameters with the shardings of gradients and moments."""
-    named_groups: Mapping[str, Group] = MappingProxyType({})
+    named_groups: Mapping[str, Group] = field(default_factory=dict)
     """The groups that the recipe names."""
 
     @property
@@ -84,9 +83,9 @@ class Task:
 
     def trained(self, group: str, params: Tree) -> Tree:
         """The parameters of a group: those that match its pattern and are not frozen."""
-        field = f"groups.{group}.parameters" if self.named_groups else "groups"
+        named = f"groups.{group}.parameters" if self.named_groups else "groups"
         frozen = self.optimizer_of(group).frozen
-        return select(self.groups[group].parameters, params, field, frozen=frozen)
+        return select(self.groups[group].parameters, params, named, frozen=frozen)
 
     def transformation(self, group: str, params: Tree) -> optax.GradientTransformation:
         """The transformation from the gradients of a group to the direction of its step."""
