@@ -312,11 +312,17 @@ def _check_outputs(run: Run, model: Model) -> Variables:
         return variables, model.apply(variables, batch)[0]
 
     variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
+    spec = {
+        name: jax.ShapeDtypeStruct(*shape_and_type)
+        for name, shape_and_type in run.data.batch_spec(1).items()
+    }
     for name, objective in run.objectives.items():
         for wanted in objective.reads():
             if wanted not in outputs:
                 near = suggest(wanted, outputs)
-                raise UserError(f"objectives.{name}: reads {wanted!r}, not among outputs{near}")
+                raise UserError(f"objectives.{name}: reads {wanted!r}, which no node makes{near}")
+        for field_name, message in objective.check(outputs, spec):
+            raise UserError(f"objectives.{name}.{field_name}: {message}")
     return variables
 
 

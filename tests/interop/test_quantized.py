@@ -152,7 +152,7 @@ def test_a_scanned_model_reads_unrolled_layers(home, form):
 def test_an_export_of_a_scanned_run_is_imported(home, tmp_path):
     folder, again = shutil.copytree(home.written(), tmp_path / "copy"), tmp_path / "w"
     recipe = json.loads((folder / "recipe.json").read_text())
-    for encoder in recipe["model"]["encoders"].values():
+    for encoder in recipe["model"]["nodes"].values():
         encoder["scan"] = True
     (folder / "recipe.json").write_text(json.dumps(recipe))
     (folder / exported.MANIFEST).unlink()  # holds the digest of the file

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
+from vljax.models.assembly import Variables
 from vljax.models.parameters import leaves
 from vljax.objectives.contrastive import SoftmaxContrastive
 from vljax.objectives.objective import Kept, Objective, Result
@@ -60,7 +61,7 @@ def test_a_group_has_its_own_optimizer_rate_and_average():
     assert set(second.average) == {"text"}
 
     def loss(params):
-        outputs, _ = of.model.apply((params, {}), tiny.batch())
+        outputs, _ = of.model.apply(Variables(params, {}), tiny.batch())
         pairs = jnp.exp(outputs["logit_scale"]) * outputs["image/embedding"]
         logits = pairs @ outputs["text/embedding"].T
         own = jnp.diag(logits)
@@ -71,7 +72,7 @@ def test_a_group_has_its_own_optimizer_rate_and_average():
     assert rate == pytest.approx(0.25)  # the first of two steps of warm-up
     after = dict(leaves(second.params["text"]))
     for keys, before in leaves(first.params["text"]):
-        np.testing.assert_allclose(after[keys], before - rate * gradient[keys], atol=1e-6)
+        np.testing.assert_allclose(after[keys], before - rate * gradient[keys], atol=1e-5)
 
 
 def test_a_group_is_updated_in_every_nth_step_only():
@@ -137,5 +138,5 @@ def test_what_an_objective_keeps_is_there_in_the_next_step(accumulate):
     assert [int(s.objectives["queue"]["count"]) for s in (first, second, third)] == [0, 8, 16]
     new, old = third.objectives["queue"]["queue"][:8], third.objectives["queue"]["queue"][8:]
     np.testing.assert_array_equal(old, second.objectives["queue"]["queue"][:8])
-    outputs, _ = of.model.apply((second.params, {}), tiny.batch(1))
+    outputs, _ = of.model.apply(Variables(second.params, {}), tiny.batch(1))
     np.testing.assert_allclose(new, outputs["image/embedding"], atol=1e-6)

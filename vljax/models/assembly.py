@@ -140,6 +140,8 @@ class AssembledModule(nn.Module):
         nodes = self.config.nodes
         outputs: Outputs = dict(given)
         products: dict[str, Any] = _given_streams(nodes, given)
+        if want is not None:
+            want = [name for name in want if name not in self.scalars]
         for name, asked in plan(nodes, batch, given, want):
             node = nodes[name]
             makes = node.makes(name)

@@ -294,7 +294,7 @@ def plan(
         for output in want:
             product = output if output in owner else stream_of(output)
             if product not in owner:
-                options = [*(p for p in owner if "/" in p), *(f"{p}/tokens" for p in owner)]
+                options = [p if "/" in p else f"{p}/tokens" for p in owner]
                 raise ValueError(f"no node makes {output!r}{suggest(output, options)}")
             if output in names or product in wanted:
                 continue

@@ -1,5 +1,6 @@
 """Objectives compute a loss from the outputs of the model and a batch; one file a family."""
 
+from vljax.objectives.classification import Classification
 from vljax.objectives.contrastive import SigmoidContrastive, SoftmaxContrastive
 
-__all__ = ["SigmoidContrastive", "SoftmaxContrastive"]
+__all__ = ["Classification", "SigmoidContrastive", "SoftmaxContrastive"]

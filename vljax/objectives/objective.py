@@ -6,7 +6,7 @@ import abc
 import inspect
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -214,6 +214,17 @@ class Objective(Component, abc.ABC):
     def state(self) -> dict[str, Kept]:
         """The arrays that it keeps from step to step, by name. Checkpoints store them."""
         return {}
+
+    def check(
+        self, outputs: Mapping[str, jax.ShapeDtypeStruct], batch: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> Iterator[tuple[str, str]]:
+        """What does not fit the model and the data: pairs of a field and a message.
+
+        Args:
+          outputs: shapes and types of the model's outputs.
+          batch: those of the batch that they are for.
+        """
+        yield from ()
 
     @abc.abstractmethod
     def __call__(self, ctx: Context, batch: Batch, key: Array) -> Result:

@@ -1,5 +1,6 @@
 """Heads turn features into outputs that objectives and evaluators read."""
 
+from vljax.models.heads.classifier import Classifier
 from vljax.models.heads.embedding import Embedding
 
-__all__ = ["Embedding"]
+__all__ = ["Classifier", "Embedding"]
