@@ -68,7 +68,7 @@ class Normalised(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, image, mask=None, *, train, example_index=None):
+    def __call__(self, image, mask=None, call=None):
         x = image.reshape(*image.shape[:1], -1).astype(jnp.float32)[:, None, :32]
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
         kernel = self.param("scale", init, (32,), jnp.float32)

@@ -19,7 +19,7 @@ from vljax.models.assembly import (
     example_batch,
     parameter_shapes,
 )
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.encoder import Encoded, Encoder
 from vljax.models.heads.embedding import Embedding
 from vljax.models.parameters import leaves, unroll
@@ -207,9 +207,7 @@ class Nameless(nn.Module):
     """An encoder whose author forgot the names."""
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: jax.Array | None, *, train: bool, example_index: jax.Array | None
-    ) -> Encoded:
+    def __call__(self, x: jax.Array, mask: jax.Array | None, call: Call) -> Encoded:
         x = x + self.param("offset", nn.initializers.zeros, (1,))
         return Encoded(x, jnp.ones(x.shape[:2], bool), x[:, 0])
 

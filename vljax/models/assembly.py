@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax.linen import meta
 from jaxtyping import Array
 
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.encoder import Encoder
 from vljax.models.heads.embedding import Embedding, Head
 from vljax.models.parameters import with_axes
@@ -106,9 +106,10 @@ class AssembledModule(nn.Module):
             if name not in batch:
                 continue
             module = encoder.module(self.compute, name)
-            mask, example_index = batch.get(f"{name}_mask"), batch.get("example_index")
+            mask = batch.get(f"{name}_mask")
+            call = Call(train, batch.get("example_index"))
             rest = {k: batch[f"{name}_{k}"] for k in encoder.example(1) if k not in _POSITIONAL}
-            encoded = module(batch[name], mask, train=train, example_index=example_index, **rest)
+            encoded = module(batch[name], mask, call, **rest)
             streams[name] = encoded
             outputs |= {f"{name}/{k}": v for k, v in encoded._asdict().items() if v is not None}
         for name, head in self.config.heads.items():

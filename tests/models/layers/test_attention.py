@@ -16,7 +16,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 def test_attention_to_a_context_of_another_width() -> None:
     x, context = normal(3, 4, 16), normal(3, 5, 12, seed=1)
-    module = Attention(2, Compute())
+    module = Attention(16, 2, Compute())
     params = {
         name: {"kernel": 0.3 * normal(width, 2, 8, seed=i), "bias": normal(2, 8, seed=i + 9)}
         for i, (name, width) in enumerate({"query": 16, "key": 12, "value": 12}.items())
