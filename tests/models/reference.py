@@ -46,14 +46,15 @@ def attend(
     causal: bool = False,
 ) -> np.ndarray:
     """[batch, queries or keys, heads, head_dim] in, queries out; a query that may see no key at all
-    gets the mean of the values."""
+    gets the mean of the values. The mask is [batch, keys] or [batch, queries, keys], or 1 for batch
+    or queries; the last query sees all keys if causal."""
     scores = np.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
     allowed = np.ones(scores.shape, bool)
     if mask is not None:
-        allowed &= mask[:, None, None, :]
+        allowed &= mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     if causal:
-        places = np.arange(scores.shape[-1])
-        allowed &= places[None, :] <= np.arange(scores.shape[-2])[:, None]
+        queries, keys = scores.shape[-2:]
+        allowed &= np.arange(keys)[None, :] <= np.arange(queries)[:, None] + keys - queries
     weights = np.where(allowed, np.exp(scores - scores.max(-1, keepdims=True)), 0)
     weights[~allowed.any(-1)] = 1
     return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value)

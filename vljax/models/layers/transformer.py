@@ -10,14 +10,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vljax.config import UserError, setting, suggest
 from vljax.models.compute import Call, Compute
-from vljax.models.kernels.attention.reference import Mask
 from vljax.models.layers.attention import Attention, KeyValue
 from vljax.models.layers.basic import MLP, Dropout, layer_norm
 from vljax.models.parameters import with_axes
+
+TokenMask = Bool[Array, "#batch #length length"] | Bool[Array, "#batch length"] | None
+"""The tokens that each token, or all of them, may attend to; None: all."""
+ContextMask = Bool[Array, "#batch #length keys"] | Bool[Array, "#batch keys"] | None
+"""The tokens of the context that each token, or all of them, may attend to; None: all."""
 
 SAVEABLE = ("attention_query", "attention_key", "attention_value", "attention_mixed", "mlp_hidden")
 """Names of intermediates that rematerialisation may save (`TransformerConfig.remat_names`)."""
@@ -137,10 +141,10 @@ class Block(nn.Module):
         self,
         x: Float[Array, "batch length embed"],
         drop_path: Float[Array, ""],
-        mask: Mask,
+        mask: TokenMask,
         call: Call,
         context: Float[Array, "batch keys context_embed"] | None,
-        context_mask: Mask,
+        context_mask: ContextMask,
         cache: Cache | None,
     ) -> tuple[Float[Array, "batch length embed"], Cache | None]:
         """Tokens, and the part of the cache that is new; `cache` has no axis of blocks here."""
@@ -212,10 +216,10 @@ class Unrolled(nn.Module):
         self,
         x: Array,
         drop_path: Float[Array, "layers"],
-        mask: Mask,
+        mask: TokenMask,
         call: Call,
         context: Array | None,
-        context_mask: Mask,
+        context_mask: ContextMask,
         cache: Cache | None,
     ) -> tuple[Array, Cache | None]:
         config = self.config
@@ -276,14 +280,14 @@ def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
 @overload
 def transformer(
     x: Array,
-    mask: Mask,
+    mask: TokenMask,
     config: TransformerConfig,
     compute: Compute,
     *,
     causal: bool = False,
     call: Call = Call(),
     context: Array | None = None,
-    context_mask: Mask = None,
+    context_mask: ContextMask = None,
     cache: None = None,
 ) -> Array: ...
 
@@ -291,28 +295,28 @@ def transformer(
 @overload
 def transformer(
     x: Array,
-    mask: Mask,
+    mask: TokenMask,
     config: TransformerConfig,
     compute: Compute,
     *,
     causal: bool = False,
     call: Call = Call(),
     context: Array | None = None,
-    context_mask: Mask = None,
+    context_mask: ContextMask = None,
     cache: Cache,
 ) -> tuple[Array, Cache]: ...
 
 
 def transformer(
     x: Float[Array, "batch length embed"],
-    mask: Mask,
+    mask: TokenMask,
     config: TransformerConfig,
     compute: Compute,
     *,
     causal: bool = False,
     call: Call = Call(),
     context: Float[Array, "batch keys context_embed"] | None = None,
-    context_mask: Mask = None,
+    context_mask: ContextMask = None,
     cache: Cache | None = None,
 ) -> Float[Array, "batch length embed"] | tuple[Array, Cache]:
     """Tokens after the blocks and the final norm (with `post_norm` there is no final norm).

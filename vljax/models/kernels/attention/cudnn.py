@@ -16,7 +16,10 @@ def gpu_attention(
     mask: Mask = None,
     causal: bool = False,
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """`reference_attention` by cuDNN if it supports the shapes and types, else by XLA."""
+    """`reference_attention` by cuDNN if it supports the shapes and types, else by XLA.
+
+    By cuDNN, the result of a query without any allowed key is not defined.
+    """
     head_dim = query.shape[-1]
     supported = query.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0
     if supported and head_dim <= 128:
