@@ -1,7 +1,7 @@
 """Blocks with cross-attention against BLIP's text model (`make_blip_text.py` made the reference).
 
 The reference is float64; blocks here compute in float32. Measured maximum of the absolute
-deviation: 1.8e-6, on values up to 4.
+deviation: 8e-7, on values up to 3.4.
 """
 
 from __future__ import annotations

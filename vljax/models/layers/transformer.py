@@ -339,6 +339,19 @@ def transformer(
 
     Raises:
       UserError: if there is a context but no `cross_attention`, or the other way around.
+
+    >>> config = TransformerConfig(width=8, depth=2, heads=2, mlp_dim=16)
+    >>> class Blocks(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, cache=None):
+    ...         return transformer(x, None, config, Compute(), causal=True, cache=cache)
+    >>> variables = Blocks().init(jax.random.key(0), jnp.ones((1, 3, 8)))
+    >>> Blocks().apply(variables, jnp.ones((1, 3, 8))).shape
+    (1, 3, 8)
+    >>> cache = empty_cache(config, 1, 10, jnp.float32)
+    >>> tokens, cache = Blocks().apply(variables, jnp.ones((1, 2, 8)), cache)
+    >>> cache.length
+    Array([2], dtype=int32)
     """
     known = cache is not None and cache.context is not None
     if config.cross_attention == "none" and (known or context is not None):
