@@ -57,11 +57,12 @@ from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite, NaFlexViT, TextTransformer, ViT
-from vljax.models.heads import Embedding
+from vljax.models.fusion import CrossAttention
+from vljax.models.heads import Classifier, Embedding
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
-from vljax.objectives import SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives import Classification, SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Objective
 from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
 from vljax.optim.schedules import (
@@ -87,8 +88,11 @@ __all__ = [
     "Builtin",
     "CentreCrop",
     "ChooseText",
+    "Classification",
+    "Classifier",
     "Clip",
     "ColourJitter",
+    "CrossAttention",
     "Csv",
     "Data",
     "Decode",

@@ -21,7 +21,7 @@ from vljax.data import sources, transforms  # noqa: F401
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.evaluation.evaluator import Evaluator
-from vljax.models import encoders, heads, parameters  # noqa: F401
+from vljax.models import encoders, fusion, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.kernels.choose import AttentionKind, choose

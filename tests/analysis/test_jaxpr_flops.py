@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from vljax.analysis.jaxpr_flops import training_flops
+from vljax.models.compute import Compute
+from vljax.models.layers.attention import Attention
 
 ROWS, WIDTH, LAYERS = 32, 48, 5
 PRODUCT = 2 * ROWS * WIDTH * WIDTH
@@ -71,3 +73,17 @@ def test_flops_equal_those_of_the_compiled_gradient():
     text = jax.jit(jax.grad(loss)).lower(STACK, X).compile().as_text()
     module = parse(text)
     assert training_flops(loss, STACK, X) == program_flops(module, executions(module))
+
+
+def test_attention_to_a_context_counts_queries_times_keys():
+    """Values and keys of the context have no gradient to the context, which is not trained."""
+    batch, queries, keys, width, context_width = 2, 3, 5, 16, 12
+    attention = Attention(width, 2, Compute())
+    x = jax.ShapeDtypeStruct((batch, queries, width), jnp.float32)
+    context = jax.ShapeDtypeStruct((batch, keys, context_width), jnp.float32)
+    params = jax.eval_shape(attention.init, jax.random.key(0), x, context)
+    pairs = 2 * batch * queries * keys * width
+    own, others = 2 * batch * queries * width * width, 2 * batch * keys * context_width * width
+    # Forward and two gradients; the inputs of the projections of x and the context need none.
+    expected = 3 * 2 * pairs + 2 * own + 3 * own + 2 * 2 * others
+    assert training_flops(attention.apply, params, x, context) == expected

@@ -46,14 +46,15 @@ def attend(
     causal: bool = False,
 ) -> np.ndarray:
     """[batch, queries or keys, heads, head_dim] in, queries out; a query that may see no key at all
-    gets the mean of the values."""
+    gets the mean of the values. The mask is [batch, keys] or [batch, queries, keys], or 1 for batch
+    or queries; the last query sees all keys if causal."""
     scores = np.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
     allowed = np.ones(scores.shape, bool)
     if mask is not None:
-        allowed &= mask[:, None, None, :]
+        allowed &= mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     if causal:
-        places = np.arange(scores.shape[-1])
-        allowed &= places[None, :] <= np.arange(scores.shape[-2])[:, None]
+        queries, keys = scores.shape[-2:]
+        allowed &= np.arange(keys)[None, :] <= np.arange(queries)[:, None] + keys - queries
     weights = np.where(allowed, np.exp(scores - scores.max(-1, keepdims=True)), 0)
     weights[~allowed.any(-1)] = 1
     return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value)
@@ -80,16 +81,36 @@ def mlp(params: Tree, x: np.ndarray, activation: str) -> np.ndarray:
 
 
 def transformer(
-    params: Tree, x: np.ndarray, mask: np.ndarray | None, config: Any, causal: bool
+    params: Tree,
+    x: np.ndarray,
+    mask: np.ndarray | None,
+    config: Any,
+    causal: bool,
+    context: np.ndarray | None = None,
+    context_mask: np.ndarray | None = None,
 ) -> np.ndarray:
     epsilon = config.norm_epsilon
+    order = {
+        "none": ("attention", "mlp"),
+        "after_self": ("attention", "cross_attention", "mlp"),
+        "before_self": ("cross_attention", "attention", "mlp"),
+    }[config.cross_attention]
     for i in range(config.depth):
         block = params["blocks"][str(i)]
-        y = layer_norm(x, block["attention_norm"], epsilon)
-        x = x + attention(block["attention"], y, y, mask, causal) * block.get("attention_scale", 1)
-        y = layer_norm(x, block["mlp_norm"], epsilon)
-        x = x + mlp(block["mlp"], y, config.activation) * block.get("mlp_scale", 1)
-    return layer_norm(x, params["norm"], epsilon)
+        for name in order:
+            if name not in block:
+                continue
+            norm = block[f"{name}_norm"]
+            y = x if config.post_norm else layer_norm(x, norm, epsilon)
+            if name == "attention":
+                y = attention(block[name], y, y, mask, causal)
+            elif name == "cross_attention":
+                y = attention(block[name], y, context, context_mask, causal=False)
+            else:
+                y = mlp(block[name], y, config.activation)
+            x = x + y * block.get(f"{name}_scale", 1)
+            x = layer_norm(x, norm, epsilon) if config.post_norm else x
+    return x if config.post_norm else layer_norm(x, params["norm"], epsilon)
 
 
 def attention_pooling(

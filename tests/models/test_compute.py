@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from vljax.config import UserError, validate
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.numerics import Precision, widened
 
 
@@ -34,3 +35,21 @@ def test_sums_are_at_least_float32(dtype: str, sums: str) -> None:
     with jax.enable_x64(True):
         assert Compute(jnp.dtype(dtype)).reduction_dtype == sums
         assert widened(jnp.ones(3, dtype)).dtype == sums
+
+
+def test_a_call_for_several_rows_in_place_of_each() -> None:
+    call = Call(train=True, example_index=jnp.array([5, 0, 7]), key=jax.random.key(0))
+    repeated = call.repeated(2)
+    assert np.array_equal(repeated.example_index, [10, 11, 0, 1, 14, 15])
+    assert (repeated.train, repeated.key) == (call.train, call.key)
+    assert Call(train=True).repeated(2) == Call(train=True)
+
+
+def test_training_is_static_in_a_call() -> None:
+    def example_index(call: Call) -> jax.Array:
+        assert call.train is True  # a Python value while it is traced
+        return call.example_index
+
+    index = jnp.array([3])
+    assert jax.jit(example_index)(Call(True, index)) == index
+    assert jax.tree.leaves(Call(True, index)) == [index]

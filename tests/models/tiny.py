@@ -63,14 +63,15 @@ def tower(config: Encoder, compute: Compute | None = None) -> Tower:
     module = config.module(compute or Compute(), "tower")
 
     def forward(params: Tree, inputs: jax.Array, mask: jax.Array | None = None) -> Encoded:
-        return module.apply({"params": params}, inputs, mask, train=False)
+        return module.apply({"params": params}, inputs, mask)
 
     if config.scan:
         params = roll(tower(dataclasses.replace(config, scan=False), compute).params)
     else:
         example = config.roles(1)
-        init = functools.partial(module.init, train=False)
-        boxed = jax.eval_shape(init, jax.random.key(0), example["inputs"], example.get("mask"))
+        boxed = jax.eval_shape(
+            module.init, jax.random.key(0), example["inputs"], example.get("mask")
+        )
         params = randomised(meta.unbox(boxed["params"]))
     return Tower(params, jax.jit(forward))
 

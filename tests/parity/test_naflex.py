@@ -112,7 +112,7 @@ def test_tower(attention: Attention) -> None:
     batch = {name: np.stack([one[name] for one in made]) for name in made[0]}
     encoded = jax.jit(
         lambda params, image, mask, positions, grid: module.apply(
-            {"params": params}, image, mask, positions=positions, grid=grid, train=False
+            {"params": params}, image, mask, positions=positions, grid=grid
         )
     )(parameters(), *(batch[k] for k in ("image", "image_mask", "image_positions", "image_grid")))
     real = stored["image_mask"]

@@ -52,7 +52,7 @@ def reference(name: str) -> dict[str, np.ndarray]:
 
 def shapes(module, inputs) -> dict[str, dict]:
     inputs = [jnp.asarray(each) for each in inputs]
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, train=False))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
     return jax.tree.map(lambda leaf: getattr(leaf, "value", leaf), dict(variables), is_leaf=boxed)
 
 
@@ -101,9 +101,7 @@ def efficientnet():
 def test_efficientnet_lite0_computes_the_same_as_in_pytorch(size):
     module, variables, tensors = efficientnet()
     wanted = reference("efficientnet_lite0")
-    encoded = jax.jit(functools.partial(module.apply, train=False))(
-        variables, jnp.asarray(wanted[f"image/{size}"])
-    )
+    encoded = jax.jit(module.apply)(variables, jnp.asarray(wanted[f"image/{size}"]))
     np.testing.assert_allclose(encoded.pooled, wanted[f"pooled/{size}"], atol=2e-5)
     np.testing.assert_allclose(encoded.tokens[:, :2], wanted[f"tokens/{size}"], atol=1e-4)
     logits = encoded.pooled @ tensors["_fc.weight"].read().T + tensors["_fc.bias"].read()
@@ -145,7 +143,7 @@ def compare(fields: dict, params, name: str, pooling: str, *, scan: bool, tolera
     ours = {"mean": "mean", "first": "first", "last": "eos"}[pooling]
     module = TextTransformer(**fields, pooling=ours, scan=scan).module(Compute(), "tower")
     given = {"params": roll(params) if scan else params}
-    apply = jax.jit(functools.partial(module.apply, train=False))
+    apply = jax.jit(module.apply)
     encoded = apply(given, jnp.asarray(wanted["text"]), jnp.asarray(wanted["text_mask"]))
     np.testing.assert_allclose(encoded.pooled, wanted[pooling], atol=tolerance)
 

@@ -1,9 +1,14 @@
-"""How a model is computed, apart from what it computes: number formats, kernels, sharding."""
+"""How a model is computed, apart from what it computes.
+
+`Compute` is set once for a model: number formats, kernels, sharding. `Call` is given to each
+forward pass.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -40,18 +45,33 @@ class Compute:
         return jnp.promote_types(self.dtype, jnp.float32)
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("example_index", "key"),
+    meta_fields=("train", "attention"),
+)
 @dataclass(frozen=True)
 class Call:
-    """How one forward pass is made, apart from its inputs.
+    """How one forward pass is made; a pytree, in which `train` and `attention` are static.
 
-    >>> Call(train=True).train
-    True
+    >>> call = Call(train=True, example_index=jnp.array([4, 5]))
+    >>> call.repeated(2).example_index
+    Array([ 8,  9, 10, 11], dtype=int32)
     """
 
-    train: bool = field(default=False, metadata={"static": True})
-    """Whether dropout is applied and batch statistics are updated."""
+    train: bool = False
+    """Whether dropout is applied, and statistics of the batch are used."""
     example_index: Int[Array, "batch"] | None = None
-    """Index of each row in the global batch; None if all rows are there, in order."""
+    """Index of each row in the global batch, for dropout; None if all rows are there, in order."""
     key: Array | None = None
-    """Random key of dropout."""
+    """Random key of dropout. Modules draw theirs with `make_rng("dropout")`."""
+    attention: bool = False
+    """Whether attention modules sow their weights, shape (batch, heads, queries, keys), as
+    `attention` in the collection `intermediates`. They are computed again by the formula."""
+
+    def repeated(self, count: int) -> Call:
+        """The call for `count` rows in place of each row: row i becomes i * count + (0, 1, ...)."""
+        if self.example_index is None:
+            return self
+        rows = self.example_index[:, None] * count + jnp.arange(count)
+        return replace(self, example_index=rows.reshape(-1))

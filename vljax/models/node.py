@@ -153,14 +153,7 @@ class Encoder(Node):
     def run(self, module: nn.Module, name: str, inputs: Inputs, call: Call) -> Products:
         rest = {r: inputs[self.entry_of(name, r)] for r in self.roles(1) if r not in _POSITIONAL}
         mask = inputs.get(self.entry_of(name, "mask"))
-        made = module(
-            inputs[self.entry_of(name)],
-            mask,
-            train=call.train,
-            example_index=call.example_index,
-            **rest,
-        )
-        return {name: made}
+        return {name: module(inputs[self.entry_of(name)], mask, call, **rest)}
 
 
 _POSITIONAL = ("inputs", "mask")

@@ -39,7 +39,7 @@ def forward(config: NaFlexViT, compute: Compute | None = None) -> Callable[..., 
     @jax.jit
     def encode(params: Any, image: Any, mask: Any, positions: Any, grid: Any) -> Encoded:
         inputs = {"positions": positions, "grid": grid}
-        return module.apply({"params": params}, image, mask, **inputs, train=False)
+        return module.apply({"params": params}, image, mask, **inputs)
 
     return lambda batch: jax.device_get(encode(params, *(batch[name] for name in NAMES)))
 
@@ -104,7 +104,7 @@ def test_no_grid_gives_nan(pooling: str) -> None:
 
     def loss(params: Any, *inputs: Any) -> tuple[jax.Array, Encoded]:
         image, mask, rest = inputs
-        encoded = module.apply({"params": params}, image, mask, **rest, train=False)
+        encoded = module.apply({"params": params}, image, mask, **rest)
         return jnp.sum(encoded.pooled**2), encoded
 
     both = jax.jit(jax.value_and_grad(loss, has_aux=True))

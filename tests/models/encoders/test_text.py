@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.models import reference
 from tests.models.tiny import float64, text, token_ids, tower
 from vljax.config import UserError, decode, encode, validate
+from vljax.models.compute import Call, Compute
 from vljax.models.encoders import TextTransformer
 
 # Measured deviation from the float64 reference: at most 1.7e-6, on values up to 7.
@@ -127,3 +130,28 @@ def test_positions_begin_behind_the_offset() -> None:
     plain = {**shifted.params, "positions": shifted.params["positions"][2:]}
     expected = tower(text()).forward(plain, ids)
     np.testing.assert_array_equal(shifted(ids).tokens, expected.tokens)
+
+
+def test_several_texts_of_an_example_are_encoded_one_by_one() -> None:
+    """Dropout too is that of each text's row, wherever the batch is computed."""
+    config = text(dropout=0.3, pooling="mean")
+    module, params = config.module(Compute(), "text"), tower(config).params
+    call, rngs = Call(train=True, example_index=jnp.array([4, 1])), {"dropout": jax.random.key(0)}
+    ids = jnp.asarray(token_ids(6, 8).reshape(2, 3, 8))
+    mask = jnp.asarray(np.arange(8) < np.array([[8, 5, 2], [7, 8, 3]])[..., None])
+    encode = jax.jit(lambda *inputs: module.apply({"params": params}, *inputs, rngs=rngs))
+    together = encode(ids, mask, call)
+    assert together.tokens.shape == (6, 8, 32)
+    for k in range(3):
+        own = Call(train=True, example_index=call.example_index * 3 + k)
+        alone = encode(ids[:, k], mask[:, k], own)
+        for ours, theirs in zip(together[:3], alone[:3], strict=True):
+            np.testing.assert_allclose(ours[k::3], theirs, rtol=0, atol=1e-6)
+    everything = encode(ids, mask, Call(train=True))
+    rows = encode(ids.reshape(6, 8), mask.reshape(6, 8), Call(train=True))
+    np.testing.assert_allclose(everything.tokens, rows.tokens, rtol=0, atol=1e-6)
+
+
+def test_a_tower_has_no_context() -> None:
+    with pytest.raises(UserError, match=r"^cross_attention: an encoder has no context; use none"):
+        validate(text(cross_attention="after_self"))

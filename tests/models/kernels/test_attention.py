@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from tests.models import reference
 from vljax.models.kernels.attention import cudnn, tpu
 from vljax.models.kernels.attention.reference import reference_attention
 from vljax.parallel.mesh import MeshConfig, make_mesh
@@ -25,16 +24,6 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 attend = jax.jit(reference_attention, static_argnames="causal")
 MASK = np.array([[1, 1, 1, 0, 1], [0, 1, 1, 1, 0], [1, 0, 0, 0, 0]], bool)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_is_softmax_of_scaled_products(masked: bool, causal: bool) -> None:
-    query, key, value = (normal(3, 5, 2, 8, seed=i) for i in range(3))
-    mask = MASK if masked else None
-    ours = attend(query, key, value, mask, causal=causal)
-    theirs = reference.attend(*(x.astype(np.float64) for x in (query, key, value)), mask, causal)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_a_query_without_keys_gets_the_mean_of_the_values() -> None:
@@ -107,9 +96,11 @@ def test_the_tiled_kernel_runs_on_each_device(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(tpu, "splash", local)
     arguments = qkv(5, 5, 8)
-    ours = jax.jit(splash)(*arguments)
-    np.testing.assert_allclose(ours, reference_attention(*arguments), rtol=0, atol=1e-6)
-    assert seen[-1] == (1, 5, 2, 8)
+    for mask in (None, prefixes(5), prefixes(5, 1)[1:], pairs(5, 5)):
+        ours = jax.jit(splash)(*arguments, mask)
+        expected = reference_attention(*arguments, mask)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+    assert seen[1::2] == [(1, 5, 2, 8)] * 3  # the shape of the result is asked for first
 
 
 @pytest.mark.parametrize(("keys", "tiled"), [(1023, False), (1024, True)])
@@ -124,23 +115,34 @@ def test_long_sequences_use_the_tiled_kernel_on_tpu(
     assert bool(jnp.all(tpu.tpu_attention(x[:, :1], x, x) == 7)) == tiled
 
 
+def pairs(queries: int, keys: int) -> jax.Array:
+    """A mask by queries and keys, in which every query has the first key."""
+    mask = np.random.default_rng(0).random((2, queries, keys)) < 0.6
+    return jnp.asarray(mask).at[:, :, 0].set(True)
+
+
+def prefixes(keys: int, *axes: int) -> jax.Array:
+    """All keys of one example, and all but two of the other."""
+    mask = jnp.asarray(np.arange(keys) < np.array([[keys], [keys - 2]]))
+    return mask.reshape(2, *axes, keys)
+
+
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (6, 6), (1, 4), (1, 5)])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (6, 6), (1, 4), (1, 5), (3, 6)])
+@pytest.mark.parametrize("masked", ["", "keys", "pairs"])
 def test_cudnn_gets_shapes_that_it_supports(
-    queries: int, keys: int, masked: bool, causal: bool, monkeypatch: pytest.MonkeyPatch
+    queries: int, keys: int, masked: str, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even lengths, and a mask with a row for each query. The kernel itself needs a GPU."""
-    if causal and queries != keys:
-        queries = keys
     arguments = qkv(queries, keys, 8)
-    mask = jnp.asarray(np.arange(keys) < np.array([[keys], [keys - 2]])) if masked else None
+    mask = {"": None, "keys": prefixes(keys), "pairs": pairs(queries, keys)}[masked]
     expected = reference_attention(*arguments, mask, causal)
     xla, seen = jax.nn.dot_product_attention, []
 
     def kernel(query: jax.Array, key: jax.Array, value: jax.Array, **options: Any) -> jax.Array:
         assert options.pop("implementation") == "cudnn"
         assert query.shape[1] % 2 == key.shape[1] % 2 == 0
+        assert not options["is_causal"] or query.shape[1] == key.shape[1]
         if options["mask"] is not None:
             assert options["mask"].shape == (2, 1, query.shape[1], key.shape[1])
         seen.append(query.shape)
@@ -150,6 +152,52 @@ def test_cudnn_gets_shapes_that_it_supports(
     ours = cudnn.cudnn_attention(*arguments, mask, causal)
     assert seen
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+
+
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Has `splash_attention` run its kernel in the interpreter; the result lists the calls."""
+    calls, splash = [], tpu.splash
+
+    def local(*arguments: Any, causal: bool) -> jax.Array:
+        calls.append(arguments)
+        return splash(*arguments, causal, interpret=True)
+
+    monkeypatch.setattr(tpu, "splash", local)
+    return calls
+
+
+@pytest.mark.parametrize("axes", [(), (1,)], ids=["two axes", "three axes"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_tiled_kernel_takes_masks_of_keys(
+    axes: tuple[int, ...], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = interpreted(monkeypatch)
+    arguments, mask = qkv(4, 9, 16), prefixes(9, *axes)[2 - rows :]
+    ours = tpu.splash_attention(*arguments, mask)
+    np.testing.assert_allclose(ours, reference_attention(*arguments, mask), rtol=0, atol=1e-5)
+    assert calls[0][3].shape == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("queries", "causal", "by_query"), [(4, True, False), (4, False, True), (9, True, True)]
+)
+def test_what_the_tiled_kernel_cannot_do_is_dense(
+    queries: int, causal: bool, by_query: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients, to 1e-5 of the largest."""
+    calls = interpreted(monkeypatch)
+    arguments = qkv(queries, 9, 16)
+    mask = pairs(queries, 9) if by_query else prefixes(9)
+
+    def loss(attention: Any, *arguments: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(attention(*arguments, mask, causal)))
+
+    gradient = jax.value_and_grad(loss, (1, 2, 3))
+    ours = gradient(tpu.splash_attention, *arguments)
+    theirs = gradient(reference_attention, *arguments)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+    assert not calls
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vljax.models.compute import Call
 from vljax.models.layers.basic import Dropout
+
+TRAIN = Call(train=True)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -18,7 +21,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 @functools.partial(jax.jit, static_argnames="whole")
 def drop(x: jax.Array, rate: float | jax.Array, seed: int = 0, whole: bool = False) -> jax.Array:
     module = Dropout(whole_examples=whole)
-    return module.apply({}, x, rate, rngs={"dropout": jax.random.key(seed)})
+    return module.apply({}, x, rate, TRAIN, rngs={"dropout": jax.random.key(seed)})
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -36,6 +39,11 @@ def test_dropout_rate_zero_is_the_identity() -> None:
     assert np.array_equal(drop(jnp.asarray(x), 0.0), x)
 
 
+def test_only_training_drops() -> None:
+    x = jnp.asarray(normal(3, 4, 5))
+    assert np.array_equal(Dropout().apply({}, x, 0.5, Call()), x)
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_dropout_of_a_row_does_not_depend_on_the_batch(whole: bool) -> None:
     x = jnp.asarray(normal(64, 3, 4))
@@ -46,7 +54,9 @@ def test_dropout_depends_on_the_index_in_the_global_batch() -> None:
     x = jnp.asarray(normal(64, 3, 4))
     index = jnp.array([40, 3, 63])
     module, rngs = Dropout(), {"dropout": jax.random.key(0)}
-    assert np.array_equal(module.apply({}, x[index], 0.5, index, rngs=rngs), drop(x, 0.5)[index])
+    assert np.array_equal(
+        module.apply({}, x[index], 0.5, Call(True, index), rngs=rngs), drop(x, 0.5)[index]
+    )
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax._src.ad_checkpoint import saved_residuals
 from tests.models import reference
 from tests.models.tiny import STACK, float64, text, token_ids, tower
 from vljax.config import UserError, decode, validate
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.layers.transformer import TransformerConfig, transformer
 from vljax.models.parameters import roll, unroll
 
@@ -25,8 +24,8 @@ class Stack(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return transformer(x, None, self.config, Compute(), train=train)
+    def __call__(self, x: jax.Array, call: Call = Call()) -> jax.Array:
+        return transformer(x, None, self.config, Compute(), call=call)
 
 
 # --- Options --------------------------------------------------------------------------------------
@@ -91,7 +90,7 @@ def test_scanned_equals_unrolled() -> None:
 def test_scanned_blocks_start_different_and_as_wide_as_unrolled_ones() -> None:
     """The layers axis is no fan: Xavier's limit is that of one block."""
     config = TransformerConfig(**{**STACK, "depth": 3})
-    init = jax.jit(lambda key: Stack(config).init(key, jnp.zeros((1, 2, 32)), train=False))
+    init = jax.jit(lambda key: Stack(config).init(key, jnp.zeros((1, 2, 32))))
     params = nn.meta.unbox(init(jax.random.key(0))["params"])
     up = np.asarray(params["blocks"]["mlp"]["up"]["kernel"])
     assert up.shape == (3, 32, 40)
@@ -119,9 +118,7 @@ UNTOUCHED, ONE = WIDTH - 1, WIDTH - 2
 
 def branches(config: TransformerConfig, biases: dict[tuple[int, str], np.ndarray]) -> Any:
     """Parameters with which a branch adds a constant: kernels of zero, `biases` on the outputs."""
-    boxed = jax.eval_shape(
-        functools.partial(Stack(config).init, train=False), jax.random.key(0), jnp.zeros((1, 1, 16))
-    )
+    boxed = jax.eval_shape(Stack(config).init, jax.random.key(0), jnp.zeros((1, 1, 16)))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nn.meta.unbox(boxed["params"]))
     params["norm"]["scale"] += 1
     params = unroll(params)
@@ -141,7 +138,7 @@ def residuals(config: TransformerConfig, params: Any, batch: int) -> np.ndarray:
     x = jnp.zeros((batch, 1, WIDTH)).at[:, :, ONE].set(1.0)
     forward = jax.jit(
         lambda params, x, key: Stack(config).apply(
-            {"params": params}, x, train=True, rngs={"dropout": key}
+            {"params": params}, x, Call(train=True), rngs={"dropout": key}
         )
     )
     y = np.asarray(forward(params, x, jax.random.key(0)), np.float64)[:, 0]
@@ -192,10 +189,10 @@ def program(config: TransformerConfig, *, train: bool) -> str:
     """What XLA is given for a forward and backward pass."""
     stack = Stack(config)
     x = jnp.zeros((2, 3, config.width))
-    params = jax.eval_shape(functools.partial(stack.init, train=False), jax.random.key(0), x)
+    params = jax.eval_shape(stack.init, jax.random.key(0), x)
 
     def loss(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.sum(stack.apply(params, x, train=train, rngs={"dropout": key}))
+        return jnp.sum(stack.apply(params, x, Call(train), rngs={"dropout": key}))
 
     return jax.jit(jax.grad(loss)).lower(params, x, jax.random.key(0)).as_text()
 
@@ -216,11 +213,11 @@ def test_dropout_of_zero_is_not_in_the_program(scan: bool) -> None:
 def gradient_and_saved(config: TransformerConfig, x: jax.Array) -> tuple[Any, list[Any]]:
     """The gradient, and shapes and types of what the forward pass keeps for it."""
     stack = Stack(config)
-    params = stack.init(jax.random.key(0), x, train=False)
+    params = stack.init(jax.random.key(0), x)
     rngs = {"dropout": jax.random.key(1)}
 
     def loss(params: Any) -> jax.Array:
-        return jnp.sum(jnp.sin(stack.apply(params, x, train=True, rngs=rngs)))
+        return jnp.sum(jnp.sin(stack.apply(params, x, Call(train=True), rngs=rngs)))
 
     kept = saved_residuals(loss, params)
     return jax.jit(jax.grad(loss))(params), [aval for aval, _ in kept]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
-from vljax.models.compute import Compute
-from vljax.models.layers.basic import BatchNorm, ExampleIndex
+from vljax.models.compute import Call, Compute
+from vljax.models.layers.basic import BatchNorm
 from vljax.models.layers.convolution import Convolution
 from vljax.models.layers.inputs import centres, normalised
 from vljax.models.node import Encoded, Encoder
@@ -134,9 +134,7 @@ class EfficientNetLiteModule(nn.Module):
         self,
         image: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
         mask: Bool[Array, "batch patches"] | None = None,
-        *,
-        train: bool,
-        example_index: ExampleIndex = None,
+        call: Call = Call(),
     ) -> Encoded:
         """Encodes images: uint8, or floats that are already normalised; `mask` is ignored.
 
@@ -144,7 +142,7 @@ class EfficientNetLiteModule(nn.Module):
         read are in them as black images.
         """
         config, compute = self.config, self.compute
-        update = train and not config.stored_statistics
+        update = call.train and not config.stored_statistics
         x = normalised(image, config.pixel_mean, config.pixel_std, compute)
         x = Convolution(STEM, 3, compute, stride=2, name="stem")(x)
         x = _relu6(_norm(config, compute, "stem_norm")(x, update=update))

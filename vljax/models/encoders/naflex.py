@@ -12,9 +12,8 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.encoders.vit import ViT, ViTModule
-from vljax.models.layers.basic import ExampleIndex
 from vljax.models.layers.inputs import normalised, resample_at, sincos_at
 from vljax.models.node import Encoded
 
@@ -68,21 +67,19 @@ class NaFlexModule(ViTModule):
         self,
         image: UInt8[Array, "batch patches values"] | Float[Array, "batch patches values"],
         mask: Bool[Array, "batch patches"] | None = None,
+        call: Call = Call(),
         *,
         positions: Int[Array, "batch patches 2"],
         grid: Int[Array, "batch 2"],
-        train: bool,
-        example_index: ExampleIndex = None,
     ) -> Encoded:
         """Encodes sequences of patches of any grid, even of a single row or column.
 
         Args:
           image: pixels of each patch by row, column and channel; uint8, or already normalised.
           mask: False for padding.
+          call: how the pass is made.
           positions: row and column of each patch.
           grid: rows and columns of each image.
-          train: whether dropout is applied.
-          example_index: index of each example in the global batch, for dropout; see `Dropout`.
         """
         size = self.config.patch_size
         patches = rearrange(image, "b n (p q c) -> b n p q c", p=size, q=size)
@@ -92,7 +89,7 @@ class NaFlexModule(ViTModule):
         centres = (positions + 0.5) / jnp.maximum(grid, 1)[:, None]
         if mask is not None:
             centres = jnp.where(mask[..., None], centres, -1.0)
-        return self._encoded(x, mask, centres, train=train, example_index=example_index)
+        return self._encoded(x, mask, centres, call)
 
     def _positions_at(
         self, positions: Int[Array, "batch patches 2"], grid: Int[Array, "batch 2"]

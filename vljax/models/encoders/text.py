@@ -8,11 +8,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Int
 
-from vljax.models.compute import Compute
-from vljax.models.layers.basic import ExampleIndex, layer_norm
+from vljax.models.compute import Call, Compute
+from vljax.models.layers.basic import layer_norm
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, transformer
 from vljax.models.node import Encoded, Encoder
@@ -48,6 +49,11 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
+        if self.cross_attention != "none":
+            yield (
+                "cross_attention",
+                "an encoder has no context; use none",
+            )
         for name in ("vocab_size", "context_length"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, not {getattr(self, name)}"
@@ -80,22 +86,28 @@ class TextModule(nn.Module):
     @nn.compact
     def __call__(
         self,
-        ids: Int[Array, "batch length"],
-        mask: Bool[Array, "batch length"] | None = None,
-        *,
-        train: bool,
-        example_index: ExampleIndex = None,
+        ids: Int[Array, "batch *texts length"],
+        mask: Bool[Array, "batch *texts length"] | None = None,
+        call: Call = Call(),
     ) -> Encoded:
         """Encodes at most `context_length` ids in [0, vocab_size); `mask` is False for padding.
+
+        Several texts of an example (`[batch, texts, length]`) become `batch * texts` rows of the
+        result: the texts of the first example, then those of the second.
 
         Raises:
           ValueError: if the sequence is longer than the context.
         """
         config, compute = self.config, self.compute
+        mask = jnp.ones(ids.shape, bool) if mask is None else mask
+        if ids.ndim == 3:
+            call = call.repeated(ids.shape[1])
+            ids, mask = (
+                rearrange(x, "batch texts length -> (batch texts) length") for x in (ids, mask)
+            )
         length = ids.shape[1]
         if length > config.context_length:
             raise ValueError(f"{length} tokens do not fit a context of {config.context_length}")
-        mask = jnp.ones(ids.shape, bool) if mask is None else mask
         shape = (config.vocab_size, config.width)
         init = with_axes(nn.initializers.normal(0.02), "vocab", "embed")
         embedding = self.param("embedding", init, shape, compute.param_dtype)
@@ -118,13 +130,5 @@ class TextModule(nn.Module):
             x = layer_norm(compute, config.norm_epsilon, "embedding_norm")(x)
         x = compute.constrain(x, ("batch", "length", "embed"))
         attended = mask if config.mask_padding else None
-        x = transformer(
-            x,
-            attended,
-            config,
-            compute,
-            causal=config.causal,
-            train=train,
-            example_index=example_index,
-        )
-        return Encoded(x, mask, pool(config.pooling, x, mask, config, compute))
+        x = transformer(x, attended, config, compute, causal=config.causal, call=call)
+        return Encoded(x, mask, pool(config.pooling, x, mask, config, compute, call))

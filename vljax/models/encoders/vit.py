@@ -12,8 +12,8 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
-from vljax.models.compute import Compute
-from vljax.models.layers.basic import ExampleIndex, layer_norm
+from vljax.models.compute import Call, Compute
+from vljax.models.layers.basic import layer_norm
 from vljax.models.layers.inputs import (
     PositionFilter,
     centres,
@@ -70,6 +70,11 @@ class ViT(TransformerConfig, Encoder, name="vit"):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
+        if self.cross_attention != "none":
+            yield (
+                "cross_attention",
+                "an encoder has no context; use none",
+            )
         if self.patch_size < 1:
             yield "patch_size", f"must be at least 1, not {self.patch_size}"
         if self.patch_size > self.image_size:
@@ -125,9 +130,7 @@ class ViTModule(nn.Module):
         self,
         image: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
         mask: Bool[Array, "batch patches"] | None = None,
-        *,
-        train: bool,
-        example_index: ExampleIndex = None,
+        call: Call = Call(),
     ) -> Encoded:
         """Encodes images: uint8, or already normalised floats; `mask` is False for padding."""
         config, compute = self.config, self.compute
@@ -137,16 +140,14 @@ class ViTModule(nn.Module):
         x = rearrange(self._embed(patches), "b r c d -> b (r c) d")
         x = x + self._positions(rows, columns).astype(compute.dtype)
         seen = jnp.broadcast_to(centres(rows, columns), (*x.shape[:2], 2))
-        return self._encoded(x, mask, seen, train=train, example_index=example_index)
+        return self._encoded(x, mask, seen, call)
 
     def _encoded(
         self,
         x: Float[Array, "batch patches embed"],
         mask: Bool[Array, "batch patches"] | None,
         centres: Float[Array, "batch patches 2"],
-        *,
-        train: bool,
-        example_index: ExampleIndex,
+        call: Call,
     ) -> Encoded:
         """Encodes embedded patches; `centres` are their positions (`Encoded.positions`)."""
         config, compute = self.config, self.compute
@@ -162,10 +163,10 @@ class ViTModule(nn.Module):
 
         full_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=True)
         attended = None if mask is None else full_mask
-        tokens = transformer(x, attended, config, compute, train=train, example_index=example_index)
+        tokens = transformer(x, attended, config, compute, call=call)
 
         pooled_mask = jnp.pad(patch_mask, ((0, 0), (extra, 0)), constant_values=False)
-        pooled = pool(config.pooling, tokens, pooled_mask, config, compute)
+        pooled = pool(config.pooling, tokens, pooled_mask, config, compute, call)
         positions = jnp.pad(centres, ((0, 0), (extra, 0), (0, 0)), constant_values=-1.0)
         return Encoded(tokens, full_mask, pooled, positions)
 

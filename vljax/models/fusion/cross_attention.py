@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -106,16 +107,16 @@ class CrossAttentionModule(nn.Module):
     ) -> dict[str, Encoded]:
         config, call = self.config, call.repeated(texts)
         # Each text changes the image tokens in its own way, so each has its own copy of them.
-        context = Encoded(
-            *(None if x is None else jnp.repeat(x, texts, axis=0) for x in context)
-        )
+        context = jax.tree.map(lambda x: jnp.repeat(x, texts, axis=0), context)
         sides = {config.queries: queries, config.context: context}
         other = {config.queries: config.context, config.context: config.queries}
         stacks = {name: _Side(config, self.compute, name=name) for name in sides}
         tokens = {name: stream.tokens for name, stream in sides.items()}
         for i in range(config.depth):
             tokens = {
-                name: stack(i, tokens[name], tokens[other[name]], sides[name], sides[other[name]], call)
+                name: stack(
+                    i, tokens[name], tokens[other[name]], sides[name], sides[other[name]], call
+                )
                 for name, stack in stacks.items()
             }
         return {

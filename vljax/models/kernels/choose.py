@@ -6,6 +6,8 @@ cpu        attention.reference              sums              2-D matmul (one   
 gpu        attention.cudnn                  sums              tensordot         XLA
 tpu        attention.tpu: dense up to       products with     tensordot         XLA
            1,023 keys, then splash          ones (bfloat16)
+
+Every attention obeys the masks and the causal order of `attention.reference`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from vljax.config import UserError
 from vljax.models.kernels import depthwise, layer_norm, linear
 from vljax.models.kernels.attention import cudnn, reference, tpu
+from vljax.models.kernels.attention.reference import Mask
 from vljax.models.kernels.attention.tpu import OnEachDevice, on_one_device
 
 AttentionKind = Literal["auto", "xla", "cpu", "cudnn", "splash"]
@@ -34,7 +37,7 @@ class Attention(Protocol):
         query: Float[Array, "batch queries heads head_dim"],
         key: Float[Array, "batch keys heads head_dim"],
         value: Float[Array, "batch keys heads head_dim"],
-        mask: Bool[Array, "batch keys"] | None = None,
+        mask: Mask = None,
         causal: bool = False,
     ) -> Float[Array, "batch queries heads head_dim"]: ...
 

@@ -1,13 +1,30 @@
-"""Multi-head attention."""
+"""Multi-head attention, and its keys and values between the steps of decoding."""
 
 from __future__ import annotations
 
+from typing import NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
+from vljax.models.kernels.attention.reference import Mask, attention_weights
 from vljax.models.layers.basic import Linear
+
+ContextMask = Bool[Array, "#contexts #queries keys"] | Bool[Array, "#contexts keys"] | None
+
+
+class KeyValue(NamedTuple):
+    """Projected keys and values of tokens, and room for more."""
+
+    key: Float[Array, "batch capacity heads head_dim"]
+    value: Float[Array, "batch capacity heads head_dim"]
+    length: Int[Array, "batch"]
+    """Number of filled entries of each row; they come first."""
 
 
 class Attention(nn.Module):
@@ -15,31 +32,136 @@ class Attention(nn.Module):
 
     `compute.kernels.attention` mixes the values; see
     `kernels.attention.reference.reference_attention` for its formula.
+
+    >>> attention = Attention(16, 2, Compute(), causal=True)
+    >>> variables = attention.init(jax.random.key(0), jnp.ones((1, 3, 16)))
+    >>> attention.apply(variables, jnp.ones((1, 5, 16))).shape
+    (1, 5, 16)
     """
 
+    width: int
+    """Size of a token of `x` and of the result."""
     heads: int
     compute: Compute
     causal: bool = False
     """Whether a token attends only to itself and earlier ones."""
 
-    @nn.compact
+    def setup(self) -> None:
+        inward = (self.heads, self.width // self.heads), ("embed", "heads", "head_dim")
+        self.query = Linear(*inward, self.compute)
+        self.key = Linear(*inward, self.compute)
+        self.value = Linear(*inward, self.compute)
+        self.output = Linear((self.width,), ("heads", "head_dim", "embed"), self.compute, 2)
+
+    @overload
+    def __call__(
+        self,
+        x: Array,
+        context: Array | KeyValue | None = None,
+        mask: Mask = None,
+        cache: None = None,
+        call: Call = Call(),
+    ) -> Array: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Array,
+        context: None = None,
+        mask: Mask = None,
+        *,
+        cache: KeyValue,
+        call: Call = Call(),
+    ) -> tuple[Array, KeyValue]: ...
+
     def __call__(
         self,
         x: Float[Array, "batch queries embed"],
-        context: Float[Array, "batch keys context_embed"] | None = None,
-        mask: Bool[Array, "batch keys"] | None = None,
-    ) -> Float[Array, "batch queries embed"]:
-        """`mask` marks the keys that may be attended to; `context` is `x` if None."""
-        context = x if context is None else context
-        width = x.shape[-1]
-        inward = ((self.heads, width // self.heads), ("embed", "heads", "head_dim"), self.compute)
-        names = ("batch", "length", "heads", "head_dim")
+        context: Float[Array, "contexts keys context_embed"] | KeyValue | None = None,
+        mask: ContextMask = None,
+        cache: KeyValue | None = None,
+        call: Call = Call(),
+    ) -> Float[Array, "batch queries embed"] | tuple[Array, KeyValue]:
+        """The tokens of `x` with what they attend to.
 
-        def project(name: str, tokens: Array) -> Array:
-            y = self.compute.constrain(Linear(*inward, name=name)(tokens), names)
-            return checkpoint_name(y, f"attention_{name}")
+        Args:
+          x: tokens that attend.
+          context: tokens that they attend to, or what `project` made of these; None for `x`. It
+            may have fewer rows than `x`: then each is for as many consecutive rows of `x`.
+          mask: the keys that may be attended to. With a cache: which tokens of `x` are not padding,
+            shape (batch, queries); padding comes last.
+          cache: keys and values of earlier tokens. Those of `x` are written behind them, and `x`
+            attends to all of them, in causal order if `causal`. There must be room for all tokens
+            of `x`, padding too: if there is not, earlier ones are overwritten.
+          call: how the pass is made.
 
-        query, key = project("query", x), project("key", context)
-        y = self.compute.kernels.attention(query, key, project("value", context), mask, self.causal)
-        outward = Linear((width,), ("heads", "head_dim", "embed"), self.compute, 2, name="output")
-        return outward(checkpoint_name(y, "attention_mixed"))
+        Returns:
+          The result; with a cache, the result and the new cache.
+
+        Raises:
+          ValueError: if a cache meets a context, or a mask with a row for each query.
+        """
+        query = self._projected(self.query, x, "query")
+        causal = self.causal
+        if cache is not None:
+            if context is not None or (mask is not None and mask.ndim == 3):
+                raise ValueError("a cache takes neither a context nor a mask by queries and keys")
+            cache = filled = _appended(cache, self.project(x), mask)
+            mask, causal = _visible(filled, x.shape[1], mask, causal), False
+        elif isinstance(context, KeyValue):
+            filled = context
+        else:
+            filled = self.project(x if context is None else context)
+        key, value = (y.astype(query.dtype) for y in (filled.key, filled.value))
+        # Rows of `x` with the same context are one row of queries, which do not see each other.
+        rows, shared = len(x), len(x) // len(key)
+        if shared > 1 and mask is not None and mask.ndim == 3 and mask.shape[1] > 1:
+            raise ValueError("a mask by queries and keys needs as many rows of the context as of x")
+        query = query.reshape(len(key), -1, *query.shape[2:])
+        if call.attention:
+            weights = attention_weights(query, key, mask, causal)
+            weights = rearrange(weights, "b h (r q) k -> (b r) h q k", r=shared)
+            self.sow("intermediates", "attention", weights)
+        mixed = self.compute.kernels.attention(query, key, value, mask, causal)
+        mixed = mixed.reshape(rows, -1, *mixed.shape[2:])
+        y = self.output(checkpoint_name(mixed, "attention_mixed"))
+        return y if cache is None else (y, cache)
+
+    def project(self, context: Float[Array, "batch keys context_embed"]) -> KeyValue:
+        """Keys and values of a context, for many calls that attend to it."""
+        key = self._projected(self.key, context, "key")
+        value = self._projected(self.value, context, "value")
+        return KeyValue(key, value, jnp.full(context.shape[:1], context.shape[1], jnp.int32))
+
+    def _projected(self, linear: Linear, tokens: Array, name: str) -> Array:
+        y = self.compute.constrain(linear(tokens), ("batch", "length", "heads", "head_dim"))
+        return checkpoint_name(y, f"attention_{name}")
+
+
+def _appended(cache: KeyValue, new: KeyValue, mask: Bool[Array, "batch new"] | None) -> KeyValue:
+    """The cache with the new keys and values behind the filled entries of each row.
+
+    Padding is written too, but not counted: the next call writes over it.
+    """
+
+    @jax.vmap
+    def write(row: Array, tokens: Array, start: Array) -> Array:
+        return jax.lax.dynamic_update_slice(row, tokens.astype(row.dtype), (start, 0, 0))
+
+    count = new.length if mask is None else jnp.sum(mask, 1)
+    return KeyValue(
+        write(cache.key, new.key, cache.length),
+        write(cache.value, new.value, cache.length),
+        cache.length + count.astype(cache.length.dtype),
+    )
+
+
+def _visible(
+    filled: KeyValue, queries: int, mask: Bool[Array, "batch queries"] | None, causal: bool
+) -> Bool[Array, "batch #queries capacity"]:
+    """The entries that queries may attend to, which are the last ones of `filled`."""
+    end = filled.length[:, None]
+    if causal:
+        count = queries if mask is None else jnp.sum(mask, 1, keepdims=True)
+        end = end - count + jnp.arange(1, queries + 1)
+    return jnp.arange(filled.key.shape[1]) < end[:, :, None]

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.numerics import widened
 from vljax.models.parameters import with_axes
 from vljax.models.quantization.quantized_kernel import QuantizedKernel, quantized_linear
@@ -114,12 +114,8 @@ class BatchNorm(nn.Module):
         return y.astype(compute.dtype)
 
 
-ExampleIndex = Int[Array, "batch"] | None
-"""Index of each example in the global batch; None if all examples are there, in order."""
-
-
 class Dropout(nn.Module):
-    """Dropout of single values, or of whole examples (drop path, Huang et al. 2016).
+    """Dropout of single values, or of whole examples (drop path, Huang et al. 2016), in training.
 
     The mask of an example is drawn from a key and the example's index in the global batch, so that
     it stays the same if the batch is computed in parts (`Run.accumulate`).
@@ -129,11 +125,13 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch ..."], rate: float | Array, example_index: ExampleIndex = None
+        self, x: Float[Array, "batch ..."], rate: float | Array, call: Call
     ) -> Float[Array, "batch ..."]:
+        if not call.train:
+            return x
         key = self.make_rng("dropout")
         shape = (1,) * (x.ndim - 1) if self.whole_examples else x.shape[1:]
-        index = jnp.arange(x.shape[0]) if example_index is None else example_index
+        index = jnp.arange(x.shape[0]) if call.example_index is None else call.example_index
         keep = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, shape))
         return jnp.where(keep(index), x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.layers.attention import Attention
 from vljax.models.layers.basic import MLP, layer_norm
 from vljax.models.layers.transformer import TransformerConfig
@@ -55,13 +55,17 @@ class AttentionPooling(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]
+        self,
+        tokens: Float[Array, "batch length embed"],
+        mask: Bool[Array, "batch length"],
+        call: Call = Call(),
     ) -> Float[Array, "batch embed"]:
         batch, _, width = tokens.shape
         xavier = with_axes(nn.initializers.xavier_uniform(), "none", "embed")
         probe = self.param("probe", xavier, (1, width), self.compute.param_dtype)
         query = jnp.broadcast_to(probe.astype(self.compute.dtype), (batch, 1, width))
-        pooled = Attention(self.heads, self.compute, name="attention")(query, tokens, mask)
+        attention = Attention(width, self.heads, self.compute, name="attention")
+        pooled = attention(query, tokens, mask, call=call)
         normed = layer_norm(self.compute, self.epsilon, "norm")(pooled)
         pooled = pooled + MLP(self.mlp_dim, self.activation, self.compute, name="mlp")(normed)
         return pooled[:, 0]
@@ -83,6 +87,7 @@ def pool(
     mask: Bool[Array, "batch length"],
     config: TransformerConfig,
     compute: Compute,
+    call: Call = Call(),
 ) -> Float[Array, "batch embed"]:
     """The pooled tokens, by the pooling with that name.
 
@@ -91,4 +96,4 @@ def pool(
     if name != "map":
         return POOLINGS[name](tokens, mask)
     widths = (config.heads, config.mlp_dim, config.activation, config.norm_epsilon)
-    return AttentionPooling(*widths, compute, name="pooling")(tokens, mask)
+    return AttentionPooling(*widths, compute, name="pooling")(tokens, mask, call)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from vljax.config import setting, suggest
-from vljax.models.compute import Compute
-from vljax.models.layers.attention import Attention
-from vljax.models.layers.basic import MLP, Dropout, ExampleIndex, layer_norm
+from vljax.config import UserError, setting, suggest
+from vljax.models.compute import Call, Compute
+from vljax.models.layers.attention import Attention, KeyValue
+from vljax.models.layers.basic import MLP, Dropout, layer_norm
 from vljax.models.parameters import with_axes
+
+TokenMask = Bool[Array, "#batch #length length"] | Bool[Array, "#batch length"] | None
+"""The tokens that each token, or all of them, may attend to; None: all."""
+ContextMask = Bool[Array, "#contexts #length keys"] | Bool[Array, "#contexts keys"] | None
+"""The tokens of the context that each token, or all of them, may attend to; None: all."""
 
 SAVEABLE = ("attention_query", "attention_key", "attention_value", "attention_mixed", "mlp_hidden")
 """Names of intermediates that rematerialisation may save (`TransformerConfig.remat_names`)."""
@@ -50,6 +55,11 @@ class TransformerConfig:
     post_norm: bool = False
     """Whether a layer norm follows each residual sum, as in BERT, instead of preceding each branch
     and following the last block."""
+    cross_attention: Literal["none", "after_self", "before_self"] = "none"
+    """Whether blocks attend to a context too, after or before they attend to their own tokens."""
+    cross_every: int = 1
+    """Every how many blocks one attends to the context: the last of each group of so many. Only
+    with `scan` unset may it be more than 1."""
     scan: bool = True
     """Whether one compiled block runs in a loop (compiles fast) instead of unrolled blocks (faster
     steps)."""
@@ -67,6 +77,14 @@ class TransformerConfig:
         if self.width % self.heads:
             near = next(h for h in range(self.heads, 0, -1) if self.width % h == 0)
             yield "heads", f"{self.heads} heads do not divide the width {self.width}; {near} would"
+        every = self.cross_every
+        if every != 1:
+            if self.cross_attention == "none":
+                yield "cross_every", f"no block has cross_attention; set it, or use 1, not {every}"
+            elif self.scan:
+                yield "cross_every", "scanned blocks are all alike; unset scan, or use 1"
+            elif every < 1 or self.depth % every:
+                yield "cross_every", f"{every} does not divide the depth {self.depth}"
         for name in self.remat_names:
             if name not in SAVEABLE:
                 yield "remat_names", f"unknown name {name!r}{suggest(name, SAVEABLE)}"
@@ -75,47 +93,109 @@ class TransformerConfig:
                 yield name, f"must be in [0, 1), not {getattr(self, name)}"
 
 
+class Cache(NamedTuple):
+    """What a stack keeps between the steps of decoding; the first axis of all arrays is the block.
+
+    Rows of the batch are on the second axis: `jax.tree.map(lambda x: x[:, rows], cache)` orders
+    them anew.
+    """
+
+    tokens: KeyValue
+    """Of the tokens that were read."""
+    context: KeyValue | None = None
+    """Of the context, after the first call; only of the blocks that attend to it."""
+
+    @property
+    def length(self) -> Int[Array, "batch"]:
+        """Number of tokens that were read in each row."""
+        return self.tokens.length[0]
+
+
+def empty_cache(config: TransformerConfig, batch: int, capacity: int, dtype: DTypeLike) -> Cache:
+    """The cache before the first token, with room for `capacity` tokens.
+
+    >>> config = TransformerConfig(width=64, depth=3, heads=4, mlp_dim=128)
+    >>> empty_cache(config, 2, 10, jnp.bfloat16).tokens.key.shape
+    (3, 2, 10, 4, 16)
+    """
+    shape = (config.depth, batch, capacity, config.heads, config.width // config.heads)
+    length = jnp.zeros((config.depth, batch), jnp.int32)
+    return Cache(KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), length))
+
+
 class Block(nn.Module):
     """A transformer block: attention and MLP, each added to its input.
 
-    A layer norm precedes each of them (Xiong et al. 2020), or follows each sum (`post_norm`;
-    Vaswani et al. 2017).
+    If it has a context, attention to it is a third branch. A layer norm precedes each branch
+    (Xiong et al. 2020), or follows each sum (`post_norm`; Vaswani et al. 2017).
     """
 
     config: TransformerConfig
     causal: bool
     compute: Compute
-    train: bool
+    crosses: bool
+    """Whether it attends to the context."""
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
         drop_path: Float[Array, ""],
-        mask: Bool[Array, "batch length"] | None,
-        example_index: ExampleIndex,
-    ) -> Float[Array, "batch length embed"]:
+        mask: TokenMask,
+        call: Call,
+        context: Float[Array, "contexts keys context_embed"] | None,
+        context_mask: ContextMask,
+        cache: Cache | None,
+    ) -> tuple[Float[Array, "batch length embed"], Cache | None]:
+        """Tokens, and the part of the cache that is new; `cache` has no axis of blocks here."""
         config, compute = self.config, self.compute
+        sizes = (config.width, config.heads, compute)
 
-        def residual(x: Array, branch: Array, name: str) -> Array:
+        def norm(x: Array, name: str) -> Array:
+            return layer_norm(compute, config.norm_epsilon, f"{name}_norm")(x)
+
+        def before(name: str) -> Array:
+            return x if config.post_norm else norm(x, name)
+
+        def after(branch: Array, name: str) -> Array:
             if config.layer_scale is not None:
                 branch = branch * self._scale(f"{name}_scale", config.layer_scale, x.dtype)
-            if self.train and config.dropout:
-                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, example_index)
-            if self.train and config.drop_path:
+            if config.dropout:
+                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, call)
+            if config.drop_path:
                 drop = Dropout(whole_examples=True, name=f"{name}_drop_path")
-                branch = drop(branch, drop_path, example_index)
-            return compute.constrain(x + branch, ("batch", "length", "embed"))
+                branch = drop(branch, drop_path, call)
+            y = compute.constrain(x + branch, ("batch", "length", "embed"))
+            return norm(y, name) if config.post_norm else y
 
-        attention = Attention(config.heads, compute, self.causal, name="attention")
+        def attend() -> tuple[Array, KeyValue | None]:
+            attention = Attention(*sizes, self.causal, name="attention")
+            y = before("attention")
+            if cache is None:
+                return after(attention(y, mask=mask, call=call), "attention"), None
+            y, tokens = attention(y, mask=mask, cache=cache.tokens, call=call)
+            return after(y, "attention"), tokens
+
+        def cross() -> tuple[Array, KeyValue | None]:
+            attention = Attention(*sizes, name="cross_attention")
+            y = before("cross_attention")
+            if cache is not None and cache.context is not None:
+                y = attention(y, cache.context, context_mask, call=call)
+                return after(y, "cross_attention"), None
+            assert context is not None  # `transformer` saw to it
+            projected = attention.project(context)
+            y = attention(y, projected, context_mask, call=call)
+            return after(y, "cross_attention"), projected
+
+        projected = None
+        if self.crosses and config.cross_attention == "before_self":
+            x, projected = cross()
+        x, tokens = attend()
+        if self.crosses and config.cross_attention == "after_self":
+            x, projected = cross()
         mlp = MLP(config.mlp_dim, config.activation, compute, name="mlp")
-        attention_norm = layer_norm(compute, config.norm_epsilon, "attention_norm")
-        mlp_norm = layer_norm(compute, config.norm_epsilon, "mlp_norm")
-        if config.post_norm:
-            x = attention_norm(residual(x, attention(x, mask=mask), "attention"))
-            return mlp_norm(residual(x, mlp(x), "mlp"))
-        x = residual(x, attention(attention_norm(x), mask=mask), "attention")
-        return residual(x, mlp(mlp_norm(x)), "mlp")
+        x = after(mlp(before("mlp")), "mlp")
+        return x, None if tokens is None else Cache(tokens, projected)
 
     def _scale(self, name: str, initial: float, dtype: DTypeLike) -> Float[Array, "embed"]:
         init = with_axes(nn.initializers.constant(initial), "embed")
@@ -130,21 +210,48 @@ class Unrolled(nn.Module):
     config: TransformerConfig
     causal: bool
     compute: Compute
-    train: bool
 
     @nn.compact
     def __call__(
         self,
         x: Array,
         drop_path: Float[Array, "layers"],
-        mask: Array | None,
-        example_index: ExampleIndex,
-    ) -> Array:
-        block = rematerialised(self.config)
-        fields = (self.config, self.causal, self.compute, self.train)
-        for i in range(self.config.depth):
-            x = block(*fields, name=str(i))(x, drop_path[i], mask, example_index)
-        return x
+        mask: TokenMask,
+        call: Call,
+        context: Array | None,
+        context_mask: ContextMask,
+        cache: Cache | None,
+    ) -> tuple[Array, Cache | None]:
+        config = self.config
+        block = rematerialised(config)
+        new: list[Cache] = []
+        for i in range(config.depth):
+            # Every group's last block attends to the context.
+            group, left = divmod(i + 1, config.cross_every)
+            crosses = config.cross_attention != "none" and left == 0
+            own = None
+            if cache is not None:
+                stored = _at(cache.context, group - 1) if crosses else None
+                own = Cache(_at(cache.tokens, i), stored)
+            fields = (config, self.causal, self.compute, crosses)
+            rest = (mask, call, context, context_mask, own)
+            x, made = block(*fields, name=str(i))(x, drop_path[i], *rest)
+            if made is not None:
+                new.append(made)
+        if cache is None:
+            return x, None
+        contexts = [made.context for made in new if made.context is not None]
+        tokens = _stacked([made.tokens for made in new])
+        return x, Cache(tokens, _stacked(contexts) if contexts else None)
+
+
+def _at(stack: Any, i: int) -> Any:
+    return jax.tree.map(lambda x: x[i], stack)
+
+
+def _stacked(trees: list[KeyValue]) -> KeyValue:
+    stack: KeyValue = jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    return stack
 
 
 def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
@@ -170,38 +277,108 @@ def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
     return block
 
 
+@overload
 def transformer(
-    x: Float[Array, "batch length embed"],
-    mask: Bool[Array, "batch length"] | None,
+    x: Array,
+    mask: TokenMask,
     config: TransformerConfig,
     compute: Compute,
     *,
     causal: bool = False,
-    train: bool,
-    example_index: ExampleIndex = None,
-) -> Float[Array, "batch length embed"]:
+    call: Call = Call(),
+    context: Array | None = None,
+    context_mask: ContextMask = None,
+    cache: None = None,
+) -> Array: ...
+
+
+@overload
+def transformer(
+    x: Array,
+    mask: TokenMask,
+    config: TransformerConfig,
+    compute: Compute,
+    *,
+    causal: bool = False,
+    call: Call = Call(),
+    context: Array | None = None,
+    context_mask: ContextMask = None,
+    cache: Cache,
+) -> tuple[Array, Cache]: ...
+
+
+def transformer(
+    x: Float[Array, "batch length embed"],
+    mask: TokenMask,
+    config: TransformerConfig,
+    compute: Compute,
+    *,
+    causal: bool = False,
+    call: Call = Call(),
+    context: Float[Array, "contexts keys context_embed"] | None = None,
+    context_mask: ContextMask = None,
+    cache: Cache | None = None,
+) -> Float[Array, "batch length embed"] | tuple[Array, Cache]:
     """Tokens after the blocks and the final norm (with `post_norm` there is no final norm).
 
     Call it inside a compact module: it adds parameters there, under `blocks/...` and `norm/...`.
 
     Args:
       x: tokens with their positions added.
-      mask: the tokens that may be attended to; None for all.
+      mask: the tokens that may be attended to, by all tokens or by each; None for all. With a
+        cache: which tokens are not padding, shape (batch, length); padding comes last.
       causal: whether a token attends only to itself and earlier ones.
-      train: whether dropout is applied.
-      example_index: index of each example in the global batch, for dropout; see `Dropout`.
+      call: how the pass is made.
+      context: tokens of another sequence, for blocks with `cross_attention`; their width may be
+        another. With a cache, only the first call reads it.
+      context_mask: the tokens of the context that may be attended to; None for all.
+      cache: of earlier tokens; `empty_cache` makes the first. It must have room for `x`.
+
+    Returns:
+      The tokens; with a cache, the tokens and the new cache.
+
+    Raises:
+      UserError: if there is a context but no `cross_attention`, or the other way around.
+
+    >>> config = TransformerConfig(width=8, depth=2, heads=2, mlp_dim=16)
+    >>> class Blocks(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, cache=None):
+    ...         return transformer(x, None, config, Compute(), causal=True, cache=cache)
+    >>> variables = Blocks().init(jax.random.key(0), jnp.ones((1, 3, 8)))
+    >>> Blocks().apply(variables, jnp.ones((1, 3, 8))).shape
+    (1, 3, 8)
+    >>> cache = empty_cache(config, 1, 10, jnp.float32)
+    >>> tokens, cache = Blocks().apply(variables, jnp.ones((1, 2, 8)), cache)
+    >>> cache.length
+    Array([2], dtype=int32)
     """
-    fields = (config, causal, compute, train)
+    known = cache is not None and cache.context is not None
+    if config.cross_attention == "none" and (known or context is not None):
+        raise UserError("cross_attention: none, but there is a context; use after_self")
+    if config.cross_attention != "none" and not known and context is None:
+        raise UserError(
+            f"cross_attention: {config.cross_attention} needs a context; give one, or use none"
+        )
     rates = jnp.linspace(0, config.drop_path, config.depth, dtype=jnp.float32)
+    fields = (config, causal, compute)
     if config.scan:
         scan = nn.scan(
-            lambda block, x, rate: (block(x, rate, mask, example_index), None),
-            variable_axes={"params": 0},
+            lambda block, x, rate, cache: block(x, rate, mask, call, context, context_mask, cache),
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=config.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = scan(rematerialised(config)(*fields, name="blocks"), x, rates)
+        crosses = config.cross_attention != "none"
+        block = rematerialised(config)(*fields, crosses, name="blocks")
+        x, new = scan(block, x, rates, cache)
     else:
-        x = Unrolled(*fields, name="blocks")(x, rates, mask, example_index)
-    return x if config.post_norm else layer_norm(compute, config.norm_epsilon, "norm")(x)
+        rest = (mask, call, context, context_mask, cache)
+        x, new = Unrolled(*fields, name="blocks")(x, rates, *rest)
+    if not config.post_norm:
+        x = layer_norm(compute, config.norm_epsilon, "norm")(x)
+    if cache is None:
+        return x
+    # What is stored of the context goes around the blocks: as an output it would be copied.
+    return x, new._replace(context=cache.context) if known else new

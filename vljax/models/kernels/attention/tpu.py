@@ -23,7 +23,7 @@ from einops import rearrange
 from jax.lax import optimization_barrier
 from jaxtyping import Array, Bool, Float
 
-from vljax.models.kernels.attention.reference import allowed_pairs
+from vljax.models.kernels.attention.reference import Mask, allowed_pairs
 from vljax.models.numerics import widened
 
 SPLASH_FROM = 1024
@@ -59,7 +59,7 @@ def tpu_attention(
     query: Float[Array, "batch queries heads head_dim"],
     key: Float[Array, "batch keys heads head_dim"],
     value: Float[Array, "batch keys heads head_dim"],
-    mask: Bool[Array, "batch keys"] | None = None,
+    mask: Mask = None,
     causal: bool = False,
     on_each_device: OnEachDevice = on_one_device,
 ) -> Float[Array, "batch queries heads head_dim"]:
@@ -145,11 +145,22 @@ def splash_attention(
     query: Float[Array, "batch queries heads head_dim"],
     key: Float[Array, "batch keys heads head_dim"],
     value: Float[Array, "batch keys heads head_dim"],
-    mask: Bool[Array, "batch keys"] | None = None,
+    mask: Mask = None,
     causal: bool = False,
     on_each_device: OnEachDevice = on_one_device,
 ) -> Float[Array, "batch queries heads head_dim"]:
-    """`splash` on each device's part, because XLA cannot split a Pallas kernel over devices."""
+    """`splash` on each device's part, because XLA cannot split a Pallas kernel over devices.
+
+    The kernel can leave out keys for all queries of an example, and is causal only for as many
+    queries as keys. `dense_attention` computes the rest: masks with a row for each query, and
+    causal attention to more keys than queries.
+    """
+    queries, keys = query.shape[1], key.shape[1]
+    by_query = mask is not None and mask.ndim == 3 and mask.shape[1] > 1
+    if by_query or (causal and queries != keys):
+        return dense_attention(query, key, value, allowed_pairs(mask, causal, queries, keys))
+    if mask is not None:
+        mask = jnp.broadcast_to(mask.reshape(-1, keys), (query.shape[0], keys))
     local = functools.partial(splash, causal=causal)
     axes = (_TOKENS, _TOKENS, _TOKENS, _MASK)
     return on_each_device(local, (query, key, value, mask), axes, _TOKENS)

@@ -1,0 +1,114 @@
+"""Streams fused by cross-attention. The block itself is compared in tests/parity."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.tiny import images, randomised, text, token_ids, vit
+from vljax.config import UserError, validate
+from vljax.models.assembly import Model, ModelConfig, Variables, build, parameter_shapes
+from vljax.models.compute import Call, Compute
+from vljax.models.fusion import CrossAttention
+from vljax.models.heads import Classifier
+from vljax.models.parameters import leaves
+
+SIZES: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "mlp_dim": 64}
+
+
+def config(**fusion: Any) -> ModelConfig:
+    fields = {"queries": "question", "pooling": "mean", **SIZES, **fusion}
+    stream = "fusion.question" if fields.get("co_attention") else "fusion"
+    return ModelConfig(
+        {
+            "image": vit(image_size=16, pooling="mean"),
+            "question": text(pooling="mean"),
+            "fusion": CrossAttention(**fields),
+            "answer": Classifier(stream=stream, classes=5, hidden=16),
+        }
+    )
+
+
+def made(of: ModelConfig) -> tuple[Model, Variables]:
+    model = build(of, Compute())
+    return model, Variables(randomised(parameter_shapes(model, of).params), {})
+
+
+def batch(rows: int, texts: int | None = None) -> dict[str, Any]:
+    count = rows * (texts or 1)
+    ids, mask = token_ids(count, 8), np.arange(8) < 3 + np.arange(count)[:, None] % 5
+    if texts is not None:
+        ids, mask = ids.reshape(rows, texts, 8), mask.reshape(rows, texts, 8)
+    return {"image": images(rows, 16, 16), "question": ids, "question_mask": mask}
+
+
+@pytest.mark.parametrize("co_attention", [False, True])
+def test_several_texts_for_an_image_are_as_several_examples(co_attention: bool) -> None:
+    """Dropout included: the rows of the texts are those of an expanded batch."""
+    model, variables = made(config(co_attention=co_attention, scan=False, dropout=0.2))
+    together = batch(2, texts=3)
+    apart = {
+        "image": np.repeat(together["image"], 3, axis=0),
+        "question": together["question"].reshape(6, 8),
+        "question_mask": together["question_mask"].reshape(6, 8),
+    }
+    call = Call(train=True, key=jax.random.key(1))
+    apply = jax.jit(lambda batch: model.apply(variables, batch, call)[0]["answer/logits"])
+    np.testing.assert_allclose(apply(together), apply(apart), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("co_attention", [False, True])
+def test_scores_depend_on_both_streams_and_not_on_padding(co_attention: bool) -> None:
+    model, variables = made(config(co_attention=co_attention, scan=False))
+    apply = jax.jit(lambda batch: model.apply(variables, batch)[0]["answer/logits"])
+    first = batch(2)
+    before = apply(first)
+    assert before.shape == (2, 5)
+    ids, mask = first["question"], first["question_mask"]
+    hidden = {**first, "question": np.where(mask, ids, (ids + 1) % 10)}
+    np.testing.assert_allclose(apply(hidden), before, rtol=0, atol=1e-6)
+    for name, other in (("image", 255 - first["image"]), ("question", (ids + 3) % 10)):
+        assert np.abs(apply({**first, name: other}) - before).max() > 1e-3
+
+
+def test_scanned_and_unrolled_fusions_compute_the_same() -> None:
+    scanned, _ = made(config(scan=True))
+    unrolled, variables = made(config(scan=False))
+    blocks = variables.params["fusion"]["blocks"]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *(blocks[str(i)] for i in range(2)))
+    fusion = {**variables.params["fusion"], "blocks": stacked}
+    other = Variables({**variables.params, "fusion": fusion}, {})
+    left, right = unrolled.apply(variables, batch(2))[0], scanned.apply(other, batch(2))[0]
+    np.testing.assert_allclose(left["answer/logits"], right["answer/logits"], rtol=0, atol=2e-6)
+
+
+def test_co_attention_has_blocks_of_its_own_for_each_stream() -> None:
+    model, variables = made(config(co_attention=True, scan=False))
+    paths = {"/".join(keys[:4]) for keys, _ in leaves(variables.params["fusion"])}
+    for stream in ("question", "image"):
+        assert f"{stream}/blocks/1/cross_attention" in paths
+    outputs, _ = model.apply(variables, batch(2))
+    assert outputs["fusion.image/tokens"].shape == (2, 16, 32)
+    assert outputs["fusion.question/pooled"].shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 64}, "nodes.fusion.queries: 'question' is 32 wide but width is 64"),
+        ({"queries": "qestion"}, "nodes.fusion: reads 'qestion', which no node makes"),
+        ({"context": "question"}, "nodes.fusion.context: is 'question', as queries"),
+        ({"co_attention": True}, "nodes.fusion.co_attention: runs two stacks of blocks in step"),
+        ({"cross_attention": "none"}, "nodes.fusion.cross_attention: is what this fusion is for"),
+        (
+            {"co_attention": True, "scan": False, "pooling": "map"},
+            "nodes.fusion.pooling: map is for one stream",
+        ),
+    ],
+)
+def test_a_fusion_that_does_not_fit_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        validate(config(**fields))
+    assert message in str(error.value)
