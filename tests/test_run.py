@@ -11,7 +11,7 @@ import pytest
 from tests.training import tiny
 from vljax import config
 from vljax.config import UserError
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.encoders import ViT
 from vljax.models.node import Encoded
 from vljax.run import Run, prepare
@@ -68,7 +68,7 @@ class Normalised(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, image, mask=None, call=EVALUATE):
+    def __call__(self, image, mask=None, call=Call()):
         x = image.reshape(*image.shape[:1], -1).astype(jnp.float32)[:, None, :32]
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
         kernel = self.param("scale", init, (32,), jnp.float32)
