@@ -309,7 +309,7 @@ def test_clip_ids_of_capitals_are_the_reference_ids():
 
 @pytest.mark.parametrize("kind", [HuggingFace, SentencePiece])
 def test_unset_missing_and_broken_files(kind, tmp_path):
-    with pytest.raises(UserError, match=r"data\.tokenizer\.path: unset"):
+    with pytest.raises(UserError, match=r"data\.tokenizers\.text\.path: unset"):
         kind().load()
     with pytest.raises(UserError, match="no such file or folder"):
         validate(kind(str(tmp_path / "lost")))
@@ -323,8 +323,16 @@ def test_unset_missing_and_broken_files(kind, tmp_path):
 
 def test_a_file_of_another_kind_is_named(huggingface_path, sentencepiece_path, tmp_path):
     for kind, path, message in (
-        (SentencePiece, huggingface_path, "a tokenizer.json; use --data.tokenizer huggingface"),
-        (HuggingFace, sentencepiece_path, "a SentencePiece model; use --data.tokenizer sentence"),
+        (
+            SentencePiece,
+            huggingface_path,
+            "a tokenizer.json; use --data.tokenizers.text huggingface",
+        ),
+        (
+            HuggingFace,
+            sentencepiece_path,
+            "a SentencePiece model; use --data.tokenizers.text sentence",
+        ),
     ):
         with pytest.raises(UserError, match=re.escape(f"it looks like {message}")):
             kind(path).load()

@@ -75,7 +75,9 @@ class Tokenizer(Component, abc.ABC):
     def _read_vocabulary(self) -> bytes:
         path: str | None = getattr(self, "path", None)
         if path is None:
-            raise UserError(f"data.tokenizer.path: unset; set it to a {self.type_name} vocabulary")
+            raise UserError(
+                f"data.tokenizers.text.path: unset; set it to a {self.type_name} vocabulary"
+            )
         return read_user_file(path)
 
 
@@ -173,6 +175,15 @@ def _encodable(text: str) -> str:
     return text
 
 
+def load_named(name: str, tokenizer: Tokenizer) -> LoadedTokenizer:
+    """Load a tokenizer of a recipe. Raises UserError with the name in the path of its field."""
+    try:
+        return tokenizer.load()
+    except UserError as error:
+        own = str(error).replace("data.tokenizers.text", f"data.tokenizers.{name}")
+        raise UserError(own) from error
+
+
 def load_tokenizer(directory: str) -> LoadedTokenizer:
     """Load the tokenizer whose `LoadedTokenizer.files` are in a local or remote folder.
 
@@ -218,7 +229,7 @@ def _diagnosis(content: bytes) -> str | None:
     if content.lstrip()[:1] == b"{":
         return _json_diagnosis(content)
     if content.startswith(b"\x0a") and b"<unk>" in content[:4096]:
-        return ": it looks like a SentencePiece model; use --data.tokenizer sentencepiece"
+        return ": it looks like a SentencePiece model; use --data.tokenizers.text sentencepiece"
     return None
 
 
@@ -228,7 +239,7 @@ def _json_diagnosis(content: bytes) -> str:
     except ValueError as error:
         return f": JSON that is cut or damaged ({error})"
     if "model" in data:
-        return ": it looks like a tokenizer.json; use --data.tokenizer huggingface"
+        return ": it looks like a tokenizer.json; use --data.tokenizers.text huggingface"
     if "tokenizer_class" in data or "added_tokens_decoder" in data:
         return ": it is a tokenizer_config.json; give the tokenizer.json beside it"
     return ": it is JSON without a model, perhaps a vocab.json; give the tokenizer.json beside it"

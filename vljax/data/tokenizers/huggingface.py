@@ -86,5 +86,7 @@ def _id(tokenizer: Any, config: HuggingFace, field: str) -> int:
     if number is None:
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         known = suggest(token, added) or "; name a token of its vocabulary"
-        raise UserError(f"data.tokenizer.{field}: {config.path} has no token {token!r}{known}")
+        raise UserError(
+            f"data.tokenizers.text.{field}: {config.path} has no token {token!r}{known}"
+        )
     return number

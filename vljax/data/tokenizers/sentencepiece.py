@@ -84,20 +84,24 @@ def _special(config: SentencePiece, processor: Any, size: int) -> Special:
     """The special ids of the config. Raises UserError if the model lacks one of the tokens."""
     if config.add_eos and processor.eos_id() < 0:
         raise UserError(
-            f"data.tokenizer.add_eos: {config.path} has no end-of-sentence token; set it to False"
+            f"data.tokenizers.text.add_eos: {config.path} has no end-of-sentence token; set it to "
+            "False"
         )
     if config.add_bos and processor.bos_id() < 0:
         raise UserError(
-            f"data.tokenizer.add_bos: {config.path} has no begin-of-sentence token; set it to False"
+            f"data.tokenizers.text.add_bos: {config.path} has no begin-of-sentence token; set it "
+            "to False"
         )
     pad = processor.pad_id() if config.pad_id is None else config.pad_id
     if pad < 0:
         raise UserError(
-            f"data.tokenizer.pad_id: {config.path} has no padding token; set it to an id of the "
-            f"model, such as {max(processor.eos_id(), 0)}"
+            f"data.tokenizers.text.pad_id: {config.path} has no padding token; set it to an id of "
+            f"the model, such as {max(processor.eos_id(), 0)}"
         )
     if pad >= size:
-        raise UserError(f"data.tokenizer.pad_id: {pad} is outside the vocabulary of {size} ids")
+        raise UserError(
+            f"data.tokenizers.text.pad_id: {pad} is outside the vocabulary of {size} ids"
+        )
     return Special(
         pad,
         processor.eos_id() if config.add_eos else None,
