@@ -18,6 +18,7 @@ from vljax.data.records import Source
 from vljax.data.sources import (
     ArrayRecord,
     Csv,
+    Expand,
     Folder,
     JsonLines,
     Karpathy,
@@ -109,6 +110,7 @@ __all__ = [
     "Encoder",
     "Equals",
     "Evaluator",
+    "Expand",
     "Filter",
     "Flip",
     "Folder",

@@ -6,20 +6,17 @@ are compared in lower case, with single spaces.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 
 from vljax.config import UserError, setting
+from vljax.data.cache import cached
 from vljax.data.records import Annotation, ExampleError, Progress, Source
-from vljax.data.sources.tar_index import cache_folder
-from vljax.files import join, read_user_file, write_file
+from vljax.files import read_user_file
 
 
 def normalised(text: str) -> str:
@@ -167,7 +164,7 @@ def answer_vocabulary(
 
     >>> from vljax.recipes import Scenes
     >>> answer_vocabulary(Scenes(size=64, max_objects=2), most=2, examples=50)
-    ('no', 'yes')
+    ('1', 'no')
 
     Args:
       source: the training data.
@@ -250,30 +247,20 @@ def _counted(
 ) -> TermCounts:
     records = source.open()
     total = len(records) if examples is None else min(examples, len(records))
-    key = hashlib.sha256(f"{records.identity} {what} {total}".encode()).hexdigest()
-    file = join(os.path.dirname(cache_folder()), "vocabularies", f"{key}.json")
-    try:
-        with open(file, encoding="utf-8") as stream:
-            return TermCounts(tuple((term, int(count)) for term, count in json.load(stream)))
-    except (OSError, ValueError):
-        pass  # not counted yet, or a damaged file
-    counter: Counter[str] = Counter()
-    last = time.monotonic()
-    for i in range(total):
-        try:
-            found = terms_of(records.annotation(i))
-        except ExampleError:
-            continue
-        counter.update(filter(None, map(normalised, found)))
-        if progress is not None and time.monotonic() - last > _SECONDS_BETWEEN_CALLS:
-            last = time.monotonic()
-            progress(i + 1, total)
-    counts = TermCounts(tuple(sorted(counter.items(), key=lambda item: (-item[1], item[0]))))
-    _keep(file, counts)
-    return counts
 
+    def count() -> list[tuple[str, int]]:
+        counter: Counter[str] = Counter()
+        last = time.monotonic()
+        for i in range(total):
+            try:
+                found = terms_of(records.annotation(i))
+            except ExampleError:
+                continue
+            counter.update(filter(None, map(normalised, found)))
+            if progress is not None and time.monotonic() - last > _SECONDS_BETWEEN_CALLS:
+                last = time.monotonic()
+                progress(i + 1, total)
+        return sorted(counter.items(), key=lambda item: (-item[1], item[0]))
 
-def _keep(file: str, counts: TermCounts) -> None:
-    """Writes a file of the cache; a folder that cannot be written only costs time."""
-    with contextlib.suppress(OSError):
-        write_file(file, json.dumps(counts.counts).encode())
+    found = cached("vocabularies", f"{records.identity} {what} {total}", count)
+    return TermCounts(tuple((term, count) for term, count in found))

@@ -32,9 +32,9 @@ class ChooseQuestions(Transform, name="choose_questions"):
     >>> record = Record(captions=(), image=b"", questions=asked)
     >>> chosen = ChooseQuestions(count=3)({"record": record}, np.random.default_rng(0))
     >>> chosen["question"]
-    ('Which colour?', 'How many cats?', 'How many cats?')
+    ('How many cats?', 'Which colour?', 'How many cats?')
     >>> chosen["answers"][0]
-    (('red', 1.0),)
+    (('2', 1.0),)
     """
 
     count: int | None = 1
