@@ -11,7 +11,14 @@ from vljax import config
 from vljax.config import UserError
 from vljax.data.sources import Mixture, Part
 from vljax.data.tokenizers import Clip
-from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
+from vljax.data.transforms import (
+    ChooseQuestions,
+    ChooseText,
+    Decode,
+    EncodeAnswers,
+    Resize,
+    Tokenize,
+)
 from vljax.datasets import Builtin
 from vljax.run import Run, prepare, recipe_tokenizers
 from vljax.workdir import decode_recipe, model_files
@@ -65,3 +72,12 @@ def test_a_checkpoint_holds_every_tokenizer():
     found = {name.rpartition("/")[0] for name in files if "/" in name}
     assert found == {"tokenizer", "tokenizers/question"}
     assert json.loads(files["tokenizers/question/config.json"])["type"] == "clip"
+
+
+def test_a_checkpoint_holds_the_answers():
+    run = config.load(f"{QUICKSTART}:tiny", Run)
+    asks = (*run.data.eval_transforms, ChooseQuestions(), Tokenize("question"))
+    asks = (*asks, EncodeAnswers(("yes", "No")))
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, eval_transforms=asks))
+    files = model_files(prepare(run), recipe_tokenizers(run))
+    assert files["vocabularies/answer.txt"] == b"yes\nno\n"

@@ -22,6 +22,7 @@ from vljax.data.pipeline.pipeline import stream_fingerprint
 from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.transforms.text import Tokenize
+from vljax.data.vocabulary import VocabularyFile, terms
 from vljax.parallel.processes.agreement import broadcast
 from vljax.parallel.processes.start import is_first
 from vljax.run import Prepared, Run, recipe_tokenizers
@@ -210,6 +211,10 @@ def model_files(prepared: Prepared, tokenizers: Mapping[str, LoadedTokenizer]) -
         "environment.json": _json(_environment(prepared)),
         "preprocess.json": _json({**preprocessing(run.data), "normalisation": normalisation}),
     }
+    for name, vocabulary in run.data.vocabularies().items():
+        if not isinstance(vocabulary, VocabularyFile) or vocabulary.path is not None:
+            lines = "".join(f"{term}\n" for term in terms(vocabulary))
+            files[f"vocabularies/{name}.txt"] = lines.encode()
     for name, tokenizer in tokenizers.items():
         folder = tokenizer_folder(name)
         files |= {f"{folder}/{file}": content for file, content in tokenizer.files().items()}

@@ -10,7 +10,7 @@ import functools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 
 from vljax.config import UserError, setting
@@ -135,6 +135,15 @@ class TermCounts:
         """Number of occurrences."""
         return sum(count for _, count in self.counts)
 
+    @classmethod
+    def of(cls, counter: Mapping[str, int]) -> TermCounts:
+        """The counts of a counter.
+
+        >>> TermCounts.of({"no": 1, "yes": 2, "a": 1}).counts
+        (('yes', 2), ('a', 1), ('no', 1))
+        """
+        return cls(tuple(sorted(counter.items(), key=lambda item: (-item[1], item[0]))))
+
     def most_frequent(self, most: int | None, min_count: int = 1) -> tuple[str, ...]:
         """The most frequent texts.
 
@@ -200,7 +209,7 @@ def object_names(
     Raises:
       UserError: if the source cannot be opened or has no region.
     """
-    found = _counted(source, "names", _names, examples, None).most_frequent(most, min_count)
+    found = count_names(source, examples=examples).most_frequent(most, min_count)
     if not found:
         raise UserError(f"{source.full_name}: has no regions")
     return found
@@ -231,8 +240,20 @@ def count_answers(
     return _counted(source, f"answers {json.dumps(kinds)}", answers, examples, progress)
 
 
-def _names(annotation: Annotation) -> list[str]:
-    return [region.name for region in annotation.regions]
+def count_names(
+    source: Source, *, examples: int | None = None, progress: Progress | None = None
+) -> TermCounts:
+    """How often each name of a region occurs.
+
+    Args:
+      source: the data.
+      examples: number of records to count; None for all.
+      progress: called with the number of records that are counted and the total.
+
+    Raises:
+      UserError: if the source cannot be opened.
+    """
+    return _counted(source, "names", lambda a: [r.name for r in a.regions], examples, progress)
 
 
 _SECONDS_BETWEEN_CALLS = 0.2
@@ -260,7 +281,7 @@ def _counted(
             if progress is not None and time.monotonic() - last > _SECONDS_BETWEEN_CALLS:
                 last = time.monotonic()
                 progress(i + 1, total)
-        return sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+        return list(TermCounts.of(counter).counts)
 
     found = cached("vocabularies", f"{records.identity} {what} {total}", count)
     return TermCounts(tuple((term, count) for term, count in found))

@@ -43,6 +43,7 @@ from vljax.data.transforms.base import (
     list_problems,
 )
 from vljax.data.transforms.text import Tokenize
+from vljax.data.vocabulary import Vocabulary, VocabularyFile, terms
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ class Data:
             if isinstance(transform, Tokenize) and transform.makes()[0] == array:
                 return transform.tokenizer
         return None
+
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Array -> the texts that its indices stand for, such as the answers to questions."""
+        transforms = (*self.train_transforms, *self.eval_transforms)
+        known = ((transform.makes()[0], transform.classes()) for transform in transforms)
+        return {name: vocabulary for name, vocabulary in known if vocabulary is not None}
 
     def load_tokenizers(self) -> dict[str, LoadedTokenizer]:
         """All tokenizers, loaded. Raises UserError for one that cannot be loaded."""
@@ -272,6 +279,8 @@ def stream_fingerprint(data: Data, *, seed: int, global_batch: int) -> str:
     }
     if digests:
         content["tokenizers"] = digests
+    if vocabularies := _vocabularies(data):
+        content["vocabularies"] = vocabularies
     if isinstance(data.source, Mixture):
         lengths = [len(part.records) for part in parts]
         content["source"] = {
@@ -291,9 +300,25 @@ def _digests(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def _encoded(transforms: tuple[Transform, ...]) -> Any:
-    """The transforms without a last `Tokenize()`, which is implied by the tokenizer "text".
+def _vocabularies(data: Data) -> list[tuple[str, ...]]:
+    """The content of the vocabularies that are in files, in the order of the recipe."""
+    parts = (part.transforms for part in parts_of(data.source).values())
+    lists = (data.train_transforms, *parts)
+    classes = (transform.classes() for transforms in lists for transform in transforms)
+    return [terms(each) for each in classes if isinstance(each, VocabularyFile)]
 
-    So streams have the fingerprint that they had when tokenization was not a transform.
+
+def _encoded(transforms: tuple[Transform, ...]) -> Any:
+    """The transforms, without paths.
+
+    A last `Tokenize()` is left out, as the tokenizer "text" implies it. So streams have the
+    fingerprint that they had when tokenization was not a transform.
     """
-    return encode(transforms[:-1] if transforms[-1:] == (Tokenize(),) else transforms)
+    encoded = encode(transforms[:-1] if transforms[-1:] == (Tokenize(),) else transforms)
+    return [
+        {name: _without_path(value) for name, value in transform.items()} for transform in encoded
+    ]
+
+
+def _without_path(value: Any) -> Any:
+    return {**value, "path": None} if isinstance(value, dict) and "path" in value else value

@@ -95,16 +95,13 @@ class ExpandedRecords(Records):
     def __init__(self, config: Expand, records: Records, progress: Progress):
         self._records, self._by = records, config.by
         start = time.monotonic()
-        counts = cached(
-            "expanded", f"{config.by} {records.identity}", lambda: self._count(progress)
-        )
+        key = f"{config.by} {records.identity}"
+        counts = cached("expanded", key, lambda: self._count(progress))
         self._ends: Int64[np.ndarray, " records"] = np.cumsum(np.array(counts, np.int64))
         seconds = time.monotonic() - start
         if seconds > _QUIET_SECONDS:
-            name, rows = config.full_name, len(self)
-            logger.warning(
-                "%s: %d rows of %d records, in %.0f s", name, rows, len(records), seconds
-            )
+            made = f"{len(self):,} rows of {len(records):,} records"
+            logger.warning("%s: %s, counted in %.0f s", config.full_name, made, seconds)
         self.class_names = records.class_names
         self.identity = hashlib.sha256(f"expand {key}".encode()).hexdigest()
 

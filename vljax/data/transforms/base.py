@@ -15,6 +15,7 @@ from vljax.data.images import Colour
 from vljax.data.randomness import Step
 from vljax.data.records import Records
 from vljax.data.tokenizers.base import LoadedTokenizer, Tokenizer
+from vljax.data.vocabulary import Vocabulary
 
 Example = dict[str, Any]
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -90,6 +91,10 @@ class Transform(Component, abc.ABC):
     def counts(self) -> dict[str, int]:
         """Entry -> number of texts in it, for entries that hold a fixed number of texts."""
         return {}
+
+    def classes(self) -> Vocabulary | None:
+        """The texts that indices in its first array stand for; None if it has no indices."""
+        return None
 
     def blank(
         self, arrays: Arrays, tokenizers: Mapping[str, LoadedTokenizer]

@@ -35,7 +35,9 @@ def crop_regions(example: dict[str, Any], box: Box, height: int, width: int) -> 
       `boxes` and `masks`, if the example has them.
     """
     y, x = box.height / height, box.width / width
-    return warp_regions(example, np.array([[x, 0, box.left], [0, y, box.top]]), height, width)
+    return warp_regions(
+        example, np.array([[x, 0, box.left], [0, y, box.top]], np.float64), height, width
+    )
 
 
 def mirror_regions(example: dict[str, Any], height: int, width: int) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def mirror_regions(example: dict[str, Any], height: int, width: int) -> dict[str
     >>> mirror_regions(example, height=8, width=10)["boxes"].tolist()
     [[7.0, 2.0, 9.0, 4.0]]
     """
-    return warp_regions(example, np.array([[-1.0, 0, width], [0, 1, 0]]), height, width)
+    return warp_regions(example, np.array([[-1, 0, width], [0, 1, 0]], np.float64), height, width)
 
 
 def warp_regions(

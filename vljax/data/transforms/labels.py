@@ -211,6 +211,9 @@ class GridLabels(Transform, name="grid_labels"):
             raise UserError("grid_labels cannot follow pad_regions, which scales the boxes; swap")
         return {"grid_labels": ((self.cells, self.cells), np.dtype(np.int32))}
 
+    def classes(self) -> Vocabulary:
+        return self.names
+
     def blank(
         self, arrays: Arrays, tokenizers: Mapping[str, LoadedTokenizer]
     ) -> dict[str, np.ndarray]:

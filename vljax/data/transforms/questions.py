@@ -123,6 +123,9 @@ class EncodeAnswers(Transform, name="encode_answers"):
         size, count = vocabulary_size(self.vocabulary), context.counts.get("answers")
         return {"answer": ((size,) if count is None else (count, size), np.dtype(np.float32))}
 
+    def classes(self) -> Vocabulary:
+        return self.vocabulary
+
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         answers = example["answers"]
         if answers and isinstance(answers[0][0], str):
@@ -171,4 +174,4 @@ class EncodeAnswers(Transform, name="encode_answers"):
                 f"encode_answers: {message}; make a larger one with `vljax data answers`, or raise "
                 f"max_unknown above {self.max_unknown}"
             )
-        logger.info("encode_answers: %s", message)
+        logger.warning("encode_answers: %s", message)

@@ -63,8 +63,10 @@ class RandAugment(Transform, name="rand_augment"):
             sign = 1 - 2 * int(rng.integers(2)) if name in SIGNED else 1
             image = self.apply(image, name, sign)
             if name in _MOVES:
-                matrix = self._matrix(image.width, image.height, name, sign)
-                moved |= warp_regions(moved, np.array(matrix).reshape(2, 3), *image.size[::-1])
+                matrix = self.matrix(image.width, image.height, name, sign)
+                moved |= warp_regions(
+                    moved, np.array(matrix, np.float64).reshape(2, 3), *image.size[::-1]
+                )
         return {**moved, "image": np.asarray(image)}
 
     def apply(self, image: Image.Image, name: str, sign: int = 1) -> Image.Image:
@@ -90,12 +92,12 @@ class RandAugment(Transform, name="rand_augment"):
         if name == "Rotate":
             angle = sign * self._strength(0, 30)
             return image.rotate(angle, resampling, fillcolor=self.fill)
-        matrix = self._matrix(image.width, image.height, name, sign)
+        matrix = self.matrix(image.width, image.height, name, sign)
         return image.transform(
             image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=self.fill
         )
 
-    def _matrix(self, width: int, height: int, name: str, sign: int) -> tuple[float, ...]:
+    def matrix(self, width: int, height: int, name: str, sign: int) -> tuple[float, ...]:
         """Maps x, y of the result to the image: x' = a x + b y + c, y' = d x + e y + f."""
         if name == "Rotate":
             angle = math.radians(sign * self._strength(0, 30))
