@@ -96,8 +96,8 @@ def quality(loaded: Loaded) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for evaluator in loaded.run.final_evaluators.values():
         data = EvaluationSet(loaded.run.data, evaluator.source)
-        # The recipe's path may not exist here; this tokenizer is stored with the weights.
-        data.tokenizer = loaded.tokenizer
+        # The recipe's paths may not exist here; these tokenizers are stored with the weights.
+        data.tokenizers = loaded.tokenizers
         metrics |= evaluator(encoder(loaded), data)
     found = {}
     for title, pattern in SHOWN.items():

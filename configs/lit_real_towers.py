@@ -32,6 +32,7 @@ from vljax.recipes import (
     Run,
     SoftmaxContrastive,
     TextTransformer,
+    Tokenize,
     WarmupCosine,
     choose,
 )
@@ -89,22 +90,25 @@ def recipe(variant: str = "") -> Run:
         },
         data=Data(
             source=Builtin("train"),
-            tokenizer=HuggingFace(
-                package_file(minilm, "model/tokenizer.json"),
-                context_length=CONTEXT,
-                pad_token="[PAD]",
-                bos_token="[CLS]",
-                eos_token="[SEP]",
-                cleaning="none",  # the tokenizer itself lower-cases
-            ),
+            tokenizers={
+                "text": HuggingFace(
+                    package_file(minilm, "model/tokenizer.json"),
+                    context_length=CONTEXT,
+                    pad_token="[PAD]",
+                    bos_token="[CLS]",
+                    eos_token="[SEP]",
+                    cleaning="none",  # the tokenizer itself lower-cases
+                )
+            },
             train_transforms=(
                 Decode(random_background=True),
                 Resize(size + 12, mode="pad"),
                 RandomResizedCrop(size, scale=(0.6, 1.0)),
                 Flip(),
                 ChooseText("random", tags=0.3, caption_and_tags=0.3),
+                Tokenize(),
             ),
-            eval_transforms=(Decode(), Resize(size, mode="pad"), ChooseText()),
+            eval_transforms=(Decode(), Resize(size, mode="pad"), ChooseText(), Tokenize()),
         ),
         objectives={"contrastive": SoftmaxContrastive()},
         optim=AdamW(

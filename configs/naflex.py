@@ -23,6 +23,7 @@ from vljax.recipes import (
     Run,
     SoftmaxContrastive,
     TextTransformer,
+    Tokenize,
     WarmupCosine,
     choose,
 )
@@ -58,17 +59,25 @@ def recipe(variant: str = "") -> Run:
         ),
         data=Data(
             source=Builtin("train"),
-            tokenizer=HuggingFace(
-                str(BUILTIN_VOCABULARY), context_length=CONTEXT, cleaning="lower"
-            ),
+            tokenizers={
+                "text": HuggingFace(
+                    str(BUILTIN_VOCABULARY), context_length=CONTEXT, cleaning="lower"
+                )
+            },
             train_transforms=(
                 Decode(random_background=True),
                 Flip(),
                 ColourJitter(0.2, 0.2, 0.2),
                 Patchify(PATCH, lengths=LENGTHS),
                 ChooseText("random", tags=0.3, caption_and_tags=0.3),
+                Tokenize(),
             ),
-            eval_transforms=(Decode(), Patchify(PATCH, lengths=LENGTHS[-1:]), ChooseText()),
+            eval_transforms=(
+                Decode(),
+                Patchify(PATCH, lengths=LENGTHS[-1:]),
+                ChooseText(),
+                Tokenize(),
+            ),
         ),
         objectives={"contrastive": SoftmaxContrastive()},
         optim=AdamW(

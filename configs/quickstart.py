@@ -22,6 +22,7 @@ from vljax.recipes import (
     Run,
     SoftmaxContrastive,
     TextTransformer,
+    Tokenize,
     ViT,
     WarmupCosine,
     ZeroShot,
@@ -65,9 +66,11 @@ def recipe(variant: str = "") -> Run:
         ),
         data=Data(
             source=Builtin("train"),
-            tokenizer=HuggingFace(
-                str(BUILTIN_VOCABULARY), context_length=CONTEXT, cleaning="lower"
-            ),
+            tokenizers={
+                "text": HuggingFace(
+                    str(BUILTIN_VOCABULARY), context_length=CONTEXT, cleaning="lower"
+                )
+            },
             train_transforms=(
                 Decode(random_background=True),
                 Resize(66, mode="pad"),
@@ -75,8 +78,9 @@ def recipe(variant: str = "") -> Run:
                 Flip(),
                 ColourJitter(0.2, 0.2, 0.2),
                 ChooseText("random", tags=0.3, caption_and_tags=0.3),
+                Tokenize(),
             ),
-            eval_transforms=(Decode(), Resize(IMAGE_SIZE, mode="pad"), ChooseText()),
+            eval_transforms=(Decode(), Resize(IMAGE_SIZE, mode="pad"), ChooseText(), Tokenize()),
         ),
         objectives={"contrastive": SoftmaxContrastive()},
         optim=Muon(

@@ -30,6 +30,7 @@ from vljax.recipes import (
     Run,
     SentencePiece,
     SigmoidContrastive,
+    Tokenize,
     WarmupCosine,
     choose,
     presets,
@@ -64,9 +65,9 @@ def siglip(
         ),
         data=Data(
             source=JsonLines(),
-            tokenizer=SentencePiece(context_length=CONTEXT, cleaning="ascii_lower"),
-            train_transforms=(Decode(), resize, ChooseText("random")),
-            eval_transforms=(Decode(), resize, ChooseText()),
+            tokenizers={"text": SentencePiece(context_length=CONTEXT, cleaning="ascii_lower")},
+            train_transforms=(Decode(), resize, ChooseText("random"), Tokenize()),
+            eval_transforms=(Decode(), resize, ChooseText(), Tokenize()),
         ),
         objectives={"contrastive": SigmoidContrastive(temperature=0.1, bias=-10.0)},
         optim=AdamW(

@@ -28,7 +28,7 @@ from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
 from vljax.training.state import Task, ema_parameters
-from vljax.workdir import FORMAT_VERSION, decode_recipe
+from vljax.workdir import FORMAT_VERSION, decode_recipe, tokenizer_folder
 
 Forward = Callable[[Variables, dict[str, np.ndarray]], dict[str, Array]]
 
@@ -45,7 +45,8 @@ class Loaded:
     variables: Variables
     forward: Forward
     """The compiled forward pass."""
-    tokenizer: LoadedTokenizer
+    tokenizers: dict[str, LoadedTokenizer]
+    """The tokenizers by name."""
     images: ImagePreprocessor
 
     def encode_image(self, files: Sequence[bytes]) -> Float[np.ndarray, "images dim"]:
@@ -68,8 +69,15 @@ class Loaded:
         Raises:
           UserError: if the model has no text tower.
         """
+        if "text" not in self.run.model.encoders:
+            raise UserError("the model has no text tower")
         ids, mask = self.tokenizer(texts)
         return self._encode({"text": ids, "text_mask": mask}, "text")
+
+    @property
+    def tokenizer(self) -> LoadedTokenizer:
+        """The tokenizer of the array `text`."""
+        return self.tokenizers[self.run.data.tokenizer_name() or "text"]
 
     def _encode(self, batch: dict[str, np.ndarray], name: str) -> np.ndarray:
         if name not in self.run.model.encoders:
@@ -132,7 +140,10 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
         model=model,
         variables=variables,
         forward=forward,
-        tokenizer=load_tokenizer(str(folder / "tokenizer")),
+        tokenizers={
+            name: load_tokenizer(str(folder / tokenizer_folder(name)))
+            for name in run.data.tokenizers
+        },
         images=ImagePreprocessor.load(json.loads(read("preprocess.json"))),
     )
 

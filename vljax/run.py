@@ -20,6 +20,7 @@ from vljax.config import UserError, setting, suggest
 from vljax.data import sources, transforms  # noqa: F401
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.tokenizers import LoadedTokenizer
+from vljax.data.tokenizers.base import load_named
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import encoders, fusion, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
@@ -44,7 +45,7 @@ class Run:
 
     >>> from vljax.recipes import AdamW, Builtin, ChooseText, Data, Decode, Embedding, HuggingFace
     >>> from vljax.recipes import BUILTIN_VOCABULARY, ModelConfig, Resize, SoftmaxContrastive
-    >>> from vljax.recipes import TextTransformer, ViT
+    >>> from vljax.recipes import TextTransformer, Tokenize, ViT
     >>> tower = {"width": 32, "depth": 1, "heads": 1, "mlp_dim": 64}
     >>> run = Run(
     ...     model=ModelConfig(
@@ -58,9 +59,9 @@ class Run:
     ...     ),
     ...     data=Data(
     ...         source=Builtin("train"),
-    ...         tokenizer=HuggingFace(str(BUILTIN_VOCABULARY), context_length=16),
-    ...         train_transforms=(Decode(), Resize(32, mode="squash"), ChooseText("random")),
-    ...         eval_transforms=(Decode(), Resize(32, mode="squash"), ChooseText()),
+    ...         tokenizers={"text": HuggingFace(str(BUILTIN_VOCABULARY), context_length=16)},
+    ...         train_transforms=(Decode(), Resize(32), ChooseText("random"), Tokenize()),
+    ...         eval_transforms=(Decode(), Resize(32), ChooseText(), Tokenize()),
     ...     ),
     ...     objectives={"contrastive": SoftmaxContrastive()},
     ...     optim=AdamW(learning_rate=1e-3),
@@ -340,29 +341,31 @@ def _check_groups(run: Run, variables: Variables) -> None:
 
 
 def _check_vocabulary(run: Run) -> None:
-    """Checks that the tokenizer of the data fits the text towers."""
-    config = run.data.tokenizer
+    """Checks that the tokenizers of the data fit the text towers."""
     for name, encoder in run.model.encoders.items():
-        if getattr(encoder, "pooling", None) == "eos" and not config.always_ends:
+        used = run.data.tokenizer_name(name)
+        if getattr(encoder, "pooling", None) != "eos" or used is None:
+            continue
+        if not run.data.tokenizers[used].always_ends:
             why = "needs an end token in every text, also in one that is cut"
-            raise UserError(f"model.nodes.{name}.pooling: eos {why}; see data.tokenizer")
-    tokenizer = recipe_tokenizer(run)
-    if tokenizer is not None:
-        check_ids(run, tokenizer)
+            raise UserError(f"model.nodes.{name}.pooling: eos {why}; see data.tokenizers.{used}")
+    check_ids(run, recipe_tokenizers(run))
 
 
-def check_ids(run: Run, tokenizer: LoadedTokenizer) -> None:
+def check_ids(run: Run, tokenizers: Mapping[str, LoadedTokenizer]) -> None:
     """Raises UserError if a tokenizer has ids without an embedding, which would give NaN."""
     for name, encoder in run.model.encoders.items():
         size = getattr(encoder, "vocab_size", None)
-        if size is not None and tokenizer.vocab_size > size:
+        tokenizer = tokenizers.get(run.data.tokenizer_name(name) or "")
+        if size is not None and tokenizer is not None and tokenizer.vocab_size > size:
             sizes = f"{size} is less than the tokenizer's {tokenizer.vocab_size} ids"
             raise UserError(f"model.nodes.{name}.vocab_size: {sizes}; set it to that")
 
 
-def recipe_tokenizer(run: Run) -> LoadedTokenizer | None:
-    """The tokenizer of a recipe, loaded; None if its path is unset."""
-    tokenizer = run.data.tokenizer
-    if getattr(tokenizer, "path", "") is None:
-        return None
-    return tokenizer.load()
+def recipe_tokenizers(run: Run) -> dict[str, LoadedTokenizer]:
+    """The tokenizers of a recipe by name, loaded, without those whose path is unset."""
+    return {
+        name: load_named(name, config)
+        for name, config in run.data.tokenizers.items()
+        if getattr(config, "path", "") is not None
+    }

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from vljax.config import UserError
 from vljax.data.pipeline.pipeline import stream_fingerprint
 from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
+from vljax.data.transforms.text import Tokenize
+from vljax.data.vocabulary import VocabularyFile, terms
 from vljax.parallel.processes.agreement import broadcast
 from vljax.parallel.processes.start import is_first
-from vljax.run import Prepared, Run, recipe_tokenizer
+from vljax.run import Prepared, Run, recipe_tokenizers
 from vljax.training import checkpoint
 from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.state import TrainState
@@ -141,7 +143,33 @@ def _current(recipe: Any) -> Any:
             name: {**o, "trains": [] if alone else [names[o["trains"]]]}
             for name, o in objectives.items()
         }
-    return recipe
+    return _current_data(recipe)
+
+
+def _current_data(data: Any) -> Any:
+    """The data of a stored recipe with the fields of this version.
+
+    Before data had several tokenizers, it had one, and texts were tokenized after all transforms.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("data"), dict):
+        return data
+    stored = dict(data["data"])
+    if "tokenizer" not in stored:
+        return data
+    stored["tokenizers"] = {"text": stored.pop("tokenizer")}
+    tokenize = config.encode(Tokenize())
+    for field in ("train_transforms", "eval_transforms"):
+        stored[field] = [*stored[field], tokenize]
+    parts = stored["source"].get("parts", {})
+    if parts:
+        parts = {
+            name: {**part, "transforms": [*part["transforms"], tokenize]}
+            if part["transforms"]
+            else part
+            for name, part in parts.items()
+        }
+        stored["source"] = {**stored["source"], "parts": parts}
+    return {**data, "data": stored}
 
 
 def describe(workdir: str, prepared: Prepared) -> None:
@@ -195,12 +223,12 @@ def checkpoint_files(prepared: Prepared) -> Files:
       UserError: if the data or the tokenizer cannot be opened.
     """
     run = prepared.run
-    fixed = model_files(prepared, recipe_tokenizer(run))
+    fixed = model_files(prepared, recipe_tokenizers(run))
     stream = stream_fingerprint(run.data, seed=run.seed, global_batch=run.global_batch)
     return lambda step: {**fixed, "data.json": _json({"step": step, "plan": stream})}
 
 
-def model_files(prepared: Prepared, tokenizer: LoadedTokenizer | None) -> dict[str, bytes]:
+def model_files(prepared: Prepared, tokenizers: Mapping[str, LoadedTokenizer]) -> dict[str, bytes]:
     """The files that make a checkpoint self-sufficient, except its arrays and data position."""
     run = prepared.run
     normalisation = {name: e.preprocessing() for name, e in run.model.encoders.items()}
@@ -209,9 +237,23 @@ def model_files(prepared: Prepared, tokenizer: LoadedTokenizer | None) -> dict[s
         "environment.json": _json(_environment(prepared)),
         "preprocess.json": _json({**preprocessing(run.data), "normalisation": normalisation}),
     }
-    if tokenizer is not None:
-        files |= {f"tokenizer/{name}": content for name, content in tokenizer.files().items()}
+    for name, vocabulary in run.data.vocabularies().items():
+        if not isinstance(vocabulary, VocabularyFile) or vocabulary.path is not None:
+            lines = "".join(f"{term}\n" for term in terms(vocabulary))
+            files[f"vocabularies/{name}.txt"] = lines.encode()
+    for name, tokenizer in tokenizers.items():
+        folder = tokenizer_folder(name)
+        files |= {f"{folder}/{file}": content for file, content in tokenizer.files().items()}
     return files
+
+
+def tokenizer_folder(name: str) -> str:
+    """The folder of a tokenizer in a checkpoint, by its name in the recipe.
+
+    >>> tokenizer_folder("text"), tokenizer_folder("question")
+    ('tokenizer', 'tokenizers/question')
+    """
+    return "tokenizer" if name == "text" else f"tokenizers/{name}"
 
 
 def _json(data: Any) -> bytes:

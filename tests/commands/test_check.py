@@ -31,7 +31,7 @@ def test_published_recipes_pass_with_their_data_unset(capsys, monkeypatch, recip
     assert "data.source.path: unset" in summary["notes"]
     assert summary["ready"] is False
     assert "data.source.path" in summary["unset"]
-    assert ("data.tokenizer.path: unset" in summary["notes"]) == recipe.startswith("siglip")
+    assert ("data.tokenizers.text.path: unset" in summary["notes"]) == recipe.startswith("siglip")
     left_over = [note for note in summary["notes"] if "6 pixels" in note]
     assert bool(left_over) == (recipe == "siglip_so400m14_384")
 
@@ -103,7 +103,7 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
             "model.nodes.text.vocab_size: 100 is less than the tokenizer's 2048 ids; set it",
         ),
         (
-            ["--model.nodes.text.pooling", "eos", "--data.tokenizer.truncation", "cut"],
+            ["--model.nodes.text.pooling", "eos", "--data.tokenizers.text.truncation", "cut"],
             "model.nodes.text.pooling: eos needs an end token in every text, also in one that",
         ),
         (
@@ -129,8 +129,8 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
             "objectives.contrastive.trains: no group 'towers' in groups",
         ),
         (
-            ["--data.tokenizer.path", "/no/such"],
-            "data.tokenizer.path: no such file or folder: /no/such",
+            ["--data.tokenizers.text.path", "/no/such"],
+            "data.tokenizers.text.path: no such file or folder: /no/such",
         ),
         (["--data.source", "jsonl", "--data.source.path", "/no"], "data.source.path: no such file"),
         (

@@ -15,7 +15,7 @@ RECIPE = Path(__file__).parents[2] / "configs" / "siglip_vit_b16.py"
 
 SUMMARY = {
     "ready": False,
-    "unset": ["data.source.path", "data.tokenizer.path"],
+    "unset": ["data.source.path", "data.tokenizers.text.path"],
     "parameters": {"image": 428_225_600, "total": 877_960_498},
     "platform": "tpu",
     "precision": "bfloat16",
@@ -39,7 +39,7 @@ def test_unset_paths_are_listed(capsys):
     print_summary("configs/x.py", SUMMARY)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "configs/x.py: valid"
-    assert lines[-1] == "to train, set: --data.source.path, --data.tokenizer.path"
+    assert lines[-1] == "to train, set: --data.source.path, --data.tokenizers.text.path"
     assert lines[-2] == f"note: {SUMMARY['notes'][0]}"
     assert not any("unset" in line for line in lines)
     assert max(map(len, lines[:-2])) <= 80

@@ -38,7 +38,14 @@ def moved(call, tmp_path_factory):
     status, _, err = call(
         *("train.py", "configs/quickstart.py:tiny", "--workdir", home / "w", *cheap),
         *("--data.source", "jsonl", "--data.source.path", home / "data.jsonl"),
-        *("--data.tokenizer.path", home / "tokenizer.json", "--global_batch", "8", "--steps", "2"),
+        *(
+            "--data.tokenizers.text.path",
+            home / "tokenizer.json",
+            "--global_batch",
+            "8",
+            "--steps",
+            "2",
+        ),
         *("--optim.schedule.warmup_steps", "1", "--optim.ema_decay", "0.9"),
         *("--optim.frozen", "image/positions"),
     )

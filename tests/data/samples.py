@@ -11,7 +11,16 @@ from PIL import Image
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip
-from vljax.data.transforms import ChooseText, ColourJitter, Decode, Flip, RandomResizedCrop, Resize
+from vljax.data.transforms import (
+    ChooseText,
+    ColourJitter,
+    Decode,
+    Flip,
+    Label,
+    RandomResizedCrop,
+    Resize,
+    Tokenize,
+)
 
 
 def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -57,14 +66,15 @@ def sample_data(path: str, **changes: Any) -> Data:
     """Data with every kind of randomness, at 16 pixels."""
     fields: dict[str, Any] = {
         "source": JsonLines(path),
-        "tokenizer": Clip(context_length=12),
+        "tokenizers": {"text": Clip(context_length=12)},
         "train_transforms": (
             Decode(random_background=True),
             RandomResizedCrop(16, scale=(0.4, 1.0)),
             Flip(),
             ColourJitter(0.4, 0.4, 0.4, 0.1),
             ChooseText("random", tags=0.3, caption_and_tags=0.3),
+            Tokenize(),
         ),
-        "eval_transforms": (Decode(), Resize(16), ChooseText()),
+        "eval_transforms": (Decode(), Resize(16), Label(), ChooseText(), Tokenize()),
     }
     return Data(**{**fields, **changes})

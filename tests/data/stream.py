@@ -13,7 +13,7 @@ import numpy as np
 from tests.data.samples import sample_data
 from vljax.data.pipeline.pipeline import Data, train_batches
 from vljax.data.sources import JsonLines, Mixture, Part, Phase
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
 from vljax.datasets import Builtin
 
 GLOBAL_BATCH = 8
@@ -21,7 +21,7 @@ GLOBAL_BATCH = 8
 
 def mixture(path: str, **changes: object) -> Data:
     """Two sources, one with transforms of its own, whose weights change twice."""
-    plain = (Decode(), Resize(16), ChooseText())
+    plain = (Decode(), Resize(16), ChooseText(), Tokenize())
     parts = {
         "photos": Part(JsonLines(path), 0.7),
         "art": Part(Builtin("test"), 0.2),

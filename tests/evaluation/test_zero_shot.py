@@ -13,7 +13,7 @@ from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
 from vljax.datasets import Builtin
 from vljax.evaluation.zero_shot import ZeroShot
 
@@ -95,9 +95,9 @@ def test_images_without_a_caption_are_classified(tmp_path):
     ]
     path = tmp_path / "pets.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    steps = (Decode(), Resize(4), ChooseText())
+    steps = (Decode(), Resize(4), ChooseText(), Tokenize())
     source = JsonLines(str(path))
-    data = EvaluationSet(Data(source, Clip(context_length=8), steps, steps), source)
+    data = EvaluationSet(Data(source, {"text": Clip(context_length=8)}, steps, steps), source)
     ids, _ = data.tokenizer(["cat", "dog"])
 
     def encode(batch):

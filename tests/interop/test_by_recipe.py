@@ -17,7 +17,7 @@ DATA = Path(__file__).parents[1] / "parity" / "data"
 RECIPE = """
 from vljax.recipes import (
     Builtin, ChooseText, Data, Decode, Embedding, HuggingFace, ModelConfig, Resize, Run,
-    SigmoidContrastive, TextTransformer, ViT,
+    SigmoidContrastive, TextTransformer, ViT, Tokenize,
 )
 
 def recipe(variant=""):
@@ -26,7 +26,7 @@ def recipe(variant=""):
         width=24, depth=2, heads=3, mlp_dim=40, vocab_size=50, context_length=9,
         mask_padding=False, pooling="last",
     )
-    transforms = (Decode(), Resize(32), ChooseText())
+    transforms = (Decode(), Resize(32), ChooseText(), Tokenize())
     return Run(
         model=ModelConfig(
             {"image": image, "text": text},
@@ -34,7 +34,7 @@ def recipe(variant=""):
         ),
         data=Data(
             source=Builtin(),
-            tokenizer=HuggingFace(None, context_length=9),
+            tokenizers={"text": HuggingFace(None, context_length=9)},
             train_transforms=transforms,
             eval_transforms=transforms,
         ),
@@ -55,8 +55,13 @@ def recipe(tmp_path):
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "recipe.py").write_text(RECIPE)
     path, vocabulary = str(tmp_path / "recipe.py"), str(tmp_path / "tokenizer.json")
-    special = ("--data.tokenizer.pad_token", "<pad>", "--data.tokenizer.eos_token", "<eos>")
-    return ["--recipe", path, "--data.tokenizer.path", vocabulary, *special]
+    special = (
+        "--data.tokenizers.text.pad_token",
+        "<pad>",
+        "--data.tokenizers.text.eos_token",
+        "<eos>",
+    )
+    return ["--recipe", path, "--data.tokenizers.text.path", vocabulary, *special]
 
 
 @pytest.mark.parametrize("scan", ["True", "False"])

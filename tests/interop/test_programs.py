@@ -305,7 +305,7 @@ def trained_cnn(tmp_path_factory):
     step.mkdir(parents=True)
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(step / "state", jax.tree_util.tree_map_with_path(random, arrays))
-    for name, content in model_files(prepared, prepared.run.data.tokenizer.load()).items():
+    for name, content in model_files(prepared, prepared.run.data.load_tokenizers()).items():
         (step / name).parent.mkdir(exist_ok=True)
         (step / name).write_bytes(content)
     manifest.write(epath.Path(step))

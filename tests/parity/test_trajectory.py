@@ -29,7 +29,7 @@ from vljax import programs
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import SentencePiece
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
@@ -68,14 +68,14 @@ def model(family: str) -> ModelConfig:
 
 def recipe(family: str, precision: str, mesh: str, clip_norm: float | None) -> Run:
     """The run as a recipe. Its data source stays unset, since the test makes the batches."""
-    transforms = (Decode(), Resize(of.IMAGE_SIZE, mode="squash"), ChooseText())
+    transforms = (Decode(), Resize(of.IMAGE_SIZE, mode="squash"), ChooseText(), Tokenize())
     whole = ".*(bias|scale)" + ("|image/cls" if family == "clip" else "")
     scale = {"temperature": of.TEMPERATURE[family], "max_scale": 100.0}
     return Run(
         model=model(family),
         data=Data(
             source=JsonLines(),
-            tokenizer=SentencePiece(context_length=of.CONTEXT),
+            tokenizers={"text": SentencePiece(context_length=of.CONTEXT)},
             train_transforms=transforms,
             eval_transforms=transforms,
         ),

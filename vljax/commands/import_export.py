@@ -25,7 +25,8 @@ dinov2_with_registers, bert, roberta), an open_clip folder, or one that `vljax e
 safetensors or npz. A file of big_vision (siglip.npz) holds only weights; it needs --recipe, which
 describes the model:
 
-    vljax import siglip.npz OUT --recipe configs/siglip_vit_b16.py --data.tokenizer.path c4.model"""
+    vljax import siglip.npz OUT --recipe configs/siglip_vit_b16.py \\
+        --data.tokenizers.text.path c4.model"""
 
 _EXPORT = """\
 Writes OUT, a folder that the other software loads as it is: weights, configuration, image

@@ -26,6 +26,7 @@ RejectionKind = Literal[
     "too_small",
     "transparent",
     "no_caption",
+    "no_question",
     "bad_utf8",
     "other",
 ]
@@ -86,7 +87,20 @@ class Question:
     text: str
     """The question."""
     answer: str
-    """The only correct answer."""
+    """The correct answer, or the most frequent one."""
+    # Not in `repr`, like the fields of `Annotation` below.
+    answers: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    """All answers with weights, such as the number of people who gave them; empty if `answer` is
+    the only one."""
+
+    @property
+    def weighted_answers(self) -> tuple[tuple[str, float], ...]:
+        """All answers with their weights.
+
+        >>> Question("count", "How many?", "2").weighted_answers
+        (('2', 1.0),)
+        """
+        return self.answers or ((self.answer, 1.0),)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Int32, UInt8
 
 from vljax.config import Component, UserError, setting
 from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.records import Source
+from vljax.data.records import Annotation, Source
 from vljax.data.sources import Mixture
 from vljax.models.numerics import Similarity
 from vljax.parallel import rows
@@ -206,9 +206,9 @@ def embed_texts(
 
 
 class ShardedEvaluationSet:
-    """An `EvaluationSet` whose images are read in parts, by the processes whose devices hold them.
+    """An `EvaluationSet` whose batches are read in parts, by the processes that hold their rows.
 
-    The images of a batch are global arrays with the sharding of a training batch. All processes
+    The entries of a batch are global arrays with the sharding of a training batch. All processes
     must iterate at the same time. All other members are those of the whole set.
 
     Args:
@@ -235,6 +235,11 @@ class ShardedEvaluationSet:
         """See `EvaluationSet`."""
         return self._whole.class_names
 
+    @property
+    def annotations(self) -> list[Annotation]:
+        """See `EvaluationSet`."""
+        return self._whole.annotations
+
     def tokenizer(
         self, texts: list[str]
     ) -> tuple[Int32[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
@@ -246,13 +251,12 @@ class ShardedEvaluationSet:
         return self._whole.thumbnail(index, size)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """The image entries as global arrays, and `valid` of all rows as a host array."""
+        """All entries as global arrays, but `valid` of all rows as a host array."""
         wanted = rows.local_parts(self._sharding, batch_size)
 
         def open_part(part: int, count: int) -> Iterator[dict[str, np.ndarray]]:
             return self._whole.batches(batch_size, part, count)
 
         for batch in rows.read_parts(open_part, wanted):
-            own = {**image_entries(batch), "valid": batch["valid"]}
-            split = rows.global_arrays(own, self._sharding, batch_size)
-            yield {**image_entries(split), "valid": np.asarray(self._gather(split["valid"]))}
+            split = rows.global_arrays(batch, self._sharding, batch_size)
+            yield {**split, "valid": np.asarray(self._gather(split["valid"]))}

@@ -93,7 +93,7 @@ def import_model(
     """
     mapped = read_model(source, recipe)
     prepared, foreign, parameters = mapped.prepared, mapped.foreign, mapped.parameters
-    files = model_files(prepared, foreign.tokenizer)
+    files = model_files(prepared, {"text": foreign.tokenizer})
     with new_folder(out, source, overwrite=overwrite) as folder:
         step = folder / "checkpoints" / "0"
         step.mkdir(parents=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece
-from vljax.data.transforms import ChooseText, Decode, Resize, Transform
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize, Transform
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.mapping import Rule
 from vljax.models.assembly import ModelConfig
@@ -64,9 +64,9 @@ def imported_run(
         model=ModelConfig({**encoders, "embedding": head}),
         data=Data(
             source=JsonLines(),
-            tokenizer=config,
-            train_transforms=(*transforms, ChooseText("random")),
-            eval_transforms=(*transforms, ChooseText()),
+            tokenizers={"text": config},
+            train_transforms=(*transforms, ChooseText("random"), Tokenize()),
+            eval_transforms=(*transforms, ChooseText(), Tokenize()),
         ),
         objectives={} if objective is None else {"contrastive": objective},
         precision=Precision("float32"),

@@ -63,7 +63,7 @@ def read_model(source: str, recipe: Run | None = None) -> MappedModel:
     foreign = chosen.read(path)
     foreign = replace(foreign, run=_unrolled(foreign.run))
     prepared = prepare(foreign.run, jax.devices()[:1])
-    check_ids(foreign.run, foreign.tokenizer)
+    check_ids(foreign.run, {"text": foreign.tokenizer})
     shapes = unrolled_shapes(prepared.shapes.params)
     pairs = pair(foreign.rules, shapes, foreign.format_title)
     parameters = to_own(pairs, foreign.tensors, foreign.ignored, source)
@@ -83,11 +83,11 @@ def _unrolled(run: Run) -> Run:
 
 def _read_by_recipe(source: str, recipe: Run) -> MappedModel:
     """A file of big_vision, mapped for each encoder and scalar of the recipe's model."""
-    tokenizer = recipe.data.tokenizer.load()
+    tokenizer = recipe.data.load_tokenizers()["text"]
     run = replace(_unrolled(without_paths(recipe)), pretrained={}, workdir=None)
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
     prepared = prepare(run, jax.devices()[:1])
-    check_ids(run, tokenizer)
+    check_ids(run, {"text": tokenizer})
     own = unrolled_shapes(prepared.shapes.params)
     pairs: list[Pair] = []
     parameters: dict[str, Lazy] = {}

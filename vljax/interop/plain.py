@@ -46,7 +46,7 @@ def files(trained: TrainedModel) -> dict[str, bytes]:
     return {
         name: content
         for name, content in trained.files.items()
-        if name in kept or name.startswith("tokenizer/")
+        if name in kept or name.startswith(("tokenizer/", "tokenizers/", "vocabularies/"))
     }
 
 

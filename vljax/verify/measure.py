@@ -69,7 +69,7 @@ def verify(
     mapped = read_model(weights)
     _check_tower(name, model, mapped, weights)
     config = mapped.foreign.tokenizer.config  # the run's tokenizer has no path
-    pipeline = dataclasses.replace(mapped.prepared.run.data, tokenizer=config)
+    pipeline = dataclasses.replace(mapped.prepared.run.data, tokenizers={"text": config})
     opened = [(one, one.open(pipeline)) for one in data]
     enable_compilation_cache()
     variables = jax.device_put(mapped.variables(), jax.devices()[0])

@@ -27,7 +27,7 @@ def test_the_printed_options_use_the_written_tokenizer(source, tmp_path):
     assert result["captions"] == 40
     assert result["cleaning"] == "lower"
     assert result["tokens"]["longest"] >= result["tokens"]["95%"] >= result["tokens"]["mean"] - 1
-    assert f"--data.tokenizer.path {path} --data.tokenizer.cleaning lower" in output
+    assert f"--data.tokenizers.text.path {path} --data.tokenizers.text.cleaning lower" in output
     assert f"--model.nodes.text.vocab_size {result['vocab_size']}" in output
 
     tokenizer = validate(HuggingFace(str(path), context_length=8, cleaning="lower")).load()

@@ -11,7 +11,7 @@ from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import train_batches
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip, SentencePiece
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
 from vljax.datasets import Builtin
 
 COUNT = 11
@@ -98,7 +98,8 @@ def test_images_without_a_caption_are_valid_but_not_in_training(tmp_path):
     (batch,) = examples.batches(6)
     assert batch["valid"].tolist() == [True, True, True, False, False, True]
     assert batch["image"].any(axis=(1, 2, 3)).tolist() == batch["valid"].tolist()
-    assert batch["label"].tolist() == [0, 1, -1, 1, -1, -1]
+    assert batch["label"].tolist() == [0, 1, -1, -1, -1, -1]  # that of a lost image is blank
+    assert examples.labels.tolist() == [0, 1, -1, 1, -1, -1]
     assert examples.captions == [(), (), (), (), (), ("c",)]
     assert np.array_equal(batch["text"], examples.tokenizer(["", "", "", "", "", "c"])[0])
     batches = train_batches(data, seed=0, global_batch=6)
@@ -107,13 +108,13 @@ def test_images_without_a_caption_are_valid_but_not_in_training(tmp_path):
     assert unpack_ids(trained["example_id"][trained["valid"]]).tolist() == [5]
 
 
-def test_an_unusable_example_keeps_its_id_and_label(tmp_path):
+def test_an_unusable_example_keeps_its_id(tmp_path):
     rows = [*captioned(1), {"image": "lost.png", "caption": "a", "class": "odd"}]
     path = write_jsonl(tmp_path, rows)
     batch = next(iter(EvaluationSet(sample_data(path), JsonLines(path)).batches(3)))
     assert batch["valid"].tolist() == [True, False, False]
     assert unpack_ids(batch["example_id"]).tolist() == [0, 1, -1]
-    assert batch["label"].tolist() == [0, 1, -1]
+    assert batch["label"].tolist() == [0, -1, -1]
 
 
 def test_bad_examples_are_logged_once_in_a_process(tmp_path, caplog, monkeypatch):
@@ -145,7 +146,7 @@ def test_open_reads_files_once_and_reports_bad_ones(tmp_path):
     assert len(examples) == 2
     with pytest.raises(UserError, match=r"pets\.jsonl: cannot be read"):
         EvaluationSet(data, JsonLines(path)).open()
-    data = sample_data(path, tokenizer=SentencePiece(str(tmp_path / "lost.model")))
+    data = sample_data(path, tokenizers={"text": SentencePiece(str(tmp_path / "lost.model"))})
     with pytest.raises(UserError, match=r"lost\.model: cannot be read"):
         EvaluationSet(data, Builtin("test")).open()
 
@@ -156,7 +157,7 @@ def test_thumbnails_show_the_whole_image_or_grey(tmp_path):
     (tmp_path / "wide.png").write_bytes(encoded(image))
     rows = [{"image": "wide.png", "caption": "a"}, {"image": "lost.png", "caption": "b"}]
     path = write_jsonl(tmp_path, rows)
-    steps = (Decode(background=(0, 255, 0)), Resize(16, mode="shortest"), ChooseText())
+    steps = (Decode(background=(0, 255, 0)), Resize(16, mode="shortest"), ChooseText(), Tokenize())
     data = sample_data(path, train_transforms=steps, eval_transforms=steps)
     examples = EvaluationSet(data, JsonLines(path))
     thumbnail = examples.thumbnail(0, 8)

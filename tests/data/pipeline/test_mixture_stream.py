@@ -20,7 +20,7 @@ from vljax.data.pipeline.batches import unpack_ids
 from vljax.data.pipeline.pipeline import train_batches
 from vljax.data.randomness import Step, example_generator
 from vljax.data.sources import JsonLines, Mixture, Part
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
 from vljax.datasets import Builtin
 
 ROOT = Path(__file__).parents[3]
@@ -97,10 +97,15 @@ def test_an_example_is_made_by_the_transforms_and_the_generator_of_its_part(path
             if step != 4:
                 continue
             rng = example_generator(SEED, NAMES[part], epoch, index)
-            example = {"record": records[part][index], "step": Step(SEED, step)}
+            example = {
+                "record": records[part][index],
+                "step": Step(SEED, step),
+                "tokenizers": data.load_tokenizers(),
+            }
             for transform in parts[part].transforms or data.train_transforms:
                 example = transform(example, rng)
-            assert np.array_equal(batch["image"][row], example["image"])
+            for name in ("image", "text", "text_mask"):
+                assert np.array_equal(batch[name][row], example[name])
     assert {part for part, _ in numbers(batches[4])} == {0, 1, 2}
 
 
@@ -122,7 +127,7 @@ def test_examples_of_a_step_can_share_a_draw(path):
             image[0, 0, 1] = rng.integers(256)
             return {**example, "image": image}
 
-    data = sample_data(path, train_transforms=(Decode(), Drawing(16), ChooseText()))
+    data = sample_data(path, train_transforms=(Decode(), Drawing(16), ChooseText(), Tokenize()))
     whole = take(data, 6)
     draws = [set(batch["image"][:, 0, 0, 0].tolist()) for batch in whole]
     assert all(len(draw) == 1 for draw in draws)

@@ -17,7 +17,14 @@ from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.randomness import example_generator
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip, SentencePiece
-from vljax.data.transforms import ChooseText, Decode, RandomCrop, RandomResizedCrop, Resize
+from vljax.data.transforms import (
+    ChooseText,
+    Decode,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    Tokenize,
+)
 from vljax.datasets import Builtin
 
 COUNT = 22  # not a multiple of the batch sizes, so that some batches have examples of two epochs
@@ -147,10 +154,12 @@ def test_an_example_is_its_transforms_with_the_generator_of_its_epoch(path):
     for row, index in enumerate(indices([batch]).tolist()):
         rng = example_generator(3, "jsonl:pets.jsonl", 1, index)
         example = {"record": records[index]}
-        for transform in data.train_transforms:
+        *others, tokenize = data.train_transforms
+        assert tokenize == Tokenize()
+        for transform in others:
             example = transform(example, rng)
         assert np.array_equal(batch["image"][row], example["image"])
-        ids, mask = data.tokenizer.load()([example["text"]])
+        ids, mask = data.tokenizers["text"].load()([example["text"]])
         assert np.array_equal(batch["text"][row], ids[0])
         assert np.array_equal(batch["text_mask"][row], mask[0])
 
@@ -171,7 +180,7 @@ def test_batches_match_the_spec(path):
 
 
 def test_the_spec_opens_no_file():
-    data = sample_data("/lost.jsonl", tokenizer=SentencePiece(context_length=33))
+    data = sample_data("/lost.jsonl", tokenizers={"text": SentencePiece(context_length=33)})
     assert data.batch_spec(4)["text"] == ((4, 33), np.dtype(np.int32))
     assert data.batch_spec(4)["image"] == ((4, 16, 16, 3), np.dtype(np.uint8))
 
@@ -276,8 +285,10 @@ def test_a_bug_in_a_transform_raises(path):
         def __call__(self, example, rng):
             return {**example, "image": example["image"][:3]}
 
-    data = sample_data(path, train_transforms=(Decode(), Broken(16), ChooseText()))
-    with pytest.raises(ValueError, match=r"made uint8\[3, 24, 3\] .* expected uint8\[16, 16, 3\]"):
+    data = sample_data(path, train_transforms=(Decode(), Broken(16), ChooseText(), Tokenize()))
+    with pytest.raises(
+        ValueError, match=r"made image uint8\[3, 24, 3\] .* expected uint8\[16, 16, 3\]"
+    ):
         take(data, 1)
 
 
@@ -294,17 +305,32 @@ def test_invalid_arguments_and_sources_are_an_error(path, tmp_path):
     ("changes", "message"),
     [
         (
-            {"train_transforms": (Decode(), ChooseText())},
+            {"train_transforms": (Decode(), ChooseText(), Tokenize())},
             "train_transforms: none .* fixes the image",
         ),
-        ({"eval_transforms": (Decode(), Resize(16))}, "eval_transforms: none of them makes a text"),
         (
-            {"train_transforms": (Resize(16), ChooseText())},
-            "train_transforms: must begin with decode",
+            {"eval_transforms": (Decode(), Resize(16), Tokenize())},
+            "eval_transforms: tokenize reads 'text', .* put choose_text before it",
         ),
         (
-            {"eval_transforms": (Decode(), Resize(32), ChooseText())},
-            "eval_transforms: make images of 32 pixels, train_transforms images of 16 pixels",
+            {"eval_transforms": (Decode(), Resize(16), ChooseText())},
+            "eval_transforms: make 'text', which nothing encodes; add tokenize",
+        ),
+        (
+            {"eval_transforms": (Decode(), Resize(16), ChooseText(), Tokenize("texts"))},
+            "eval_transforms: tokenize reads 'texts', .*; did you mean 'text'",
+        ),
+        (
+            {"train_transforms": (Decode(), Resize(16), ChooseText(), Tokenize(tokenizer="txt"))},
+            "train_transforms: tokenize: no tokenizer 'txt' .*; did you mean 'text'",
+        ),
+        (
+            {"train_transforms": (Resize(16), ChooseText(), Tokenize())},
+            "train_transforms: resize reads 'image', .* put decode before it",
+        ),
+        (
+            {"eval_transforms": (Decode(), Resize(32), ChooseText(), Tokenize())},
+            r"eval_transforms: make image uint8\[32, 32, 3\], train_transforms uint8\[16, 16, 3\]",
         ),
         ({"workers": -1}, "workers: must be 0 or more"),
         ({"prefetch": 0}, "prefetch: must be at least 1"),
@@ -318,7 +344,7 @@ def test_invalid_recipes_are_an_error(path, changes, message):
 
 
 def test_the_last_transform_with_a_size_decides_it(path):
-    transforms = (Decode(), Resize(40), RandomResizedCrop(16), ChooseText())
+    transforms = (Decode(), Resize(40), RandomResizedCrop(16), ChooseText(), Tokenize())
     assert sample_data(path, train_transforms=transforms).batch_spec(1)["image"][0] == (
         1,
         16,
@@ -330,11 +356,11 @@ def test_the_last_transform_with_a_size_decides_it(path):
 def test_the_transforms_of_clip_and_siglip_are_valid(path):
     clip = sample_data(
         path,
-        train_transforms=(Decode(), RandomCrop(224), ChooseText()),
-        eval_transforms=(Decode(), Resize(224, mode="shortest"), ChooseText()),
+        train_transforms=(Decode(), RandomCrop(224), ChooseText(), Tokenize()),
+        eval_transforms=(Decode(), Resize(224, mode="shortest"), ChooseText(), Tokenize()),
     )
     plain = Resize(256, interpolation="bilinear", antialias=False)
-    transforms = (Decode(), plain, ChooseText("random"))
+    transforms = (Decode(), plain, ChooseText("random"), Tokenize())
     siglip = sample_data(path, train_transforms=transforms, eval_transforms=transforms)
     assert [validate(d).batch_spec(1)["image"][0][1] for d in (clip, siglip)] == [224, 256]
 
@@ -369,12 +395,14 @@ def test_the_fingerprint_changes_with_the_stream(path, tmp_path):
         stream_fingerprint(data, seed=0, global_batch=16),
         stream_fingerprint(other, seed=0, global_batch=8),
         stream_fingerprint(
-            sample_data(path, tokenizer=Clip(context_length=13)), seed=0, global_batch=8
+            sample_data(path, tokenizers={"text": Clip(context_length=13)}), seed=0, global_batch=8
         ),
         stream_fingerprint(sample_data(path, source=Builtin("train")), seed=0, global_batch=8),
         stream_fingerprint(sample_data(path, source=Builtin("test")), seed=0, global_batch=8),
         stream_fingerprint(
-            sample_data(path, train_transforms=(*data.train_transforms[:-1], ChooseText())),
+            sample_data(
+                path, train_transforms=(*data.train_transforms[:-1], ChooseText(), Tokenize())
+            ),
             seed=0,
             global_batch=8,
         ),
@@ -410,9 +438,9 @@ import sys
 from vljax.data.pipeline.pipeline import Data, train_batches
 from vljax.data.sources import JsonLines
 from vljax.data.tokenizers import Clip
-from vljax.data.transforms import ChooseText, Decode, Resize
-steps = (Decode(), Resize(8), ChooseText())
-data = Data(JsonLines({json.dumps(path)}), Clip(), steps, steps)
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
+steps = (Decode(), Resize(8), ChooseText(), Tokenize())
+data = Data(JsonLines({json.dumps(path)}), {{"text": Clip()}}, steps, steps)
 next(train_batches(data, seed=0, global_batch=4))
 print(sorted({{'torch', 'tensorflow'}} & set(sys.modules)))
 """

@@ -9,7 +9,7 @@ from vljax import config
 from vljax.config import UserError
 from vljax.data.pipeline.pipeline import Data, stream_fingerprint, train_batches
 from vljax.data.sources import JsonLines, Mixture, Part, Phase
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
 from vljax.datasets import Builtin
 from vljax.evaluation.retrieval import Retrieval
 from vljax.overrides import override
@@ -86,13 +86,15 @@ def test_unset_paths_of_parts_are_found():
         (Mixture({"a b": Part(Builtin())}), "source.parts: 'a b' is not a name"),
         (Mixture({"x": Part(two())}), "source.parts.x.source: is a mixture itself"),
         (
-            Mixture({"x": Part(Builtin(), transforms=(Decode(), Resize(8), ChooseText()))}),
-            "source.parts.x.transforms: make images of 8 pixels, "
-            "train_transforms images of 16 pixels",
+            Mixture(
+                {"x": Part(Builtin(), transforms=(Decode(), Resize(8), ChooseText(), Tokenize()))}
+            ),
+            "source.parts.x.transforms: make uint8[8, 8, 3] as image, "
+            "train_transforms uint8[16, 16, 3]",
         ),
         (
             Mixture({"x": Part(Builtin(), transforms=(Decode(), Resize(16)))}),
-            "source.parts.x.transforms: none of them makes a text",
+            "source.parts.x.transforms: make nothing as text, train_transforms int32[12]",
         ),
     ],
 )
@@ -122,7 +124,7 @@ def test_errors_name_the_part(tmp_path):
 
 def test_every_change_of_a_mixture_changes_the_fingerprint(path):
     photos, art = Part(JsonLines(path), 3), Part(Builtin("test"), 1)
-    own = (Decode(), Resize(16), ChooseText())
+    own = (Decode(), Resize(16), ChooseText(), Tokenize())
     variants = [
         Mixture({"photos": photos, "art": art}),
         Mixture({"art": art, "photos": photos}),

@@ -227,7 +227,6 @@ def test_the_end_token_is_optional(sentencepiece_path, huggingface_path):
         HuggingFace(huggingface_path, context_length=6, eos_token=None, cleaning="none"),
     ):
         loaded = config.load()
-        assert loaded.special.eos is None
         ids, mask = loaded(["", "the quick brown fox jumps"])
         assert mask.sum(axis=1).tolist() == [0, 6]
         assert ids[0].tolist() == [loaded.special.pad] * 6
@@ -309,7 +308,7 @@ def test_clip_ids_of_capitals_are_the_reference_ids():
 
 @pytest.mark.parametrize("kind", [HuggingFace, SentencePiece])
 def test_unset_missing_and_broken_files(kind, tmp_path):
-    with pytest.raises(UserError, match=r"data\.tokenizer\.path: unset"):
+    with pytest.raises(UserError, match=r"data\.tokenizers\.text\.path: unset"):
         kind().load()
     with pytest.raises(UserError, match="no such file or folder"):
         validate(kind(str(tmp_path / "lost")))
@@ -323,8 +322,16 @@ def test_unset_missing_and_broken_files(kind, tmp_path):
 
 def test_a_file_of_another_kind_is_named(huggingface_path, sentencepiece_path, tmp_path):
     for kind, path, message in (
-        (SentencePiece, huggingface_path, "a tokenizer.json; use --data.tokenizer huggingface"),
-        (HuggingFace, sentencepiece_path, "a SentencePiece model; use --data.tokenizer sentence"),
+        (
+            SentencePiece,
+            huggingface_path,
+            "a tokenizer.json; use --data.tokenizers.text huggingface",
+        ),
+        (
+            HuggingFace,
+            sentencepiece_path,
+            "a SentencePiece model; use --data.tokenizers.text sentence",
+        ),
     ):
         with pytest.raises(UserError, match=re.escape(f"it looks like {message}")):
             kind(path).load()

@@ -11,6 +11,7 @@ from vljax.data.transforms import (
     RandomCrop,
     RandomResizedCrop,
     Resize,
+    Tokenize,
 )
 
 
@@ -18,17 +19,17 @@ from vljax.data.transforms import (
     ("transforms", "message"),
     [
         (
-            (Decode(scaled=True), ChooseText(), Flip(), RandomCrop(16)),
+            (Decode(scaled=True), ChooseText(), Flip(), RandomCrop(16), Tokenize()),
             "train_transforms: flip needs all pixels, but decode is scaled; put one of "
             "random_crop, random_resized_crop, resize between them",
         ),
         (
-            (Decode(scaled=True), RandAugment(), Resize(16), ChooseText()),
+            (Decode(scaled=True), RandAugment(), Resize(16), ChooseText(), Tokenize()),
             "train_transforms: rand_augment needs all pixels",
         ),
         (
-            (Decode(), Resize(16), Prompt(), ChooseText()),
-            "train_transforms: prompt has no text to put into a template; put choose_text before",
+            (Decode(), Resize(16), Prompt(), ChooseText(), Tokenize()),
+            "train_transforms: prompt reads 'text', which is made after it; put choose_text before",
         ),
     ],
 )
@@ -40,8 +41,8 @@ def test_transforms_in_an_impossible_order_are_named(transforms, message):
 @pytest.mark.parametrize(
     "transforms",
     [
-        (Decode(scaled=True), ChooseText(), Prompt(), RandomResizedCrop(16), Flip()),
-        (Decode(), Flip(), Resize(16), ChooseText()),
+        (Decode(scaled=True), ChooseText(), Prompt(), RandomResizedCrop(16), Flip(), Tokenize()),
+        (Decode(), Flip(), Resize(16), ChooseText(), Tokenize()),
     ],
 )
 def test_valid_orders_are_accepted(transforms, tmp_path):

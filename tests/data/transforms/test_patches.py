@@ -15,13 +15,13 @@ from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.randomness import Step
 from vljax.data.sources.mixture import Mixture, Part
-from vljax.data.transforms import ChooseText, Decode, Flip, Patchify
+from vljax.data.transforms import ChooseText, Decode, Flip, Patchify, Tokenize
 from vljax.data.transforms.patches import grid_within
 
 images_of_the_builtin_set = functools.cache(builtin)
 RNG = np.random.default_rng(0)
 LENGTHS = (4, 9, 16)
-TRAIN = (Decode(), Patchify(2, lengths=LENGTHS, weights=(1, 2, 1)), ChooseText())
+TRAIN = (Decode(), Patchify(2, lengths=LENGTHS, weights=(1, 2, 1)), ChooseText(), Tokenize())
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
         (folder / row["image"]).write_bytes(encoded(picture(5 + 3 * i, 30 - 2 * i)))
     (folder / rows[3]["image"]).write_bytes(b"no image")
     path = write_jsonl(folder, rows)
-    evaluation = (Decode(), Patchify(2, lengths=(9,)), ChooseText())
+    evaluation = (Decode(), Patchify(2, lengths=(9,)), ChooseText(), Tokenize())
     return sample_data(path, train_transforms=TRAIN, eval_transforms=evaluation)
 
 
@@ -121,7 +121,7 @@ def test_evaluation_has_one_length_and_masks_padding(data) -> None:
 
 
 def test_lengths_and_weights_are_part_of_the_fingerprint(data) -> None:
-    other = (Decode(), Patchify(2, lengths=LENGTHS), ChooseText())
+    other = (Decode(), Patchify(2, lengths=LENGTHS), ChooseText(), Tokenize())
     plans = {
         stream_fingerprint(
             dataclasses.replace(data, train_transforms=transforms), seed=0, global_batch=4
@@ -164,20 +164,22 @@ def test_several_lengths_are_noted() -> None:
 
 
 def test_patchify_must_be_the_last_image_transform(data) -> None:
-    transforms = (Decode(), Patchify(2, lengths=LENGTHS), Flip(), ChooseText())
+    transforms = (Decode(), Patchify(2, lengths=LENGTHS), Flip(), ChooseText(), Tokenize())
     with pytest.raises(UserError, match="flip cannot follow patchify, which leaves no picture"):
         validate(dataclasses.replace(data, train_transforms=transforms))
 
 
 def test_training_and_evaluation_need_the_same_patch_size(data) -> None:
-    transforms = (Decode(), Patchify(4, lengths=(9,)), ChooseText())
-    message = "eval_transforms: make patches of 4 pixels, train_transforms patches of 2 pixels"
+    transforms = (Decode(), Patchify(4, lengths=(9,)), ChooseText(), Tokenize())
+    message = (
+        r"eval_transforms: make image uint8\[length, 48\], train_transforms uint8\[length, 12\]"
+    )
     with pytest.raises(UserError, match=message):
         validate(dataclasses.replace(data, eval_transforms=transforms))
 
 
 def test_all_parts_of_a_mixture_need_the_same_lengths(data) -> None:
-    transforms = (Decode(), Patchify(2, lengths=(4, 9)), ChooseText())
+    transforms = (Decode(), Patchify(2, lengths=(4, 9)), ChooseText(), Tokenize())
     mixture = Mixture({"one": Part(data.source), "two": Part(data.source, transforms=transforms)})
     message = "source.parts.two.transforms: patchify has other lengths or weights than in"
     with pytest.raises(UserError, match=message):

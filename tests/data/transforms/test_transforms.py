@@ -14,26 +14,35 @@ from tests.data.samples import encoded, picture
 from vljax.config import UserError, decode, encode, load, validate
 from vljax.data import images
 from vljax.data.images import DecodedImageCache, resample
-from vljax.data.records import ExampleError, Record
+from vljax.data.records import ExampleError, Question, Record, Region
+from vljax.data.tokenizers import Clip
 from vljax.data.tokenizers.cleaning import clean
 from vljax.data.transforms import (
     Blur,
     CentreCrop,
+    ChooseQuestions,
     ChooseText,
     ColourJitter,
     Decode,
+    EncodeAnswers,
     Flip,
     Greyscale,
+    GridLabels,
+    Label,
     Noise,
     Occlude,
+    PadRegions,
     Patchify,
     Prompt,
     RandAugment,
     RandomCrop,
     RandomResizedCrop,
+    Regions,
     Resize,
+    Tokenize,
     Transform,
 )
+from vljax.data.transforms.base import Context, batch_arrays, declared_arrays, image_transforms
 from vljax.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -270,9 +279,9 @@ def test_siglip_recipes_resize_and_clean_as_big_vision(recipe, size):
     """`resize(SIZE)` of pp/ops_image.py and `tokenize` of pp/ops_text.py, with their defaults."""
     data = load(str(CONFIGS / f"{recipe}.py"), Run).data
     for transforms in (data.train_transforms, data.eval_transforms):
-        (resize,) = [t for t in transforms if t.output_size is not None]
+        (resize,) = image_transforms(transforms)[1:]
         assert resize == Resize(size, "squash", interpolation="bilinear", antialias=False)
-    assert clean("A dog, running!", data.tokenizer.cleaning) == "a dog, running!"
+    assert clean("A dog, running!", data.tokenizers["text"].cleaning) == "a dog, running!"
 
 
 # --- random crops
@@ -354,7 +363,7 @@ def test_random_crops_reach_every_position_of_the_resized_image(shape, resized):
 
 def test_clips_training_crops_differ():
     recipe = load(str(CONFIGS / "clip_vit_b16.py"), Run)
-    (crop,) = [t for t in recipe.data.train_transforms if t.output_size is not None]
+    (crop,) = image_transforms(recipe.data.train_transforms)[1:]
     image = picture(480, 640)
     crops = {transformed(crop, image, seed).tobytes() for seed in range(50)}
     assert len(crops) > 30  # of 75 positions
@@ -508,6 +517,13 @@ EVERY = (
     ChooseText("random", tags=0.5),
     Patchify(2, lengths=(4, 9)),
     Prompt(),
+    Tokenize(),
+    Label(),
+    Regions(),
+    PadRegions(3),
+    GridLabels(2, names=("dog",)),
+    ChooseQuestions(2),
+    EncodeAnswers(("2", "3")),
 )
 
 
@@ -515,21 +531,49 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
     assert {type(t) for t in EVERY} == set(Transform.members.values())
     stored = json.loads(json.dumps(encode(EVERY)))
     assert decode(tuple[Transform, ...], stored) == EVERY
-    record = Record(captions=("c",), tags=("t",), image=encoded(picture(9, 9)))
+    dog = Region("dog", (1, 2, 5, 7))
+    record = Record(
+        captions=("c",),
+        tags=("t",),
+        image=encoded(picture(9, 9)),
+        regions=(dog,),
+        questions=(Question("count", "How many?", "2"),),
+    )
+    tokenizers = {"text": Clip(context_length=5).load()}
     for transform in EVERY:
-        image = picture(9, 9)
-        example = {"record": record, "image": image, "text": "before"}
-        result = transform(example, generator())
-        assert example == {"record": record, "image": image, "text": "before"}
-        assert np.array_equal(image, picture(9, 9))
-        assert result.keys() == example.keys() | (transform.image_arrays() or {}).keys()
-        again = transform(example, generator())
-        assert np.array_equal(result["image"], again["image"])
-        assert result["text"] == again["text"]
+
+        def example():
+            return {
+                "record": record,
+                "image": picture(9, 9),
+                "text": "before",
+                "tokenizers": tokenizers,
+                "boxes": np.array([dog.box], np.float32),
+                "region_names": ("dog",),
+                "masks": np.ones((9, 9), np.uint8),
+                "question": "How many?",
+                "answers": (("2", 1.0),),
+            }
+
+        given = example()
+        results = [transform(given, generator()) for _ in range(2)]
+        np.testing.assert_equal(given, example())
+        assert results[0].keys() == given.keys() | {*transform.makes()}
+        changed = {*transform.makes()}
+        if transform.moves_pixels:
+            changed |= {"boxes", "masks"}
+        for name, value in results[0].items():
+            np.testing.assert_equal(value, results[1][name])
+            assert name in changed or value is given[name]
+        declared = transform.arrays(Context({name: Clip(context_length=5) for name in tokenizers}))
+        for name, (shape, dtype) in declared.items():
+            if not isinstance(transform, EncodeAnswers):
+                assert (results[0][name].shape, results[0][name].dtype) == (shape, dtype)
 
 
-def test_only_transforms_that_fix_the_size_have_an_output_size():
-    assert [t.output_size for t in EVERY] == [None, 8, 8, 8, 8] + [None] * 10
+def test_arrays_are_those_of_the_last_transform_that_declares_them():
+    assert declared_arrays(EVERY[:5], {}) == [{}] * 4 + [{"image": ((8, 8, 3), np.uint8)}]
+    assert batch_arrays((Decode(), Flip()), {}) == {}
 
 
 @pytest.mark.parametrize(

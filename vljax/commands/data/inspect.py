@@ -20,8 +20,9 @@ from vljax.files import expand_user, filesystem, is_remote, write_file
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vljax.data.pipeline.pipeline import Data
     from vljax.data.records import Source
-    from vljax.data.tokenizers import LoadedTokenizer
+    from vljax.data.tokenizers import LoadedTokenizer, Tokenizer
     from vljax.data_tools.inspection.inspect import InspectionOptions
 
 _DESCRIPTION = """\
@@ -160,9 +161,16 @@ def _recipe_inputs(
         [part.source for part in parts_of(data.source).values()],
         parse_tokenizer(word, fields, prog)
         if word
-        else tokenizer_with_fields(data.tokenizer, fields, f"{prog} {spec}"),
+        else tokenizer_with_fields(_text_tokenizer(data, spec), fields, f"{prog} {spec}"),
         options.max_pixels or [*decode, Decode()][0].max_pixels,
     )
+
+
+def _text_tokenizer(data: Data, spec: str) -> Tokenizer:
+    name = data.tokenizer_name()
+    if name is None:
+        raise UserError(f"{spec}: no transform makes text; name a tokenizer with --tokenizer")
+    return data.tokenizers[name]
 
 
 def _page(found: list[Any], how: InspectionOptions, pictures: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from vljax.config import UserError, suggest
 
 _COMMANDS = {
+    "answers": "write the most frequent answers, or names of objects, of data sets",
     "build": "download what a data set is made from, and build the data set",
     "convert": "write any data set as tar shards or ArrayRecord files",
     "index": "build the indices of data sets, and count what is in them",

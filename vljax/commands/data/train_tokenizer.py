@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json. Recipes name it
-in data.tokenizer.path, and checkpoints include it."""
+in data.tokenizers.text.path, and checkpoints include it."""
 
 _MEASURED = 10_000  # number of captions whose lengths are measured
 
@@ -90,7 +90,7 @@ def _parser(prog: str) -> SourceParser:
         "--cleaning",
         choices=get_args(Cleaning),
         default="lower",
-        help="cleaning of captions; set data.tokenizer.cleaning to the same (%(default)s)",
+        help="cleaning of captions; set data.tokenizers.text.cleaning to the same (%(default)s)",
     )
     parser.add_argument(
         "--max-examples",
@@ -153,8 +153,10 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"To train with it: --data.tokenizer huggingface --data.tokenizer.path {result['path']} "
-        f"--data.tokenizer.cleaning {result['cleaning']} --model.nodes.text.vocab_size {size}",
+        "To train with it: --data.tokenizers.text huggingface "
+        f"--data.tokenizers.text.path {result['path']} "
+        f"--data.tokenizers.text.cleaning {result['cleaning']} "
+        f"--model.nodes.text.vocab_size {size}",
         highlight=False,
         soft_wrap=True,
     )

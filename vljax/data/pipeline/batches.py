@@ -1,12 +1,13 @@
 """Make examples by index and stack them into batches, in threads or worker processes.
 
-A `Loader` reads, transforms and tokenizes. It never fails on bad data: an example that cannot be
+A `Loader` reads and transforms. It never fails on bad data: an example that cannot be
 used stays in its batch, masked out, with the reason. `make_batches` runs a loader over a stream of
 examples in the background, and `Batches` is the iterator that the trainer and the evaluators read.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from vljax.data.pipeline.order import ScheduledExample
 from vljax.data.randomness import Step, example_generator
 from vljax.data.records import ExampleError, Records
 from vljax.data.tokenizers.base import LoadedTokenizer
-from vljax.data.transforms.base import Transform, image_transform
+from vljax.data.transforms.base import Arrays, Transform, declared_arrays, length_at
 
 if TYPE_CHECKING:
     import grain
@@ -30,8 +31,8 @@ Batch = dict[str, np.ndarray]
 # Keys of per-batch data that is not fed to the model; `Batches` takes them out.
 REJECTED = "rejected"
 REPEATED = "repeated"
-# Key of the image of an example: a dict of arrays.
-IMAGE = "image"
+# Key of the dict of arrays of an example.
+ARRAYS = "arrays"
 PADDING_INDEX = -1
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class OpenPart:
     records: Records
     """The records, by index."""
     transforms: tuple[Transform, ...]
-    """Transforms from a record to `image` and `text`."""
+    """Transforms from a record to the arrays of a batch."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class Loader:
 
     parts: tuple[OpenPart, ...]
     """The opened sources."""
-    tokenizer: LoadedTokenizer
-    """Makes the token ids."""
+    tokenizers: dict[str, LoadedTokenizer]
+    """The tokenizers by name."""
     seed: int
     """Seed of all random transforms."""
     evaluation: bool = False
-    """Whether batches have a `label`, and images without a text stay valid: they can be
-    classified."""
+    """Whether examples stay valid if only other transforms than those of images fail: an image
+    without a text can be classified."""
 
     def training_example(self, scheduled: ScheduledExample) -> dict[str, Any]:
         """The scheduled example, masked out if it cannot be used."""
@@ -106,95 +107,104 @@ class Loader:
     def evaluation_example(self, index: int) -> dict[str, Any]:
         """The example at an index; beyond the last one, padding, which is masked out."""
         if index >= len(self.parts[0].records):
-            return self._example(0, PADDING_INDEX, self._blank(0, None), "", valid=False)
+            return self._example(0, PADDING_INDEX, self._blank(0, None), valid=False)
         return self._load(0, 0, index, None)
 
     def _load(self, number: int, epoch: int, index: int, step: Step | None) -> dict[str, Any]:
         part = self.parts[number]
-        fields: dict[str, Any] = {"epoch": epoch}
         try:
-            if self.evaluation:
-                fields["label"] = part.records.annotation(index).label
-            image, text = self._transform(part, epoch, index, step)
+            arrays = self._transform(part, epoch, index, step)
         except ExampleError as error:
             rejected = RejectedExample(
                 0, part.name, part.records.identity, index, error.kind, str(error)
             )
             blank = self._blank(number, step)
-            return self._example(number, index, blank, "", valid=False, rejected=rejected, **fields)
-        return self._example(number, index, image, text, **fields)
+            return self._example(number, index, blank, valid=False, epoch=epoch, rejected=rejected)
+        return self._example(number, index, arrays, epoch=epoch)
 
-    def _blank(self, part: int, step: Step | None) -> dict[str, np.ndarray]:
-        transform = image_transform(self.parts[part].transforms)
-        return transform.blank(transform.length_at(step))
+    def _declared(self, part: OpenPart, step: Step | None) -> list[Arrays]:
+        key = part.name, length_at(part.transforms, step)
+        if key not in self._known:
+            configs = {name: loaded.config for name, loaded in self.tokenizers.items()}
+            self._known[key] = declared_arrays(part.transforms, configs, key[1])
+        return self._known[key]
+
+    @functools.cached_property
+    def _known(self) -> dict[tuple[str, int | None], list[Arrays]]:
+        """Declared arrays by name of the part and sequence length."""
+        return {}
+
+    def _blank(self, number: int, step: Step | None) -> dict[str, np.ndarray]:
+        part = self.parts[number]
+        arrays: dict[str, np.ndarray] = {}
+        for transform, own in zip(part.transforms, self._declared(part, step), strict=True):
+            if own:
+                arrays |= transform.blank(own, self.tokenizers)
+        return arrays
 
     def _transform(
         self, part: OpenPart, epoch: int, index: int, step: Step | None
-    ) -> tuple[dict[str, np.ndarray], str]:
-        """The arrays of the image, and the text."""
-        example: dict[str, Any] = {"record": part.records[index]}
+    ) -> dict[str, np.ndarray]:
+        """The arrays of an example."""
+        example: dict[str, Any] = {"record": part.records[index], "tokenizers": self.tokenizers}
         if step is not None:
             example["step"] = step
         rng = example_generator(self.seed, part.name, epoch, index)
-        for transform in part.transforms:
+        lost: set[str] = set()
+        arrays: dict[str, np.ndarray] = {}
+        expected: Arrays = {}
+        for transform, own in zip(part.transforms, self._declared(part, step), strict=True):
+            expected |= own
             try:
+                if lost & {*transform.reads()}:
+                    raise ExampleError("what it reads could not be made")
                 example = transform(example, rng)
             except ExampleError:
-                if not self.evaluation or transform.provides != "text":
+                if not self.evaluation or "image" in transform.makes():
                     raise
-                example = {**example, "text": ""}
-        last = image_transform(part.transforms)
-        arrays = {}
+                lost |= {*transform.makes()}
+                arrays |= transform.blank(own, self.tokenizers)
+        arrays = {name: arrays[name] if name in lost else example[name] for name in expected}
         # A wrong shape or type is a bug in a transform, not bad data: raise, don't mask it out.
-        for name, expected in (last.image_arrays(last.length_at(step)) or {}).items():
-            arrays[name] = array = example[name]
-            if (array.shape, array.dtype) != expected:
+        for name, (shape, dtype) in expected.items():
+            made = arrays[name]
+            if (made.shape, made.dtype) != (shape, dtype):
                 raise ValueError(
-                    f"transforms made {array.dtype}{list(array.shape)} of example "
-                    f"{part.name}/{index}, expected {expected[1]}{list(expected[0])}"
+                    f"transforms made {name} {made.dtype}{list(made.shape)} of example "
+                    f"{part.name}/{index}, expected {dtype}{list(shape)}"
                 )
-        text = example["text"]
-        if not self.evaluation and not self.tokenizer.clean(text):
-            raise ExampleError(f"text {text!r} is empty after cleaning", kind="no_caption")
-        return arrays, text
+        return arrays
 
     def _example(
         self,
         part: int,
         index: int,
-        image: dict[str, np.ndarray],
-        text: str,
+        arrays: dict[str, np.ndarray],
         *,
         valid: bool = True,
-        label: int | None = None,
         epoch: int = 0,
         rejected: RejectedExample | None = None,
     ) -> dict[str, Any]:
         return {
-            IMAGE: image,
-            "text": text,
+            ARRAYS: arrays,
             "part": part,
             "example_id": index,
             "valid": valid,
-            "label": -1 if label is None else label,
             REPEATED: epoch > 0,
             REJECTED: rejected,
         }
 
     def batch(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Stack and tokenize examples.
+        """Stack examples.
 
         Adds a tuple of `RejectedExample` under `REJECTED`, and a bool for each example under
         `REPEATED`.
         """
         column = {key: [example[key] for example in examples] for key in examples[0]}
-        ids, mask = self.tokenizer(column["text"])
         indices = np.array(column["example_id"], np.int64)
-        images = column[IMAGE]
-        batch = {
-            **{name: np.stack([arrays[name] for arrays in images]) for name in images[0]},
-            "text": ids,
-            "text_mask": mask,
+        arrays = column[ARRAYS]
+        return {
+            **{name: np.stack([each[name] for each in arrays]) for name in arrays[0]},
             "example_id": pack_ids(indices, np.array(column["part"], np.int64)),
             "valid": np.array(column["valid"], bool),
             REPEATED: np.array(column[REPEATED], bool),
@@ -204,9 +214,6 @@ class Loader:
                 if rejected is not None
             ),
         }
-        if self.evaluation:
-            batch["label"] = np.array(column["label"], np.int32)
-        return batch
 
 
 def make_batches(

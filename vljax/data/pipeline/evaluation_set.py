@@ -7,6 +7,7 @@ import functools
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from vljax.config import UserError
 from vljax.data.pipeline.batches import Batches, Loader, OpenPart, make_batches
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Annotation, ExampleError, Records, Source
@@ -22,9 +23,9 @@ class EvaluationSet:
 
     Files are opened when they are first needed, or by `open`.
 
-    >>> from vljax.recipes import Builtin, ChooseText, Clip, Decode, Resize
-    >>> transforms = (Decode(), Resize(16), ChooseText())
-    >>> data = Data(Builtin("train"), Clip(), transforms, transforms)
+    >>> from vljax.recipes import Builtin, ChooseText, Clip, Decode, Resize, Tokenize
+    >>> transforms = (Decode(), Resize(16), ChooseText(), Tokenize())
+    >>> data = Data(Builtin("train"), {"text": Clip()}, transforms, transforms)
     >>> examples = EvaluationSet(data, Builtin("test"))
     >>> len(examples), examples.captions[0], examples.class_names[int(examples.labels[0])]
     (424, ('2 dead frogs',), 'animals')
@@ -34,7 +35,7 @@ class EvaluationSet:
     >>> batches.close()
 
     Args:
-      data: the transforms for evaluation and the tokenizer.
+      data: the transforms for evaluation and the tokenizers.
       source: the examples; need not be the source of `data`.
     """
 
@@ -46,12 +47,12 @@ class EvaluationSet:
         return len(self.records)
 
     def open(self) -> None:
-        """Open the source and the tokenizer, so that bad files are reported now.
+        """Open the source and the tokenizers, so that bad files are reported now.
 
         Raises:
           UserError: if one of them cannot be opened.
         """
-        _ = self.records, self.tokenizer
+        _ = self.records, self.tokenizers
 
     @functools.cached_property
     def records(self) -> Records:
@@ -59,9 +60,21 @@ class EvaluationSet:
         return self.source.open()
 
     @functools.cached_property
+    def tokenizers(self) -> dict[str, LoadedTokenizer]:
+        """The tokenizers by name. Raises UserError if one cannot be loaded."""
+        return self.data.load_tokenizers()
+
+    @property
     def tokenizer(self) -> LoadedTokenizer:
-        """The tokenizer, for prompts and queries. Raises UserError if it cannot be loaded."""
-        return self.data.tokenizer.load()
+        """The tokenizer of `text`, for prompts and queries.
+
+        Raises:
+          UserError: if no transform makes `text`, or the tokenizer cannot be loaded.
+        """
+        name = self.data.tokenizer_name()
+        if name is None:
+            raise UserError("data.eval_transforms: none of them makes text; add tokenize")
+        return self.tokenizers[name]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -72,20 +85,26 @@ class EvaluationSet:
     def captions(self) -> list[tuple[str, ...]]:
         """All captions of each example, in order, without those that are blank after cleaning."""
         clean = self.tokenizer.clean
-        annotated = (self._annotation(i).captions for i in range(len(self)))
         return [
-            tuple(text for text in captions if text.strip() and clean(text))
-            for captions in annotated
+            tuple(text for text in annotation.captions if text.strip() and clean(text))
+            for annotation in self.annotations
         ]
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " examples"]:
         """The class index of each example; -1 if it has no class."""
-        labels = [self._annotation(i).label for i in range(len(self))]
+        labels = [annotation.label for annotation in self.annotations]
         return np.array([-1 if label is None else label for label in labels], np.int32)
 
+    @functools.cached_property
+    def annotations(self) -> list[Annotation]:
+        """Captions, questions, regions and all else but the image of each example, in order.
+
+        Empty for an example that cannot be read.
+        """
+        return [self._annotation(i) for i in range(len(self))]
+
     def _annotation(self, index: int) -> Annotation:
-        """The captions and class of an example; empty if it cannot be read."""
         try:
             return self.records.annotation(index)
         except ExampleError:
@@ -100,13 +119,13 @@ class EvaluationSet:
           process_count: number of equal groups that the rows of a batch are divided into.
 
         Returns:
-          An iterator of batches like those of training, with `label`, int32[batch], -1 for an
-          example without a class. An image without a caption is valid. The last batch is padded
-          with examples whose `valid` is False and whose `example_id` is all ones. All processes get
-          the same number of batches.
+          An iterator of batches with the arrays of the transforms for evaluation. If a transform
+          fails that is not one of images, such as `choose_text` without a caption, its arrays are
+          blank and the example is valid. The last batch is padded with examples whose `valid` is
+          False and whose `example_id` is all ones. All processes get the same number of batches.
 
         Raises:
-          UserError: if the source or tokenizer cannot be opened, or the batch cannot be divided
+          UserError: if the source or a tokenizer cannot be opened, or the batch cannot be divided
             among the processes.
         """
         import grain
@@ -140,7 +159,7 @@ class EvaluationSet:
     def _loader(self) -> Loader:
         return Loader(
             parts=(OpenPart(self.source.full_name, self.records, self.data.eval_transforms),),
-            tokenizer=self.tokenizer,
+            tokenizers=self.tokenizers,
             seed=0,
             evaluation=True,
         )

@@ -4,8 +4,9 @@ The way from records to a batch, by file:
 
 - `data/sources/`: open a data set, and read the record at an index;
 - `data/pipeline/order.py`: find the source, epoch and index at a position of the stream;
-- `data/transforms/`: decode, augment and resize the image, and choose the text;
-- `data/tokenizers/`: clean the text and turn it into token ids;
+- `data/transforms/`: make the arrays of an example: decode, augment and resize the image, choose
+  and tokenize the text;
+- `data/tokenizers/`: clean a text and turn it into token ids, for `tokenize`;
 - `data/pipeline/batches.py`: make examples, mask out bad ones, stack, in threads or workers;
 - this file: `Data`, the fields of a recipe with their checks, and `train_batches`, which joins
   the above;
@@ -33,22 +34,28 @@ from vljax.data.pipeline.order import MAX_LENGTH, ExampleOrder
 from vljax.data.randomness import Step
 from vljax.data.records import Source, error_for_field
 from vljax.data.sources.mixture import Mixture, parts_of
-from vljax.data.tokenizers.base import Tokenizer
-from vljax.data.transforms.base import Transform, image_transform
-from vljax.data.transforms.decode import Decode
-from vljax.data.transforms.text import Prompt
+from vljax.data.tokenizers.base import LoadedTokenizer, Tokenizer, load_named
+from vljax.data.transforms.base import (
+    Transform,
+    batch_arrays,
+    image_lengths,
+    length_at,
+    list_problems,
+)
+from vljax.data.transforms.text import Tokenize
+from vljax.data.vocabulary import Vocabulary, VocabularyFile, terms
 
 
 @dataclass(frozen=True)
 class Data:
     """The training data, and how images and texts become arrays.
 
-    >>> from vljax.recipes import Builtin, ChooseText, Clip, Decode, Flip, Resize
+    >>> from vljax.recipes import Builtin, ChooseText, Clip, Decode, Flip, Resize, Tokenize
     >>> data = Data(
     ...     source=Builtin("train"),
-    ...     tokenizer=Clip(context_length=32),
-    ...     train_transforms=(Decode(), Resize(64), Flip(), ChooseText("random")),
-    ...     eval_transforms=(Decode(), Resize(64), ChooseText()),
+    ...     tokenizers={"text": Clip(context_length=32)},
+    ...     train_transforms=(Decode(), Resize(64), Flip(), ChooseText("random"), Tokenize()),
+    ...     eval_transforms=(Decode(), Resize(64), ChooseText(), Tokenize()),
     ... )
     >>> {name: shape for name, (shape, dtype) in data.batch_spec(8).items()}
     {'image': (8, 64, 64, 3), 'text': (8, 32), 'text_mask': (8, 32), 'example_id': (8, 2),
@@ -57,13 +64,13 @@ class Data:
 
     source: Source
     """The training examples; several sources together are a `mixture`."""
-    tokenizer: Tokenizer
-    """The tokenizer of all texts, in evaluation too."""
+    tokenizers: dict[str, Tokenizer]
+    """Tokenizers by name, for `tokenize`; the usual name is "text"."""
     train_transforms: tuple[Transform, ...]
-    """Transforms from a record to `image` and `text`, in order; a part of a mixture may have its
+    """Transforms from a record to the arrays of a batch, in order; a part of a mixture may have its
     own."""
     eval_transforms: tuple[Transform, ...]
-    """The same for evaluation; stored in checkpoints."""
+    """The same for evaluation; stored in checkpoints. They may make other arrays."""
     workers: int = setting(0, identity=False)
     """Processes that prepare batches; 0 prepares them in threads of this process."""
     prefetch: int = setting(2, identity=False)
@@ -76,11 +83,11 @@ class Data:
     @property
     def image_lengths(self) -> dict[int, float]:
         """Sequence lengths of images in training -> probability; empty for square images."""
-        return image_transform(self.train_transforms).image_lengths
+        return image_lengths(self.train_transforms)
 
     def length_at(self, seed: int, step: int) -> int | None:
         """The sequence length of images in the batch of a step; None for square images."""
-        return image_transform(self.train_transforms).length_at(Step(seed, step))
+        return length_at(self.train_transforms, Step(seed, step))
 
     def batch_spec(
         self, batch_size: int, length: int | None = None
@@ -91,23 +98,42 @@ class Data:
           batch_size: number of examples.
           length: sequence length of images; by default the longest.
         """
-        text = (batch_size, self.tokenizer.context_length)
-        image = image_transform(self.train_transforms).image_arrays(length) or {}
+        arrays = batch_arrays(self.train_transforms, self.tokenizers, length)
         return {
-            **{name: ((batch_size, *shape), dtype) for name, (shape, dtype) in image.items()},
-            "text": (text, np.dtype(np.int32)),
-            "text_mask": (text, np.dtype(bool)),
+            **{name: ((batch_size, *shape), dtype) for name, (shape, dtype) in arrays.items()},
             "example_id": ((batch_size, 2), np.dtype(np.uint32)),
             "valid": ((batch_size,), np.dtype(bool)),
         }
 
+    def tokenizer_name(self, array: str = "text") -> str | None:
+        """The name of the tokenizer that makes an array of evaluation batches, or of training ones.
+
+        None if no transform makes the array from a text.
+        """
+        for transform in reversed((*self.train_transforms, *self.eval_transforms)):
+            if isinstance(transform, Tokenize) and transform.makes()[0] == array:
+                return transform.tokenizer
+        return None
+
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Array -> the texts that its indices stand for, such as the answers to questions."""
+        transforms = (*self.train_transforms, *self.eval_transforms)
+        known = ((transform.makes()[0], transform.classes()) for transform in transforms)
+        return {name: vocabulary for name, vocabulary in known if vocabulary is not None}
+
+    def load_tokenizers(self) -> dict[str, LoadedTokenizer]:
+        """All tokenizers, loaded. Raises UserError for one that cannot be loaded."""
+        return {name: load_named(name, config) for name, config in self.tokenizers.items()}
+
     def problems(self) -> Iterator[tuple[str, str]]:
         for field in ("train_transforms", "eval_transforms"):
-            yield from ((field, message) for message in _list_problems(getattr(self, field)))
-        made = _image_format(self.train_transforms), _image_format(self.eval_transforms)
-        if None not in made and made[0] != made[1]:
-            yield "eval_transforms", f"make {made[1]}, train_transforms {made[0]}"
-        yield from self._part_problems()
+            problems = list_problems(getattr(self, field), self.tokenizers)
+            yield from ((field, message) for message in problems)
+        own = self._arrays(self.train_transforms)
+        for name, made in self._arrays(self.eval_transforms).items():
+            if made != own.get(name, made):
+                yield "eval_transforms", f"make {name} {made}, train_transforms {own[name]}"
+        yield from self._part_problems(own)
         if not 0 <= self.max_rejected_share <= 1:
             yield "max_rejected_share", f"must be within 0 and 1, got {self.max_rejected_share}"
         if self.workers < 0:
@@ -115,54 +141,30 @@ class Data:
         if self.prefetch < 1:
             yield "prefetch", f"must be at least 1, got {self.prefetch}"
 
-    def _part_problems(self) -> Iterator[tuple[str, str]]:
-        expected = _image_format(self.train_transforms)
+    def _part_problems(self, expected: dict[str, str]) -> Iterator[tuple[str, str]]:
         for name, part in parts_of(self.source).items():
             field = f"source.parts.{name}.transforms"
             if not part.transforms:
                 continue
-            yield from ((field, message) for message in _list_problems(part.transforms))
-            made = _image_format(part.transforms)
-            if made != expected:
-                yield field, f"make {made}, train_transforms {expected}"
-            elif made and image_transform(part.transforms).image_lengths != self.image_lengths:
+            problems = list_problems(part.transforms, self.tokenizers)
+            yield from ((field, message) for message in problems)
+            made = self._arrays(part.transforms)
+            for array in sorted(made.keys() | expected.keys()):
+                here, there = made.get(array, "nothing"), expected.get(array, "nothing")
+                if here != there:
+                    yield field, f"make {here} as {array}, train_transforms {there}"
+            if image_lengths(part.transforms) != self.image_lengths:
                 yield field, "patchify has other lengths or weights than in train_transforms"
 
-
-def _image_format(transforms: tuple[Transform, ...]) -> str | None:
-    """Description of the images that transforms make, such as "images of 64 pixels"; or None."""
-    made = [transform.makes for transform in transforms if transform.makes is not None]
-    return made[-1] if made else None
-
-
-def _list_problems(transforms: tuple[Transform, ...]) -> Iterator[str]:
-    """Problems of a list of transforms as a whole."""
-    if not transforms or transforms[0].provides != "image":
-        yield "must begin with decode"
-    if _image_format(transforms) is None:
-        sizing = "resize, random_crop, random_resized_crop or patchify"
-        yield f"none of them fixes the image size; add {sizing}"
-    if not any(transform.provides == "text" for transform in transforms):
-        yield "none of them makes a text; add choose_text"
-    for i, transform in enumerate(transforms):
-        before, after = transforms[:i], transforms[i + 1 :]
-        on_images = [t for t in after if t.provides != "text"]
-        if transform.image_lengths and on_images:
-            name = on_images[0].type_name
-            yield f"{name} cannot follow {transform.type_name}, which leaves no picture; swap"
-        if isinstance(transform, Prompt) and all(t.provides != "text" for t in before):
-            yield "prompt has no text to put into a template; put choose_text before it"
-        scaled = isinstance(transform, Decode) and transform.scaled
-        if scaled and on_images and not on_images[0].reads_undecoded:
-            able = sorted(
-                name
-                for name, kind in Transform.members.items()
-                if issubclass(kind, Transform) and kind.reads_undecoded
-            )
-            yield (
-                f"{on_images[0].type_name} needs all pixels, but decode is scaled; put one of "
-                f"{', '.join(able)} between them, or set scaled of decode to False"
-            )
+    def _arrays(self, transforms: tuple[Transform, ...]) -> dict[str, str]:
+        """Description of each array, the same for sequences of patches of any length."""
+        # A length that no other axis has marks the axis that varies.
+        varies = 7919 if image_lengths(transforms) else None
+        arrays = batch_arrays(transforms, self.tokenizers, varies)
+        return {
+            name: f"{dtype}[{', '.join('length' if n == varies else str(n) for n in shape)}]"
+            for name, (shape, dtype) in arrays.items()
+        }
 
 
 def train_batches(
@@ -192,14 +194,15 @@ def train_batches(
       image and an empty text.
 
     Raises:
-      UserError: if a source or the tokenizer cannot be opened, a source is empty, or the batch
-        cannot be divided among the processes.
+      UserError: if a source or a tokenizer cannot be opened, a source is empty or does not suit a
+        transform, or the batch cannot be divided among the processes.
     """
     import grain
 
     parts = _open_parts(data)
+    _check_records(parts)
     lengths = [len(part.records) for part in parts]
-    loader = Loader(parts=parts, tokenizer=data.tokenizer.load(), seed=seed)
+    loader = Loader(parts=parts, tokenizers=data.load_tokenizers(), seed=seed)
     order = ExampleOrder(
         seed=seed,
         names=[part.name for part in parts],
@@ -238,6 +241,15 @@ def _open_parts(data: Data) -> tuple[OpenPart, ...]:
     return tuple(opened)
 
 
+def _check_records(parts: tuple[OpenPart, ...]) -> None:
+    for part in parts:
+        for i, transform in enumerate(part.transforms):
+            try:
+                transform.check_records(part.records, part.transforms[:i])
+            except UserError as error:
+                raise UserError(f"data.train_transforms: {part.name}: {error}") from error
+
+
 def _phases(source: Source, lengths: list[int]) -> list[tuple[int, tuple[Fraction, ...]]]:
     """First step and weights of each phase of the schedule."""
     return source.weights(lengths) if isinstance(source, Mixture) else [(0, (Fraction(1),))]
@@ -256,20 +268,24 @@ def stream_fingerprint(data: Data, *, seed: int, global_batch: int) -> str:
       UserError: if a source or the tokenizer cannot be opened, or a source is empty.
     """
     parts = _open_parts(data)
-    files = data.tokenizer.load().files()
+    digests = {name: _digests(loaded.files()) for name, loaded in data.load_tokenizers().items()}
     content: dict[str, Any] = {
         "version": _STREAM_VERSION,
         "source": [parts[0].name, len(parts[0].records), parts[0].records.identity],
         "seed": seed,
         "global_batch": global_batch,
-        "transforms": encode(data.train_transforms),
-        "tokenizer": {name: hashlib.sha256(file).hexdigest() for name, file in files.items()},
+        "transforms": _encoded(data.train_transforms),
+        "tokenizer": digests.pop("text", None),
     }
+    if digests:
+        content["tokenizers"] = digests
+    if vocabularies := _vocabularies(data):
+        content["vocabularies"] = vocabularies
     if isinstance(data.source, Mixture):
         lengths = [len(part.records) for part in parts]
         content["source"] = {
             "parts": [
-                [part.name, len(part.records), part.records.identity, encode(part.transforms)]
+                [part.name, len(part.records), part.records.identity, _encoded(part.transforms)]
                 for part in parts
             ],
             "phases": [
@@ -278,3 +294,31 @@ def stream_fingerprint(data: Data, *, seed: int, global_batch: int) -> str:
             ],
         }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def _vocabularies(data: Data) -> list[tuple[str, ...]]:
+    """The content of the vocabularies that are in files, in the order of the recipe."""
+    parts = (part.transforms for part in parts_of(data.source).values())
+    lists = (data.train_transforms, *parts)
+    classes = (transform.classes() for transforms in lists for transform in transforms)
+    return [terms(each) for each in classes if isinstance(each, VocabularyFile)]
+
+
+def _encoded(transforms: tuple[Transform, ...]) -> Any:
+    """The transforms, without paths.
+
+    A last `Tokenize()` is left out, as the tokenizer "text" implies it. So streams have the
+    fingerprint that they had when tokenization was not a transform.
+    """
+    encoded = encode(transforms[:-1] if transforms[-1:] == (Tokenize(),) else transforms)
+    return [
+        {name: _without_path(value) for name, value in transform.items()} for transform in encoded
+    ]
+
+
+def _without_path(value: Any) -> Any:
+    return {**value, "path": None} if isinstance(value, dict) and "path" in value else value

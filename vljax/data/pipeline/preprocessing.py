@@ -10,20 +10,29 @@ import numpy as np
 from vljax.config import UserError, decode, encode
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Record
-from vljax.data.transforms.base import Transform, image_transform
+from vljax.data.transforms.base import Transform, batch_arrays, image_lengths, image_transforms
 
 VERSION = 1
 
 
 def preprocessing(data: Data) -> dict[str, Any]:
     """The content of `preprocess.json`: the transforms of evaluation and the text cleaning."""
+    text = data.tokenizers.get(data.tokenizer_name() or "")
     return {
         "version": VERSION,
-        "image_size": image_transform(data.eval_transforms).output_size,
+        "image_size": _image_size(data.eval_transforms),
         "transforms": encode(data.eval_transforms),
-        "text_cleaning": data.tokenizer.cleaning,
-        "context_length": data.tokenizer.context_length,
+        "text_cleaning": None if text is None else text.cleaning,
+        "context_length": None if text is None else text.context_length,
     }
+
+
+def _image_size(transforms: tuple[Transform, ...]) -> int | None:
+    """Height and width of the images; None if they are patches, or there are none."""
+    images = image_transforms(transforms)
+    if not images or image_lengths(images):
+        return None
+    return batch_arrays(images, {})["image"][0][0]
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class ImagePreprocessor:
             found = content.get("version")
             raise UserError(f"preprocess.json: version {found!r}, this is made for {VERSION}")
         transforms = decode(tuple[Transform, ...], content["transforms"], "transforms")
-        return cls(content["image_size"], tuple(t for t in transforms if t.provides != "text"))
+        return cls(content["image_size"], tuple(image_transforms(transforms)))
 
     def __call__(self, image: bytes) -> dict[str, np.ndarray]:
         """The arrays of one image: `image`, uint8[size, size, 3]; or those of `Patchify`.
@@ -64,4 +73,4 @@ class ImagePreprocessor:
         rng = np.random.default_rng(0)
         for transform in self.transforms:
             example = transform(example, rng)
-        return {name: example[name] for name in image_transform(self.transforms).blank()}
+        return {name: example[name] for name in batch_arrays(self.transforms, {})}

@@ -17,6 +17,7 @@ Filters (`filters.py`) are components too: `--data.source.filters.0 range`.
 
 from vljax.data.sources.array_record import ArrayRecord
 from vljax.data.sources.csv import Csv, Tsv
+from vljax.data.sources.expand import Expand
 from vljax.data.sources.folder import Folder
 from vljax.data.sources.jsonl import JsonLines
 from vljax.data.sources.karpathy import Karpathy
@@ -28,6 +29,7 @@ from vljax.data.sources.webdataset import WebDataset
 __all__ = [
     "ArrayRecord",
     "Csv",
+    "Expand",
     "Folder",
     "JsonLines",
     "Karpathy",

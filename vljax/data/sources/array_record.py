@@ -140,8 +140,9 @@ class ArrayRecordRecords(ColumnRecords):
         return {name: value for name, value in description.items() if name not in restorable}
 
     def _read_annotation(self, index: int) -> Annotation:
-        regions = layout(self._description(self._number(index)))
-        return replace(super()._read_annotation(index), **regions)
+        found = layout(self._description(self._number(index)))
+        stored = {name: value for name, value in found.items() if value}
+        return replace(super()._read_annotation(index), **stored)
 
     def _number(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])

@@ -25,16 +25,16 @@ from vljax.data.records import (
     ExampleError,
     Record,
     Records,
-    Source,
     SourceCounts,
     dataset_name,
 )
+from vljax.data.sources.annotations import AnnotatedSource
 from vljax.data.sources.filters import Filter
 from vljax.files import File, error_reason, find_files, is_remote, join, read_file
 
 
 @dataclass(frozen=True)
-class FileSource(Source):
+class FileSource(AnnotatedSource):
     """A source in files, whose columns are chosen by name."""
 
     path: str | tuple[str, ...] | None = setting(None, path=True)
@@ -73,8 +73,8 @@ class FileSource(Source):
 
     @property
     def annotation_columns(self) -> tuple[str, ...]:
-        """The columns that make up an annotation: captions, tags and label."""
-        columns = [*self.captions, self.tags, self.label]
+        """The columns that make up an annotation: captions, tags, label, questions and boxes."""
+        columns = [*self.captions, self.tags, self.label, *self.named_columns.values()]
         return tuple(dict.fromkeys(column for column in columns if column))
 
     @property
@@ -100,7 +100,7 @@ class FileSource(Source):
         """
         known = sorted(known)
         chosen = [*more, *(("captions", column) for column in self.captions)]
-        chosen += [("tags", self.tags), ("label", self.label)]
+        chosen += [("tags", self.tags), ("label", self.label), *self.named_columns.items()]
         chosen += [(f"filters.{i}.column", f.column) for i, f in enumerate(self.filters)]
         for field, column in chosen:
             if column is not None and column not in known:
@@ -117,6 +117,8 @@ class FileSource(Source):
         """
         choices = [self.captions, self.tags, self.label, self.stated_classes()]
         content = [self.type_name, encode(choices), encode(self.filters), *parts]
+        if named := self.named_columns:
+            content.append([named, self.box_format])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def stated_classes(self) -> tuple[str, ...]:
@@ -175,7 +177,8 @@ class ColumnRecords(Records):
         if len(tags) == 1:
             tags = [tag.strip() for tag in tags[0].split(",")]
         label = value(source.label) if source.label else None
-        return Annotation(tuple(captions), tuple(tags), self._label(label))
+        more = source.annotations({name: value(name) for name in source.named_columns.values()})
+        return Annotation(tuple(captions), tuple(tags), self._label(label), **more)
 
     @abc.abstractmethod
     def values(self, index: int) -> Callable[[str], Any]:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vljax.config import UserError, encode, setting
-from vljax.data.records import Annotation, Progress, Records, Source, SourceCounts, dataset_name
+from vljax.config import UserError, encode, setting, suggest
+from vljax.data.records import Annotation, Progress, Records, SourceCounts, dataset_name
+from vljax.data.sources.annotations import AnnotatedSource
 from vljax.data.sources.base import image_file
 from vljax.data.sources.filters import Filter, exclusion_reason
 from vljax.files import base_name, parent, read_user_file
 
 
 @dataclass(frozen=True)
-class JsonLines(Source, name="jsonl"):
+class JsonLines(AnnotatedSource, name="jsonl"):
     """Images listed in a JSON-lines file.
 
     A line is `{"image": "relative/path.jpg", "caption": "..."}`. It may have a list `captions`
-    instead of `caption`, a list `tags`, and a class name `class`. Other keys are ignored, but
-    filters can use them.
+    instead of `caption`, a list `tags`, and a class name `class`. The fields `question`, `answers`
+    and `boxes` name further keys. Other keys are ignored, but filters can use them.
 
     >>> with open("pets.jsonl", "w") as file:
     ...     _ = file.write('{"image": "0.jpg", "caption": "a dog", "class": "dog"}\\n')
@@ -45,10 +46,10 @@ class JsonLines(Source, name="jsonl"):
         return dataset_name(self.path or "") or self.type_name
 
     def open(self) -> Records:
-        return JsonLinesRecords(self._file(), self.filters)
+        return JsonLinesRecords(self._file(), self)
 
     def open_with_all_columns(self, workers: int | None, progress: Progress) -> Records:
-        return JsonLinesRecords(self._file(), self.filters, all_columns=True)
+        return JsonLinesRecords(self._file(), self, all_columns=True)
 
     def _file(self) -> str:
         if self.path is None:
@@ -59,8 +60,10 @@ class JsonLines(Source, name="jsonl"):
 class JsonLinesRecords(Records):
     """The lines of a JSON-lines file; an image is read when it is asked for."""
 
-    def __init__(self, path: str, filters: tuple[Filter, ...] = (), *, all_columns: bool = False):
+    def __init__(self, path: str, source: JsonLines, *, all_columns: bool = False):
         content = read_user_file(path)
+        filters, named = source.filters, source.named_columns
+        keys: set[str] = set()
         lines = content.split(b"\n")
         self.counts = SourceCounts(files=1)
         self._others: list[dict[str, Any]] = []
@@ -68,10 +71,12 @@ class JsonLinesRecords(Records):
         for number, line in enumerate(lines, 1):
             if line.strip():
                 row, parsed = _parse(line, f"{path}:{number}")
+                keys |= row.keys()
                 reason = exclusion_reason(filters, row.get)
                 if reason is not None:
                     self.counts.leave_out(reason, f"line {number}")
                     continue
+                parsed |= {column: row.get(column) for column in named.values()}
                 rows.append(parsed)
                 if all_columns:
                     self._others.append({key: row[key] for key in row if key not in _RESTORABLE})
@@ -80,20 +85,33 @@ class JsonLinesRecords(Records):
         if filters:
             key = f"{self.identity} {json.dumps(encode(filters))}"
             self.identity = hashlib.sha256(key.encode()).hexdigest()
+        if named:
+            key = f"{self.identity} {json.dumps([named, source.box_format])}"
+            self.identity = hashlib.sha256(key.encode()).hexdigest()
+        for field, column in named.items():
+            if rows and column not in keys:
+                near = suggest(column, keys)
+                raise UserError(f"data.source.{field}: {path} has no {column!r}{near}")
         self.counts.log(f"jsonl:{base_name(path)}")
         self.class_names = tuple(sorted({row["class"] for row in rows if row["class"] is not None}))
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._folder = parent(path)
         self._images = [row["image"] for row in rows]
+        self._source = source
         self._annotations = [
             Annotation(row["captions"], row["tags"], labels.get(row["class"])) for row in rows
         ]
+        # Parsed when they are read, so that a bad value rejects its example only.
+        self._named = [{c: row[c] for c in named.values()} for row in rows] if named else []
 
     def __len__(self) -> int:
         return len(self._images)
 
     def annotation(self, index: int) -> Annotation:
-        return self._annotations[index]
+        annotation = self._annotations[index]
+        if not self._named:
+            return annotation
+        return replace(annotation, **self._source.annotations(self._named[index]))
 
     def image(self, index: int) -> bytes:
         return image_file(self._images[index], self._folder)

@@ -70,7 +70,7 @@ def describe(annotation: Annotation, class_names: tuple[str, ...]) -> dict[str, 
             {
                 "regions": [asdict(region) for region in annotation.regions],
                 "phrases": [asdict(phrase) for phrase in annotation.phrases],
-                "questions": [asdict(question) for question in annotation.questions],
+                "questions": [_described(question) for question in annotation.questions],
             }
         ),
     }
@@ -98,12 +98,24 @@ def layout(description: Mapping[str, Any]) -> dict[str, Any]:
                 Phrase(**{**phrase, "regions": tuple(phrase["regions"])})
                 for phrase in entries.get("phrases", ())
             ),
-            "questions": tuple(Question(**entry) for entry in entries.get("questions", ())),
+            "questions": tuple(_question(entry) for entry in entries.get("questions", ())),
         }
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ExampleError(
             f"{LAYOUT} of the record is damaged ({error})", kind="damaged"
         ) from error
+
+
+def _described(question: Question) -> dict[str, Any]:
+    entry = asdict(question)
+    if not question.answers:
+        del entry["answers"]
+    return entry
+
+
+def _question(entry: Mapping[str, Any]) -> Question:
+    answers = tuple((answer, float(weight)) for answer, weight in entry.get("answers", ()))
+    return Question(**{**entry, "answers": answers})
 
 
 def with_masks(description: dict[str, Any], masks: bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Integer
 
 from vljax.config import Component, UserError, decode, encode
 from vljax.data.tokenizers.cleaning import Cleaning, clean
@@ -75,17 +76,41 @@ class Tokenizer(Component, abc.ABC):
     def _read_vocabulary(self) -> bytes:
         path: str | None = getattr(self, "path", None)
         if path is None:
-            raise UserError(f"data.tokenizer.path: unset; set it to a {self.type_name} vocabulary")
+            raise UserError(
+                f"data.tokenizers.text.path: unset; set it to a {self.type_name} vocabulary"
+            )
         return read_user_file(path)
 
 
 @dataclass(frozen=True)
-class Special:
-    """Ids of special tokens; None for one that is not used."""
+class SpecialTokens:
+    """Ids of special tokens by role; None where the vocabulary has none.
+
+    A token may have two roles: in BERT's vocabulary, [CLS] begins a text and [SEP] ends it.
+    """
 
     pad: int
-    eos: int | None
+    """Fills up a text. It may be an ordinary token, as in CLIP."""
     bos: int | None = None
+    """Begins a text, if `Tokenizer.adds_bos`."""
+    eos: int | None = None
+    """Ends a text, if `Tokenizer.adds_eos`."""
+    mask: int | None = None
+    """Stands for a hidden token."""
+    cls: int | None = None
+    """Its output stands for the whole text."""
+    sep: int | None = None
+    """Stands between texts."""
+
+
+NAMES_OF_SPECIAL = {
+    "bos": ("<s>", "<bos>", "[BOS]", "<|startoftext|>", "<|begin_of_text|>"),
+    "eos": ("</s>", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>"),
+    "mask": ("<mask>", "[MASK]", "<|mask|>"),
+    "cls": ("[CLS]", "<cls>"),
+    "sep": ("[SEP]", "<sep>"),
+}
+"""Role -> usual names, for vocabularies that do not say which token has the role."""
 
 
 class LoadedTokenizer(abc.ABC):
@@ -93,14 +118,16 @@ class LoadedTokenizer(abc.ABC):
 
     Attributes:
       config: the component that this was loaded from.
-      special: ids of padding, begin and end tokens.
+      special: ids of special tokens by role.
       vocab_size: the largest id plus 1.
     """
 
     vocabulary_file: str | None = None
     """Name of the vocabulary in `files()`; None if the vocabulary is built in."""
 
-    def __init__(self, config: Tokenizer, vocabulary: bytes, special: Special, vocab_size: int):
+    def __init__(
+        self, config: Tokenizer, vocabulary: bytes, special: SpecialTokens, vocab_size: int
+    ):
         self.config = config
         self.special = special
         self.vocab_size = vocab_size
@@ -137,12 +164,39 @@ class LoadedTokenizer(abc.ABC):
 
     def _add_special(self, tokens: list[int]) -> list[int]:
         """Add begin and end tokens, and truncate to `context_length` in all."""
-        start = [] if self.special.bos is None else [self.special.bos]
-        end = [] if self.special.eos is None else [self.special.eos]
+        start = _used(self.config.adds_bos, self.special.bos)
+        end = _used(self.config.adds_eos, self.special.eos)
         room = self.context_length - len(start)
         if self.config.truncation == "keep_eos":
             return [*start, *tokens[: room - len(end)], *end]
         return [*start, *[*tokens, *end][:room]]
+
+    def decode(self, ids: Integer[np.ndarray, "texts length"]) -> list[str]:
+        """The texts of ids, without special tokens.
+
+        A text ends at the first end token, or else before padding at its end. White space may
+        differ from that of the original text.
+
+        >>> from vljax.data.tokenizers import Clip
+        >>> tokenizer = Clip(context_length=8).load()
+        >>> tokenizer.decode(tokenizer(["A cat!", "two dogs"])[0])
+        ['a cat !', 'two dogs']
+        """
+        return [self._decode(self._without_special(row)).strip() for row in ids.tolist()]
+
+    def _without_special(self, row: list[int]) -> list[int]:
+        special = self.special
+        if self.config.adds_bos and special.bos in row:
+            row = row[row.index(special.bos) + 1 :]
+        elif self.config.padding_side == "left":
+            row = [*itertools.dropwhile(lambda token: token == special.pad, row)]
+        if special.eos in row:
+            row = row[: row.index(special.eos)]
+        else:
+            while row and row[-1] == special.pad:
+                row = row[:-1]
+        left_out = {special.bos, special.mask, special.cls, special.sep}
+        return [token for token in row if token not in left_out]
 
     def files(self) -> dict[str, bytes]:
         """File name -> content of the files that `load_tokenizer` needs on another machine."""
@@ -156,8 +210,16 @@ class LoadedTokenizer(abc.ABC):
     def _encode(self, text: str) -> list[int]:
         """All ids of a cleaned text, without begin and end tokens."""
 
+    @abc.abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """The text of ids, among which there is no special token."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.config, self._vocabulary)
+
+
+def _used(used: bool, token: int | None) -> list[int]:
+    return [token] if used and token is not None else []
 
 
 def _rebuild(config: Tokenizer, vocabulary: bytes) -> LoadedTokenizer:
@@ -171,6 +233,15 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def load_named(name: str, tokenizer: Tokenizer) -> LoadedTokenizer:
+    """Load a tokenizer of a recipe. Raises UserError with the name in the path of its field."""
+    try:
+        return tokenizer.load()
+    except UserError as error:
+        own = str(error).replace("data.tokenizers.text", f"data.tokenizers.{name}")
+        raise UserError(own) from error
 
 
 def load_tokenizer(directory: str) -> LoadedTokenizer:
@@ -218,7 +289,7 @@ def _diagnosis(content: bytes) -> str | None:
     if content.lstrip()[:1] == b"{":
         return _json_diagnosis(content)
     if content.startswith(b"\x0a") and b"<unk>" in content[:4096]:
-        return ": it looks like a SentencePiece model; use --data.tokenizer sentencepiece"
+        return ": it looks like a SentencePiece model; use --data.tokenizers.text sentencepiece"
     return None
 
 
@@ -228,7 +299,7 @@ def _json_diagnosis(content: bytes) -> str:
     except ValueError as error:
         return f": JSON that is cut or damaged ({error})"
     if "model" in data:
-        return ": it looks like a tokenizer.json; use --data.tokenizer huggingface"
+        return ": it looks like a tokenizer.json; use --data.tokenizers.text huggingface"
     if "tokenizer_class" in data or "added_tokens_decoder" in data:
         return ": it is a tokenizer_config.json; give the tokenizer.json beside it"
     return ": it is JSON without a model, perhaps a vocab.json; give the tokenizer.json beside it"

@@ -6,7 +6,7 @@ import functools
 import re
 from dataclasses import KW_ONLY, dataclass
 
-from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer
+from vljax.data.tokenizers.base import LoadedTokenizer, SpecialTokens, Tokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.data.tokenizers.clip_bpe import ClipBpe
 
@@ -64,7 +64,7 @@ class LoadedClip(LoadedTokenizer):
 
         self._tokenizer = InstantTokenizer()
         end = self._tokenizer.end_of_text()
-        special = Special(0, end, self._tokenizer.start_of_text())
+        special = SpecialTokens(0, bos=self._tokenizer.start_of_text(), eos=end)
         super().__init__(config, vocabulary, special, end + 1)
 
     def _encode(self, text: str) -> list[int]:
@@ -73,6 +73,10 @@ class LoadedClip(LoadedTokenizer):
             return self._python_bpe.encode(text)
         tokens: list[int] = self._tokenizer.encode(text)
         return tokens
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids)
+        return text
 
     @functools.cached_property
     def _python_bpe(self) -> ClipBpe:

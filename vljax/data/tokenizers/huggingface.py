@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vljax.config import UserError, setting, suggest
-from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, vocabulary_error
+from vljax.data.tokenizers.base import (
+    NAMES_OF_SPECIAL,
+    LoadedTokenizer,
+    SpecialTokens,
+    Tokenizer,
+    vocabulary_error,
+)
 from vljax.data.tokenizers.cleaning import Cleaning
 
 
@@ -66,18 +73,51 @@ class LoadedHuggingFace(LoadedTokenizer):
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        special = Special(
+        if tokenizer.decoder is None:
+            tokenizer.decoder = _decoder(json.loads(vocabulary))
+        special = SpecialTokens(
             _id(tokenizer, config, "pad_token"),
-            _id(tokenizer, config, "eos_token") if config.adds_eos else None,
-            _id(tokenizer, config, "bos_token") if config.adds_bos else None,
+            **{**_special(tokenizer), **_stated(tokenizer, config)},
         )
         # Ids may have gaps, so the number of tokens would be too small.
         largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
         super().__init__(config, vocabulary, special, largest + 1)
 
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return tokens
+
+
+def _stated(tokenizer: Any, config: HuggingFace) -> dict[str, int]:
+    """Role -> id of the begin and end tokens that the recipe names."""
+    named = {"bos": config.adds_bos, "eos": config.adds_eos}
+    return {role: _id(tokenizer, config, f"{role}_token") for role, used in named.items() if used}
+
+
+def _special(tokenizer: Any) -> dict[str, int]:
+    """Role -> id of the tokens with usual names."""
+    known = tokenizer.get_added_tokens_decoder()
+    ids = {token.content: number for number, token in known.items() if token.special}
+    return {
+        role: next(ids[name] for name in names if name in ids)
+        for role, names in NAMES_OF_SPECIAL.items()
+        if any(name in ids for name in names)
+    }
+
+
+def _decoder(content: dict[str, Any]) -> Any:
+    """A decoder for a file that has none."""
+    from tokenizers import decoders
+
+    if "ByteLevel" in json.dumps(content.get("pre_tokenizer")):
+        return decoders.ByteLevel()
+    if content["model"].get("type") == "WordPiece":
+        return decoders.WordPiece()
+    return None
 
 
 def _id(tokenizer: Any, config: HuggingFace, field: str) -> int:
@@ -86,5 +126,7 @@ def _id(tokenizer: Any, config: HuggingFace, field: str) -> int:
     if number is None:
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         known = suggest(token, added) or "; name a token of its vocabulary"
-        raise UserError(f"data.tokenizer.{field}: {config.path} has no token {token!r}{known}")
+        raise UserError(
+            f"data.tokenizers.text.{field}: {config.path} has no token {token!r}{known}"
+        )
     return number

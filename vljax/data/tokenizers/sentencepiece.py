@@ -7,7 +7,13 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from vljax.config import UserError, setting
-from vljax.data.tokenizers.base import LoadedTokenizer, Special, Tokenizer, vocabulary_error
+from vljax.data.tokenizers.base import (
+    NAMES_OF_SPECIAL,
+    LoadedTokenizer,
+    SpecialTokens,
+    Tokenizer,
+    vocabulary_error,
+)
 from vljax.data.tokenizers.cleaning import Cleaning
 
 
@@ -75,31 +81,40 @@ class LoadedSentencePiece(LoadedTokenizer):
         special = _special(config, self._processor, size)
         super().__init__(config, vocabulary, special, size)
 
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._processor.decode(ids)
+        return text
+
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._processor.encode(text)
         return tokens
 
 
-def _special(config: SentencePiece, processor: Any, size: int) -> Special:
-    """The special ids of the config. Raises UserError if the model lacks one of the tokens."""
+def _special(config: SentencePiece, processor: Any, size: int) -> SpecialTokens:
+    """The special ids of the model. Raises UserError if the model lacks one of the tokens."""
     if config.add_eos and processor.eos_id() < 0:
         raise UserError(
-            f"data.tokenizer.add_eos: {config.path} has no end-of-sentence token; set it to False"
+            f"data.tokenizers.text.add_eos: {config.path} has no end-of-sentence token; set it to "
+            "False"
         )
     if config.add_bos and processor.bos_id() < 0:
         raise UserError(
-            f"data.tokenizer.add_bos: {config.path} has no begin-of-sentence token; set it to False"
+            f"data.tokenizers.text.add_bos: {config.path} has no begin-of-sentence token; set it "
+            "to False"
         )
     pad = processor.pad_id() if config.pad_id is None else config.pad_id
     if pad < 0:
         raise UserError(
-            f"data.tokenizer.pad_id: {config.path} has no padding token; set it to an id of the "
-            f"model, such as {max(processor.eos_id(), 0)}"
+            f"data.tokenizers.text.pad_id: {config.path} has no padding token; set it to an id of "
+            f"the model, such as {max(processor.eos_id(), 0)}"
         )
     if pad >= size:
-        raise UserError(f"data.tokenizer.pad_id: {pad} is outside the vocabulary of {size} ids")
-    return Special(
-        pad,
-        processor.eos_id() if config.add_eos else None,
-        processor.bos_id() if config.add_bos else None,
-    )
+        raise UserError(
+            f"data.tokenizers.text.pad_id: {pad} is outside the vocabulary of {size} ids"
+        )
+    own = {"bos": processor.bos_id(), "eos": processor.eos_id()}
+    for role in ("mask", "cls", "sep"):
+        ids = [processor.piece_to_id(name) for name in NAMES_OF_SPECIAL[role]]
+        known = {processor.id_to_piece(i): i for i in ids}
+        own[role] = next((known[name] for name in NAMES_OF_SPECIAL[role] if name in known), -1)
+    return SpecialTokens(pad, **{role: number for role, number in own.items() if number >= 0})

@@ -5,26 +5,35 @@ from vljax.data.transforms.colour import ColourJitter, Greyscale
 from vljax.data.transforms.corruptions import Blur, Noise, Occlude
 from vljax.data.transforms.decode import Decode
 from vljax.data.transforms.flip import Flip
+from vljax.data.transforms.labels import GridLabels, Label, PadRegions, Regions
 from vljax.data.transforms.patches import Patchify
+from vljax.data.transforms.questions import ChooseQuestions, EncodeAnswers
 from vljax.data.transforms.randaugment import RandAugment
 from vljax.data.transforms.resize import CentreCrop, RandomCrop, RandomResizedCrop, Resize
-from vljax.data.transforms.text import ChooseText, Prompt
+from vljax.data.transforms.text import ChooseText, Prompt, Tokenize
 
 __all__ = [
     "Blur",
     "CentreCrop",
+    "ChooseQuestions",
     "ChooseText",
     "ColourJitter",
     "Decode",
+    "EncodeAnswers",
     "Flip",
     "Greyscale",
+    "GridLabels",
+    "Label",
     "Noise",
     "Occlude",
+    "PadRegions",
     "Patchify",
     "Prompt",
     "RandAugment",
     "RandomCrop",
     "RandomResizedCrop",
+    "Regions",
     "Resize",
+    "Tokenize",
     "Transform",
 ]

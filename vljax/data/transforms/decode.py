@@ -46,7 +46,8 @@ class Decode(Transform, name="decode"):
     gives nearly the same pixels. Images of at most 256 x 256 pixels are decoded in full and
     cached."""
 
-    provides = "image"
+    def reads(self) -> tuple[str, ...]:
+        return ("record",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_colour("background", self.background)

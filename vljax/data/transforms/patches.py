@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 from vljax.data.images import Interpolation, resample
 from vljax.data.randomness import Step
-from vljax.data.transforms.base import Arrays, Example, Transform
+from vljax.data.tokenizers.base import LoadedTokenizer
+from vljax.data.transforms.base import Arrays, Context, Example, Transform
 
 _LARGEST_SCALE = 100.0
 _SCALE_TOLERANCE = 1e-5
@@ -79,19 +80,20 @@ class Patchify(Transform, name="patchify"):
         probabilities = list(self.image_lengths.values())
         return int(step.generator().choice(self.lengths, p=probabilities))
 
-    def image_arrays(self, length: int | None = None) -> Arrays:
-        return patch_arrays(length or self.lengths[-1], self.patch_size)
+    def makes(self) -> tuple[str, ...]:
+        return tuple(patch_arrays(1, 1))
 
-    def blank(self, length: int | None = None) -> dict[str, np.ndarray]:
-        arrays = super().blank(length)
+    def arrays(self, context: Context) -> Arrays:
+        return patch_arrays(context.length or self.lengths[-1], self.patch_size)
+
+    def blank(
+        self, arrays: Arrays, tokenizers: Mapping[str, LoadedTokenizer]
+    ) -> dict[str, np.ndarray]:
+        blank = super().blank(arrays, tokenizers)
         # Attention over a sequence without any token would divide by zero.
-        arrays["image_mask"][0] = True
-        arrays["image_grid"][:] = 1
-        return arrays
-
-    @property
-    def makes(self) -> str:
-        return f"patches of {self.patch_size} pixels"
+        blank["image_mask"][0] = True
+        blank["image_grid"][:] = 1
+        return blank
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image, size = example["image"], self.patch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ import numpy as np
 
 from vljax.data.images import Colour
 from vljax.data.transforms.base import Example, Transform, check_colour
+from vljax.data.transforms.geometry import warp_regions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +42,8 @@ class RandAugment(Transform, name="rand_augment"):
     fill: Colour = (0, 0, 0)
     """Red, green, blue of pixels that come from outside the image, 0..255."""
 
+    moves_pixels = True
+
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_colour("fill", self.fill)
         if self.operations < 1:
@@ -53,11 +57,17 @@ class RandAugment(Transform, name="rand_augment"):
         from PIL import Image
 
         image = Image.fromarray(example["image"])
+        moved = dict(example)
         for _ in range(self.operations):
             name = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
             sign = 1 - 2 * int(rng.integers(2)) if name in SIGNED else 1
             image = self.apply(image, name, sign)
-        return {**example, "image": np.asarray(image)}
+            if name in _MOVES:
+                matrix = self.matrix(image.width, image.height, name, sign)
+                moved |= warp_regions(
+                    moved, np.array(matrix, np.float64).reshape(2, 3), *image.size[::-1]
+                )
+        return {**moved, "image": np.asarray(image)}
 
     def apply(self, image: Image.Image, name: str, sign: int = 1) -> Image.Image:
         """Apply one operation.
@@ -82,17 +92,24 @@ class RandAugment(Transform, name="rand_augment"):
         if name == "Rotate":
             angle = sign * self._strength(0, 30)
             return image.rotate(angle, resampling, fillcolor=self.fill)
-        # Maps x, y of the result to the image: x' = a x + b y + c, y' = d x + e y + f.
-        if name.startswith("Shear"):
-            shear = sign * self._strength(0, 0.3)
-            matrix = (1, shear, 0, 0, 1, 0) if name == "ShearX" else (1, 0, 0, shear, 1, 0)
-        else:
-            length = image.width if name == "TranslateX" else image.height
-            shift = -int(sign * self._strength(0, 150 / 331 * length))
-            matrix = (1, 0, shift, 0, 1, 0) if name == "TranslateX" else (1, 0, 0, 0, 1, shift)
+        matrix = self.matrix(image.width, image.height, name, sign)
         return image.transform(
             image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=self.fill
         )
+
+    def matrix(self, width: int, height: int, name: str, sign: int) -> tuple[float, ...]:
+        """Maps x, y of the result to the image: x' = a x + b y + c, y' = d x + e y + f."""
+        if name == "Rotate":
+            angle = math.radians(sign * self._strength(0, 30))
+            cos, sin = math.cos(angle), math.sin(angle)
+            x, y = width / 2, height / 2
+            return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
+        if name.startswith("Shear"):
+            shear = sign * self._strength(0, 0.3)
+            return (1, shear, 0, 0, 1, 0) if name == "ShearX" else (1, 0, 0, shear, 1, 0)
+        length = width if name == "TranslateX" else height
+        shift = -int(sign * self._strength(0, 150 / 331 * length))
+        return (1, 0, shift, 0, 1, 0) if name == "TranslateX" else (1, 0, 0, 0, 1, shift)
 
 
 def _enhanced(kind: str) -> Callable[[Image.Image, float], Image.Image]:

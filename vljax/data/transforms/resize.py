@@ -12,12 +12,16 @@ import numpy as np
 from vljax.data.images import Box, Colour, Interpolation, JpegImage, cut, resample
 from vljax.data.records import ExampleError
 from vljax.data.transforms.base import (
+    Arrays,
+    Context,
     Example,
     Transform,
     check_colour,
     check_range,
     check_size,
+    square_images,
 )
+from vljax.data.transforms.geometry import crop_regions
 
 # "shortest" enlarges a long strip a few pixels wide so much that it could fill the memory.
 _MAX_RESIZED_PIXELS = 64_000_000
@@ -52,10 +56,10 @@ class Resize(Transform, name="resize"):
     open_clip do, or "floor", as transformers does."""
 
     reads_undecoded = True
+    moves_pixels = True
 
-    @property
-    def output_size(self) -> int:
-        return self.size
+    def arrays(self, context: Context) -> Arrays:
+        return square_images(self.size)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_size("size", self.size)
@@ -65,18 +69,22 @@ class Resize(Transform, name="resize"):
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
-        height, width = _resized_shape(image.shape[0], image.shape[1], self.size, self.mode)
+        old_height, old_width = image.shape[:2]
+        height, width = _resized_shape(old_height, old_width, self.size, self.mode)
         image = self._resized(image, height, width)
+        top = left = 0  # of the result in the resized image
         if self.mode == "shortest":
             halve = round if self.centre == "round" else math.floor
             top, left = halve((height - self.size) / 2), halve((width - self.size) / 2)
             image = image[top : top + self.size, left : left + self.size]
         elif self.mode == "pad":
-            top, left = (self.size - height) // 2, (self.size - width) // 2
+            top, left = -((self.size - height) // 2), -((self.size - width) // 2)
             canvas = np.full((self.size, self.size, 3), self.background, np.uint8)
-            canvas[top : top + height, left : left + width] = image
+            canvas[-top : height - top, -left : width - left] = image
             image = canvas
-        return {**example, "image": image}
+        y, x = old_height / height, old_width / width
+        box = Box(top * y, left * x, self.size * y, self.size * x)
+        return {**example, "image": image, **crop_regions(example, box, self.size, self.size)}
 
     def _resized(self, image: np.ndarray | JpegImage, height: int, width: int) -> np.ndarray:
         if not isinstance(image, JpegImage):
@@ -118,9 +126,10 @@ class CentreCrop(Transform, name="centre_crop"):
     size: int
     """Height and width of the output, pixels."""
 
-    @property
-    def output_size(self) -> int:
-        return self.size
+    moves_pixels = True
+
+    def arrays(self, context: Context) -> Arrays:
+        return square_images(self.size)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_size("size", self.size)
@@ -132,7 +141,9 @@ class CentreCrop(Transform, name="centre_crop"):
             sides = f"{self.size} pixels cannot be cut out of {width} x {height}"
             raise ExampleError(sides, kind="too_small")
         top, left = (height - self.size) // 2, (width - self.size) // 2
-        return {**example, "image": image[top : top + self.size, left : left + self.size]}
+        regions = crop_regions(example, Box(top, left, self.size, self.size), self.size, self.size)
+        image = image[top : top + self.size, left : left + self.size]
+        return {**example, "image": image, **regions}
 
 
 @dataclass(frozen=True)
@@ -155,10 +166,10 @@ class RandomCrop(Transform, name="random_crop"):
     """The filter, always antialiased; see `vljax.data.images.resample`."""
 
     reads_undecoded = True
+    moves_pixels = True
 
-    @property
-    def output_size(self) -> int:
-        return self.size
+    def arrays(self, context: Context) -> Arrays:
+        return square_images(self.size)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_size("size", self.size)
@@ -168,12 +179,14 @@ class RandomCrop(Transform, name="random_crop"):
         height, width = _resized_shape(image.shape[0], image.shape[1], self.size, "shortest")
         top = int(rng.integers(0, height - self.size + 1))
         left = int(rng.integers(0, width - self.size + 1))
+        y, x = image.shape[0] / height, image.shape[1] / width
+        box = Box(top * y, left * x, self.size * y, self.size * x)
         if isinstance(image, JpegImage):
-            y, x = image.shape[0] / height, image.shape[1] / width
-            box = Box(top * y, left * x, self.size * y, self.size * x)
-            return {**example, "image": cut(image, box, self.size, self.size, self.interpolation)}
-        image = resample(image, height, width, self.interpolation)
-        return {**example, "image": image[top : top + self.size, left : left + self.size]}
+            image = cut(image, box, self.size, self.size, self.interpolation)
+        else:
+            image = resample(image, height, width, self.interpolation)
+            image = image[top : top + self.size, left : left + self.size]
+        return {**example, "image": image, **crop_regions(example, box, self.size, self.size)}
 
 
 @dataclass(frozen=True)
@@ -202,10 +215,10 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
     """The filter, always antialiased; see `vljax.data.images.resample`."""
 
     reads_undecoded = True
+    moves_pixels = True
 
-    @property
-    def output_size(self) -> int:
-        return self.size
+    def arrays(self, context: Context) -> Arrays:
+        return square_images(self.size)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_size("size", self.size)
@@ -217,7 +230,9 @@ class RandomResizedCrop(Transform, name="random_resized_crop"):
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
         box = Box(*self.rectangle(image.shape[0], image.shape[1], rng))
-        return {**example, "image": cut(image, box, self.size, self.size, self.interpolation)}
+        regions = crop_regions(example, box, self.size, self.size)
+        image = cut(image, box, self.size, self.size, self.interpolation)
+        return {**example, "image": image, **regions}
 
     def rectangle(
         self, height: int, width: int, rng: np.random.Generator

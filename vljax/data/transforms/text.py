@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from vljax.config import UserError, suggest
 from vljax.data.records import ExampleError
-from vljax.data.transforms.base import Example, Transform, check_probability
+from vljax.data.tokenizers.base import LoadedTokenizer
+from vljax.data.transforms.base import Arrays, Context, Example, Transform, check_probability
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class ChooseText(Transform, name="choose_text"):
     separator: str = ", "
     """Text between tags, and between captions."""
 
-    provides = "text"
+    def reads(self) -> tuple[str, ...]:
+        return ("record",)
+
+    def makes(self) -> tuple[str, ...]:
+        return ("text",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("tags", self.tags)
@@ -89,7 +95,11 @@ class Prompt(Transform, name="prompt"):
     probability: float = 1.0
     """Probability of using a template; otherwise the text stays as it is."""
 
-    provides = "text"
+    def reads(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def makes(self) -> tuple[str, ...]:
+        return ("text",)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from check_probability("probability", self.probability)
@@ -107,3 +117,65 @@ class Prompt(Transform, name="prompt"):
             return example
         template = self.templates[int(rng.integers(len(self.templates)))]
         return {**example, "text": template.replace("{}", example["text"])}
+
+
+@dataclass(frozen=True)
+class Tokenize(Transform, name="tokenize"):
+    """Turn a text into token ids and their mask.
+
+    It makes `FIELD`, int32[length], and `FIELD_mask`, bool[length], which is False for padding. An
+    entry that is a tuple of K texts gives int32[K, length] and bool[K, length]. In training, an
+    example whose text is empty after cleaning is rejected.
+
+    >>> from vljax.data.tokenizers import Clip
+    >>> tokenizers = {"text": Clip(context_length=6).load()}
+    >>> example = {"text": "a cat", "tokenizers": tokenizers}
+    >>> tokenized = Tokenize()(example, np.random.default_rng(0))
+    >>> tokenized["text"].tolist(), int(tokenized["text_mask"].sum())
+    ([49406, 320, 2368, 49407, 0, 0], 4)
+    """
+
+    field: str = "text"
+    """Entry with the text or texts."""
+    tokenizer: str = "text"
+    """Name of the tokenizer in `data.tokenizers`."""
+    array: str | None = None
+    """Name of the array; None means that of the field, which it then replaces."""
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.field,)
+
+    def makes(self) -> tuple[str, ...]:
+        name = self.array or self.field
+        return name, f"{name}_mask"
+
+    def arrays(self, context: Context) -> Arrays:
+        if self.tokenizer not in context.tokenizers:
+            near = suggest(self.tokenizer, context.tokenizers)
+            raise UserError(f"tokenize: no tokenizer {self.tokenizer!r} in data.tokenizers{near}")
+        length = context.tokenizers[self.tokenizer].context_length
+        count = context.counts.get(self.field)
+        shape = (length,) if count is None else (count, length)
+        ids, mask = self.makes()
+        return {ids: (shape, np.dtype(np.int32)), mask: (shape, np.dtype(bool))}
+
+    def blank(
+        self, arrays: Arrays, tokenizers: Mapping[str, LoadedTokenizer]
+    ) -> dict[str, np.ndarray]:
+        # Begin and end tokens are left: attention over no token at all would divide by zero.
+        ids, mask = tokenizers[self.tokenizer]([""])
+        values = dict(zip(self.makes(), (ids[0], mask[0]), strict=True))
+        return {
+            name: np.broadcast_to(values[name], shape).copy() for name, (shape, _) in arrays.items()
+        }
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        tokenizer: LoadedTokenizer = example["tokenizers"][self.tokenizer]
+        value = example[self.field]
+        if isinstance(value, str):
+            ids, mask = (array[0] for array in tokenizer([value]))
+            if "step" in example and not tokenizer.clean(value):
+                raise ExampleError(f"text {value!r} is empty after cleaning", kind="no_caption")
+        else:
+            ids, mask = tokenizer(value)
+        return {**example, **dict(zip(self.makes(), (ids, mask), strict=True))}

@@ -97,4 +97,4 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[Ids, dict[str, b
 
 
 def _unlike(cleaning: str) -> str:
-    return f"data.tokenizer.cleaning = {cleaning!r} without ftfy before it"
+    return f"data.tokenizers.text.cleaning = {cleaning!r} without ftfy before it"

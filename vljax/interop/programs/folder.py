@@ -12,6 +12,7 @@ import numpy as np
 
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece
 from vljax.data.transforms import CentreCrop, Decode, Resize
+from vljax.data.transforms.base import image_transforms
 from vljax.interop import plain
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.exported import write_manifest
@@ -29,7 +30,7 @@ _REPAIRS = ("clip", "clip_whitespace", "siglip_open_clip")
 
 def check(trained: TrainedModel, issues: ExportIssues) -> None:
     """Raises UserError if the exported pipeline cannot preprocess as evaluation does."""
-    transforms = [t for t in trained.run.data.eval_transforms if t.provides != "text"]
+    transforms = image_transforms(trained.run.data.eval_transforms)
     kinds = [type(transform) for transform in transforms]
     if kinds not in ([Decode, Resize], [Decode, Resize, CentreCrop]):
         names = [transform.type_name for transform in transforms]
@@ -41,7 +42,9 @@ def check(trained: TrainedModel, issues: ExportIssues) -> None:
         issues.record("resize", "decoding JPEG files no finer than needed")
     config = trained.tokenizer.config
     if type(config) not in (HuggingFace, SentencePiece, Clip):
-        issues.refuse("data.tokenizer", config.type_name, "huggingface, sentencepiece and clip")
+        issues.refuse(
+            "data.tokenizers.text", config.type_name, "huggingface, sentencepiece and clip"
+        )
 
 
 def described(encoder: EncoderFunction, file: str) -> dict[str, Any]:

@@ -120,8 +120,8 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     tokenizer = texts.write(trained, issues, inputs=["input_ids", "attention_mask"])
     if tokenizer.ids["eos_token_id"] == _OLD_EOS:
         raise UserError(
-            "data.tokenizer: the end token has the id 2, for which transformers clip pools at the"
-            " token with the highest id instead; train with another id for the end token"
+            "data.tokenizers.text: the end token has the id 2, for which transformers clip pools at"
+            " the token with the highest id instead; train with another id for the end token"
         )
     projection = {"projection_dim": head.dim}
     config = {

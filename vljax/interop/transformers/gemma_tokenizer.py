@@ -106,13 +106,13 @@ def write(trained: TrainedModel, issues: ExportIssues, *, masks: bool) -> Writte
     texts.check_framing(config, issues)
     if not isinstance(config, HuggingFace) or config.bos_token is not None:
         name = config.type_name if not isinstance(config, HuggingFace) else config.bos_token
-        issues.refuse("data.tokenizer", name, "a tokenizer.json of Gemma's kind, without bos")
+        issues.refuse("data.tokenizers.text", name, "a tokenizer.json of Gemma's kind, without bos")
     assert isinstance(config, HuggingFace)
     special = Special(config.pad_token, str(config.eos_token), None)
-    vocabulary = as_loaded(texts.vocabulary(trained.tokenizer), "data.tokenizer")
+    vocabulary = as_loaded(texts.vocabulary(trained.tokenizer), "data.tokenizers.text")
     length = config.context_length
     content = as_loaded(
-        tokenizer_json.complete(vocabulary, special, length, "none"), "data.tokenizer"
+        tokenizer_json.complete(vocabulary, special, length, "none"), "data.tokenizers.text"
     )
     _compare(content, trained, issues)
     ids = {
@@ -140,4 +140,6 @@ def _compare(content: bytes, trained: TrainedModel, issues: ExportIssues) -> Non
     except UserError:
         tokenizer_json.compare(content, ours, target, cleaned=True, padding=True)
         cleaning = ours.config.cleaning
-        issues.record("text-cleaning", f"data.tokenizer.cleaning = {cleaning!r}; it lower-cases")
+        issues.record(
+            "text-cleaning", f"data.tokenizers.text.cleaning = {cleaning!r}; it lower-cases"
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vljax.data.transforms import CentreCrop, Decode, Resize, Transform
+from vljax.data.transforms.base import image_transforms
 from vljax.interop.export_plan import ExportIssues
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.models.encoders import ViT
@@ -215,7 +216,7 @@ def write(
 
 def only_resize(transforms: Sequence[Transform], issues: ExportIssues) -> Resize:
     """The one transform between decoding and text. Raises UserError if there are others."""
-    images = [t for t in transforms if t.provides != "text"]
+    images = image_transforms(transforms)
     if [type(t) for t in images] != [Decode, Resize]:
         names = [transform.type_name for transform in transforms]
         issues.refuse("data.eval_transforms", names, "decode and resize")

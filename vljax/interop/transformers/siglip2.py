@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vljax.data.transforms import Decode, Patchify, Transform
+from vljax.data.transforms.base import image_transforms
 from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
@@ -117,7 +118,7 @@ def _write_processor(
     transforms: Sequence[Transform], tower: NaFlexViT, issues: ExportIssues
 ) -> dict[str, Any]:
     """The content of `preprocessor_config.json`."""
-    found = [t for t in transforms if t.provides != "text"]
+    found = image_transforms(transforms)
     if [type(t) for t in found] != [Decode, Patchify]:
         names = [transform.type_name for transform in transforms]
         issues.refuse("data.eval_transforms", names, "decode and patchify")

@@ -197,7 +197,8 @@ def write(
     if repairs:
         issues.record(
             "text-cleaning",
-            f"data.tokenizer.cleaning = {cleaning!r}, which repairs characters and HTML (ftfy)",
+            f"data.tokenizers.text.cleaning = {cleaning!r}, which repairs characters and HTML"
+            " (ftfy)",
         )
     content = tokenizer_json.complete(content, special, config.context_length, cleaning)
     # CLIP pads with id 0 ("!") here; after the end token it has no effect, so it is not compared.
@@ -230,13 +231,13 @@ def _pairs(trained: TrainedModel, issues: ExportIssues) -> tuple[bytes, Special]
     if isinstance(config, HuggingFace):
         special = Special(config.pad_token, str(config.eos_token), config.bos_token)
         return vocabulary(trained.tokenizer), special
-    issues.refuse("data.tokenizer", config.type_name, "huggingface, clip and sentencepiece")
+    issues.refuse("data.tokenizers.text", config.type_name, "huggingface, clip and sentencepiece")
     raise AssertionError
 
 
 def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
     """Raises UserError unless texts get an end token, keep it when cut, and are padded right."""
-    field = "data.tokenizer"
+    field = "data.tokenizers.text"
     if not config.adds_eos:
         name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"
         issues.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
@@ -251,8 +252,8 @@ def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
 def _clip_vocabulary(trained: TrainedModel) -> bytes:
     if trained.vocabulary is None:
         raise UserError(
-            "data.tokenizer: CLIP's vocabulary is built in and cannot be written as a file; add"
-            " --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
+            "data.tokenizers.text: CLIP's vocabulary is built in and cannot be written as a file;"
+            " add --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
         )
     try:
         return trained.vocabulary.read_bytes()
@@ -270,8 +271,8 @@ def _write_siglip(
     if cleaning != "canonical":
         issues.record(
             "text-cleaning",
-            f"data.tokenizer.cleaning = {cleaning!r}, while its SiglipTokenizer lower-cases and"
-            " drops punctuation (canonical)",
+            f"data.tokenizers.text.cleaning = {cleaning!r}, while its SiglipTokenizer lower-cases"
+            " and drops punctuation (canonical)",
         )
     from sentencepiece import SentencePieceProcessor
 

@@ -116,7 +116,7 @@ def compare(
         kept = np.ones_like(mask[0]) if padding else mask[0]
         if not np.array_equal(np.asarray(found)[kept], ids[0][kept]):
             raise UserError(
-                f"data.tokenizer: in {target} the text {text[:40]!r} would get other ids:"
+                f"data.tokenizers.text: in {target} the text {text[:40]!r} would get other ids:"
                 f" {found[:8]} ..., here {ids[0][:8].tolist()} ..."
             )
 

@@ -1,0 +1,83 @@
+"""Stored recipes and the files of checkpoints."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from vljax import config
+from vljax.config import UserError
+from vljax.data.sources import Mixture, Part
+from vljax.data.tokenizers import Clip
+from vljax.data.transforms import (
+    ChooseQuestions,
+    ChooseText,
+    Decode,
+    EncodeAnswers,
+    Resize,
+    Tokenize,
+)
+from vljax.datasets import Builtin
+from vljax.run import Run, prepare, recipe_tokenizers
+from vljax.workdir import decode_recipe, model_files
+
+QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.py"
+
+
+def before_several_tokenizers(recipe):
+    """A stored recipe as versions wrote it that tokenized after all transforms."""
+    recipe = copy.deepcopy(recipe)
+    data = recipe["data"]
+    data["tokenizer"] = data.pop("tokenizers")["text"]
+    lists = [data["train_transforms"], data["eval_transforms"]]
+    lists += [part["transforms"] for part in data["source"].get("parts", {}).values()]
+    for transforms in lists:
+        if transforms:
+            assert transforms.pop()["type"] == "tokenize"
+    return recipe
+
+
+def test_a_recipe_with_one_tokenizer_gets_it_as_text_and_tokenizes_last():
+    run = config.load(f"{QUICKSTART}:tiny", Run)
+    old = before_several_tokenizers(json.loads(config.to_json(run)))
+    assert "tokenize" not in json.dumps(old["data"]["train_transforms"])
+    assert decode_recipe(old, "recipe.json") == run
+
+
+def test_parts_of_a_mixture_are_translated_too():
+    run = config.load(f"{QUICKSTART}:tiny", Run)
+    own = (Decode(), Resize(60), ChooseText(), Tokenize())
+    parts = {"a": Part(Builtin("train")), "b": Part(Builtin("test"), transforms=own)}
+    data = dataclasses.replace(run.data, source=Mixture(parts))
+    run = dataclasses.replace(run, data=data)
+    old = before_several_tokenizers(json.loads(config.to_json(run)))
+    assert old["data"]["source"]["parts"]["b"]["transforms"] == config.encode(own[:-1])
+    assert decode_recipe(old, "recipe.json") == run
+
+
+def test_another_recipe_is_an_error():
+    with pytest.raises(UserError, match=r"recipe.json: not a recipe of this version of vljax"):
+        decode_recipe({"data": {"tokenizers": 3}}, "recipe.json")
+    with pytest.raises(UserError, match="not a recipe"):
+        decode_recipe([], "recipe.json")
+
+
+def test_a_checkpoint_holds_every_tokenizer():
+    run = config.load(f"{QUICKSTART}:tiny", Run)
+    tokenizers = {**run.data.tokenizers, "question": Clip()}
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokenizers=tokenizers))
+    files = model_files(prepare(run), recipe_tokenizers(run))
+    found = {name.rpartition("/")[0] for name in files if "/" in name}
+    assert found == {"tokenizer", "tokenizers/question"}
+    assert json.loads(files["tokenizers/question/config.json"])["type"] == "clip"
+
+
+def test_a_checkpoint_holds_the_answers():
+    run = config.load(f"{QUICKSTART}:tiny", Run)
+    asks = (*run.data.eval_transforms, ChooseQuestions(), Tokenize("question"))
+    asks = (*asks, EncodeAnswers(("yes", "No")))
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, eval_transforms=asks))
+    files = model_files(prepare(run), recipe_tokenizers(run))
+    assert files["vocabularies/answer.txt"] == b"yes\nno\n"

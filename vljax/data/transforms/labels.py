@@ -1,0 +1,264 @@
+"""The class of an example, and objects in an image, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vljax.config import UserError
+from vljax.data.records import ExampleError, Region
+from vljax.data.tokenizers.base import LoadedTokenizer
+from vljax.data.transforms.base import Arrays, Context, Example, Transform, check_probability
+from vljax.data.transforms.geometry import box_areas
+from vljax.data.vocabulary import Vocabulary, indices, normalised, problems
+
+_MOST_REGIONS = 255
+"""Masks are uint8, and 0 stands for no region."""
+
+
+@dataclass(frozen=True)
+class Label(Transform, name="label"):
+    """Put the class into the batch: `label`, int32[], the index of its name; -1 for none.
+
+    >>> from vljax.data.records import Record
+    >>> record = Record(captions=("a cat",), image=b"", label=3)
+    >>> int(Label()({"record": record}, np.random.default_rng(0))["label"])
+    3
+    """
+
+    def reads(self) -> tuple[str, ...]:
+        return ("record",)
+
+    def makes(self) -> tuple[str, ...]:
+        return ("label",)
+
+    def arrays(self, context: Context) -> Arrays:
+        return {"label": ((), np.dtype(np.int32))}
+
+    def blank(
+        self, arrays: Arrays, tokenizers: Mapping[str, LoadedTokenizer]
+    ) -> dict[str, np.ndarray]:
+        return {name: np.full(shape, -1, dtype) for name, (shape, dtype) in arrays.items()}
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        label = example["record"].label
+        return {**example, "label": np.array(-1 if label is None else label, np.int32)}
+
+
+@dataclass(frozen=True)
+class Regions(Transform, name="regions"):
+    """Read the objects of a record, directly after `Decode`; transforms of images move them.
+
+    It makes `boxes`, float32[n, 4] (left, top, right, bottom in pixels), `region_names`, a tuple of
+    n names, and if the record has masks, `masks`, uint8[height, width] (i + 1 where region i is
+    visible). They go into batches by `PadRegions` and `GridLabels`.
+
+    >>> from vljax.data.records import Record, Region
+    >>> record = Record(captions=(), image=b"", regions=(Region("cat", (0, 1, 4, 5)),))
+    >>> example = {"record": record, "image": np.zeros((8, 8, 3), np.uint8)}
+    >>> found = Regions()(example, np.random.default_rng(0))
+    >>> found["boxes"].tolist(), found["region_names"]
+    ([[0.0, 1.0, 4.0, 5.0]], ('cat',))
+    """
+
+    def reads(self) -> tuple[str, ...]:
+        return "record", "image"
+
+    def makes(self) -> tuple[str, ...]:
+        return "boxes", "region_names", "masks"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        record = example["record"]
+        height, width = example["image"].shape[:2]
+        if len(record.regions) > _MOST_REGIONS:
+            count = len(record.regions)
+            raise ExampleError(f"{count} regions, more than {_MOST_REGIONS}", kind="damaged")
+        for i, region in enumerate(record.regions):
+            _check_box(i, region, height, width)
+        boxes = np.array([region.box for region in record.regions], np.float32).reshape(-1, 4)
+        names = tuple(region.name for region in record.regions)
+        found = {**example, "boxes": boxes, "region_names": names}
+        if record.masks is not None:
+            found["masks"] = _decoded_masks(record.masks, height, width)
+        return found
+
+
+def _check_box(number: int, region: Region, height: int, width: int) -> None:
+    left, top, right, bottom = region.box
+    if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
+        raise ExampleError(
+            f"box {region.box} of region {number} ({region.name!r}) is not inside the image of "
+            f"{width} x {height} pixels",
+            kind="damaged",
+        )
+
+
+def _decoded_masks(content: bytes, height: int, width: int) -> UInt8[np.ndarray, "height width"]:
+    import cv2
+
+    masks = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if masks is None:
+        raise ExampleError("masks are not an image file", kind="damaged")
+    if masks.shape != (height, width):
+        found = f"{masks.shape[1]} x {masks.shape[0]}"
+        raise ExampleError(f"masks of {found} pixels, image of {width} x {height}", kind="damaged")
+    return masks.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class PadRegions(Transform, name="pad_regions"):
+    """Put boxes, and if asked masks, into the batch, after all transforms that move pixels.
+
+    It makes `boxes`, float32[most, 4], scaled to 0..1 of the image; `boxes_mask`, bool[most], True
+    for regions with a part inside the image; and `region_names`, a tuple of `most` texts that
+    `Tokenize` can read. Further regions are left out. Region i of the record stays at index i.
+
+    >>> example = {"image": np.zeros((8, 8, 3), np.uint8), "region_names": ("cat",)}
+    >>> example["boxes"] = np.array([[0, 2, 4, 8]], np.float32)
+    >>> padded = PadRegions(most=2)(example, np.random.default_rng(0))
+    >>> padded["boxes"].tolist(), padded["boxes_mask"].tolist()
+    ([[0.0, 0.25, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]], [True, False])
+    """
+
+    most: int = 16
+    """Number of regions in the arrays."""
+    masks: bool = False
+    """Whether to make `masks`, uint8[height, width], as `Regions` describes it, too."""
+
+    needs_final_image = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not 1 <= self.most <= _MOST_REGIONS:
+            yield "most", f"must be 1 to {_MOST_REGIONS}, got {self.most}"
+
+    def reads(self) -> tuple[str, ...]:
+        return ("image", "boxes", "region_names", *(("masks",) if self.masks else ()))
+
+    def makes(self) -> tuple[str, ...]:
+        return ("boxes", "boxes_mask", "region_names", *(("masks",) if self.masks else ()))
+
+    def counts(self) -> dict[str, int]:
+        return {"region_names": self.most}
+
+    def arrays(self, context: Context) -> Arrays:
+        arrays: Arrays = {
+            "boxes": ((self.most, 4), np.dtype(np.float32)),
+            "boxes_mask": ((self.most,), np.dtype(bool)),
+        }
+        if self.masks:
+            if "image" not in context.arrays:
+                raise UserError("pad_regions: no transform before it fixes the image size")
+            arrays["masks"] = context.arrays["image"][0][:2], np.dtype(np.uint8)
+        return arrays
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        height, width = example["image"].shape[:2]
+        found = example["boxes"][: self.most]
+        boxes, mask = np.zeros((self.most, 4), np.float32), np.zeros(self.most, bool)
+        boxes[: len(found)] = found / np.array([width, height, width, height], np.float32)
+        mask[: len(found)] = box_areas(found) > 0
+        names = (*example["region_names"][: self.most], *[""] * (self.most - len(found)))
+        padded = {**example, "boxes": boxes, "boxes_mask": mask, "region_names": names}
+        if self.masks:
+            if "masks" not in example:
+                raise ExampleError("the record has no masks", kind="other")
+            masks = example["masks"]
+            padded["masks"] = np.where(masks <= self.most, masks, 0).astype(np.uint8)
+        return padded
+
+
+@dataclass(frozen=True)
+class GridLabels(Transform, name="grid_labels"):
+    """Name the object in each cell of a grid over the image, after all that move pixels.
+
+    It makes `grid_labels`, int32[cells, cells]: the index in `names` of the region that covers most
+    of the cell; -1 where none covers enough, or where its name is not among them. Masks say what a
+    region covers; without masks, its box does.
+
+    >>> example = {"image": np.zeros((8, 8, 3), np.uint8), "region_names": ("Cat", "car")}
+    >>> example["boxes"] = np.array([[0, 0, 4, 8], [4, 4, 8, 8]], np.float32)
+    >>> label = GridLabels(2, names=("cat", "dog"))
+    >>> label(example, np.random.default_rng(0))["grid_labels"].tolist()
+    [[0, -1], [0, -1]]
+    """
+
+    cells: int
+    """Number of rows and columns."""
+    names: Vocabulary
+    """Names of objects, or a file of them."""
+    cover: float = 0.3
+    """Smallest share of a cell that the region must cover, 0..1."""
+
+    needs_final_image = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.cells < 1:
+            yield "cells", f"must be at least 1, got {self.cells}"
+        yield from check_probability("cover", self.cover)
+        yield from (("names", message) for message in problems(self.names))
+
+    def reads(self) -> tuple[str, ...]:
+        return "image", "boxes", "region_names"
+
+    def makes(self) -> tuple[str, ...]:
+        return ("grid_labels",)
+
+    def arrays(self, context: Context) -> Arrays:
+        if "boxes" in context.arrays:
+            raise UserError("grid_labels cannot follow pad_regions, which scales the boxes; swap")
+        return {"grid_labels": ((self.cells, self.cells), np.dtype(np.int32))}
+
+    def classes(self) -> Vocabulary:
+        return self.names
+
+    def blank(
+        self, arrays: Arrays, tokenizers: Mapping[str, LoadedTokenizer]
+    ) -> dict[str, np.ndarray]:
+        return {name: np.full(shape, -1, dtype) for name, (shape, dtype) in arrays.items()}
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        labels = np.full((self.cells, self.cells), -1, np.int32)
+        names = example["region_names"]
+        if names:
+            known = indices(self.names)
+            height, width = example["image"].shape[:2]
+            if "masks" in example:
+                shares = _mask_shares(example["masks"], len(names), self.cells)
+            else:
+                shares = _box_shares(example["boxes"], height, width, self.cells)
+            own = np.array([known.get(normalised(name), -1) for name in names], np.int32)
+            enough = shares.max(axis=0) >= max(self.cover, np.finfo(np.float32).tiny)
+            labels = np.where(enough, own[shares.argmax(axis=0)], -1).astype(np.int32)
+        return {**example, "grid_labels": labels}
+
+
+def _box_shares(
+    boxes: Float[np.ndarray, "regions 4"], height: int, width: int, cells: int
+) -> Float[np.ndarray, "regions cells cells"]:
+    """The share of each cell that each box covers."""
+
+    def overlap(low: np.ndarray, high: np.ndarray, length: int) -> np.ndarray:
+        edges = np.linspace(0, length, cells + 1)
+        inside = np.minimum(high[:, None], edges[1:]) - np.maximum(low[:, None], edges[:-1])
+        return np.maximum(inside, 0) * (cells / length)
+
+    rows, columns = (
+        overlap(boxes[:, 1], boxes[:, 3], height),
+        overlap(boxes[:, 0], boxes[:, 2], width),
+    )
+    return np.einsum("rh,rw->rhw", rows, columns)
+
+
+def _mask_shares(
+    masks: UInt8[np.ndarray, "height width"], regions: int, cells: int
+) -> Float[np.ndarray, "regions cells cells"]:
+    """The share of each cell in which each region is visible."""
+    row, column = (((np.arange(n) + 0.5) * cells / n).astype(np.int64) for n in masks.shape)
+    cell = row[:, None] * cells + column
+    size = np.bincount(cell.ravel(), minlength=cells**2)
+    value = masks.astype(np.int64) * cells**2 + cell
+    counts = np.bincount(value.ravel(), minlength=256 * cells**2).reshape(256, cells, cells)
+    return counts[1 : regions + 1] / np.maximum(size, 1).reshape(cells, cells)
