@@ -48,7 +48,7 @@ def first_batch(kind: str, step: int, examples: int, batch: int, began: float) -
     from vljax.data.records import Annotation, Records, Source
     from vljax.data.sources import Mixture, Part, Phase
     from vljax.data.tokenizers import Clip
-    from vljax.data.transforms import ChooseText, Decode, Flip, RandomResizedCrop, Resize
+    from vljax.data.transforms import ChooseText, Decode, Flip, RandomResizedCrop, Resize, Tokenize
 
     files = _files()
 
@@ -81,9 +81,9 @@ def first_batch(kind: str, step: int, examples: int, batch: int, began: float) -
         source = Mixture(parts, (Phase(500_000, {"part3": 8}),))
     data = Data(
         source,
-        Clip(),
-        (Decode(), RandomResizedCrop(224), Flip(), ChooseText()),
-        (Decode(), Resize(224), ChooseText()),
+        {"text": Clip()},
+        (Decode(), RandomResizedCrop(224), Flip(), ChooseText(), Tokenize()),
+        (Decode(), Resize(224), ChooseText(), Tokenize()),
     )
     imported = time.time()
     batches = train_batches(data, seed=0, global_batch=batch, start_step=step)

@@ -16,7 +16,7 @@ from rich.console import Console
 from vljax import config, inference, launch
 from vljax.commands.check import summarise
 from vljax.config import UserError
-from vljax.data.transforms import ChooseText, Decode, Patchify, Resize
+from vljax.data.transforms import ChooseText, Decode, Patchify, Resize, Tokenize
 from vljax.datasets import Builtin
 from vljax.evaluation import Retrieval
 from vljax.run import Run, prepare
@@ -132,7 +132,7 @@ def test_check_lists_the_lengths() -> None:
 )
 def test_data_that_does_not_fit_the_encoder_is_refused(last: object, message: str) -> None:
     run = recipe()
-    transforms = (Decode(), last, ChooseText())
+    transforms = (Decode(), last, ChooseText(), Tokenize())
     data = dataclasses.replace(run.data, train_transforms=transforms, eval_transforms=transforms)
     with pytest.raises(UserError, match=f"^{message}$"):
         prepare(dataclasses.replace(run, data=data))

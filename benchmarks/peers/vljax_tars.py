@@ -21,12 +21,12 @@ from vljax.run import Run
 def data_of(spec: TarSpec) -> Data:
     """The data of the CLIP recipe with these shards, and open_clip's crop in place of its own."""
     data = config.load(str(ROOT / "configs/clip_vit_b16.py"), Run).data
-    decode, _, choose_text = data.train_transforms
+    decode, _, *texts = data.train_transforms
     crop = RandomResizedCrop(spec.size, tuple(spec.scale), interpolation="area")
     return dataclasses.replace(
         data,
         source=WebDataset(path=spec.urls),
-        train_transforms=(decode, crop, choose_text),
+        train_transforms=(decode, crop, *texts),
         workers=spec.workers,
     )
 

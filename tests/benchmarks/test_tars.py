@@ -29,6 +29,7 @@ def test_the_pipeline_of_the_recipe_reads_every_example_of_the_shards(tmp_path):
         "Decode",
         "RandomResizedCrop",
         "ChooseText",
+        "Tokenize",
     ]
     assert data.train_transforms[0].scaled
     vljax_tars.make(spec)["vljax"]()  # more batches than an epoch; it checks each

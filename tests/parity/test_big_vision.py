@@ -17,7 +17,7 @@ import pytest
 from vljax.config import UserError, differences
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.tokenizers import HuggingFace
-from vljax.data.transforms import ChooseText, Decode, Resize
+from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
 from vljax.datasets import Builtin
 from vljax.interop import pretrained
 from vljax.models.assembly import ModelConfig, Variables
@@ -49,7 +49,7 @@ def run(path: Path, *, scan: bool) -> Run:
     )
     projections = {"image": "none" if siglip else "affine", "text": "affine"}
     names = ["image", "text", "logit_scale", *(["logit_bias"] if siglip else [])]
-    transforms = (Decode(), Resize(32), ChooseText())
+    transforms = (Decode(), Resize(32), ChooseText(), Tokenize())
     return Run(
         model=ModelConfig(
             {
@@ -61,7 +61,7 @@ def run(path: Path, *, scan: bool) -> Run:
         pretrained={name: Pretrained(path=str(path), layout="big_vision") for name in names},
         data=Data(
             source=Builtin(),
-            tokenizer=HuggingFace(None, context_length=9),
+            tokenizers={"text": HuggingFace(None, context_length=9)},
             train_transforms=transforms,
             eval_transforms=transforms,
         ),

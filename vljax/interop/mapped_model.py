@@ -10,6 +10,7 @@ from typing import cast
 import jax
 
 from vljax.config import UserError
+from vljax.data.tokenizers.base import load_named
 from vljax.interop import big_vision
 from vljax.interop.files.read import read_tensors
 from vljax.interop.files.tensors import Lazy
@@ -83,7 +84,9 @@ def _unrolled(run: Run) -> Run:
 
 def _read_by_recipe(source: str, recipe: Run) -> MappedModel:
     """A file of big_vision, mapped for each encoder and scalar of the recipe's model."""
-    tokenizer = recipe.data.load_tokenizers()["text"]
+    if "text" not in recipe.data.tokenizers:
+        raise UserError("data.tokenizers: import needs the one named text")
+    tokenizer = load_named("text", recipe.data.tokenizers["text"])
     run = replace(_unrolled(without_paths(recipe)), pretrained={}, workdir=None)
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
     prepared = prepare(run, jax.devices()[:1])

@@ -159,6 +159,7 @@ class Loader:
                 if lost & {*transform.reads()}:
                     raise ExampleError("what it reads could not be made")
                 example = transform(example, rng)
+                lost -= {*transform.makes()}
             except ExampleError:
                 if not self.evaluation or "image" in transform.makes():
                     raise
