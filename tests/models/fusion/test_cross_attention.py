@@ -41,7 +41,8 @@ def batch(rows: int, texts: int | None = None) -> dict[str, Any]:
     ids, mask = token_ids(count, 8), np.arange(8) < 3 + np.arange(count)[:, None] % 5
     if texts is not None:
         ids, mask = ids.reshape(rows, texts, 8), mask.reshape(rows, texts, 8)
-    return {"image": images(rows, 16, 16), "question": ids, "question_mask": mask}
+    entries = {"image": images(rows, 16, 16), "question": ids, "question_mask": mask}
+    return {name: jnp.asarray(array) for name, array in entries.items()}
 
 
 @pytest.mark.parametrize("co_attention", [False, True])
@@ -50,7 +51,7 @@ def test_several_texts_for_an_image_are_as_several_examples(co_attention: bool) 
     model, variables = made(config(co_attention=co_attention, scan=False, dropout=0.2))
     together = batch(2, texts=3)
     apart = {
-        "image": np.repeat(together["image"], 3, axis=0),
+        "image": jnp.repeat(together["image"], 3, axis=0),
         "question": together["question"].reshape(6, 8),
         "question_mask": together["question_mask"].reshape(6, 8),
     }
@@ -67,7 +68,7 @@ def test_scores_depend_on_both_streams_and_not_on_padding(co_attention: bool) ->
     before = apply(first)
     assert before.shape == (2, 5)
     ids, mask = first["question"], first["question_mask"]
-    hidden = {**first, "question": np.where(mask, ids, (ids + 1) % 10)}
+    hidden = {**first, "question": jnp.where(mask, ids, (ids + 1) % 10)}
     np.testing.assert_allclose(apply(hidden), before, rtol=0, atol=1e-6)
     for name, other in (("image", 255 - first["image"]), ("question", (ids + 3) % 10)):
         assert np.abs(apply({**first, name: other}) - before).max() > 1e-3
