@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vljax.data.records import Source
+from vljax.data.records import Annotation, Source
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class FakeData:
         self.captions = [tuple(text for text in one if text.strip()) for one in given]
         if self.labels is None:
             self.labels = np.full(len(self.captions), -1, np.int32)
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        return [Annotation(captions) for captions in self.captions]
 
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         count = len(self.captions)

@@ -63,8 +63,16 @@ class EvaluationData(Protocol):
         """The names of the classes."""
         ...
 
+    @property
+    def annotations(self) -> list[Annotation]:
+        """All but the image of each example: captions, questions, regions, ..."""
+        ...
+
     def batches(self, batch_size: int, /) -> Iterator[Batch]:
-        """All examples in order. `valid` is False for unreadable images and for padding rows."""
+        """All examples in order, with the arrays of `eval_transforms`.
+
+        `valid` is False for unreadable images and for padding rows.
+        """
         ...
 
     def tokenizer(
