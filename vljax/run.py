@@ -346,7 +346,7 @@ def _check_groups(run: Run, variables: Variables) -> None:
 def _check_vocabulary(run: Run) -> None:
     """Checks that the tokenizers of the data fit the text towers."""
     for name, encoder in run.model.encoders.items():
-        used = run.data.tokenizer_name(name)
+        used = run.data.tokenizer_name(encoder.entry_of(name))
         if getattr(encoder, "pooling", None) != "eos" or used is None:
             continue
         if not run.data.tokenizers[used].always_ends:
@@ -359,7 +359,7 @@ def check_ids(run: Run, tokenizers: Mapping[str, LoadedTokenizer]) -> None:
     """Raises UserError if a tokenizer has ids without an embedding, which would give NaN."""
     for name, encoder in run.model.encoders.items():
         size = getattr(encoder, "vocab_size", None)
-        tokenizer = tokenizers.get(run.data.tokenizer_name(name) or "")
+        tokenizer = tokenizers.get(run.data.tokenizer_name(encoder.entry_of(name)) or "")
         if size is not None and tokenizer is not None and tokenizer.vocab_size > size:
             sizes = f"{size} is less than the tokenizer's {tokenizer.vocab_size} ids"
             raise UserError(f"model.nodes.{name}.vocab_size: {sizes}; set it to that")
