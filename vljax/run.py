@@ -143,15 +143,16 @@ class Run:
         """Batch entries that are not there, or do not fit the node that reads them."""
         batch = self.data.batch_spec(self.global_batch)
         for name, node in self.model.nodes.items():
-            any_length = isinstance(node, Encoder) and node.any_length
+            encoder = node if isinstance(node, Encoder) else None
             for entry, spec in node.example(name, self.global_batch).items():
                 field = f"model.nodes.{name}"
                 if entry not in batch:
                     missing = f"reads the batch entry {entry!r}, which no transform makes"
                     yield field, f"{missing}{suggest(entry, batch)}"
-                elif not _fits(batch[entry][0], spec.shape, any_length=any_length):
+                elif not _fits(batch[entry][0], spec.shape, encoder):
                     made, wanted = batch[entry][0][1:], spec.shape[1:]
-                    remedy = "; use patchify with its patch_size" if any_length else ""
+                    patches = encoder is not None and encoder.any_length
+                    remedy = "; use patchify with its patch_size" if patches else ""
                     yield field, f"is made for {wanted}, but the data gives {made}{remedy}"
         for name, objective in self.objectives.items():
             for entry in objective.batch_entries():
@@ -224,9 +225,11 @@ class Run:
         return {f"{k}.{name}": e for k, group in both.items() for name, e in group.items()}
 
 
-def _fits(made: tuple[int, ...], wanted: tuple[int, ...], *, any_length: bool) -> bool:
-    """Whether a batch entry fits an encoder, whatever its length if the encoder takes any."""
-    first = 2 if any_length else 1
+def _fits(made: tuple[int, ...], wanted: tuple[int, ...], encoder: Encoder | None) -> bool:
+    """Whether a batch entry fits a node: of any length, or several of an example, if it says so."""
+    if encoder is not None and encoder.several and len(made) == len(wanted) + 1:
+        made = made[1:]
+    first = 2 if encoder is not None and encoder.any_length else 1
     return len(made) == len(wanted) and made[first:] == wanted[first:]
 
 
@@ -329,17 +332,17 @@ def _check_outputs(run: Run, model: Model) -> Variables:
 
     Objectives and evaluators read outputs.
     """
-    batch = example_batch(run.model)
+    spec = {
+        name: jax.ShapeDtypeStruct(*shape_and_type)
+        for name, shape_and_type in run.data.batch_spec(1).items()
+    }
+    batch = {name: spec.get(name, shape) for name, shape in example_batch(run.model).items()}
 
     def trace(key: jax.Array, batch: Mapping[str, Any]) -> tuple[Variables, dict[str, Any]]:
         variables = model.init(key, batch)
         return variables, model.apply(variables, batch)[0]
 
     variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
-    spec = {
-        name: jax.ShapeDtypeStruct(*shape_and_type)
-        for name, shape_and_type in run.data.batch_spec(1).items()
-    }
     reads = {f"objectives.{name}": o.reads() for name, o in run.objectives.items()}
     reads |= {path: evaluator.reads() for path, evaluator in run.all_evaluators.items()}
     for path, names in reads.items():

@@ -33,11 +33,6 @@ class EvaluationData(Protocol):
     """N examples in a fixed order, each seen once. `EvaluationSet` is the usual implementation."""
 
     @property
-    def annotations(self) -> list[Annotation]:
-        """All fields of each example but the image: captions, questions, answers, regions, ..."""
-        ...
-
-    @property
     def captions(self) -> list[tuple[str, ...]]:
         """All captions of each example that are not blank, in the order of the data set."""
         ...
@@ -52,8 +47,13 @@ class EvaluationData(Protocol):
         """The names of the classes."""
         ...
 
+    @property
+    def annotations(self) -> list[Annotation]:
+        """All but the image of each example: captions, questions, regions, ..."""
+        ...
+
     def batches(self, batch_size: int, /) -> Iterator[Batch]:
-        """All examples in order, with every array that the transforms for evaluation make.
+        """All examples in order, with the arrays of `eval_transforms`.
 
         `valid` is False for unreadable images and for padding rows.
         """

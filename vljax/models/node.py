@@ -124,6 +124,8 @@ class Encoder(Node):
 
     any_length: ClassVar[bool] = False
     """Whether sequences may be longer or shorter than in `roles`."""
+    several: ClassVar[bool] = False
+    """Whether an example may have several inputs, [batch, several, ...] (see `Call.repeated`)."""
 
     entry: str | None = None
     """The batch entry that it reads, with `ENTRY_mask` and others; None for the node's own name."""
