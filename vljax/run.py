@@ -7,6 +7,7 @@ any size, and a recipe fails before data is read or anything is compiled.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -193,10 +194,29 @@ class Run:
     def _name_problems(self) -> Iterator[tuple[str, str]]:
         """Evaluators whose metrics have the same name and would overwrite each other."""
         seen: dict[str, str] = {}
-        for path, evaluator in self.all_evaluators.items():
-            other = seen.setdefault(evaluator.prefix, path)
+        for path, prefix in self.evaluator_prefixes().items():
+            if "/" in path:
+                yield path, "the name holds '/', which separates the parts of metric names"
+            other = seen.setdefault(prefix, path)
             if other != path:
-                yield path, f"and {other} both measure {evaluator.prefix!r}; drop one"
+                yield path, f"and {other} both measure {prefix!r}; rename or drop one"
+
+    def evaluator_prefixes(self) -> dict[str, str]:
+        """What the metric names of each evaluator begin with, by the path of its recipe field.
+
+        It is `EVALUATOR/DATASET/SPLIT`. EVALUATOR is the type's name; or, where two of a type
+        measure the same split of a data set, the evaluator's own name in the recipe.
+        """
+        measured = {
+            path: f"{evaluator.source.dataset}/{evaluator.source.split_name}"
+            for path, evaluator in self.all_evaluators.items()
+        }
+        by_type = {p: f"{e.type_name}/{measured[p]}" for p, e in self.all_evaluators.items()}
+        count = Counter(by_type.values())
+        return {
+            path: prefix if count[prefix] == 1 else f"{path.split('.', 1)[1]}/{measured[path]}"
+            for path, prefix in by_type.items()
+        }
 
     @property
     def all_evaluators(self) -> dict[str, Evaluator]:
@@ -308,7 +328,10 @@ def _check_parameter_rules(run: Run, variables: Variables) -> None:
 
 
 def _check_outputs(run: Run, model: Model) -> Variables:
-    """The shapes of the variables; checks that the model has the outputs that objectives read."""
+    """The shapes of the variables; checks that the model has the outputs that are read.
+
+    Objectives and evaluators read outputs.
+    """
     spec = {
         name: jax.ShapeDtypeStruct(*shape_and_type)
         for name, shape_and_type in run.data.batch_spec(1).items()
@@ -320,11 +343,14 @@ def _check_outputs(run: Run, model: Model) -> Variables:
         return variables, model.apply(variables, batch)[0]
 
     variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
-    for name, objective in run.objectives.items():
-        for wanted in objective.reads():
+    reads = {f"objectives.{name}": o.reads() for name, o in run.objectives.items()}
+    reads |= {path: evaluator.reads() for path, evaluator in run.all_evaluators.items()}
+    for path, names in reads.items():
+        for wanted in names:
             if wanted not in outputs:
                 near = suggest(wanted, outputs)
-                raise UserError(f"objectives.{name}: reads {wanted!r}, which no node makes{near}")
+                raise UserError(f"{path}: reads {wanted!r}, which no node makes{near}")
+    for name, objective in run.objectives.items():
         for field_name, message in objective.check(outputs, spec):
             raise UserError(f"objectives.{name}.{field_name}: {message}")
     return variables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,17 +80,18 @@ class FakeData:
 
 
 @dataclass
-class FakeModel:
-    """Looks up embeddings; refuses batches of another size or with other keys."""
+class FakePredictor:
+    """Looks up embeddings; refuses batches of another size."""
 
     images: np.ndarray
     texts: np.ndarray
     batch_size: int
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, want: Sequence[str], batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert {len(array) for array in batch.values()} == {self.batch_size}
-        if set(batch) == {"image"}:
-            return {"image/embedding": self.images[batch["image"][:, 0, 0, 0]]}
-        assert set(batch) == {"text", "text_mask"}
+        (output,) = want
+        if output == "image/embedding":
+            return {output: self.images[batch["image"][:, 0, 0, 0]]}
+        assert output == "text/embedding"
         assert batch["text_mask"].any(axis=1).all()
-        return {"text/embedding": self.texts[batch["text"][:, 0]]}
+        return {output: self.texts[batch["text"][:, 0]]}
