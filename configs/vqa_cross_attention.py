@@ -30,7 +30,8 @@ from vljax.recipes import (
     HuggingFace,
     ModelConfig,
     Muon,
-    # Questions,
+    PadRegions,
+    Questions,
     Regions,
     Resize,
     Run,
@@ -172,10 +173,17 @@ def visual_questions(
 
     objectives = {"answer": Classification(logits="answer/logits", targets="answer")}
     extra: tuple[Transform, ...] = ()
+    evaluated: tuple[Transform, ...] = ()
     if not blind:
         nodes = {**nodes, "cell": Classifier(stream="image", classes=len(names), features="tokens")}
         objectives["cell"] = Classification(logits="cell/logits", targets="grid_labels")
         extra = (Regions(), GridLabels(cells, names=names))
+        evaluated = (Regions(), PadRegions(most=8))
+    questions = Questions(
+        source=Expand(evaluation, by="question"),
+        batch_size=256,
+        attention=None if blind else "fusion/attention",
+    )
     answer = Classifier(stream="fusion", classes=len(answers), hidden=answer_hidden)
 
     return Run(
@@ -184,10 +192,11 @@ def visual_questions(
             source=source,
             tokenizers=TOKENIZERS,
             train_transforms=transforms(QUESTIONS, *extra),
-            eval_transforms=transforms(1),
+            eval_transforms=transforms(1, *evaluated),
         ),
         objectives=objectives,
         optim=optim,
+        final_evaluators={"questions": questions},
         steps=steps,
         global_batch=batch,
         log_every=max(1, steps // 60),

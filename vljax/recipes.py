@@ -62,7 +62,7 @@ from vljax.data.transforms import (
 from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names
 from vljax.datasets import Builtin, Scenes, Tuxpaint
 from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
-from vljax.evaluation import Retrieval, ZeroShot
+from vljax.evaluation import Questions, Retrieval, ZeroShot
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
@@ -148,6 +148,7 @@ __all__ = [
     "Precision",
     "Pretrained",
     "Prompt",
+    "Questions",
     "RandAugment",
     "RandomCrop",
     "RandomResizedCrop",

@@ -16,6 +16,7 @@ from vljax.config import Component, UserError, setting
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import Annotation, Source
 from vljax.data.sources import Mixture
+from vljax.data.vocabulary import Vocabulary
 from vljax.evaluation.predictor import Batch, Predictor
 from vljax.models.numerics import Similarity
 from vljax.parallel import rows
@@ -45,6 +46,10 @@ class EvaluationData(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes."""
+        ...
+
+    def vocabulary(self, array: str, /) -> Vocabulary:
+        """The texts that the indices of a batch entry stand for, such as answers."""
         ...
 
     @property
@@ -233,6 +238,10 @@ class ShardedEvaluationSet:
     def class_names(self) -> tuple[str, ...]:
         """See `EvaluationSet`."""
         return self._whole.class_names
+
+    def vocabulary(self, array: str) -> Vocabulary:
+        """See `EvaluationSet`."""
+        return self._whole.vocabulary(array)
 
     @property
     def annotations(self) -> list[Annotation]:

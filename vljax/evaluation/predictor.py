@@ -97,7 +97,12 @@ class Forward:
         # In one order, so that the same outputs in another order do not compile again.
         outputs = self._compiled(variables, placed, tuple(sorted(set(want))))
         found = {name: np.asarray(outputs[name]) for name in want}
-        return {k: v if k in self._shared else v[:count] for k, v in found.items()}
+        # A node may make several rows of each row of the batch.
+        made = max(1, len(next(iter(placed.values())))) if placed else 1
+        return {
+            k: v if k in self._shared else v[: len(v) // made * count]
+            for k, v in found.items()
+        }
 
     def _entries(self, want: Sequence[str], batch: Batch) -> list[str]:
         """The entries of the batch that the outputs need or can use."""

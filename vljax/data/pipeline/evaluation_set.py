@@ -7,13 +7,14 @@ import functools
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from vljax.config import UserError
+from vljax.config import UserError, suggest
 from vljax.data.pipeline.batches import Batches, Loader, OpenPart, make_batches
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Annotation, ExampleError, Records, Source
 from vljax.data.tokenizers.base import LoadedTokenizer
 from vljax.data.transforms.decode import Decode
 from vljax.data.transforms.resize import Resize
+from vljax.data.vocabulary import Vocabulary
 
 _GREY = 128
 
@@ -80,6 +81,19 @@ class EvaluationSet:
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes that labels index; empty if the source has no classes."""
         return self.records.class_names
+
+    def vocabulary(self, array: str) -> Vocabulary:
+        """The texts that the indices of a batch entry stand for, such as answers.
+
+        Raises:
+          UserError: if no transform makes the entry from a vocabulary.
+        """
+        known = self.data.vocabularies()
+        if array not in known:
+            raise UserError(
+                f"data.eval_transforms: none makes {array!r} by a vocabulary{suggest(array, known)}"
+            )
+        return known[array]
 
     @functools.cached_property
     def captions(self) -> list[tuple[str, ...]]:

@@ -1,0 +1,243 @@
+"""Visual question answering as classification."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Bool, Float, Int, UInt8
+
+from vljax import charts
+from vljax.config import UserError
+from vljax.data.records import Annotation
+from vljax.data.vocabulary import normalised, terms
+from vljax.evaluation.evaluator import Draw, EvaluationData, Evaluator
+from vljax.evaluation.predictor import Batch, Predictor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = 8
+_THUMBNAIL = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(Evaluator, name="questions"):
+    """Accuracy of answers, by kind of question.
+
+    The answer is the class with the highest logit; a tie counts as wrong. Its credit is its weight
+    in the target, relative to the largest weight: 1 or 0 if a question has one answer. A question
+    without an answer in the vocabulary counts as wrong. Use an expanded source, so that each row
+    has one question.
+
+    Metrics: `accuracy`, `accuracy/KIND`, and the `majority` and `majority/KIND` that one gets by
+    always giving the most frequent answer of the kind; the counts `questions`, `questions/KIND` and
+    `unreadable`. With `attention` and boxes in the batch (`PadRegions`), for the questions of
+    `pointing` whose answer names one object and not another: `attention/right` and
+    `attention/other`, how often the image token with most attention lies in that object's box, and
+    in another object's.
+
+    >>> from vljax.datasets import Scenes
+    >>> from vljax.recipes import Expand
+    >>> Questions(source=Expand(Scenes(), by="question")).reads()
+    ('answer/logits',)
+    """
+
+    logits: str = "answer/logits"
+    """Output with the scores of the answers."""
+    targets: str = "answer"
+    """Batch entry with the weights of the answers."""
+    attention: str | None = None
+    """Output with the attention from words to image tokens, such as `fusion/attention`, for a
+    figure and for `attention/right`; None for neither. The last block is used."""
+    words: str = "question/mask"
+    """Output that says which tokens of the question are not padding."""
+    pointing: tuple[str, ...] = ("what_beside",)
+    """Kinds of questions whose answer is the name of an object in the image."""
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.logits, *(() if self.attention is None else (self.attention, self.words)))
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """What is wrong with the fields."""
+        yield from super().problems()
+        if self.source.type_name != "expand":
+            yield "source", "has several questions in a row; put it into Expand(..., by='question')"
+
+    def check(self, data: EvaluationData) -> None:
+        """See `Evaluator.check`. Raises UserError if no example has a question."""
+        super().check(data)
+        if not any(annotation.questions for annotation in data.annotations):
+            raise UserError(f"{self.source.full_name} has no questions")
+
+    def measure(self, predictor: Predictor, data: EvaluationData) -> dict[str, float]:
+        """See the class. Raises UserError if no image can be read."""
+        names = terms(data.vocabulary(self.targets))
+        credit: list[float] = []
+        valid = []
+        points: list[tuple[int, bool, bool]] = []
+        for first, batch in self._batches(data):
+            found = self._answered(predictor, batch)
+            about = data.annotations[first : first + len(found.answer)]
+            credit += [
+                _credit(each, names[int(answer)], tie=bool(tie))
+                for each, answer, tie in zip(about, found.answer, found.tie, strict=False)
+            ]
+            valid.append(np.asarray(batch["valid"]))
+            points += self._points(found, batch, data.annotations, first)
+        count = len(data.annotations)
+        readable = np.concatenate(valid)[:count]
+        if not readable.any():
+            raise UserError(f"{self.source.full_name}: no image can be read")
+        credits = np.array(credit)[readable]
+        asked = [a.questions[0] for a, ok in zip(data.annotations, readable, strict=True) if ok]
+        kinds = np.array([question.kind for question in asked])
+        answers = np.array([normalised(question.answer) for question in asked])
+        metrics = {"accuracy": float(credits.mean()), "questions": float(len(credits))}
+        metrics["unreadable"] = float(count - len(credits))
+        most = np.zeros(len(credits))
+        for kind in sorted(set(kinds.tolist())):
+            own = kinds == kind
+            ((_, times),) = Counter(answers[own].tolist()).most_common(1)
+            most[own] = times / own.sum()
+            metrics[f"accuracy/{kind}"] = float(credits[own].mean())
+            metrics[f"majority/{kind}"] = float(times / own.sum())
+            metrics[f"questions/{kind}"] = float(own.sum())
+        metrics["majority"] = float(most.mean())
+        if points:
+            metrics["attention/right"] = float(np.mean([right for _, right, _ in points]))
+            metrics["attention/other"] = float(np.mean([other for _, _, other in points]))
+            metrics["attention/questions"] = float(len(points))
+        return metrics
+
+    def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
+        """A grid of images with question, answer, and the attention over the image."""
+        names = terms(data.vocabulary(self.targets))
+        kinds = [a.questions[0].kind if a.questions else "" for a in data.annotations]
+        # The first rows of each kind, so that every kind is shown.
+        chosen = [i for kind in sorted({*kinds} - {""}) for i in [kinds.index(kind)]][:_SHOWN]
+        panels = []
+        for first, batch in self._batches(data):
+            rows = [i for i in chosen if first <= i < first + len(batch["valid"])]
+            if not rows:
+                continue
+            found = self._answered(predictor, batch)
+            for i in rows:
+                heat = None if found.attention is None else found.attention[i - first]
+                question = data.annotations[i].questions[0]
+                given = names[int(found.answer[i - first])]
+                thumbnail = data.thumbnail(i, _THUMBNAIL)
+                panels.append(_Panel(question.text, given, question.answer, thumbnail, heat))
+        return {"questions": functools.partial(_draw, panels)} if panels else {}
+
+    def _batches(self, data: EvaluationData) -> Iterable[tuple[int, Batch]]:
+        """The batches, with the index of the first example of each."""
+        for number, batch in enumerate(data.batches(self.batch_size)):
+            yield number * self.batch_size, batch
+
+    def _answered(self, predictor: Predictor, batch: Batch) -> _Answered:
+        outputs = predictor.run(self.reads(), batch)
+        logits = outputs[self.logits]
+        tie = np.sum(logits == logits.max(axis=-1, keepdims=True), axis=-1) > 1
+        attention = None
+        if self.attention is not None:
+            words = outputs[self.words].reshape(len(logits), 1, -1, 1)
+            last = outputs[self.attention][:, -1] * words
+            attention = last.sum(axis=(1, 2)) / (words.sum(axis=(1, 2)) * last.shape[1])
+        return _Answered(logits.argmax(axis=-1), tie, attention)
+
+    def _points(
+        self, found: _Answered, batch: Batch, annotations: list[Annotation], first: int
+    ) -> list[tuple[int, bool, bool]]:
+        """For each question that points at an object: its row, and where the attention peaks."""
+        if found.attention is None or "boxes" not in batch:
+            return []
+        boxes, there = _on_host(batch["boxes"]), _on_host(batch["boxes_mask"])
+        side = int(np.sqrt(found.attention.shape[-1]))
+        points = []
+        for row, about in enumerate(annotations[first : first + len(boxes)]):
+            if not (batch["valid"][row] and about.questions):
+                continue
+            question = about.questions[0]
+            right = [normalised(r.name) == normalised(question.answer) for r in about.regions]
+            right = right[: len(boxes[row])]
+            inside = np.array(right, bool) & there[row][: len(right)]
+            others = ~np.array(right, bool) & there[row][: len(right)]
+            if question.kind not in self.pointing or not inside.any() or not others.any():
+                continue
+            y, x = divmod(int(found.attention[row].argmax()), side)
+            centre = ((x + 0.5) / side, (y + 0.5) / side)
+            hit = _contains(boxes[row][: len(right)], centre)
+            points.append((first + row, bool((hit & inside).any()), bool((hit & others).any())))
+        return points
+
+
+def _credit(about: Annotation, answer: str, *, tie: bool) -> float:
+    """The weight of an answer, relative to the largest weight; 0 for a tie."""
+    if tie or not about.questions:
+        return 0.0
+    weights: dict[str, float] = {}
+    for text, weight in about.questions[0].weighted_answers:
+        weights[normalised(text)] = weights.get(normalised(text), 0.0) + weight
+    return weights.get(answer, 0.0) / max(weights.values())
+
+
+def _on_host(array: np.ndarray | jax.Array) -> np.ndarray:
+    """The whole array, also if other processes hold parts of it."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+class _Answered(NamedTuple):
+    answer: Int[np.ndarray, " rows"]
+    tie: Bool[np.ndarray, " rows"]
+    """Whether another answer has the same score."""
+    attention: Float[np.ndarray, "rows tokens"] | None
+    """The mean over heads and words in the last block."""
+
+
+class _Panel(NamedTuple):
+    question: str
+    given: str
+    right: str
+    image: UInt8[np.ndarray, "size size 3"]
+    attention: Float[np.ndarray, " tokens"] | None
+
+
+def _contains(
+    boxes: Float[np.ndarray, "boxes 4"], point: tuple[float, float]
+) -> Bool[np.ndarray, " boxes"]:
+    x, y = point
+    left, top, right, bottom = boxes.T
+    return (left <= x) & (x < right) & (top <= y) & (y < bottom)
+
+
+def _draw(panels: list[_Panel]) -> Figure:
+    """Images with question and answer; a right answer has a green frame."""
+    columns = 4
+    rows = -(-len(panels) // columns)
+    figure = charts.new_figure(2.6 * columns, 3.0 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        size = panel.image.shape[0]
+        axes.imshow(panel.image, extent=(0, size, size, 0))
+        if panel.attention is not None:
+            side = int(np.sqrt(len(panel.attention)))
+            heat = panel.attention.reshape(side, side)
+            axes.imshow(heat, extent=(0, size, size, 0), cmap="magma", alpha=0.5)
+        right = normalised(panel.given) == normalised(panel.right)
+        axes.spines[:].set(visible=True, color=charts.GREEN if right else charts.GREY, linewidth=3)
+        answer = panel.given if right else f"{panel.given} (right: {panel.right})"
+        axes.set_title(f"{panel.question}\n{answer}", fontsize=8, parse_math=False, wrap=True)
+    figure.suptitle("Answers to questions, and what the words attend to", fontsize=11)
+    return figure
