@@ -25,6 +25,7 @@ from vljax.recipes import (
     Data,
     Decode,
     EncodeAnswers,
+    Expand,
     GridLabels,
     Hide,
     HuggingFace,
