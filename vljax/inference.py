@@ -1,4 +1,4 @@
-"""Embeddings from a trained model, loaded from its checkpoint alone.
+"""Embeddings and answers from a trained model, loaded from its checkpoint alone.
 
 Neither the recipe file nor any path in it is needed: a checkpoint contains the recipe, tokenizer
 and preprocessing.
@@ -27,12 +27,13 @@ from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
 from vljax.models.numerics import Precision
 from vljax.models.parameters import merge
+from vljax.objectives import Classification
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import replicated
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
 from vljax.training.state import Task, ema_parameters
-from vljax.workdir import FORMAT_VERSION, decode_recipe, tokenizer_folder
+from vljax.workdir import FORMAT_VERSION, decode_recipe, tokenizer_folder, vocabulary_file
 
 _ROWS = 256
 """Images or texts that are computed at a time: bounds the memory."""
@@ -53,6 +54,8 @@ class Loaded:
     tokenizers: dict[str, LoadedTokenizer]
     """The tokenizers by name."""
     images: ImagePreprocessor
+    vocabularies: dict[str, tuple[str, ...]]
+    """By the batch entry whose indices they are for, such as the answers to questions."""
 
     def encode_image(self, files: Sequence[bytes]) -> Float[np.ndarray, "images dim"]:
         """The embeddings of images.
@@ -83,6 +86,36 @@ class Loaded:
             return {"text": ids, "text_mask": mask}
 
         return self._encode("text", texts, tokenize)
+
+    def answer(
+        self, image: bytes, question: str, *, top: int = 5, targets: str = "answer"
+    ) -> list[tuple[str, float]]:
+        """The most likely answers to a question about an image, with their probabilities.
+
+        Args:
+          image: content of an image file.
+          question: cleaned and tokenized as in training.
+          top: largest number of answers.
+          targets: the batch entry that the model was trained to predict from the image and the
+            entry `question`.
+
+        Raises:
+          ExampleError: if the image cannot be decoded.
+          UserError: if the model does not answer questions.
+        """
+        objectives = self.run.objectives.values()
+        trained = [o for o in objectives if isinstance(o, Classification) and o.targets == targets]
+        names, tokenizer = self.vocabularies.get(targets), self.run.data.tokenizer_name("question")
+        if not trained or names is None or tokenizer is None:
+            raise UserError("the model does not answer questions: it was trained on none")
+        (ids,), (mask,) = self.tokenizers[tokenizer]([question])
+        batch = {name: array[None] for name, array in self.images(image).items()}
+        batch |= {"question": ids[None, None], "question_mask": mask[None, None]}
+        logits = self.predictor.run([trained[0].logits], batch)[trained[0].logits][0]
+        likely = jax.nn.softmax if trained[0].loss == "softmax" else jax.nn.sigmoid
+        probabilities = np.asarray(likely(logits))
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        return [(names[i], float(probabilities[i])) for i in best]
 
     @property
     def tokenizer(self) -> LoadedTokenizer:
@@ -122,6 +155,8 @@ def load(
     >>> images = model.encode_image([Path("cat.png").read_bytes()])  # doctest: +SKIP
     >>> texts = model.encode_text(["a cat", "a dog"])  # doctest: +SKIP
     >>> similarities = images @ texts.T  # doctest: +SKIP
+    >>> load("runs/vqa").answer(image, "What is left of the cat?")  # doctest: +SKIP
+    [('dog', 0.83), ('apple', 0.04), ('cow', 0.02), ('pear', 0.01), ('banana', 0.01)]
     >>> load("no/such/workdir")
     Traceback (most recent call last):
     vljax.config.UserError: no/such/workdir: no intact checkpoint
@@ -161,6 +196,10 @@ def load(
             for name in run.data.tokenizers
         },
         images=ImagePreprocessor.load(json.loads(read("preprocess.json"))),
+        vocabularies={
+            name: tuple(read(vocabulary_file(name)).decode().splitlines())
+            for name in run.data.vocabularies()
+        },
     )
 
 

@@ -240,11 +240,16 @@ def model_files(prepared: Prepared, tokenizers: Mapping[str, LoadedTokenizer]) -
     for name, vocabulary in run.data.vocabularies().items():
         if not isinstance(vocabulary, VocabularyFile) or vocabulary.path is not None:
             lines = "".join(f"{term}\n" for term in terms(vocabulary))
-            files[f"vocabularies/{name}.txt"] = lines.encode()
+            files[vocabulary_file(name)] = lines.encode()
     for name, tokenizer in tokenizers.items():
         folder = tokenizer_folder(name)
         files |= {f"{folder}/{file}": content for file, content in tokenizer.files().items()}
     return files
+
+
+def vocabulary_file(name: str) -> str:
+    """Where a checkpoint stores the vocabulary of a batch entry."""
+    return f"vocabularies/{name}.txt"
 
 
 def tokenizer_folder(name: str) -> str:

@@ -100,8 +100,7 @@ class Forward:
         # A node may make several rows of each row of the batch.
         made = max(1, len(next(iter(placed.values())))) if placed else 1
         return {
-            k: v if k in self._shared else v[: len(v) // made * count]
-            for k, v in found.items()
+            k: v if k in self._shared else v[: len(v) // made * count] for k, v in found.items()
         }
 
     def _entries(self, want: Sequence[str], batch: Batch) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 
 from vljax.config import UserError, suggest
 from vljax.data.pipeline.batches import Batches, Loader, OpenPart, make_batches
@@ -65,9 +65,10 @@ class EvaluationSet:
         """The tokenizers by name. Raises UserError if one cannot be loaded."""
         return self.data.load_tokenizers()
 
-    @property
-    def tokenizer(self) -> LoadedTokenizer:
-        """The tokenizer of `text`, for prompts and queries.
+    def tokenizer(
+        self, texts: list[str]
+    ) -> tuple[Int32[np.ndarray, "texts length"], Bool[np.ndarray, "texts length"]]:
+        """Token ids and the token mask of prompts and queries, by the tokenizer of `text`.
 
         Raises:
           UserError: if no transform makes `text`, or the tokenizer cannot be loaded.
@@ -75,7 +76,7 @@ class EvaluationSet:
         name = self.data.tokenizer_name()
         if name is None:
             raise UserError("data.eval_transforms: none of them makes text; add tokenize")
-        return self.tokenizers[name]
+        return self.tokenizers[name](texts)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -98,7 +99,8 @@ class EvaluationSet:
     @functools.cached_property
     def captions(self) -> list[tuple[str, ...]]:
         """All captions of each example, in order, without those that are blank after cleaning."""
-        clean = self.tokenizer.clean
+        name = self.data.tokenizer_name()
+        clean = str if name is None else self.tokenizers[name].clean
         return [
             tuple(text for text in annotation.captions if text.strip() and clean(text))
             for annotation in self.annotations
