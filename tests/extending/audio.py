@@ -33,7 +33,7 @@ class Sound(Transform, name="test_sound"):
         return {**example, "audio": np.float32(sound + 0.1 * rng.normal(size=(TIME, BANDS)))}
 
 
-# Other tests go over all transforms that a recipe can name, and this is none of vljax's.
+# Other tests go over all transforms that recipes can name; this one is named for its own test only.
 del Transform.members["test_sound"]
 
 

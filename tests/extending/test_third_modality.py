@@ -10,7 +10,7 @@ from vljax.models.assembly import Variables
 from vljax.objectives.contrastive import softmax_loss
 from vljax.objectives.objective import Objective, Result
 from vljax.objectives.pair_logits import Tiling, pair_logits
-from vljax.recipes import Embedding, SoftmaxContrastive
+from vljax.recipes import Embedding, SoftmaxContrastive, Transform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Match(Objective, name="test_match"):
         return Result(softmax_loss(logits, tiling=Tiling(ctx.mesh)).loss, {})
 
 
-def test_three_modalities_train_together():
+def test_three_modalities_train_together(monkeypatch):
+    monkeypatch.setitem(Transform.members, "test_sound", Sound)
     projections = dict.fromkeys(("image", "text", "audio"), "linear")
     nodes = {"image": tiny.IMAGE, "text": tiny.TEXT, "audio": Audio()}
     objectives = {"pictures": SoftmaxContrastive()} | {
