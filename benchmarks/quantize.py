@@ -28,7 +28,6 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.evaluation.evaluator import Batch, Encode
 from vljax.inference import Loaded, load
 from vljax.interop.convert import export_model
 from vljax.models.assembly import example_batch
@@ -79,26 +78,16 @@ def prepared(form: Form, checkpoint: str, folder: Path) -> tuple[Loaded, float]:
     return load(str(out), form.precision), size / 1e6
 
 
-def encoder(loaded: Loaded) -> Encode:
-    """The model as the function that evaluators call."""
-    known = example_batch(loaded.run.model)
-
-    def encode(batch: Batch) -> dict[str, np.ndarray]:
-        inputs = {name: array for name, array in batch.items() if name in known}
-        outputs = loaded.forward(loaded.variables, inputs)
-        return {k: np.asarray(v) for k, v in outputs.items() if k.endswith("/embedding")}
-
-    return encode
-
-
 def quality(loaded: Loaded) -> dict[str, float]:
     """The metrics of the table in percent."""
     metrics: dict[str, float] = {}
-    for evaluator in loaded.run.final_evaluators.values():
+    prefixes = loaded.run.evaluator_prefixes()
+    for name, evaluator in loaded.run.final_evaluators.items():
         data = EvaluationSet(loaded.run.data, evaluator.source)
         # The recipe's paths may not exist here; these tokenizers are stored with the weights.
         data.tokenizers = loaded.tokenizers
-        metrics |= evaluator(encoder(loaded), data)
+        values = evaluator.measure(loaded.predictor, data)
+        metrics |= {f"{prefixes[f'final_evaluators.{name}']}/{k}": v for k, v in values.items()}
     found = {}
     for title, pattern in SHOWN.items():
         first, last = pattern.split("*")
@@ -134,10 +123,11 @@ def speeds(models: Mapping[str, Loaded], size: int, rounds: int) -> dict[str, di
     inputs = batches(next(iter(models.values())), size)
     found: dict[str, dict[str, float]] = {name: {} for name in models}
     for tower, batch in inputs.items():
+        want = [f"{tower}/embedding"]
         times: dict[str, list[float]] = {name: [] for name in models}
         for i in range(rounds + 1):
             for name, model in models.items():
-                taken = seconds(lambda model=model: model.forward(model.variables, batch))  # noqa: B023
+                taken = seconds(lambda model=model: model.predictor.run(want, batch))  # noqa: B023
                 if i:  # the first call compiles
                     times[name].append(taken)
         first = next(iter(times.values()))

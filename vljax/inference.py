@@ -10,27 +10,32 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float
+from jax.sharding import NamedSharding
+from jaxtyping import Float
 
 from vljax.config import UserError
 from vljax.data.pipeline.preprocessing import ImagePreprocessor
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
+from vljax.evaluation.predictor import Batch, Forward, Predictor
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
 from vljax.models.numerics import Precision
 from vljax.models.parameters import merge
 from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.parallel.rules import replicated
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
 from vljax.training.state import Task, ema_parameters
 from vljax.workdir import FORMAT_VERSION, decode_recipe, tokenizer_folder
 
-Forward = Callable[[Variables, dict[str, np.ndarray]], dict[str, Array]]
+_ROWS = 256
+"""Images or texts that are computed at a time: bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Loaded:
     """The number of training steps."""
     model: Model
     variables: Variables
-    forward: Forward
-    """The compiled forward pass."""
+    predictor: Predictor
+    """The model with its variables on all devices, for any of its outputs."""
     tokenizers: dict[str, LoadedTokenizer]
     """The tokenizers by name."""
     images: ImagePreprocessor
@@ -59,9 +64,12 @@ class Loaded:
           ExampleError: if an image cannot be decoded.
           UserError: if the model has no image tower.
         """
-        images = [self.images(file) for file in files]
-        batch = {name: np.stack([image[name] for image in images]) for name in images[0]}
-        return self._encode(batch, "image")
+
+        def read(files: Sequence[bytes]) -> Batch:
+            images = [self.images(file) for file in files]
+            return {name: np.stack([image[name] for image in images]) for name in images[0]}
+
+        return self._encode("image", files, read)
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """The embeddings of texts, cleaned and tokenized as in training.
@@ -69,31 +77,43 @@ class Loaded:
         Raises:
           UserError: if the model has no text tower.
         """
-        if "text" not in self.run.model.encoders:
-            raise UserError("the model has no text tower")
-        ids, mask = self.tokenizer(texts)
-        return self._encode({"text": ids, "text_mask": mask}, "text")
+
+        def tokenize(texts: Sequence[str]) -> Batch:
+            ids, mask = self.tokenizer(texts)
+            return {"text": ids, "text_mask": mask}
+
+        return self._encode("text", texts, tokenize)
 
     @property
     def tokenizer(self) -> LoadedTokenizer:
         """The tokenizer of the array `text`."""
         return self.tokenizers[self.run.data.tokenizer_name() or "text"]
 
-    def _encode(self, batch: dict[str, np.ndarray], name: str) -> np.ndarray:
+    def _encode(
+        self, name: str, inputs: Sequence[Any], batch_of: Callable[[Sequence[Any]], Batch]
+    ) -> np.ndarray:
         if name not in self.run.model.encoders:
             raise UserError(f"the model has no {name} tower")
-        outputs = self.forward(self.variables, batch)
-        return np.asarray(outputs[f"{name}/embedding"])
+        output = f"{name}/embedding"
+        parts = [inputs[start : start + _ROWS] for start in range(0, max(len(inputs), 1), _ROWS)]
+        return np.concatenate(
+            [self.predictor.run([output], batch_of(part))[output] for part in parts]
+        )
 
 
-def load(path: str, precision: Precision | None = None) -> Loaded:
-    """The model of a checkpoint, on the first device; EMA parameters if it has them.
+def load(
+    path: str, precision: Precision | None = None, devices: Sequence[jax.Device] | None = None
+) -> Loaded:
+    """The model of a checkpoint, with EMA parameters if it has them.
+
+    Every device holds all parameters, and computes its part of the rows.
 
     Args:
       path: a checkpoint (`W/checkpoints/STEP`); or a workdir, which means its newest intact
         checkpoint; or the output of `vljax export --format safetensors`, whose weights keep their
         stored formats.
       precision: precision to compute in; by default that of the training run, on every platform.
+      devices: the devices to compute on; by default all of this process.
 
     Raises:
       UserError: if there is no intact checkpoint that this version can read.
@@ -124,22 +144,18 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     precision = precision or stored
     run = dataclasses.replace(run, precision=precision, attention="auto")
 
-    model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
+    mesh = make_mesh(MeshConfig(), jax.local_devices() if devices is None else devices)
+    model, everywhere = build_model(run, mesh), replicated(mesh)
     if written is None:
-        variables = _stored(folder, model, run)
+        variables = _stored(folder, model, run, everywhere)
     else:
-        variables = written.variables(model, run.model)
-
-    @jax.jit
-    def forward(variables: Variables, batch: dict[str, Array]) -> dict[str, Array]:
-        return model.apply(variables, batch)[0]
-
+        variables = jax.device_put(written.variables(model, run.model), everywhere)
     return Loaded(
         run=run,
         step=int(folder.name) if written is None else written.step,
         model=model,
         variables=variables,
-        forward=forward,
+        predictor=Forward(model, run.model, mesh, everywhere).bind(variables),
         tokenizers={
             name: load_tokenizer(str(folder / tokenizer_folder(name)))
             for name in run.data.tokenizers
@@ -148,9 +164,12 @@ def load(path: str, precision: Precision | None = None) -> Loaded:
     )
 
 
-def _stored(folder: epath.Path, model: Model, run: Run) -> Variables:
+def _stored(folder: epath.Path, model: Model, run: Run, sharding: NamedSharding) -> Variables:
     """The evaluation variables of a checkpoint, with EMA parameters where there are any."""
-    shapes = parameter_shapes(model, run.model)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        parameter_shapes(model, run.model),
+    )
     task = Task(model, run.objectives, run.optim, run.steps, named_groups=run.groups)
     wanted = {**shapes._asdict(), "average": ema_parameters(task, shapes.params)}
     arrays = checkpoint.read_state(folder, wanted, partial=True)

@@ -25,15 +25,16 @@ from vljax import charts, config
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import error_for_field
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, ShardedEvaluationSet
+from vljax.evaluation.evaluator import EvaluationData, Evaluator, ShardedEvaluationSet
 from vljax.evaluation.plots import plot_run
+from vljax.evaluation.predictor import Predictor
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
 from vljax.parallel.processes.agreement import barrier, broadcast
 from vljax.parallel.processes.failure import report_failure
 from vljax.parallel.processes.start import connect, is_first, process_index
-from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_encode
+from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_predictor
 from vljax.run import Prepared, Run, check_trains, prepare
 from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, storage
@@ -46,7 +47,7 @@ from vljax.training.state import TrainState, evaluation_variables
 from vljax.workdir import Files, checkpoint_files, describe, facts, refuse_another_recipe, resume
 
 Log = Callable[[str], None]
-BindEncode = Callable[[Variables], Encode]
+Bind = Callable[[Variables], Predictor]
 
 
 _PLOT_SECONDS = 3600.0
@@ -117,15 +118,18 @@ def _train(run: Run, console: Console) -> Finished:
     checkpointer = Checkpointer(workdir, keep=run.keep_checkpoints, report=log)
     state, step = _resume_or_initialise(prepared, checkpointer, files, log)
     start = int(state.step)
-    encode = make_encode(prepared)
-    evaluated_at = _evaluated_steps(run, start)
+    bind = make_predictor(prepared)
+    prefixes = run.evaluator_prefixes()
+    evaluated_at = _evaluated_steps(run, prefixes, start)
     counts = checkpointer.files(start) if start and is_first() else {}
     saved_counts = counts.get(example_statistics.FILE)
     statistics = ExampleStatistics(workdir, start, run.data.max_rejected_share, saved_counts)
 
     def bound(field: str, evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluate]:
         return {
-            name: _evaluate_function(evaluator, data[path], encode, evaluated_at[path])
+            name: _evaluate_function(
+                prefixes[path], evaluator, data[path], bind, evaluated_at[path]
+            )
             for name, evaluator in evaluators.items()
             for path in [f"{field}.{name}"]
         }
@@ -150,7 +154,7 @@ def _train(run: Run, console: Console) -> Finished:
         state = _run_loop(loop, state)
     rows = metrics.read(workdir)
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
-    plots = _plots(prepared, data, encode(evaluation_variables(state)), rows, log)
+    plots = _plots(prepared, data, bind(evaluation_variables(state)), rows, log)
     barrier("the end", _PLOT_SECONDS)  # a failure before this ends all processes
     return Finished(workdir, run.steps, final, plots)
 
@@ -230,7 +234,7 @@ def _open_evaluation_data(prepared: Prepared, path: str, evaluator: Evaluator) -
     return data if jax.process_count() == 1 else ShardedEvaluationSet(data, prepared.mesh)
 
 
-def _evaluated_steps(run: Run, start: int) -> dict[str, list[int]]:
+def _evaluated_steps(run: Run, prefixes: Mapping[str, str], start: int) -> dict[str, list[int]]:
     """Evaluator -> the steps up to `start` at which an earlier attempt evaluated it."""
     assert run.workdir is not None
     workdir = run.workdir
@@ -238,8 +242,8 @@ def _evaluated_steps(run: Run, start: int) -> dict[str, list[int]]:
     def look() -> str:
         rows = [row for row in metrics.read(workdir) if row["step"] <= start]
         steps = {
-            path: [row["step"] for row in rows if any(n.startswith(f"{e.prefix}/") for n in row)]
-            for path, e in run.all_evaluators.items()
+            path: [row["step"] for row in rows if any(n.startswith(f"{prefix}/") for n in row)]
+            for path, prefix in prefixes.items()
         }
         return json.dumps(steps)
 
@@ -248,14 +252,18 @@ def _evaluated_steps(run: Run, start: int) -> dict[str, list[int]]:
 
 
 def _evaluate_function(
-    evaluator: Evaluator, data: EvaluationData, encode: BindEncode, done: Collection[int]
+    prefix: str, evaluator: Evaluator, data: EvaluationData, bind: Bind, done: Collection[int]
 ) -> Evaluate:
     """An evaluator as a function of the state; no metrics at steps that are already evaluated."""
 
     def evaluate(state: TrainState) -> dict[str, float]:
         if int(state.step) in done:
             return {}
-        return evaluator(encode(evaluation_variables(state)), data)
+        try:
+            values = evaluator.measure(bind(evaluation_variables(state)), data)
+        except UserError as error:
+            raise UserError(f"{prefix}: {error}") from error
+        return {f"{prefix}/{name}": value for name, value in values.items()}
 
     return evaluate
 
@@ -263,7 +271,7 @@ def _evaluate_function(
 def _plots(
     prepared: Prepared,
     data: Mapping[str, EvaluationData],
-    encode: Encode,
+    predictor: Predictor,
     rows: list[metrics.Row],
     log: Log,
 ) -> list[Path]:
@@ -274,11 +282,11 @@ def _plots(
         log("note: plots are written to local workdirs only")
         return []
     folder = Path(run.workdir) / "plots"
-    # All processes encode together; the first one draws.
+    # All processes compute together; the first one draws.
     figures = {
         f"{name}_{figure}": draw
         for name, evaluator in run.final_evaluators.items()
-        for figure, draw in evaluator.figures(encode, data[f"final_evaluators.{name}"]).items()
+        for figure, draw in evaluator.figures(predictor, data[f"final_evaluators.{name}"]).items()
     }
     if not is_first():
         return []

@@ -1,4 +1,4 @@
-"""The compiled programs of a prepared run: initial state, training step, encoder; and their inputs.
+"""The compiled programs of a prepared run: initial state, training step, predictor; and inputs.
 
 Each is one `jax.jit` with explicit shardings. `trace_step` needs no arrays, so `vljax compile` uses
 it for machines that are not present.
@@ -17,8 +17,7 @@ from jaxtyping import Bool
 
 from vljax.data.pipeline.batches import Batches, BatchStatistics
 from vljax.data.pipeline.pipeline import train_batches
-from vljax.evaluation.evaluator import Batch as EvaluationBatch
-from vljax.evaluation.evaluator import Encode
+from vljax.evaluation.predictor import Forward, ModelPredictor
 from vljax.models.assembly import Variables, example_batch
 from vljax.models.parameters import merge, select_like
 from vljax.optim import Hyper, Optimizer
@@ -199,36 +198,8 @@ def device_batches(
         yield rows.global_arrays(own, sharding, run.global_batch)
 
 
-def make_encode(prepared: Prepared) -> Callable[[Variables], Encode]:
-    """A function from variables to an encoder of batches, which returns embeddings on the host.
-
-    A batch is a host array that every process has in full, or already on the devices. The encoder
-    compiles once for each combination of modalities and batch size.
-    """
-    mesh, model = prepared.mesh, prepared.model
-    inputs = example_batch(prepared.run.model)
-
-    def forward(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs, _ = model.apply(variables, batch)
-        return {name: array for name, array in outputs.items() if name.endswith("/embedding")}
-
-    variables_at = Variables(*map(_shardings, (prepared.shapes.params, prepared.shapes.state)))
-    compiled = jax.jit(
-        forward,
-        in_shardings=(variables_at, batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
-    )
-
-    def bind(variables: Variables) -> Encode:
-        def encode(batch: EvaluationBatch) -> dict[str, np.ndarray]:
-            known = {
-                name: rows.shard_array(array, batch_sharding(mesh))
-                for name, array in batch.items()
-                if name in inputs
-            }
-            outputs = compiled(variables, known)
-            return {name: np.asarray(array) for name, array in outputs.items()}
-
-        return encode
-
-    return bind
+def make_predictor(prepared: Prepared) -> Callable[[Variables], ModelPredictor]:
+    """A function from variables to their predictor; all share the compiled programs."""
+    shapes = prepared.shapes
+    variables_at = Variables(_shardings(shapes.params), _shardings(shapes.state))
+    return Forward(prepared.model, prepared.run.model, prepared.mesh, variables_at).bind

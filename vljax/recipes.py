@@ -44,6 +44,7 @@ from vljax.data.transforms import (
     Flip,
     Greyscale,
     GridLabels,
+    Hide,
     Label,
     Noise,
     Occlude,
@@ -65,7 +66,7 @@ from vljax.evaluation import Retrieval, ZeroShot
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
-from vljax.models.encoders import EfficientNetLite, NaFlexViT, TextTransformer, ViT
+from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
 from vljax.models.fusion import CrossAttention
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.node import Encoder, Node
@@ -102,6 +103,7 @@ __all__ = [
     "Classifier",
     "Clip",
     "ColourJitter",
+    "ConvGrid",
     "CrossAttention",
     "Csv",
     "Data",
@@ -120,6 +122,7 @@ __all__ = [
     "Greyscale",
     "GridLabels",
     "Group",
+    "Hide",
     "HuggingFace",
     "JsonLines",
     "Karpathy",

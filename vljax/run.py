@@ -7,6 +7,7 @@ any size, and a recipe fails before data is read or anything is compiled.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,15 +143,16 @@ class Run:
         """Batch entries that are not there, or do not fit the node that reads them."""
         batch = self.data.batch_spec(self.global_batch)
         for name, node in self.model.nodes.items():
-            any_length = isinstance(node, Encoder) and node.any_length
+            encoder = node if isinstance(node, Encoder) else None
             for entry, spec in node.example(name, self.global_batch).items():
                 field = f"model.nodes.{name}"
                 if entry not in batch:
                     missing = f"reads the batch entry {entry!r}, which no transform makes"
                     yield field, f"{missing}{suggest(entry, batch)}"
-                elif not _fits(batch[entry][0], spec.shape, any_length=any_length):
+                elif not _fits(batch[entry][0], spec.shape, encoder):
                     made, wanted = batch[entry][0][1:], spec.shape[1:]
-                    remedy = "; use patchify with its patch_size" if any_length else ""
+                    patches = encoder is not None and encoder.any_length
+                    remedy = "; use patchify with its patch_size" if patches else ""
                     yield field, f"is made for {wanted}, but the data gives {made}{remedy}"
         for name, objective in self.objectives.items():
             for entry in objective.batch_entries():
@@ -192,10 +194,29 @@ class Run:
     def _name_problems(self) -> Iterator[tuple[str, str]]:
         """Evaluators whose metrics have the same name and would overwrite each other."""
         seen: dict[str, str] = {}
-        for path, evaluator in self.all_evaluators.items():
-            other = seen.setdefault(evaluator.prefix, path)
+        for path, prefix in self.evaluator_prefixes().items():
+            if "/" in path:
+                yield path, "the name holds '/', which separates the parts of metric names"
+            other = seen.setdefault(prefix, path)
             if other != path:
-                yield path, f"and {other} both measure {evaluator.prefix!r}; drop one"
+                yield path, f"and {other} both measure {prefix!r}; rename or drop one"
+
+    def evaluator_prefixes(self) -> dict[str, str]:
+        """What the metric names of each evaluator begin with, by the path of its recipe field.
+
+        It is `EVALUATOR/DATASET/SPLIT`. EVALUATOR is the type's name; or, where two of a type
+        measure the same split of a data set, the evaluator's own name in the recipe.
+        """
+        measured = {
+            path: f"{evaluator.source.dataset}/{evaluator.source.split_name}"
+            for path, evaluator in self.all_evaluators.items()
+        }
+        by_type = {p: f"{e.type_name}/{measured[p]}" for p, e in self.all_evaluators.items()}
+        count = Counter(by_type.values())
+        return {
+            path: prefix if count[prefix] == 1 else f"{path.split('.', 1)[1]}/{measured[path]}"
+            for path, prefix in by_type.items()
+        }
 
     @property
     def all_evaluators(self) -> dict[str, Evaluator]:
@@ -204,9 +225,11 @@ class Run:
         return {f"{k}.{name}": e for k, group in both.items() for name, e in group.items()}
 
 
-def _fits(made: tuple[int, ...], wanted: tuple[int, ...], *, any_length: bool) -> bool:
-    """Whether a batch entry fits an encoder, whatever its length if the encoder takes any."""
-    first = 2 if any_length else 1
+def _fits(made: tuple[int, ...], wanted: tuple[int, ...], encoder: Encoder | None) -> bool:
+    """Whether a batch entry fits a node: of any length, or several of an example, if it says so."""
+    if encoder is not None and encoder.several and len(made) == len(wanted) + 1:
+        made = made[1:]
+    first = 2 if encoder is not None and encoder.any_length else 1
     return len(made) == len(wanted) and made[first:] == wanted[first:]
 
 
@@ -305,23 +328,29 @@ def _check_parameter_rules(run: Run, variables: Variables) -> None:
 
 
 def _check_outputs(run: Run, model: Model) -> Variables:
-    """The shapes of the variables; checks that the model has the outputs that objectives read."""
-    batch = example_batch(run.model)
+    """The shapes of the variables; checks that the model has the outputs that are read.
+
+    Objectives and evaluators read outputs.
+    """
+    spec = {
+        name: jax.ShapeDtypeStruct(*shape_and_type)
+        for name, shape_and_type in run.data.batch_spec(1).items()
+    }
+    batch = {name: spec.get(name, shape) for name, shape in example_batch(run.model).items()}
 
     def trace(key: jax.Array, batch: Mapping[str, Any]) -> tuple[Variables, dict[str, Any]]:
         variables = model.init(key, batch)
         return variables, model.apply(variables, batch)[0]
 
     variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
-    spec = {
-        name: jax.ShapeDtypeStruct(*shape_and_type)
-        for name, shape_and_type in run.data.batch_spec(1).items()
-    }
-    for name, objective in run.objectives.items():
-        for wanted in objective.reads():
+    reads = {f"objectives.{name}": o.reads() for name, o in run.objectives.items()}
+    reads |= {path: evaluator.reads() for path, evaluator in run.all_evaluators.items()}
+    for path, names in reads.items():
+        for wanted in names:
             if wanted not in outputs:
                 near = suggest(wanted, outputs)
-                raise UserError(f"objectives.{name}: reads {wanted!r}, which no node makes{near}")
+                raise UserError(f"{path}: reads {wanted!r}, which no node makes{near}")
+    for name, objective in run.objectives.items():
         for field_name, message in objective.check(outputs, spec):
             raise UserError(f"objectives.{name}.{field_name}: {message}")
     return variables
@@ -343,7 +372,7 @@ def _check_groups(run: Run, variables: Variables) -> None:
 def _check_vocabulary(run: Run) -> None:
     """Checks that the tokenizers of the data fit the text towers."""
     for name, encoder in run.model.encoders.items():
-        used = run.data.tokenizer_name(name)
+        used = run.data.tokenizer_name(encoder.entry_of(name))
         if getattr(encoder, "pooling", None) != "eos" or used is None:
             continue
         if not run.data.tokenizers[used].always_ends:
@@ -356,7 +385,7 @@ def check_ids(run: Run, tokenizers: Mapping[str, LoadedTokenizer]) -> None:
     """Raises UserError if a tokenizer has ids without an embedding, which would give NaN."""
     for name, encoder in run.model.encoders.items():
         size = getattr(encoder, "vocab_size", None)
-        tokenizer = tokenizers.get(run.data.tokenizer_name(name) or "")
+        tokenizer = tokenizers.get(run.data.tokenizer_name(encoder.entry_of(name)) or "")
         if size is not None and tokenizer is not None and tokenizer.vocab_size > size:
             sizes = f"{size} is less than the tokenizer's {tokenizer.vocab_size} ids"
             raise UserError(f"model.nodes.{name}.vocab_size: {sizes}; set it to that")

@@ -22,7 +22,7 @@ from vljax import config
 from vljax.models.assembly import Variables
 from vljax.models.compute import Call
 from vljax.parallel.rules import batch_sharding
-from vljax.programs import compile_step, hyper, initial_state, make_encode, trace_step
+from vljax.programs import compile_step, hyper, initial_state, make_predictor, trace_step
 from vljax.run import Prepared, Run, prepare
 from vljax.training.checkpoint import Checkpointer
 
@@ -55,12 +55,12 @@ def make(spec: Spec) -> Workloads:
 
     def encode() -> None:
         # As evaluators do, from the host and back.
-        bound(held["state"])({"image": arrays["image"]})
+        bound(held["state"]).run(["image/embedding"], {"image": arrays["image"]})
 
-    encode_with = make_encode(prepared)
+    predictor_of = make_predictor(prepared)
 
     def bound(state: Any) -> Any:
-        return encode_with(Variables(state.params, state.state))
+        return predictor_of(Variables(state.params, state.state))
 
     def on_params(function: Any) -> Any:
         return lambda: jax.block_until_ready(function(held["state"].params, batch))

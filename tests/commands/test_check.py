@@ -109,7 +109,7 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
         (
             ["--final_evaluators.retrieval.source.split", "validation"],
             "final_evaluators.retrieval: and evaluators.retrieval both measure "
-            "'retrieval/builtin/validation'; drop one",
+            "'retrieval/builtin/validation'; rename or drop one",
         ),
         (
             ["--mesh.data", "3"],

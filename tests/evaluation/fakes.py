@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from vljax.data.records import Source
+from vljax.data.records import Annotation, Source
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class FakeData:
         if self.labels is None:
             self.labels = np.full(len(self.captions), -1, np.int32)
 
+    @property
+    def annotations(self) -> list[Annotation]:
+        return [Annotation(captions) for captions in self.captions]
+
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         count = len(self.captions)
         for start in range(0, count, batch_size):
@@ -76,17 +80,18 @@ class FakeData:
 
 
 @dataclass
-class FakeModel:
-    """Looks up embeddings; refuses batches of another size or with other keys."""
+class FakePredictor:
+    """Looks up embeddings; refuses batches of another size."""
 
     images: np.ndarray
     texts: np.ndarray
     batch_size: int
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, want: Sequence[str], batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert {len(array) for array in batch.values()} == {self.batch_size}
-        if set(batch) == {"image"}:
-            return {"image/embedding": self.images[batch["image"][:, 0, 0, 0]]}
-        assert set(batch) == {"text", "text_mask"}
+        (output,) = want
+        if output == "image/embedding":
+            return {output: self.images[batch["image"][:, 0, 0, 0]]}
+        assert output == "text/embedding"
         assert batch["text_mask"].any(axis=1).all()
-        return {"text/embedding": self.texts[batch["text"][:, 0]]}
+        return {output: self.texts[batch["text"][:, 0]]}

@@ -10,7 +10,6 @@ from PIL import Image
 from vljax.charts import BLUE, GREEN, GREY, ORANGE, save
 from vljax.data.sources import JsonLines
 from vljax.evaluation.plots import plot_run, series, smooth
-from vljax.evaluation.retrieval import Retrieval
 
 
 def recall_rows(steps, prefix="retrieval/builtin/validation", value=0.5):
@@ -55,7 +54,9 @@ def test_a_run_has_one_plot_for_each_quantity(tmp_path):
 
 
 def test_evaluations_of_two_files_are_two_plots(tmp_path, drawn):
-    prefixes = [Retrieval(JsonLines(f"{name}.jsonl")).prefix for name in ("val", "my test")]
+    prefixes = [
+        f"retrieval/{JsonLines(f'{name}.jsonl').dataset}/all" for name in ("val", "my test")
+    ]
     rows = [row for prefix in prefixes for row in recall_rows([1, 2], prefix)]
     names = [path.name for path in plot_run(rows, tmp_path)]
     assert sorted(names) == ["recall_my_test_all.png", "recall_val_all.png"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.data.samples import sample_data, write_jsonl
-from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
+from tests.evaluation.fakes import FakeData, FakePredictor, FakeSource
 from vljax.config import UserError, decode, encode, validate
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.sources import JsonLines
@@ -25,8 +25,7 @@ AXES = np.eye(3, dtype=np.float32)
 
 def evaluate(data, images, texts, batch_size=64, **fields):
     evaluator = Retrieval(FakeSource(), batch_size=batch_size, **fields)
-    metrics = evaluator(FakeModel(images, texts, batch_size), data)
-    return {name.removeprefix("retrieval/fake/test/"): value for name, value in metrics.items()}
+    return evaluator.measure(FakePredictor(images, texts, batch_size), data)
 
 
 def test_metrics_worked_by_hand():
@@ -44,28 +43,21 @@ def test_metrics_worked_by_hand():
     assert (metrics["examples"], metrics["captions"], metrics["unreadable"]) == (4, 3, 0)
 
 
-def test_names_are_evaluator_dataset_split_metric():
-    data, model = FakeData(CAPTIONS, TEXTS), FakeModel(IMAGES, AXES, 2)
-    names = set(Retrieval(FakeSource(), batch_size=2)(model, data))
+def test_names_of_metrics():
     ways = ("image_to_text", "text_to_image")
     metrics = [
         f"{way}/recall@{k}{end}" for way in ways for k in (1, 5, 10) for end in ("", "_chance")
     ]
     metrics += [f"{way}/median_rank" for way in ways] + ["examples", "captions", "unreadable"]
-    assert names == {f"retrieval/fake/test/{metric}" for metric in metrics}
-
-
-def test_metrics_of_two_files_have_different_names():
-    prefixes = [Retrieval(JsonLines(f"/data/{name}.jsonl")).prefix for name in ("val", "test")]
-    assert prefixes == ["retrieval/val/all", "retrieval/test/all"]
+    assert set(evaluate(FakeData(CAPTIONS, TEXTS), IMAGES, AXES)) == set(metrics)
 
 
 def test_data_without_captions_are_refused_before_anything_is_computed():
     evaluator = Retrieval(FakeSource())
     evaluator.check(FakeData(["", "a caption"], TEXTS))
-    with pytest.raises(UserError, match=r"^retrieval/fake/test: no example has a caption$"):
+    with pytest.raises(UserError, match=r"^no example of fake:test has a caption$"):
         evaluator.check(FakeData(["", " "], TEXTS))
-    with pytest.raises(UserError, match=r"^retrieval/fake/test: fake:test has no examples$"):
+    with pytest.raises(UserError, match=r"^fake:test has no examples$"):
         evaluator.check(FakeData([], TEXTS))
 
 
@@ -119,7 +111,7 @@ def test_unreadable_and_blank_examples_are_left_out():
 
 
 def test_data_without_readable_images_is_a_user_error():
-    message = "retrieval/fake/test: no readable example has a caption"
+    message = "^no readable example of fake:test has a caption$"
     with pytest.raises(UserError, match=message):
         evaluate(FakeData(CAPTIONS, TEXTS, unreadable=(0, 1, 2, 3)), IMAGES, AXES)
     with pytest.raises(UserError, match=message):
@@ -163,7 +155,6 @@ def test_recipes_hold_evaluators():
     assert decode(Evaluator, encode(evaluator)) == evaluator
     with pytest.raises(UserError, match="batch_size: must be at least 1, got 0"):
         validate(Retrieval(Builtin(), batch_size=0))
-    assert evaluator.prefix == "retrieval/builtin/test"
 
 
 # --- Several captions for an image ---
@@ -269,15 +260,17 @@ def test_several_captions_on_one_device_and_on_eight(tmp_path, devices):
     def project(name, array):
         return (array.reshape(len(array), -1) / (255 if name == "image" else 49408)) @ weights[name]
 
-    def encode(batch):
-        (name,) = {"image", "text"} & batch.keys()
-        array = shard_array(batch[name], batch_sharding(mesh))
-        assert len(array.sharding.device_set) == devices
-        return {f"{name}/embedding": np.asarray(jax.jit(project, static_argnums=0)(name, array))}
+    class Projection:
+        def run(self, want, batch):
+            (output,) = want
+            name = output.removesuffix("/embedding")
+            array = shard_array(batch[name], batch_sharding(mesh))
+            assert len(array.sharding.device_set) == devices
+            return {output: np.asarray(jax.jit(project, static_argnums=0)(name, array))}
 
     evaluator = Retrieval(JsonLines(path), batch_size=8)
-    metrics = evaluator(encode, ShardedEvaluationSet(data, mesh))
+    metrics = evaluator.measure(Projection(), ShardedEvaluationSet(data, mesh))
     images = np.concatenate([batch["image"] for batch in data.batches(20)])
     expected = published(project("image", images), project("text", data.tokenizer(texts)[0]), owner)
-    assert {name: metrics[f"{evaluator.prefix}/{name}"] for name in expected} == expected
-    assert metrics[f"{evaluator.prefix}/captions"] == len(owner) > 40
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["captions"] == len(owner) > 40

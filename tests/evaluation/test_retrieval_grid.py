@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
+from tests.evaluation.fakes import FakeData, FakePredictor, FakeSource
 from vljax.charts import GREEN, GREY, save
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.retrieval_grid import GridRow, draw_grid
@@ -19,7 +19,7 @@ AXES = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 def grid(batch_size=3, unreadable=(), similarity="cosine", captions=CAPTIONS, **options):
     data = FakeData(captions, TEXTS, unreadable=unreadable)
     evaluator = Retrieval(FakeSource(), batch_size, similarity)
-    return evaluator.example_queries(FakeModel(IMAGES, AXES, batch_size), data, **options)
+    return evaluator.example_queries(FakePredictor(IMAGES, AXES, batch_size), data, **options)
 
 
 def shown(images):
@@ -65,7 +65,7 @@ def many(count, directions=None, **options):
     names = [f"caption {i}" for i in range(count)]
     axes = np.eye(count, dtype=np.float32)
     images = axes[np.arange(count) % (directions or count)]
-    model, data = FakeModel(images, axes, 8), FakeData(names, names)
+    model, data = FakePredictor(images, axes, 8), FakeData(names, names)
     return Retrieval(FakeSource(), 8).example_queries(model, data, **options)
 
 
@@ -178,7 +178,7 @@ def test_rows_of_different_length_can_be_drawn(tmp_path):
 
 
 def test_the_grid_is_the_figure_of_the_evaluator():
-    model, evaluator = FakeModel(IMAGES, AXES, 3), Retrieval(FakeSource(), 3)
+    model, evaluator = FakePredictor(IMAGES, AXES, 3), Retrieval(FakeSource(), 3)
     ((name, draw),) = evaluator.figures(model, FakeData(CAPTIONS, TEXTS)).items()
     assert name == "examples"
     assert "Images found for captions" in draw().get_suptitle()

@@ -31,9 +31,10 @@ def test_batches_are_the_same(whole, monkeypatch):
     mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     split = ShardedEvaluationSet(whole, mesh)
     for found, expected in zip(split.batches(64), whole.batches(64), strict=True):
-        assert found.keys() == {"image", "valid"}
-        assert found["image"].sharding == batch_sharding(mesh)
-        np.testing.assert_array_equal(found["image"], expected["image"])
+        assert found.keys() == expected.keys()
+        for name in ("image", "text", "text_mask", "example_id"):
+            assert found[name].sharding == batch_sharding(mesh)
+            np.testing.assert_array_equal(found[name], expected[name])
         assert isinstance(found["valid"], np.ndarray)
         np.testing.assert_array_equal(found["valid"], expected["valid"])
 
@@ -42,6 +43,7 @@ def test_captions_labels_and_tokens_are_those_of_the_whole_set(whole):
     split = ShardedEvaluationSet(whole, make_mesh(MeshConfig()))
     assert isinstance(split, EvaluationData)
     assert split.captions == whole.captions
+    assert split.annotations == whole.annotations
     assert split.class_names == whole.class_names
     np.testing.assert_array_equal(split.labels, whole.labels)
     np.testing.assert_array_equal(split.thumbnail(3, 16), whole.thumbnail(3, 16))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluation.fakes import FakeData, FakeModel, FakeSource
+from tests.evaluation.fakes import FakeData, FakePredictor, FakeSource
 from vljax.config import UserError, validate
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import Data
@@ -27,8 +27,7 @@ IMAGES = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0], [0.6, -0.4], [0.8, 0.6]]
 def evaluate(data, images=IMAGES, texts=TEXTS, batch_size=3, **fields):
     fields = {"templates": ("{}", "one {}")} | fields
     evaluator = ZeroShot(FakeSource(), batch_size=batch_size, **fields)
-    metrics = evaluator(FakeModel(images, texts, batch_size), data)
-    return {name.removeprefix("zero_shot/fake/test/"): value for name, value in metrics.items()}
+    return evaluator.measure(FakePredictor(images, texts, batch_size), data)
 
 
 def data_set(labels=(0, 1, 1, -1, 0), **fields):
@@ -41,7 +40,7 @@ def data_set(labels=(0, 1, 1, -1, 0), **fields):
 
 def test_class_embeddings_are_normalised_means_of_normalised_prompts():
     evaluator = ZeroShot(FakeSource(), batch_size=3, templates=("{}", "one {}"))
-    classes = evaluator.class_embeddings(FakeModel(IMAGES, TEXTS, 3), data_set())
+    classes = evaluator.class_embeddings(FakePredictor(IMAGES, TEXTS, 3), data_set())
     np.testing.assert_allclose(classes, CLASSES, atol=1e-7)
 
 
@@ -49,7 +48,7 @@ def test_class_embeddings_are_normalised_means_of_normalised_prompts():
 def test_a_class_without_a_direction_has_a_zero_embedding():
     evaluator = ZeroShot(FakeSource(), batch_size=3, templates=("{}", "one {}"))
     texts = np.array([[0, 0], [0, 0], [1, 0], [-1, 0]], np.float32)
-    classes = evaluator.class_embeddings(FakeModel(IMAGES, texts, 3), data_set())
+    classes = evaluator.class_embeddings(FakePredictor(IMAGES, texts, 3), data_set())
     assert classes.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
@@ -100,12 +99,15 @@ def test_images_without_a_caption_are_classified(tmp_path):
     data = EvaluationSet(Data(source, {"text": Clip(context_length=8)}, steps, steps), source)
     ids, _ = data.tokenizer(["cat", "dog"])
 
-    def encode(batch):
-        if "image" in batch:
-            return {"image/embedding": np.eye(2)[(batch["image"][:, 0, 0, 0] > 128).astype(int)]}
-        return {"text/embedding": np.eye(2)[(batch["text"] != ids[0]).any(axis=1).astype(int)]}
+    class Brightness:
+        def run(self, want, batch):
+            if want == ["image/embedding"]:
+                classes = batch["image"][:, 0, 0, 0] > 128
+            else:
+                classes = (batch["text"] != ids[0]).any(axis=1)
+            return {want[0]: np.eye(2)[classes.astype(int)]}
 
-    metrics = ZeroShot(source, batch_size=2, templates=("{}",)).measure(encode, data)
+    metrics = ZeroShot(source, batch_size=2, templates=("{}",)).measure(Brightness(), data)
     assert (metrics["examples"], metrics["unreadable"]) == (3, 1)
     assert metrics["accuracy@1"] == pytest.approx(2 / 3)
     assert metrics["mean_per_class"] == 0.75
@@ -136,7 +138,7 @@ def test_a_collapsed_model_is_not_above_chance():
 
 
 def test_data_without_labels_is_a_user_error():
-    message = "zero_shot/fake/test: no readable example has a class; give a source with labels"
+    message = "^no readable example of fake:test has a class; give a source with labels$"
     with pytest.raises(UserError, match=message):
         evaluate(data_set(labels=(-1,) * 5))
 
@@ -144,11 +146,11 @@ def test_data_without_labels_is_a_user_error():
 def test_data_that_cannot_be_classified_are_refused_before_anything_is_computed():
     evaluator = ZeroShot(FakeSource())
     evaluator.check(data_set(labels=(-1, 1)))
-    with pytest.raises(UserError, match=r"^zero_shot/fake/test: no example has a class; give"):
+    with pytest.raises(UserError, match=r"^no example of fake:test has a class; give"):
         evaluator.check(data_set(labels=(-1, -1)))
-    with pytest.raises(UserError, match=r"^zero_shot/fake/test: fake:test has no classes; give"):
+    with pytest.raises(UserError, match=r"^fake:test has no classes; give"):
         evaluator.check(data_set(labels=(-1, -1), names=()))
-    with pytest.raises(UserError, match=r"^zero_shot/fake/test: fake:test has no examples$"):
+    with pytest.raises(UserError, match=r"^fake:test has no examples$"):
         evaluator.check(data_set(labels=()))
 
 
@@ -157,7 +159,7 @@ def test_without_cosine_a_class_is_the_plain_mean_of_its_prompts(similarity):
     evaluator = ZeroShot(
         FakeSource(), batch_size=3, templates=("{}", "one {}"), similarity=similarity
     )
-    classes = evaluator.class_embeddings(FakeModel(IMAGES, TEXTS, 3), data_set())
+    classes = evaluator.class_embeddings(FakePredictor(IMAGES, TEXTS, 3), data_set())
     np.testing.assert_allclose(classes, [[5.0, 0.5], [1.8, -2.4]], atol=1e-6)
     assert classes.dtype == np.float64
 

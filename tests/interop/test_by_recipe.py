@@ -76,7 +76,8 @@ def test_outputs_equal_those_of_big_vision(recipe, scan, tmp_path):
         wanted = dict(stored)
     batch = {name: jnp.asarray(wanted[name]) for name in ("image", "text")}
     batch["text_mask"] = jnp.ones(batch["text"].shape, bool)
-    outputs = model.forward(model.variables, batch)
+    scalars = ("logit_scale", "logit_bias")
+    outputs = model.predictor.run(("image/embedding", "text/embedding", *scalars), batch)
     for name in ("image/embedding", "text/embedding"):
         np.testing.assert_allclose(outputs[name], wanted[name], rtol=0, atol=5e-6, err_msg=name)
     with np.load(weights) as arrays:

@@ -53,10 +53,10 @@ def tokens_of(model):
     """The last hidden state; zero for padding."""
     if "image" in model.run.model.encoders:
         images = np.stack([model.images(file)["image"] for file in inputs.images()])
-        return model.forward(model.variables, {"image": images})["image/tokens"]
+        return model.predictor.run(["image/tokens"], {"image": images})["image/tokens"]
     ids, mask = model.tokenizer(inputs.TEXTS)
-    tokens = model.forward(model.variables, {"text": ids, "text_mask": mask})["text/tokens"]
-    return np.asarray(tokens) * mask[..., None]
+    batch = {"text": ids, "text_mask": mask}
+    return model.predictor.run(["text/tokens"], batch)["text/tokens"] * mask[..., None]
 
 
 def imported(name, foreign, tmp_path):

@@ -69,7 +69,7 @@ def batch() -> Tree:
 def forward(*names: str) -> Tree:
     """The outputs for those entries of the batch."""
     run = jax.jit(lambda *args: model().apply(*args))
-    variables = Variables(randomised(shapes().params), {})
+    variables = Variables(jax.tree.map(jnp.asarray, randomised(shapes().params)), {})
     outputs, state = run(variables, {name: batch()[name] for name in names})
     assert state == {}
     return jax.device_get(outputs)
@@ -273,7 +273,7 @@ def test_dropout_needs_its_key_only_in_training() -> None:
 
 
 def test_only_what_is_wanted_is_computed() -> None:
-    variables = Variables(randomised(shapes().params), {})
+    variables = Variables(jax.tree.map(jnp.asarray, randomised(shapes().params)), {})
     entries = {name: jnp.asarray(array) for name, array in batch().items()}
     outputs, _ = model().apply(variables, entries, want=["text/embedding"])
     assert set(outputs) == TEXT | set(SCALARS)

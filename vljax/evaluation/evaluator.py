@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from vljax.config import Component, UserError, setting
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import Annotation, Source
 from vljax.data.sources import Mixture
+from vljax.evaluation.predictor import Batch, Predictor
 from vljax.models.numerics import Similarity
 from vljax.parallel import rows
 from vljax.parallel.rules import batch_sharding, replicated
@@ -23,25 +24,8 @@ from vljax.parallel.rules import batch_sharding, replicated
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Batch = Mapping[str, Any]
-"""Arrays by name: whole NumPy arrays of the host, or global JAX arrays on the devices."""
-
 Draw = Callable[[], "Figure"]
 """Draws a figure from data that is already computed."""
-
-
-@runtime_checkable
-class Encode(Protocol):
-    """A model with its variables bound.
-
-    It is called with the batch entries of some modalities: `image` uint8[B,H,W,3] (or patches with
-    `image_mask` and the other outputs of `Patchify`), `text` int32[B,L] with `text_mask` bool[B,L].
-    It returns the embeddings of these modalities as host arrays: `image/embedding` or
-    `text/embedding`, float32[B,D]. B is the evaluator's `batch_size` in every call, so that each
-    modality compiles once.
-    """
-
-    def __call__(self, batch: Batch, /) -> dict[str, np.ndarray]: ...
 
 
 @runtime_checkable
@@ -63,8 +47,16 @@ class EvaluationData(Protocol):
         """The names of the classes."""
         ...
 
+    @property
+    def annotations(self) -> list[Annotation]:
+        """All but the image of each example: captions, questions, regions, ..."""
+        ...
+
     def batches(self, batch_size: int, /) -> Iterator[Batch]:
-        """All examples in order. `valid` is False for unreadable images and for padding rows."""
+        """All examples in order, with the arrays of `eval_transforms`.
+
+        `valid` is False for unreadable images and for padding rows.
+        """
         ...
 
     def tokenizer(
@@ -82,8 +74,19 @@ class EvaluationData(Protocol):
 class Evaluator(Component, abc.ABC):
     """Measures a model on the data of a source.
 
-    A new evaluator implements `measure`. It may also override `check`, `figures` and `similarity`.
-    No other file knows an evaluator by its type.
+    A new evaluator implements `measure`, and `reads` if it needs outputs of the model. It may also
+    override `check`, `figures` and `similarity`. No other file knows an evaluator by its type.
+
+    >>> from vljax.datasets import Builtin
+    >>> @dataclass(frozen=True)
+    ... class LogitScale(Evaluator, name="logit_scale"):
+    ...     def reads(self):
+    ...         return ("logit_scale",)
+    ...     def measure(self, predictor, data):
+    ...         return {"value": float(predictor.run(self.reads(), {})["logit_scale"])}
+    >>> LogitScale(Builtin("test")).reads()
+    ('logit_scale',)
+    >>> del Evaluator.members["logit_scale"]
     """
 
     source: Source
@@ -106,10 +109,9 @@ class Evaluator(Component, abc.ABC):
         if isinstance(self.source, Mixture):
             yield "source", "is a mixture, which is for training; evaluate on one of its sources"
 
-    @property
-    def prefix(self) -> str:
-        """The first part of all metric names: `EVALUATOR/DATASET/SPLIT`."""
-        return f"{self.type_name}/{self.source.dataset}/{self.source.split_name}"
+    def reads(self) -> tuple[str, ...]:
+        """The outputs of the model that it needs; a recipe whose model lacks one is refused."""
+        return ()
 
     def check(self, data: EvaluationData) -> None:
         """Checks before any compute that the data can be measured.
@@ -120,34 +122,25 @@ class Evaluator(Component, abc.ABC):
           UserError: if the data lacks what the metrics need.
         """
         if not len(data.labels):
-            raise UserError(f"{self.prefix}: {self.source.full_name} has no examples")
+            raise UserError(f"{self.source.full_name} has no examples")
 
-    def __call__(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
-        """The metrics of a model, named `EVALUATOR/DATASET/SPLIT/METRIC`.
+    @abc.abstractmethod
+    def measure(self, predictor: Predictor, data: EvaluationData) -> dict[str, float]:
+        """The metrics by name. A run puts `EVALUATOR/DATASET/SPLIT/` before each name.
+
+        Every process calls it at the same time, since the predictor runs on all devices.
 
         Raises:
           UserError: if the data holds nothing that can be measured.
         """
-        return {
-            f"{self.prefix}/{name}": value for name, value in self.measure(encode, data).items()
-        }
 
-    @abc.abstractmethod
-    def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
-        """The metrics by their names without the prefix."""
-
-    def figures(self, encode: Encode, data: EvaluationData) -> dict[str, Draw]:
+    def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
         """Figures of the finished run, by name; none by default.
 
-        Every process computes them together, since `encode` runs on all devices. Only the first
-        process calls the returned functions, so put the drawing there.
+        Every process computes them together, as in `measure`. Only the first process calls the
+        returned functions, so put the drawing there.
         """
         return {}
-
-
-def image_entries(batch: Batch) -> dict[str, Any]:
-    """The entries of a batch that belong to images: `image` and `image_*` (such as masks)."""
-    return {k: v for k, v in batch.items() if k == "image" or k.startswith("image_")}
 
 
 @dataclass(frozen=True)
@@ -163,12 +156,16 @@ class ImageEmbeddings:
 
 
 def embed_images(
-    encode: Encode, data: EvaluationData, batch_size: int, *, where: Bool[np.ndarray, " examples"]
+    predictor: Predictor,
+    data: EvaluationData,
+    batch_size: int,
+    *,
+    where: Bool[np.ndarray, " examples"],
 ) -> ImageEmbeddings:
     """Encodes the readable images of the selected examples.
 
     Args:
-      encode: the model.
+      predictor: the model.
       data: the examples.
       batch_size: examples encoded at a time.
       where: True for the examples to select.
@@ -178,7 +175,7 @@ def embed_images(
     """
     embeddings, valid = [], []
     for batch in data.batches(batch_size):
-        embeddings.append(encode(image_entries(batch))["image/embedding"])
+        embeddings.append(predictor.run(["image/embedding"], batch)["image/embedding"])
         valid.append(batch["valid"])
     total = sum(len(flags) for flags in valid)
     if total < len(where):
@@ -192,15 +189,17 @@ def embed_images(
 
 
 def embed_texts(
-    encode: Encode, data: EvaluationData, texts: list[str], batch_size: int
+    predictor: Predictor, data: EvaluationData, texts: list[str], batch_size: int
 ) -> Float[np.ndarray, "texts embed"]:
     """Encodes at least one text with the tokenizer of the data."""
     ids, mask = data.tokenizer(texts)
     embeddings = []
     for start in range(0, len(texts), batch_size):
-        # Padding repeats the last text: a row without any token could divide by zero in the model.
+        # Padding makes all batches equally long, which compiles once. It repeats the last text: a
+        # row without any token could divide by zero in the model.
         take = np.minimum(np.arange(start, start + batch_size), len(texts) - 1)
-        output = encode({"text": ids[take], "text_mask": mask[take]})["text/embedding"]
+        batch = {"text": ids[take], "text_mask": mask[take]}
+        output = predictor.run(["text/embedding"], batch)["text/embedding"]
         embeddings.append(output[: len(texts) - start])
     return np.concatenate(embeddings)
 

@@ -106,9 +106,10 @@ def _recalls(metrics: Sequence[Row]) -> dict[str, set[int]]:
 def _plot_recall(metrics: Sequence[Row], prefix: str, recalls: set[int], path: Path) -> Path:
     figure = new_figure(10.0, 4.0)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    _, dataset, split = prefix.split("/")
+    evaluator, dataset, split = prefix.split("/")
+    name = "" if evaluator == "retrieval" else f" ({evaluator})"
     part = "" if split == "all" else f", {split} split"
-    figure.suptitle(f"Retrieval on {dataset}{part} (dotted: chance)", parse_math=False)
+    figure.suptitle(f"Retrieval{name} on {dataset}{part} (dotted: chance)", parse_math=False)
     highest, last = 0.0, 1
     for panel, (way, title) in zip(panels, WAYS.items(), strict=True):
         axes = _axes(panel, title, "recall (%)" if panel is panels[0] else "")

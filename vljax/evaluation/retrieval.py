@@ -12,7 +12,6 @@ from jaxtyping import Bool, Int
 from vljax.config import UserError
 from vljax.evaluation.evaluator import (
     Draw,
-    Encode,
     EvaluationData,
     Evaluator,
     embed_images,
@@ -25,6 +24,7 @@ from vljax.evaluation.metrics.ranking import (
     recall_at_k,
     similarities,
 )
+from vljax.evaluation.predictor import Predictor
 from vljax.evaluation.retrieval_grid import THUMBNAIL, GridRow, draw_grid
 from vljax.models.numerics import Similarity
 
@@ -51,8 +51,8 @@ class Retrieval(Evaluator, name="retrieval"):
     `examples`, `captions` (queries of text to image) and `unreadable`.
 
     >>> from vljax.datasets import Builtin
-    >>> Retrieval(Builtin("validation")).prefix
-    'retrieval/builtin/validation'
+    >>> Retrieval(Builtin("validation"), captions=1).reads()
+    ('image/embedding', 'text/embedding')
     """
 
     similarity: Similarity = "cosine"
@@ -66,19 +66,23 @@ class Retrieval(Evaluator, name="retrieval"):
         if self.captions is not None and self.captions < 1:
             yield "captions", f"must be at least 1, got {self.captions}; leave it out for all"
 
+    def reads(self) -> tuple[str, ...]:
+        """The embeddings of both towers."""
+        return "image/embedding", "text/embedding"
+
     def check(self, data: EvaluationData) -> None:
         """See `Evaluator.check`. Raises UserError if no example has a caption."""
         super().check(data)
         if not _captioned(data).any():
-            raise UserError(f"{self.prefix}: no example has a caption")
+            raise UserError(f"no example of {self.source.full_name} has a caption")
 
-    def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
+    def measure(self, predictor: Predictor, data: EvaluationData) -> dict[str, float]:
         """See the class. Raises UserError if no readable example has a caption."""
-        images = embed_images(encode, data, self.batch_size, where=_captioned(data))
+        images = embed_images(predictor, data, self.batch_size, where=_captioned(data))
         if not len(images.index):
-            raise UserError(f"{self.prefix}: no readable example has a caption")
+            raise UserError(f"no readable example of {self.source.full_name} has a caption")
         texts = self._texts(data, images.index)
-        text_embeddings = embed_texts(encode, data, texts.texts, self.batch_size)
+        text_embeddings = embed_texts(predictor, data, texts.texts, self.batch_size)
         # The number of images and of texts in each group.
         of_images, of_texts = np.bincount(texts.image_groups), np.bincount(texts.text_groups)
         image_to_text = embedding_ranks(
@@ -110,18 +114,18 @@ class Retrieval(Evaluator, name="retrieval"):
             "unreadable": float(images.unreadable),
         }
 
-    def figures(self, encode: Encode, data: EvaluationData) -> dict[str, Draw]:
+    def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
         """A grid of example queries with the images that the model ranks first."""
-        rows = self.example_queries(encode, data)
+        rows = self.example_queries(predictor, data)
         return {"examples": functools.partial(draw_grid, rows)} if rows else {}
 
     def example_queries(
-        self, encode: Encode, data: EvaluationData, *, queries: int = 8, top: int = 5
+        self, predictor: Predictor, data: EvaluationData, *, queries: int = 8, top: int = 5
     ) -> list[GridRow]:
         """Text-to-image results of captions spread evenly over the data, the same for every model.
 
         Args:
-          encode: the model.
+          predictor: the model.
           data: the examples.
           queries: how many captions to use at most.
           top: how many images to show for each at most.
@@ -129,14 +133,14 @@ class Retrieval(Evaluator, name="retrieval"):
         Returns:
           One row per query; no rows if no readable example has a caption.
         """
-        images = embed_images(encode, data, self.batch_size, where=_captioned(data))
+        images = embed_images(predictor, data, self.batch_size, where=_captioned(data))
         if not len(images.index):
             return []
         texts = self._texts(data, images.index)
         count = min(queries, len(texts.texts))
         asked = np.linspace(0, len(texts.texts) - 1, count).round().astype(np.int64)
         captions = [texts.texts[i] for i in asked]
-        found = embed_texts(encode, data, captions, self.batch_size)
+        found = embed_texts(predictor, data, captions, self.batch_size)
         groups = texts.text_groups[asked]
         ranks = embedding_ranks(
             found, images.embedding, groups, texts.image_groups, similarity=self.similarity

@@ -10,9 +10,10 @@ from einops import reduce
 from jaxtyping import Float
 
 from vljax.config import UserError
-from vljax.evaluation.evaluator import Encode, EvaluationData, Evaluator, embed_images, embed_texts
+from vljax.evaluation.evaluator import EvaluationData, Evaluator, embed_images, embed_texts
 from vljax.evaluation.metrics.classification import mean_per_class_recall, top_k_accuracy
 from vljax.evaluation.metrics.ranking import embedding_ranks
+from vljax.evaluation.predictor import Predictor
 from vljax.models.numerics import Similarity, unit
 
 ACCURACY_AT = (1, 5)
@@ -31,8 +32,8 @@ class ZeroShot(Evaluator, name="zero_shot"):
     the classes, and `mean_per_class`. Also the counts `examples`, `classes` and `unreadable`.
 
     >>> from vljax.datasets import Builtin
-    >>> ZeroShot(Builtin("test"), templates=("a photo of a {}",)).prefix
-    'zero_shot/builtin/test'
+    >>> ZeroShot(Builtin("test"), templates=("a photo of a {}",)).reads()
+    ('image/embedding', 'text/embedding')
     """
 
     templates: tuple[str, ...] = (
@@ -58,24 +59,29 @@ class ZeroShot(Evaluator, name="zero_shot"):
                     f"must hold '{{}}' once, where the class name goes, got {template!r}",
                 )
 
+    def reads(self) -> tuple[str, ...]:
+        """The embeddings of both towers."""
+        return "image/embedding", "text/embedding"
+
     def check(self, data: EvaluationData) -> None:
         """See `Evaluator.check`. Raises UserError if there are no class names or no labels."""
         super().check(data)
         if not data.class_names:
-            raise UserError(
-                f"{self.prefix}: {self.source.full_name} has no classes; give a source with labels"
-            )
+            raise UserError(f"{self.source.full_name} has no classes; give a source with labels")
         if not (data.labels >= 0).any():
-            raise UserError(f"{self.prefix}: no example has a class; give a source with labels")
+            raise UserError(
+                f"no example of {self.source.full_name} has a class; give a source with labels"
+            )
 
-    def measure(self, encode: Encode, data: EvaluationData) -> dict[str, float]:
+    def measure(self, predictor: Predictor, data: EvaluationData) -> dict[str, float]:
         """See the class. Raises UserError if no example has both a label and a readable image."""
-        images = embed_images(encode, data, self.batch_size, where=data.labels >= 0)
+        images = embed_images(predictor, data, self.batch_size, where=data.labels >= 0)
         if not len(images.index):
             raise UserError(
-                f"{self.prefix}: no readable example has a class; give a source with labels"
+                f"no readable example of {self.source.full_name} has a class;"
+                " give a source with labels"
             )
-        classes = self.class_embeddings(encode, data)
+        classes = self.class_embeddings(predictor, data)
         labels = data.labels[images.index]
         own = np.arange(len(classes))
         ranks = embedding_ranks(images.embedding, classes, labels, own, similarity=self.similarity)
@@ -87,13 +93,13 @@ class ZeroShot(Evaluator, name="zero_shot"):
         return metrics | {name: float(count) for name, count in counts.items()}
 
     def class_embeddings(
-        self, encode: Encode, data: EvaluationData
+        self, predictor: Predictor, data: EvaluationData
     ) -> Float[np.ndarray, "classes embed"]:
         """The mean prompt embedding of each class in float64; of unit length for cosine."""
         prompts = [
             template.replace("{}", name) for name in data.class_names for template in self.templates
         ]
-        embeddings = embed_texts(encode, data, prompts, self.batch_size).astype(np.float64)
+        embeddings = embed_texts(predictor, data, prompts, self.batch_size).astype(np.float64)
         by_class = {"classes": len(data.class_names), "templates": len(self.templates)}
         grouped = "(classes templates) embed -> classes embed"
         if self.similarity != "cosine":

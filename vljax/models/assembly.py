@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import meta
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
-from vljax.models.node import Encoded, Encoder, Node, graph_problems, makers, plan, stream_of
-from vljax.models.parameters import with_axes
+from vljax.models.node import (
+    ATTENTION,
+    Encoded,
+    Encoder,
+    Node,
+    graph_problems,
+    makers,
+    plan,
+    products_of,
+    stream_of,
+)
+from vljax.models.parameters import leaves, unroll, with_axes
 
 Batch = Mapping[str, Any]
 Outputs = dict[str, Array]
@@ -144,12 +154,17 @@ class AssembledModule(nn.Module):
             want = [name for name in want if name not in self.scalars]
         for name, asked in plan(nodes, batch, given, want):
             node = nodes[name]
-            makes = node.makes(name)
+            makes = products_of(node, name)
             needed = {stream for product in asked for stream in makes[product]}
             entries = (*node.example(name, 1), *node.optional_entries(name))
             inputs = {entry: batch[entry] for entry in entries if entry in batch}
             inputs |= {stream: products[stream] for stream in needed}
-            made = node.run(node.module(self.compute, name), name, inputs, call)
+            attention = f"{name}/{ATTENTION}"
+            of_node = replace(call, attention=call.attention or attention in asked)
+            module = node.module(self.compute, name)
+            made = node.run(module, name, inputs, of_node)
+            if attention in asked:
+                made = {**made, attention: _attention(module.variables["intermediates"])}
             for product in asked:
                 products[product] = made[product]
                 outputs |= _flat(product, made[product])
@@ -157,6 +172,25 @@ class AssembledModule(nn.Module):
             init = with_axes(nn.initializers.constant(initial))
             outputs[name] = self.param(name, init, (), self.compute.param_dtype)
         return outputs
+
+
+def _attention(sown: Any) -> Float[Array, "batch blocks heads queries keys"]:
+    """Attention weights of all cross-attentions that a module sowed, in the order of the blocks."""
+    found = [
+        weights
+        for keys, weights in leaves(unroll(jax.tree.map(_only, sown, is_leaf=_is_sown)))
+        if "cross_attention" in keys
+    ]
+    return jnp.stack(found, axis=1)
+
+
+def _is_sown(node: Any) -> bool:
+    return isinstance(node, tuple)
+
+
+def _only(sown: tuple[Array, ...]) -> Array:
+    (weights,) = sown
+    return weights
 
 
 def _flat(product: str, value: Encoded | Array) -> Outputs:
@@ -207,9 +241,9 @@ def build(
             given,
             want,
             rngs=None if call.key is None else {"dropout": call.key},
-            mutable=list(variables.state),
+            mutable=[*variables.state, *(["intermediates"] if _wants_attention(want) else [])],
         )
-        return outputs, dict(state)
+        return outputs, {name: tree for name, tree in state.items() if name in variables.state}
 
     def boxed() -> Any:
         return module.init({"params": jax.random.key(0)}, _zeros(example_batch(config)))
@@ -217,6 +251,10 @@ def build(
     shared = {output for name, node in config.nodes.items() for output in node.shared_outputs(name)}
     axes = _axes(jax.eval_shape(boxed)["params"])
     return Model(init, apply, axes, frozenset({*shared, *module.scalars}))
+
+
+def _wants_attention(want: Sequence[str] | None) -> bool:
+    return any(name.endswith(f"/{ATTENTION}") for name in want or ())
 
 
 def example_batch(config: ModelConfig, batch_size: int = 1) -> dict[str, jax.ShapeDtypeStruct]:

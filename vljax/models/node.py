@@ -89,6 +89,14 @@ class Node(Component, abc.ABC):
         products: Products = module(inputs, call)
         return products
 
+    def made_if_wanted(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        """Outputs that are made only if they are asked for by name, with the streams they need.
+
+        `NAME/attention` are the attention weights that the module sows (`Call.attention`), one
+        array [batch, blocks, heads, queries, keys].
+        """
+        return {}
+
     def shared_outputs(self, name: str) -> tuple[str, ...]:
         """Those of its outputs that have no batch axis: they are the same for every example."""
         return ()
@@ -124,6 +132,8 @@ class Encoder(Node):
 
     any_length: ClassVar[bool] = False
     """Whether sequences may be longer or shorter than in `roles`."""
+    several: ClassVar[bool] = False
+    """Whether an example may have several inputs, [batch, several, ...] (see `Call.repeated`)."""
 
     entry: str | None = None
     """The batch entry that it reads, with `ENTRY_mask` and others; None for the node's own name."""
@@ -168,9 +178,18 @@ def stream_of(output: str) -> str:
     return output.rsplit("/", 1)[0]
 
 
+ATTENTION = "attention"
+"""Last part of the name of outputs with attention weights."""
+
+
+def products_of(node: Node, name: str) -> dict[str, tuple[str, ...]]:
+    """All that a node can make, with the streams that each needs."""
+    return {**node.makes(name), **node.made_if_wanted(name)}
+
+
 def makers(nodes: Mapping[str, Node]) -> dict[str, str]:
     """The node that makes each stream and output."""
-    return {product: name for name, node in nodes.items() for product in node.makes(name)}
+    return {product: name for name, node in nodes.items() for product in products_of(node, name)}
 
 
 def graph_problems(nodes: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
@@ -258,6 +277,9 @@ def plan(
     asked: dict[str, dict[str, None]] = {}
     lacking: dict[str, str | None] = {}
 
+    def needs(product: str) -> tuple[str, ...]:
+        return products_of(nodes[owner[product]], owner[product])[product]
+
     def lacks(product: str) -> str | None:
         """The batch entry without which a product cannot be made; None if it can be."""
         if product in known:
@@ -268,24 +290,25 @@ def plan(
             needed = [e for e in nodes[name].example(name, 1) if e not in optional]
             missing = [e for e in needed if e not in present]
             lacking[product] = next(iter(missing), None) or next(
-                (e for s in nodes[name].makes(name)[product] if (e := lacks(s)) is not None), None
+                (e for s in needs(product) if (e := lacks(s)) is not None), None
             )
         return lacking[product]
 
     def add(product: str) -> None:
         if product in known:
             return
-        name = owner[product]
-        for stream in nodes[name].makes(name)[product]:
+        for stream in needs(product):
             add(stream)
-        asked.setdefault(name, {})[product] = None
+        asked.setdefault(owner[product], {})[product] = None
 
     if want is None:
-        wanted = [product for product in owner if lacks(product) is None]
+        made = [product for name, node in nodes.items() for product in node.makes(name)]
+        wanted = [product for product in made if lacks(product) is None]
     else:
         wanted = []
         for output in want:
-            product = output if output in owner else stream_of(output)
+            of_stream = output.rsplit("/", 1)[-1] in Encoded._fields
+            product = stream_of(output) if output not in owner and of_stream else output
             if product not in owner:
                 options = [p if "/" in p else f"{p}/tokens" for p in owner]
                 raise ValueError(f"no node makes {output!r}{suggest(output, options)}")

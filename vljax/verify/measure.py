@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from vljax.config import UserError, suggest
-from vljax.evaluation.evaluator import Batch, Encode, Evaluator
+from vljax.evaluation.evaluator import Evaluator
+from vljax.evaluation.predictor import Batch, Predictor
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot
 from vljax.host_process import enable_compilation_cache
 from vljax.interop.mapped_model import MappedModel, read_model
-from vljax.programs import make_encode
+from vljax.programs import make_predictor
 from vljax.verify.data import NamedSet, TaskData
 from vljax.verify.released import RELEASED, Figure, Released
 
@@ -73,12 +74,11 @@ def verify(
     opened = [(one, one.open(pipeline)) for one in data]
     enable_compilation_cache()
     variables = jax.device_put(mapped.variables(), jax.devices()[0])
-    encode = _counted(
-        make_encode(mapped.prepared)(variables), sum(_count_inputs(*one) for one in opened), report
-    )
+    total = sum(_count_inputs(*one) for one in opened)
+    predictor = _Counting(make_predictor(mapped.prepared)(variables), total, report)
     compared = []
     for one, examples in opened:
-        own = _measured(encode, one, examples, batch_size)
+        own = _measured(predictor, one, examples, batch_size)
         wanted = [figure for figure in model.figures if figure.task == one.task]
         compared += [Comparison(figure, 100 * own[figure.metric]) for figure in wanted]
     return compared
@@ -104,28 +104,30 @@ def _count_inputs(one: TaskData, examples: NamedSet) -> int:
     return len(examples) + sum(map(len, captions))
 
 
-def _counted(encode: Encode, total: int, report: Report) -> Encode:
-    done = 0
+@dataclass
+class _Counting:
+    """A predictor that reports how many rows it has computed."""
 
-    def counting(batch: Batch) -> dict[str, np.ndarray]:
-        nonlocal done
-        outputs = encode(batch)
-        done += len(next(iter(outputs.values())))
-        report(min(done, total), total)
+    predictor: Predictor
+    total: int
+    report: Report
+    done: int = 0
+
+    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+        outputs = self.predictor.run(want, batch)
+        self.done += len(outputs[want[0]])
+        self.report(min(self.done, self.total), self.total)
         return outputs
-
-    return counting
 
 
 def _measured(
-    encode: Encode, one: TaskData, examples: NamedSet, batch_size: int
+    predictor: Predictor, one: TaskData, examples: NamedSet, batch_size: int
 ) -> dict[str, float]:
-    """The metrics of the task, by their names without the evaluator's prefix."""
+    """The metrics of the task by name."""
     evaluator: Evaluator = Retrieval(one.source, batch_size)
     if one.task == "imagenet":
         evaluator = ZeroShot(one.source, batch_size, templates=one.templates)
-    found = evaluator(encode, examples)
-    metrics = {key.removeprefix(f"{evaluator.prefix}/"): v for key, v in found.items()}
+    metrics = evaluator.measure(predictor, examples)
     if unreadable := int(metrics["unreadable"]):
         raise UserError(
             f"{one.source.full_name}: {unreadable:,} images cannot be read; the published figures"

@@ -33,7 +33,8 @@ def config(**fusion: Any) -> ModelConfig:
 
 def made(of: ModelConfig) -> tuple[Model, Variables]:
     model = build(of, Compute())
-    return model, Variables(randomised(parameter_shapes(model, of).params), {})
+    params = randomised(parameter_shapes(model, of).params)
+    return model, Variables(jax.tree.map(jnp.asarray, params), {})
 
 
 def batch(rows: int, texts: int | None = None) -> dict[str, Any]:
@@ -83,6 +84,21 @@ def test_scanned_and_unrolled_fusions_compute_the_same() -> None:
     other = Variables({**variables.params, "fusion": fusion}, {})
     left, right = unrolled.apply(variables, batch(2))[0], scanned.apply(other, batch(2))[0]
     np.testing.assert_allclose(left["answer/logits"], right["answer/logits"], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_attention_weights_are_an_output_if_asked_for(scan: bool) -> None:
+    """Blocks in order, whether scanned or not; they are computed only then."""
+    model, variables = made(config(scan=scan))
+    entries = batch(2, texts=3)
+    outputs, _ = model.apply(variables, entries, want=["fusion/attention", "answer/logits"])
+    weights = outputs["fusion/attention"]
+    assert weights.shape == (6, 2, 4, 8, 16)  # rows, blocks, heads, words, image tokens
+    np.testing.assert_allclose(jnp.sum(weights, -1), 1, atol=1e-6)
+    plain, state = model.apply(variables, entries)
+    assert "fusion/attention" not in plain
+    assert state == {}
+    np.testing.assert_allclose(plain["answer/logits"], outputs["answer/logits"], atol=1e-6)
 
 
 def test_co_attention_has_blocks_of_its_own_for_each_stream() -> None:

@@ -129,9 +129,12 @@ class Data:
         for field in ("train_transforms", "eval_transforms"):
             problems = list_problems(getattr(self, field), self.tokenizers)
             yield from ((field, message) for message in problems)
-        own = self._arrays(self.train_transforms)
-        for name, made in self._arrays(self.eval_transforms).items():
-            if made != own.get(name, made):
+        own, evaluated = (
+            self._arrays(transforms) for transforms in (self.train_transforms, self.eval_transforms)
+        )
+        several = self._several()
+        for name, made in evaluated.items():
+            if name in own and name not in several and made != own[name]:
                 yield "eval_transforms", f"make {name} {made}, train_transforms {own[name]}"
         yield from self._part_problems(own)
         if not 0 <= self.max_rejected_share <= 1:
@@ -140,6 +143,22 @@ class Data:
             yield "workers", f"must be 0 or more, got {self.workers}"
         if self.prefetch < 1:
             yield "prefetch", f"must be at least 1, got {self.prefetch}"
+
+    def _several(self) -> set[str]:
+        """Arrays with a row for each of several texts of an example, such as its questions.
+
+        Evaluation may have another number of them: it often has one row for each question.
+        """
+        names: set[str] = set()
+        for transforms in (self.train_transforms, self.eval_transforms):
+            counted = {name for transform in transforms for name in transform.counts()}
+            names |= {
+                name
+                for transform in transforms
+                if counted & {*transform.reads()}
+                for name in transform.makes()
+            }
+        return names
 
     def _part_problems(self, expected: dict[str, str]) -> Iterator[tuple[str, str]]:
         for name, part in parts_of(self.source).items():

@@ -5,6 +5,7 @@ from vljax.data.transforms.colour import ColourJitter, Greyscale
 from vljax.data.transforms.corruptions import Blur, Noise, Occlude
 from vljax.data.transforms.decode import Decode
 from vljax.data.transforms.flip import Flip
+from vljax.data.transforms.hide import Hide
 from vljax.data.transforms.labels import GridLabels, Label, PadRegions, Regions
 from vljax.data.transforms.patches import Patchify
 from vljax.data.transforms.questions import ChooseQuestions, EncodeAnswers
@@ -23,6 +24,7 @@ __all__ = [
     "Flip",
     "Greyscale",
     "GridLabels",
+    "Hide",
     "Label",
     "Noise",
     "Occlude",

@@ -30,6 +30,8 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     (8, 64)
     """
 
+    several = True
+
     vocab_size: int
     """Number of ids of the tokenizer."""
     context_length: int

@@ -15,7 +15,7 @@ from vljax.models.compute import Call, Compute
 from vljax.models.layers.basic import layer_norm
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, rematerialised, transformer
-from vljax.models.node import Encoded, Inputs, Node
+from vljax.models.node import ATTENTION, Encoded, Inputs, Node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,11 @@ class CrossAttention(TransformerConfig, Node, name="cross_attention"):
         if not self.co_attention:
             return {name: both}
         return {f"{name}.{stream}": both for stream in both}
+
+    def made_if_wanted(self, name: str) -> dict[str, tuple[str, ...]]:
+        if self.co_attention:
+            return {}
+        return {f"{name}/{ATTENTION}": (self.queries, self.context)}
 
     def module(self, compute: Compute, name: str) -> nn.Module:
         return CrossAttentionModule(self, compute, name=name)

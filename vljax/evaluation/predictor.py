@@ -1,0 +1,163 @@
+"""Predictors: a model with its variables on a mesh, which computes outputs of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vljax.config import UserError, suggest
+from vljax.models.assembly import Model, ModelConfig, Variables
+from vljax.models.node import plan
+from vljax.parallel.rows import shard_array
+from vljax.parallel.rules import batch_sharding, replicated
+
+Batch = Mapping[str, Any]
+"""Arrays by name: whole NumPy arrays of the host, or global JAX arrays on the devices."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A model with its variables bound, as evaluators see it; `ModelPredictor` implements it."""
+
+    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+        """The wanted outputs of a batch, and nothing that they do not need.
+
+        Args:
+          want: names of outputs, such as `image/embedding` or `logit_scale`.
+          batch: arrays by the name of their entry, with B rows. Entries that the outputs do not
+            need are ignored. Host arrays may have any number of rows; global arrays have the
+            sharding of a training batch.
+
+        Returns:
+          The outputs by name on the host of every process. They have B rows, unless they have no
+          batch axis, such as learned scalars.
+
+        Raises:
+          UserError: for an output that no node makes, or a batch entry that is missing.
+        """
+        ...
+
+
+class Forward:
+    """The forward pass of a model on a mesh, compiled once for each (wanted outputs, shapes).
+
+    `bind` gives it variables. The programs do not depend on their values, so that predictors of
+    other variables compile nothing.
+
+    Args:
+      model: the model.
+      config: its nodes.
+      mesh: the devices; `data` and `fsdp` split the rows of a batch.
+      variables_at: the sharding of the variables: one for all, or a tree like them.
+    """
+
+    def __init__(self, model: Model, config: ModelConfig, mesh: Mesh, variables_at: Any) -> None:
+        self._nodes, self._shared = config.nodes, model.shared
+        of_nodes = {o for name, node in self._nodes.items() for o in node.shared_outputs(name)}
+        self._scalars = model.shared - of_nodes
+        self._batch_at = batch_sharding(mesh)
+        self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
+
+        def forward(
+            variables: Variables, batch: dict[str, jax.Array], want: tuple[str, ...]
+        ) -> dict[str, jax.Array]:
+            outputs, _ = model.apply(variables, batch, want=want)
+            for name in want:
+                # A stream without this field: `plan` knows streams, but not which fields they have.
+                if name not in outputs:
+                    raise UserError(f"no node makes {name!r}{suggest(name, outputs)}")
+            return {name: outputs[name] for name in want}
+
+        self._compiled = jax.jit(
+            forward,
+            static_argnums=2,
+            in_shardings=(variables_at, self._batch_at),
+            out_shardings=replicated(mesh),
+        )
+
+    def bind(self, variables: Variables) -> ModelPredictor:
+        """The predictor of these variables, which have the shardings of `variables_at`."""
+        return ModelPredictor(self, variables)
+
+    def __call__(
+        self, variables: Variables, want: Sequence[str], batch: Batch
+    ) -> dict[str, np.ndarray]:
+        """See `Predictor.run`."""
+        entries = {name: batch[name] for name in self._entries(want, batch)}
+        count = len(next(iter(entries.values()))) if entries else 0
+        placed = {
+            name: shard_array(_padded(array, self._parts), self._batch_at)
+            for name, array in entries.items()
+        }
+        # In one order, so that the same outputs in another order do not compile again.
+        outputs = self._compiled(variables, placed, tuple(sorted(set(want))))
+        found = {name: np.asarray(outputs[name]) for name in want}
+        return {k: v if k in self._shared else v[:count] for k, v in found.items()}
+
+    def _entries(self, want: Sequence[str], batch: Batch) -> list[str]:
+        """The entries of the batch that the outputs need or can use."""
+        needed = {name: tuple(node.example(name, 1)) for name, node in self._nodes.items()}
+        optional = {name: node.optional_entries(name) for name, node in self._nodes.items()}
+        every = {entry for of in (needed, optional) for names in of.values() for entry in names}
+        try:
+            visits = plan(self._nodes, every, want=[w for w in want if w not in self._scalars])
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        used: dict[str, None] = {}
+        for name in (visit.node for visit in visits):
+            for entry in (*needed[name], *optional[name]):
+                if entry in batch:
+                    used[entry] = None
+                elif entry not in optional[name]:
+                    raise UserError(
+                        f"{', '.join(want)}: the node {name!r} needs the batch entry {entry!r},"
+                        f" which is not there{suggest(entry, batch)}"
+                    )
+        return list(used)
+
+
+def _padded(array: Any, parts: int) -> Any:
+    """A host array with a multiple of `parts` rows; a global array has that already."""
+    if isinstance(array, jax.Array) or not len(array):
+        return array
+    # Padding repeats the last row: one without any token could divide by zero in the model.
+    return np.concatenate([array, np.repeat(array[-1:], -len(array) % parts, axis=0)])
+
+
+@dataclass(frozen=True)
+class ModelPredictor:
+    """A model with its variables on a mesh; a `Predictor`.
+
+    >>> import jax.numpy as jnp
+    >>> from vljax.models.assembly import build
+    >>> from vljax.models.compute import Compute
+    >>> from vljax.models.encoders import TextTransformer
+    >>> from vljax.models.heads import Embedding
+    >>> from vljax.parallel.mesh import MeshConfig, make_mesh
+    >>> sizes = {"width": 8, "depth": 1, "heads": 1, "mlp_dim": 8}
+    >>> text = TextTransformer(vocab_size=9, context_length=4, pooling="mean", **sizes)
+    >>> config = ModelConfig({"text": text, "embedding": Embedding(3)})
+    >>> model, mesh = build(config, Compute()), make_mesh(MeshConfig())
+    >>> batch = {"text": np.ones((5, 4), np.int32), "text_mask": np.ones((5, 4), bool)}
+    >>> variables = jax.device_put(model.init(jax.random.key(0), batch), replicated(mesh))
+    >>> predictor = Forward(model, config, mesh, replicated(mesh)).bind(variables)
+    >>> predictor.run(["text/embedding"], batch)["text/embedding"].shape
+    (5, 3)
+    >>> predictor.run(["text/embeding"], batch)
+    Traceback (most recent call last):
+    vljax.config.UserError: no node makes 'text/embeding'; did you mean 'text/embedding'?
+    """
+
+    forward: Forward
+    """The compiled programs."""
+    variables: Variables
+    """The parameters and state that they compute with."""
+
+    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+        """See `Predictor.run`."""
+        return self.forward(self.variables, want, batch)
