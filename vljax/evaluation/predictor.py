@@ -30,8 +30,8 @@ class Predictor(Protocol):
         Args:
           want: names of outputs, such as `image/embedding` or `logit_scale`.
           batch: arrays by the name of their entry, with B rows. Entries that the outputs do not
-            need are ignored. Host arrays may have any number of rows; global arrays have the
-            sharding of a training batch.
+            need are ignored. Arrays that every process has in full may have any number of rows;
+            global arrays have the sharding of a training batch.
 
         Returns:
           The outputs by name on the host of every process. They have B rows, unless they have no
@@ -39,6 +39,7 @@ class Predictor(Protocol):
 
         Raises:
           UserError: for an output that no node makes, or a batch entry that is missing.
+          ValueError: for batch entries with different numbers of rows.
         """
         ...
 
@@ -89,14 +90,14 @@ class Forward:
     ) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
         entries = {name: batch[name] for name in self._entries(want, batch)}
-        count = len(next(iter(entries.values()))) if entries else 0
-        placed = {
-            name: shard_array(_padded(array, self._parts), self._batch_at)
-            for name, array in entries.items()
-        }
+        rows = {name: len(array) for name, array in entries.items()}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"batch entries with different numbers of rows: {rows}")
+        placed = {name: self._placed(array) for name, array in entries.items()}
         # In one order, so that the same outputs in another order do not compile again.
         outputs = self._compiled(variables, placed, tuple(sorted(set(want))))
         found = {name: np.asarray(outputs[name]) for name in want}
+        count = next(iter(rows.values()), 0)
         return {k: v if k in self._shared else v[:count] for k, v in found.items()}
 
     def _entries(self, want: Sequence[str], batch: Batch) -> list[str]:
@@ -120,13 +121,16 @@ class Forward:
                     )
         return list(used)
 
-
-def _padded(array: Any, parts: int) -> Any:
-    """A host array with a multiple of `parts` rows; a global array has that already."""
-    if isinstance(array, jax.Array) or not len(array):
-        return array
-    # Padding repeats the last row: one without any token could divide by zero in the model.
-    return np.concatenate([array, np.repeat(array[-1:], -len(array) % parts, axis=0)])
+    def _placed(self, array: Any) -> jax.Array:
+        """The rows on the devices; those of a host array padded to a multiple of their parts."""
+        at = self._batch_at
+        if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(at, array.ndim):
+            return array
+        rows = np.asarray(array)
+        if missing := -len(rows) % self._parts:
+            # Padding repeats the last row: one without any token could divide by zero in the model.
+            rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+        return shard_array(rows, at)
 
 
 @dataclass(frozen=True)
