@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from vljax.config import UserError, suggest
 from vljax.models.assembly import Model, ModelConfig, Variables
-from vljax.models.node import plan
+from vljax.models.node import Encoded, makers, plan
 from vljax.parallel.rows import shard_array
 from vljax.parallel.rules import batch_sharding, replicated
 
@@ -59,8 +59,10 @@ class Forward:
 
     def __init__(self, model: Model, config: ModelConfig, mesh: Mesh, variables_at: Any) -> None:
         self._nodes, self._shared = config.nodes, model.shared
-        of_nodes = {o for name, node in self._nodes.items() for o in node.shared_outputs(name)}
-        self._scalars = model.shared - of_nodes
+        made = makers(self._nodes)
+        of_streams = {f"{s}/{f}" for s in made if "/" not in s for f in Encoded._fields}
+        self._outputs = {name for name in made if "/" in name} | of_streams | model.shared
+        self._scalars = model.shared - set(made)
         self._batch_at = batch_sharding(mesh)
         self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -69,7 +71,7 @@ class Forward:
         ) -> dict[str, jax.Array]:
             outputs, _ = model.apply(variables, batch, want=want)
             for name in want:
-                # A stream without this field: `plan` knows streams, but not which fields they have.
+                # Which of its optional fields a stream has is known from here on only.
                 if name not in outputs:
                     raise UserError(f"no node makes {name!r}{suggest(name, outputs)}")
             return {name: outputs[name] for name in want}
@@ -105,10 +107,10 @@ class Forward:
         needed = {name: tuple(node.example(name, 1)) for name, node in self._nodes.items()}
         optional = {name: node.optional_entries(name) for name, node in self._nodes.items()}
         every = {entry for of in (needed, optional) for names in of.values() for entry in names}
-        try:
-            visits = plan(self._nodes, every, want=[w for w in want if w not in self._scalars])
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        for name in want:
+            if name not in self._outputs:
+                raise UserError(f"no node makes {name!r}{suggest(name, self._outputs)}")
+        visits = plan(self._nodes, every, want=[w for w in want if w not in self._scalars])
         used: dict[str, None] = {}
         for name in (visit.node for visit in visits):
             for entry in (*needed[name], *optional[name]):
@@ -148,7 +150,8 @@ class ModelPredictor:
     >>> config = ModelConfig({"text": text, "embedding": Embedding(3)})
     >>> model, mesh = build(config, Compute()), make_mesh(MeshConfig())
     >>> batch = {"text": np.ones((5, 4), np.int32), "text_mask": np.ones((5, 4), bool)}
-    >>> variables = jax.device_put(model.init(jax.random.key(0), batch), replicated(mesh))
+    >>> init = jax.jit(model.init, out_shardings=replicated(mesh))
+    >>> variables = init(jax.random.key(0), batch)
     >>> predictor = Forward(model, config, mesh, replicated(mesh)).bind(variables)
     >>> predictor.run(["text/embedding"], batch)["text/embedding"].shape
     (5, 3)
