@@ -56,7 +56,8 @@ class Recombined(Objective, name="test_recombined"):
         return {"text": jnp.where(flip, 1, batch["text"])}
 
     def __call__(self, ctx, batch, key):
-        pooled = ctx.run(["image/pooled"])["image/pooled"]
+        outputs = ctx.run(["image/pooled", "image/mask"])
+        pooled = jnp.where(outputs["image/mask"][:, :1], outputs["image/pooled"], 0)
         teacher = ctx.run(["image/pooled"], of="average")["image/pooled"]
         noisy = ctx.run(["text/embedding"], view=self.noisy)["text/embedding"]
         # Twice as many rows as the batch: each image, and its mean with the next one.

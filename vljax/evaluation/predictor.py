@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from vljax.config import UserError, suggest
 from vljax.models.assembly import Model, ModelConfig, Variables
-from vljax.models.node import plan
+from vljax.models.node import Encoded, makers, plan
 from vljax.parallel.rows import shard_array
 from vljax.parallel.rules import batch_sharding, replicated
 
@@ -30,8 +30,8 @@ class Predictor(Protocol):
         Args:
           want: names of outputs, such as `image/embedding` or `logit_scale`.
           batch: arrays by the name of their entry, with B rows. Entries that the outputs do not
-            need are ignored. Host arrays may have any number of rows; global arrays have the
-            sharding of a training batch.
+            need are ignored. Arrays that every process has in full may have any number of rows;
+            global arrays have the sharding of a training batch.
 
         Returns:
           The outputs by name on the host of every process. They have B rows, unless they have no
@@ -39,6 +39,7 @@ class Predictor(Protocol):
 
         Raises:
           UserError: for an output that no node makes, or a batch entry that is missing.
+          ValueError: for batch entries with different numbers of rows.
         """
         ...
 
@@ -58,8 +59,10 @@ class Forward:
 
     def __init__(self, model: Model, config: ModelConfig, mesh: Mesh, variables_at: Any) -> None:
         self._nodes, self._shared = config.nodes, model.shared
-        of_nodes = {o for name, node in self._nodes.items() for o in node.shared_outputs(name)}
-        self._scalars = model.shared - of_nodes
+        made = makers(self._nodes)
+        of_streams = {f"{s}/{f}" for s in made if "/" not in s for f in Encoded._fields}
+        self._outputs = {name for name in made if "/" in name} | of_streams | model.shared
+        self._scalars = model.shared - set(made)
         self._batch_at = batch_sharding(mesh)
         self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -68,7 +71,7 @@ class Forward:
         ) -> dict[str, jax.Array]:
             outputs, _ = model.apply(variables, batch, want=want)
             for name in want:
-                # A stream without this field: `plan` knows streams, but not which fields they have.
+                # Which of its optional fields a stream has is known from here on only.
                 if name not in outputs:
                     raise UserError(f"no node makes {name!r}{suggest(name, outputs)}")
             return {name: outputs[name] for name in want}
@@ -89,15 +92,15 @@ class Forward:
     ) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
         entries = {name: batch[name] for name in self._entries(want, batch)}
-        count = len(next(iter(entries.values()))) if entries else 0
-        placed = {
-            name: shard_array(_padded(array, self._parts), self._batch_at)
-            for name, array in entries.items()
-        }
+        rows = {name: len(array) for name, array in entries.items()}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"batch entries with different numbers of rows: {rows}")
+        placed = {name: self._placed(array) for name, array in entries.items()}
         # In one order, so that the same outputs in another order do not compile again.
         outputs = self._compiled(variables, placed, tuple(sorted(set(want))))
         found = {name: np.asarray(outputs[name]) for name in want}
         # A node may make several rows of each row of the batch.
+        count = next(iter(rows.values()), 0)
         made = max(1, len(next(iter(placed.values())))) if placed else 1
         return {
             k: v if k in self._shared else v[: len(v) // made * count] for k, v in found.items()
@@ -108,10 +111,10 @@ class Forward:
         needed = {name: tuple(node.example(name, 1)) for name, node in self._nodes.items()}
         optional = {name: node.optional_entries(name) for name, node in self._nodes.items()}
         every = {entry for of in (needed, optional) for names in of.values() for entry in names}
-        try:
-            visits = plan(self._nodes, every, want=[w for w in want if w not in self._scalars])
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        for name in want:
+            if name not in self._outputs:
+                raise UserError(f"no node makes {name!r}{suggest(name, self._outputs)}")
+        visits = plan(self._nodes, every, want=[w for w in want if w not in self._scalars])
         used: dict[str, None] = {}
         for name in (visit.node for visit in visits):
             for entry in (*needed[name], *optional[name]):
@@ -124,13 +127,16 @@ class Forward:
                     )
         return list(used)
 
-
-def _padded(array: Any, parts: int) -> Any:
-    """A host array with a multiple of `parts` rows; a global array has that already."""
-    if isinstance(array, jax.Array) or not len(array):
-        return array
-    # Padding repeats the last row: one without any token could divide by zero in the model.
-    return np.concatenate([array, np.repeat(array[-1:], -len(array) % parts, axis=0)])
+    def _placed(self, array: Any) -> jax.Array:
+        """The rows on the devices; those of a host array padded to a multiple of their parts."""
+        at = self._batch_at
+        if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(at, array.ndim):
+            return array
+        rows = np.asarray(array)
+        if missing := -len(rows) % self._parts:
+            # Padding repeats the last row: one without any token could divide by zero in the model.
+            rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+        return shard_array(rows, at)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ class ModelPredictor:
     >>> config = ModelConfig({"text": text, "embedding": Embedding(3)})
     >>> model, mesh = build(config, Compute()), make_mesh(MeshConfig())
     >>> batch = {"text": np.ones((5, 4), np.int32), "text_mask": np.ones((5, 4), bool)}
-    >>> variables = jax.device_put(model.init(jax.random.key(0), batch), replicated(mesh))
+    >>> init = jax.jit(model.init, out_shardings=replicated(mesh))
+    >>> variables = init(jax.random.key(0), batch)
     >>> predictor = Forward(model, config, mesh, replicated(mesh)).bind(variables)
     >>> predictor.run(["text/embedding"], batch)["text/embedding"].shape
     (5, 3)

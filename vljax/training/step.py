@@ -18,6 +18,7 @@ from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from vljax.config import UserError
 from vljax.models.assembly import Variables
 from vljax.models.compute import Call
 from vljax.models.parameters import factors, merge, select_like, union
@@ -100,6 +101,8 @@ class _Pass:
         """Outputs and changed state; every view has dropout masks of its own."""
         params, index = self.state.params, batch.get("example_index")
         if of == "average":
+            if not self.state.average:
+                raise UserError("optim.ema_decay: an objective needs the average; set it")
             params = jax.lax.stop_gradient(merge(params, self.state.average))
             call = Call(example_index=index)
         else:
@@ -159,6 +162,10 @@ def _of_whole_batch(one: _Pass, trained: Tree) -> Gradients:
     return Gradients(value, _constrained(one.task, gradients), *aux)
 
 
+def _is_real(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.inexact)
+
+
 class _Asked(NamedTuple):
     """A forward pass of the batch that objectives ask for."""
 
@@ -191,8 +198,14 @@ def _of_parts(one: _Pass, trained: Tree) -> Gradients:
             outputs[str(i)] = {name: made[name] for name in each.want}
         return outputs
 
-    def loss(outputs: dict[str, dict[str, Array]], trained: Tree) -> tuple[Array, _Aux]:
-        by_pass = {key: outputs[str(i)] for i, key in enumerate(asked)}
+    def real_outputs_of(trained: Tree, part: dict[str, Batch]) -> dict[str, dict[str, Array]]:
+        every = outputs_of(trained, part)
+        return {i: {k: v for k, v in of.items() if _is_real(v)} for i, of in every.items()}
+
+    def loss(
+        outputs: dict[str, dict[str, Array]], trained: Tree, fixed: dict[str, dict[str, Array]]
+    ) -> tuple[Array, _Aux]:
+        by_pass = {key: {**outputs[str(i)], **fixed[str(i)]} for i, key in enumerate(asked)}
 
         def forward(
             batch: Batch, view: str, of: Of, given: Mapping[str, Array], want: Sequence[str]
@@ -203,14 +216,19 @@ def _of_parts(one: _Pass, trained: Tree) -> Gradients:
 
         return one.loss(forward)
 
-    outputs = join(jax.lax.map(lambda part: outputs_of(trained, part), parts), task)
+    made = join(jax.lax.map(lambda part: outputs_of(trained, part), parts), task)
+    # Masks and indices have no gradient.
+    outputs, fixed = (
+        {i: {k: v for k, v in of.items() if _is_real(v) == real} for i, of in made.items()}
+        for real in (True, False)
+    )
     of_loss = jax.value_and_grad(loss, argnums=(0, 1) if nested else 0, has_aux=True)
-    (value, aux), found = of_loss(outputs, trained)
+    (value, aux), found = of_loss(outputs, trained, fixed)
     cotangents, total = found if nested else (found, jax.tree.map(jnp.zeros_like, trained))
 
     def accumulate(total: Tree, inputs: tuple[dict[str, Batch], Any]) -> tuple[Tree, None]:
         part, cotangent = inputs
-        _, pull_back = jax.vjp(lambda trained: outputs_of(trained, part), trained)
+        _, pull_back = jax.vjp(lambda trained: real_outputs_of(trained, part), trained)
         return _constrained(task, jax.tree.map(jnp.add, total, pull_back(cotangent)[0])), None
 
     gradients, _ = jax.lax.scan(
