@@ -28,6 +28,7 @@ from vljax.data.transforms import (
     Flip,
     Greyscale,
     GridLabels,
+    Hide,
     Label,
     Noise,
     Occlude,
@@ -524,6 +525,7 @@ EVERY = (
     GridLabels(2, names=("dog",)),
     ChooseQuestions(2),
     EncodeAnswers(("2", "3")),
+    Hide("text"),
 )
 
 
