@@ -1,8 +1,8 @@
 """Evaluations of a run: the names of metrics, and steps that are not evaluated again."""
 
 import dataclasses
-from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +13,7 @@ from vljax.datasets import Builtin
 from vljax.evaluation import Retrieval
 from vljax.run import Run
 from vljax.training.metrics import MetricsWriter
+from vljax.training.state import TrainState
 
 
 def test_steps_already_evaluated_are_found_by_the_prefix(tmp_path):
@@ -34,22 +35,22 @@ def test_steps_already_evaluated_are_found_by_the_prefix(tmp_path):
     }
 
 
-def evaluate(monkeypatch, unreadable, step):
+def evaluate(unreadable, step):
     """The metrics at a step, after step 3 has been evaluated."""
     eye = FakePredictor(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), 64)
-    monkeypatch.setattr(launch, "evaluation_variables", lambda state: None)
     data = FakeData(["a", "b"], ["a", "b"], unreadable=unreadable)
     function = launch._evaluate_function(
         "own/fake/test", Retrieval(FakeSource()), data, lambda variables: eye, [3]
     )
-    return function(SimpleNamespace(step=step))
+    count = jnp.int32(step)
+    return function(TrainState(count, count, count, {}, {}, {}, {}, {}, {}))
 
 
-def test_metrics_and_errors_begin_with_the_prefix(monkeypatch):
-    values = evaluate(monkeypatch, (), 2)
+def test_metrics_and_errors_begin_with_the_prefix():
+    values = evaluate((), 2)
     assert values["own/fake/test/text_to_image/recall@1"] == 1.0
     assert all(name.startswith("own/fake/test/") for name in values)
-    assert evaluate(monkeypatch, (), 3) == {}
+    assert evaluate((), 3) == {}
     message = r"^own/fake/test: no readable example of fake:test has a caption$"
     with pytest.raises(UserError, match=message):
-        evaluate(monkeypatch, (0, 1), 2)
+        evaluate((0, 1), 2)
