@@ -11,6 +11,8 @@ import pytest
 from tests.training import tiny
 from vljax import config
 from vljax.config import UserError
+from vljax.datasets import Builtin
+from vljax.evaluation import Retrieval, ZeroShot
 from vljax.models.compute import Call, Compute
 from vljax.models.encoders import ViT
 from vljax.models.node import Encoded
@@ -94,3 +96,68 @@ def test_accumulation_is_refused_for_batch_statistics():
     message = "accumulate: 2 parts of a batch would each have their own statistics (batch_stats)"
     with pytest.raises(UserError, match=f"^{re.escape(message)}; set it to 1"):
         prepare(dataclasses.replace(run, model=model))
+
+
+VALIDATION = Builtin("validation")
+
+
+def test_metrics_have_the_type_and_the_data_set_in_their_names():
+    prefixes = config.load("configs/quickstart.py:tiny", Run).evaluator_prefixes()
+    assert prefixes == {
+        f"{field}.{kind}": f"{kind}/builtin/{split}"
+        for field, split in [("evaluators", "validation"), ("final_evaluators", "test")]
+        for kind in ("retrieval", "zero_shot")
+    }
+
+
+def test_two_evaluators_of_a_type_on_one_data_set_have_their_own_names():
+    first = {"all": Retrieval(VALIDATION), "zero_shot": ZeroShot(VALIDATION)}
+    last = {"one_caption": Retrieval(VALIDATION, captions=1), "test": Retrieval(Builtin("test"))}
+    prepared = prepare(recipe(evaluators=first, final_evaluators=last))
+    assert prepared.run.evaluator_prefixes() == {
+        "evaluators.all": "all/builtin/validation",
+        "evaluators.zero_shot": "zero_shot/builtin/validation",
+        "final_evaluators.one_caption": "one_caption/builtin/validation",
+        "final_evaluators.test": "retrieval/builtin/test",
+    }
+
+
+@pytest.mark.parametrize(
+    ("evaluators", "message"),
+    [
+        (
+            # The own name of one is the type of another.
+            {
+                "zero_shot": Retrieval(VALIDATION),
+                "other": Retrieval(VALIDATION),
+                "classes": ZeroShot(VALIDATION),
+            },
+            "evaluators.classes: and evaluators.zero_shot both measure "
+            "'zero_shot/builtin/validation'; rename or drop one",
+        ),
+        (
+            {"a/b": Retrieval(VALIDATION)},
+            "evaluators.a/b: the name holds '/', which separates the parts of metric names",
+        ),
+    ],
+)
+def test_evaluators_whose_metrics_cannot_be_told_apart_are_refused(evaluators, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        prepare(recipe(evaluators=evaluators))
+
+
+def test_evaluators_that_read_what_no_node_makes_are_refused():
+    run = recipe()
+    nodes = {("pictures" if k == "image" else k): v for k, v in run.model.nodes.items()}
+    nodes["pictures"] = dataclasses.replace(nodes["pictures"], entry="image")
+    nodes["embedding"] = dataclasses.replace(
+        nodes["embedding"], projections={"pictures": "linear", "text": "linear"}
+    )
+    message = (
+        "evaluators.retrieval: reads 'image/embedding', which no node makes; "
+        "did you mean 'text/embedding'?"
+    )
+    changed = dataclasses.replace(run, model=dataclasses.replace(run.model, nodes=nodes))
+    changed = dataclasses.replace(changed, objectives={})
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        prepare(changed)

@@ -103,6 +103,35 @@ def test_cleaning_and_preprocessing_are_those_of_training(loaded):
     assert loaded.images(picture(0))["image"].shape == (60, 60, 3)
 
 
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_embeddings_of_all_devices_equal_those_of_one(moved, loaded, count):
+    one = load(str(moved[0]), devices=jax.devices()[:1])
+    texts = [f"picture {i}" for i in range(count)]
+    images = [picture(i % 7) for i in range(count)]
+    held = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(loaded.variables)}
+    assert held == {len(jax.local_devices())} == {8}
+    for name, inputs in [("image", images), ("text", texts)]:
+        made, expected = (getattr(m, f"encode_{name}")(inputs) for m in (loaded, one))
+        assert made.shape[0] == count
+        np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_one_device_computes_the_model_as_it_is(moved):
+    one = load(str(moved[0]), devices=jax.devices()[:1])
+    texts = [f"picture {i}" for i in range(5)]
+    ids, mask = one.tokenizer(texts)
+    outputs, _ = jax.jit(one.model.apply)(one.variables, {"text": ids, "text_mask": mask})
+    np.testing.assert_array_equal(one.encode_text(texts), outputs["text/embedding"])
+    made = one.predictor.run(["text/tokens"], {"text": ids, "text_mask": mask})
+    np.testing.assert_array_equal(made["text/tokens"], outputs["text/tokens"])
+
+
+def test_inputs_are_computed_in_parts(loaded):
+    texts = [f"picture {i % 300}" for i in range(300)]
+    parts = [loaded.encode_text(texts[start : start + 256]) for start in (0, 256)]
+    np.testing.assert_array_equal(loaded.encode_text(texts), np.concatenate(parts))
+
+
 def test_a_damaged_checkpoint_is_refused(moved, tmp_path):
     copy = shutil.copytree(moved[0], tmp_path / "w")
     file = copy / "checkpoints" / "2" / "tokenizer" / "tokenizer.json"

@@ -63,6 +63,14 @@ def test_evaluations_of_two_files_are_two_plots(tmp_path, drawn):
     assert drawn["recall_val_all"].get_suptitle() == "Retrieval on val (dotted: chance)"
 
 
+def test_two_evaluators_of_one_data_set_are_two_plots(tmp_path, drawn):
+    rows = [r for name in ("short", "long") for r in recall_rows([1, 2], f"{name}/builtin/test")]
+    names = [path.name for path in plot_run(rows, tmp_path)]
+    assert sorted(names) == ["recall_long_builtin_test.png", "recall_short_builtin_test.png"]
+    title = drawn["recall_long_builtin_test"].get_suptitle()
+    assert title == "Retrieval (long) on builtin, test split (dotted: chance)"
+
+
 def test_only_logged_metrics_are_drawn(tmp_path):
     assert plot_run([], tmp_path) == []
     assert plot_run([{"step": 1, "examples_per_second": 3.0}], tmp_path) == []

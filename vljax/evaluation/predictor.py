@@ -151,7 +151,7 @@ class ModelPredictor:
     >>> from vljax.parallel.mesh import MeshConfig, make_mesh
     >>> sizes = {"width": 8, "depth": 1, "heads": 1, "mlp_dim": 8}
     >>> text = TextTransformer(vocab_size=9, context_length=4, pooling="mean", **sizes)
-    >>> config = ModelConfig({"text": text, "embedding": Embedding(3)})
+    >>> config = ModelConfig({"text": text, "embedding": Embedding(3, {"text": "linear"})})
     >>> model, mesh = build(config, Compute()), make_mesh(MeshConfig())
     >>> batch = {"text": np.ones((5, 4), np.int32), "text_mask": np.ones((5, 4), bool)}
     >>> init = jax.jit(model.init, out_shardings=replicated(mesh))
