@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from vljax.evaluation.predictor import Batch, Predictor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = 8
+_SHOWN = 12
 _THUMBNAIL = 128
 
 
@@ -238,6 +239,8 @@ def _draw(panels: list[_Panel]) -> Figure:
         right = normalised(panel.given) == normalised(panel.right)
         axes.spines[:].set(visible=True, color=charts.GREEN if right else charts.GREY, linewidth=3)
         answer = panel.given if right else f"{panel.given} (right: {panel.right})"
-        axes.set_title(f"{panel.question}\n{answer}", fontsize=8, parse_math=False, wrap=True)
-    figure.suptitle("Answers to questions, and what the words attend to", fontsize=11)
+        lines = [*textwrap.wrap(panel.question, 36, max_lines=2, placeholder=" …"), answer]
+        axes.set_title("\n".join(lines), fontsize=8, parse_math=False)
+    seen = ", and what the words attend to" if panels[0].attention is not None else ""
+    figure.suptitle(f"Answers to questions{seen}", fontsize=11)
     return figure
