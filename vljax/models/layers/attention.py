@@ -106,32 +106,38 @@ class Attention(nn.Module):
         if cache is not None:
             if context is not None or (mask is not None and mask.ndim == 3):
                 raise ValueError("a cache takes neither a context nor a mask by queries and keys")
-            cache = filled = _appended(cache, self.project(x), mask)
-            mask, causal = _visible(filled, x.shape[1], mask, causal), False
+            cache = _appended(cache, self.project(x), mask)
+            mask, causal = _visible(cache, x.shape[1], mask, causal), False
+            key, value = cache.key, cache.value
         elif isinstance(context, KeyValue):
-            filled = context
+            key, value = context.key, context.value
         else:
-            filled = self.project(x if context is None else context)
-        key, value = (y.astype(query.dtype) for y in (filled.key, filled.value))
+            key, value = self._key_value(x if context is None else context)
+        key, value = (y.astype(query.dtype) for y in (key, value))
         # Rows of `x` with the same context are one row of queries, which do not see each other.
-        rows, shared = len(x), len(x) // len(key)
+        rows, shared = x.shape[0], x.shape[0] // key.shape[0]
         if shared > 1 and mask is not None and mask.ndim == 3 and mask.shape[1] > 1:
             raise ValueError("a mask by queries and keys needs as many rows of the context as of x")
-        query = query.reshape(len(key), -1, *query.shape[2:])
+        if shared > 1:
+            query = query.reshape(key.shape[0], -1, *query.shape[2:])
         if call.attention:
             weights = attention_weights(query, key, mask, causal)
             weights = rearrange(weights, "b h (r q) k -> (b r) h q k", r=shared)
             self.sow("intermediates", "attention", weights)
         mixed = self.compute.kernels.attention(query, key, value, mask, causal)
-        mixed = mixed.reshape(rows, -1, *mixed.shape[2:])
+        if shared > 1:
+            mixed = mixed.reshape(rows, -1, *mixed.shape[2:])
         y = self.output(checkpoint_name(mixed, "attention_mixed"))
         return y if cache is None else (y, cache)
 
     def project(self, context: Float[Array, "batch keys context_embed"]) -> KeyValue:
         """Keys and values of a context, for many calls that attend to it."""
+        length = jnp.full(context.shape[:1], context.shape[1], jnp.int32)
+        return KeyValue(*self._key_value(context), length)
+
+    def _key_value(self, context: Array) -> tuple[Array, Array]:
         key = self._projected(self.key, context, "key")
-        value = self._projected(self.value, context, "value")
-        return KeyValue(key, value, jnp.full(context.shape[:1], context.shape[1], jnp.int32))
+        return key, self._projected(self.value, context, "value")
 
     def _projected(self, linear: Linear, tokens: Array, name: str) -> Array:
         y = self.compute.constrain(linear(tokens), ("batch", "length", "heads", "head_dim"))

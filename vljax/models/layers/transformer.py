@@ -183,6 +183,9 @@ class Block(nn.Module):
                 y = attention(y, cache.context, context_mask, call=call)
                 return after(y, "cross_attention"), None
             assert context is not None  # `transformer` saw to it
+            if cache is None:
+                y = attention(y, context, context_mask, call=call)
+                return after(y, "cross_attention"), None
             projected = attention.project(context)
             y = attention(y, projected, context_mask, call=call)
             return after(y, "cross_attention"), projected
