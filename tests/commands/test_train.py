@@ -77,7 +77,7 @@ def test_neither_tensorflow_nor_pytorch_is_imported(uninterrupted):
 def test_the_run_is_described(uninterrupted):
     workdir, _, _, _ = uninterrupted
     described = json.loads((workdir / "run.json").read_text())
-    assert described["recipe"]["model"]["encoders"]["image"]["type"] == "vit"
+    assert described["recipe"]["model"]["nodes"]["image"]["type"] == "vit"
     assert described["resolved"]["precision"] == "float32"
     assert described["versions"]["jax"]
     assert described["devices"]["count"] == 1
