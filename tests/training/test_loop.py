@@ -41,7 +41,7 @@ def nothing(step):
 
 def state(step=0):
     zero = jnp.int32(0)
-    return TrainState(jnp.int32(step), zero, zero, {"x": jnp.zeros(2)}, {}, {}, {})
+    return TrainState(jnp.int32(step), zero, zero, {"x": jnp.zeros(2)}, {}, {}, {}, {}, {})
 
 
 @pytest.fixture

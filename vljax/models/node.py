@@ -128,6 +128,12 @@ class Encoder(Node):
 
     Its module is called as `(inputs, mask or None, call, **rest) -> Encoded`. The stream has the
     node's name.
+
+    >>> from vljax.models.encoders import ViT
+    >>> sizes = {"width": 384, "depth": 12, "heads": 6, "mlp_dim": 1536}
+    >>> teacher = ViT(entry="image", image_size=224, patch_size=16, **sizes)
+    >>> teacher.example("teacher", 8)["image"].shape, teacher.makes("teacher")
+    ((8, 224, 224, 3), {'teacher': ()})
     """
 
     any_length: ClassVar[bool] = False

@@ -9,7 +9,7 @@ import pytest
 from flax.linen import meta
 
 from vljax.config import UserError, decode, validate
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.heads.embedding import Embedding
 from vljax.models.node import Encoded
 from vljax.models.numerics import unit
@@ -24,9 +24,9 @@ def stream(pooled: np.ndarray, dtype: Any = jnp.float32) -> Encoded:
 
 def run(head: Embedding, params: dict[str, Any], **streams: Encoded) -> dict[str, np.ndarray]:
     module = head.module(Compute(), "head")
-    boxed = jax.eval_shape(module.init, jax.random.key(0), streams).get("params", {})
+    boxed = jax.eval_shape(module.init, jax.random.key(0), streams, Call()).get("params", {})
     assert jax.tree.map(jnp.shape, meta.unbox(boxed)) == jax.tree.map(np.shape, params)
-    return jax.device_get(module.apply({"params": params}, streams))
+    return jax.device_get(module.apply({"params": params}, streams, Call()))
 
 
 @pytest.mark.parametrize("projection", ["none", "linear", "affine", "tanh"])
@@ -59,7 +59,7 @@ def test_projections(projection: str, normalize: bool) -> None:
 
 def test_a_stream_that_the_batch_lacks_is_left_out() -> None:
     head = Embedding(6, {"image": "none", "text": "linear"})
-    assert head.reads() == ("image", "text")
+    assert head.streams_read() == ("image", "text")
     assert set(run(head, {}, image=stream(POOLED))) == {"image/embedding"}
 
 
