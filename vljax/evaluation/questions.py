@@ -56,7 +56,8 @@ class Questions(Evaluator, name="questions"):
     """Batch entry with the weights of the answers."""
     attention: str | None = None
     """Output with the attention from words to image tokens, such as `fusion/attention`, for a
-    figure and for `attention/right`; None for neither. The last block is used."""
+    figure and for `attention/right`; None for neither. The last block is used. The image tokens
+    must be a square grid, row-major."""
     words: str = "question/mask"
     """Output that says which tokens of the question are not padding."""
     pointing: tuple[str, ...] = ("what_beside",)
@@ -82,7 +83,7 @@ class Questions(Evaluator, name="questions"):
         names = terms(data.vocabulary(self.targets))
         credit: list[float] = []
         valid = []
-        points: list[tuple[int, bool, bool]] = []
+        points: list[tuple[bool, bool]] = []
         for first, batch in self._batches(data):
             found = self._answered(predictor, batch)
             about = data.annotations[first : first + len(found.answer)]
@@ -112,8 +113,8 @@ class Questions(Evaluator, name="questions"):
             metrics[f"questions/{kind}"] = float(own.sum())
         metrics["majority"] = float(most.mean())
         if points:
-            metrics["attention/right"] = float(np.mean([right for _, right, _ in points]))
-            metrics["attention/other"] = float(np.mean([other for _, _, other in points]))
+            metrics["attention/right"] = float(np.mean([right for right, _ in points]))
+            metrics["attention/other"] = float(np.mean([other for _, other in points]))
             metrics["attention/questions"] = float(len(points))
         return metrics
 
@@ -121,8 +122,8 @@ class Questions(Evaluator, name="questions"):
         """A grid of images with question, answer, and the attention over the image."""
         names = terms(data.vocabulary(self.targets))
         kinds = [a.questions[0].kind if a.questions else "" for a in data.annotations]
-        # The first rows of each kind, so that every kind is shown.
-        chosen = [i for kind in sorted({*kinds} - {""}) for i in [kinds.index(kind)]][:_SHOWN]
+        # The first question of each kind.
+        chosen = [kinds.index(kind) for kind in sorted({*kinds} - {""})][:_SHOWN]
         panels = []
         for first, batch in self._batches(data):
             rows = [i for i in chosen if first <= i < first + len(batch["valid"])]
@@ -155,8 +156,10 @@ class Questions(Evaluator, name="questions"):
 
     def _points(
         self, found: _Answered, batch: Batch, annotations: list[Annotation], first: int
-    ) -> list[tuple[int, bool, bool]]:
-        """For each question that points at an object: its row, and where the attention peaks."""
+    ) -> list[tuple[bool, bool]]:
+        """For each question that points at an object: whether the attention peaks in the right
+        object's box, and in another's.
+        """
         if found.attention is None or "boxes" not in batch:
             return []
         boxes, there = _on_host(batch["boxes"]), _on_host(batch["boxes_mask"])
@@ -175,7 +178,7 @@ class Questions(Evaluator, name="questions"):
             y, x = divmod(int(found.attention[row].argmax()), side)
             centre = ((x + 0.5) / side, (y + 0.5) / side)
             hit = _contains(boxes[row][: len(right)], centre)
-            points.append((first + row, bool((hit & inside).any()), bool((hit & others).any())))
+            points.append((bool((hit & inside).any()), bool((hit & others).any())))
         return points
 
 

@@ -162,10 +162,6 @@ def _of_whole_batch(one: _Pass, trained: Tree) -> Gradients:
     return Gradients(value, _constrained(one.task, gradients), *aux)
 
 
-def _is_real(array: Array) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.inexact)
-
-
 class _Asked(NamedTuple):
     """A forward pass of the batch that objectives ask for."""
 
@@ -235,6 +231,10 @@ def _of_parts(one: _Pass, trained: Tree) -> Gradients:
         accumulate, _constrained(task, total), (parts, split(cotangents, task))
     )
     return Gradients(value, gradients, *aux)
+
+
+def _is_real(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.inexact)
 
 
 def _what_is_asked(one: _Pass, trained: Tree) -> tuple[dict[tuple[str, Of], _Asked], bool]:
