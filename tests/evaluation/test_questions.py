@@ -1,0 +1,105 @@
+"""Accuracy of answers with a model whose scores are known."""
+
+import numpy as np
+import pytest
+
+from vljax.config import UserError, validate
+from vljax.data.records import Annotation, Question, Region
+from vljax.datasets import Scenes
+from vljax.evaluation import Questions
+from vljax.recipes import Expand
+
+NAMES = ("cat", "dog", "red", "two")
+CAT, DOG = Region("Cat", (0, 0, 2, 4)), Region("dog", (2, 0, 4, 4))
+BOXES = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]], np.float32)
+ASKED = [
+    Question("colour", "Which colour?", "red"),
+    Question("colour", "Which colour?", "red", (("red", 1.0), ("two", 4.0))),
+    Question("count", "How many?", "Two"),
+    Question("what_beside", "What is left of the dog?", "cat"),
+    Question("what_beside", "What is right of the cat?", "dog"),
+    Question("count", "How many?", "seven"),
+]
+GIVEN = ["red", "red", "two", "cat", "cat", "two"]
+SCORES = np.eye(4, dtype=np.float32)[[NAMES.index(name) for name in GIVEN]]
+EVALUATOR = Questions(source=Expand(Scenes()), batch_size=6, attention="fusion/attention")
+
+
+class Data:
+    """Six questions about the same two objects; the image of the last one cannot be read."""
+
+    labels = np.full(6, -1)
+    class_names = ()
+
+    def __init__(self):
+        self.captions = [()] * 6
+        self.annotations = [Annotation((), regions=(CAT, DOG), questions=(q,)) for q in ASKED]
+
+    def vocabulary(self, array):
+        return NAMES
+
+    def batches(self, size):
+        boxes, there = np.stack([BOXES] * size), np.ones((size, 2), bool)
+        yield {"valid": np.arange(size) < 5, "boxes": boxes, "boxes_mask": there}
+
+    def tokenizer(self, texts):
+        raise AssertionError
+
+    def thumbnail(self, index, size):
+        return np.zeros((size, size, 3), np.uint8)
+
+
+class Model:
+    """Answers as `GIVEN`; the only word that counts attends to the left of four image tokens."""
+
+    def __init__(self, scores=SCORES):
+        self.scores = scores
+
+    def run(self, want, batch):
+        weights = np.zeros((6, 2, 1, 2, 4), np.float32)
+        weights[:, 0, :, :, 1] = 1  # an earlier block looks elsewhere
+        weights[:, 1, :, 0, 0] = 1
+        weights[:, 1, :, 1, 3] = 9  # padding
+        every = {"answer/logits": self.scores, "fusion/attention": weights}
+        every["question/mask"] = np.stack([np.array([True, False])] * 6)
+        return {name: every[name] for name in want}
+
+
+def test_credit_by_kind_and_the_most_frequent_answer():
+    """The second answer has a quarter of the largest weight; an unreadable image is left out."""
+    found = EVALUATOR.measure(Model(), Data())
+    expected = {
+        "accuracy": (1 + 0.25 + 1 + 1 + 0) / 5,
+        "accuracy/colour": 0.625,
+        "accuracy/count": 1.0,
+        "accuracy/what_beside": 0.5,
+        "majority": (2 * 1 + 1 * 1 + 2 * 0.5) / 5,
+        "majority/what_beside": 0.5,
+        "questions": 5.0,
+        "questions/colour": 2.0,
+        "unreadable": 1.0,
+        "attention/right": 0.5,
+        "attention/other": 0.5,
+        "attention/questions": 2.0,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_tie_is_wrong():
+    found = EVALUATOR.measure(Model(np.zeros_like(SCORES)), Data())
+    assert found["accuracy"] == 0
+
+
+def test_the_figure_has_a_panel_for_each_kind():
+    (draw,) = EVALUATOR.figures(Model(), Data()).values()
+    titles = [axes.get_title() for axes in draw().axes if axes.get_title()]
+    assert titles == [
+        "Which colour?\nred",
+        "How many?\ntwo",
+        "What is left of the dog?\ncat",
+    ]
+
+
+def test_a_source_with_several_questions_in_a_row_is_refused():
+    with pytest.raises(UserError, match=r"source: has several questions in a row; put it into Exp"):
+        validate(Questions(source=Scenes()))
