@@ -40,4 +40,4 @@ def test_five_commands_lead_from_a_folder_to_a_model(call, folder):
         status, out, err = call("-m", "vljax.commands.main", *words)
         assert status == 0, (command, out, err)
     model = json.loads((folder / "runs/photos-npz/recipe.json").read_text())
-    assert model["data"]["tokenizer"]["type"] == "huggingface"
+    assert model["data"]["tokenizers"]["text"]["type"] == "huggingface"
