@@ -84,6 +84,7 @@ def test_other_parameters_are_trained_by_adam():
         (("layers", "mlp", "embed"), "layers (mlp) (embed)"),
         (("layers", "embed", "heads", "head_dim"), "layers (embed) (heads head_dim)"),
         (("heads", "head_dim", "embed"), "1 (heads head_dim) (embed)"),
+        (("patch", "patch", "conv_in", "conv_out"), "1 (patch_0 patch_1 conv_in) (conv_out)"),
     ],
 )
 def test_matrices_by_their_logical_axes(names, folded):
@@ -98,6 +99,7 @@ def test_matrices_by_their_logical_axes(names, folded):
         ("vocab", "embed"),
         ("positions", "embed"),
         ("patch", "patch", "conv_in", "embed"),
+        ("patch", "patch", "none", "conv_out"),
         ("embed", "none"),
         (),
     ],

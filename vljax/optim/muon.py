@@ -30,6 +30,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 _HIDDEN = {("embed",), ("mlp",), ("heads", "head_dim")}
 """The logical axes that are one side of a matrix."""
+_CONVOLUTION = (("patch", "patch", "conv_in"), ("conv_out",))
+"""The sides of the kernel of a convolution within a network: a matrix from all that an output pixel
+sees, as in Jordan's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,9 @@ class Muon(AdamW, name="muon"):
     """Orthogonalized momentum (Jordan 2024) for the matrices of blocks, AdamW for all else.
 
     The matrices are found by their logical axes: attention and MLP kernels, in blocks and in
-    attention pooling, with heads and head_dim as one dimension. Embeddings, norms, biases, scalars,
-    patch kernels and the projections of heads are trained by AdamW with `b1`, `b2` and `epsilon`.
+    attention pooling, with heads and head_dim as one dimension, and kernels of convolutions that
+    are not depthwise. Embeddings, norms, biases, scalars, patch kernels and the projections of
+    heads are trained by AdamW with `b1`, `b2` and `epsilon`.
 
     >>> optimizer = Muon(learning_rate=1e-3, weight_decay=0.1)
     >>> axes = {"kernel": ("embed", "mlp"), "bias": ("mlp",)}
@@ -85,7 +89,7 @@ class Muon(AdamW, name="muon"):
     def _move(self, update: Array, names: tuple[str, ...]) -> Array:
         matrix = matrix_of(names)
         assert matrix is not None
-        sizes = dict(zip(names, update.shape, strict=True))
+        sizes = dict(zip(matrix.unfolded.split(), update.shape, strict=True))
         stacked = rearrange(update, f"{matrix.unfolded} -> {matrix.folded}", **sizes)
         rows, columns = stacked.shape[1:]
         if self.update_rms is None:
@@ -113,9 +117,11 @@ def matrix_of(names: tuple[str, ...]) -> Matrix | None:
     layers, dims = ("layers", names[1:]) if names[:1] == ("layers",) else ("1", names)
     for split in range(1, len(dims)):
         rows, columns = dims[:split], dims[split:]
-        if rows in _HIDDEN and columns in _HIDDEN:
-            unfolded = " ".join(names)
-            return Matrix(unfolded, f"{layers} ({' '.join(rows)}) ({' '.join(columns)})")
+        if (rows in _HIDDEN and columns in _HIDDEN) or (rows, columns) == _CONVOLUTION:
+            # einops wants names that differ; a kernel has two axes of the name patch.
+            unique = [f"{name}_{i}" if name == "patch" else name for i, name in enumerate(names)]
+            left, right = " ".join(unique[-len(dims) :][:split]), " ".join(unique[-len(columns) :])
+            return Matrix(" ".join(unique), f"{layers} ({left}) ({right})")
     return None
 
 

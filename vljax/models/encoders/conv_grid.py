@@ -90,17 +90,18 @@ class ConvGridModule(nn.Module):
         config, compute = self.config, self.compute
         gelu = ACTIVATIONS["gelu_tanh"]
 
-        def linear(name: str, x: Array) -> Array:
-            return Linear((config.width,), ("conv_in", "embed"), compute, name=name)(x)
+        def linear(name: str, axes: tuple[str, str], x: Array) -> Array:
+            return Linear((config.width,), axes, compute, name=name)(x)
 
         def norm(name: str, x: Array) -> Array:
             return layer_norm(compute, config.norm_epsilon, name)(x)
 
         x = normalised(image, config.pixel_mean, config.pixel_std, compute)
         x = rearrange(patchify(x, config.patch_size), "b r c p q d -> b r c (p q d)")
-        x = linear("patch_output", gelu(linear("patch_embedding", x)))
+        x = gelu(linear("patch_embedding", ("conv_in", "mlp"), x))
+        x = linear("patch_output", ("mlp", "embed"), x)
         x = rearrange(x, "b (r m) (c n) d -> b r c (m n d)", m=config.merge, n=config.merge)
-        x = linear("merge", norm("merge_norm", x))
+        x = linear("merge", ("mlp", "embed"), norm("merge_norm", x))
         for i in range(config.depth):
             branch = Convolution(config.width, config.kernel_size, compute, name=f"convolution{i}")(
                 gelu(norm(f"norm{i}", x))
