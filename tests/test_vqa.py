@@ -4,9 +4,12 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +18,14 @@ from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.inference import load
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.programs.functions import program_functions
 from vljax.launch import train
+from vljax.models.assembly import Variables
+from vljax.models.compute import Compute
+from vljax.models.kernels.attention.reference import cpu_attention
+from vljax.models.kernels.choose import Kernels
+from vljax.models.parameters import leaves, unroll
 from vljax.optim.schedules import WarmupCosine
 from vljax.run import Run, prepare
 
@@ -41,6 +51,22 @@ def shortened(workdir=None, **changes):
 def trained(tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("vqa") / "run")
     return workdir, train(shortened(workdir))
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load(trained[0])
+
+
+@pytest.fixture(scope="module")
+def asked(model):
+    """Six images of the evaluation set, and a question about each."""
+    data = EvaluationSet(model.run.data, model.run.final_evaluators["questions"].source)
+    rows = range(6)
+    return (
+        [data.records.image(i) for i in rows],
+        [data.annotations[i].questions[0].text for i in rows],
+    )
 
 
 def test_a_run_trains_evaluates_by_kind_and_draws(trained):
@@ -74,9 +100,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(trained, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, left, right))
 
 
-def test_answers_have_probabilities_that_do_not_depend_on_the_recipe_file(trained):
-    workdir, _ = trained
-    model = load(workdir)
+def test_answers_have_probabilities_that_do_not_depend_on_the_recipe_file(model):
     data = EvaluationSet(model.run.data, model.run.final_evaluators["questions"].source)
     question = data.annotations[0].questions[0].text
     every = model.answer(data.records.image(0), question, top=1000)
@@ -89,21 +113,134 @@ def test_answers_have_probabilities_that_do_not_depend_on_the_recipe_file(traine
     assert every[0][0] == names[int(np.argmax(logits))]
 
 
-def test_a_model_without_questions_says_so(trained):
-    workdir, _ = trained
+def test_a_model_without_questions_says_so(model):
     with pytest.raises(UserError, match="the model does not answer questions"):
-        load(workdir).answer(b"", "Why?", targets="label")
+        model.answer(b"", "Why?", targets="label")
 
 
-@pytest.mark.parametrize("kind", ["safetensors"])
-def test_the_model_is_exported_and_answers_again(trained, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_the_model_is_exported_and_answers_again(trained, model, asked, tmp_path, kind):
+    """From the exported folder as it is; an import of it holds the same arrays."""
     workdir, _ = trained
-    out = str(tmp_path / "out")
+    out, again = str(tmp_path / "out"), str(tmp_path / "again")
     assert main(["export", workdir, out, "--format", kind]) == 0
-    model, other = load(workdir), load(out)
-    image = EvaluationSet(model.run.data, model.run.final_evaluators["questions"].source)
-    asked = (image.records.image(0), "Is there a cat?")
-    assert other.answer(*asked) == model.answer(*asked)
+    assert main(["import", out, again]) == 0
+    (image, *_), _ = asked
+    assert load(out).answer(image, "Is there a cat?") == model.answer(image, "Is there a cat?")
+    same(load(again), model)
+
+
+def same(one, other):
+    left, right = one.variables.params, other.variables.params
+    assert jax.tree.all(jax.tree.map(np.array_equal, left, right))
+    assert one.vocabularies == other.vocabularies
+
+
+@pytest.mark.parametrize("kind", ["transformers", "open_clip"])
+def test_formats_without_fusion_name_what_they_have(trained, tmp_path, kind, capsys):
+    out = tmp_path / "out"
+    assert main(["export", trained[0], str(out), "--format", kind]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    nodes = "['image', 'question', 'fusion', 'cell', 'answer']"
+    assert f"cannot express model = {nodes}; it has an image tower, a text tower and" in line
+    assert not out.exists()
+
+
+_WITHOUT_VLJAX = """
+import json, pathlib, sys
+sys.modules["vljax"] = None
+folder, images, questions, out = sys.argv[1:]
+sys.path.insert(0, folder)
+import numpy as np
+from pipeline.model import Model
+model = Model(folder)
+files = [file.read_bytes() for file in sorted(pathlib.Path(images).iterdir())]
+questions = json.loads(questions)
+logits = model.answer_logits(files, questions)
+np.testing.assert_array_equal(model.answer_logits(files[:1], questions[:1]).shape, (1, 125))
+np.save(out, logits)
+print(json.dumps(model.answer(files[0], questions[0], 3)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
+def test_a_program_without_vljax_gives_the_same_answers(trained, model, asked, tmp_path, kind):
+    if kind == "onnx":
+        for package in ("jax2onnx", "onnxruntime"):
+            pytest.importorskip(package)
+    workdir, out, folder = trained[0], tmp_path / "out", tmp_path / "images"
+    assert main(["export", workdir, str(out), "--format", kind]) == 0
+    images, questions = asked
+    folder.mkdir()
+    for i, image in enumerate(images):
+        (folder / f"{i}.png").write_bytes(image)
+    asking = json.dumps(questions)
+    arguments = [str(out), str(folder), asking, str(tmp_path / "logits.npy")]
+    done = python("-c", _WITHOUT_VLJAX, *arguments)
+    assert done.returncode == 0, done.stderr
+
+    ids, mask = model.tokenizer(questions)
+    batch = {"image": np.stack([model.images(image)["image"] for image in images])}
+    batch |= {"question": ids[:, None], "question_mask": mask[:, None]}
+    ours = model.predictor.run(["answer/logits"], batch)["answer/logits"]
+    theirs = np.load(tmp_path / "logits.npy")
+    assert np.abs(ours[0] - ours[1]).max() > 0.01
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    answers = json.loads(done.stdout)
+    expected = model.answer(images[0], questions[0], top=3)
+    assert [name for name, _ in answers] == [name for name, _ in expected]
+    assert [p for _, p in answers] == pytest.approx([p for _, p in expected], abs=1e-6)
+
+    described = json.loads((out / "export.json").read_text())
+    (program,) = described["programs"].values()
+    assert program["output"] == {"name": "logits", "shape": ["batch", 125], "dtype": "float32"}
+    assert not [name for name in program["weights"] if name.startswith("cell/")]
+    assert not (out / "embed.py").exists()
+    image = str(folder / "0.png")
+    command = ["--images", image, "--questions", questions[0], "--top", "1"]
+    printed = python(str(out / "answer.py"), *command)
+    assert (
+        printed.stdout.split(maxsplit=1)[1].strip() == f"{image}  {questions[0]}  {answers[0][0]}"
+    )
+    missing = python(str(out / "answer.py"), "--images", str(out / "answer.py"), *command[2:])
+    assert missing.stderr.startswith("error: damaged, or not an image of ")
+    same(load(str(out)), model)
+
+
+def python(*arguments):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+def test_the_program_of_a_scanned_stack_computes_the_same():
+    """The large recipe scans its stacks; programs have the unrolled names of exported weights."""
+    run = shortened()
+    scanned = dataclasses.replace(run.model.nodes["fusion"], scan=True)
+    model = dataclasses.replace(run.model, nodes={**run.model.nodes, "fusion": scanned})
+    prepared = prepare(dataclasses.replace(run, model=model))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.array(rng.normal(size=leaf.shape, scale=0.1), jnp.float32),
+        prepared.shapes.params,
+    )
+    unrolled = {"/".join(keys): array for keys, array in leaves(unroll(params))}
+    trained = TrainedModel(prepared.run, None, unrolled, {}, {}, None, "float32")
+    compute = Compute(kernels=Kernels(attention=cpu_attention))
+    (function,) = program_functions(trained, ExportIssues("stablehlo"), compute, np.float32)
+    assert function.weights.keys() <= unrolled.keys()
+    assert {name.split("/")[0] for name in function.weights} == {
+        *("image", "question", "fusion", "answer")
+    }
+    inputs = {
+        name: jnp.array(rng.integers(0, 100, spec.shape) % 7, spec.dtype)
+        for name, spec in function.inputs.items()
+    }
+    assert inputs["question"].shape == (1, 20)
+    weights = {name: unrolled[name] for name in function.weights}
+    expected, _ = prepared.model.apply(Variables(params, {}), inputs, want=("answer/logits",))
+    np.testing.assert_allclose(
+        function(weights, inputs), expected["answer/logits"], rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

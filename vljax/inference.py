@@ -27,7 +27,6 @@ from vljax.interop import exported
 from vljax.models.assembly import Model, Variables, parameter_shapes
 from vljax.models.numerics import Precision
 from vljax.models.parameters import merge
-from vljax.objectives import Classification
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import replicated
 from vljax.run import Run, build_model
@@ -103,16 +102,15 @@ class Loaded:
           ExampleError: if the image cannot be decoded.
           UserError: if the model does not answer questions.
         """
-        objectives = self.run.objectives.values()
-        trained = [o for o in objectives if isinstance(o, Classification) and o.targets == targets]
-        names, tokenizer = self.vocabularies.get(targets), self.run.data.tokenizer_name("question")
-        if not trained or names is None or tokenizer is None:
+        answering = self.run.question_answering(targets)
+        if answering is None:
             raise UserError("the model does not answer questions: it was trained on none")
-        (ids,), (mask,) = self.tokenizers[tokenizer]([question])
+        names = self.vocabularies[targets]
+        (ids,), (mask,) = self.tokenizers[answering.tokenizer]([question])
         batch = {name: array[None] for name, array in self.images(image).items()}
         batch |= {"question": ids[None, None], "question_mask": mask[None, None]}
-        logits = self.predictor.run([trained[0].logits], batch)[trained[0].logits][0]
-        likely = jax.nn.softmax if trained[0].loss == "softmax" else jax.nn.sigmoid
+        logits = self.predictor.run([answering.logits], batch)[answering.logits][0]
+        likely = jax.nn.softmax if answering.loss == "softmax" else jax.nn.sigmoid
         probabilities = np.asarray(likely(logits))
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [(names[i], float(probabilities[i])) for i in best]
@@ -143,8 +141,8 @@ def load(
 
     Args:
       path: a checkpoint (`W/checkpoints/STEP`); or a workdir, which means its newest intact
-        checkpoint; or the output of `vljax export --format safetensors`, whose weights keep their
-        stored formats.
+        checkpoint; or the output of `vljax export` as safetensors, npz or programs, whose weights
+        keep their stored formats.
       precision: precision to compute in; by default that of the training run, on every platform.
       devices: the devices to compute on; by default all of this process.
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from vljax.models.kernels.choose import AttentionKind, choose
 from vljax.models.node import Encoder, stream_of
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
+from vljax.objectives.classification import Classification
 from vljax.objectives.contrastive import Contrastive
 from vljax.objectives.objective import Objective
 from vljax.optim import AdamW, Group, Optimizer, learning_rate_factors
@@ -218,11 +219,39 @@ class Run:
             for path, prefix in by_type.items()
         }
 
+    def question_answering(self, targets: str = "answer") -> QuestionAnswering | None:
+        """How the model answers questions about images; None if no objective trains it to.
+
+        Args:
+          targets: the batch entry that the model is trained to predict from the image and the entry
+            `question`.
+        """
+        tokenizer = self.data.tokenizer_name("question")
+        if tokenizer is None or targets not in self.data.vocabularies():
+            return None
+        for objective in self.objectives.values():
+            if isinstance(objective, Classification) and objective.targets == targets:
+                return QuestionAnswering(targets, objective.logits, objective.loss, tokenizer)
+        return None
+
     @property
     def all_evaluators(self) -> dict[str, Evaluator]:
         """Evaluators by the path of their recipe field."""
         both = {"evaluators": self.evaluators, "final_evaluators": self.final_evaluators}
         return {f"{k}.{name}": e for k, group in both.items() for name, e in group.items()}
+
+
+class QuestionAnswering(NamedTuple):
+    """What of a model answers questions, see `Run.question_answering`."""
+
+    targets: str
+    """The batch entry whose vocabulary holds the answers."""
+    logits: str
+    """The output with a score for each answer."""
+    loss: Literal["softmax", "sigmoid"]
+    """What the scores were trained with: it turns them into probabilities."""
+    tokenizer: str
+    """The name of the tokenizer of questions."""
 
 
 def _fits(made: tuple[int, ...], wanted: tuple[int, ...], encoder: Encoder | None) -> bool:

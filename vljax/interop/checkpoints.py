@@ -22,7 +22,7 @@ from vljax.interop.files.tensors import Lazy
 from vljax.models.parameters import canonical_paths, leaves
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest, saved_state, storage
-from vljax.workdir import FORMAT_VERSION, decode_recipe
+from vljax.workdir import FORMAT_VERSION, decode_recipe, tokenizer_folder
 
 _CACHE_BYTES = 2**31
 
@@ -102,9 +102,11 @@ def read_trained(
     if averages:
         notes.append(f"{len(averages)} of {len(parameters)} arrays are moving averages (EMA)")
     names = [name for name in manifest.file_names(folder) if not name.startswith("state/")]
+    run = decode_recipe(recipe, f"{folder}/recipe.json")
+    tokenizer = run.data.tokenizer_name() or next(iter(run.data.tokenizers), "text")
     trained = TrainedModel(
-        run=decode_recipe(recipe, f"{folder}/recipe.json"),
-        tokenizer=load_tokenizer(str(folder / "tokenizer")),
+        run=run,
+        tokenizer=load_tokenizer(str(folder / tokenizer_folder(tokenizer))),
         parameters=parameters,
         statistics=_arrays(folder, "state", saved),
         files={name: checkpoint.read_file(folder, name) for name in names},

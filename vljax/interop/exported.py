@@ -1,7 +1,7 @@
 """Folders that `vljax export` wrote under vljax's own names: `export.json` and the arrays.
 
 `export.json` says what such a folder holds, with a digest of every other file; it is written last.
-Folders of safetensors and of programs (StableHLO, ONNX) have one.
+Folders of safetensors, of npz and of programs (StableHLO, ONNX) have one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import vljax
 from vljax.config import UserError
 from vljax.interop.export_plan import TrainedModel
+from vljax.interop.files.npz import read_npz
 from vljax.interop.files.safetensors import read_folder
 from vljax.interop.files.tensors import Tensor, check_float, listed
 from vljax.interop.foreign_config import to_json
@@ -32,6 +33,7 @@ MANIFEST = "export.json"
 VERSION = 1
 WEIGHTS = "parameters"
 """The name of the file of arrays, without its ending."""
+NPZ_WEIGHTS = f"{WEIGHTS}.npz"
 _REMEDY = "export the model again"
 
 
@@ -79,7 +81,7 @@ def recognises(path: str) -> bool:
 
 @dataclass(frozen=True)
 class ExportedFolder:
-    """An intact folder of safetensors."""
+    """An intact folder of safetensors or npz."""
 
     folder: Path
     step: int
@@ -100,7 +102,10 @@ class ExportedFolder:
         Raises:
           UserError: if an array is missing, is left over, or does not fit.
         """
-        tensors = read_folder(self.folder, WEIGHTS)
+        npz = self.folder / NPZ_WEIGHTS
+        tensors: Mapping[str, Tensor] = (
+            read_npz(npz) if npz.exists() else read_folder(self.folder, WEIGHTS)
+        )
         inputs = {} if self.form is None else kernels(model, config)
         shapes = parameter_shapes(model, config)
         own = unrolled_shapes(shapes.params) | unrolled_shapes(shapes.state)

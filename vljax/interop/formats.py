@@ -55,14 +55,15 @@ FORMATS = {
         "vljax.interop.plain:SAFETENSORS",
         "all parameters under vljax's names; vljax.inference.load and import read it",
     ),
-    "npz": Entry("vljax.interop.plain:NPZ", "the same in a NumPy file; import reads it"),
+    "npz": Entry("vljax.interop.plain:NPZ", "the same in a NumPy file"),
     "stablehlo": Entry(
         "vljax.interop.programs.stablehlo:FORMAT",
-        "encoders as programs for any batch size on cpu, cuda and tpu; jax runs them",
+        "encoders, and what answers questions, as programs for any batch size on cpu, cuda and tpu;"
+        " jax runs them",
     ),
     "onnx": Entry(
         "vljax.interop.programs.onnx:FORMAT",
-        "encoders as graphs for any batch size; onnxruntime runs them",
+        "the same as graphs for any batch size; onnxruntime runs them",
     ),
 }
 """Every format by name. Import tries them in this order."""

@@ -1,7 +1,7 @@
 """vljax's own folder formats: parameters under unrolled names, with recipe and tokenizer.
 
-Two formats share everything but the file of arrays: `safetensors`, which `vljax.inference.load`
-reads and which may be quantized, and `npz`, for NumPy.
+Two formats share everything but the file of arrays: `safetensors`, which may be quantized, and
+`npz`, for NumPy. `vljax.inference.load` reads both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vljax import config
 from vljax.data.tokenizers import load_tokenizer
 from vljax.interop import exported
 from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
-from vljax.interop.exported import WEIGHTS
+from vljax.interop.exported import NPZ_WEIGHTS, WEIGHTS
 from vljax.interop.files.npz import read_npz, write_npz
 from vljax.interop.files.safetensors import SHARD_BYTES, Progress, read_folder, write_folder
 from vljax.interop.files.tensors import Lazy, Tensor
@@ -32,7 +32,6 @@ from vljax.run import Prepared, Run, prepare
 from vljax.workdir import decode_recipe
 
 RECIPE, PREPROCESS, ENVIRONMENT = "recipe.json", "preprocess.json", "environment.json"
-_NPZ = f"{WEIGHTS}.npz"
 
 
 def rules(names: Iterable[str]) -> list[Rule]:
@@ -134,19 +133,21 @@ SAFETENSORS = Format(
 
 
 def _is_npz(path: Path) -> bool:
-    return (path / RECIPE).is_file() and (path / _NPZ).exists()
+    return (path / RECIPE).is_file() and (path / NPZ_WEIGHTS).exists()
 
 
 def _read_npz(folder: Path) -> ForeignModel:
-    return _read(folder, read_npz(folder / _NPZ))
+    return _read(folder, read_npz(folder / NPZ_WEIGHTS))
 
 
 def _plan_npz(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> Sequence[Path]:
-        write_npz(out / _NPZ, tensors, progress)
-        return [out / _NPZ]
+        write_npz(out / NPZ_WEIGHTS, tensors, progress)
+        write_files(out, files(trained))
+        exported.write_manifest(out, "npz", trained, {})
+        return [out / NPZ_WEIGHTS]
 
-    return ExportPlan(rules(trained.parameters), files(trained), write)
+    return ExportPlan(rules(trained.parameters), {}, write)
 
 
 NPZ = Format("a folder with parameters.npz of vljax", _is_npz, _read_npz, _plan_npz)

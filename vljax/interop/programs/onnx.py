@@ -1,4 +1,4 @@
-"""Folders of ONNX graphs: one for each encoder, with weights in a shared safetensors file.
+"""Folders of ONNX graphs: see `functions.py`; the weights are in a shared safetensors file.
 
 jax2onnx exports a function whose weights are arguments, so that no weight has to be in memory. The
 arguments are then turned into external data that points into the safetensors file.
@@ -25,7 +25,7 @@ from vljax.interop.files.safetensors import SHARD_BYTES, Progress, write_folder
 from vljax.interop.files.tensors import FLOATS, Lazy
 from vljax.interop.formats import Format
 from vljax.interop.programs import folder
-from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
+from vljax.interop.programs.functions import ProgramFunction, program_functions
 from vljax.models.compute import Compute
 from vljax.models.kernels.attention.reference import cpu_attention
 from vljax.models.kernels.choose import Kernels
@@ -39,14 +39,14 @@ Location = tuple[str, int, int]
 def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     folder.check(trained, issues)
     compute = Compute(jnp.float32, kernels=Kernels(attention=cpu_attention))
-    encoders = encoder_functions(trained, issues, compute, FLOATS[trained.dtype])
-    graphs = {f"{each.stream}.onnx": _graph(each) for each in encoders}
+    functions = program_functions(trained, issues, compute, FLOATS[trained.dtype])
+    graphs = {f"{each.name}.onnx": _graph(each) for each in functions}
     described = {
-        each.stream: {
-            **folder.described(each, f"{each.stream}.onnx"),
+        each.name: {
+            **folder.described(each, f"{each.name}.onnx"),
             "opset": OPSET,
         }
-        for each in encoders
+        for each in functions
     }
 
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
@@ -62,8 +62,8 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     return ExportPlan(rules, {}, write)
 
 
-def _graph(encoder: EncoderFunction) -> Any:
-    """The graph of an encoder. Its arguments are the inputs, then the weights."""
+def _graph(function: ProgramFunction) -> Any:
+    """The graph of a program. Its arguments are the inputs, then the weights."""
     try:
         from jax2onnx import to_onnx
     except ImportError as error:
@@ -73,11 +73,11 @@ def _graph(encoder: EncoderFunction) -> Any:
             " orbax-checkpoint"
         ) from error
     (batch,) = jax.export.symbolic_shape("batch")
-    inputs, weights = encoder.batch(batch), dict(encoder.weights)
+    inputs, weights = function.batch(batch), dict(function.weights)
 
-    def function(*arrays: Array) -> Array:
+    def flat(*arrays: Array) -> Array:
         batch_arrays, weight_arrays = arrays[: len(inputs)], arrays[len(inputs) :]
-        return encoder(
+        return function(
             dict(zip(weights, weight_arrays, strict=True)),
             dict(zip(inputs, batch_arrays, strict=True)),
         )
@@ -90,12 +90,12 @@ def _graph(encoder: EncoderFunction) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return to_onnx(
-                function,
+                flat,
                 [*inputs.values(), *weights.values()],
-                model_name=encoder.stream,
+                model_name=function.name,
                 opset=OPSET,
                 input_names=[*inputs, *weights],
-                output_names=["embedding"],
+                output_names=[function.output_name],
             )
     finally:
         logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Folders of StableHLO programs (`jax.export`): one for each encoder, weights in safetensors."""
+"""Folders of StableHLO programs (`jax.export`): see `functions.py`; weights in safetensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vljax.interop.files.safetensors import SHARD_BYTES, Progress, write_folder
 from vljax.interop.files.tensors import FLOATS, Lazy
 from vljax.interop.formats import Format
 from vljax.interop.programs import folder
-from vljax.interop.programs.encoders import EncoderFunction, encoder_functions
+from vljax.interop.programs.functions import ProgramFunction, program_functions
 from vljax.models.compute import Compute
 from vljax.models.kernels.attention.reference import cpu_attention
 from vljax.models.kernels.choose import Kernels
@@ -31,16 +31,16 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     low = trained.dtype == "bfloat16"
     kernels = Kernels(attention=cpu_attention, depthwise_convolution=shifted_sum)
     compute = Compute(jnp.bfloat16 if low else jnp.float32, kernels=kernels)
-    encoders = encoder_functions(trained, issues, compute, FLOATS[trained.dtype])
-    exported = {each.stream: _exported(each) for each in encoders}
-    programs = {f"{stream}.stablehlo": one.serialize() for stream, one in exported.items()}
+    functions = program_functions(trained, issues, compute, FLOATS[trained.dtype])
+    exported = {each.name: _exported(each) for each in functions}
+    programs = {f"{name}.stablehlo": one.serialize() for name, one in exported.items()}
     described = {
-        each.stream: {
-            **folder.described(each, f"{each.stream}.stablehlo"),
-            "platforms": list(exported[each.stream].platforms),
-            "calling_convention_version": exported[each.stream].calling_convention_version,
+        each.name: {
+            **folder.described(each, f"{each.name}.stablehlo"),
+            "platforms": list(exported[each.name].platforms),
+            "calling_convention_version": exported[each.name].calling_convention_version,
         }
-        for each in encoders
+        for each in functions
     }
 
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
@@ -54,12 +54,12 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
     return ExportPlan(rules, {}, write)
 
 
-def _exported(encoder: EncoderFunction) -> jax.export.Exported:
+def _exported(function: ProgramFunction) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("batch")
     # Accelerators round float32 products by default; exported programs compute in full float32.
     with jax.default_matmul_precision("highest"):
-        export = jax.export.export(jax.jit(encoder.__call__), platforms=PLATFORMS)
-        return export(dict(encoder.weights), encoder.batch(batch))
+        export = jax.export.export(jax.jit(function.__call__), platforms=PLATFORMS)
+        return export(dict(function.weights), function.batch(batch))
 
 
 FORMAT = Format(

@@ -92,7 +92,7 @@ class CrossAttentionModule(nn.Module):
     def __call__(self, inputs: Inputs, call: Call) -> dict[str, Encoded]:
         config, compute = self.config, self.compute
         queries, context = inputs[config.queries], inputs[config.context]
-        texts = len(queries.tokens) // len(context.tokens)
+        texts = queries.tokens.shape[0] // context.tokens.shape[0]
         if config.co_attention:
             return self._co_attention(queries, context, texts, call)
         tokens = transformer(

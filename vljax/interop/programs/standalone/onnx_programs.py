@@ -20,5 +20,5 @@ class Programs:
         }
 
     def __call__(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """The embeddings that a program makes of a batch."""
-        return np.asarray(self._sessions[name].run(["embedding"], inputs)[0])
+        """The output of a program for a batch."""
+        return np.asarray(self._sessions[name].run(None, inputs)[0])

@@ -32,7 +32,7 @@ class Programs:
             self._calls[name] = functools.partial(jax.jit(exported.call), weights)
 
     def __call__(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """The embeddings that a program makes of a batch."""
+        """The output of a program for a batch."""
         return np.asarray(self._calls[name](inputs))
 
 
