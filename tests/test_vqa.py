@@ -259,6 +259,14 @@ def test_the_program_of_a_scanned_stack_computes_the_same():
             "model.nodes.fusion.queries: 'question' is 96 wide but width is 64; make them equal",
         ),
         (
+            ["--model.nodes.fusion.context", "fusion"],
+            "model.nodes.fusion: reads its own output: fusion <- fusion; read another stream",
+        ),
+        (
+            ["--model.nodes.question.entry", "qestion"],
+            "model.nodes.question: reads the batch entry 'qestion', which no transform makes; did",
+        ),
+        (
             ["--objectives.answer.logits", "answr/logits"],
             "objectives.answer: reads 'answr/logits', which no node makes",
         ),

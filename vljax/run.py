@@ -14,12 +14,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from vljax import config, datasets, evaluation, objectives  # noqa: F401  register components
 from vljax.config import UserError, setting, suggest
 from vljax.data import sources, transforms  # noqa: F401
-from vljax.data.pipeline.pipeline import Data
+from vljax.data.pipeline.pipeline import Data, Sample, read_sample
+from vljax.data.records import counts_by_kind, exceeds_limit
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.tokenizers.base import load_named
 from vljax.evaluation.evaluator import Evaluator
@@ -27,7 +29,7 @@ from vljax.models import encoders, fusion, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.kernels.choose import AttentionKind, choose
-from vljax.models.node import Encoder, stream_of
+from vljax.models.node import Encoder, makers, stream_of
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
 from vljax.objectives.classification import Classification
@@ -339,6 +341,66 @@ def check_trains(prepared: Prepared) -> None:
     """Raises UserError if a run has no objective to train on."""
     if not prepared.run.objectives:
         raise UserError("objectives: a run needs at least one")
+
+
+def check_data(prepared: Prepared, most: int = 200) -> list[str]:
+    """Reads a sample of the training data, and checks that a run can use it.
+
+    Args:
+      prepared: the run.
+      most: largest number of examples to read.
+
+    Returns:
+      Notes for the user, such as the number of examples that cannot be used.
+
+    Raises:
+      UserError: if the data cannot be opened, more than `data.max_rejected_share` of the examples
+        cannot be used, too many answers are not in the vocabulary, or a label has no class.
+    """
+    run = prepared.run
+    batch = run.data.batch_spec(1)
+    labels = {
+        name: objective
+        for name, objective in run.objectives.items()
+        if isinstance(objective, Classification)
+        and np.issubdtype(batch[objective.targets][1], np.integer)
+    }
+    keep = {objective.targets for objective in labels.values()}
+    sample = read_sample(run.data, seed=run.seed, most=most, keep=keep)
+    for name, objective in labels.items():
+        _check_labels(run, name, objective, sample)
+    if not sample.rejected:
+        return [*sample.notes]
+    bad, first = len(sample.rejected), sample.rejected[0]
+    kinds = counts_by_kind(Counter(each.kind for each in sample.rejected))
+    found = f"{bad:,} of {sample.examples:,} sampled examples cannot be used"
+    why = f"({kinds}; such as {first.source}/{first.index}: {first.reason})"
+    limit = run.data.max_rejected_share
+    if limit < 1 and (bad == sample.examples or exceeds_limit(bad, sample.examples, limit)):
+        raise UserError(
+            f"data.max_rejected_share: {found}, more than {limit:.3g} of them {why};"
+            " repair the data, or raise the limit"
+        )
+    return [*sample.notes, f"data.source: {found} {why}"]
+
+
+def _check_labels(run: Run, name: str, objective: Classification, sample: Sample) -> None:
+    """Raises UserError for labels that are not among the classes: training would ignore them."""
+    node = makers(run.model.nodes)[objective.logits]
+    classes = getattr(run.model.nodes[node], "classes", None)
+    arrays = sample.arrays[objective.targets]
+    if classes is None or not arrays:
+        return
+    values = np.concatenate([np.ravel(array) for array in arrays])
+    outside = Counter(values[(values >= classes) | (values < -1)].tolist())
+    if outside:
+        shown = ", ".join(f"{value} ({n:,})" for value, n in outside.most_common(5))
+        count = f"{outside.total():,} of {len(values):,} sampled values of {objective.targets!r}"
+        raise UserError(
+            f"objectives.{name}.targets: {count} are not among the {classes:,} classes of"
+            f" {objective.logits!r}: {shown}; set model.nodes.{node}.classes to the number of"
+            " classes, or correct the data"
+        )
 
 
 def _check_parameter_rules(run: Run, variables: Variables) -> None:

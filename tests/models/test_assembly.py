@@ -343,7 +343,7 @@ def test_nodes_run_after_those_that_they_read() -> None:
 def test_a_cycle_is_named() -> None:
     nodes: dict[str, Node] = {"a": Chain("b"), "b": Chain("c"), "c": Chain("b")}
     (problem,) = graph_problems(nodes)
-    assert problem == ("b", "reads its own output: b <- c <- b")
+    assert problem == ("b", "reads its own output: b <- c <- b; read another stream")
 
 
 # --- Options --------------------------------------------------------------------------------------

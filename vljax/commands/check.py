@@ -1,4 +1,7 @@
-"""`vljax check RECIPE`: whether a recipe can run, and its sizes, without computing anything."""
+"""`vljax check RECIPE`: whether a recipe can run, and its sizes, without computing anything.
+
+It also reads a sample of the training data, if the paths of the data are set.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ from rich.table import Table
 
 from vljax import config
 from vljax.commands.output import format_bytes, print_line, write_json
-from vljax.commands.recipe_arguments import load_run
+from vljax.commands.recipe_arguments import load_run, take_option
+from vljax.config import UserError
 from vljax.parallel.mesh import slices
 from vljax.parallel.placement import ParameterPlacement, bytes_per_device, parameter_placements
-from vljax.run import Prepared, check_trains, prepare
+from vljax.run import Prepared, check_data, check_trains, prepare
 
+_RECORDS = 200
+"""Training examples to read."""
 _STATE = {"params": "parameters", "average": "moving average", "optimizer": "optimizer state"}
 
 
@@ -29,6 +35,8 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     Raises:
       UserError: for the first thing that is wrong with the recipe.
     """
+    given, argv = take_option("--records", "a number, 0 to read no data", argv)
+    records = _number(given)
     recipe = load_run(argv, prog)
     if recipe.pretrained:
         # This import is slow, so only recipes with pretrained weights make it.
@@ -40,10 +48,20 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     if recipe.pretrained:
         pretrained.check(prepared)
     summary = summarise(prepared)
+    if records and not any(path.startswith("data.") for path in summary["unset"]):
+        summary["notes"] = [*summary["notes"], *check_data(prepared, records)]
     if json_path != "-":
         print_summary(argv[0], summary)
     write_json(json_path, summary)
     return 0
+
+
+def _number(given: str | None) -> int:
+    if given is None:
+        return _RECORDS
+    if not given.isdecimal():
+        raise UserError(f"--records: must be a whole number, not {given!r}")
+    return int(given)
 
 
 def summarise(prepared: Prepared) -> dict[str, Any]:

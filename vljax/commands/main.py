@@ -100,18 +100,21 @@ def _dispatch(argv: list[str], prog: str) -> int:
     parser.add_argument("--version", action="version", version=f"vljax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in _RECIPE_COMMANDS.items():
-        topology = " --topology TOPOLOGY" if name == "compile" else ""
+        option = {"compile": " --topology TOPOLOGY", "check": " [--records N]"}.get(name, "")
         command = commands.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=_RECIPE_HELP % name,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            usage=f"{prog} {name} RECIPE{topology} [--json PATH] [--FIELD VALUE ...]",
+            usage=f"{prog} {name} RECIPE{option} [--json PATH] [--FIELD VALUE ...]",
         )
         command.add_argument("recipe", metavar="RECIPE", help="such as configs/quickstart.py")
         if name == "compile":
             command.add_argument("--topology", metavar="TOPOLOGY", help=_TOPOLOGY_HELP)
+        if name == "check":
+            records = "training examples to read, spread over the data; 200 by default, 0 for none"
+            command.add_argument("--records", metavar="N", help=records)
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )

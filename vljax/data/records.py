@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import abc
 import logging
+import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
@@ -49,6 +50,31 @@ class ExampleError(Exception):
     def __init__(self, message: str, *, kind: RejectionKind = "other") -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def exceeds_limit(bad: int, seen: int, limit: float) -> bool:
+    """Whether the share of rejected examples is above a limit by more than chance explains.
+
+    >>> exceeds_limit(3, 10, 0.1), exceeds_limit(300, 1000, 0.1)
+    (False, True)
+
+    Args:
+      bad: number of rejected examples.
+      seen: number of examples.
+      limit: the share that is allowed.
+    """
+    # Three standard deviations above the limit: chance among few examples stops nothing.
+    return bad > limit * seen + 3 * math.sqrt(limit * (1 - limit) * seen)
+
+
+def counts_by_kind(kinds: Mapping[str, int]) -> str:
+    """Numbers of rejected examples in words, the most frequent kind first.
+
+    >>> counts_by_kind({"damaged": 2, "no_question": 1200})
+    'no_question 1,200, damaged 2'
+    """
+    most_first = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind} {count:,}" for kind, count in most_first)
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,8 @@ def graph_problems(nodes: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
     if not complete:
         return
     if cycle := _cycle(nodes, owner):
-        yield cycle[0], f"reads its own output: {' <- '.join([*cycle, cycle[0]])}"
+        path = " <- ".join([*cycle, cycle[0]])
+        yield cycle[0], f"reads its own output: {path}; read another stream"
         return
     for name, node in nodes.items():
         for field, message in node.graph_problems(name, widths):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from jaxtyping import Bool
 
 from vljax.config import UserError
 from vljax.data.pipeline.batches import BatchStatistics
+from vljax.data.records import counts_by_kind, exceeds_limit
 from vljax.parallel.processes.agreement import broadcast, gather
 from vljax.parallel.processes.start import is_first
 from vljax.training import jsonl_log
@@ -146,8 +146,7 @@ class ExampleStatistics:
         kinds, limit = _rejected_by_kind(self._window), self._limit
         bad = sum(kinds.values())
         seen = bad + self._window["decoded"]
-        # Three standard deviations above the limit, so that chance among few examples ends no run.
-        if bad > limit * seen + 3 * math.sqrt(limit * (1 - limit) * seen):
+        if exceeds_limit(bad, seen, limit):
             raise UserError(self._summary(step, kinds, seen))
         if seen >= _WINDOW:
             self._window.clear()
@@ -155,8 +154,7 @@ class ExampleStatistics:
 
     def _summary(self, step: int, kinds: Mapping[str, int], seen: int) -> str:
         bad = sum(kinds.values())
-        most_first = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-        counts = ", ".join(f"{kind} {count:,}" for kind, count in most_first)
+        counts = counts_by_kind(kinds)
         first = ""
         if self._first:
             first = "; such as {source}/{index}: {reason}".format(**self._first)

@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import logging
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -29,8 +32,17 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, encode, setting
-from vljax.data.pipeline.batches import Batches, Loader, OnBatch, OpenPart, make_batches
-from vljax.data.pipeline.order import MAX_LENGTH, ExampleOrder
+from vljax.data.pipeline.batches import (
+    ARRAYS,
+    REJECTED,
+    Batches,
+    Loader,
+    OnBatch,
+    OpenPart,
+    RejectedExample,
+    make_batches,
+)
+from vljax.data.pipeline.order import MAX_LENGTH, ExampleOrder, ScheduledExample
 from vljax.data.randomness import Step
 from vljax.data.records import Source, error_for_field
 from vljax.data.sources.mixture import Mixture, parts_of
@@ -44,6 +56,13 @@ from vljax.data.transforms.base import (
 )
 from vljax.data.transforms.text import Tokenize
 from vljax.data.vocabulary import Vocabulary, VocabularyFile, terms
+
+logger = logging.getLogger(__name__)
+
+# Records of each source whose annotations are checked when training opens it.
+_CHECKED_RECORDS = 2000
+# Examples of each source that a sample holds, however long they take.
+_FEW = 32
 
 
 @dataclass(frozen=True)
@@ -219,7 +238,9 @@ def train_batches(
     import grain
 
     parts = _open_parts(data)
-    _check_records(parts)
+    for part in parts:
+        for note in _check_records(part, range(min(_CHECKED_RECORDS, len(part.records)))):
+            logger.warning("%s", note)
     lengths = [len(part.records) for part in parts]
     loader = Loader(parts=parts, tokenizers=data.load_tokenizers(), seed=seed)
     order = ExampleOrder(
@@ -260,13 +281,75 @@ def _open_parts(data: Data) -> tuple[OpenPart, ...]:
     return tuple(opened)
 
 
-def _check_records(parts: tuple[OpenPart, ...]) -> None:
-    for part in parts:
-        for i, transform in enumerate(part.transforms):
-            try:
-                transform.check_records(part.records, part.transforms[:i])
-            except UserError as error:
-                raise UserError(f"data.train_transforms: {part.name}: {error}") from error
+def _check_records(part: OpenPart, indices: Sequence[int]) -> Iterator[str]:
+    """Notes on the records of a source. Raises UserError if they do not suit a transform."""
+    for i, transform in enumerate(part.transforms):
+        try:
+            yield from transform.check_records(part.records, part.transforms[:i], indices)
+        except UserError as error:
+            raise UserError(f"data.train_transforms: {part.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few training examples and what became of them, see `read_sample`."""
+
+    examples: int
+    """Number of examples that were read."""
+    rejected: tuple[RejectedExample, ...]
+    """Those that cannot be used."""
+    arrays: dict[str, list[np.ndarray]]
+    """Arrays of the others, by name."""
+    notes: tuple[str, ...]
+    """What transforms note about the records."""
+
+
+def read_sample(
+    data: Data, *, seed: int, most: int, keep: Collection[str] = (), seconds: float = 1.0
+) -> Sample:
+    """Reads training examples spread evenly over each source, and transforms them as training does.
+
+    >>> from vljax.recipes import Builtin, Decode, Label, Resize
+    >>> transforms = (Decode(), Resize(16), Label())
+    >>> data = Data(Builtin("train"), {}, transforms, transforms)
+    >>> sample = read_sample(data, seed=0, most=10, keep=["label"])
+    >>> sample.examples, len(sample.rejected), len(sample.arrays["label"])
+    (10, 0, 10)
+
+    Args:
+      data: what to read.
+      seed: seed of random transforms.
+      most: largest number of examples, over all sources.
+      keep: names of the arrays to return.
+      seconds: time after which no further examples are read, once there are a few.
+
+    Raises:
+      UserError: if a source or a tokenizer cannot be opened, a source is empty or does not suit a
+        transform.
+    """
+    parts = _open_parts(data)
+    loader = Loader(parts=parts, tokenizers=data.load_tokenizers(), seed=seed)
+    count, examples, notes = math.ceil(most / len(parts)), 0, list[str]()
+    rejected: list[RejectedExample] = []
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in keep}
+    for number, part in enumerate(parts):
+        spread = np.unique(np.linspace(0, len(part.records) - 1, count).astype(np.int64))
+        notes += _check_records(part, spread.tolist())
+        end = time.monotonic() + seconds / len(parts)
+        # In random order, so that what is read before the time is up is spread over the source too.
+        order = np.random.default_rng(0).permutation(spread).tolist()
+        for done, index in enumerate(order):
+            if done >= _FEW and time.monotonic() > end:
+                break
+            example = loader.training_example(ScheduledExample(0, number, 0, index))
+            examples += 1
+            if example[REJECTED] is not None:
+                rejected.append(example[REJECTED])
+                continue
+            for name in keep:
+                arrays[name].append(example[ARRAYS][name])
+    rejected.sort(key=lambda one: (one.source, one.index))
+    return Sample(examples, tuple(rejected), arrays, tuple(notes))
 
 
 def _phases(source: Source, lengths: list[int]) -> list[tuple[int, tuple[Fraction, ...]]]:

@@ -21,6 +21,7 @@ from vljax.data.records import (
     Record,
     Records,
     Source,
+    SourceCounts,
     log_progress,
 )
 from vljax.data.sources.mixture import Mixture
@@ -36,8 +37,9 @@ class Expand(Source, name="expand"):
     """Another source with one row for each question, or each caption that is not blank.
 
     Rows are in the order of the records, and of the questions in a record. A record without any
-    gives no row. The first opening reads the annotations of all records, but no image, and keeps
-    the number of rows of each record in the user's cache folder.
+    gives no row; one whose annotation cannot be used is counted and named in the log. The first
+    opening reads the annotations of all records, but no image, and keeps the number of rows of each
+    record in the user's cache folder.
 
     >>> from vljax.datasets import Scenes
     >>> scenes = Scenes(size=64, examples=20, max_objects=2)
@@ -97,7 +99,12 @@ class ExpandedRecords(Records):
         start = time.monotonic()
         key = f"{config.by} {records.identity}"
         counts = cached("expanded", key, lambda: self._count(progress))
-        self._ends: Int64[np.ndarray, " records"] = np.cumsum(np.array(counts, np.int64))
+        rows = np.array(counts, np.int64)
+        self._ends: Int64[np.ndarray, " records"] = np.cumsum(np.maximum(rows, 0))
+        found = SourceCounts()
+        for i in np.flatnonzero(rows < 0).tolist():
+            found.leave_out("records whose annotation cannot be used", str(i))
+        found.log(config.full_name)
         seconds = time.monotonic() - start
         if seconds > _QUIET_SECONDS:
             made = f"{len(self):,} rows of {len(records):,} records"
@@ -106,13 +113,13 @@ class ExpandedRecords(Records):
         self.identity = hashlib.sha256(f"expand {key}".encode()).hexdigest()
 
     def _count(self, progress: Progress) -> list[int]:
-        """The number of rows of each record."""
+        """The number of rows of each record; -1 if its annotation cannot be used."""
         counts = []
         for i in range(len(self._records)):
             try:
                 counts.append(len(self._choices(self._records.annotation(i))))
             except ExampleError:
-                counts.append(0)  # it would be rejected in any case
+                counts.append(-1)  # it would be rejected in any case
             progress(i + 1, len(self._records))
         return counts
 

@@ -107,16 +107,23 @@ class Transform(Component, abc.ABC):
         """
         return {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
-    def check_records(self, records: Records, before: Sequence[Transform]) -> None:
+    def check_records(
+        self, records: Records, before: Sequence[Transform], rows: Sequence[int]
+    ) -> tuple[str, ...]:
         """Check that the records of a training source suit the transform, in a few seconds.
 
         Args:
           records: the opened source.
           before: the transforms before it.
+          rows: the indices of the records to look at.
+
+        Returns:
+          Notes for the user.
 
         Raises:
           UserError: if they do not.
         """
+        return ()
 
     @property
     def image_lengths(self) -> dict[int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,6 @@ from vljax.config import UserError
 from vljax.data.records import ExampleError, Question, Records
 from vljax.data.transforms.base import Arrays, Context, Example, Transform, check_probability
 from vljax.data.vocabulary import Vocabulary, indices, normalised, problems, vocabulary_size
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,6 @@ class ChooseQuestions(Transform, name="choose_questions"):
         }
 
 
-_CHECKED_RECORDS = 2000
 _CHECK_SECONDS = 3.0
 _SHOWN = 5
 
@@ -106,8 +102,9 @@ class EncodeAnswers(Transform, name="encode_answers"):
     vocabulary: Vocabulary
     """Answers, or a file of them, as `vljax data answers` writes it."""
     max_unknown: float = 0.2
-    """Largest share of questions without a known answer, among the first few thousand records of
-    the training data; a larger share is an error."""
+    """Largest share of questions without a known answer, among the records of the training data
+    that are looked at: the first 2000 when training opens them, a sample in `vljax check`. A larger
+    share is an error."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from (("vocabulary", message) for message in problems(self.vocabulary))
@@ -142,12 +139,14 @@ class EncodeAnswers(Transform, name="encode_answers"):
         total = target.sum()
         return target / total if total > 0 else target
 
-    def check_records(self, records: Records, before: Sequence[Transform]) -> None:
+    def check_records(
+        self, records: Records, before: Sequence[Transform], rows: Sequence[int]
+    ) -> tuple[str, ...]:
         choices = [t for t in before if isinstance(t, ChooseQuestions)]
         known = indices(self.vocabulary)
         asked, unknown = 0, Counter[str]()
         end = time.monotonic() + _CHECK_SECONDS
-        for i in range(min(_CHECKED_RECORDS, len(records))):
+        for i in rows:
             if time.monotonic() > end:
                 break
             try:
@@ -162,7 +161,7 @@ class EncodeAnswers(Transform, name="encode_answers"):
                     unknown[normalised(question.answer)] += 1
         missing = unknown.total()
         if not missing:
-            return
+            return ()
         names = ", ".join(f"{term!r} ({n})" for term, n in unknown.most_common(_SHOWN))
         share = missing / asked
         message = (
@@ -174,4 +173,4 @@ class EncodeAnswers(Transform, name="encode_answers"):
                 f"encode_answers: {message}; make a larger one with `vljax data answers`, or raise "
                 f"max_unknown above {self.max_unknown}"
             )
-        logger.warning("encode_answers: %s", message)
+        return (f"encode_answers: {message}",)

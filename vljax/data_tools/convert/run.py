@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.records import Progress, Records, Source
+from vljax.data.records import Progress, Records, Source, exceeds_limit
 from vljax.data.worker_pool import SPAWN, usable_cores, worker_pool
 from vljax.data_tools.convert.images import ImageOptions
 from vljax.data_tools.convert.job import (
@@ -23,11 +23,7 @@ from vljax.data_tools.convert.job import (
     read_reports,
     start_or_resume,
 )
-from vljax.data_tools.convert.shard import (
-    convert_shard,
-    exceeds_limit,
-    limit_message,
-)
+from vljax.data_tools.convert.shard import convert_shard, limit_message
 from vljax.files import is_remote, join, make_folder
 
 _POLL_SECONDS = 0.25  # between two updates of the progress

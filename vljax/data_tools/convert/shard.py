@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import io
 import json
-import math
 import os
 import re
 import tarfile
@@ -17,7 +16,7 @@ from itertools import chain
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.records import ExampleError, Records
+from vljax.data.records import ExampleError, Records, exceeds_limit
 from vljax.data.sources.base import decoded
 from vljax.data.sources.record_format import pack, with_masks
 from vljax.data_tools.convert.example import OutputExample, output_example
@@ -95,22 +94,6 @@ def _usable(
         if seen >= _MIN_SEEN and exceeds_limit(len(rejected), seen, max_rejected_share):
             raise UserError(limit_message(rejected, seen, max_rejected_share))
         after_each()
-
-
-def exceeds_limit(bad: int, seen: int, limit: float) -> bool:
-    """Whether the share of rejected examples is above a limit by more than chance explains.
-
-    >>> exceeds_limit(3, 10, 0.1), exceeds_limit(300, 1000, 0.1)
-    (False, True)
-
-    Args:
-      bad: number of rejected examples.
-      seen: number of examples.
-      limit: the share that is allowed.
-    """
-    # Three standard deviations above the limit: a few rejected examples at the start do not stop
-    # a job.
-    return bad > limit * seen + 3 * math.sqrt(limit * (1 - limit) * seen)
 
 
 def limit_message(rejected: list[Rejected], seen: int, limit: float) -> str:
