@@ -212,6 +212,19 @@ def python(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
 
 
+def test_answers_that_need_other_inputs_have_no_program():
+    run = shortened()
+    nodes = {**run.model.nodes, "image": dataclasses.replace(run.model.nodes["image"], entry="x")}
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, nodes=nodes))
+    trained = TrainedModel(run, None, {}, {}, {}, None, "float32")
+    message = (
+        "^stablehlo cannot express the inputs of model.nodes.answer = "
+        r"\['question', 'question_mask', 'x'\]; it has image, question, question_mask$"
+    )
+    with pytest.raises(UserError, match=message):
+        program_functions(trained, ExportIssues("stablehlo"), Compute(), np.float32)
+
+
 def test_the_program_of_a_scanned_stack_computes_the_same():
     """The large recipe scans its stacks; programs have the unrolled names of exported weights."""
     run = shortened()

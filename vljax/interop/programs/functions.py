@@ -99,9 +99,8 @@ def program_functions(
         used = set(_visited(run, answering.logits))
         entries = {e for name in used for e in run.model.nodes[name].example(name, 1)}
         if not entries <= {*_ANSWERING}:
-            issues.refuse(
-                f"model.nodes.{stream_of(answering.logits)}", sorted(entries), str(_ANSWERING)
-            )
+            head = f"the inputs of model.nodes.{stream_of(answering.logits)}"
+            issues.refuse(head, sorted(entries), ", ".join(_ANSWERING))
     for stream, encoder in run.model.encoders.items():
         if f"{stream}/embedding" in made:
             functions.append(_function(trained, stream, f"{stream}/embedding", compute, dtype))
