@@ -110,9 +110,16 @@ def tiny(hidden: tuple[str, ...]) -> Run:
         {
             "image": ConvGrid(width=width, image_size=64, patch_size=4, merge=2, depth=3),
             "question": TextTransformer(
-                vocab_size=2048, context_length=CONTEXT, depth=1, pooling="mean", **block
+                vocab_size=2048,
+                context_length=CONTEXT,
+                depth=1,
+                pooling="mean",
+                embedding_norm=True,
+                **block,
             ),
-            "fusion": CrossAttention(queries="question", pooling="mean", depth=2, **block),
+            "fusion": CrossAttention(
+                queries="question", pooling="mean", depth=2, cross_attention="before_self", **block
+            ),
         },
         source=source,
         evaluation=Scenes(Builtin("train"), examples=400, seed=1, **scenes),
@@ -120,7 +127,17 @@ def tiny(hidden: tuple[str, ...]) -> Run:
         names=object_names(source, examples=5000),
         cells=8,
         hidden=hidden,
-        optim=Muon(learning_rate=2e-2, schedule=WarmupCosine(warmup_steps=30)),
+        # Embeddings start small: at the rate of the matrices, a name would change with each step
+        # that shows it, and words never match what the image shows.
+        optim=Muon(
+            learning_rate=8e-3,
+            rate_rules=(
+                ("image/.*kernel|.*/blocks/.*kernel", 1.0),
+                ("question/(embedding|positions)", 0.12),
+                (".*", 0.35),
+            ),
+            schedule=WarmupCosine(warmup_steps=30),
+        ),
         batch=64,
         steps=600,
         answer_hidden=None,

@@ -17,12 +17,13 @@ from vljax.data.transforms import (
     Decode,
     EncodeAnswers,
     Flip,
+    Hide,
     Prompt,
     Resize,
     Tokenize,
     Transform,
 )
-from vljax.data.transforms.base import list_problems
+from vljax.data.transforms.base import batch_arrays, list_problems
 from vljax.data.vocabulary import VocabularyFile
 
 ASKED = (
@@ -252,3 +253,12 @@ def test_the_vocabularies_of_a_recipe(source, tmp_path):
     assert moved_fields == first
     moved.write_text("2\nleft\nred\n")
     assert stream_fingerprint(same, seed=0, global_batch=4) != first
+
+
+def test_hidden_questions_are_as_many_as_shown_ones():
+    shown = (Decode(), ChooseQuestions(count=3), Tokenize("question", tokenizer="text"))
+    hidden = (*shown[:2], Hide("question"), shown[2])
+    tokenizers = {"text": Clip(context_length=7)}
+    arrays = batch_arrays(hidden, tokenizers)
+    assert arrays == batch_arrays(shown, tokenizers)
+    assert arrays["question"][0] == (3, 7)

@@ -177,7 +177,8 @@ def declared_arrays(
                 before.pop(name, None)
         declared.append(dict(own))
         arrays |= own
-        for name in transform.makes():
+        # What a transform changes in place keeps its number of texts.
+        for name in set(transform.makes()) - set(transform.reads()):
             counts.pop(name, None)
         counts |= transform.counts()
     return declared
