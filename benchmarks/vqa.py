@@ -75,9 +75,10 @@ def show(report: dict[str, Any]) -> None:
         for figures in models.values():
             row += f"{figures[name]['mean']:11.1%} ± {figures[name]['deviation']:4.1%}"
         print(row)
-    if "attention/right" in full:
-        right, other = (full[f"attention/{which}"]["mean"] for which in ("right", "other"))
-        print(f"attention peaks in the right object's box: {right:.1%}, in another's: {other:.1%}")
+    for which, words in (("", "attention"), ("head_", "attention of one head")):
+        if f"attention/{which}right" in full:
+            right, other = (full[f"attention/{which}{box}"]["mean"] for box in ("right", "other"))
+            print(f"{words} peaks in the right object's box: {right:.1%}, another's: {other:.1%}")
     seconds = full["seconds"]
     print(f"seconds: {seconds['mean']:.0f} ± {seconds['deviation']:.0f}")
 

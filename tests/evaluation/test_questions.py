@@ -85,6 +85,26 @@ def test_credit_by_kind_and_the_most_frequent_answer():
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
+class TwoHeads(Model):
+    """One head looks at the other object, the second one, less sharply, at the right one."""
+
+    def run(self, want, batch):
+        outputs = super().run(want, batch)
+        if "fusion/attention" in outputs:
+            weights = np.zeros((6, 2, 2, 2, 4), np.float32)
+            for row, (right, other) in {3: (0, 1), 4: (1, 0)}.items():
+                weights[row, 1, 0, 0, other] = 1
+                weights[row, 1, 1, 0, [right, 2]] = 0.6, 0.4
+            outputs["fusion/attention"] = weights
+        return outputs
+
+
+def test_the_head_that_points_best_is_told_from_the_mean():
+    found = EVALUATOR.measure(TwoHeads(), Data())
+    assert (found["attention/right"], found["attention/other"]) == (0, 1)
+    assert (found["attention/head_right"], found["attention/head_other"]) == (1, 0)
+
+
 def test_a_tie_is_wrong():
     found = EVALUATOR.measure(Model(np.zeros_like(SCORES)), Data())
     assert found["accuracy"] == 0

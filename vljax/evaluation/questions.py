@@ -83,7 +83,7 @@ class Questions(Evaluator, name="questions"):
         names = terms(data.vocabulary(self.targets))
         credit: list[float] = []
         valid = []
-        points: list[tuple[bool, bool]] = []
+        points: list[Bool[np.ndarray, "looks 2"]] = []
         for first, batch in self._batches(data):
             found = self._answered(predictor, batch)
             about = data.annotations[first : first + len(found.answer)]
@@ -113,9 +113,13 @@ class Questions(Evaluator, name="questions"):
             metrics[f"questions/{kind}"] = float(own.sum())
         metrics["majority"] = float(most.mean())
         if points:
-            metrics["attention/right"] = float(np.mean([right for right, _ in points]))
-            metrics["attention/other"] = float(np.mean([other for _, other in points]))
+            hits = np.stack(points)
+            right, other = hits[:, 0].mean(axis=0).tolist()
+            metrics["attention/right"], metrics["attention/other"] = right, other
             metrics["attention/questions"] = float(len(points))
+            if len(points) > 1:
+                right, other = _of_best_head(hits[:, 1:]).mean(axis=0).tolist()
+                metrics["attention/head_right"], metrics["attention/head_other"] = right, other
         return metrics
 
     def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
@@ -147,23 +151,23 @@ class Questions(Evaluator, name="questions"):
         outputs = predictor.run(self.reads(), batch)
         logits = outputs[self.logits]
         tie = np.sum(logits == logits.max(axis=-1, keepdims=True), axis=-1) > 1
-        attention = None
+        heads = None
         if self.attention is not None:
             words = outputs[self.words].reshape(len(logits), 1, -1, 1)
-            last = outputs[self.attention][:, -1] * words
-            attention = last.sum(axis=(1, 2)) / (words.sum(axis=(1, 2)) * last.shape[1])
-        return _Answered(logits.argmax(axis=-1), tie, attention)
+            heads = (outputs[self.attention][:, -1] * words).sum(axis=2) / words.sum(axis=2)
+        return _Answered(logits.argmax(axis=-1), tie, heads)
 
     def _points(
         self, found: _Answered, batch: Batch, annotations: list[Annotation], first: int
-    ) -> list[tuple[bool, bool]]:
+    ) -> list[Bool[np.ndarray, "looks 2"]]:
         """For each question that points at an object: whether the attention peaks in the right
-        object's box, and in another's.
+        object's box, and in another's; first the mean over heads, then each head.
         """
-        if found.attention is None or "boxes" not in batch:
+        if found.attention is None or found.heads is None or "boxes" not in batch:
             return []
         boxes, there = _on_host(batch["boxes"]), _on_host(batch["boxes_mask"])
         side = int(np.sqrt(found.attention.shape[-1]))
+        looks = np.concatenate([found.attention[:, None], found.heads], axis=1)
         points = []
         for row, about in enumerate(annotations[first : first + len(boxes)]):
             if not (batch["valid"][row] and about.questions):
@@ -175,11 +179,22 @@ class Questions(Evaluator, name="questions"):
             others = ~np.array(right, bool) & there[row][: len(right)]
             if question.kind not in self.pointing or not inside.any() or not others.any():
                 continue
-            y, x = divmod(int(found.attention[row].argmax()), side)
-            centre = ((x + 0.5) / side, (y + 0.5) / side)
-            hit = _contains(boxes[row][: len(right)], centre)
-            points.append((bool((hit & inside).any()), bool((hit & others).any())))
+            y, x = np.divmod(looks[row].argmax(axis=-1), side)
+            peaks = np.stack([x + 0.5, y + 0.5], axis=-1) / side
+            hit = np.stack([_contains(boxes[row][: len(right)], peak) for peak in peaks])
+            points.append(np.stack([(hit & inside).any(axis=1), (hit & others).any(axis=1)], 1))
         return points
+
+
+def _of_best_head(hits: Bool[np.ndarray, "questions heads 2"]) -> Bool[np.ndarray, "questions 2"]:
+    """What one head hits: the one that hits the right object most often, and another one least, in
+    the questions of the other half.
+    """
+    found = np.empty((len(hits), 2), bool)
+    for half in (0, 1):
+        right, other = hits[1 - half :: 2].mean(axis=0).T
+        found[half::2] = hits[half::2, int((right - other).argmax())]
+    return found
 
 
 def _credit(about: Annotation, answer: str, *, tie: bool) -> float:
@@ -203,8 +218,13 @@ class _Answered(NamedTuple):
     answer: Int[np.ndarray, " rows"]
     tie: Bool[np.ndarray, " rows"]
     """Whether another answer has the same score."""
-    attention: Float[np.ndarray, "rows tokens"] | None
-    """The mean over heads and words in the last block."""
+    heads: Float[np.ndarray, "rows heads tokens"] | None
+    """Attention of each head in the last block, the mean over words."""
+
+    @property
+    def attention(self) -> Float[np.ndarray, "rows tokens"] | None:
+        """The mean over heads."""
+        return None if self.heads is None else self.heads.mean(axis=1)
 
 
 class _Panel(NamedTuple):
@@ -216,7 +236,7 @@ class _Panel(NamedTuple):
 
 
 def _contains(
-    boxes: Float[np.ndarray, "boxes 4"], point: tuple[float, float]
+    boxes: Float[np.ndarray, "boxes 4"], point: Float[np.ndarray, " 2"]
 ) -> Bool[np.ndarray, " boxes"]:
     x, y = point
     left, top, right, bottom = boxes.T
