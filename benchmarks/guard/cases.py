@@ -28,6 +28,7 @@ class Case:
 
 FEW = "--model.nodes.image.depth {0} --model.nodes.text.depth {0} --global_batch {1}"
 """Full widths and few layers, so that it compiles in a minute."""
+VQA = "--model.nodes.image.depth 1 --model.nodes.question.depth 1 --model.nodes.fusion.depth 1"
 SAVE = "--model.nodes.image.remat save --model.nodes.text.remat save"
 
 CASES = {
@@ -43,5 +44,7 @@ CASES = {
         "v5p:2x2x1",
         f"{FEW.format(2, 8)} {SAVE} --mesh.data 1 --mesh.fsdp 4",
     ),
+    # Several questions attend to one image; scanned layers of fusion, classes of answers and cells.
+    "vqa_v5e": Case("configs/vqa_cross_attention.py", "v5e:2x2", f"{VQA} --global_batch 4"),
 }
 """Name for `--only` -> case."""

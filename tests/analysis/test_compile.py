@@ -59,6 +59,12 @@ def test_model_flops_by_hand(run):
     assert model_flops(prepare(twice)) == 2 * counted
 
 
+def test_nodes_that_no_objective_reads_do_not_count(run):
+    spare = dataclasses.replace(run.model.nodes["image"], entry="image")
+    model = dataclasses.replace(run.model, nodes={**run.model.nodes, "spare": spare})
+    assert model_flops(prepare(dataclasses.replace(run, model=model))) == model_flops(prepare(run))
+
+
 def test_the_numbers_of_a_report_are_consistent(run, report):
     assert report.devices == math.prod(report.mesh.values()) == 8
     assert report.fits

@@ -138,8 +138,8 @@ def _in_words(mesh: Any) -> str:
 def model_flops(prepared: Prepared) -> int:
     """FLOPs of the model's matrix products in a step over the global batch.
 
-    It counts forward and backward pass of encoders and heads, and attention in full even if it is
-    causal; it leaves out recomputation, the loss and the optimizer.
+    It counts forward and backward pass of the nodes whose outputs objectives read, and attention in
+    full even if it is causal; it leaves out recomputation, the loss and the optimizer.
     """
     run = prepared.run
     # The default `Compute` uses no Pallas kernels, so that the jaxpr shows all products.
@@ -153,11 +153,14 @@ def model_flops(prepared: Prepared) -> int:
     }
     params = prepared.shapes.params
     trained = [prepared.task.trained(group, params) for group in prepared.task.groups]
+    # The compiler drops what no objective reads.
+    read = {name for objective in run.objectives.values() for name in objective.reads()}
 
     def forward(trained: list[dict[str, Any]], params: dict[str, Any], batch: Any) -> Any:
         for part in trained:
             params = parameters.merge(params, part)
-        return model.apply(Variables(params, prepared.shapes.state), batch)[0]
+        variables = Variables(params, prepared.shapes.state)
+        return model.apply(variables, batch, want=sorted(read))[0]
 
     return training_flops(forward, trained, params, batch)
 

@@ -1,0 +1,178 @@
+"""Loss and gradients of visual question answering, on meshes of eight devices and in parts."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from vljax import config
+from vljax.models.encoders import ViT
+from vljax.models.parameters import leaves
+from vljax.parallel.mesh import MeshConfig
+from vljax.parallel.rules import batch_sharding, replicated
+from vljax.run import Run, prepare
+from vljax.training.step import gradients_of
+
+BATCH, INVALID = 16, 3
+# Changes of nodes: small widths, and dropout, which is keyed by the index of each question.
+TRANSFORMER = {"width": 32, "heads": 8, "mlp_dim": 64, "dropout": 0.1}
+SMALL = {"image": {"width": 32, "depth": 1}, "question": TRANSFORMER}
+# As in the full recipe: scanned layers, and a hidden layer. Image tokens have a width of their own.
+VIT = ViT(
+    image_size=64, patch_size=8, width=64, depth=2, heads=8, mlp_dim=64, pooling="mean", scan=True
+)
+VARIANTS = {
+    "conv_grid": {**SMALL, "fusion": {**TRANSFORMER, "depth": 1}},
+    "vit": {
+        "image": VIT,
+        "question": TRANSFORMER,
+        "fusion": {**TRANSFORMER, "scan": True},
+        "answer": {"hidden": 64},
+    },
+    "co_attention": {
+        **SMALL,
+        "fusion": {**TRANSFORMER, "co_attention": True},
+        "answer": {"stream": "fusion.question"},
+    },
+}
+ONE = (1, 1, 1)
+slow = pytest.mark.slow(
+    subject=[
+        "configs/vqa_cross_attention.py",
+        "tests/multidevice/test_vqa.py",
+        "vljax/models",
+        "vljax/objectives",
+        "vljax/parallel",
+        "vljax/run.py",
+        "vljax/training/step.py",
+        "vljax/training/state.py",
+    ]
+)
+
+
+@functools.cache
+def recipe(variant):
+    run = config.load("configs/vqa_cross_attention.py:tiny", Run)
+    nodes = dict(run.model.nodes)
+    for name, change in VARIANTS[variant].items():
+        given = isinstance(change, ViT)
+        nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
+    model = dataclasses.replace(run.model, nodes=nodes)
+    return dataclasses.replace(run, model=model, global_batch=BATCH, final_evaluators={})
+
+
+@functools.cache
+def batch(variant):
+    """Random arrays of the shapes that the recipe's transforms declare.
+
+    Each question has three answers or, one in eight, none that is known. The row of the
+    example that is not valid is blank, as the data pipeline leaves it.
+    """
+    rng = np.random.default_rng(0)
+    specs = recipe(variant).data.batch_spec(BATCH)
+    answer, (size, count, length) = specs["answer"][0], specs["question"][0]
+    chosen = rng.random(answer)
+    weights = np.where(chosen >= np.sort(chosen)[..., -3:].take([0], -1), rng.random(answer), 0)
+    weights[::2, 1] = 0
+    cells = rng.integers(-1, recipe(variant).model.nodes["cell"].classes, specs["grid_labels"][0])
+    made = {
+        "image": rng.integers(0, 256, specs["image"][0]),
+        "question": rng.integers(2, 2048, (size, count, length)),
+        "question_mask": np.arange(length) < rng.integers(2, length + 1, (size, count, 1)),
+        "answer": weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9),
+        "grid_labels": np.where(rng.random(cells.shape) < 0.5, cells, -1),
+        "example_id": np.zeros(specs["example_id"][0]),
+    }
+    for name, array in made.items():
+        array[INVALID] = -1 if name == "grid_labels" else 0
+    made["valid"] = np.arange(size) != INVALID
+    assert {name: array.shape for name, array in made.items()} == {
+        name: shape for name, (shape, _) in specs.items()
+    }
+    return {name: array.astype(specs[name][1]) for name, array in made.items()}
+
+
+@functools.cache
+def prepared(variant, sizes, accumulate):
+    mesh = MeshConfig(*sizes, fsdp_min_size=0)
+    run = dataclasses.replace(recipe(variant), mesh=mesh, accumulate=accumulate)
+    return prepare(run, jax.devices()[: math.prod(sizes)])
+
+
+@functools.cache
+def state(variant):
+    """Random parameters, biases too, and zeros for all else."""
+    rng = np.random.default_rng(1)
+
+    def random(path, leaf):
+        around = 1 if path[-1].key == "scale" else 0
+        return rng.normal(around, 0.2, leaf.shape).astype(leaf.dtype)
+
+    shapes = prepared(variant, ONE, 1).shapes
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return zeros._replace(params=jax.tree_util.tree_map_with_path(random, shapes.params))
+
+
+def computed(variant, sizes, accumulate=1):
+    """Losses by objective, gradients by parameter: with the kernels and shardings of a run."""
+    of = prepared(variant, sizes, accumulate)
+    ((objectives, groups),) = of.task.passes.items()
+
+    def gradients(state, batch, key):
+        found = gradients_of(of.task, objectives, groups, state, batch, key)
+        return {"": found.loss, **found.losses, **found.metrics}, found.gradients
+
+    inputs = state(variant), batch(variant), jax.random.key(1)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, of.shapes)
+    shardings = placed, batch_sharding(of.mesh), replicated(of.mesh)
+    losses, found = jax.jit(gradients)(*map(jax.device_put, inputs, shardings))
+    return losses, {"/".join(path): np.asarray(g, np.float64) for path, g in leaves(found)}
+
+
+@functools.cache
+def on_one_device(variant):
+    return computed(variant, ONE)
+
+
+@pytest.mark.parametrize(
+    ("variant", "sizes", "accumulate"),
+    [
+        *(("conv_grid", sizes, 1) for sizes in [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]),
+        ("conv_grid", ONE, 4),
+        pytest.param("vit", (1, 2, 2), 4, marks=slow),
+        pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
+    ],
+    ids=str,
+)
+def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate):
+    """Within 1e-5, relative L2 error of each array: sums in another order, in float32."""
+    expected, gradients = on_one_device(variant)
+    losses, found = computed(variant, sizes, accumulate)
+    assert set(losses) >= {"", "answer", "cell", "answer/accuracy", "cell/accuracy"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(losses[name], value, rtol=1e-5, err_msg=name)
+    assert found.keys() == gradients.keys()
+    largest = max(np.linalg.norm(g) for g in gradients.values())
+    for path, gradient in gradients.items():
+        # Gradients of key biases are zero but for rounding.
+        size = 0.01 * largest if path.endswith("key/bias") else np.linalg.norm(gradient)
+        assert np.linalg.norm(found[path] - gradient) <= 1e-5 * size, path
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["conv_grid", *(pytest.param(name, marks=slow) for name in ("vit", "co_attention"))],
+)
+def test_every_parameter_has_a_gradient(variant):
+    """So that the test above compares something for each array."""
+    _, gradients = on_one_device(variant)
+    largest = max(np.linalg.norm(g) for g in gradients.values())
+    # With co-attention, nothing reads what the last block makes of the image.
+    unread = ("fusion/image/blocks/1/", "fusion/image/norm/") if variant == "co_attention" else ()
+    for path, gradient in gradients.items():
+        if not path.endswith("key/bias"):
+            size = np.linalg.norm(gradient) / largest
+            assert (size == 0) if path.startswith(unread) else (size > 1e-3), path
