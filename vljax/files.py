@@ -11,12 +11,13 @@ import contextlib
 import errno
 import functools
 import glob
+import json
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product, takewhile
 from typing import Any
@@ -189,6 +190,129 @@ def download(url: str, path: str) -> None:
     system, inner = filesystem(url)
     with atomic_file(path) as partial, remote_errors(url):
         system.get_file(inner, partial)
+
+
+# --- Text in files -------------------------------------------------------------------------------
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def decode_text(content: bytes, errors: str = "strict") -> str:
+    """UTF-8 bytes as text, without the byte order mark that Windows editors put first.
+
+    >>> decode_text(b"\xef\xbb\xbfa cat")
+    'a cat'
+
+    Raises:
+      UnicodeDecodeError: if the bytes are not UTF-8; its `reason` names UTF-16.
+    """
+    if content.startswith(_UTF16):
+        raise UnicodeDecodeError("utf-8", content[:2], 0, 1, "UTF-16; save it as UTF-8")
+    return content.decode("utf-8", errors).removeprefix("\ufeff")
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD in place of each lone surrogate, which UTF-8 cannot hold.
+
+    JSON may have half an emoji, and names of files that are not UTF-8 become surrogates.
+
+    >>> encodable("a smile \ud83d")
+    'a smile \ufffd'
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a text. Unlike `str.splitlines`, U+2028, U+0085 and form feeds do not end one.
+
+    >>> text_lines("a cat\\x0con a mat\\na dog")
+    ['a cat\\x0con a mat', 'a dog']
+    """
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def read_text(path: str, field: str = "") -> str:
+    """The text of a file that the user named.
+
+    Args:
+      path: local path or URL.
+      field: the recipe field or option that named it, for messages.
+
+    Raises:
+      UserError: if it cannot be read, or is not UTF-8.
+    """
+    where = f"{field}: {path}" if field else path
+    try:
+        return decode_text(read_file(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: {not_utf8(error)}") from error
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error_reason(error)})") from error
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Why `decode_text` failed, for messages.
+
+    >>> try:
+    ...     decode_text(b"caf\xe9")
+    ... except UnicodeDecodeError as error:
+    ...     print(not_utf8(error))
+    not UTF-8 (byte 3)
+    """
+    if error.reason.startswith("UTF-16"):
+        return f"not UTF-8 but {error.reason}"
+    return f"not UTF-8 (byte {error.start})"
+
+
+def read_names(path: str, field: str = "") -> tuple[str, ...]:
+    """The texts in a file: one per line without white space at its ends, or a JSON list.
+
+    Blank ones are left out.
+
+    >>> write_file("names.txt", b"cat\r\n\r\n dog\r\n")
+    >>> read_names("names.txt")
+    ('cat', 'dog')
+
+    Args:
+      path: local path or URL.
+      field: the recipe field or option that named it, for messages.
+
+    Raises:
+      UserError: if it cannot be read, is not UTF-8, or begins like a JSON list but is not one.
+    """
+    text = read_text(path, field)
+    where = f"{field}: {path}" if field else path
+    if not re.match(r'\s*\[\s*["\]]', text):
+        return tuple(line.strip() for line in text_lines(text) if line.strip())
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a JSON list ({error})") from error
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: must be a list of texts")
+    return tuple(name for name in map(encodable, names) if name.strip())
+
+
+def names_file(names: Sequence[str]) -> bytes:
+    """The content of a file that `read_names` reads as `names`.
+
+    It has one name per line; or it is a JSON list, if a name has a line break or outer spaces.
+
+    >>> names_file(["cat", "dog"]), names_file([" d", "d"])
+    (b'cat\ndog\n', b'[\n" d",\n"d"\n]\n')
+    """
+    lines = "".join(f"{name}\n" for name in names)
+    whole = all(name.strip() == name and len(text_lines(name)) == 1 for name in names)
+    if not whole or re.match(r'\[\s*["\]]', lines):
+        items = ",\n".join(json.dumps(name, ensure_ascii=False) for name in names)
+        lines = f"[\n{items}\n]\n"
+    return lines.encode()
 
 
 # --- Writing: a file appears under its name once it is complete -----------------------------------

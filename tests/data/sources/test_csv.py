@@ -101,6 +101,76 @@ def test_a_malformed_table_is_an_error_with_file_and_line(tmp_path, content, mes
         Csv(str(tmp_path / "x.csv")).open()
 
 
+def unquoted(path, changes):
+    """A table of 12 rows in which quotation marks are text, as CC3M is published."""
+    captions = {i: f"picture {i}" for i in range(12)} | changes
+    lines = [f"{i}.jpg\t{caption}\n" for i, caption in captions.items()]
+    path.write_text("image\tcaption\n" + "".join(lines))
+    return str(path), [(caption,) for caption in captions.values()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {3: '"so it begins', 7: 'and so it ends"'},
+        {3: '"so it begins'},
+        {3: '"the end" of the road'},
+        {3: 'a 15" laptop'},
+    ],
+)
+def test_quotation_marks_in_tables_with_tabs_are_text(tmp_path, changes):
+    path, captions = unquoted(tmp_path / "x.tsv", changes)
+    for source in (Tsv(path), Csv(path, delimiter="\t", quoting="none")):
+        records = source.open()
+        assert [records.annotation(i).captions for i in range(len(records))] == captions
+
+
+def test_tables_with_tabs_written_as_csv_files_are_read_as_before(tmp_path):
+    rows = [
+        {"image": "0.jpg", "caption": 'a 15" laptop'},
+        {"image": "1.jpg", "caption": "two\nlines and a\ttab"},
+    ]
+    path = write(tmp_path / "x.tsv", rows, delimiter="\t")
+    by_default, as_csv = Tsv(path).open(), Tsv(path, quoting="csv").open()
+    assert [by_default[i].captions[0] for i in range(2)] == [row["caption"] for row in rows]
+    assert by_default.identity == as_csv.identity
+    assert Tsv(path, quoting="none").open().identity != as_csv.identity
+
+
+def test_rows_that_a_quotation_mark_may_have_joined_are_named(tmp_path, caplog):
+    path, _ = unquoted(tmp_path / "x.tsv", {3: '"so it begins', 7: 'and so it ends"'})
+    assert len(Csv(path, delimiter="\t").open()) == 8
+    assert "x.tsv:9: a value in quotation marks joins lines" in caplog.text
+    assert "set data.source.quoting to none" in caplog.text
+    path, _ = unquoted(tmp_path / "y.tsv", {3: '"the end" of the road'})
+    with pytest.raises(UserError, match=r"y\.tsv:5: .*set data\.source\.quoting to none"):
+        Csv(path, delimiter="\t").open()
+
+
+def test_a_row_that_does_not_fit_the_header_rejects_its_example(tmp_path):
+    content = "image,caption,score\na.jpg,one,1\nb.jpg,two, too,2\na.jpg,three,3\n"
+    (tmp_path / "x.csv").write_text(content)
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    records = Csv(str(tmp_path / "x.csv")).open()
+    assert [records.annotation(i).captions for i in range(3)] == [("one",), (), ("three",)]
+    with pytest.raises(ExampleError, match=r"x\.csv:3: 4 values, but the header has 3"):
+        records[1]
+    filtered = Csv(str(tmp_path / "x.csv"), filters=(Range("score", maximum=9),)).open()
+    assert len(filtered) == 2
+    assert filtered.counts.named == {"row does not fit the header": ["x.csv:3"]}
+
+
+def test_a_caption_of_a_megabyte_is_read(tmp_path):
+    (tmp_path / "x.csv").write_text(f"image,caption\na.jpg,{'word ' * 200_000}\n")
+    assert len(Csv(str(tmp_path / "x.csv")).open().annotation(0).captions[0]) == 1_000_000
+
+
+def test_a_table_in_utf16_is_an_error_with_the_remedy(tmp_path):
+    (tmp_path / "x.csv").write_bytes("image,caption\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"x\.csv: not UTF-8 but UTF-16; save it as UTF-8"):
+        Csv(str(tmp_path / "x.csv")).open()
+
+
 def test_a_delimiter_must_be_one_character():
     with pytest.raises(UserError, match="delimiter: must be one character, got '::'"):
         validate(Csv(delimiter="::"))
