@@ -200,7 +200,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 def decode_text(content: bytes, errors: str = "strict") -> str:
     """UTF-8 bytes as text, without the byte order mark that Windows editors put first.
 
-    >>> decode_text(b"\xef\xbb\xbfa cat")
+    >>> decode_text(b"\\xef\\xbb\\xbfa cat")
     'a cat'
 
     Raises:
@@ -216,8 +216,8 @@ def encodable(text: str) -> str:
 
     JSON may have half an emoji, and names of files that are not UTF-8 become surrogates.
 
-    >>> encodable("a smile \ud83d")
-    'a smile \ufffd'
+    >>> encodable("a smile \\ud83d") == "a smile \\ufffd"
+    True
     """
     if text.isascii():
         return text
@@ -260,7 +260,7 @@ def not_utf8(error: UnicodeDecodeError) -> str:
     """Why `decode_text` failed, for messages.
 
     >>> try:
-    ...     decode_text(b"caf\xe9")
+    ...     decode_text(b"caf\\xe9")
     ... except UnicodeDecodeError as error:
     ...     print(not_utf8(error))
     not UTF-8 (byte 3)
@@ -275,7 +275,7 @@ def read_names(path: str, field: str = "") -> tuple[str, ...]:
 
     Blank ones are left out.
 
-    >>> write_file("names.txt", b"cat\r\n\r\n dog\r\n")
+    >>> write_file("names.txt", b"cat\\r\\n\\r\\n dog\\r\\n")
     >>> read_names("names.txt")
     ('cat', 'dog')
 
@@ -305,7 +305,7 @@ def names_file(names: Sequence[str]) -> bytes:
     It has one name per line; or it is a JSON list, if a name has a line break or outer spaces.
 
     >>> names_file(["cat", "dog"]), names_file([" d", "d"])
-    (b'cat\ndog\n', b'[\n" d",\n"d"\n]\n')
+    (b'cat\\ndog\\n', b'[\\n" d",\\n"d"\\n]\\n')
     """
     lines = "".join(f"{name}\n" for name in names)
     whole = all(name.strip() == name and len(text_lines(name)) == 1 for name in names)

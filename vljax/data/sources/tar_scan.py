@@ -172,31 +172,39 @@ def _members(
 ) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
     """The accepted members, with the contents of those in `read` and of the first JSON members."""
     json_members = 0
+    start: int | None = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            for member in tar:
-                reason = _refused(member)
-                if reason is not None:
-                    if not member.isdir():
-                        counts.leave_out(reason, f"{shard.name}/{member.name}")
-                    continue
-                ending = _split(member.name)[1]
-                content = None
-                json_members += ending == "json"
-                if ending in read or (ending == "json" and json_members <= _JSON_MEMBERS):
-                    stream.seek(member.offset_data)
-                    content = stream.read(member.size)
-                yield member, content
-                # tarfile keeps the header of every member; clear it to keep memory constant.
-                tar.members.clear()  # type: ignore[attr-defined]
-            end = tar.offset
-        stream.seek(end)
-        closing = stream.read(BLOCK)
+        while start is not None:
+            stream.seek(start)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    reason = _refused(member)
+                    if reason is not None:
+                        if not member.isdir():
+                            counts.leave_out(reason, f"{shard.name}/{member.name}")
+                        continue
+                    ending = _split(member.name)[1]
+                    content = None
+                    json_members += ending == "json"
+                    if ending in read or (ending == "json" and json_members <= _JSON_MEMBERS):
+                        stream.seek(member.offset_data)
+                        content = stream.read(member.size)
+                    yield member, content
+                    # tarfile keeps the header of every member; clear it to keep memory constant.
+                    tar.members.clear()  # type: ignore[attr-defined]
+                end = tar.offset
+            _check_end(shard, stream, end)
+            start = _next_archive(shard, stream, end, counts)
     except tarfile.TarError as error:
         raise UserError(_damaged(shard, stream, str(error))) from error
     except OSError as error:
         raise UserError(f"{shard.path}: cannot be read ({error_reason(error)})") from error
+
+
+def _check_end(shard: File, stream: Any, end: int) -> None:
     # tarfile treats a missing end mark and an invalid header as the end of the archive.
+    stream.seek(end)
+    closing = stream.read(BLOCK)
     if len(closing) < BLOCK:
         raise UserError(
             f"{shard.path}: ends at byte {shard.size:,}, where a header or the end mark should be "
@@ -206,6 +214,44 @@ def _members(
         raise UserError(
             f"{shard.path}: no valid header at byte {end:,}; write or download it again"
         )
+
+
+_CHUNK = 2048 * BLOCK
+
+
+def _next_archive(shard: File, stream: Any, end: int, counts: SourceCounts) -> int | None:
+    """The offset of the next header after an end mark; None if there is none.
+
+    An archive ends with zeros. Members follow them if archives were joined, or if a part of the
+    file was never written. Bytes that are neither zeros nor a member are counted as left out.
+    """
+    stream.seek(end)
+    position, header = end, None
+    others: list[int] = []  # offsets of the first and the last block of other bytes
+    while header is None and (chunk := stream.read(_CHUNK)):
+        blocks = range(0, len(chunk), BLOCK) if chunk.strip(b"\0") else ()
+        for offset in blocks:
+            block = chunk[offset : offset + BLOCK]
+            if not block.strip(b"\0"):
+                continue
+            if _is_header(block):
+                header = position + offset
+                break
+            others = [*others[:1], position + offset]
+        position += len(chunk)
+    if others:
+        size = min(others[-1] + BLOCK, shard.size) - others[0]
+        name = f"{shard.name}: {size:,} bytes from byte {others[0]:,}"
+        counts.leave_out("bytes after an end mark that are not members", name)
+    return header
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _damaged(shard: File, stream: Any, message: str) -> str:
