@@ -39,6 +39,12 @@ def test_rows_written_by_pythons_csv_module_are_read(tmp_path):
     assert pickle.loads(pickle.dumps(records))[1] == records[1]
 
 
+def test_well_formed_tables_are_read_without_a_warning(tmp_path, caplog):
+    Csv(write(tmp_path / "x.csv", ROWS)).open()
+    Tsv(write(tmp_path / "x.tsv", ROWS, delimiter="\t")).open()
+    assert caplog.text == ""
+
+
 def test_several_files_with_tabs_and_named_columns_are_read(tmp_path):
     rows = [{"image": f"{i}.jpg", "title": f"t{i}", "long": f"l, {i}"} for i in range(2)]
     first = write(tmp_path / "a.tsv", rows, delimiter="\t")
@@ -183,3 +189,42 @@ def test_the_identity_follows_content_and_columns(tmp_path):
     assert Csv(path, captions=("score",)).open().identity != before
     write(tmp_path / "x.csv", ROWS[:2])
     assert Csv(path).open().identity != before
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "labels"),
+    [
+        (["2.0", "10.0", "", "nan"], (), [2, 10, None, None]),
+        (["2", "10", "-1", " 3 "], (), [2, 10, None, 3]),
+        (["dog", "cat", "", "-1"], ("-1", "cat", "dog"), [2, 1, None, 0]),
+        (["1.0", "1.5", "2.0", ""], ("1.0", "1.5", "2.0"), [0, 1, 2, None]),
+        (["4300000001", "430", "-1", "430"], ("430", "4300000001"), [1, 0, None, 0]),
+    ],
+)
+def test_classes_are_names_or_indices_and_may_be_missing(tmp_path, values, names, labels):
+    rows = [{"image": f"{i}.jpg", "caption": "a", "class": v} for i, v in enumerate(values)]
+    records = Csv(write(tmp_path / "x.csv", rows), label="class").open()
+    assert records.class_names == names
+    assert [records[i].label for i in range(len(rows))] == labels
+
+
+def test_classes_are_looked_up_in_a_file_of_names(tmp_path):
+    values = ["cat", "1.0", "", "-1", " d", "2147483648"]
+    rows = [{"image": f"{i}.jpg", "caption": "a", "class": v} for i, v in enumerate(values)]
+    path = write(tmp_path / "x.csv", rows)
+    (tmp_path / "lines.txt").write_bytes(b"\xef\xbb\xbfcat\r\n\r\nd\xe2\x80\xa8og\r\n d\r\n")
+    records = Csv(path, label="class", classes=str(tmp_path / "lines.txt")).open()
+    assert records.class_names == ("cat", "d\u2028og", "d")
+    assert [records[i].label for i in range(5)] == [0, 1, None, None, 2]
+    with pytest.raises(ExampleError, match="class 2147483648 has no name; there are 3"):
+        records[5]
+    (tmp_path / "list.txt").write_text('["d", " d", "a\\nb"]')
+    records = Csv(path, label="class", classes=str(tmp_path / "list.txt")).open()
+    assert records.class_names == ("d", " d", "a\nb")
+    assert [records[i].label for i in range(1, 5)] == [1, None, None, 1]
+    with pytest.raises(ExampleError, match="class 'cat' is not among the class names"):
+        records[0]
+    for content, message in ((b"caf\xe9", r"not UTF-8 \(byte 3\)"), (b'["a', "not a JSON list")):
+        (tmp_path / "bad.txt").write_bytes(content)
+        with pytest.raises(UserError, match=rf"data\.source\.classes: .*bad\.txt: {message}"):
+            Csv(path, label="class", classes=str(tmp_path / "bad.txt")).open()

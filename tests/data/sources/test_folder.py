@@ -1,5 +1,6 @@
 """Folders of images, local and remote."""
 
+import os
 import pickle
 
 import fsspec
@@ -93,3 +94,20 @@ def test_the_identity_follows_names_and_sizes(folder, tmp_path):
     assert Folder(str(moved)).open().identity == before
     (moved / "dog" / "a.txt").write_text("another caption")
     assert Folder(str(moved)).open().identity != before
+
+
+def test_captions_of_windows_editors_have_no_mark_and_lines_end_at_line_breaks_only(folder):
+    (folder / "dog" / "a.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\nbrown\xe2\x80\xa8dog\r\n")
+    assert Folder(str(folder)).open()[1].captions == ("a dog", "brown\u2028dog")
+
+
+def test_names_that_are_not_utf8_can_be_written(tmp_path):
+    inside = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(inside)
+    for name, content in ((b"0.jpg", jpeg()), (b"0.txt", b"a cup")):
+        with open(inside + b"/" + name, "wb") as file:
+            file.write(content)
+    records = Folder(str(tmp_path)).open()
+    assert (records.class_names, records[0].tags) == (("caf\ufffd",), ("caf\ufffd",))
+    assert (records[0].captions, records[0].image) == (("a cup",), jpeg())
+    assert records.other_columns(0)["path"] == "caf\ufffd/0.jpg"

@@ -168,3 +168,38 @@ def test_an_unreachable_image_rejects_its_example(tmp_path):
     for index in range(2):
         with pytest.raises(ExampleError, match="cannot be read"):
             records[index]
+
+
+CLASSES = {"info": {"features": {"label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}}}}
+
+
+@pytest.mark.parametrize(
+    ("values", "metadata", "names", "labels"),
+    [
+        ([0, 2, None], CLASSES, ("cat", "dog", "emu"), [0, 2, None]),
+        ([0, 2, -1], CLASSES, ("cat", "dog", "emu"), [0, 2, None]),
+        ([0.0, 2.0, None], CLASSES, ("cat", "dog", "emu"), [0, 2, None]),
+        ([10, 2, -1], None, (), [10, 2, None]),
+        ([10.0, 2.0, float("nan")], None, (), [10, 2, None]),
+        ([2**33, 2, -1], None, ("2", "8589934592"), [1, 0, None]),
+        ([1, 2, 0], {"info": None}, (), [1, 2, 0]),
+        ([1, 2, 0], {"info": {"features": [{"name": "label"}]}}, (), [1, 2, 0]),
+        ([1, 2, 0], {"info": {"features": {"label": [{"dtype": "int64"}]}}}, (), [1, 2, 0]),
+        ([1, 2, 0], {"info": {"features": {"label": {"names": {"0": "cat"}}}}}, (), [1, 2, 0]),
+        ([1, 2, 0], "not json", (), [1, 2, 0]),
+    ],
+)
+def test_labels_may_be_missing_and_metadata_of_any_kind(tmp_path, values, metadata, names, labels):
+    content = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    metadata = {"huggingface": content}
+    path = write(tmp_path / "x.parquet", {**columns(3), "label": values}, metadata=metadata)
+    records = Parquet(path, label="label").open()
+    assert records.class_names == names
+    assert [records[i].label for i in range(3)] == labels
+
+
+def test_a_label_column_of_lists_is_an_error(tmp_path):
+    path = write(tmp_path / "x.parquet", {**columns(2), "label": [[0], [1]]})
+    message = r"data\.source\.label: parquet:x\.parquet: 'label' holds lists or objects; name a"
+    with pytest.raises(UserError, match=message):
+        Parquet(path, label="label").open()

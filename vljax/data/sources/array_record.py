@@ -23,11 +23,11 @@ from vljax.data.sources.base import (
     FileSource,
     LastRead,
     class_names_of,
-    class_text,
+    class_texts,
 )
 from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.record_format import LAYOUT, layout, masks_of, unpack
-from vljax.files import File, error_reason, join, read_file, read_range
+from vljax.files import File, error_reason, join, read_file, read_names, read_range
 
 CLASSES = "classes.txt"
 # Number of records that are read to find the columns; a column that first occurs later is unknown.
@@ -94,11 +94,12 @@ class ArrayRecordRecords(ColumnRecords):
             return ()
         beside = join(os.path.dirname(self._records.files[0].path), CLASSES)
         try:
-            return tuple(read_file(beside).decode().splitlines())
+            read_file(beside)
         except OSError:
             pass
-        found = {class_text(d[source.label]) for d in first if d.get(source.label) is not None}
-        if class_names_of(found):
+        else:
+            return read_names(beside)
+        if class_names_of(class_texts(d.get(source.label) for d in first)):
             raise UserError(
                 f"{beside}: not there, but classes have names; set data.source.classes to a file "
                 "with one name per line, or data.source.label to none"

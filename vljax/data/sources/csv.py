@@ -188,12 +188,12 @@ def _quoted(source: Csv, text: str) -> bool:
         return False
     if not re.search(rf'(?:^|[\r\n{re.escape(source.delimiter)}])"', text):
         return True  # no value begins with one
-    columns, line = len(source.header), 0
+    header, line = list(source.header), 0
     reader = _reader(source, text, quoted=True)
     try:
         for row in reader:
-            columns = columns or len(row)
-            if reader.line_num - line > 1 and _are_rows(row, columns, source.delimiter):
+            header = header or row
+            if reader.line_num - line > 1 and _are_rows(source, header, row):
                 return False
             line = reader.line_num
     except csv.Error:
@@ -201,14 +201,19 @@ def _quoted(source: Csv, text: str) -> bool:
     return True
 
 
-def _are_rows(row: list[str], columns: int, delimiter: str) -> bool:
+def _are_rows(source: Csv, header: list[str], row: list[str]) -> bool:
     """Whether a row of several lines is a row in each of them if quotation marks are text.
 
     A file in which they are text loses rows if it is read as CSV: a mark at the start of a caption
-    joins all lines up to the next mark at the end of one.
+    joins all lines up to the next mark at the end of one. Each line then has all columns, and the
+    path or URL of an image in its column.
     """
-    lines = delimiter.join(row).replace("\r\n", "\n").split("\n")
-    return len(row) == columns and all(line.count(delimiter) == columns - 1 for line in lines)
+    lines = source.delimiter.join(row).replace("\r\n", "\n").split("\n")
+    rows = [line.split(source.delimiter) for line in lines]
+    if source.image not in header or any(len(row) != len(header) for row in rows):
+        return False
+    image = header.index(source.image)
+    return all(re.search(r"://|\.\w{2,5}$", row[image]) for row in rows)
 
 
 def _reader(source: Csv, text: str, *, quoted: bool) -> Any:
@@ -231,15 +236,16 @@ def _rows(
       UserError: if the header lacks a column, or the table is malformed; it has file and line.
     """
     reader = _reader(source, text, quoted=quoted)
-    where, line = file.path, 0
+    where = file.path
     try:
         header = list(source.header) or next(reader, [])
         source.check_columns(header, ("image", source.image))
+        line = reader.line_num
         for row in reader:
             lines, line = reader.line_num - line, reader.line_num
             if not row:
                 continue
-            if lines > 1 and _are_rows(row, len(header), source.delimiter):
+            if lines > 1 and _are_rows(source, header, row):
                 logger.warning(
                     "%s:%d: a value in quotation marks joins lines that look like rows; if the "
                     "marks are text, set data.source.quoting to none",

@@ -20,7 +20,15 @@ from vljax.data.sources.base import (
 )
 from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.tar_scan import parse_json
-from vljax.files import error_reason, filesystem, is_remote, join, read_file
+from vljax.files import (
+    encodable,
+    error_reason,
+    filesystem,
+    is_remote,
+    join,
+    read_file,
+    text_lines,
+)
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -128,12 +136,12 @@ class FolderRecords(ColumnRecords):
         if name not in self._text_files:
             return None
         content: bytes = self._last.get(name, lambda: _read(join(self._folder, name), name))
-        return [line for line in decoded(content, column).splitlines() if line.strip()]
+        return [line for line in text_lines(decoded(content, column)) if line.strip()]
 
     def other_columns(self, index: int) -> dict[str, Any]:
         """The path, and the contents of the files beside the image by ending."""
         image = self._images[index]
-        columns: dict[str, Any] = {"path": image}
+        columns: dict[str, Any] = {"path": encodable(image)}
         for ending in self._other_endings.get(image.rpartition(".")[0], ()):
             name = _sibling(image, ending)
             content = _read(join(self._folder, name), name)
@@ -157,7 +165,7 @@ def _endings_beside_images(
 
 
 def _class(image: str) -> str | None:
-    return image.split("/")[0] if "/" in image else None
+    return encodable(image.split("/")[0]) if "/" in image else None
 
 
 def _sibling(image: str, ending: str) -> str:

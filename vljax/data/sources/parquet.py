@@ -24,11 +24,11 @@ from vljax.data.sources.base import (
     FileSource,
     LastRead,
     class_names_of,
-    class_text,
+    class_texts,
     image_file,
 )
 from vljax.data.sources.filters import exclusion_reason
-from vljax.files import File, filesystem, is_remote
+from vljax.files import File, encodable, filesystem, is_remote
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class ParquetRecords(ColumnRecords):
     def __init__(self, source: Parquet, files: list[File]):
         self._table = ParquetRows(files)
         source.check_columns(self._table.schema.names, ("image", source.image))
+        if source.label and self._table.is_nested(source.label):
+            raise UserError(
+                f"data.source.label: {source.full_name}: {source.label!r} holds lists or objects; "
+                "name a column with one class in each row"
+            )
         self._image = source.image
         self._columns = source.annotation_columns
         restorable = {source.image, *source.restorable_columns}
@@ -98,7 +103,7 @@ class ParquetRecords(ColumnRecords):
         if source.label is None or source.classes is not None:
             return ()
         values = (row[source.label] for row in self._table.rows((source.label,)))
-        return class_names_of({class_text(value) for value in values if value is not None})
+        return class_names_of({*class_texts(values)})
 
     def __len__(self) -> int:
         return len(self._table) if self._rows is None else len(self._rows)
@@ -227,12 +232,21 @@ class ParquetRows:
                 count += chunk.num_values - chunk.statistics.null_count
         return count
 
+    def is_nested(self, column: str) -> bool:
+        """Whether the values of a column are lists or objects."""
+        from pyarrow import types
+
+        return bool(types.is_nested(self.schema.field(column).type))
+
     def hugging_face_classes(self, column: str) -> tuple[str, ...]:
         """The class names that the `datasets` package stored for a column; empty if none."""
-        metadata = (self.schema.metadata or {}).get(b"huggingface", b"{}")
-        features = json.loads(metadata).get("info", {}).get("features", {})
-        names = features.get(column, {}).get("names", ()) if isinstance(features, dict) else ()
-        return tuple(names)
+        content = (self.schema.metadata or {}).get(b"huggingface", b"")
+        try:
+            names = json.loads(content)["info"]["features"][column]["names"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ()  # metadata of other software, or without names
+        is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return tuple(encodable(name) for name in names) if is_names else ()
 
     def _group_of(self, row: int) -> int:
         if not 0 <= row < len(self):

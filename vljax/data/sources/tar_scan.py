@@ -22,7 +22,7 @@ from jaxtyping import UInt32
 
 from vljax.config import UserError
 from vljax.data.records import ExampleError, SourceCounts
-from vljax.data.sources.base import class_text, decoded
+from vljax.data.sources.base import class_texts, decoded
 from vljax.data.sources.filters import Filter, exclusion_reason
 from vljax.files import File, error_reason, open_file
 
@@ -162,8 +162,8 @@ def _rows(
             continue
         rows.append([example.members.get(e, (0, 0)) for e in (image, *options.members)])
         result.counts.add_example(example.members)
-        if options.label and (label := value(options.label)) is not None:
-            result.classes.add(class_text(label))
+        if options.label:
+            result.classes.update(text.strip() for text in class_texts([value(options.label)]))
     return np.array(rows, np.uint32).reshape(-1, 1 + len(options.members), 2)
 
 

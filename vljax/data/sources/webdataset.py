@@ -30,7 +30,7 @@ from vljax.data.sources.tar_scan import (
     parse_json,
     value_of,
 )
-from vljax.files import File, error_reason, read_range
+from vljax.files import File, encodable, error_reason, read_range
 
 # Members of an example are read by one request if that wastes at most this many bytes.
 _MAX_GAP = 2**16
@@ -145,9 +145,10 @@ class WebDatasetRecords(ColumnRecords):
 
     def _key(self, shard: int, block: int) -> str:
         """The key of the example whose image begins at a block; the index does not hold keys."""
-        return key_before(
+        key = key_before(
             lambda blocks: self._read_range(shard, (block - blocks) * BLOCK, blocks * BLOCK), block
         )
+        return encodable(key)
 
     def _contents(self, index: int) -> dict[str, bytes | None]:
         """The contents of all members of an example but its image, by ending."""
