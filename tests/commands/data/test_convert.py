@@ -575,3 +575,15 @@ def test_half_characters_do_not_stop_a_conversion(target, tmp_path, capsys):
     }[target]
     read = kind(str(tmp_path / "out"), **columns).open()[3]
     assert (read.captions, read.tags) == (("a smile \ufffd",), ("a smile \ufffd",))
+
+
+def test_large_images_are_made_small_up_to_a_limit(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    path = write_jsonl(tmp_path / "in", [{"image": f"{i}.png", "caption": "x"} for i in range(2)])
+    for i, size in enumerate(((8000, 8001), (300, 300))):
+        Image.new("L", size).save(tmp_path / "in" / f"{i}.png")
+    options = (path, "--to", "webdataset", "--max-side", "64", "--max-rejected-share", "0.5")
+    result = converted(capsys, *options, "--out", tmp_path / "a")
+    assert (result["examples"], result["rejected"]) == (2, {})
+    limited = converted(capsys, *options, "--out", tmp_path / "b", "--max-pixels", "64000000")
+    assert limited["rejected"] == {"too_many_pixels": 1}

@@ -39,7 +39,7 @@ REJECTED = "rejected.jsonl"
 REPORTS = ".convert"
 _ABOUT = "convert.json"
 # Increase it if the same plan writes other bytes: a started conversion cannot continue then.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
