@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -103,15 +104,31 @@ def error_reason(error: BaseException) -> str:
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def read_file(path: str) -> bytes:
-    """The content of a file. Raises OSError if it cannot be read."""
+def read_file(path: str, *, regular: bool = False) -> bytes:
+    """The content of a file.
+
+    Args:
+      path: local path or URL.
+      regular: whether to refuse pipes and devices, which may never end; for files that a data set
+        names, not the user.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
     if not is_remote(path):
-        with open(os.path.expanduser(path), "rb") as file:
+        with open(os.path.expanduser(path), "rb", opener=_at_once if regular else None) as file:
+            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "a pipe or device, not a file", path)
             return file.read()
     system, inner = filesystem(path)
     with remote_errors(path):
         content: bytes = system.cat_file(inner)
     return content
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file without waiting for a process at the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_user_file(path: str) -> bytes:
@@ -458,7 +475,11 @@ def list_folder(folder: str) -> dict[str, int]:
         return {base_name(e["name"].rstrip("/")): e["size"] or 0 for e in inside}
     if not os.path.isdir(folder):
         return {}
-    return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    # A link to nothing has no size of its own.
+    return {
+        entry.name: entry.stat(follow_symlinks=os.path.exists(entry.path)).st_size
+        for entry in os.scandir(folder)
+    }
 
 
 def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: str) -> list[File]:
@@ -526,6 +547,9 @@ def _find_local(path: str, suffixes: tuple[str, ...]) -> dict[str, _Info]:
         status = {name: os.stat(name) for name in found}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    for name, s in status.items():
+        if name != path and not (stat.S_ISREG(s.st_mode) or stat.S_ISDIR(s.st_mode)):
+            raise UserError(f"{name}: a pipe or device, not a file; remove it from the folder")
     return {name: (s.st_size, str(s.st_mtime_ns)) for name, s in status.items()}
 
 

@@ -339,7 +339,7 @@ def image_file(value: Any, folder: str) -> bytes:
         raise ExampleError("no image", kind="not_an_image")
     path = value if is_remote(value) or value.startswith("/") else join(folder, value)
     try:
-        return read_file(path)
+        return read_file(path, regular=True)
     except (OSError, ValueError, UserError) as error:  # ValueError: a null byte in the name
         raise ExampleError(
             f"image {value!r} cannot be read ({error_reason(error)})", kind="unreadable"
