@@ -15,6 +15,7 @@ from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.records import ExampleError, Source
 from vljax.data.sources import WebDataset
 from vljax.data.sources.filters import Equals, Length, Range
+from vljax.data.sources.webdataset import WebDatasetRecords
 
 
 @pytest.fixture
@@ -223,3 +224,35 @@ def test_marks_and_missing_classes_in_members(tmp_path):
     assert [records.annotation(i).label for i in range(3)] == [0, None, None]
     with pytest.raises(ExampleError, match="class is not one value but list"):
         records[2]
+
+
+def late(folder, first, count):
+    members = {}
+    for i in range(count):
+        about = {"text": f"picture {i}"} if i >= first else {"url": "x"}
+        members |= {f"{i}.jpg": b"x", f"{i}.json": json.dumps(about).encode()}
+    return write_tar(folder / "x.tar", members)
+
+
+@pytest.mark.parametrize("first", [1, 99, 100, 149])
+def test_a_json_entry_may_occur_late(tmp_path, first):
+    path = late(tmp_path, first, 150)
+    records = WebDataset(path, captions=("json.text",)).open()
+    captions = [records.annotation(i).captions for i in range(150)]
+    assert captions == [()] * first + [(f"picture {i}",) for i in range(first, 150)]
+    assert len(WebDataset(path, captions=("json.url",), tags="json.text").open()) == 150
+    with pytest.raises(UserError, match=r"has no 'json\.texts'; did you mean 'json\.text'\?"):
+        WebDataset(path, captions=("json.texts",)).open()
+
+
+def test_examples_are_read_for_columns_only_until_all_are_found(tmp_path, monkeypatch):
+    path = late(tmp_path, 120, 150)
+    readings = []
+    plain = WebDatasetRecords.json_columns
+    monkeypatch.setattr(
+        WebDatasetRecords, "json_columns", lambda self, i: readings.append(i) or plain(self, i)
+    )
+    WebDataset(path, captions=("json.url",)).open()
+    assert readings == []
+    WebDataset(path, captions=("json.text",)).open()
+    assert readings == [*range(121)]

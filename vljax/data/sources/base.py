@@ -123,6 +123,27 @@ class FileSource(AnnotatedSource):
                     f"{suggest(column, known)}"
                 )
 
+    def late_columns(
+        self, known: Iterable[str], count: int, columns_of: Callable[[int], Iterable[str]]
+    ) -> set[str]:
+        """The columns of the data, for formats in which each example has its own.
+
+        Examples are read only while a chosen column is missing: all of them, or 4096 that are
+        spread over a larger set.
+
+        Args:
+          known: columns that are known, such as those of the first examples.
+          count: number of examples.
+          columns_of: the columns of an example; may raise ExampleError.
+        """
+        found = {*known}
+        for index in np.linspace(0, count - 1, min(count, _MOST_READ)).round().astype(int).tolist():
+            if found.issuperset(self.annotation_columns):
+                break
+            with contextlib.suppress(ExampleError):
+                found.update(columns_of(index))
+        return found
+
     def identity(self, *parts: object) -> str:
         """A hash of the data that is read and of the fields that decide what is read.
 
@@ -138,6 +159,9 @@ class FileSource(AnnotatedSource):
     def stated_classes(self) -> tuple[str, ...]:
         """The names in the file `classes`; empty if it is unset. Raises UserError."""
         return () if self.classes is None else read_names(self.classes, "data.source.classes")
+
+
+_MOST_READ = 4096
 
 
 def _last_name(path: PurePosixPath) -> str:

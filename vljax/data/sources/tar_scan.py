@@ -29,7 +29,7 @@ from vljax.files import File, error_reason, open_file
 BLOCK = 512
 _UINT32_MAX = 2**32 - 1  # limit of the size of a member in bytes, and of a shard in blocks
 # JSON members per shard that are read to find the names of their entries. Reading all of them would
-# take too long.
+# take too long; `FileSource.late_columns` looks for a chosen one that is not among these.
 _JSON_MEMBERS = 100
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _PICKLES = {"pyd", "pickle", "pkl", "pth", "pt"}
@@ -130,7 +130,7 @@ def scan(shard: File, options: IndexOptions) -> Scan:
             columns.add(ending)
             if content is not None:
                 if ending == "json":
-                    columns |= _json_columns(content)
+                    columns |= columns_in(content)
                 if ending in read:
                     example.contents[ending] = content
     result = Scan(np.zeros((0, 0, 2), np.uint32), counts, columns=columns)
@@ -325,9 +325,10 @@ def key_before(read: Callable[[int], bytes], block: int) -> str:
     raise ExampleError("no header before the image", kind="damaged")
 
 
-def _json_columns(content: bytes) -> set[str]:
+def columns_in(content: bytes) -> set[str]:
+    """The columns in a JSON member: `json.NAME` for each entry; none if it is not an object."""
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content)
+    except ExampleError:
         return set()
     return {f"json.{key}" for key in value} if isinstance(value, dict) else set()

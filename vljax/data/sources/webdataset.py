@@ -11,7 +11,7 @@ How a tar shard is read:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from vljax.data.sources.tar_index import TarIndex, open_index
 from vljax.data.sources.tar_scan import (
     BLOCK,
     IndexOptions,
+    columns_in,
     key_before,
     member_of,
     parse_json,
@@ -89,9 +90,12 @@ class WebDataset(FileSource, name="webdataset"):
         index = open_index(
             shards, options, folder=self.index_folder, workers=workers, progress=progress
         )
+        records = WebDatasetRecords(self, shards, members, index)
         if index.columns:
-            self.check_columns(index.columns)
-        return WebDatasetRecords(self, shards, members, index)
+            # The index has the entries of the first JSON members only.
+            entries = records.json_columns if "json" in members else lambda index: ()
+            self.check_columns(self.late_columns(index.columns, len(records), entries))
+        return records
 
 
 class WebDatasetRecords(ColumnRecords):
@@ -123,6 +127,11 @@ class WebDatasetRecords(ColumnRecords):
     def values(self, index: int) -> Callable[[str], Any]:
         contents = self._contents(index)
         return lambda column: value_of(column, contents[member_of(column)])
+
+    def json_columns(self, index: int) -> Iterable[str]:
+        """The columns in the JSON member of an example. Raises ExampleError if it is not valid."""
+        content = self._contents(index)["json"]
+        return () if content is None else columns_in(content)
 
     def other_columns(self, index: int) -> dict[str, Any]:
         """The key, the entries of the JSON member, and all other members as bytes."""
