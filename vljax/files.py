@@ -11,12 +11,14 @@ import contextlib
 import errno
 import functools
 import glob
+import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product, takewhile
 from typing import Any
@@ -102,15 +104,31 @@ def error_reason(error: BaseException) -> str:
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def read_file(path: str) -> bytes:
-    """The content of a file. Raises OSError if it cannot be read."""
+def read_file(path: str, *, regular: bool = False) -> bytes:
+    """The content of a file.
+
+    Args:
+      path: local path or URL.
+      regular: whether to refuse pipes and devices, which may never end; for files that a data set
+        names, not the user.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
     if not is_remote(path):
-        with open(os.path.expanduser(path), "rb") as file:
+        with open(os.path.expanduser(path), "rb", opener=_at_once if regular else None) as file:
+            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "a pipe or device, not a file", path)
             return file.read()
     system, inner = filesystem(path)
     with remote_errors(path):
         content: bytes = system.cat_file(inner)
     return content
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file without waiting for a process at the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_user_file(path: str) -> bytes:
@@ -189,6 +207,129 @@ def download(url: str, path: str) -> None:
     system, inner = filesystem(url)
     with atomic_file(path) as partial, remote_errors(url):
         system.get_file(inner, partial)
+
+
+# --- Text in files -------------------------------------------------------------------------------
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def decode_text(content: bytes, errors: str = "strict") -> str:
+    """UTF-8 bytes as text, without the byte order mark that Windows editors put first.
+
+    >>> decode_text(b"\\xef\\xbb\\xbfa cat")
+    'a cat'
+
+    Raises:
+      UnicodeDecodeError: if the bytes are not UTF-8; its `reason` names UTF-16.
+    """
+    if content.startswith(_UTF16):
+        raise UnicodeDecodeError("utf-8", content[:2], 0, 1, "UTF-16; save it as UTF-8")
+    return content.decode("utf-8", errors).removeprefix("\ufeff")
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD in place of each lone surrogate, which UTF-8 cannot hold.
+
+    JSON may have half an emoji, and names of files that are not UTF-8 become surrogates.
+
+    >>> encodable("a smile \\ud83d") == "a smile \\ufffd"
+    True
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a text. Unlike `str.splitlines`, U+2028, U+0085 and form feeds do not end one.
+
+    >>> text_lines("a cat\\x0con a mat\\na dog")
+    ['a cat\\x0con a mat', 'a dog']
+    """
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def read_text(path: str, field: str = "") -> str:
+    """The text of a file that the user named.
+
+    Args:
+      path: local path or URL.
+      field: the recipe field or option that named it, for messages.
+
+    Raises:
+      UserError: if it cannot be read, or is not UTF-8.
+    """
+    where = f"{field}: {path}" if field else path
+    try:
+        return decode_text(read_file(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: {not_utf8(error)}") from error
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error_reason(error)})") from error
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Why `decode_text` failed, for messages.
+
+    >>> try:
+    ...     decode_text(b"caf\\xe9")
+    ... except UnicodeDecodeError as error:
+    ...     print(not_utf8(error))
+    not UTF-8 (byte 3)
+    """
+    if error.reason.startswith("UTF-16"):
+        return f"not UTF-8 but {error.reason}"
+    return f"not UTF-8 (byte {error.start})"
+
+
+def read_names(path: str, field: str = "") -> tuple[str, ...]:
+    """The texts in a file: one per line without white space at its ends, or a JSON list.
+
+    Blank ones are left out.
+
+    >>> write_file("names.txt", b"cat\\r\\n\\r\\n dog\\r\\n")
+    >>> read_names("names.txt")
+    ('cat', 'dog')
+
+    Args:
+      path: local path or URL.
+      field: the recipe field or option that named it, for messages.
+
+    Raises:
+      UserError: if it cannot be read, is not UTF-8, or begins like a JSON list but is not one.
+    """
+    text = read_text(path, field)
+    where = f"{field}: {path}" if field else path
+    if not re.match(r'\s*\[\s*["\]]', text):
+        return tuple(line.strip() for line in text_lines(text) if line.strip())
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a JSON list ({error})") from error
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: must be a list of texts")
+    return tuple(name for name in map(encodable, names) if name.strip())
+
+
+def names_file(names: Sequence[str]) -> bytes:
+    """The content of a file that `read_names` reads as `names`.
+
+    It has one name per line; or it is a JSON list, if a name has a line break or outer spaces.
+
+    >>> names_file(["cat", "dog"]), names_file([" d", "d"])
+    (b'cat\\ndog\\n', b'[\\n" d",\\n"d"\\n]\\n')
+    """
+    lines = "".join(f"{name}\n" for name in names)
+    whole = all(name.strip() == name and len(text_lines(name)) == 1 for name in names)
+    if not whole or re.match(r'\[\s*["\]]', lines):
+        items = ",\n".join(json.dumps(name, ensure_ascii=False) for name in names)
+        lines = f"[\n{items}\n]\n"
+    return lines.encode()
 
 
 # --- Writing: a file appears under its name once it is complete -----------------------------------
@@ -334,7 +475,11 @@ def list_folder(folder: str) -> dict[str, int]:
         return {base_name(e["name"].rstrip("/")): e["size"] or 0 for e in inside}
     if not os.path.isdir(folder):
         return {}
-    return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    # A link to nothing has no size of its own.
+    return {
+        entry.name: entry.stat(follow_symlinks=os.path.exists(entry.path)).st_size
+        for entry in os.scandir(folder)
+    }
 
 
 def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: str) -> list[File]:
@@ -402,6 +547,9 @@ def _find_local(path: str, suffixes: tuple[str, ...]) -> dict[str, _Info]:
         status = {name: os.stat(name) for name in found}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    for name, s in status.items():
+        if name != path and not (stat.S_ISREG(s.st_mode) or stat.S_ISDIR(s.st_mode)):
+            raise UserError(f"{name}: a pipe or device, not a file; remove it from the folder")
     return {name: (s.st_size, str(s.st_mtime_ns)) for name, s in status.items()}
 
 

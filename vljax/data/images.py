@@ -7,7 +7,6 @@ import io
 import math
 import re
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -27,6 +26,9 @@ MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr", "I;16", "I",
 """Pillow's pixel modes; "other" stands for all that are not listed."""
 
 GREY_MODES = ("L", "LA", "1", "I;16", "I", "F")
+
+MAX_PIXELS = 64_000_000
+"""Default of `Decode.max_pixels`: larger images are refused before they are decoded."""
 
 Colour = tuple[int, int, int]
 
@@ -65,14 +67,45 @@ def decode_pixels(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height 
     Raises:
       ExampleError: as `decode_image` does.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     # Opening reads the header only.
-    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with image_errors(), open_image(content) as image:
         check_pixels(image.width, image.height, max_pixels)
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            return _decode_jpeg(content, image.getexif().get(EXIF_ORIENTATION, 1))
+            # simplejpeg refuses files about which libjpeg only warns; Pillow decodes them.
+            with contextlib.suppress(ValueError):
+                return _decode_jpeg(content, image.getexif().get(EXIF_ORIENTATION, 1))
+        _reduce_transparency(image)
         return _to_rgb(ImageOps.exif_transpose(image))
+
+
+_opening = threading.Lock()
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Open an image file with Pillow; this reads its header only.
+
+    Pillow's own limit of pixels does not apply, so that `max_pixels` is the only one: call
+    `check_pixels` before the pixels are decoded.
+
+    >>> buffer = io.BytesIO()
+    >>> from PIL import Image
+    >>> Image.new("L", (4, 3)).save(buffer, "PNG")
+    >>> open_image(buffer.getvalue()).size
+    (4, 3)
+
+    Raises:
+      Exception: of many types, if it is not an image of `FORMATS`; see `image_errors`.
+    """
+    from PIL import Image
+
+    with _opening:  # the limit is a global of Pillow's
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(content), formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def check_pixels(width: int, height: int, limit: int) -> None:
@@ -90,14 +123,49 @@ def _decode_jpeg(content: bytes, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(orient(image, orientation))
 
 
+def _reduce_transparency(image: Image.Image) -> None:
+    """Reduces the transparent colour of a PNG with 16 bits a channel, as Pillow does its pixels."""
+    colour = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    if isinstance(colour, tuple) and tiles and "16B" in str(tiles[0][3]):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        # Pillow clips 16-bit greys at 255 instead of scaling them.
-        grey = (np.asarray(image).astype(np.float32) * (255 / 65535)).round().astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_to_rgb(image)
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
     return np.asarray(image.convert("RGBA"))
+
+
+# What may be white in greys of 32 bits: the smallest that no pixel exceeds.
+_WHITES = {"I": (255, 65535, 2**31 - 1), "F": (1, 255, 65535)}
+
+
+def _grey_to_rgb(image: Image.Image) -> np.ndarray:
+    """Greys of 16 and 32 bits, which Pillow would clip at 255 instead of scaling them."""
+    values = np.asarray(image)
+    white = 65535
+    if image.mode in _WHITES:
+        low, high = float(values.min()), float(values.max())
+        whites = [white for white in _WHITES[image.mode] if low >= 0 and high <= white]
+        if not whites:
+            raise ExampleError(
+                f"image has greys of 32 bits from {low:g} to {high:g}, a range with no known white",
+                kind="damaged",
+            )
+        white = whites[0]
+        if white == 255:
+            return np.asarray(image.convert("RGB"))
+    exact = np.dtype(np.float64 if white > 65535 else np.float32)
+    grey = np.multiply(values, 255 / white, dtype=exact).round().astype(np.uint8)
+    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return pixels
+    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+    return np.concatenate([pixels, alpha[..., None]], axis=-1)
 
 
 def _on_background(
@@ -126,8 +194,6 @@ def image_errors() -> Iterator[None]:
             raise ExampleError(f"image is none of {formats}", kind="not_an_image") from error
         message = " ".join(str(error).split())
         kind: RejectionKind = "truncated" if _TRUNCATED.search(message) else "damaged"
-        if name == "DecompressionBombError":
-            kind = "too_many_pixels"
         raise ExampleError(f"image cannot be decoded ({message[:200]})", kind=kind) from error
 
 
@@ -194,13 +260,8 @@ def read_header(content: bytes) -> ImageHeader:
     Raises:
       ExampleError: if its format is not one of `FORMATS`, or it is damaged.
     """
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        # Pillow warns above a limit of its own; code that decodes the image checks `max_pixels`.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return _header(image)
+    with image_errors(), open_image(content) as image:
+        return _header(image)
 
 
 def _header(image: Image.Image) -> ImageHeader:
@@ -303,7 +364,7 @@ class JpegImage:
           colours: channels of the result; the values of channel X are undefined.
 
         Raises:
-          ValueError: if the file is damaged.
+          OSError, ValueError: if the file is damaged.
         """
         import simplejpeg
 
@@ -314,13 +375,17 @@ class JpegImage:
             n for n in _EIGHTHS if box.height * n >= 8 * height and box.width * n >= 8 * width
         )
         scale = next(enough, 8) / 8
-        pixels = simplejpeg.decode_jpeg(
-            self.content,
-            colorspace=colours,
-            # simplejpeg chooses the scale by the size of the result, which libjpeg rounds up.
-            min_height=math.ceil(self.stored_shape[0] * scale),
-            min_width=math.ceil(self.stored_shape[1] * scale),
-        )
+        try:
+            pixels = simplejpeg.decode_jpeg(
+                self.content,
+                colorspace=colours,
+                # simplejpeg chooses the scale by the size of the result, which libjpeg rounds up.
+                min_height=math.ceil(self.stored_shape[0] * scale),
+                min_width=math.ceil(self.stored_shape[1] * scale),
+            )
+        except ValueError:  # as in `decode_pixels`
+            with open_image(self.content) as image:
+                pixels, scale = np.asarray(image.convert(colours)), 1.0
         return Part(pixels, Box(*(edge * scale for edge in box)), (height, width))
 
     def _stored(self, box: Box) -> Box:

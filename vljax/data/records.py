@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
 from vljax.config import Component, UserError
+from vljax.files import encodable
 
 RejectionKind = Literal[
     "unreadable",  # the file or record cannot be read
@@ -340,6 +341,7 @@ class SourceCounts:
 
     def leave_out(self, reason: str, name: str) -> None:
         """Counts an example that is left out."""
+        reason, name = encodable(reason), encodable(name)
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
         names = self.named.setdefault(reason, [])
         if len(names) < _NAMED:

@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass
 from vljax.config import UserError, setting
 from vljax.data.cache import cached
 from vljax.data.records import Annotation, ExampleError, Progress, Source
-from vljax.files import read_user_file
+from vljax.files import read_names
 
 
 def normalised(text: str) -> str:
@@ -97,20 +97,7 @@ def problems(vocabulary: Vocabulary) -> Iterator[str]:
 def _read(file: VocabularyFile) -> tuple[str, ...]:
     if file.path is None:
         raise UserError("path of a vocabulary: unset; `vljax data answers` writes such a file")
-    try:
-        text = read_user_file(file.path).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file.path}: not UTF-8 (byte {error.start})") from error
-    if text.lstrip().startswith("["):
-        try:
-            lines = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{file.path}: not a JSON list ({error})") from error
-        if not all(isinstance(line, str) for line in lines):
-            raise UserError(f"{file.path}: must be a list of texts")
-    else:
-        lines = text.splitlines()
-    found = [normalised(line) for line in lines if line.strip()]
+    found = [normalised(name) for name in read_names(file.path)]
     if len(found) < file.size:
         raise UserError(f"{file.path}: has {len(found)} texts, fewer than size {file.size}")
     found = found[: file.size]

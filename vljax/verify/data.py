@@ -14,7 +14,7 @@ from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Source
 from vljax.data.sources import Karpathy
 from vljax.data_tools.source_arguments import parse_sources
-from vljax.files import read_user_file
+from vljax.files import read_names, read_user_file
 from vljax.verify.released import TASKS
 
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -127,13 +127,9 @@ def _retrieval(source: Karpathy, images: str | None) -> TaskData:
 
 def _lines(path: str | None, default: Path, flag: str) -> tuple[str, ...]:
     file = Path(path).expanduser() if path else default
-    try:
-        lines = file.read_text().splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; add {flag} FILE") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    if not file.exists():
+        raise UserError(f"{file}: no such file; add {flag} FILE")
+    return read_names(str(file))
 
 
 def _prompt(line: str, file: str) -> str:

@@ -540,3 +540,50 @@ def test_a_pipeline_that_leaves_no_shards_is_an_error(tmp_path, capsys, pets, mo
     status, out, err = run(capsys, pets, *words, "--beam=--runner=DirectRunner")
     assert (status, out) == (2, "")
     assert "the pipeline ended, but 3 of 3 shards are not there, such as 00000.tar; name" in err
+
+
+def test_class_names_of_any_kind_survive(tmp_path, capsys):
+    classes = ["a\nb", "a\nb", "c", " d", "d", "x\u2028y", "e\x85f", "half \ud83d"]
+    (tmp_path / "in").mkdir()
+    rows = [{"caption": "x", "class": name} for name in classes]
+    source = JsonLines(write_jsonl(tmp_path / "in", rows)).open()
+    assert len(source.class_names) == 7
+    for target, label in (("webdataset", "json.class"), ("array_record", "class")):
+        out = tmp_path / target
+        converted(capsys, tmp_path / "in" / "pets.jsonl", "--to", target, "--out", out)
+        kind = {"webdataset": WebDataset, "array_record": ArrayRecord}[target]
+        read = kind(str(out), label=label, classes=f"{out}/classes.txt").open()
+        assert read.class_names == source.class_names
+        assert [x.label for x in every(read)] == [x.label for x in every(source)]
+    beside = ArrayRecord(str(tmp_path / "array_record")).open()
+    assert beside.class_names == source.class_names
+
+
+@pytest.mark.parametrize("target", ["webdataset", "array_record"])
+def test_half_characters_do_not_stop_a_conversion(target, tmp_path, capsys):
+    half = "a smile \ud83d"
+    rows = [{"caption": f"picture {i}", "tags": ["x"]} for i in range(12)]
+    rows[3] = {"caption": half, "tags": [half], "class": half, half: {half: 1}}
+    rows[5]["note"] = half
+    (tmp_path / "in").mkdir()
+    path = write_jsonl(tmp_path / "in", rows)
+    result = converted(capsys, path, "--to", target, "--out", tmp_path / "out")
+    assert (result["examples"], result["rejected"]) == (11, {"bad_utf8": 1})
+    kind, columns = {
+        "webdataset": (WebDataset, {"captions": ("json.captions",), "tags": "json.tags"}),
+        "array_record": (ArrayRecord, {}),
+    }[target]
+    read = kind(str(tmp_path / "out"), **columns).open()[3]
+    assert (read.captions, read.tags) == (("a smile \ufffd",), ("a smile \ufffd",))
+
+
+def test_large_images_are_made_small_up_to_a_limit(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    path = write_jsonl(tmp_path / "in", [{"image": f"{i}.png", "caption": "x"} for i in range(2)])
+    for i, size in enumerate(((8000, 8001), (300, 300))):
+        Image.new("L", size).save(tmp_path / "in" / f"{i}.png")
+    options = (path, "--to", "webdataset", "--max-side", "64", "--max-rejected-share", "0.5")
+    result = converted(capsys, *options, "--out", tmp_path / "a")
+    assert (result["examples"], result["rejected"]) == (2, {})
+    limited = converted(capsys, *options, "--out", tmp_path / "b", "--max-pixels", "64000000")
+    assert limited["rejected"] == {"too_many_pixels": 1}

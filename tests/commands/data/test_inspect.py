@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.data.samples import encoded, picture
+from tests.data.samples import encoded, picture, write_jsonl
 from vljax.commands.main import main
 from vljax.files import filesystem
 
@@ -173,3 +173,10 @@ def test_help(capsys):
         run(capsys, "--help")
     assert stop.value.code == 0
     assert "--sample-seed" in capsys.readouterr().out
+
+
+def test_half_characters_are_shown_as_unknown_ones(tmp_path, capsys):
+    rows = [{"caption": "a smile \ud83d", "class": "half \ud83d"}, {"caption": "b", "class": "c"}]
+    page = tmp_path / "page.html"
+    assert run(capsys, write_jsonl(tmp_path, rows), "--html", page)[0] == 0
+    assert "a smile \ufffd" in page.read_text(encoding="utf-8")

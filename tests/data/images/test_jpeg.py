@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data.samples import encoded, picture
-from vljax.data.images import Box, JpegImage, cut, orient
+from vljax.data.images import Box, JpegImage, cut, decode_image, orient
 from vljax.data.records import ExampleError, Record
 from vljax.data.transforms import Decode, RandomCrop, RandomResizedCrop, Resize
 
@@ -199,3 +199,43 @@ def test_orient_undoes_every_orientation():
         stored = np.asarray(Image.open(io.BytesIO(turned(upright, orientation))))
         difference = np.abs(orient(stored, orientation).astype(int) - upright)
         assert difference.max() <= 6  # of the JPEG
+
+
+def with_warnings():
+    """JPEG files that libjpeg decodes in full with a warning, and the file without damage."""
+    plain = encoded(picture(300, 400), "JPEG", quality=90)
+    tables, scan = plain.find(b"\xff\xdb"), plain.find(b"\xff\xda")
+    end = scan + 2 + int.from_bytes(plain[scan + 2 : scan + 4])
+    restarts = bytearray(encoded(picture(300, 400), "JPEG", quality=90, restart_marker_blocks=4))
+    restarts[restarts.find(b"\xff\xd1") + 1] = 0xD5
+    return {
+        "extraneous bytes": plain[:tables] + b"\0\0" + plain[tables:],
+        "ff 00": plain[:tables] + b"\xff\0" + plain[tables:],
+        "parameters of the scan": plain[: end - 3] + bytes(3) + plain[end:],
+        "restart marker": bytes(restarts),
+    }
+
+
+@pytest.mark.parametrize("kind", with_warnings())
+def test_files_about_which_libjpeg_warns_have_the_pixels_of_pillow(kind):
+    content = with_warnings()[kind]
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert np.array_equal(decode_image(content, (0, 0, 0), 10**6), expected)
+    image = JpegImage.open(content)
+    if image is not None:
+        for colours in ("RGB", "RGBX"):
+            part = image.part(Box(0, 0, 300, 400), 60, 80, colours)
+            top, left, height, width = (round(edge) for edge in part.box)
+            assert part.pixels.shape[:2] == (top + height, left + width)
+        box = Box(20, 40, 200, 300)
+        whole = JpegImage.open(encoded(picture(300, 400), "JPEG", quality=90))
+        difference = cut(image, box, 50, 75).astype(int) - cut(whole, box, 50, 75)
+        assert np.abs(difference).mean() < 2
+
+
+def test_a_cut_file_is_still_truncated():
+    content = encoded(picture(300, 400), "JPEG")
+    image = JpegImage.open(content[: len(content) // 2])
+    with pytest.raises(ExampleError, match="truncated") as caught:
+        cut(image, Box(0, 0, 300, 400), 60, 80)
+    assert caught.value.kind == "truncated"

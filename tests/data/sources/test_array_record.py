@@ -90,7 +90,8 @@ def test_missing_class_names_are_an_error(folder):
 
 
 def test_other_files_and_record_formats_are_an_error(folder, tmp_path):
-    write(folder / "0.array_record", [b"tf.train.Example"])
+    for name in ("0.array_record", "1.array_record"):
+        write(folder / name, [b"tf.train.Example"])
     with pytest.raises(UserError, match=r"0\.array_record: record is not in vljax's format; read"):
         ArrayRecord(str(folder)).open()
     (folder / "0.array_record").write_bytes(b"text")
@@ -108,3 +109,13 @@ def test_the_identity_follows_the_content(folder):
     assert ArrayRecord(str(folder)).open().identity == before
     write(folder / "1.array_record", [pack(EXAMPLES[2], jpeg(5))])
     assert ArrayRecord(str(folder)).open().identity != before
+
+
+def test_a_column_may_occur_late_and_a_record_may_be_damaged(tmp_path):
+    records = [pack({"alt": "first"} if i > 120 else {}, jpeg()) for i in range(130)]
+    records[2] = b"damaged"
+    opened = ArrayRecord(write(tmp_path / "x.array_record", records), captions=("alt",)).open()
+    captions = [opened.annotation(i).captions for i in range(130)]
+    assert captions == [()] * 121 + [("first",)] * 9
+    with pytest.raises(ExampleError, match="record is not in vljax's format"):
+        opened[2]

@@ -39,6 +39,12 @@ def test_rows_written_by_pythons_csv_module_are_read(tmp_path):
     assert pickle.loads(pickle.dumps(records))[1] == records[1]
 
 
+def test_well_formed_tables_are_read_without_a_warning(tmp_path, caplog):
+    Csv(write(tmp_path / "x.csv", ROWS)).open()
+    Tsv(write(tmp_path / "x.tsv", ROWS, delimiter="\t")).open()
+    assert caplog.text == ""
+
+
 def test_several_files_with_tabs_and_named_columns_are_read(tmp_path):
     rows = [{"image": f"{i}.jpg", "title": f"t{i}", "long": f"l, {i}"} for i in range(2)]
     first = write(tmp_path / "a.tsv", rows, delimiter="\t")
@@ -101,6 +107,76 @@ def test_a_malformed_table_is_an_error_with_file_and_line(tmp_path, content, mes
         Csv(str(tmp_path / "x.csv")).open()
 
 
+def unquoted(path, changes):
+    """A table of 12 rows in which quotation marks are text, as CC3M is published."""
+    captions = {i: f"picture {i}" for i in range(12)} | changes
+    lines = [f"{i}.jpg\t{caption}\n" for i, caption in captions.items()]
+    path.write_text("image\tcaption\n" + "".join(lines))
+    return str(path), [(caption,) for caption in captions.values()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {3: '"so it begins', 7: 'and so it ends"'},
+        {3: '"so it begins'},
+        {3: '"the end" of the road'},
+        {3: 'a 15" laptop'},
+    ],
+)
+def test_quotation_marks_in_tables_with_tabs_are_text(tmp_path, changes):
+    path, captions = unquoted(tmp_path / "x.tsv", changes)
+    for source in (Tsv(path), Csv(path, delimiter="\t", quoting="none")):
+        records = source.open()
+        assert [records.annotation(i).captions for i in range(len(records))] == captions
+
+
+def test_tables_with_tabs_written_as_csv_files_are_read_as_before(tmp_path):
+    rows = [
+        {"image": "0.jpg", "caption": 'a 15" laptop'},
+        {"image": "1.jpg", "caption": "two\nlines and a\ttab"},
+    ]
+    path = write(tmp_path / "x.tsv", rows, delimiter="\t")
+    by_default, as_csv = Tsv(path).open(), Tsv(path, quoting="csv").open()
+    assert [by_default[i].captions[0] for i in range(2)] == [row["caption"] for row in rows]
+    assert by_default.identity == as_csv.identity
+    assert Tsv(path, quoting="none").open().identity != as_csv.identity
+
+
+def test_rows_that_a_quotation_mark_may_have_joined_are_named(tmp_path, caplog):
+    path, _ = unquoted(tmp_path / "x.tsv", {3: '"so it begins', 7: 'and so it ends"'})
+    assert len(Csv(path, delimiter="\t").open()) == 8
+    assert "x.tsv:9: a value in quotation marks joins lines" in caplog.text
+    assert "set data.source.quoting to none" in caplog.text
+    path, _ = unquoted(tmp_path / "y.tsv", {3: '"the end" of the road'})
+    with pytest.raises(UserError, match=r"y\.tsv:5: .*set data\.source\.quoting to none"):
+        Csv(path, delimiter="\t").open()
+
+
+def test_a_row_that_does_not_fit_the_header_rejects_its_example(tmp_path):
+    content = "image,caption,score\na.jpg,one,1\nb.jpg,two, too,2\na.jpg,three,3\n"
+    (tmp_path / "x.csv").write_text(content)
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    records = Csv(str(tmp_path / "x.csv")).open()
+    assert [records.annotation(i).captions for i in range(3)] == [("one",), (), ("three",)]
+    with pytest.raises(ExampleError, match=r"x\.csv:3: 4 values, but the header has 3"):
+        records[1]
+    filtered = Csv(str(tmp_path / "x.csv"), filters=(Range("score", maximum=9),)).open()
+    assert len(filtered) == 2
+    assert filtered.counts.named == {"row does not fit the header": ["x.csv:3"]}
+
+
+def test_a_caption_of_a_megabyte_is_read(tmp_path):
+    (tmp_path / "x.csv").write_text(f"image,caption\na.jpg,{'word ' * 200_000}\n")
+    assert len(Csv(str(tmp_path / "x.csv")).open().annotation(0).captions[0]) == 1_000_000
+
+
+def test_a_table_in_utf16_is_an_error_with_the_remedy(tmp_path):
+    (tmp_path / "x.csv").write_bytes("image,caption\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"x\.csv: not UTF-8 but UTF-16; save it as UTF-8"):
+        Csv(str(tmp_path / "x.csv")).open()
+
+
 def test_a_delimiter_must_be_one_character():
     with pytest.raises(UserError, match="delimiter: must be one character, got '::'"):
         validate(Csv(delimiter="::"))
@@ -113,3 +189,42 @@ def test_the_identity_follows_content_and_columns(tmp_path):
     assert Csv(path, captions=("score",)).open().identity != before
     write(tmp_path / "x.csv", ROWS[:2])
     assert Csv(path).open().identity != before
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "labels"),
+    [
+        (["2.0", "10.0", "", "nan"], (), [2, 10, None, None]),
+        (["2", "10", "-1", " 3 "], (), [2, 10, None, 3]),
+        (["dog", "cat", "", "-1"], ("-1", "cat", "dog"), [2, 1, None, 0]),
+        (["1.0", "1.5", "2.0", ""], ("1.0", "1.5", "2.0"), [0, 1, 2, None]),
+        (["4300000001", "430", "-1", "430"], ("430", "4300000001"), [1, 0, None, 0]),
+    ],
+)
+def test_classes_are_names_or_indices_and_may_be_missing(tmp_path, values, names, labels):
+    rows = [{"image": f"{i}.jpg", "caption": "a", "class": v} for i, v in enumerate(values)]
+    records = Csv(write(tmp_path / "x.csv", rows), label="class").open()
+    assert records.class_names == names
+    assert [records[i].label for i in range(len(rows))] == labels
+
+
+def test_classes_are_looked_up_in_a_file_of_names(tmp_path):
+    values = ["cat", "1.0", "", "-1", " d", "2147483648"]
+    rows = [{"image": f"{i}.jpg", "caption": "a", "class": v} for i, v in enumerate(values)]
+    path = write(tmp_path / "x.csv", rows)
+    (tmp_path / "lines.txt").write_bytes(b"\xef\xbb\xbfcat\r\n\r\nd\xe2\x80\xa8og\r\n d\r\n")
+    records = Csv(path, label="class", classes=str(tmp_path / "lines.txt")).open()
+    assert records.class_names == ("cat", "d\u2028og", "d")
+    assert [records[i].label for i in range(5)] == [0, 1, None, None, 2]
+    with pytest.raises(ExampleError, match="class 2147483648 has no name; there are 3"):
+        records[5]
+    (tmp_path / "list.txt").write_text('["d", " d", "a\\nb"]')
+    records = Csv(path, label="class", classes=str(tmp_path / "list.txt")).open()
+    assert records.class_names == ("d", " d", "a\nb")
+    assert [records[i].label for i in range(1, 5)] == [1, None, None, 1]
+    with pytest.raises(ExampleError, match="class 'cat' is not among the class names"):
+        records[0]
+    for content, message in ((b"caf\xe9", r"not UTF-8 \(byte 3\)"), (b'["a', "not a JSON list")):
+        (tmp_path / "bad.txt").write_bytes(content)
+        with pytest.raises(UserError, match=rf"data\.source\.classes: .*bad\.txt: {message}"):
+            Csv(path, label="class", classes=str(tmp_path / "bad.txt")).open()

@@ -67,6 +67,19 @@ def test_other_files_are_an_error(tmp_path, content, message):
         Karpathy(str(path)).open()
 
 
+def test_a_bad_entry_rejects_its_image_only(tmp_path):
+    sentences = [{"raw": "a dog"}, {"raw": None}, {"raw": "half \ud83d"}]
+    rows = [{"filename": "0.jpg", "sentences": sentences}, {"filename": "1.jpg", "sentences": None}]
+    content = {"images": [{"split": "test", **row} for row in rows]}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    (tmp_path / "0.jpg").write_bytes(jpeg())
+    records = Karpathy(str(tmp_path / "x.json")).open()
+    assert records[0].captions == ("a dog", "half \ufffd")
+    assert records.annotation(1).captions == ()
+    with pytest.raises(ExampleError, match=r"images\.1\.sentences: None is not a list"):
+        records[1]
+
+
 def test_an_unset_path_is_an_error():
     with pytest.raises(UserError, match=r"data\.source\.path: unset"):
         Karpathy().open()

@@ -168,3 +168,95 @@ def test_an_unreachable_image_rejects_its_example(tmp_path):
     for index in range(2):
         with pytest.raises(ExampleError, match="cannot be read"):
             records[index]
+
+
+CLASSES = {"info": {"features": {"label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}}}}
+
+
+@pytest.mark.parametrize(
+    ("values", "metadata", "names", "labels"),
+    [
+        ([0, 2, None], CLASSES, ("cat", "dog", "emu"), [0, 2, None]),
+        ([0, 2, -1], CLASSES, ("cat", "dog", "emu"), [0, 2, None]),
+        ([0.0, 2.0, None], CLASSES, ("cat", "dog", "emu"), [0, 2, None]),
+        ([10, 2, -1], None, (), [10, 2, None]),
+        ([10.0, 2.0, float("nan")], None, (), [10, 2, None]),
+        ([2**33, 2, -1], None, ("2", "8589934592"), [1, 0, None]),
+        ([1, 2, 0], {"info": None}, (), [1, 2, 0]),
+        ([1, 2, 0], {"info": {"features": [{"name": "label"}]}}, (), [1, 2, 0]),
+        ([1, 2, 0], {"info": {"features": {"label": [{"dtype": "int64"}]}}}, (), [1, 2, 0]),
+        ([1, 2, 0], {"info": {"features": {"label": {"names": {"0": "cat"}}}}}, (), [1, 2, 0]),
+        ([1, 2, 0], "not json", (), [1, 2, 0]),
+    ],
+)
+def test_labels_may_be_missing_and_metadata_of_any_kind(tmp_path, values, metadata, names, labels):
+    content = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    metadata = {"huggingface": content}
+    path = write(tmp_path / "x.parquet", {**columns(3), "label": values}, metadata=metadata)
+    records = Parquet(path, label="label").open()
+    assert records.class_names == names
+    assert [records[i].label for i in range(3)] == labels
+
+
+def test_a_label_column_of_lists_is_an_error(tmp_path):
+    path = write(tmp_path / "x.parquet", {**columns(2), "label": [[0], [1]]})
+    message = r"data\.source\.label: parquet:x\.parquet: 'label' holds lists or objects; name a"
+    with pytest.raises(UserError, match=message):
+        Parquet(path, label="label").open()
+
+
+def test_groups_that_are_too_large_for_one_table_are_read_in_batches(tmp_path, monkeypatch):
+    images = [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(7)]
+    path = write(tmp_path / "x.parquet", {**columns(7), "image": images}, groups=7)
+    records = Parquet(path).open()
+    (reader,) = records._table._readers
+    monkeypatch.setattr("vljax.data.sources.parquet._BATCH_BYTES", 2000)  # about two images
+
+    def refuse(number, columns):
+        raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunks")
+
+    monkeypatch.setattr(reader, "read_row_group", refuse)
+    assert [records[i].image for i in range(7)] == [jpeg(i) for i in range(7)]
+    assert records._table._read(0, ("image",)).column("image").num_chunks > 1
+
+
+def test_a_group_larger_than_the_cache_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("vljax.data.sources.parquet._CACHE_BYTES", 1)
+    records = Parquet(write(tmp_path / "x.parquet", columns(6))).open()
+    readings = []
+    plain = records._table._read_group
+    monkeypatch.setattr(
+        records._table, "_read_group", lambda *args: readings.append(args) or plain(*args)
+    )
+    assert [records[i].image for i in range(6)] == [jpeg(i) for i in range(6)]
+    assert len(readings) == 4  # captions and images of two groups
+    assert len(records._table._cache) == 2
+
+
+def test_text_that_is_not_utf8_rejects_its_example_only(tmp_path):
+    texts = pa.array([b"one", b"caf\xe9", b"three"], pa.binary())
+    values = pa.StringArray.from_buffers(3, *texts.buffers()[1:])
+    path = write(tmp_path / "x.parquet", {**columns(3), "caption": values, "class": values})
+    records = Parquet(path, label="class").open()
+    assert records.class_names == ("one", "three")
+    assert [records.annotation(i).captions for i in range(3)] == [("one",), (), ("three",)]
+    with pytest.raises(ExampleError) as caught:
+        records[1]
+    assert caught.value.kind == "bad_utf8"
+    assert len(Parquet(path, filters=(Length("caption", minimum=1),)).open()) == 2
+
+
+def test_a_damaged_row_group_rejects_its_examples_only(tmp_path, caplog):
+    names = [f"name {i}" for i in range(6)]
+    path = write(tmp_path / "x.parquet", {**columns(6), "class": names}, groups=3)
+    about = pq.ParquetFile(path).metadata.row_group(1).column(3)
+    content = bytearray((tmp_path / "x.parquet").read_bytes())
+    start = about.dictionary_page_offset or about.data_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    (tmp_path / "x.parquet").write_bytes(content)
+    records = Parquet(path, label="class").open()
+    assert "row group 1 of" in caplog.text
+    assert [records[i].label for i in range(3)] == [0, 1, 2]
+    with pytest.raises(ExampleError, match=r"row 4 of x\.parquet cannot be read") as caught:
+        records[4]
+    assert caught.value.kind == "unreadable"

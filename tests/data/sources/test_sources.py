@@ -10,8 +10,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from tests.data.samples import encoded, picture, write_jsonl
 from vljax.config import UserError, decode
-from vljax.data.records import ExampleError, Source
+from vljax.data.records import Annotation, ExampleError, Source
 from vljax.data.sources import JsonLines
+from vljax.data.sources.filters import Length
 from vljax.data.tokenizers import SentencePiece, load_tokenizer
 from vljax.datasets import Builtin
 from vljax.datasets.builtin.source import BuiltinRecords
@@ -114,23 +115,82 @@ def test_an_unset_jsonl_path_is_an_error():
         ("[1]", r"not a JSON object \(list\)"),
         ('{"caption": "a"}', "'image' is missing"),
         ('{"image": 3, "caption": "a"}', "'image' must be text, got 3"),
-        ('{"image": "a.jpg", "caption": null}', "'caption' must be text, got None"),
-        ('{"image": "a.jpg", "captions": "a"}', "'captions' must be a list of texts, got 'a'"),
-        ('{"image": "a.jpg", "captions": ["a", 1]}', "'captions' must be a list of texts"),
-        ('{"image": "a.jpg", "tags": "x"}', "'tags' must be a list of texts, got 'x'"),
-        ('{"image": "a.jpg", "class": 1}', "'class' must be text, got 1"),
-        ('{"image": "a.jpg", "caption": "a", "captions": ["b"]}', "keep one"),
-        (b'{"image": "a.jpg", "caption": "\xff"}', "not a JSON object"),
+        ('{"image": "0.png", "caption": 1984}', "'caption' must be text, got 1984"),
+        ('{"image": "0.png", "captions": "a"}', "'captions' must be a list of texts, got 'a'"),
+        ('{"image": "0.png", "captions": ["a", 1]}', "'captions' must be a list of texts"),
+        ('{"image": "0.png", "tags": "x"}', "'tags' must be a list of texts, got 'x'"),
+        ('{"image": "0.png", "class": [1]}', r"'class' must be text, got \[1\]"),
+        ('{"image": "0.png", "caption": "a", "captions": ["b"]}', "keep one"),
+        (b'{"image": "0.png", "caption": "\xff"}', "not a JSON object"),
     ],
 )
-def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path, line, message):
-    path = tmp_path / "bad.jsonl"
+def test_a_malformed_line_rejects_its_example_and_a_file_of_them_is_an_error(
+    tmp_path, line, message
+):
+    path = Path(write_jsonl(tmp_path, [{"caption": "a"}]))
     content = line if isinstance(line, bytes) else line.encode()
-    path.write_bytes(b'{"image": "a.jpg", "caption": "a"}\n\n' + content + b"\n")
+    path.write_bytes(path.read_bytes() + b"\n" + content + b"\n")
+    records = JsonLines(str(path)).open()
+    assert (len(records), records[0].captions, records.annotation(1)) == (2, ("a",), Annotation(()))
+    with pytest.raises(ExampleError, match=message):
+        records[1]
+    path.write_bytes(b"\n" + content + b"\n")
     with pytest.raises(UserError, match=message) as caught:
         JsonLines(str(path)).open()
-    assert str(caught.value).startswith(f"{path}:3: ")
+    assert str(caught.value).startswith(f"{path}:2: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "captions"),
+    [
+        ({"caption": None}, ()),
+        ({"caption": float("nan")}, ()),
+        ({"captions": ["one", None]}, ("one",)),
+        ({"caption": ["one", "two"]}, ("one", "two")),
+        ({"caption": "a smile \ud83d"}, ("a smile \ufffd",)),
+        ({"caption": "x", "tags": None}, ("x",)),
+    ],
+)
+def test_a_line_may_lack_a_caption(tmp_path, change, captions):
+    records = JsonLines(write_jsonl(tmp_path, [{"caption": "a"}, change])).open()
+    assert [records[i].captions for i in range(2)] == [("a",), captions]
+    kept = JsonLines(str(tmp_path / "pets.jsonl"), filters=(Length("caption", minimum=1),))
+    assert len(kept.open()) == 1 + ("caption" in change and bool(captions))
+
+
+def test_a_line_without_an_image_rejects_its_example(tmp_path):
+    records = JsonLines(write_jsonl(tmp_path, [{"caption": "a"}, {"image": None}])).open()
+    with pytest.raises(ExampleError, match=r"^no image$") as caught:
+        records[1]
+    assert caught.value.kind == "not_an_image"
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "labels"),
+    [
+        (["dog", None, "cat"], ("cat", "dog"), [1, None, 0]),
+        (["7", "10"], ("10", "7"), [1, 0]),
+        ([7, 10.0, -1, float("nan"), ""], (), [7, 10, None, None, None]),
+        (["dog", 3], ("3", "dog"), [1, 0]),
+        ([2**32, 9], ("9", "4294967296"), [1, 0]),
+        ([" d", "d", "a\nb", "\ud83d"], (" d", "a\nb", "d", "\ufffd"), [0, 2, 1, 3]),
+    ],
+)
+def test_classes_of_lines_are_names_or_indices(tmp_path, classes, names, labels):
+    rows = [{"caption": "a", "class": value} for value in classes]
+    records = JsonLines(write_jsonl(tmp_path, rows)).open()
+    assert records.class_names == names
+    assert [records[i].label for i in range(len(rows))] == labels
+
+
+def test_byte_order_marks_are_not_part_of_jsonl(tmp_path):
+    path = Path(write_jsonl(tmp_path, [{"caption": "a"}]))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert JsonLines(str(path)).open()[0].captions == ("a",)
+    path.write_text(path.read_text("utf-8-sig"), "utf-16")
+    with pytest.raises(UserError, match=r"pets\.jsonl: not UTF-8 but UTF-16; save it as UTF-8"):
+        JsonLines(str(path)).open()
 
 
 def test_a_missing_image_rejects_its_example(tmp_path):

@@ -135,6 +135,52 @@ def test_a_damaged_header_is_an_error_with_the_offset(tmp_path, whole):
         scanned(path)
 
 
+def pictures(first, end):
+    return {f"{i:05d}.{e}": f"{i} {e}".encode() for i in range(first, end) for e in ("jpg", "txt")}
+
+
+def test_all_archives_of_joined_shards_are_read(tmp_path):
+    write_tar(tmp_path / "0.tar", pictures(0, 4))
+    write_tar(tmp_path / "1.tar", pictures(4, 7))
+    path = tmp_path / "x.tar"
+    path.write_bytes((tmp_path / "0.tar").read_bytes() + (tmp_path / "1.tar").read_bytes())
+    result = scanned(path)
+    assert contents(path, result) == [
+        [f"{i} {e}".encode() for e in ("jpg", "txt")] for i in range(7)
+    ]
+    assert result.counts.left_out == {}
+    path.write_bytes(path.read_bytes()[:-5_000])  # inside the last members
+    with pytest.raises(UserError, match=r"ends at byte .*\(truncated\?\)"):
+        scanned(path)
+
+
+def test_members_behind_a_hole_are_read_and_the_rest_of_it_is_named(tmp_path):
+    path = tmp_path / "x.tar"
+    write_tar(path, pictures(0, 5) | {"00005.jpg": b"x" * 5000} | pictures(6, 8))
+    content = path.read_bytes()
+    hole = content.find(b"00005.jpg")
+    path.write_bytes(content[:hole] + bytes(2048) + content[hole + 2048 :])
+    result = scanned(path)
+    assert [image for image, _ in contents(path, result)] == [
+        f"{i} jpg".encode() for i in (0, 1, 2, 3, 4, 6, 7)
+    ]
+    name = f"x.tar: 3,584 bytes from byte {hole + 2048:,}"
+    assert result.counts.named == {"bytes after an end mark that are not members": [name]}
+
+
+def test_bytes_after_the_end_are_named(tmp_path):
+    path = tmp_path / "x.tar"
+    write_tar(path, pictures(0, 4))
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(100_000))
+    assert scanned(path).counts.left_out == {}
+    path.write_bytes(whole + b"x" * 5000)
+    result = scanned(path)
+    assert len(result.rows) == 4
+    name = f"x.tar: 5,000 bytes from byte {len(whole):,}"
+    assert result.counts.named == {"bytes after an end mark that are not members": [name]}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,5 +1,6 @@
 """Tar shards written by the webdataset package."""
 
+import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.data.samples import sample_data
-from tests.data.written import sample, write_shards
+from tests.data.written import jpeg, sample, write_shards, write_tar
 from vljax.config import UserError, decode, encode, validate
 from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.records import ExampleError, Source
 from vljax.data.sources import WebDataset
 from vljax.data.sources.filters import Equals, Length, Range
+from vljax.data.sources.webdataset import WebDatasetRecords
 
 
 @pytest.fixture
@@ -203,3 +205,54 @@ def test_the_fingerprint_changes_with_shards_and_columns(folder, tmp_path):
     before = plan_of()
     write_shards(tmp_path / "set", [sample(i, txt="new") for i in range(25)])
     assert plan_of() != before
+
+
+def test_marks_and_missing_classes_in_members(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    members = {}
+    for i, (number, about) in enumerate([(b"10", "dog"), (b"-1", float("nan")), (b"2\n", ["dog"])]):
+        about = json.dumps({"class": about, "text": "half \ud83d"})
+        members |= {f"{i}.jpg": jpeg(i), f"{i}.txt": mark + b"a cat", f"{i}.cls": mark + number}
+        members |= {f"{i}.json": about.encode()}
+    path = write_tar(tmp_path / "x.tar", members)
+    records = WebDataset(path, captions=("txt", "json.text"), label="cls").open()
+    assert records.class_names == ()
+    assert [records[i].label for i in range(3)] == [10, None, 2]
+    assert records[0].captions == ("a cat", "half \ufffd")
+    records = WebDataset(path, label="json.class").open()
+    assert records.class_names == ("dog",)
+    assert [records.annotation(i).label for i in range(3)] == [0, None, None]
+    with pytest.raises(ExampleError, match="class is not one value but list"):
+        records[2]
+
+
+def late(folder, first, count):
+    members = {}
+    for i in range(count):
+        about = {"text": f"picture {i}"} if i >= first else {"url": "x"}
+        members |= {f"{i}.jpg": b"x", f"{i}.json": json.dumps(about).encode()}
+    return write_tar(folder / "x.tar", members)
+
+
+@pytest.mark.parametrize("first", [1, 99, 100, 149])
+def test_a_json_entry_may_occur_late(tmp_path, first):
+    path = late(tmp_path, first, 150)
+    records = WebDataset(path, captions=("json.text",)).open()
+    captions = [records.annotation(i).captions for i in range(150)]
+    assert captions == [()] * first + [(f"picture {i}",) for i in range(first, 150)]
+    assert len(WebDataset(path, captions=("json.url",), tags="json.text").open()) == 150
+    with pytest.raises(UserError, match=r"has no 'json\.texts'; did you mean 'json\.text'\?"):
+        WebDataset(path, captions=("json.texts",)).open()
+
+
+def test_examples_are_read_for_columns_only_until_all_are_found(tmp_path, monkeypatch):
+    path = late(tmp_path, 120, 150)
+    readings = []
+    plain = WebDatasetRecords.json_columns
+    monkeypatch.setattr(
+        WebDatasetRecords, "json_columns", lambda self, i: readings.append(i) or plain(self, i)
+    )
+    WebDataset(path, captions=("json.url",)).open()
+    assert readings == []
+    WebDataset(path, captions=("json.text",)).open()
+    assert readings == [*range(121)]

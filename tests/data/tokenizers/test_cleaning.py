@@ -1,6 +1,7 @@
 import html
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import ftfy
 import pytest
@@ -91,3 +92,27 @@ def test_siglip_is_idempotent(text):
     once = clean(text, "siglip")
     assert clean(once, "siglip") == clean(clean(once, "siglip"), "siglip")
     assert not set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") & set(once)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a &" + "amp;" * 60 + " b",
+        "&" + "amp;#38;#x0026;AMP;" * 9 + "lt;b&" + "amp;" * 30 + "copy;",
+        "&" + "amp;" * 60 + "\n<i> &" + "amp;" * 60,
+        "<i> &" + "amp;" * 60 + "\n&" + "amp;" * 60,
+        "&" + "amp;" * 60 + "é “x” <",
+    ],
+)
+def test_ampersands_escaped_many_times_are_cleaned_as_before(text):
+    expected = html.unescape(html.unescape(ftfy.fix_text(text)))
+    assert clean(text, "clip") == " ".join(expected.split()).lower()
+
+
+def test_the_time_of_cleaning_does_not_grow_with_the_square_of_the_length():
+    calls = []
+    with patch.object(
+        ftfy, "fix_and_explain", lambda text, config: calls.append(text) or (text, 0)
+    ):
+        clean("&" + "amp;" * 100_000, "clip")
+    assert calls == ["&amp;"]

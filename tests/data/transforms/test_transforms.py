@@ -2,6 +2,8 @@ import dataclasses
 import io
 import itertools
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,7 @@ from vljax.data.transforms import (
     Transform,
 )
 from vljax.data.transforms.base import Context, batch_arrays, declared_arrays, image_transforms
+from vljax.interop.programs.standalone import images as standalone_images
 from vljax.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -140,6 +143,82 @@ def test_transparent_palettes_and_grey_with_alpha_show_the_background():
 def test_sixteen_bit_greys_are_scaled():
     content = encoded(np.array([[0, 32768, 65535]], np.uint16))
     assert decoded(content)[0, :, 0].tolist() == [0, 128, 255]
+
+
+RAMP = np.tile(np.linspace(0, 65535, 256), (4, 1))
+
+
+def chunk(kind, content):
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def png_of_16_bits(values, colour_type, transparent):
+    """A PNG with 16 bits a channel and a transparent colour, which Pillow does not write."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": transparent, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*item) for item in chunks.items())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RAMP.round().astype(np.uint16),
+        (RAMP / 257).round().astype(np.int32),
+        RAMP.round().astype(np.int32),
+        (RAMP * 32767).astype(np.int32),
+        (RAMP / 65535).astype(np.float32),
+        (RAMP / 257).round().astype(np.float32),
+        RAMP.astype(np.float32),
+    ],
+)
+def test_greys_of_16_and_32_bits_are_scaled_also_in_exported_programs(values):
+    content = encoded(values, "TIFF")
+    assert np.array_equal(decoded(content)[0, :, 0], np.arange(256))
+    program = standalone_images._decode(content, [255, 255, 255], 10**6)
+    assert np.array_equal(program, decoded(content))
+
+
+@pytest.mark.parametrize("values", [[-1.0, 5.0], [0.0, 1e9], [0.0, np.nan]])
+def test_greys_in_a_range_without_a_known_white_are_rejected(values):
+    content = encoded(np.array([values], np.float32), "TIFF")
+    with pytest.raises(ExampleError, match=r"greys of 32 bits from .* no known white") as caught:
+        decoded(content)
+    assert caught.value.kind == "damaged"
+    with pytest.raises(ValueError, match="no known white"):
+        standalone_images._decode(content, [255, 255, 255], 10**6)
+
+
+def test_transparent_colours_of_16_bits_show_the_background_also_in_exported_programs():
+    grey = png_of_16_bits(np.array([[0, 255, 65535]]), 0, struct.pack(">H", 0))
+    colours = np.array([[[65535, 0, 4660], [65535, 0, 0]]])
+    rgb = png_of_16_bits(colours, 2, struct.pack(">HHH", 65535, 0, 4660))
+    for content, expected in (
+        (grey, [[[9, 8, 7], [1, 1, 1], [255, 255, 255]]]),
+        (rgb, [[[9, 8, 7], [255, 0, 0]]]),
+    ):
+        assert decoded(content, background=(9, 8, 7)).tolist() == expected
+        program = standalone_images._decode(content, [9, 8, 7], 10**6)
+        assert program.tolist() == expected
+
+
+def test_the_only_limit_of_pixels_is_max_pixels(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for kind in ("PNG", "JPEG"):
+        content = encoded(picture(300, 310), kind)
+        assert decoded(content).shape == (300, 310, 3)
+        assert decoded(content, scaled=True).shape == (300, 310, 3)
+        assert images.read_header(content).width == 310
+        assert standalone_images._decode(content, [0, 0, 0], 10**6).shape == (300, 310, 3)
+        with pytest.raises(ExampleError, match="more than 90,000"):
+            decoded(content, max_pixels=90_000)
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 def test_cmyk_jpegs_become_rgb():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from vljax.commands.data.arguments import SourceParser, count
 from vljax.config import UserError
 from vljax.data.records import INDEXED_SHARDS
-from vljax.data_tools.convert.images import Encoding, ImageOptions
+from vljax.data_tools.convert.images import MAX_PIXELS, Encoding, ImageOptions
 from vljax.data_tools.convert.job import TARGETS
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.files import expand_user
@@ -85,6 +85,13 @@ def _parser(prog: str) -> SourceParser:
     encodings = get_args(Encoding)
     add("--encode", choices=encodings, help="format of all images; by default that of the source")
     add("--quality", type=int, metavar="Q", help="of jpg and webp, 1 to 100 (95)")
+    add(
+        "--max-pixels",
+        type=count,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="reject images that must be decoded and have more pixels (%(default)s)",
+    )
     add("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
     add(
         "--max-rejected-share",
@@ -110,7 +117,7 @@ def _options(args: argparse.Namespace, prog: str) -> ConvertOptions:
             raise UserError(f"--{name} is missing: {prog} SOURCE --to {TARGETS[0]} --out DIR")
     if not 0 <= args.max_rejected_share <= 1:
         raise UserError(f"--max-rejected-share: must be 0 to 1, got {args.max_rejected_share}")
-    images = ImageOptions(args.max_side, args.encode, args.quality)
+    images = ImageOptions(args.max_side, args.encode, args.quality, args.max_pixels)
     for option, message in images.problems():
         raise UserError(f"{option}: {message}")
     from vljax.data_tools.convert.run import ConvertOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import json
+import math
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vljax.data.records import ExampleError, Question, Region, Source
+from vljax.files import encodable
 
 BoxFormat = Literal["ltrb", "ltwh"]
 """What the four numbers of a box are: left, top, and right, bottom or width, height; in pixels."""
@@ -67,9 +69,11 @@ class AnnotatedSource(Source, abc.ABC):
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON data: text that begins like a list or object is parsed."""
+    """A value as JSON data: text that begins like a list or object is parsed, NaN is None."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+        value = value.decode("utf-8-sig", "replace")
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
@@ -124,7 +128,7 @@ def _question(text: str, given: Any, kind: str, column: str) -> Question:
 def _text(value: Any, column: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _damaged(column, f"must hold texts, got {value!r}")
-    return str(value).strip()
+    return encodable(str(value).strip())
 
 
 def _regions(

@@ -23,14 +23,14 @@ from vljax.data.sources.base import (
     FileSource,
     LastRead,
     class_names_of,
-    class_text,
+    class_texts,
 )
 from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.record_format import LAYOUT, layout, masks_of, unpack
-from vljax.files import File, error_reason, join, read_file, read_range
+from vljax.files import File, error_reason, join, read_file, read_names, read_range
 
 CLASSES = "classes.txt"
-# Number of records that are read to find the columns; a column that first occurs later is unknown.
+# Number of records that are read to find the columns; more, if a chosen one is not among them.
 _FIRST_RECORDS = 100
 
 
@@ -71,7 +71,9 @@ class ArrayRecordRecords(ColumnRecords):
         first = self._first_descriptions()
         if first:
             names = {name for description in first for name in description}
-            source.check_columns({"captions", "tags", "class"} | names)
+            known = {"captions", "tags", "class"} | names
+            count = len(self._records)
+            source.check_columns(source.late_columns(known, count, self._description))
         if source.filters:
             self._kept = self._filtered(source)
         else:
@@ -81,24 +83,31 @@ class ArrayRecordRecords(ColumnRecords):
         self.counts.log(source.full_name)
 
     def _first_descriptions(self) -> list[dict[str, Any]]:
-        try:
-            return [self._description(i) for i in range(min(_FIRST_RECORDS, len(self._records)))]
-        except ExampleError as error:
+        found: list[dict[str, Any]] = []
+        first_error: ExampleError | None = None
+        for i in range(min(_FIRST_RECORDS, len(self._records))):
+            try:
+                found.append(self._description(i))
+            except ExampleError as error:
+                first_error = first_error or error
+        if first_error is not None and not found:
             raise UserError(
-                f"{self._records.files[0].path}: {error}; read data sets of TFDS by --data.source "
-                "tfds, and write others by vljax.data.sources.record_format.pack"
-            ) from error
+                f"{self._records.files[0].path}: {first_error}; read data sets of TFDS by "
+                "--data.source tfds, and write others by vljax.data.sources.record_format.pack"
+            ) from first_error
+        return found
 
     def _class_names(self, source: ArrayRecord, first: list[dict[str, Any]]) -> tuple[str, ...]:
         if source.label is None or source.classes is not None:
             return ()
         beside = join(os.path.dirname(self._records.files[0].path), CLASSES)
         try:
-            return tuple(read_file(beside).decode().splitlines())
+            read_file(beside)
         except OSError:
             pass
-        found = {class_text(d[source.label]) for d in first if d.get(source.label) is not None}
-        if class_names_of(found):
+        else:
+            return read_names(beside)
+        if class_names_of(class_texts(d.get(source.label) for d in first)):
             raise UserError(
                 f"{beside}: not there, but classes have names; set data.source.classes to a file "
                 "with one name per line, or data.source.label to none"

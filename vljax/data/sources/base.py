@@ -8,11 +8,12 @@ class builds the annotation. A column is a table column, a feature, or a member 
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,7 +31,18 @@ from vljax.data.records import (
 )
 from vljax.data.sources.annotations import AnnotatedSource
 from vljax.data.sources.filters import Filter
-from vljax.files import File, error_reason, find_files, is_remote, join, read_file
+from vljax.files import (
+    File,
+    decode_text,
+    encodable,
+    error_reason,
+    find_files,
+    is_remote,
+    join,
+    not_utf8,
+    read_file,
+    read_names,
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +57,11 @@ class FileSource(AnnotatedSource):
     tags: str | None = None
     """Column with keywords: a list, or one text with commas between them."""
     label: str | None = None
-    """Column with the class: a name, or an index into the names in `classes`."""
+    """Column with the class: a name, or an index into the names in `classes`. No value, NaN, empty
+    text and -1 mean that an example has no class."""
     classes: str | None = setting(None, identity=False)
-    """File with one class name per line. If unset, names are collected from the column."""
+    """File with one class name per line, or a JSON list of them. If unset, names are collected from
+    the column; if all are whole numbers below 2^31, they are indices without names."""
     filters: tuple[Filter, ...] = ()
     """Filters that an example must pass."""
 
@@ -109,6 +123,27 @@ class FileSource(AnnotatedSource):
                     f"{suggest(column, known)}"
                 )
 
+    def late_columns(
+        self, known: Iterable[str], count: int, columns_of: Callable[[int], Iterable[str]]
+    ) -> set[str]:
+        """The columns of the data, for formats in which each example has its own.
+
+        Examples are read only while a chosen column is missing: all of them, or 4096 that are
+        spread over a larger set.
+
+        Args:
+          known: columns that are known, such as those of the first examples.
+          count: number of examples.
+          columns_of: the columns of an example; may raise ExampleError.
+        """
+        found = {*known}
+        for index in np.linspace(0, count - 1, min(count, _MOST_READ)).round().astype(int).tolist():
+            if found.issuperset(self.annotation_columns):
+                break
+            with contextlib.suppress(ExampleError):
+                found.update(columns_of(index))
+        return found
+
     def identity(self, *parts: object) -> str:
         """A hash of the data that is read and of the fields that decide what is read.
 
@@ -123,13 +158,10 @@ class FileSource(AnnotatedSource):
 
     def stated_classes(self) -> tuple[str, ...]:
         """The names in the file `classes`; empty if it is unset. Raises UserError."""
-        if self.classes is None:
-            return ()
-        try:
-            lines = read_file(self.classes).decode().splitlines()
-        except (OSError, ValueError) as error:
-            raise UserError(f"data.source.classes: {self.classes}: {error}") from error
-        return tuple(line.strip() for line in lines if line.strip())
+        return () if self.classes is None else read_names(self.classes, "data.source.classes")
+
+
+_MOST_READ = 4096
 
 
 def _last_name(path: PurePosixPath) -> str:
@@ -185,63 +217,131 @@ class ColumnRecords(Records):
         """A function from column to value for one example. Both may raise ExampleError."""
 
     def _label(self, value: Any) -> int | None:
-        if value is None:
-            return None
         text = class_text(value)
-        if not text:
-            return None
-        is_index = self._indexed and isinstance(value, int | np.integer)
-        if not is_index and text in self._labels:
-            return self._labels[text]
-        if not text.isdecimal():
+        is_index = self._indexed and isinstance(value, int | float | np.number)
+        # Names of a JSON list may have outer spaces; those that were collected have none.
+        known = () if is_index else (text, text.strip())
+        for name in known:
+            if name in self._labels:
+                return self._labels[name]
+        text = text.strip()
+        number = _class_number(text) if text else _NO_CLASS
+        if number is None:
             raise ExampleError(f"class {text!r} is not among the class names", kind="damaged")
-        if self.class_names and int(text) >= len(self.class_names):
+        if number == _NO_CLASS:
+            return None
+        if self.class_names and number >= len(self.class_names):
             count = len(self.class_names)
             raise ExampleError(f"class {text} has no name; there are {count}", kind="damaged")
-        return int(text)
+        if number > _LARGEST_CLASS:
+            raise ExampleError(
+                f"class {text} is no index: the largest is {_LARGEST_CLASS:,}; name the classes in "
+                "data.source.classes",
+                kind="damaged",
+            )
+        return number
 
 
 # --- Values of columns ----------------------------------------------------------------------------
 
+_NO_CLASS = -1
+_LARGEST_CLASS = 2**31 - 1  # labels are int32 in batches
+
 
 def class_names_of(values: Iterable[str]) -> tuple[str, ...]:
-    """The sorted class names among the values of a label column; empty if all are indices."""
-    names = sorted({value for value in values if value})
-    return () if all(name.isdecimal() for name in names) else tuple(names)
+    """The sorted class names among the values of a label column; empty if all are indices.
+
+    >>> class_names_of(["dog", "cat", ""]), class_names_of(["1.0", "0.0", "-1"])
+    (('cat', 'dog'), ())
+    """
+    names = sorted({value.strip() for value in values} - {""})
+    numbers = [_class_number(name) for name in names]
+    if any(number is None for number in numbers):
+        return tuple(names)
+    known = [number for number in numbers if number is not None]
+    if max(known, default=0) <= _LARGEST_CLASS:
+        return ()
+    # Such as ids of photographs: too large for indices, so they are names.
+    pairs = sorted(zip(known, names, strict=True))
+    return tuple(name for number, name in pairs if number != _NO_CLASS)
+
+
+def class_texts(values: Iterable[Any]) -> Iterator[str]:
+    """The values of a label column as texts; those that are not a class are left out."""
+    for value in values:
+        with contextlib.suppress(ExampleError):
+            yield class_text(value)
 
 
 def class_text(value: Any) -> str:
-    """The value of a label column as text: "dog", or "7" for an index."""
+    """The value of a label column as text: "dog", "7" for an index, "" if there is none.
+
+    >>> class_text("dog"), class_text(7.0), class_text(float("nan")), class_text(-1)
+    ('dog', '7', '', '')
+
+    Raises:
+      ExampleError: if it is several values, or not UTF-8.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or is_nan(value):
+        return ""
     if isinstance(value, bytes):
-        return decoded(value, "class").strip()
-    return str(value).strip()
+        return decoded(value, "class")
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise ExampleError(f"class is not one value but {type(value).__name__}", kind="damaged")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value == _NO_CLASS else encodable(str(value))
+
+
+def _class_number(text: str) -> int | None:
+    """The index that a text stands for; -1 if it stands for no class, None if it is a name."""
+    if text.isdecimal():
+        return int(text)
+    if whole := re.fullmatch(r"(-1|\d+)\.?0*|(nan)", text, re.IGNORECASE):
+        return int(whole[1] or _NO_CLASS)
+    return None
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is NaN, with which tables mark a missing value.
+
+    >>> is_nan(float("nan")), is_nan("nan"), is_nan(None)
+    (True, False, False)
+    """
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def texts(value: Any, column: str) -> list[str]:
-    """The texts in the value of a column: none, one or several.
+    """The texts in the value of a column: none (also for NaN), one or several.
+
+    Half an emoji becomes U+FFFD, so that every text can be written as UTF-8.
 
     Raises:
       ExampleError: if the value is not text.
     """
-    if value is None:
+    if value is None or is_nan(value):
         return []
     if isinstance(value, bytes):
         return [decoded(value, column)]
     if isinstance(value, str):
-        return [value]
+        return [encodable(value)]
     if isinstance(value, list | tuple):
         return [text for item in value for text in texts(item, column)]
     raise ExampleError(f"{column} is not text but {type(value).__name__}", kind="damaged")
 
 
 def decoded(content: bytes, column: str) -> str:
-    """UTF-8 bytes as text. Raises ExampleError that names the first invalid byte."""
+    """UTF-8 bytes as text, without a byte order mark.
+
+    Raises:
+      ExampleError: if they are not UTF-8; it names the first invalid byte.
+    """
     try:
-        return content.decode()
+        return decode_text(content)
     except UnicodeDecodeError as error:
-        raise ExampleError(
-            f"{column} is not UTF-8 (byte {error.start})", kind="bad_utf8"
-        ) from error
+        raise ExampleError(f"{column} is {not_utf8(error)}", kind="bad_utf8") from error
 
 
 def image_file(value: Any, folder: str) -> bytes:
@@ -263,7 +363,7 @@ def image_file(value: Any, folder: str) -> bytes:
         raise ExampleError("no image", kind="not_an_image")
     path = value if is_remote(value) or value.startswith("/") else join(folder, value)
     try:
-        return read_file(path)
+        return read_file(path, regular=True)
     except (OSError, ValueError, UserError) as error:  # ValueError: a null byte in the name
         raise ExampleError(
             f"image {value!r} cannot be read ({error_reason(error)})", kind="unreadable"

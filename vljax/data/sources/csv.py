@@ -9,14 +9,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vljax.config import UserError
-from vljax.data.records import Progress, SourceCounts
+from vljax.data.records import ExampleError, Progress, SourceCounts
 from vljax.data.sources.base import (
     ColumnRecords,
     FileSource,
@@ -25,7 +27,11 @@ from vljax.data.sources.base import (
     image_file,
 )
 from vljax.data.sources.filters import exclusion_reason
-from vljax.files import File, error_reason, read_file
+from vljax.files import File, decode_text, error_reason, not_utf8, read_file
+
+logger = logging.getLogger(__name__)
+
+Quoting = Literal["csv", "none", "auto"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ class Csv(FileSource, name="csv"):
     """Character between columns."""
     header: tuple[str, ...] = ()
     """Names of the columns, for files without a header line."""
+    quoting: Quoting = "csv"
+    """What quotation marks are. "csv": a value in quotation marks may hold delimiters and line
+    breaks (RFC 4180). "none": they are text, and each line is a row. "auto": for each file, "csv"
+    if the file is well-formed so and no value joins lines that are rows on their own; else
+    "none"."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(self.delimiter) != 1:
@@ -73,6 +84,9 @@ class Tsv(Csv, name="tsv"):
 
     delimiter: str = "\t"
     """Character between columns."""
+    quoting: Quoting = "auto"
+    """As in `Csv`. Tables such as CC3M have quotation marks that are text; others are written as
+    CSV files are."""
 
 
 class CsvRecords(ColumnRecords):
@@ -85,22 +99,35 @@ class CsvRecords(ColumnRecords):
         self._ends: list[int] = []  # number of rows up to the end of each file
         self._image = source.image
         self._all_columns, self._restorable = all_columns, source.restorable_columns
+        self._damaged: dict[int, str] = {}  # rows that do not fit the header
         self.counts = SourceCounts(files=len(files))
         digests = []
         for file in files:
             content = _content(file)
             digests.append(hashlib.sha256(content).hexdigest())
-            self._add(source, file, content)
+            text = _text(file, content)
+            quoted = _quoted(source, text)
+            if not quoted:
+                digests.append("none")
+            self._add(source, file, text, quoted)
             self._ends.append(len(self))
+        if len(self._damaged) == len(self) > 0:
+            raise UserError(next(iter(self._damaged.values())))
         label = self._values[source.label] if source.label else Strings()
         names = (label[i].decode(errors="replace").strip() for i in range(len(label)))
         super().__init__(source, class_names_of(names))
         self.identity = source.identity(source.image, source.delimiter, source.header, digests)
         self.counts.log(source.full_name)
 
-    def _add(self, source: Csv, file: File, content: bytes) -> None:
+    def _add(self, source: Csv, file: File, text: str, quoted: bool) -> None:
         counts = self.counts
-        for number, row in _rows(source, file, content):
+        for number, row in _rows(source, file, text, quoted):
+            if isinstance(row, str):
+                if source.filters:  # they cannot look at its columns
+                    counts.leave_out("row does not fit the header", f"{file.name}:{number}")
+                    continue
+                self._damaged[len(self)] = row
+                row = {}
             reason = exclusion_reason(source.filters, row.get)
             if reason is not None:
                 counts.leave_out(reason, f"{file.name}:{number}")
@@ -122,11 +149,15 @@ class CsvRecords(ColumnRecords):
         return len(self._values[self._image])
 
     def image(self, index: int) -> bytes:
+        if index in self._damaged:
+            raise ExampleError(self._damaged[index], kind="damaged")
         file = next(i for i, count in enumerate(self._ends) if index < count)
         path = self._values[self._image][index].decode("utf-8", "surrogateescape")
         return image_file(path, self._folders[file])
 
     def values(self, index: int) -> Callable[[str], Any]:
+        if index in self._damaged:
+            raise ExampleError(self._damaged[index], kind="damaged")
         return lambda column: decoded(self._values[column][index], column) or None
 
     def other_columns(self, index: int) -> dict[str, Any]:
@@ -141,29 +172,99 @@ def _content(file: File) -> bytes:
         raise UserError(f"{file.path}: cannot be read ({error_reason(error)})") from error
 
 
-def _rows(source: Csv, file: File, content: bytes) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and values of each row.
+def _text(file: File, content: bytes) -> str:
+    # Invalid UTF-8 must reject its row only, so it is kept as surrogates until the row is read.
+    try:
+        return decode_text(content, "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.path}: {not_utf8(error)}") from error
+
+
+def _quoted(source: Csv, text: str) -> bool:
+    """Whether quotation marks enclose values of a table, by `Csv.quoting`."""
+    if source.quoting == "csv" or '"' not in text:
+        return True
+    if source.quoting == "none":
+        return False
+    if not re.search(rf'(?:^|[\r\n{re.escape(source.delimiter)}])"', text):
+        return True  # no value begins with one
+    header, line = list(source.header), 0
+    reader = _reader(source, text, quoted=True)
+    try:
+        for row in reader:
+            header = header or row
+            if reader.line_num - line > 1 and _are_rows(source, header, row):
+                return False
+            line = reader.line_num
+    except csv.Error:
+        return False
+    return True
+
+
+def _are_rows(source: Csv, header: list[str], row: list[str]) -> bool:
+    """Whether a row of several lines is a row in each of them if quotation marks are text.
+
+    A file in which they are text loses rows if it is read as CSV: a mark at the start of a caption
+    joins all lines up to the next mark at the end of one. Each line then has all columns, and the
+    path or URL of an image in its column.
+    """
+    lines = source.delimiter.join(row).replace("\r\n", "\n").split("\n")
+    rows = [line.split(source.delimiter) for line in lines]
+    if source.image not in header or any(len(row) != len(header) for row in rows):
+        return False
+    image = header.index(source.image)
+    return all(re.search(r"://|\.\w{2,5}$", row[image]) for row in rows)
+
+
+def _reader(source: Csv, text: str, *, quoted: bool) -> Any:
+    # The default limit of 128 KiB would refuse a table for one long value.
+    csv.field_size_limit(2**31 - 1)
+    return csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=source.delimiter,
+        strict=True,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
+
+
+def _rows(
+    source: Csv, file: File, text: str, quoted: bool
+) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Line number and values of each row; a message in place of a row with too many or too few.
 
     Raises:
-      UserError: if the table is malformed; the message has file and line.
+      UserError: if the header lacks a column, or the table is malformed; it has file and line.
     """
-    # Invalid UTF-8 must reject its row only, so it is kept as surrogates until the row is read.
-    text = content.decode("utf-8-sig", "surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=source.delimiter, strict=True)
+    reader = _reader(source, text, quoted=quoted)
+    where = file.path
     try:
         header = list(source.header) or next(reader, [])
         source.check_columns(header, ("image", source.image))
+        line = reader.line_num
         for row in reader:
+            lines, line = reader.line_num - line, reader.line_num
             if not row:
                 continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{file.path}:{reader.line_num}: {len(row)} values, but the header has "
-                    f"{len(header)}; quote values with {source.delimiter!r} in them"
+            if lines > 1 and _are_rows(source, header, row):
+                logger.warning(
+                    "%s:%d: a value in quotation marks joins lines that look like rows; if the "
+                    "marks are text, set data.source.quoting to none",
+                    *(where, line),
                 )
-            yield reader.line_num, dict(zip(header, row, strict=True))
+            if len(row) == len(header):
+                yield reader.line_num, dict(zip(header, row, strict=True))
+            else:
+                quote = f"; quote values with {source.delimiter!r} in them" if quoted else ""
+                yield (
+                    reader.line_num,
+                    f"{where}:{reader.line_num}: {len(row)} values, but the header has "
+                    f"{len(header)}{quote}",
+                )
     except csv.Error as error:
-        raise UserError(f"{file.path}:{reader.line_num}: {error}") from error
+        text_marks = "; if quotation marks are text, set data.source.quoting to none"
+        raise UserError(
+            f"{where}:{reader.line_num}: {error}{text_marks if quoted else ''}"
+        ) from error
 
 
 class Strings:

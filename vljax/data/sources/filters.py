@@ -153,10 +153,9 @@ def exclusion_reason(filters: tuple[Filter, ...], value: Callable[[str], Any]) -
 
 
 def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
     items = value if isinstance(value, list | tuple) else [value]
-    return [i.decode(errors="replace") if isinstance(i, bytes) else str(i) for i in items]
+    known = [i for i in items if i is not None and i == i]  # NaN, unlike all else, is not itself
+    return [i.decode(errors="replace") if isinstance(i, bytes) else str(i) for i in known]
 
 
 def _between(value: float, minimum: float | None, maximum: float | None) -> bool:

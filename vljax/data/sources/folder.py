@@ -20,7 +20,15 @@ from vljax.data.sources.base import (
 )
 from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.tar_scan import parse_json
-from vljax.files import error_reason, filesystem, is_remote, join, read_file
+from vljax.files import (
+    encodable,
+    error_reason,
+    filesystem,
+    is_remote,
+    join,
+    read_file,
+    text_lines,
+)
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -66,29 +74,26 @@ class FolderRecords(ColumnRecords):
     def __init__(self, source: Folder, folder: str, *, all_columns: bool = False):
         self._folder = folder if is_remote(folder) else os.path.abspath(os.path.expanduser(folder))
         self._last = LastRead()
-        sizes = dict(sorted(_files(self._folder)))
+        self.counts = SourceCounts(files=1)
+        sizes = dict(sorted(_files(self._folder, self.counts)))
         self._text_endings = {
             c
             for c in (*source.annotation_columns, *source.filter_columns)
             if c not in _BUILT_IN_COLUMNS
         }
-        self._text_files = {
-            name for name in sizes if PurePosixPath(name).suffix[1:] in self._text_endings
-        }
-        self._other_endings = (
-            _endings_beside_images(sizes, source.restorable_columns) if all_columns else {}
+        images = [name for name in sizes if name.lower().endswith(_IMAGES)]
+        self._text_files = _text_files(sizes, images, self._text_endings)
+        self._other_files = (
+            _files_beside_images(sizes, source.restorable_columns) if all_columns else {}
         )
-        self.counts = SourceCounts(files=1)
-        self._images = list(
-            self._filtered(source, [n for n in sizes if n.lower().endswith(_IMAGES)])
-        )
+        self._images = list(self._filtered(source, images))
         if not self._images and not self.counts.left_out:
             raise UserError(f"{folder}: no images ({', '.join(_IMAGES)}) in this folder")
         names = {name for image in self._images if (name := _class(image)) is not None}
         # Folder names that are numbers are names, not indices: "7" need not be the eighth class.
         classes = class_names_of(names) or tuple(sorted(names))
         super().__init__(source, classes if source.label == "class" else ())
-        used = [*self._images, *sorted(self._text_files)]
+        used = [*self._images, *sorted({*self._text_files.values()})]
         self.identity = source.identity([[name, sizes[name]] for name in used])
         self.counts.log(source.full_name)
 
@@ -124,18 +129,17 @@ class FolderRecords(ColumnRecords):
             return image
         if column == "class":
             return _class(image)
-        name = _sibling(image, column)
-        if name not in self._text_files:
+        name = self._text_files.get(_sibling(image, column))
+        if name is None:
             return None
         content: bytes = self._last.get(name, lambda: _read(join(self._folder, name), name))
-        return [line for line in decoded(content, column).splitlines() if line.strip()]
+        return [line for line in text_lines(decoded(content, column)) if line.strip()]
 
     def other_columns(self, index: int) -> dict[str, Any]:
         """The path, and the contents of the files beside the image by ending."""
         image = self._images[index]
-        columns: dict[str, Any] = {"path": image}
-        for ending in self._other_endings.get(image.rpartition(".")[0], ()):
-            name = _sibling(image, ending)
+        columns: dict[str, Any] = {"path": encodable(image)}
+        for ending, name in self._other_files.get(image.rpartition(".")[0], {}).items():
             content = _read(join(self._folder, name), name)
             columns[ending] = parse_json(content) if ending == "json" else content
         return columns
@@ -144,20 +148,42 @@ class FolderRecords(ColumnRecords):
 _BUILT_IN_COLUMNS = ("class", "path")
 
 
-def _endings_beside_images(
-    names: Iterable[str], restorable_columns: set[str]
-) -> dict[str, list[str]]:
-    """For each path without its ending, the endings of the files there that are not images."""
-    endings: dict[str, list[str]] = {}
+def _text_files(names: Iterable[str], images: Iterable[str], endings: set[str]) -> dict[str, str]:
+    """The name of each text file by its name with the ending as it was asked for.
+
+    The ending of a file beside an image may be in other letter case: `IMG.TXT` is `IMG.txt`.
+    """
+    exact = {name: name for name in names if PurePosixPath(name).suffix[1:] in endings}
+    stems = {image.rpartition(".")[0] for image in images}
+    found = dict(exact)
     for name in names:
         stem, _, ending = name.rpartition(".")
-        if not name.lower().endswith(_IMAGES) and ending not in restorable_columns:
-            endings.setdefault(stem, []).append(ending)
-    return endings
+        if name not in exact and stem in stems:
+            for wanted in endings:
+                if wanted.lower() == ending.lower():
+                    found.setdefault(f"{stem}.{wanted}", name)
+    return found
+
+
+def _files_beside_images(
+    names: Iterable[str], restorable_columns: set[str]
+) -> dict[str, dict[str, str]]:
+    """For each path without its ending, the files there that are not images, by ending.
+
+    Endings are in lower case, unless a second file has the same one.
+    """
+    restorable = {column.lower() for column in restorable_columns}
+    files: dict[str, dict[str, str]] = {}
+    for name in names:
+        stem, _, ending = name.rpartition(".")
+        if not name.lower().endswith(_IMAGES) and ending.lower() not in restorable:
+            known = files.setdefault(stem, {})
+            known[ending if ending.lower() in known else ending.lower()] = name
+    return files
 
 
 def _class(image: str) -> str | None:
-    return image.split("/")[0] if "/" in image else None
+    return encodable(image.split("/")[0]) if "/" in image else None
 
 
 def _sibling(image: str, ending: str) -> str:
@@ -166,15 +192,23 @@ def _sibling(image: str, ending: str) -> str:
 
 def _read(path: str, name: str) -> bytes:
     try:
-        return read_file(path)
+        return read_file(path, regular=True)
     except OSError as error:
         raise ExampleError(
             f"{name} cannot be read ({error_reason(error)})", kind="unreadable"
         ) from error
 
 
-def _files(folder: str) -> Iterator[tuple[str, int]]:
-    """Path relative to the folder, with "/", and size of each file. Raises UserError."""
+def _files(folder: str, counts: SourceCounts) -> Iterator[tuple[str, int]]:
+    """Path relative to the folder, with "/", and size of each file; 0 if it cannot be read.
+
+    Args:
+      folder: a local folder, or a URL.
+      counts: counts folders that cannot be read.
+
+    Raises:
+      UserError: if there is no such folder.
+    """
     if is_remote(folder):
         system, path = filesystem(folder)
         for name, info in system.find(path, detail=True).items():
@@ -184,9 +218,31 @@ def _files(folder: str) -> Iterator[tuple[str, int]]:
         return
     if not os.path.isdir(folder):
         raise UserError(f"data.source.path: no folder {folder}")
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+
+    def unreadable(error: OSError) -> None:
+        below = os.path.relpath(error.filename, folder)
+        counts.leave_out(f"folder cannot be read ({error.strerror})", below)
+
+    above: dict[str, frozenset[tuple[int, int]]] = {folder: frozenset()}
+    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        # A link to a folder that it is in would go round in circles.
+        own = above.pop(parent) | {_identity(parent)}
+        paths = {name: os.path.join(parent, name) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name, path in paths.items() if _identity(path) not in own]
+        above |= {paths[name]: own for name in folders}
         for name in names:
             if not name.startswith("."):
                 path = os.path.join(parent, name)
-                yield os.path.relpath(path, folder).replace(os.sep, "/"), os.path.getsize(path)
+                yield os.path.relpath(path, folder).replace(os.sep, "/"), _size(path)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # such as a link to nothing: reading it rejects its example
+        return 0

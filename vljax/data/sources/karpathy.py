@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import UserError, setting
-from vljax.data.records import Annotation, ExampleError, Progress, Records, Source, dataset_name
-from vljax.data.sources.base import image_file
+from vljax.data.records import (
+    Annotation,
+    ExampleError,
+    Progress,
+    Record,
+    Records,
+    Source,
+    dataset_name,
+)
+from vljax.data.sources.base import image_file, texts
 from vljax.files import base_name, join, parent, read_user_file
 
 
@@ -69,9 +77,18 @@ class KarpathyRecords(Records):
             known = ", ".join(sorted({str(row.get("split")) for _, row in rows}))
             raise UserError(f"{path}: no image is of the split {split!r}; there are: {known}")
         self._folder = parent(path) if images is None else images
-        self._images = [_text(row, "filename", where) for where, row in own]
+        self._problems: dict[int, str] = {}
+        for i, (where, row) in enumerate(own):
+            if (problem := _problem(row)) is not None:
+                self._problems[i] = f"{where}{problem}"
+        if len(self._problems) == len(own):
+            raise UserError(self._problems[0])
+        self._images = [str(row.get("filename")) for _, row in own]
         self._parents = [str(row.get("filepath") or "") for _, row in own]
-        self._annotations = [Annotation(_captions(row, where)) for where, row in own]
+        self._annotations = [
+            Annotation(() if i in self._problems else _captions(row))
+            for i, (_, row) in enumerate(own)
+        ]
         self._rows = [row for _, row in own] if all_columns else None
         self.identity = hashlib.sha256(content + split.encode()).hexdigest()
 
@@ -81,11 +98,18 @@ class KarpathyRecords(Records):
     def annotation(self, index: int) -> Annotation:
         return self._annotations[index]
 
+    def __getitem__(self, index: int) -> Record:
+        if index in self._problems:
+            raise ExampleError(self._problems[index], kind="damaged")
+        return super().__getitem__(index)
+
     def other_columns(self, index: int) -> dict[str, Any]:
         """All entries of the image; its sentences without the captions."""
         if self._rows is None:
             return {}
         row = self._rows[index]
+        if index in self._problems:
+            return row
         sentences = [{k: v for k, v in one.items() if k != "raw"} for one in row["sentences"]]
         return {**row, "sentences": sentences}
 
@@ -111,14 +135,18 @@ def _rows(content: bytes, path: str) -> list[tuple[str, dict[str, Any]]]:
     return [(f"{path}: images.{i}", row) for i, row in enumerate(rows)]
 
 
-def _captions(row: dict[str, Any], where: str) -> tuple[str, ...]:
+def _problem(row: dict[str, Any]) -> str | None:
+    """Why an image cannot be used; None if it can. A sentence without text is not a problem."""
+    if not isinstance(row.get("filename"), str):
+        return f": 'filename' must be text, got {row.get('filename')!r}"
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or not all(isinstance(one, dict) for one in sentences):
-        raise UserError(f"{where}.sentences: {sentences!r} is not a list of sentences")
-    return tuple(_text(one, "raw", f"{where}.sentences") for one in sentences)
+        return f".sentences: {sentences!r} is not a list of sentences"
+    for one in sentences:
+        if not isinstance(one.get("raw"), str | None):
+            return f".sentences: 'raw' must be text, got {one.get('raw')!r}"
+    return None
 
 
-def _text(row: dict[str, Any], key: str, where: str) -> str:
-    if not isinstance(row.get(key), str):
-        raise UserError(f"{where}: {key!r} must be text, got {row.get(key)!r}")
-    return str(row[key])
+def _captions(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(text for one in row["sentences"] for text in texts(one.get("raw"), "raw"))

@@ -7,6 +7,7 @@ files by number.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from array import array
@@ -24,11 +25,11 @@ from vljax.data.sources.base import (
     FileSource,
     LastRead,
     class_names_of,
-    class_text,
+    class_texts,
     image_file,
 )
 from vljax.data.sources.filters import exclusion_reason
-from vljax.files import File, filesystem, is_remote
+from vljax.files import File, encodable, filesystem, is_remote
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class ParquetRecords(ColumnRecords):
     def __init__(self, source: Parquet, files: list[File]):
         self._table = ParquetRows(files)
         source.check_columns(self._table.schema.names, ("image", source.image))
+        if source.label and self._table.is_nested(source.label):
+            raise UserError(
+                f"data.source.label: {source.full_name}: {source.label!r} holds lists or objects; "
+                "name a column with one class in each row"
+            )
         self._image = source.image
         self._columns = source.annotation_columns
         restorable = {source.image, *source.restorable_columns}
@@ -98,7 +104,7 @@ class ParquetRecords(ColumnRecords):
         if source.label is None or source.classes is not None:
             return ()
         values = (row[source.label] for row in self._table.rows((source.label,)))
-        return class_names_of({class_text(value) for value in values if value is not None})
+        return class_names_of({*class_texts(values)})
 
     def __len__(self) -> int:
         return len(self._table) if self._rows is None else len(self._rows)
@@ -124,18 +130,25 @@ class ParquetRecords(ColumnRecords):
         return index if self._rows is None else int(self._rows[index])
 
     def _read(self, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
+        from pyarrow import ArrowException
+
         try:
             return self._table.row(row, columns)
-        except (OSError, ValueError) as error:  # the base classes of pyarrow's exceptions
+        except (ArrowException, OSError, ValueError) as error:
             name = self._table.file_of(row).name
+            bad_text = isinstance(error, UnicodeDecodeError)
             raise ExampleError(
-                f"row {row} of {name} cannot be read ({error})", kind="unreadable"
+                f"row {row} of {name} cannot be read ({error})",
+                kind="bad_utf8" if bad_text else "unreadable",
             ) from error
 
 
 # --- The rows of several files --------------------------------------------------------------------
 
 _CACHE_BYTES = 2**29
+_BATCH_BYTES = 2**30
+
+logger = logging.getLogger(__name__)
 
 
 class ParquetRows:
@@ -195,9 +208,23 @@ class ParquetRows:
         return {column: table.column(column)[row_in_group].as_py() for column in columns}
 
     def rows(self, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        """The values of some columns in all rows."""
-        for group in range(len(self._groups)):
-            yield from self._read_uncached(group, columns).to_pylist()
+        """The values of some columns in all rows; None for what cannot be read."""
+        from pyarrow import ArrowException
+
+        for group, (file, number) in enumerate(self._groups):
+            try:
+                table = self._read_uncached(group, columns)
+            except (ArrowException, OSError) as error:
+                where = f"row group {number} of {self._files[file].path}"
+                logger.warning("%s: cannot be read (%s)", where, error)
+                count = int(self._starts[group + 1] - self._starts[group])
+                yield from (dict.fromkeys(columns) for _ in range(count))
+                continue
+            try:
+                rows = table.to_pylist()
+            except UnicodeDecodeError:
+                rows = [{c: _value(table.column(c)[i]) for c in columns} for i in range(len(table))]
+            yield from rows
 
     def footers(self) -> list[Any]:
         """Names and sizes of files and of their column chunks; they change with the content."""
@@ -227,12 +254,21 @@ class ParquetRows:
                 count += chunk.num_values - chunk.statistics.null_count
         return count
 
+    def is_nested(self, column: str) -> bool:
+        """Whether the values of a column are lists or objects."""
+        from pyarrow import types
+
+        return bool(types.is_nested(self.schema.field(column).type))
+
     def hugging_face_classes(self, column: str) -> tuple[str, ...]:
         """The class names that the `datasets` package stored for a column; empty if none."""
-        metadata = (self.schema.metadata or {}).get(b"huggingface", b"{}")
-        features = json.loads(metadata).get("info", {}).get("features", {})
-        names = features.get(column, {}).get("names", ()) if isinstance(features, dict) else ()
-        return tuple(names)
+        content = (self.schema.metadata or {}).get(b"huggingface", b"")
+        try:
+            names = json.loads(content)["info"]["features"][column]["names"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ()  # metadata of other software, or without names
+        is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return tuple(encodable(name) for name in names) if is_names else ()
 
     def _group_of(self, row: int) -> int:
         if not 0 <= row < len(self):
@@ -245,8 +281,13 @@ class ParquetRows:
             if key not in self._cache:
                 self._cache[key] = self._read_group(group, columns)
             self._cache.move_to_end(key)
-            while len(self._cache) > 1 and _size(self._cache) > _CACHE_BYTES:
-                self._cache.popitem(last=False)
+            while _size(self._cache) > _CACHE_BYTES:
+                # Captions and images are read in turn: the last group of each stays, however large.
+                last = {columns: key for key in self._cache for columns in key[1:]}.values()
+                oldest = next((key for key in self._cache if key not in last), None)
+                if oldest is None:
+                    break
+                del self._cache[oldest]
             return self._cache[key]
 
     def _read_uncached(self, group: int, columns: tuple[str, ...]) -> Any:
@@ -254,8 +295,24 @@ class ParquetRows:
             return self._read_group(group, columns)
 
     def _read_group(self, group: int, columns: tuple[str, ...]) -> Any:
+        from pyarrow import ArrowNotImplementedError, Table
+
         file, number = self._groups[group]
-        return self._readers[file].read_row_group(number, columns=list(columns))
+        reader = self._readers[file]
+        try:
+            return reader.read_row_group(number, columns=list(columns))
+        except ArrowNotImplementedError:  # images of more than 2 GiB in one group
+            about = reader.metadata.row_group(number)
+            rows = max(1, about.num_rows * _BATCH_BYTES // max(1, about.total_byte_size))
+            options = {"row_groups": [number], "columns": list(columns), "batch_size": rows}
+            return Table.from_batches(reader.iter_batches(**options))
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def _size(cache: OrderedDict[tuple[int, tuple[str, ...]], Any]) -> int:

@@ -186,8 +186,11 @@ def _local_copy(folder: str) -> str:
 
 # --- Building an index ----------------------------------------------------------------------------
 
-# Increase it if the same shards give another index.
-_VERSION = 1
+# Increase it if the same shards give another index: they are scanned again.
+_VERSION = 2
+# Part of the identity of an index, which otherwise follows from its rows: runs resume with the
+# same examples, however they were indexed.
+_IDENTITY_VERSION = 1
 # Bytes of shards. Fewer are scanned in this process, since worker processes take seconds to start.
 _MIN_PARALLEL_BYTES = 2**27
 ROW = np.dtype("<u4")
@@ -290,7 +293,7 @@ def _merge(shards: list[File], options: IndexOptions, parts: list[str], target: 
     counts, examples = SourceCounts(), []
     classes: set[str] = set()
     columns: set[str] = set()
-    digest = hashlib.sha256(json.dumps([_VERSION, encode(options)]).encode())
+    digest = hashlib.sha256(json.dumps([_IDENTITY_VERSION, encode(options)]).encode())
     with atomic_file(join(target, "rows.bin")) as path, open(path, "wb") as rows:
         for shard, part_path in zip(shards, parts, strict=True):
             part = _load_part(part_path)

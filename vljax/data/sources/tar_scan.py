@@ -22,14 +22,14 @@ from jaxtyping import UInt32
 
 from vljax.config import UserError
 from vljax.data.records import ExampleError, SourceCounts
-from vljax.data.sources.base import class_text, decoded
+from vljax.data.sources.base import class_texts, decoded
 from vljax.data.sources.filters import Filter, exclusion_reason
 from vljax.files import File, error_reason, open_file
 
 BLOCK = 512
 _UINT32_MAX = 2**32 - 1  # limit of the size of a member in bytes, and of a shard in blocks
 # JSON members per shard that are read to find the names of their entries. Reading all of them would
-# take too long.
+# take too long; `FileSource.late_columns` looks for a chosen one that is not among these.
 _JSON_MEMBERS = 100
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 _PICKLES = {"pyd", "pickle", "pkl", "pth", "pt"}
@@ -130,7 +130,7 @@ def scan(shard: File, options: IndexOptions) -> Scan:
             columns.add(ending)
             if content is not None:
                 if ending == "json":
-                    columns |= _json_columns(content)
+                    columns |= columns_in(content)
                 if ending in read:
                     example.contents[ending] = content
     result = Scan(np.zeros((0, 0, 2), np.uint32), counts, columns=columns)
@@ -162,8 +162,8 @@ def _rows(
             continue
         rows.append([example.members.get(e, (0, 0)) for e in (image, *options.members)])
         result.counts.add_example(example.members)
-        if options.label and (label := value(options.label)) is not None:
-            result.classes.add(class_text(label))
+        if options.label:
+            result.classes.update(text.strip() for text in class_texts([value(options.label)]))
     return np.array(rows, np.uint32).reshape(-1, 1 + len(options.members), 2)
 
 
@@ -172,31 +172,39 @@ def _members(
 ) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
     """The accepted members, with the contents of those in `read` and of the first JSON members."""
     json_members = 0
+    start: int | None = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            for member in tar:
-                reason = _refused(member)
-                if reason is not None:
-                    if not member.isdir():
-                        counts.leave_out(reason, f"{shard.name}/{member.name}")
-                    continue
-                ending = _split(member.name)[1]
-                content = None
-                json_members += ending == "json"
-                if ending in read or (ending == "json" and json_members <= _JSON_MEMBERS):
-                    stream.seek(member.offset_data)
-                    content = stream.read(member.size)
-                yield member, content
-                # tarfile keeps the header of every member; clear it to keep memory constant.
-                tar.members.clear()  # type: ignore[attr-defined]
-            end = tar.offset
-        stream.seek(end)
-        closing = stream.read(BLOCK)
+        while start is not None:
+            stream.seek(start)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    reason = _refused(member)
+                    if reason is not None:
+                        if not member.isdir():
+                            counts.leave_out(reason, f"{shard.name}/{member.name}")
+                        continue
+                    ending = _split(member.name)[1]
+                    content = None
+                    json_members += ending == "json"
+                    if ending in read or (ending == "json" and json_members <= _JSON_MEMBERS):
+                        stream.seek(member.offset_data)
+                        content = stream.read(member.size)
+                    yield member, content
+                    # tarfile keeps the header of every member; clear it to keep memory constant.
+                    tar.members.clear()  # type: ignore[attr-defined]
+                end = tar.offset
+            _check_end(shard, stream, end)
+            start = _next_archive(shard, stream, end, counts)
     except tarfile.TarError as error:
         raise UserError(_damaged(shard, stream, str(error))) from error
     except OSError as error:
         raise UserError(f"{shard.path}: cannot be read ({error_reason(error)})") from error
+
+
+def _check_end(shard: File, stream: Any, end: int) -> None:
     # tarfile treats a missing end mark and an invalid header as the end of the archive.
+    stream.seek(end)
+    closing = stream.read(BLOCK)
     if len(closing) < BLOCK:
         raise UserError(
             f"{shard.path}: ends at byte {shard.size:,}, where a header or the end mark should be "
@@ -206,6 +214,44 @@ def _members(
         raise UserError(
             f"{shard.path}: no valid header at byte {end:,}; write or download it again"
         )
+
+
+_CHUNK = 2048 * BLOCK
+
+
+def _next_archive(shard: File, stream: Any, end: int, counts: SourceCounts) -> int | None:
+    """The offset of the next header after an end mark; None if there is none.
+
+    An archive ends with zeros. Members follow them if archives were joined, or if a part of the
+    file was never written. Bytes that are neither zeros nor a member are counted as left out.
+    """
+    stream.seek(end)
+    position, header = end, None
+    others: list[int] = []  # offsets of the first and the last block of other bytes
+    while header is None and (chunk := stream.read(_CHUNK)):
+        blocks = range(0, len(chunk), BLOCK) if chunk.strip(b"\0") else ()
+        for offset in blocks:
+            block = chunk[offset : offset + BLOCK]
+            if not block.strip(b"\0"):
+                continue
+            if _is_header(block):
+                header = position + offset
+                break
+            others = [*others[:1], position + offset]
+        position += len(chunk)
+    if others:
+        size = min(others[-1] + BLOCK, shard.size) - others[0]
+        name = f"{shard.name}: {size:,} bytes from byte {others[0]:,}"
+        counts.leave_out("bytes after an end mark that are not members", name)
+    return header
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _damaged(shard: File, stream: Any, message: str) -> str:
@@ -279,9 +325,10 @@ def key_before(read: Callable[[int], bytes], block: int) -> str:
     raise ExampleError("no header before the image", kind="damaged")
 
 
-def _json_columns(content: bytes) -> set[str]:
+def columns_in(content: bytes) -> set[str]:
+    """The columns in a JSON member: `json.NAME` for each entry; none if it is not an object."""
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content)
+    except ExampleError:
         return set()
     return {f"json.{key}" for key in value} if isinstance(value, dict) else set()

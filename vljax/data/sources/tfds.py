@@ -137,10 +137,6 @@ class TfdsRecords(ColumnRecords):
             for name, value in columns.items()
         }
 
-    def _label(self, value: Any) -> int | None:
-        """The label; None for -1, which TFDS stores where there is no label."""
-        return None if value == -1 else super()._label(value)
-
     def _number(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])
 

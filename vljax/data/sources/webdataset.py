@@ -11,7 +11,7 @@ How a tar shard is read:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,13 @@ from vljax.data.sources.tar_index import TarIndex, open_index
 from vljax.data.sources.tar_scan import (
     BLOCK,
     IndexOptions,
+    columns_in,
     key_before,
     member_of,
     parse_json,
     value_of,
 )
-from vljax.files import File, error_reason, read_range
+from vljax.files import File, encodable, error_reason, read_range
 
 # Members of an example are read by one request if that wastes at most this many bytes.
 _MAX_GAP = 2**16
@@ -89,9 +90,12 @@ class WebDataset(FileSource, name="webdataset"):
         index = open_index(
             shards, options, folder=self.index_folder, workers=workers, progress=progress
         )
+        records = WebDatasetRecords(self, shards, members, index)
         if index.columns:
-            self.check_columns(index.columns)
-        return WebDatasetRecords(self, shards, members, index)
+            # The index has the entries of the first JSON members only.
+            entries = records.json_columns if "json" in members else lambda index: ()
+            self.check_columns(self.late_columns(index.columns, len(records), entries))
+        return records
 
 
 class WebDatasetRecords(ColumnRecords):
@@ -124,6 +128,11 @@ class WebDatasetRecords(ColumnRecords):
         contents = self._contents(index)
         return lambda column: value_of(column, contents[member_of(column)])
 
+    def json_columns(self, index: int) -> Iterable[str]:
+        """The columns in the JSON member of an example. Raises ExampleError if it is not valid."""
+        content = self._contents(index)["json"]
+        return () if content is None else columns_in(content)
+
     def other_columns(self, index: int) -> dict[str, Any]:
         """The key, the entries of the JSON member, and all other members as bytes."""
         shard, row = self._index.row(index)
@@ -145,9 +154,10 @@ class WebDatasetRecords(ColumnRecords):
 
     def _key(self, shard: int, block: int) -> str:
         """The key of the example whose image begins at a block; the index does not hold keys."""
-        return key_before(
+        key = key_before(
             lambda blocks: self._read_range(shard, (block - blocks) * BLOCK, blocks * BLOCK), block
         )
+        return encodable(key)
 
     def _contents(self, index: int) -> dict[str, bytes | None]:
         """The contents of all members of an example but its image, by ending."""

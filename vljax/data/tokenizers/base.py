@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int32, Integer
 
 from vljax.config import Component, UserError, decode, encode
 from vljax.data.tokenizers.cleaning import Cleaning, clean
-from vljax.files import join, read_user_file
+from vljax.files import encodable, join, read_user_file
 
 CONFIG_FILE = "config.json"
 
@@ -139,7 +139,7 @@ class LoadedTokenizer(abc.ABC):
 
     def clean(self, text: str) -> str:
         """The cleaned text, ready to be tokenized."""
-        return _encodable(clean(text, self.config.cleaning))
+        return encodable(clean(text, self.config.cleaning))
 
     def __call__(
         self, texts: Sequence[str]
@@ -224,15 +224,6 @@ def _used(used: bool, token: int | None) -> list[int]:
 
 def _rebuild(config: Tokenizer, vocabulary: bytes) -> LoadedTokenizer:
     return config.load_vocabulary(vocabulary)
-
-
-def _encodable(text: str) -> str:
-    """Replace lone surrogates: JSON may contain them, UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def load_named(name: str, tokenizer: Tokenizer) -> LoadedTokenizer:

@@ -6,6 +6,7 @@ Exported programs contain a copy of this file, so it imports nothing from vljax.
 from __future__ import annotations
 
 import html
+import re
 import string
 from collections.abc import Callable
 from typing import Literal
@@ -98,7 +99,22 @@ def _repaired(text: str) -> str:
         return text
     import ftfy
 
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
+    return html.unescape(html.unescape(ftfy.fix_text(_unnested(text))))
+
+
+# An ampersand that was escaped so often that it is no real text.
+_NESTED = re.compile(r"&(?:amp;|AMP;|#0{0,20}38;|#[xX]0{0,20}26;){8,}")
+
+
+def _unnested(text: str) -> str:
+    """The text with an ampersand that was escaped many times escaped once: "&amp;amp;...".
+
+    ftfy unescapes once, begins anew, and so on: its time would grow with the square of the length.
+    It does so up to the first line with "<"; from there on, entities are left as they are.
+    """
+    tag = text.find("<")
+    end = len(text) if tag < 0 else text.rfind("\n", 0, tag) + 1
+    return _NESTED.sub("&amp;", text[:end]) + text[end:]
 
 
 def _clip_whitespace(text: str) -> str:

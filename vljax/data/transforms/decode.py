@@ -9,6 +9,7 @@ import numpy as np
 
 from vljax.data.images import (
     LARGEST_CACHED_PIXELS,
+    MAX_PIXELS,
     Colour,
     JpegImage,
     check_pixels,
@@ -38,7 +39,7 @@ class Decode(Transform, name="decode"):
     """Red, green, blue behind transparent pixels, 0..255."""
     random_background: bool = False
     """Whether each image gets a random background instead."""
-    max_pixels: int = 64_000_000
+    max_pixels: int = MAX_PIXELS
     """Larger images are refused before they are decoded."""
     scaled: bool = False
     """Whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size (libjpeg's scaled inverse

@@ -16,6 +16,7 @@ from vljax.config import UserError
 from vljax.data.records import ExampleError, Record, Records
 from vljax.data.sources.record_format import LAYOUT, describe
 from vljax.data_tools.convert.images import ImageFile, ImageOptions, as_png, convert_image
+from vljax.files import encodable
 
 _FIELDS = ("captions", "tags", "class")
 _LAYOUT_FIELDS = ("regions", "phrases", "questions")
@@ -67,7 +68,8 @@ def output_example(
       UserError: if a column cannot be written.
     """
     record = records[index]
-    columns = {k: v for k, v in records.other_columns(index).items() if k not in drop}
+    others = records.other_columns(index).items()
+    columns = {encodable(name): value for name, value in others if name not in drop}
     if record.regions and images.max_side is not None:
         raise UserError("--max-side: examples have boxes, in pixels; set the size of the source")
     own = _without(drop, describe(record, records.class_names))
@@ -128,7 +130,7 @@ def _plain(value: Any, column: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, column) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item, column) for key, item in value.items()}
+        return {encodable(str(key)): _plain(item, column) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist(), column)
     if isinstance(value, datetime.date | datetime.time):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vljax.data.images import FORMATS, decode_pixels, image_errors, read_header
+from vljax.data.images import decode_pixels, image_errors, open_image, read_header
 from vljax.data.records import ExampleError
 
 Encoding = Literal["jpg", "png", "webp"]
@@ -24,7 +24,8 @@ _ENDINGS = {
 }
 _WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _DEFAULT_QUALITY = 95
-_MAX_PIXELS = 64_000_000
+MAX_PIXELS = 512_000_000
+"""Images to decode may be larger than in training, since `max_side` makes them small."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class ImageOptions:
     quality: int | None = None
     """Quality of JPEG and WebP, 1..100. If set together with `encode`, every image is encoded
     again."""
+
+    max_pixels: int = MAX_PIXELS
+    """Images that must be decoded and have more pixels are rejected."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Options with invalid values, each with a message."""
@@ -88,16 +92,12 @@ def convert_image(content: bytes, images: ImageOptions) -> ImageFile:
     if images.max_side is not None and too_large:
         scale = images.max_side / longest
         size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    return ImageFile(
-        _encoded(content, size, ending, images.quality or _DEFAULT_QUALITY), ending, *size
-    )
+    return ImageFile(_encoded(content, size, ending, images), ending, *size)
 
 
 def as_png(content: bytes) -> bytes:
     """A grey image re-encoded as a PNG file with the same pixels."""
-    from PIL import Image
-
-    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with image_errors(), open_image(content) as image:
         return _saved(image, "png", {})
 
 
@@ -107,11 +107,11 @@ def _unchanged(content: bytes) -> ImageFile:
     return ImageFile(content, _ENDINGS[header.format], header.width, header.height)
 
 
-def _encoded(content: bytes, size: tuple[int, int], ending: str, quality: int) -> bytes:
+def _encoded(content: bytes, size: tuple[int, int], ending: str, images: ImageOptions) -> bytes:
     """The image with EXIF orientation applied, in another size or format."""
     from PIL import Image
 
-    pixels = decode_pixels(content, _MAX_PIXELS)
+    pixels = decode_pixels(content, images.max_pixels)
     if pixels.shape[2] == 4:
         if (pixels[..., 3] == 255).all():
             pixels = np.ascontiguousarray(pixels[..., :3])
@@ -123,16 +123,16 @@ def _encoded(content: bytes, size: tuple[int, int], ending: str, quality: int) -
     image = Image.fromarray(pixels)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC)
-    options: dict[str, Any] = {} if ending == "png" else {"quality": quality}
+    options: dict[str, Any] = (
+        {} if ending == "png" else {"quality": images.quality or _DEFAULT_QUALITY}
+    )
     profile = _colour_profile(content)
     return _saved(image, ending, {**options, **({"icc_profile": profile} if profile else {})})
 
 
 def _colour_profile(content: bytes) -> bytes | None:
     """The ICC profile of an RGB image; profiles of other modes do not fit the decoded pixels."""
-    from PIL import Image
-
-    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with image_errors(), open_image(content) as image:
         return image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
 
 

@@ -1,7 +1,7 @@
 """The plan of a conversion, and the files in its folder.
 
 00000.tar, ...       or 00000.array_record; each appears once it is complete
-classes.txt          class names, if the source has any
+classes.txt          class names, if the source has any (`files.names_file`)
 convert.json         the plan, and counts of what is written
 rejected.jsonl       the rejected examples, in order
 .convert/00000.json  the report of a shard, written before the shard appears
@@ -21,7 +21,15 @@ from typing import Any, Literal, get_args
 from vljax.config import UserError, encode
 from vljax.data.sources.array_record import CLASSES
 from vljax.data_tools.convert.images import ImageOptions
-from vljax.files import join, list_folder, make_folder, read_file, remove_partial_files, write_file
+from vljax.files import (
+    join,
+    list_folder,
+    make_folder,
+    names_file,
+    read_file,
+    remove_partial_files,
+    write_file,
+)
 
 Target = Literal["webdataset", "array_record"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -31,7 +39,7 @@ REJECTED = "rejected.jsonl"
 REPORTS = ".convert"
 _ABOUT = "convert.json"
 # Increase it if the same plan writes other bytes: a started conversion cannot continue then.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def start_or_resume(job: Job, class_names: Sequence[str]) -> None:
     for folder in (job.out, join(job.out, REPORTS)):
         remove_partial_files(folder)
     if class_names:
-        write_file(join(job.out, CLASSES), "".join(f"{name}\n" for name in class_names).encode())
+        write_file(join(job.out, CLASSES), names_file(class_names))
     if _ABOUT not in list_folder(job.out):
         _write_json(join(job.out, _ABOUT), {"plan": encode(job.plan), "complete": False})
 
