@@ -47,9 +47,21 @@ class ForeignConfig:
         """A value of any type."""
         return self._data.get(name, default)
 
-    def part(self, name: str) -> ForeignConfig:
-        """A nested configuration; an empty one if it is missing."""
+    def part(self, name: str, override: str | None = None) -> ForeignConfig:
+        """A nested configuration; an empty one if it is missing.
+
+        Args:
+          name: its field.
+          override: a field that is read in place of `name` unless it is missing or null.
+        """
+        if override is not None and override in self:
+            name = override
         return ForeignConfig(self._data.get(name) or {}, self._source, self._inner(name))
+
+    def differing(self, other: ForeignConfig) -> list[str]:
+        """The fields that both configurations state, with different values."""
+        both = self._data.keys() & other._data.keys()
+        return sorted(name for name in both if self._data[name] != other._data[name])
 
     def side(self, name: str, default: int) -> int:
         """The side of a square, which may be stored as one number or as two equal ones."""
