@@ -115,6 +115,7 @@ def _pipeline(kind: str) -> dict[str, bytes]:
         "embed.py": f"{here}.embed",
         "pipeline/__init__.py": here,
         "pipeline/images.py": f"{here}.images",
+        "pipeline/inputs.py": f"{here}.inputs",
         "pipeline/texts.py": f"{here}.texts",
         "pipeline/programs.py": f"{here}.{kind}_programs",
         "pipeline/cleaning.py": "vljax.data.tokenizers.cleaning",

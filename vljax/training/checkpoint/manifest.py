@@ -71,7 +71,8 @@ def find_intact(path: str) -> epath.Path:
     """The folder of an intact checkpoint; logs a warning for each damaged one that is skipped.
 
     Args:
-      path: a checkpoint folder, or a workdir, which means its newest intact checkpoint.
+      path: a checkpoint folder; or a workdir or its folder `checkpoints`, which mean its newest
+        intact checkpoint.
 
     Raises:
       UserError: if there is no intact checkpoint, or the given folder is damaged.
@@ -82,6 +83,9 @@ def find_intact(path: str) -> epath.Path:
         if problems:
             raise UserError(f"{folder}: {problems[0]}")
         return folder
+
+    if folder.name == "checkpoints" and not (folder / "checkpoints").exists():
+        path = str(folder.parent)
 
     def warn(step: int, problem: str) -> None:
         logger.warning("checkpoint %s is skipped: %s", step_folder(path, step), problem)
