@@ -99,6 +99,32 @@ def error_reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
+_LFS_POINTER, _LFS_POINTER_BYTES = b"version https://git-lfs", 1024
+"""How the small file begins that Git LFS leaves in place of a large one, and its largest size."""
+
+LFS_REMEDY = "it is a Git LFS pointer; fetch the file itself with `git lfs pull`"
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether the content, or the start, of a file is that of a Git LFS pointer.
+
+    >>> is_lfs_pointer(b"version https://git-lfs.github.com/spec/v1\\noid sha256:4d7a")
+    True
+    """
+    return content.startswith(_LFS_POINTER)
+
+
+def refuse_lfs_pointer(path: str | os.PathLike[str]) -> None:
+    """Raises UserError if a local file is a Git LFS pointer in place of the file itself."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except OSError:
+        return  # who reads it says why it cannot be read
+    if is_lfs_pointer(start):
+        raise UserError(f"{os.fspath(path)}: {LFS_REMEDY}")
+
+
 # --- Reading --------------------------------------------------------------------------------------
 
 
@@ -117,12 +143,16 @@ def read_user_file(path: str) -> bytes:
     """The content of a file that the user named.
 
     Raises:
-      UserError: if it cannot be read; if a package is missing, the message says how to install it.
+      UserError: if it cannot be read, or is a Git LFS pointer; if a package is missing, the message
+        says how to install it.
     """
     try:
-        return read_file(path)
+        content = read_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error_reason(error)})") from error
+    if is_lfs_pointer(content):
+        raise UserError(f"{path}: {LFS_REMEDY}")
+    return content
 
 
 def open_file(path: str) -> Any:
@@ -351,7 +381,8 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: s
       field: the recipe field or option that error messages name.
 
     Raises:
-      UserError: if a path matches nothing, a folder has no such file, or a package is missing.
+      UserError: if a path matches nothing, a folder has no such file, a file is a Git LFS pointer,
+        or a package is missing.
     """
     infos: dict[str, _Info] = {}
     remote = _RemoteFolders()
@@ -365,6 +396,9 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: s
                 kinds = " or ".join(suffixes)
                 raise UserError(f"{field}: no file {plain}, nor a folder with {kinds} files there")
             infos |= found
+    for path, (size, _) in infos.items():
+        if 0 < size <= _LFS_POINTER_BYTES and os.path.isfile(path):
+            refuse_lfs_pointer(path)
     folders = {path.rpartition("/")[0] for path in infos}
     # os.path.commonpath would merge the two slashes of a URL.
     levels = zip(*(folder.split("/") for folder in folders), strict=False)

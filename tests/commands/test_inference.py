@@ -220,6 +220,9 @@ def test_a_damaged_checkpoint_is_refused(moved, tmp_path):
         load(str(copy / "checkpoints" / "2"))
     with pytest.raises(UserError, match="no intact checkpoint"):
         load(str(copy))
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:9b\nsize 9\n")
+    with pytest.raises(UserError, match=r"tokenizer/tokenizer\.json: it is a Git LFS pointer"):
+        load(str(copy / "checkpoints" / "2"))
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):

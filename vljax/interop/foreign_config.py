@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError, suggest
+from vljax.files import refuse_lfs_pointer
 
 
 class ForeignConfig:
@@ -103,7 +104,8 @@ def _type_name(value: Any) -> str:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises UserError if it is missing or not JSON."""
+    """The content of a JSON file. Raises UserError if it is missing or is not JSON."""
+    refuse_lfs_pointer(file)
     try:
         return json.loads(file.read_bytes())
     except FileNotFoundError:

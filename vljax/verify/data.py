@@ -14,7 +14,7 @@ from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Source
 from vljax.data.sources import Karpathy
 from vljax.data_tools.source_arguments import parse_sources
-from vljax.files import read_user_file
+from vljax.files import read_user_file, refuse_lfs_pointer
 from vljax.verify.released import TASKS
 
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -127,6 +127,7 @@ def _retrieval(source: Karpathy, images: str | None) -> TaskData:
 
 def _lines(path: str | None, default: Path, flag: str) -> tuple[str, ...]:
     file = Path(path).expanduser() if path else default
+    refuse_lfs_pointer(file)
     try:
         lines = file.read_text().splitlines()
     except FileNotFoundError:

@@ -97,7 +97,7 @@ def as_png(content: bytes) -> bytes:
     """A grey image re-encoded as a PNG file with the same pixels."""
     from PIL import Image
 
-    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with image_errors(content), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         return _saved(image, "png", {})
 
 
@@ -132,7 +132,7 @@ def _colour_profile(content: bytes) -> bytes | None:
     """The ICC profile of an RGB image; profiles of other modes do not fit the decoded pixels."""
     from PIL import Image
 
-    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with image_errors(content), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         return image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
 
 

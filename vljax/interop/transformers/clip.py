@@ -67,10 +67,10 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     vision = config.part("vision_config", override="vision_config_dict")
     text = config.part("text_config", override="text_config_dict")
     context = text.get("max_position_embeddings", 77)
-    tokenizer = texts.read(folder, context)
+    tokenizer = texts.read(folder, context, config)
     _check_end(text, tokenizer.eos_id, text.get("vocab_size", 49408), tokenizer.vocab_size)
     size = vision.side("image_size", 224)
-    resize, pixels = images.read(folder, size)
+    resize, pixels = images.read(folder, size, KIND)
     defaults: Any = {"activation": "quick_gelu", "epsilon": 1e-5}
     tower = ViT(
         image_size=size,

@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from vljax.config import UserError, suggest
+from vljax.files import LFS_REMEDY, is_lfs_pointer
 from vljax.training.checkpoint import storage
 
 NAME = "manifest.json"
@@ -197,7 +198,11 @@ def _size_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str |
     if not path.exists():
         return f"{name} is missing"
     found = path.stat().length
-    return None if found == entry["bytes"] else f"{name} has {found} of {entry['bytes']} bytes"
+    if found == entry["bytes"]:
+        return None
+    if is_lfs_pointer(_read(path) or b"" if found < entry["bytes"] and found < 1024 else b""):
+        return f"{name}: {LFS_REMEDY}"
+    return f"{name} has {found} of {entry['bytes']} bytes"
 
 
 def _digest_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str | None:
