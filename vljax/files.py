@@ -11,9 +11,11 @@ import contextlib
 import errno
 import functools
 import glob
+import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -321,6 +323,60 @@ def remove_partial_files(folder: str) -> None:
     for name in [] if is_remote(folder) else list_folder(folder):
         if name.endswith(_PARTIAL):
             os.unlink(os.path.join(folder, name))
+
+
+# --- One process at a time ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def exclusive(path: str, task: str) -> Iterator[None]:
+    """Holds a lock while the context runs; the kernel releases it when the process ends.
+
+    So a process that was killed never holds it. On NFS the lock is the server's, and holds between
+    hosts. `PATH.json` names the holder, for messages; it stays behind if the holder is killed.
+    Remote paths have no locks.
+
+    Args:
+      path: the lock file; it and the folders above it are created, and it is never removed, which
+        would let two processes lock different files of one name.
+      task: what the holder does, such as "W: another run writes there".
+
+    Raises:
+      UserError: if another process holds it, with its host and number.
+      OSError: if the file cannot be created.
+    """
+    if is_remote(path):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    make_folder(parent(path))
+    lock, holder = FileLock(path, mode=0o666), f"{path}.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        remedy = "wait until it ends, or write elsewhere"
+        raise UserError(f"{task}{_holder(holder)}; {remedy}") from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        named = {"host": socket.gethostname(), "process": os.getpid()}
+        write_file(holder, json.dumps(named).encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(holder)
+        lock.release()
+
+
+def _holder(file: str) -> str:
+    """Who holds a lock, for messages; empty if the file does not say."""
+    try:
+        named = json.loads(read_file(file))
+        return f": process {named['process']} on {named['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 # --- Listing --------------------------------------------------------------------------------------

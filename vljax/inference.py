@@ -32,7 +32,7 @@ from vljax.models.assembly import Model, Variables, example_batch, parameter_sha
 from vljax.models.numerics import Precision
 from vljax.models.parameters import merge
 from vljax.objectives import Classification
-from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
 from vljax.parallel.rules import replicated
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
@@ -220,7 +220,7 @@ def load(
     precision = precision or stored
     run = dataclasses.replace(run, precision=precision, attention="auto")
 
-    mesh = make_mesh(MeshConfig(), jax.local_devices() if devices is None else devices)
+    mesh = make_mesh(MeshConfig(), find_devices(local=True) if devices is None else devices)
     model, everywhere = build_model(run, mesh), replicated(mesh)
     if written is None:
         variables = _stored(folder, model, run, everywhere)
