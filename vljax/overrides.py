@@ -277,7 +277,7 @@ def _elsewhere(recipe: Any, name: str) -> str:
     found = [
         f"{path}.{name}" if path else name
         for path, part in walk(recipe)
-        if name in field_types(type(part))
+        if name in field_types(part.__class__)
     ]
     nearest = sorted(found, key=lambda path: (path.count("."), path))[:3]
     return " or ".join(map(repr, nearest))
