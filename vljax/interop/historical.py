@@ -29,7 +29,10 @@ so only those of a LayerNorm are renamed."""
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The arrays of a file under the names that are used today.
 
-    >>> sorted(current_names({"module.bert.LayerNorm.gamma": None, "module.ls1.gamma": None}))
+    >>> import numpy as np
+    >>> from vljax.interop.files.tensors import Lazy
+    >>> ones = Lazy((3,), np.dtype(np.float32), lambda: np.ones(3, np.float32))
+    >>> sorted(current_names({"module.bert.LayerNorm.gamma": ones, "module.ls1.gamma": ones}))
     ['bert.LayerNorm.weight', 'ls1.gamma']
     """
     found = dict(tensors)
