@@ -184,6 +184,7 @@ def test_load_passes_the_variant(tmp_path):
         ("def recipe(variant=''): return 3", "recipe() returned int, not dict"),
         ("def recipe(variant='')\n  pass", "recipe.py:1: SyntaxError"),
         ("\nimport no_such_module", "recipe.py:2: ModuleNotFoundError: No module named"),
+        ("from neighbour import x", "'neighbour'; copy neighbour.py beside the recipe, if it"),
         ("def recipe(variant=''):\n  return 1 / 0", "recipe.py:2: ZeroDivisionError"),
         ("def recipe(): return {}", "recipe.py: recipe() must take the variant: def recipe("),
         ("recipe = lambda v: {}[v]", "recipe.py:1: KeyError"),
@@ -195,6 +196,13 @@ def test_load_errors_name_the_file_and_line(tmp_path, text, message):
         config.load(write(tmp_path, text), dict)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_relative_recipe_is_named_with_its_line(tmp_path, monkeypatch):
+    write(tmp_path, "\ndef recipe(variant=''):\n  return len(3)")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^recipe\.py:3: TypeError: object of type 'int'"):
+        config.load("recipe.py", dict)
 
 
 def test_load_suggests_the_nearest_file(tmp_path):

@@ -1,6 +1,9 @@
 """Local and remote files: patterns, listings, ranges, atomic writes."""
 
 import os
+import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +16,7 @@ from vljax import files
 from vljax.config import UserError
 from vljax.files import (
     atomic_file,
+    exclusive,
     expand_braces,
     find_files,
     list_folder,
@@ -209,3 +213,28 @@ def test_errors_of_object_stores_name_the_address(monkeypatch):
         with pytest.raises(OSError, match="Forbidden") as raised:
             action("gs://b/x")
         assert (raised.value.filename, raised.value.strerror) == ("gs://b/x", "Forbidden, 403")
+
+
+_HOLD = """
+import sys, time
+from vljax.files import exclusive
+with exclusive(sys.argv[1], "W: another run writes there"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
+    lock = str(tmp_path / "w" / ".lock")
+    with subprocess.Popen([sys.executable, "-c", _HOLD, lock], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        named = f"W: another run writes there: process {holder.pid} on {socket.gethostname()}; wait"
+        with pytest.raises(UserError, match=named), exclusive(lock, "W: another run writes there"):
+            raise AssertionError
+        holder.kill()  # it cannot release the lock itself
+    for _ in range(2):
+        with exclusive(lock, "W"):
+            assert os.path.exists(f"{lock}.json")
+        assert not os.path.exists(f"{lock}.json")
+    with exclusive("memory://w/.lock", "W"), exclusive("memory://w/.lock", "W"):
+        pass

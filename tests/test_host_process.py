@@ -1,10 +1,14 @@
 """The memory allocator keeps freed memory, unless the user or the platform asks otherwise."""
 
+import glob
+import importlib.util
 import os
 import subprocess
 import sys
 
 import pytest
+
+from vljax import host_process
 
 # Page faults of four allocations of 64 MiB, after a first one.
 _PROGRAM = """
@@ -58,3 +62,27 @@ def test_nothing_changes_on_accelerators_or_with_user_settings(choice: dict[str,
     kept, count = faults(**choice)
     assert not kept
     assert count > 4 * 32  # pages may be huge ones, of 2 MiB
+
+
+@pytest.mark.parametrize(
+    ("installed", "platforms", "accelerator", "expected"),
+    [
+        (True, None, False, "cpu"),
+        (True, "", False, "cpu"),
+        (True, "tpu,cpu", False, "tpu,cpu"),
+        (True, None, True, None),
+        (False, None, False, None),
+    ],
+)
+def test_libtpu_is_left_out_without_an_accelerator(
+    monkeypatch, installed, platforms, accelerator, expected
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(glob, "glob", lambda pattern: [pattern] if accelerator else [])
+    monkeypatch.delenv("JAX_PLATFORMS")
+    if platforms is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    host_process.leave_out_libtpu()
+    assert os.environ.get("JAX_PLATFORMS") == expected
+    if platforms is None:
+        monkeypatch.setenv("JAX_PLATFORMS", "")  # so that it is restored

@@ -133,7 +133,7 @@ def test_two_evaluators_of_a_type_on_one_data_set_have_their_own_names():
                 "classes": ZeroShot(VALIDATION),
             },
             "evaluators.classes: and evaluators.zero_shot both measure "
-            "'zero_shot/builtin/validation'; rename or drop one",
+            "'zero_shot/builtin/validation'; rename one in the recipe, or drop one: --evalu",
         ),
         (
             {"a/b": Retrieval(VALIDATION)},

@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import json
 import math
+import os
 import re
 import sys
 import types
@@ -447,11 +448,16 @@ def _call(recipe: Callable[[str], T], variant: str, file: str) -> T:
 def _where(path: Path, error: Exception) -> str:
     """An exception from a recipe file as one line, with the line number in that file."""
     line = error.lineno if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
+    trace, absolute = error.__traceback__, os.path.abspath(path)
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        # Python makes the name of a file that it runs absolute.
+        if trace.tb_frame.f_code.co_filename == absolute:
             line = trace.tb_lineno
         trace = trace.tb_next
     message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     place = path if line is None else f"{path}:{line}"
-    return f"{place}: {type(error).__name__}: {message}"
+    remedy = ""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
+        remedy = f"; copy {name}.py beside the recipe, if it is a recipe, or install the package"
+    return f"{place}: {type(error).__name__}: {message}{remedy}"

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 import uuid
@@ -101,6 +102,32 @@ def error_reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
+_LFS_POINTER, _LFS_POINTER_BYTES = b"version https://git-lfs", 1024
+"""How the small file begins that Git LFS leaves in place of a large one, and its largest size."""
+
+LFS_REMEDY = "it is a Git LFS pointer; fetch the file itself with `git lfs pull`"
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether the content, or the start, of a file is that of a Git LFS pointer.
+
+    >>> is_lfs_pointer(b"version https://git-lfs.github.com/spec/v1\\noid sha256:4d7a")
+    True
+    """
+    return content.startswith(_LFS_POINTER)
+
+
+def refuse_lfs_pointer(path: str | os.PathLike[str]) -> None:
+    """Raises UserError if a local file is a Git LFS pointer in place of the file itself."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except OSError:
+        return  # who reads it says why it cannot be read
+    if is_lfs_pointer(start):
+        raise UserError(f"{os.fspath(path)}: {LFS_REMEDY}")
+
+
 # --- Reading --------------------------------------------------------------------------------------
 
 
@@ -135,12 +162,16 @@ def read_user_file(path: str) -> bytes:
     """The content of a file that the user named.
 
     Raises:
-      UserError: if it cannot be read; if a package is missing, the message says how to install it.
+      UserError: if it cannot be read, or is a Git LFS pointer; if a package is missing, the message
+        says how to install it.
     """
     try:
-        return read_file(path)
+        content = read_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error_reason(error)})") from error
+    if is_lfs_pointer(content):
+        raise UserError(f"{path}: {LFS_REMEDY}")
+    return content
 
 
 def open_file(path: str) -> Any:
@@ -434,6 +465,60 @@ def remove_partial_files(folder: str) -> None:
             os.unlink(os.path.join(folder, name))
 
 
+# --- One process at a time ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def exclusive(path: str, task: str) -> Iterator[None]:
+    """Holds a lock while the context runs; the kernel releases it when the process ends.
+
+    So a process that was killed never holds it. On NFS the lock is the server's, and holds between
+    hosts. `PATH.json` names the holder, for messages; it stays behind if the holder is killed.
+    Remote paths have no locks.
+
+    Args:
+      path: the lock file; it and the folders above it are created, and it is never removed, which
+        would let two processes lock different files of one name.
+      task: what the holder does, such as "W: another run writes there".
+
+    Raises:
+      UserError: if another process holds it, with its host and number.
+      OSError: if the file cannot be created.
+    """
+    if is_remote(path):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    make_folder(parent(path))
+    lock, holder = FileLock(path, mode=0o666), f"{path}.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        remedy = "wait until it ends, or write elsewhere"
+        raise UserError(f"{task}{_holder(holder)}; {remedy}") from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        named = {"host": socket.gethostname(), "process": os.getpid()}
+        write_file(holder, json.dumps(named).encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(holder)
+        lock.release()
+
+
+def _holder(file: str) -> str:
+    """Who holds a lock, for messages; empty if the file does not say."""
+    try:
+        named = json.loads(read_file(file))
+        return f": process {named['process']} on {named['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 # --- Listing --------------------------------------------------------------------------------------
 
 # Names that file systems use for the time or version of a file, in order of preference.
@@ -496,7 +581,8 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: s
       field: the recipe field or option that error messages name.
 
     Raises:
-      UserError: if a path matches nothing, a folder has no such file, or a package is missing.
+      UserError: if a path matches nothing, a folder has no such file, a file is a Git LFS pointer,
+        or a package is missing.
     """
     infos: dict[str, _Info] = {}
     remote = _RemoteFolders()
@@ -510,6 +596,9 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...], field: s
                 kinds = " or ".join(suffixes)
                 raise UserError(f"{field}: no file {plain}, nor a folder with {kinds} files there")
             infos |= found
+    for path, (size, _) in infos.items():
+        if 0 < size <= _LFS_POINTER_BYTES and os.path.isfile(path):
+            refuse_lfs_pointer(path)
     folders = {path.rpartition("/")[0] for path in infos}
     # os.path.commonpath would merge the two slashes of a URL.
     levels = zip(*(folder.split("/") for folder in folders), strict=False)

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import glob
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # --- Memory allocator -----------------------------------------------------------------------------
 
-_ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
+_ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd", "/dev/dxg")
 # Parameter numbers of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -33,6 +34,17 @@ def computes_on_cpu() -> bool:
     if platforms:
         return platforms.split(",")[0] == "cpu"
     return not any(glob.glob(pattern) for pattern in _ACCELERATORS)
+
+
+def leave_out_libtpu() -> None:
+    """Keeps JAX from starting libtpu where it is installed but there is no accelerator.
+
+    It is installed for `vljax compile`. To look for a TPU that is not there, it prints ten lines.
+    Does nothing if the user has set `JAX_PLATFORMS`. Call it before JAX is imported.
+    """
+    installed = importlib.util.find_spec("libtpu") is not None
+    if installed and not os.environ.get("JAX_PLATFORMS") and computes_on_cpu():
+        os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def keep_freed_memory() -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,22 +21,24 @@ from jaxtyping import Float
 
 from vljax.config import UserError
 from vljax.data.pipeline.preprocessing import ImagePreprocessor
+from vljax.data.records import ExampleError
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
 from vljax.evaluation.predictor import Batch, Forward, Predictor
+from vljax.files import read_user_file
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
-from vljax.models.assembly import Model, Variables, parameter_shapes
+from vljax.interop.programs.standalone.inputs import batches, images_of, padded, texts_of
+from vljax.models.assembly import Model, Variables, example_batch, parameter_shapes
 from vljax.models.numerics import Precision
 from vljax.models.parameters import merge
-from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
 from vljax.parallel.rules import replicated
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
 from vljax.training.state import Task, ema_parameters
 from vljax.workdir import FORMAT_VERSION, decode_recipe, tokenizer_folder, vocabulary_file
 
-_ROWS = 256
-"""Images or texts that are computed at a time: bounds the memory."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,38 @@ class Loaded:
     vocabularies: dict[str, tuple[str, ...]]
     """By the batch entry whose indices they are for, such as the answers to questions."""
 
-    def encode_image(self, files: Sequence[bytes]) -> Float[np.ndarray, "images dim"]:
+    def encode_image(self, images: Any) -> Float[np.ndarray, "images dim"]:
         """The embeddings of images.
 
+        At most 256 are in memory at a time, in batches of few sizes, so that different numbers of
+        images do not compile again.
+
         Args:
-          files: contents of image files (JPEG, PNG, WebP ...).
+          images: paths (local or remote), contents of image files (bytes), PIL images or arrays
+            uint8[height, width, 3], in any iterable, or one of them. No images give 0 rows.
 
         Raises:
           ExampleError: if an image cannot be decoded.
-          UserError: if the model has no image tower.
+          TypeError: for anything that is not an image.
+          UserError: if a file cannot be read, or the model has no image tower.
+          ValueError: for an array of another shape or type.
         """
 
-        def read(files: Sequence[bytes]) -> Batch:
-            images = [self.images(file) for file in files]
-            return {name: np.stack([image[name] for image in images]) for name in images[0]}
+        def read(files: Sequence[tuple[str, bytes]]) -> Batch:
+            arrays = [self._image(name, file) for name, file in files]
+            return {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
 
-        return self._encode("image", files, read)
+        self._require("image")
+        return self._encode("image", images_of(images, read_user_file), read)
 
-    def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+    def encode_text(self, texts: Any) -> Float[np.ndarray, "texts dim"]:
         """The embeddings of texts, cleaned and tokenized as in training.
 
+        Args:
+          texts: any iterable of strings, or one string, which is one text. No texts give 0 rows.
+
         Raises:
+          TypeError: for anything that is not a string.
           UserError: if the model has no text tower.
         """
 
@@ -84,15 +98,17 @@ class Loaded:
             ids, mask = self.tokenizer(texts)
             return {"text": ids, "text_mask": mask}
 
-        return self._encode("text", texts, tokenize)
+        self._require("text")
+        return self._encode("text", texts_of(texts), tokenize)
 
     def answer(
-        self, image: bytes, question: str, *, top: int = 5, targets: str = "answer"
+        self, image: Any, question: str, *, top: int = 5, targets: str = "answer"
     ) -> list[tuple[str, float]]:
         """The most likely answers to a question about an image, with their probabilities.
 
         Args:
-          image: content of an image file.
+          image: a path, the content of an image file, a PIL image or an array, as for
+            `encode_image`.
           question: cleaned and tokenized as in training.
           top: largest number of answers.
           targets: the batch entry that the model was trained to predict from the image and the
@@ -100,14 +116,18 @@ class Loaded:
 
         Raises:
           ExampleError: if the image cannot be decoded.
-          UserError: if the model does not answer questions.
+          TypeError: for several images or questions.
+          UserError: if the file cannot be read, or the model does not answer questions.
         """
         answering = self.run.question_answering(targets)
         if answering is None:
             raise UserError("the model does not answer questions: it was trained on none")
+        files, questions = list(images_of(image, read_user_file)), list(texts_of(question))
+        if (len(files), len(questions)) != (1, 1):
+            raise TypeError(f"{len(files)} images and {len(questions)} questions; pass one each")
         names = self.vocabularies[targets]
-        (ids,), (mask,) = self.tokenizers[answering.tokenizer]([question])
-        batch = {name: array[None] for name, array in self.images(image).items()}
+        (ids,), (mask,) = self.tokenizers[answering.tokenizer](questions)
+        batch = {name: array[None] for name, array in self._image(*files[0]).items()}
         batch |= {"question": ids[None, None], "question_mask": mask[None, None]}
         logits = self.predictor.run([answering.logits], batch)[answering.logits][0]
         likely = jax.nn.softmax if answering.loss == "softmax" else jax.nn.sigmoid
@@ -120,29 +140,49 @@ class Loaded:
         """The tokenizer of the array `text`."""
         return self.tokenizers[self.run.data.tokenizer_name() or "text"]
 
-    def _encode(
-        self, name: str, inputs: Sequence[Any], batch_of: Callable[[Sequence[Any]], Batch]
-    ) -> np.ndarray:
+    def _require(self, name: str) -> None:
         if name not in self.run.model.encoders:
             raise UserError(f"the model has no {name} tower")
-        output = f"{name}/embedding"
-        parts = [inputs[start : start + _ROWS] for start in range(0, max(len(inputs), 1), _ROWS)]
-        return np.concatenate(
-            [self.predictor.run([output], batch_of(part))[output] for part in parts]
-        )
+
+    def _image(self, name: str, file: bytes) -> dict[str, np.ndarray]:
+        try:
+            return self.images(file)
+        except ExampleError as error:
+            raise ExampleError(f"{name}: {error}", kind=error.kind) from error
+
+    def _encode(
+        self, name: str, inputs: Iterable[T], batch_of: Callable[[Sequence[T]], Batch]
+    ) -> np.ndarray:
+        output, parts = f"{name}/embedding", []
+        for each, rows in batches(inputs):
+            batch = {entry: padded(array, rows) for entry, array in batch_of(each).items()}
+            parts.append(self.predictor.run([output], batch)[output][: len(each)])
+        return np.concatenate(parts) if parts else self._no_rows(output)
+
+    def _no_rows(self, output: str) -> np.ndarray:
+        """An output of no rows. It is traced for its shape, not compiled."""
+        batch = example_batch(self.run.model)
+
+        def forward(variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
+            return self.model.apply(variables, batch, want=(output,))[0][output]
+
+        made = jax.eval_shape(forward, self.variables, batch)
+        return np.zeros((0, *made.shape[1:]), made.dtype)
 
 
 def load(
-    path: str, precision: Precision | None = None, devices: Sequence[jax.Device] | None = None
+    path: str | os.PathLike[str],
+    precision: Precision | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Loaded:
     """The model of a checkpoint, with EMA parameters if it has them.
 
     Every device holds all parameters, and computes its part of the rows.
 
     Args:
-      path: a checkpoint (`W/checkpoints/STEP`); or a workdir, which means its newest intact
-        checkpoint; or the output of `vljax export` as safetensors, npz or programs, whose weights
-        keep their stored formats.
+      path: a checkpoint (`W/checkpoints/STEP`); or a workdir or its folder `checkpoints`, which
+        mean the newest intact checkpoint; or the output of `vljax export` as safetensors, npz or
+        programs, whose weights keep their stored formats.
       precision: precision to compute in; by default that of the training run, on every platform.
       devices: the devices to compute on; by default all of this process.
 
@@ -150,16 +190,17 @@ def load(
       UserError: if there is no intact checkpoint that this version can read.
 
     >>> model = load("runs/quickstart")  # doctest: +SKIP
-    >>> images = model.encode_image([Path("cat.png").read_bytes()])  # doctest: +SKIP
+    >>> images = model.encode_image(["cat.png", "dog.jpg"])  # doctest: +SKIP
     >>> texts = model.encode_text(["a cat", "a dog"])  # doctest: +SKIP
     >>> similarities = images @ texts.T  # doctest: +SKIP
-    >>> load("runs/vqa").answer(image, "What is left of the cat?")  # doctest: +SKIP
+    >>> load("runs/vqa").answer("cats.jpg", "What is left of the cat?")  # doctest: +SKIP
     [('dog', 0.83), ('apple', 0.04), ('cow', 0.02), ('pear', 0.01), ('banana', 0.01)]
     >>> load("no/such/workdir")
     Traceback (most recent call last):
     vljax.config.UserError: no/such/workdir: no intact checkpoint
     """
     enable_compilation_cache()
+    path = os.fspath(path)
     written = exported.open_folder(path) if exported.recognises(path) else None
     folder = checkpoint.find_intact(path) if written is None else epath.Path(written.folder)
 
@@ -177,7 +218,7 @@ def load(
     precision = precision or stored
     run = dataclasses.replace(run, precision=precision, attention="auto")
 
-    mesh = make_mesh(MeshConfig(), jax.local_devices() if devices is None else devices)
+    mesh = make_mesh(MeshConfig(), find_devices(local=True) if devices is None else devices)
     model, everywhere = build_model(run, mesh), replicated(mesh)
     if written is None:
         variables = _stored(folder, model, run, everywhere)

@@ -10,6 +10,7 @@ The other modules of a run:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -28,6 +29,7 @@ from vljax.data.records import error_for_field
 from vljax.evaluation.evaluator import EvaluationData, Evaluator, ShardedEvaluationSet
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.predictor import Predictor
+from vljax.files import exclusive, join
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
@@ -44,7 +46,15 @@ from vljax.training.loop import Cadence, Evaluate, Loop
 from vljax.training.metrics import NullWriter
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState, evaluation_variables
-from vljax.workdir import Files, checkpoint_files, describe, facts, refuse_another_recipe, resume
+from vljax.workdir import (
+    LOCK,
+    Files,
+    checkpoint_files,
+    describe,
+    facts,
+    refuse_another_recipe,
+    resume,
+)
 
 Log = Callable[[str], None]
 Bind = Callable[[Variables], Predictor]
@@ -76,7 +86,7 @@ def train(run: Run, console: Console | None = None) -> Finished | None:
     Raises:
       UserError: for a problem with recipe, data or workdir, before anything is compiled; later if
         a checkpoint cannot be written.
-      Interrupted: after SIGINT or SIGTERM, once everything is saved.
+      Interrupted: after SIGINT, SIGTERM or SIGHUP, once everything is saved.
     """
     run = dataclasses.replace(run, workdir=str(storage.absolute(_check_paths_set(run))))
     run = pretrained.pinned(run)
@@ -101,12 +111,24 @@ def _train(run: Run, console: Console) -> Finished:
     enable_compilation_cache()
     prepared = prepare(run)
     check_trains(prepared)
+    for note in prepared.notes:
+        log(f"note: {note}")
+    with _only_run(prepared):
+        return _train_prepared(prepared, console, log)
+
+
+def _only_run(prepared: Prepared) -> contextlib.AbstractContextManager[None]:
+    """Holds the workdir for this run: two of them would mix their metrics and checkpoints."""
+    workdir = prepared.run.workdir
+    if workdir is None or not is_first():
+        return contextlib.nullcontext()
+    return exclusive(join(workdir, LOCK), f"{workdir}: another run writes there")
+
+
+def _train_prepared(prepared: Prepared, console: Console, log: Log) -> Finished:
     run = prepared.run
     assert run.workdir is not None
     workdir = run.workdir
-    for note in prepared.notes:
-        log(f"note: {note}")
-
     # Everything that can be refused is checked before the first compile, which may take minutes.
     files = checkpoint_files(prepared)
     data = {

@@ -18,7 +18,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from vljax.config import Component, UserError, field_types, member, suggest
+from vljax.config import Component, UserError, field_types, member, suggest, walk
 
 __all__ = ["components", "override"]
 
@@ -246,7 +246,38 @@ def _check_known(recipe: Any, path: str) -> None:
             options = [str(i) for i in range(len(value))]
         else:
             options = []
+        if name not in options and len(parts) == 1 and (found := _elsewhere(recipe, name)):
+            raise UserError(f"unknown field {path!r}; did you mean {found}?")
         if name not in options:
             above = "".join(f"{part}." for part in parts[:depth])
             raise UserError(f"unknown field {path!r}{suggest(name, options, above)}")
         value, hint = _child(value, hint, name)
+
+
+_USUAL = {
+    "batch": "global_batch",
+    "batch_size": "global_batch",
+    "bs": "global_batch",
+    "lr": "learning_rate",
+    "max_steps": "steps",
+    "num_steps": "steps",
+    "num_workers": "workers",
+    "out": "workdir",
+    "output_dir": "workdir",
+    "save_every": "checkpoint_every",
+    "warmup": "warmup_steps",
+    "wd": "weight_decay",
+}
+"""Names of other software -> ours."""
+
+
+def _elsewhere(recipe: Any, name: str) -> str:
+    """The fields deeper in a recipe that have a name, or ours for it: up to 3, for a message."""
+    name = _USUAL.get(name, name)
+    found = [
+        f"{path}.{name}" if path else name
+        for path, part in walk(recipe)
+        if name in field_types(part.__class__)
+    ]
+    nearest = sorted(found, key=lambda path: (path.count("."), path))[:3]
+    return " or ".join(map(repr, nearest))

@@ -156,12 +156,24 @@ class Run:
                     made, wanted = batch[entry][0][1:], spec.shape[1:]
                     patches = encoder is not None and encoder.any_length
                     remedy = "; use patchify with its patch_size" if patches else ""
+                    if entry == "image" and not patches:
+                        remedy = self._size_remedy(made[0])
                     yield field, f"is made for {wanted}, but the data gives {made}{remedy}"
         for name, objective in self.objectives.items():
             for entry in objective.batch_entries():
                 if entry not in batch:
                     missing = f"needs the batch entry {entry!r}, which no transform makes"
                     yield f"objectives.{name}", f"{missing}{suggest(entry, batch)}"
+
+    def _size_remedy(self, size: int) -> str:
+        """The fields of transforms that set the size of images."""
+        fields = [
+            f"--data.{name}.{i}.size"
+            for name in ("train_transforms", "eval_transforms")
+            for i, transform in enumerate(getattr(self.data, name))
+            if getattr(transform, "size", None) == size
+        ]
+        return f"; set {' and '.join(fields)}" if fields else ""
 
     def _group_problems(self) -> Iterator[tuple[str, str]]:
         """Groups that no objective trains, and objectives that train a group that is not there."""
@@ -202,7 +214,8 @@ class Run:
                 yield path, "the name holds '/', which separates the parts of metric names"
             other = seen.setdefault(prefix, path)
             if other != path:
-                yield path, f"and {other} both measure {prefix!r}; rename or drop one"
+                remedy = f"rename one in the recipe, or drop one: --{path} none"
+                yield path, f"and {other} both measure {prefix!r}; {remedy}"
 
     def evaluator_prefixes(self) -> dict[str, str]:
         """What the metric names of each evaluator begin with, by the path of its recipe field.

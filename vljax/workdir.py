@@ -34,6 +34,9 @@ Files = Callable[[int], dict[str, bytes]]
 
 FORMAT_VERSION = 2
 
+LOCK = ".lock"
+"""Held by the run that writes to a local workdir."""
+
 
 def facts(run: Run) -> dict[str, str]:
     """Name -> value of what must be equal in all processes: versions and fields of the recipe.

@@ -1,12 +1,15 @@
 """`vljax check`: one line and exit status 2 for everything that a recipe can get wrong."""
 
 import json
+import os
+import socket
 import sys
 
 import pytest
 
 from tests.commands.conftest import ROOT
 from vljax.commands.main import main
+from vljax.files import exclusive
 
 QUICKSTART = "configs/quickstart.py:tiny"
 CHECK = ("-m", "vljax.commands.main", "check")
@@ -74,6 +77,12 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
             ["--optim.learning_rat", "1"],
             "unknown field 'optim.learning_rat'; did you mean 'optim.learning_rate'?",
         ),
+        (["--lr", "1"], "unknown field 'lr'; did you mean 'optim.learning_rate'?"),
+        (["--learning_rate", "1"], "'learning_rate'; did you mean 'optim.learning_rate'?"),
+        (["--batch-size", "1"], "unknown field 'batch_size'; did you mean 'global_batch'?"),
+        (["--warmup_steps", "1"], "did you mean 'optim.schedule.warmup_steps'?"),
+        (["--image_size", "1"], "did you mean 'model.nodes.image.image_size'?"),
+        (["--stepps", "1"], "unknown field 'stepps'; did you mean 'steps'?"),
         (["--optim.learning_rate", "fast"], "could not convert string to float: 'fast'"),
         (["--optim.learning_rate", "0"], "optim.learning_rate: must be positive, not 0.0"),
         (["--steps", "1.5"], "invalid literal for int"),
@@ -92,7 +101,7 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
         ),
         (
             ["--model.nodes.image.image_size", "32"],
-            "model.nodes.image: is made for (32, 32, 3), but the data gives (60, 60, 3)",
+            "is made for (32, 32, 3), but the data gives (60, 60, 3); set --data.train_transforms",
         ),
         (
             ["--model.nodes.text.context_length", "8"],
@@ -109,7 +118,8 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
         (
             ["--final_evaluators.retrieval.source.split", "validation"],
             "final_evaluators.retrieval: and evaluators.retrieval both measure "
-            "'retrieval/builtin/validation'; rename or drop one",
+            "'retrieval/builtin/validation'; rename one in the recipe, or drop one: "
+            "--final_evaluators.retrieval none",
         ),
         (
             ["--mesh.data", "3"],
@@ -166,6 +176,14 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
 )
 def test_a_wrong_recipe_is_an_error_of_one_line(in_process, overrides, message):
     assert message in in_process("check", QUICKSTART, *overrides)
+
+
+def test_a_workdir_belongs_to_one_run_at_a_time(in_process, tmp_path):
+    with exclusive(str(tmp_path / ".lock"), ""):
+        error = in_process("train", QUICKSTART, "--workdir", str(tmp_path))
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert f"{tmp_path}: another run writes there: {holder}; wait until it ends" in error
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
 
 
 def test_a_batch_that_the_mesh_cannot_split_is_an_error(in_process):

@@ -11,6 +11,7 @@ from PIL import Image
 
 import vljax.datasets.builtin.vocabulary as vocabulary
 from vljax.config import UserError
+from vljax.data.records import ExampleError
 from vljax.inference import load
 from vljax.models.parameters import merge, select
 from vljax.training.checkpoint.saved_state import read_state
@@ -118,7 +119,7 @@ def test_embeddings_of_all_devices_equal_those_of_one(moved, loaded, count):
 
 def test_one_device_computes_the_model_as_it_is(moved):
     one = load(str(moved[0]), devices=jax.devices()[:1])
-    texts = [f"picture {i}" for i in range(5)]
+    texts = [f"picture {i}" for i in range(4)]  # a number of rows that is computed as it is
     ids, mask = one.tokenizer(texts)
     outputs, _ = jax.jit(one.model.apply)(one.variables, {"text": ids, "text_mask": mask})
     np.testing.assert_array_equal(one.encode_text(texts), outputs["text/embedding"])
@@ -132,6 +133,85 @@ def test_inputs_are_computed_in_parts(loaded):
     np.testing.assert_array_equal(loaded.encode_text(texts), np.concatenate(parts))
 
 
+def test_images_in_any_form(loaded, tmp_path):
+    content = picture(0)
+    expected = loaded.encode_image([content])
+    (tmp_path / "0.png").write_bytes(content)
+    path, opened = tmp_path / "0.png", Image.open(io.BytesIO(content))
+    array = np.asarray(opened)
+    forms = (content, bytearray(content), memoryview(content), path, str(path), opened, array)
+    for form in forms:
+        np.testing.assert_array_equal(loaded.encode_image(form), expected)
+    every = np.repeat(expected, len(forms), axis=0)
+    np.testing.assert_allclose(loaded.encode_image(iter(forms)), every, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(loaded.encode_image(np.stack([array] * 2)), every[:2], atol=1e-6)
+
+
+def test_pillow_images_are_upright_and_keep_transparency(loaded):
+    turned = Image.open(io.BytesIO(picture(0)))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    turned.convert("RGBA").save(file, "PNG", exif=exif)
+    opened = Image.open(io.BytesIO(file.getvalue()))
+    opened.putalpha(77)
+    again = io.BytesIO()
+    opened.save(again, "PNG", exif=exif)
+    np.testing.assert_array_equal(
+        loaded.encode_image(opened), loaded.encode_image([again.getvalue()])
+    )
+    cmyk = Image.new("CMYK", (9, 9), (10, 20, 30, 40))
+    rgb = loaded.encode_image(cmyk.convert("RGB"))
+    np.testing.assert_array_equal(loaded.encode_image(cmyk), rgb)
+
+
+def test_a_lone_text_is_one_text(loaded):
+    expected = loaded.encode_text(["a cat"])
+    assert expected.shape[0] == 1
+    np.testing.assert_array_equal(loaded.encode_text("a cat"), expected)
+    np.testing.assert_array_equal(loaded.encode_text(np.array(["a cat"])), expected)
+    two = loaded.encode_text(text for text in ("a cat", "a dog"))
+    np.testing.assert_array_equal(two, loaded.encode_text(["a cat", "a dog"]))
+
+
+def test_no_inputs_give_no_rows(loaded):
+    dim = loaded.encode_text("a").shape[1]
+    for made in (loaded.encode_text([]), loaded.encode_image(iter(()))):
+        assert made.shape == (0, dim)
+        assert made.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("text", [None], r"texts\[0\] is None, not a string; pass a list of strings"),
+        ("text", ["a", ["b"]], r"texts\[1\] is of type list, not a string"),
+        ("text", b"a cat", "got of type bytes; pass a list of strings"),
+        ("image", [None], r"images\[0\] is None, not an image; pass a list of paths"),
+        ("image", 7, "got of type int; pass a list of paths"),
+        ("image", np.zeros((4, 4, 3)), r"images\[0\] is an array of float64; pixels have to be"),
+        ("image", np.zeros((3, 4, 5), np.uint8), r"of shape \[3, 4, 5\]; an image has the shape"),
+        ("image", "no.png", r"no\.png: cannot be read \(No such file or directory\)"),
+        ("image", [b"GIF89a"], r"images\[0\]: image "),
+    ],
+)
+def test_other_inputs_are_named(loaded, method, given, message):
+    with pytest.raises((TypeError, ValueError, UserError, ExampleError), match=message):
+        getattr(loaded, f"encode_{method}")(given)
+
+
+def test_few_programs_serve_every_number_of_inputs(moved):
+    one = load(moved[0], devices=jax.devices()[:1])
+    for count in (*range(1, 20), 63, 65, 127, 129, 255, 257, 300):
+        assert len(one.encode_text(["a cat"] * count)) == count
+    assert one.predictor.forward._compiled._cache_size() == 5
+
+
+def test_a_path_object_and_the_folder_of_checkpoints(moved, loaded):
+    for path in (moved[0], moved[0] / "checkpoints", f"{moved[0]}/checkpoints/"):
+        assert load(path).step == loaded.step
+
+
 def test_a_damaged_checkpoint_is_refused(moved, tmp_path):
     copy = shutil.copytree(moved[0], tmp_path / "w")
     file = copy / "checkpoints" / "2" / "tokenizer" / "tokenizer.json"
@@ -140,6 +220,9 @@ def test_a_damaged_checkpoint_is_refused(moved, tmp_path):
         load(str(copy / "checkpoints" / "2"))
     with pytest.raises(UserError, match="no intact checkpoint"):
         load(str(copy))
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:9b\nsize 9\n")
+    with pytest.raises(UserError, match=r"tokenizer/tokenizer\.json: it is a Git LFS pointer"):
+        load(str(copy / "checkpoints" / "2"))
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):

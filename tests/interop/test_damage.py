@@ -122,8 +122,9 @@ def test_damaged_configurations_of_every_family(name, tmp_path, refused):
         kept = found.read_bytes()
         found.write_bytes(kept[:40])
         assert str(found) in refused(source)
-        found.unlink()
-        assert "no such file" in refused(source)
+        if other != "tokenizer_config.json" or name == "siglip2_a":  # else it may be missing
+            found.unlink()
+            assert "no such file" in refused(source)
         found.write_bytes(kept)
 
 
@@ -157,6 +158,12 @@ def test_load_finds_damage_in_any_file(kind, home, tmp_path):
     source = home.copy(kind, tmp_path / "source")
     names = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
     assert len(names) > 5
+    weights = source / "parameters.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:9b\n")
+    with pytest.raises(UserError, match=r"parameters\.safetensors: it is a Git LFS pointer"):
+        load(str(source))
+    weights.write_bytes(whole)
     for name in names:
         file = source / name
         before = file.read_bytes()

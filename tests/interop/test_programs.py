@@ -32,6 +32,7 @@ from vljax.interop.convert import export_model, import_model
 from vljax.interop.export_plan import ExportIssues
 from vljax.interop.files.safetensors import read_file
 from vljax.interop.programs import folder as program_folder
+from vljax.interop.programs.standalone.embed import Model
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite
 from vljax.run import Run, prepare
@@ -130,6 +131,24 @@ def test_programs_hold_no_weights_and_the_folder_is_plain_safetensors(
     np.testing.assert_array_equal(load(str(out)).encode_text(["a"]), expected)
 
 
+def test_programs_take_the_inputs_that_inference_takes(siglip, exported, tmp_path):
+    made, model = Model(exported("stablehlo")), load(siglip)
+    content = inputs.images()[0]
+    (tmp_path / "0.png").write_bytes(content)
+    pixels = Image.open(io.BytesIO(content)).convert("RGB")
+    images = [content, tmp_path / "0.png", str(tmp_path / "0.png"), pixels, np.asarray(pixels)]
+    ours = model.encode_image(iter(images))
+    np.testing.assert_allclose(made.encode_image(iter(images)), ours, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(made.encode_image(pixels), ours[:1], rtol=0, atol=1e-5)
+    text = made.encode_text("a cat")
+    np.testing.assert_allclose(text, model.encode_text(["a cat"]), rtol=0, atol=1e-5)
+    assert made.encode_image([]).shape == made.encode_text([]).shape == (0, 16)
+    with pytest.raises(TypeError, match=r"texts\[0\] is None"):
+        made.encode_text([None])
+    with pytest.raises(ValueError, match=r"no\.png: cannot be read"):
+        made.encode_image("no.png")
+
+
 def test_a_damaged_image_is_an_error_of_one_line(exported, tmp_path):
     out, file = exported("stablehlo"), tmp_path / "broken.png"
     stream = io.BytesIO()
@@ -138,7 +157,7 @@ def test_a_damaged_image_is_an_error_of_one_line(exported, tmp_path):
     file.write_bytes(stream.getvalue().replace(b"IDAT", b"\0\1\2\3"))
     done = embed(out, "--images", file)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: damaged, or not an image of ")
+    assert done.stderr.startswith(f"error: {file}: damaged, or not an image of ")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -73,5 +73,5 @@ def test_a_missing_shard_and_a_wrong_index_are_named(tmp_path):
     with pytest.raises(UserError, match=r"-00002-of-00003\.safetensors: no such file"):
         read_folder(tmp_path, "model")
     index.write_text("[]")
-    with pytest.raises(UserError, match="not an index of safetensors files"):
+    with pytest.raises(UserError, match="not an index of files of weights"):
         read_folder(tmp_path, "model")

@@ -101,6 +101,47 @@ def test_missing_configuration_fields_have_the_defaults_of_transformers(name, fo
     assert read(source).run == whole
 
 
+def test_a_config_dict_overrides_the_whole_part_of_a_clip(foreign):
+    """CLIPConfig of transformers: `text_config.update(CLIPTextConfig(**text_config_dict))`."""
+    source = foreign("transformers_clip_a")
+    plain = read(source)
+
+    def null(config):
+        config.update(text_config_dict=None, vision_config_dict=None)
+
+    edited(source, "config.json", null)
+    assert (read(source).run, read(source).notes) == (plain.run, [])
+
+    def override(config):
+        for part in ("text_config", "vision_config"):
+            config[f"{part}_dict"] = dict(config[part])
+            config[part] |= {"num_attention_heads": 8, "hidden_act": "gelu", "hidden_size": 7}
+
+    edited(source, "config.json", override)
+    assert read(source).run == plain.run
+    wanted = "with other values of: hidden_act, hidden_size, num_attention_heads"
+    assert [wanted in note for note in read(source).notes] == [True, True]
+
+    def defaults(config):
+        for part in ("text_config", "vision_config"):
+            del config[f"{part}_dict"]["hidden_act"], config[f"{part}_dict"]["layer_norm_eps"]
+            config[part]["layer_norm_eps"] = 0.5
+
+    edited(source, "config.json", defaults)
+    for name, tower in read(source).run.model.encoders.items():
+        assert tower.activation == plain.run.model.encoders[name].activation == "quick_gelu"
+        assert tower.norm_epsilon == 1e-5
+
+    def alone(config):
+        del config["text_config"], config["vision_config"]
+
+    edited(source, "config.json", alone)
+    assert read(source).run.model == plain.run.model
+    edited(source, "config.json", lambda c: c["text_config_dict"].update(hidden_size="x"))
+    with pytest.raises(UserError, match=r"text_config_dict\.hidden_size: 'x' is not of type int"):
+        read(source)
+
+
 @pytest.mark.parametrize(
     ("name", "towers"),
     [

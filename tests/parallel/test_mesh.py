@@ -189,3 +189,16 @@ def test_the_batch_must_split_evenly():
         check_batch(mesh, 10)
     with pytest.raises(UserError, match="4 would do"):
         check_batch(mesh, 1)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError])
+def test_a_platform_that_is_not_there_is_named(monkeypatch, kind):
+    """What jax 0.10 raises: for a platform without devices, and for one without a plugin."""
+
+    def missing():
+        raise kind("Unable to initialize\nbackend")
+
+    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(UserError, match=r"^JAX_PLATFORMS=cuda: JAX finds no such device"):
+        make_mesh(MeshConfig())

@@ -1,7 +1,10 @@
-"""Ctrl-C and SIGTERM between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP between two steps."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -9,11 +12,13 @@ import pytest
 from vljax.parallel.processes.agreement import AllReduceMaximum
 from vljax.training.interrupt import StopRequest
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_held_and_the_second_acts_as_usual(number):
     caught, said = [], []
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in SIGNALS}
     outer = signal.signal(number, lambda n, _: caught.append(n))
     try:
         with StopRequest(said.append) as stop:
@@ -29,10 +34,49 @@ def test_the_first_signal_is_held_and_the_second_acts_as_usual(number):
 
 
 def test_handlers_are_restored():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in SIGNALS}
     with StopRequest(print):
         assert {n: signal.getsignal(n) for n in before} != before
     assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_a_run_under_nohup_goes_on():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(str) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+_IN_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from vljax.training.interrupt import StopRequest
+with StopRequest(lambda line: print(line, flush=True)) as stop:
+    print("ready", flush=True)
+    while stop.signum is None:
+        pass
+    print("more", flush=True)
+    open(sys.argv[1], "w").write(str(stop.signum))
+"""
+
+
+def test_a_closed_terminal_does_not_end_the_run_before_it_has_saved(tmp_path):
+    ours, theirs = pty.openpty()
+    file = tmp_path / "saved"
+    command = [sys.executable, "-c", _IN_TERMINAL, str(file)]
+    # The terminal of a new session sends SIGHUP to it when it is closed.
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    while b"ready" not in os.read(ours, 1000):
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert file.read_text() == str(int(signal.SIGHUP))
 
 
 def test_among_several_processes_a_signal_counts_once_all_know_of_it():

@@ -13,6 +13,7 @@ from vljax import __version__
 from vljax.commands import import_export, recipe_arguments, verify
 from vljax.commands.output import write_json
 from vljax.config import UserError
+from vljax.host_process import leave_out_libtpu
 
 _RECIPE_COMMANDS = {
     "train": "train a model as a recipe describes, or continue an earlier run",
@@ -56,6 +57,7 @@ def train_main(default_recipe: str) -> int:
 
 def _exit_status(command: Callable[[], int]) -> int:
     """Runs a command; errors that the user can act on are printed as one line."""
+    leave_out_libtpu()
     try:
         try:
             return command()

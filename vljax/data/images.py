@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vljax.data.records import ExampleError, RejectionKind
+from vljax.files import LFS_REMEDY, is_lfs_pointer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,7 +71,7 @@ def decode_pixels(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height 
     from PIL import ImageOps
 
     # Opening reads the header only.
-    with image_errors(), open_image(content) as image:
+    with image_errors(content), open_image(content) as image:
         check_pixels(image.width, image.height, max_pixels)
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
             # simplejpeg refuses files about which libjpeg only warns; Pillow decodes them.
@@ -179,8 +180,12 @@ def _on_background(
 
 
 @contextlib.contextmanager
-def image_errors() -> Iterator[None]:
-    """Turn any exception of an image decoder into an ExampleError."""
+def image_errors(content: bytes = b"") -> Iterator[None]:
+    """Turn any exception of an image decoder into an ExampleError.
+
+    Args:
+      content: the image file, to say what it is if it is not an image.
+    """
     try:
         yield
     except ExampleError:
@@ -189,6 +194,8 @@ def image_errors() -> Iterator[None]:
     except Exception as error:
         # Errors are told apart by name, since Pillow is imported only when an image is decoded.
         name = type(error).__name__
+        if name == "UnidentifiedImageError" and is_lfs_pointer(content):
+            raise ExampleError(f"image: {LFS_REMEDY}", kind="not_an_image") from error
         if name == "UnidentifiedImageError":
             formats = ", ".join(FORMATS)
             raise ExampleError(f"image is none of {formats}", kind="not_an_image") from error
@@ -260,7 +267,7 @@ def read_header(content: bytes) -> ImageHeader:
     Raises:
       ExampleError: if its format is not one of `FORMATS`, or it is damaged.
     """
-    with image_errors(), open_image(content) as image:
+    with image_errors(content), open_image(content) as image:
         return _header(image)
 
 

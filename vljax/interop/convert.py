@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
 
 from vljax.config import UserError, suggest
@@ -22,7 +21,7 @@ from vljax.interop.mapping import Pair, pair, to_foreign
 from vljax.interop.new_folder import new_folder
 from vljax.interop.quantized import kernels, quantized
 from vljax.models.quantization.forms import FORMS
-from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest
@@ -165,7 +164,7 @@ def export_model(
     arrays = to_foreign(pairs, own, FLOATS[dtype])
     changes: dict[str, str] = {}
     if quantize is not None:
-        model = build_model(trained.run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
+        model = build_model(trained.run, make_mesh(MeshConfig(1, 1, 1), find_devices()[:1]))
         inputs = kernels(model, trained.run.model)
         arrays = quantized(arrays, trained.parameters, inputs, FORMS[quantize])
         changes = dict.fromkeys(inputs, quantize)

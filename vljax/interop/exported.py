@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 import vljax
 from vljax.config import UserError
+from vljax.files import refuse_lfs_pointer
 from vljax.interop.export_plan import TrainedModel
 from vljax.interop.files.npz import read_npz
 from vljax.interop.files.safetensors import read_folder
@@ -153,6 +154,7 @@ def open_folder(path: str) -> ExportedFolder:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
+    refuse_lfs_pointer(file)
     try:
         content: dict[str, Any] = json.loads(file.read_bytes())
         version, files = content["version"], dict(content["files"])
@@ -166,6 +168,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     for name, digest in digests.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder}: {name} is missing; {_REMEDY}")
+        refuse_lfs_pointer(folder / name)
         if _digest(folder / name) != digest:
             raise UserError(f"{folder}: {name} differs from its digest; {_REMEDY}")
     return content

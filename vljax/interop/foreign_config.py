@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError, suggest
+from vljax.files import refuse_lfs_pointer
 
 
 class ForeignConfig:
@@ -47,9 +48,21 @@ class ForeignConfig:
         """A value of any type."""
         return self._data.get(name, default)
 
-    def part(self, name: str) -> ForeignConfig:
-        """A nested configuration; an empty one if it is missing."""
+    def part(self, name: str, override: str | None = None) -> ForeignConfig:
+        """A nested configuration; an empty one if it is missing.
+
+        Args:
+          name: its field.
+          override: a field that is read in place of `name` unless it is missing or null.
+        """
+        if override is not None and override in self:
+            name = override
         return ForeignConfig(self._data.get(name) or {}, self._source, self._inner(name))
+
+    def differing(self, other: ForeignConfig) -> list[str]:
+        """The fields that both configurations state, with different values."""
+        both = self._data.keys() & other._data.keys()
+        return sorted(name for name in both if self._data[name] != other._data[name])
 
     def side(self, name: str, default: int) -> int:
         """The side of a square, which may be stored as one number or as two equal ones."""
@@ -91,7 +104,8 @@ def _type_name(value: Any) -> str:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises UserError if it is missing or not JSON."""
+    """The content of a JSON file. Raises UserError if it is missing or is not JSON."""
+    refuse_lfs_pointer(file)
     try:
         return json.loads(file.read_bytes())
     except FileNotFoundError:

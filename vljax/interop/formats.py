@@ -104,5 +104,10 @@ def detect_format(source: Path) -> Format:
             return candidate
     if source.suffix == ".npz":
         raise UserError(f"{source}: holds only weights; add --recipe, which describes the model")
+    if source.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+        raise UserError(
+            f"{source}: holds only weights; put its model's config.json or"
+            " open_clip_config.json beside it"
+        )
     titles = "; ".join(candidate.title for candidate in candidates)
     raise UserError(f"{source}: vljax cannot import this; it reads: {titles}")

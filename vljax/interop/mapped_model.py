@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import jax
-
 from vljax.config import UserError
 from vljax.data.tokenizers.base import load_named
 from vljax.interop import big_vision
@@ -24,7 +22,7 @@ from vljax.models.layers.transformer import TransformerConfig
 from vljax.models.node import Node
 from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
-from vljax.parallel.mesh import MeshConfig
+from vljax.parallel.mesh import MeshConfig, find_devices
 from vljax.run import Prepared, Run, check_ids, prepare
 
 
@@ -63,7 +61,7 @@ def read_model(source: str, recipe: Run | None = None) -> MappedModel:
         raise UserError(f"{source}: vljax can write {chosen.title}, but not read it")
     foreign = chosen.read(path)
     foreign = replace(foreign, run=_unrolled(foreign.run))
-    prepared = prepare(foreign.run, jax.devices()[:1])
+    prepared = prepare(foreign.run, find_devices()[:1])
     check_ids(foreign.run, {"text": foreign.tokenizer})
     shapes = unrolled_shapes(prepared.shapes.params)
     pairs = pair(foreign.rules, shapes, foreign.format_title)
@@ -89,7 +87,7 @@ def _read_by_recipe(source: str, recipe: Run) -> MappedModel:
     tokenizer = load_named("text", recipe.data.tokenizers["text"])
     run = replace(_unrolled(without_paths(recipe)), pretrained={}, workdir=None)
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
-    prepared = prepare(run, jax.devices()[:1])
+    prepared = prepare(run, find_devices()[:1])
     check_ids(run, {"text": tokenizer})
     own = unrolled_shapes(prepared.shapes.params)
     pairs: list[Pair] = []

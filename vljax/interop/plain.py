@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-
 from vljax import config
 from vljax.data.tokenizers import load_tokenizer
 from vljax.interop import exported
@@ -27,7 +25,7 @@ from vljax.interop.mapping import Rule, rule
 from vljax.interop.quantized import dequantizing, kernels
 from vljax.models.parameters import unrolled_shapes
 from vljax.models.quantization.forms import Form
-from vljax.parallel.mesh import MeshConfig
+from vljax.parallel.mesh import MeshConfig, find_devices
 from vljax.run import Prepared, Run, prepare
 from vljax.workdir import decode_recipe
 
@@ -78,7 +76,7 @@ def _read(
     recipe = decode_recipe(read_json(folder / RECIPE), str(folder / RECIPE))
     # The recipe comes from another machine, whose paths and devices are not available here.
     run = replace(without_paths(recipe), mesh=MeshConfig(1, 1, 1), attention="auto", workdir=None)
-    prepared = prepare(run, jax.devices()[:1])
+    prepared = prepare(run, find_devices()[:1])
     shapes = unrolled_shapes(prepared.shapes.params)
     tensors = tensors if adapt is None else adapt(prepared)
     tokenizer = load_tokenizer(str(folder / "tokenizer"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,26 @@ class MeshConfig:
             yield "fsdp_min_size", f"must be at least 0, not {self.fsdp_min_size}"
 
 
+def find_devices(*, local: bool = False) -> list[jax.Device]:
+    """The devices of all processes, or those of this one.
+
+    Raises:
+      UserError: if `JAX_PLATFORMS` names a platform that is not there.
+    """
+    try:
+        return list(jax.local_devices() if local else jax.devices())
+    # jax 0.10 raises a RuntimeError, or an AssertionError if a platform has no plugin.
+    except Exception as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        reason = " ".join(str(error).split())
+        if not asked:
+            raise UserError(f"JAX finds no device ({reason})") from error
+        reason = f" ({reason})" if reason else ""
+        raise UserError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device{reason}; unset it, or set it to cpu"
+        ) from error
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all devices, or of the given ones.
 
@@ -61,7 +82,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       UserError: if the sizes don't multiply to the number of devices, or don't fit the slices.
     """
     local = devices is None
-    devices = jax.devices() if devices is None else devices
+    devices = find_devices() if devices is None else devices
     arranged = arrange(config, devices, local)
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM: the loop saves and stops between two steps.
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: the loop saves and stops between two steps.
 
 In a run of several processes, a signal to one of them stops all at the same step. Each process puts
 the number of its signal into an all-reduce maximum that runs on the devices behind each step. The
@@ -8,6 +8,7 @@ step, and no step waits for it.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -26,7 +27,10 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While entered, holds the first SIGINT or SIGTERM; a second signal acts as usual.
+    """While entered, holds the first SIGINT, SIGTERM or SIGHUP; a second signal acts as usual.
+
+    SIGHUP comes when the terminal closes. What would be written to the terminal then goes nowhere,
+    so that the run can save. Under `nohup`, which ignores the signal, the run goes on.
 
     Attributes:
       signum: the signal once all processes know of it, else None.
@@ -45,9 +49,14 @@ class StopRequest:
         self._own = 0
         self._announce, self._maximum = announce, maximum
         self._previous: dict[int, object] = {}
+        self._terminals: list[int] = []
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # A terminal that is closed no longer counts as one.
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -81,7 +90,16 @@ class StopRequest:
         if self._maximum is None:
             self.signum = number
         self._restore()
+        if number == signal.SIGHUP:
+            self._leave_terminals()
         self._announce("stopping once this step is saved; again to stop at once")
+
+    def _leave_terminals(self) -> None:
+        """Writing to a closed terminal would raise an error in the loop."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in self._terminals:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
     def _restore(self) -> None:
         while self._previous:

@@ -68,7 +68,7 @@ class Loop:
         """Trains from the step of `state` to the last one.
 
         Raises:
-          Interrupted: after SIGINT or SIGTERM, once the state is saved.
+          Interrupted: after SIGINT, SIGTERM or SIGHUP, once the state is saved.
           UserError: if a checkpoint cannot be written, too many steps in a row were skipped, or too
             many examples were rejected.
         """

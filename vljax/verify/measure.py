@@ -17,6 +17,7 @@ from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot
 from vljax.host_process import enable_compilation_cache
 from vljax.interop.mapped_model import MappedModel, read_model
+from vljax.parallel.mesh import find_devices
 from vljax.programs import make_predictor
 from vljax.verify.data import NamedSet, TaskData
 from vljax.verify.released import RELEASED, Figure, Released
@@ -73,7 +74,7 @@ def verify(
     pipeline = dataclasses.replace(mapped.prepared.run.data, tokenizers={"text": config})
     opened = [(one, one.open(pipeline)) for one in data]
     enable_compilation_cache()
-    variables = jax.device_put(mapped.variables(), jax.devices()[0])
+    variables = jax.device_put(mapped.variables(), find_devices()[0])
     total = sum(_count_inputs(*one) for one in opened)
     predictor = _Counting(make_predictor(mapped.prepared)(variables), total, report)
     compared = []

@@ -517,7 +517,10 @@ def test_one_conversion_at_a_time_writes_to_a_folder(tmp_path, capsys, pets, mon
         )  # another user may have another TMPDIR
         status, _, err = run(capsys, *words)
         assert status == 2
-        assert err == f"error: --out {out}: another conversion is writing there\n"
+        assert err == (
+            f"error: --out {out}: another conversion is writing there; wait until it ends, or write"
+            " elsewhere\n"
+        )
         assert under_way.read_bytes() == b"half of it"
         other.stdin.close()
     assert converted(capsys, *words)["new_shards"] == 0

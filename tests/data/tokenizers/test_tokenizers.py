@@ -364,3 +364,30 @@ def test_tokenizers_are_found_by_name():
     assert decode(Tokenizer, {"type": "clip"}) == Clip()
     with pytest.raises(UserError, match="did you mean 'sentencepiece'"):
         decode(Tokenizer, {"type": "sentencepeice"})
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "WordLevel", "Unigram", "BPE"])
+def test_an_unknown_token_that_the_vocabulary_lacks_is_found_on_loading(kind, tmp_path):
+    """Else the library raises an exception at the first unknown word, in the middle of a run."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    def saved(unknown):
+        words = ["picture", "number", "a", "the", *(["[UNK]"] if unknown else [])]
+        known = {word: i for i, word in enumerate(words)}
+        made = {
+            "WordPiece": lambda: models.WordPiece(known, unk_token="[UNK]"),
+            "WordLevel": lambda: models.WordLevel(known, unk_token="[UNK]"),
+            "Unigram": lambda: models.Unigram(
+                [(word, -1.0) for word in words], 4 if unknown else None, False
+            ),
+            "BPE": lambda: models.BPE(known, [], unk_token="[UNK]"),
+        }[kind]()
+        tokenizer = Tokenizer(made)
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.add_special_tokens(["<pad>", "</s>"])
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        return HuggingFace(str(tmp_path / "tokenizer.json"), context_length=8)
+
+    with pytest.raises(UserError, match=r"text\.path: .*cannot encode text with unknown"):
+        saved(unknown=False).load()
+    assert saved(unknown=True).load()(["a zebra"])[1].sum() >= 3

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int32, Integer
 
 from vljax.config import Component, UserError, decode, encode
 from vljax.data.tokenizers.cleaning import Cleaning, clean
-from vljax.files import encodable, join, read_user_file
+from vljax.files import LFS_REMEDY, encodable, is_lfs_pointer, join, read_user_file
 
 CONFIG_FILE = "config.json"
 
@@ -273,8 +273,8 @@ def vocabulary_error(wanted: str, path: str | None, content: bytes, error: objec
 def _diagnosis(content: bytes) -> str | None:
     if not content:
         return ": it is empty"
-    if content.startswith(b"version https://git-lfs"):
-        return ": it is a Git LFS pointer; fetch the file itself with `git lfs pull`"
+    if is_lfs_pointer(content):
+        return f": {LFS_REMEDY}"
     if content.startswith(b"\x1f\x8b"):
         return ": it is compressed; unpack it with gunzip"
     if content.lstrip()[:1] == b"{":

@@ -72,6 +72,7 @@ class LoadedHuggingFace(LoadedTokenizer):
             raise vocabulary_error("tokenizer.json", config.path, vocabulary, error) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        _check_unknown(tokenizer, config)
         self._tokenizer = tokenizer
         if tokenizer.decoder is None:
             tokenizer.decoder = _decoder(json.loads(vocabulary))
@@ -90,6 +91,22 @@ class LoadedHuggingFace(LoadedTokenizer):
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return tokens
+
+
+# Words of rare characters; one of ASCII, since cleaning may drop the others.
+_RARE = ("\U00013000\U0001f9ff", "\u9f98", "qzxvkjw")
+
+
+def _check_unknown(tokenizer: Any, config: HuggingFace) -> None:
+    """Raises UserError if the file has no token for unknown text, which would end a run midway."""
+    for text in _RARE:
+        try:
+            tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # the Rust library raises nothing narrower
+            raise UserError(
+                f"data.tokenizers.text.path: {config.path} cannot encode text with unknown words or"
+                f" characters ({error}); add its unknown token to the vocabulary of the model"
+            ) from error
 
 
 def _stated(tokenizer: Any, config: HuggingFace) -> dict[str, int]:

@@ -97,7 +97,7 @@ def convert_image(content: bytes, images: ImageOptions) -> ImageFile:
 
 def as_png(content: bytes) -> bytes:
     """A grey image re-encoded as a PNG file with the same pixels."""
-    with image_errors(), open_image(content) as image:
+    with image_errors(content), open_image(content) as image:
         return _saved(image, "png", {})
 
 
@@ -132,7 +132,7 @@ def _encoded(content: bytes, size: tuple[int, int], ending: str, images: ImageOp
 
 def _colour_profile(content: bytes) -> bytes | None:
     """The ICC profile of an RGB image; profiles of other modes do not fit the decoded pixels."""
-    with image_errors(), open_image(content) as image:
+    with image_errors(content), open_image(content) as image:
         return image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from vljax.data_tools.convert.job import (
     start_or_resume,
 )
 from vljax.data_tools.convert.shard import convert_shard, limit_message
-from vljax.files import is_remote, join, make_folder
+from vljax.files import exclusive, join
 
 _POLL_SECONDS = 0.25  # between two updates of the progress
 
@@ -85,7 +85,9 @@ def convert(
         raise UserError(f"{source.full_name}: has no examples")
     job = Job(_plan(source, records, options), options.out.rstrip("/"))
     limit = options.max_rejected_share
-    with _exclusive(job):
+    with exclusive(
+        join(job.out, REPORTS, "lock"), f"--out {job.out}: another conversion is writing there"
+    ):
         start_or_resume(job, records.class_names)
         before = read_reports(job)
         totals = _Totals(job, progress, before)
@@ -112,26 +114,6 @@ def _plan(source: Source, records: Records, options: ConvertOptions) -> Plan:
         images=options.images,
         drop=tuple(sorted(set(options.drop))),
     )
-
-
-@contextlib.contextmanager
-def _exclusive(job: Job) -> Iterator[None]:
-    """Holds the lock of a local folder, which also works between users that share the folder."""
-    if is_remote(job.out):
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    make_folder(join(job.out, REPORTS))
-    lock = FileLock(join(job.out, REPORTS, "lock"), mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"--out {job.out}: another conversion is writing there") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Totals:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vljax.config import UserError, suggest
+from vljax.files import refuse_lfs_pointer
 from vljax.interop.files.npz import read_npz
-from vljax.interop.files.safetensors import read_file
+from vljax.interop.files.safetensors import read_file, read_shards
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.files.torch import state_dict
+from vljax.interop.historical import current_names
 
 _TORCH = (".pth", ".pt", ".bin")
+_WEIGHTS = (".safetensors", *_TORCH)
 
 
 def split_path(path: str) -> tuple[Path, str | None]:
@@ -43,18 +46,51 @@ def read_tensors(path: str) -> Mapping[str, Tensor]:
 
     Raises:
       UserError: if the file is missing, damaged, of another kind, or has no such part.
+
+    Older names of PyTorch parameters become today's, see `historical`.
     """
     file, part = split_path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    refuse_lfs_pointer(file)
     if file.suffix in _TORCH:
-        return state_dict(file, part)
+        return current_names(state_dict(file, part))
     if file.suffix == ".npz":
         return _subtree(read_npz(file), part, "/", file)
     if file.suffix == ".safetensors":
-        return _subtree(read_file(file), part, ".", file)
+        return current_names(_subtree(read_file(file), part, ".", file))
     known = ", ".join((".safetensors", ".npz", *_TORCH))
     raise UserError(f"{file}: unknown kind of file; known: {known}")
+
+
+def read_weights(path: Path, names: Sequence[str]) -> Mapping[str, Tensor]:
+    """The arrays of a folder, from its first file of weights or its shards. None is read yet.
+
+    Args:
+      path: a folder; or a file of weights in it, which is then the one to read.
+      names: file names or patterns in order of preference. A file may be split into shards, which
+        `NAME.index.json` lists.
+
+    Raises:
+      UserError: if there is no such file, there are several of one pattern, or one is damaged.
+    """
+    if path.is_file():
+        return read_tensors(str(path))
+    for name in names:
+        files = sorted(path.glob(name))
+        if len(files) > 1:
+            found = ", ".join(file.name for file in files)
+            raise UserError(f"{path}: holds several files of weights ({found}); name one as SRC")
+        if files:
+            return read_tensors(str(files[0]))
+        if (index := path / f"{name}.index.json").exists():
+            return current_names(read_shards(index, lambda file: read_tensors(str(file))))
+    raise UserError(f"{path / names[0]}: no such file, nor {' or '.join(names[1:])}")
+
+
+def holder(path: Path) -> Path:
+    """The folder that a source stands for: itself, or the one with a file of weights."""
+    return path.parent if path.suffix in _WEIGHTS and path.is_file() else path
 
 
 def _subtree(

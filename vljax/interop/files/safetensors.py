@@ -15,17 +15,20 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from vljax.config import UserError
+from vljax.files import refuse_lfs_pointer
 from vljax.interop.files.tensors import FLOATS, Lazy
 
 SHARD_BYTES = 4 << 30
 _CODES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NAMES = {FLOATS[name]: code for code, name in _CODES.items()}
 _NAMES |= {np.dtype(np.int8): "I8", np.dtype(np.uint8): "U8"}
+
+AnyTensor = TypeVar("AnyTensor")
 
 Progress = Callable[[int], None]
 """Called with the size of each array in bytes once it is written."""
@@ -59,6 +62,7 @@ def read_file(file: Path) -> dict[str, FileTensor]:
     """
     from safetensors import SafetensorError, safe_open
 
+    refuse_lfs_pointer(file)
     tensors = {}
     try:
         with safe_open(file, "numpy") as opened:
@@ -91,12 +95,28 @@ def read_folder(folder: Path, base: str) -> dict[str, FileTensor]:
     whole, index = folder / f"{base}.safetensors", folder / f"{base}.safetensors.index.json"
     if whole.exists() or not index.exists():
         return read_file(whole)
+    return read_shards(index, read_file)
+
+
+def read_shards(
+    index: Path, read: Callable[[Path], Mapping[str, AnyTensor]]
+) -> dict[str, AnyTensor]:
+    """The tensors of the shards that an index lists: `model.safetensors.index.json`.
+
+    Args:
+      index: the index; its shards stand beside it.
+      read: reads one shard.
+
+    Raises:
+      UserError: if the index is damaged, or a shard is missing, damaged or another one.
+    """
+    refuse_lfs_pointer(index)
     try:
         weight_map = dict(json.loads(index.read_text())["weight_map"])
-        shards = {name: folder / Path(file).name for name, file in weight_map.items()}
+        shards = {name: index.parent / Path(file).name for name, file in weight_map.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{index}: not an index of safetensors files ({error!r})") from error
-    opened = {file: read_file(file) for file in sorted(set(shards.values()))}
+        raise UserError(f"{index}: not an index of files of weights ({error!r})") from error
+    opened = {file: read(file) for file in sorted(set(shards.values()))}
     found = {name: tensor for tensors in opened.values() for name, tensor in tensors.items()}
     misplaced = sorted(name for name, file in shards.items() if name not in opened[file])
     if misplaced:

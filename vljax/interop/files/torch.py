@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vljax.config import UserError, suggest
+from vljax.files import refuse_lfs_pointer
 from vljax.interop.files import torch_pickle
 from vljax.interop.files.torch_tensors import (
     Storage,
@@ -27,6 +28,8 @@ from vljax.interop.files.torch_tensors import (
 )
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_OF_TRAINING = ("optimizer", "optimizer_states", "scaler", "scheduler", "lr_scheduler")
+"""Entries of training checkpoints that hold tensors but no parameters."""
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -36,13 +39,15 @@ def state_dict(path: str | Path, subtree: str | None = None) -> dict[str, Stored
     Args:
       path: a local file that `torch.save` wrote.
       subtree: the key of a state dict inside the file, such as `model_ema`; by default the only
-        entry that holds tensors (`{"state_dict": ..., "epoch": 3}`).
+        entry that holds tensors, besides the state of an optimizer
+        (`{"state_dict": ..., "optimizer": ..., "epoch": 3}`).
 
     Raises:
       UserError: if the file is damaged or of another kind, needs code to be run, or does not hold
         exactly one state dict.
     """
     source = str(path)
+    refuse_lfs_pointer(source)
     try:
         return _state_dict(Path(path), source, subtree)
     except UserError:
@@ -72,7 +77,7 @@ def _holds_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def _only_state_dict(content: Mapping[Any, Any], source: str) -> Any:
-    found = [key for key, value in content.items() if _tensors(value)]
+    found = [key for key, value in content.items() if key not in _OF_TRAINING and _tensors(value)]
     if len(found) > 1:
         names = ", ".join(map(str, found))
         raise UserError(f"{source}: holds several state dicts ({names}); name one, FILE:{found[0]}")

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vljax.interop import historical
 from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel, two_towers
-from vljax.interop.files.safetensors import read_folder, write_folder
+from vljax.interop.files.read import holder, read_weights
+from vljax.interop.files.safetensors import write_folder
 from vljax.interop.foreign_config import ForeignConfig, read_json, to_json
 from vljax.interop.foreign_model import ForeignModel, imported_run
 from vljax.interop.formats import Format
@@ -27,7 +29,7 @@ CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model"
 
 
 def _recognises(path: Path) -> bool:
-    return (path / CONFIG).is_file()
+    return (holder(path) / CONFIG).is_file()
 
 
 def _rules(head: Embedding, image: ViT, name: str, *, custom: bool, bias: bool) -> list[Rule]:
@@ -42,7 +44,8 @@ def _rules(head: Embedding, image: ViT, name: str, *, custom: bool, bias: bool) 
     return [*(rule(scalar, scalar) for scalar in scalars), *tower, *text]
 
 
-def _read(folder: Path) -> ForeignModel:
+def _read(path: Path) -> ForeignModel:
+    folder = holder(path)
     file = folder / CONFIG
     content = ForeignConfig(read_json(file), str(file))
     config = content.part("model_cfg")
@@ -70,7 +73,7 @@ def _read(folder: Path) -> ForeignModel:
     tower = run.model.encoders["image"]
     assert isinstance(tower, ViT)
     mapped = _rules(head, tower, "embedding", custom=custom, bias=bias)
-    tensors = read_folder(folder, WEIGHTS)
+    tensors = read_weights(path, historical.WEIGHTS["open_clip"])
     return ForeignModel("open_clip", run, tokenizer.loaded, tensors, mapped)
 
 

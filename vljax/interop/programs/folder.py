@@ -142,6 +142,7 @@ def _pipeline(kind: str, scripts: Sequence[str]) -> dict[str, bytes]:
         "pipeline/__init__.py": here,
         "pipeline/model.py": f"{here}.model",
         "pipeline/images.py": f"{here}.images",
+        "pipeline/inputs.py": f"{here}.inputs",
         "pipeline/texts.py": f"{here}.texts",
         "pipeline/programs.py": f"{here}.{kind}_programs",
         "pipeline/cleaning.py": "vljax.data.tokenizers.cleaning",

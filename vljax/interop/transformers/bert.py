@@ -127,7 +127,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     # RoBERTa numbers positions from the id of padding + 1.
     offset = config.get("pad_token_id", 1) + 1 if roberta else 0
     context = config.get("max_position_embeddings", 512) - offset
-    tokenizer = texts.read(folder, context)
+    tokenizer = texts.read(folder, context, config)
     pad = tokenizer.loaded.special.pad
     if roberta and pad + 1 != offset:
         config.fail("pad_token_id", f"is {offset - 1}, but the tokenizer pads with {pad}")

@@ -62,12 +62,15 @@ def rules(head: str) -> list[Rule]:
 def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignModel:
     """A folder whose `config.json` says `clip`."""
     config = ForeignConfig(content, str(folder / "config.json"))
-    vision, text = config.part("vision_config"), config.part("text_config")
+    # In transformers a `text_config_dict` overrides all of `text_config`: fields that it lacks have
+    # the defaults of the class there, not the values of `text_config` (CLIPConfig.__init__).
+    vision = config.part("vision_config", override="vision_config_dict")
+    text = config.part("text_config", override="text_config_dict")
     context = text.get("max_position_embeddings", 77)
-    tokenizer = texts.read(folder, context)
+    tokenizer = texts.read(folder, context, config)
     _check_end(text, tokenizer.eos_id, text.get("vocab_size", 49408), tokenizer.vocab_size)
     size = vision.side("image_size", 224)
-    resize, pixels = images.read(folder, size)
+    resize, pixels = images.read(folder, size, KIND)
     defaults: Any = {"activation": "quick_gelu", "epsilon": 1e-5}
     tower = ViT(
         image_size=size,
@@ -92,8 +95,27 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
         SoftmaxContrastive(),
     )
     return ForeignModel(
-        "transformers clip", run, tokenizer.loaded, tensors, rules("embedding"), IGNORED
+        "transformers clip",
+        run,
+        tokenizer.loaded,
+        tensors,
+        rules("embedding"),
+        IGNORED,
+        _overridden(config),
     )
+
+
+def _overridden(config: ForeignConfig) -> list[str]:
+    """Says which values of `text_config` and `vision_config` have no effect."""
+    notes = []
+    for name in ("text_config", "vision_config"):
+        differing = config.part(name, f"{name}_dict").differing(config.part(name))
+        if differing:
+            notes.append(
+                f"{name}_dict overrides {name}, as in transformers, with other values of:"
+                f" {', '.join(differing)}"
+            )
+    return notes
 
 
 def _check_end(text: ForeignConfig, eos: int, vocab_size: int, tokens: int) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from vljax.config import UserError, suggest
 from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
-from vljax.interop.files.safetensors import SHARD_BYTES, read_folder, write_folder
-from vljax.interop.files.torch import state_dict
+from vljax.interop.files.read import holder, read_weights
+from vljax.interop.files.safetensors import SHARD_BYTES, write_folder
 from vljax.interop.foreign_config import read_json, to_json
 from vljax.interop.foreign_model import ForeignModel
 from vljax.interop.formats import Format
+from vljax.interop.historical import WEIGHTS
 from vljax.interop.transformers import bert, clip, siglip, siglip2, vit
 from vljax.models.encoders import NaFlexViT, TextTransformer, ViT
 
@@ -26,7 +27,7 @@ _READERS = {
 
 
 def _recognises(path: Path) -> bool:
-    file = path / "config.json"
+    file = holder(path) / "config.json"
     if not file.is_file():
         return False
     content = file.read_bytes()
@@ -42,15 +43,14 @@ def _is_json(content: bytes) -> bool:
     return True
 
 
-def _read(folder: Path) -> ForeignModel:
+def _read(path: Path) -> ForeignModel:
+    folder = holder(path)
     content = read_json(folder / "config.json")
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind not in _READERS:
         near = suggest(str(kind), _READERS)
         raise UserError(f"{folder / 'config.json'}: unknown model_type {kind!r}{near}")
-    if not (folder / "model.safetensors").exists() and (folder / "pytorch_model.bin").exists():
-        return _READERS[kind](folder, content, state_dict(folder / "pytorch_model.bin"))
-    return _READERS[kind](folder, content, read_folder(folder, "model"))
+    return _READERS[kind](folder, content, read_weights(path, WEIGHTS["transformers"]))
 
 
 def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.tokenizers import HuggingFace
+from vljax.files import refuse_lfs_pointer
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.transformers import tokenizer as texts
@@ -35,6 +36,8 @@ _BEFORE: dict[str, Any] = {
         "invert": False,
     },
 }
+_CLASS = "GemmaTokenizer"
+"""Siglip2Tokenizer has its special tokens."""
 _MODEL = {"fuse_unk": True, "byte_fallback": True, "dropout": None}
 
 
@@ -68,23 +71,24 @@ def read(folder: Path, context: int) -> tuple[ReadTokenizer, bool]:
             config.fail(side, "is not 'right'")
     if not file.exists():
         raise UserError(f"{file}: no such file")
+    refuse_lfs_pointer(file)
     content = as_loaded(file.read_bytes(), str(file))
     if "add_eos_token" in config or "add_bos_token" in config:
         # These fields override the template of the file.
         config.must("add_eos_token", True, False)
         config.must("add_bos_token", False, False)
-        content = _ended(content, config)
+        content = _ended(content, texts.special_tokens(folder, config, _CLASS)["eos_token"])
     inputs = config.raw("model_input_names") or ["input_ids", "attention_mask"]
-    found = texts.read_json_tokenizer(folder, content, config, context)
+    found = texts.read_json_tokenizer(folder, content, config, _CLASS, context)
     return found, "attention_mask" in inputs
 
 
-def _ended(content: bytes, config: ForeignConfig) -> bytes:
+def _ended(content: bytes, eos: str | None) -> bytes:
     """The content with a template that adds the end token after a text."""
     from tokenizers import Tokenizer, processors
 
     tokenizer = Tokenizer.from_buffer(content)
-    eos = texts.token_name(config, "eos_token") or "<eos>"
+    assert eos is not None
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {eos}", special_tokens=[(eos, tokenizer_json.token_id(content, eos))]
     )

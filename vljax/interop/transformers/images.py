@@ -11,6 +11,7 @@ from vljax.data.transforms import CentreCrop, Decode, Resize, Transform
 from vljax.data.transforms.base import image_transforms
 from vljax.interop.export_plan import ExportIssues
 from vljax.interop.foreign_config import ForeignConfig, read_json
+from vljax.interop.historical import IMAGE_PROCESSORS
 from vljax.models.encoders import ViT
 
 FILTERS: dict[str, int] = {"bilinear": 2, "bicubic": 3}
@@ -35,31 +36,34 @@ _FAMILIES = {
 }
 
 
-def read(folder: Path, size: int) -> tuple[Resize, dict[str, Any]]:
+def read(folder: Path, size: int, model_type: str) -> tuple[Resize, dict[str, Any]]:
     """The resize transform of a folder, and our fields for pixel normalisation.
 
     Args:
       folder: a folder with `preprocessor_config.json` or `processor_config.json`.
       size: the image size of the model in pixels.
+      model_type: tells the class of the processor if the file does not name it.
 
     Raises:
       UserError: if vljax has no transform for a step.
     """
     fields = processor(folder)
-    family = _family(fields)
+    family = _family(fields, model_type)
     mode = _mode(fields, size, family.crops)
     name: Any = interpolation(fields, family.interpolation)
     resize = Resize(size, mode=mode, interpolation=name, centre="floor")  # type: ignore[arg-type]
     return resize, normalisation(fields, family.means)
 
 
-def read_cropped(folder: Path) -> tuple[tuple[Transform, ...], int, dict[str, Any]]:
+def read_cropped(
+    folder: Path, model_type: str
+) -> tuple[tuple[Transform, ...], int, dict[str, Any]]:
     """Transforms, their output size, and pixel normalisation, for a model without a fixed size.
 
     An image may be resized to more pixels than are cropped from it afterwards.
     """
     fields = processor(folder)
-    family = _family(fields)
+    family = _family(fields, model_type)
     stated = fields.raw("size")
     crops = fields.get("do_center_crop", family.crops)
     mode: Any = "shortest" if isinstance(stated, dict) and "shortest_edge" in stated else "squash"
@@ -84,9 +88,15 @@ def _side(fields: ForeignConfig, name: str, stated: Any) -> int:
     return side
 
 
-def _family(fields: ForeignConfig) -> _Family:
+def processor_class(fields: ForeignConfig, model_type: str) -> str:
+    """The class of an image processor, which the oldest files call a feature extractor."""
+    stated = fields.raw("image_processor_type") or fields.raw("feature_extractor_type")
+    return str(stated or IMAGE_PROCESSORS[model_type])
+
+
+def _family(fields: ForeignConfig, model_type: str) -> _Family:
     """The defaults of the image processor's class. Checks the steps that all classes share."""
-    kind = str(fields.raw("image_processor_type") or fields.raw("feature_extractor_type"))
+    kind = processor_class(fields, model_type)
     family = next((name for name in _FAMILIES if kind.startswith(name)), None)
     if family is None:
         known = ", ".join(f"{name}..." for name in _FAMILIES)

@@ -84,9 +84,9 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     vision, text = config.part("vision_config"), config.part("text_config")
     vision.must("vision_use_head", True, True)
     context = text.get("max_position_embeddings", 64)
-    tokenizer = texts.read(folder, context)
+    tokenizer = texts.read(folder, context, config)
     size = vision.side("image_size", 224)
-    resize, pixels = images.read(folder, size)
+    resize, pixels = images.read(folder, size, KIND)
     defaults: Any = {"activation": "gelu_pytorch_tanh", "epsilon": 1e-6}
     tower = ViT(
         image_size=size,

@@ -66,7 +66,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
 def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]:
     """The transform from images to patches, and our fields for pixel normalisation."""
     fields = images.processor(folder)
-    kind = str(fields.raw("image_processor_type"))
+    kind = images.processor_class(fields, KIND)
     if not kind.startswith("Siglip2"):
         fields.fail("image_processor_type", f"is {kind!r}; siglip2 has Siglip2ImageProcessor")
     images.check_steps(fields)

@@ -10,11 +10,20 @@ from typing import Any
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.files import refuse_lfs_pointer
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
+from vljax.interop.historical import SPECIAL_TOKENS, TOKENIZER_CLASSES
 from vljax.interop.transformers import tokenizer_json
 from vljax.interop.transformers.tokenizer_json import Special
 
+_SPECIAL_FIELDS = ("pad_token", "eos_token", "sep_token", "bos_token", "cls_token")
+# Field of a BertTokenizer -> field of the BertNormalizer that it makes, and the default.
+_BERT_NORMALIZER: dict[str, tuple[str, Any]] = {
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
+}
 _CLIP_NORMALIZER = {
     "type": "Sequence",
     "normalizers": [
@@ -44,47 +53,72 @@ class WrittenTokenizer:
     """File contents by name: bytes, or data to write as JSON."""
 
 
-def read(folder: Path, context: int) -> ReadTokenizer:
+def read(folder: Path, context: int, model: ForeignConfig | None = None) -> ReadTokenizer:
     """The tokenizer of a folder.
 
     Args:
       folder: a folder with `tokenizer.json`, or with the `spiece.model` of a SiglipTokenizer.
       context: the context length in tokens.
+      model: the `config.json`, which tells the tokenizer's class where no other file names it.
 
     Raises:
       UserError: if vljax has no tokenizer that gives the same ids.
     """
     file = folder / "tokenizer_config.json"
-    config = ForeignConfig(read_json(file), str(file))
-    kind = str(config.raw("tokenizer_class") or "").removesuffix("Fast")
+    implied = None if model is None else TOKENIZER_CLASSES.get(str(model.raw("model_type")))
+    # A class tells the special tokens; without one, the file has to.
+    content = {} if implied is not None and not file.exists() else read_json(file)
+    config = ForeignConfig(content, str(file))
+    stated = config.raw("tokenizer_class") or (model and model.raw("tokenizer_class"))
+    kind = str(stated or implied or "").removesuffix("Fast")
     if config.get("padding_side", "right") != "right":
         config.fail("padding_side", "is not 'right'")
     if config.get("truncation_side", "right") != "right":
         config.fail("truncation_side", "is not 'right'")
-    if kind == "SiglipTokenizer":
+    if kind == "SiglipTokenizer" and (stated or (folder / "spiece.model").exists()):
         return _read_siglip(folder, config, context)
     return _read_json(folder, config, kind, context)
 
 
+def special_tokens(folder: Path, config: ForeignConfig, kind: str) -> dict[str, str | None]:
+    """The names of special tokens by field, such as `pad_token`, as transformers finds them.
+
+    They stand in `tokenizer_config.json`, or, in older folders, in `special_tokens_map.json`, or
+    are those of the tokenizer's class. The map wins where the first file does not list all added
+    tokens, which marks it as an older one.
+
+    Args:
+      folder: the folder.
+      config: its `tokenizer_config.json`.
+      kind: the class of the tokenizer, without "Fast".
+    """
+    file = folder / "special_tokens_map.json"
+    older = ForeignConfig(read_json(file) if file.exists() else {}, str(file))
+    sources = [config, older] if "added_tokens_decoder" in config else [older, config]
+    names: dict[str, str | None] = {}
+    for name in _SPECIAL_FIELDS:
+        stated = (token_name(source, name) for source in sources)
+        names[name] = next(filter(None, stated), SPECIAL_TOKENS.get(kind, {}).get(name))
+    return names
+
+
 def read_json_tokenizer(
-    folder: Path, content: bytes, config: ForeignConfig, context: int
+    folder: Path, content: bytes, config: ForeignConfig, kind: str, context: int
 ) -> ReadTokenizer:
     """The tokenizer of a `tokenizer.json`, with the special tokens that its template adds.
 
-    The names of special tokens come from `tokenizer_config.json`; BERT names them cls and sep.
+    BERT names the first and the last token cls and sep.
 
     Raises:
       UserError: if the template adds other tokens than one at the end and at most one in front.
     """
     file = folder / "tokenizer.json"
     aliases = {"pad": "pad_token", "eos": "sep_token", "bos": "cls_token"}
-    names = {
-        role: token_name(config, f"{role}_token") or token_name(config, alias)
-        for role, alias in aliases.items()
-    }
+    special = special_tokens(folder, config, kind)
+    names = {role: special[f"{role}_token"] or special[alias] for role, alias in aliases.items()}
     for role in ("pad", "eos"):
         if names[role] is None:
-            config.fail(f"{role}_token", "is missing")
+            config.fail(f"{role}_token", "is missing, also in special_tokens_map.json")
     around = tokenizer_json.added_around(content, str(file))
     if around.after != (names["eos"],) or around.before not in ((), (names["bos"],)):
         raise UserError(
@@ -115,7 +149,24 @@ def _read_json(folder: Path, config: ForeignConfig, kind: str, context: int) -> 
         raise UserError(
             f"{file}: its normalizer differs from the one that a CLIPTokenizer always applies"
         )
-    return read_json_tokenizer(folder, file.read_bytes(), config, context)
+    if kind == "BertTokenizer":
+        _check_bert(content, config)
+    return read_json_tokenizer(folder, file.read_bytes(), config, kind, context)
+
+
+def _check_bert(content: Any, config: ForeignConfig) -> None:
+    """Raises UserError if the fields of a BertTokenizer override those of its tokenizer.json."""
+    normalizer = content.get("normalizer") if isinstance(content, dict) else None
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        return
+    for ours, (name, default) in _BERT_NORMALIZER.items():
+        wanted, found = config.raw(ours, default), normalizer.get(name)
+        if found != wanted:
+            config.fail(
+                ours,
+                f"is {wanted}, but {name} of the normalizer in tokenizer.json is {found}; a"
+                " BertTokenizer uses the first: make them equal",
+            )
 
 
 def token_name(config: ForeignConfig, name: str) -> str | None:
@@ -131,8 +182,8 @@ def _read_siglip(folder: Path, config: ForeignConfig, context: int) -> ReadToken
     config.must("do_lower_case", True, True)
     file = folder / "spiece.model"
     pieces = _pieces(file)
-    eos = token_name(config, "eos_token") or "</s>"
-    pad_token = token_name(config, "pad_token") or "</s>"
+    special = special_tokens(folder, config, "SiglipTokenizer")
+    eos, pad_token = special["eos_token"], str(special["pad_token"])
     pad = pieces.piece_to_id(pad_token)
     if pieces.id_to_piece(pad) != pad_token:
         config.fail("pad_token", f"is {pad_token!r}, which is not in {file.name}")
@@ -149,6 +200,7 @@ def _pieces(file: Path) -> Any:
 
     if not file.exists():
         raise UserError(f"{file}: no such file")
+    refuse_lfs_pointer(file)
     try:
         return SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError) as error:
@@ -256,6 +308,7 @@ def _clip_vocabulary(trained: TrainedModel) -> bytes:
             " add --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
         )
     try:
+        refuse_lfs_pointer(trained.vocabulary)
         return trained.vocabulary.read_bytes()
     except OSError as error:
         raise UserError(f"--tokenizer {trained.vocabulary}: {error.strerror}") from None

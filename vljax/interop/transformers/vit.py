@@ -142,7 +142,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     size = config.side("image_size", 224)
     fields = _read_stack(config, dinov2=dinov2)
     if dinov2:
-        transforms, input_size, pixels = images.read_cropped(folder)
+        transforms, input_size, pixels = images.read_cropped(folder, kind)
         fields |= {"layer_scale": config.get("layerscale_value", 1.0)}
         fields |= {
             "position_filter": _FILTERS[kind],
@@ -151,7 +151,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
         registers = kind == "dinov2_with_registers"
         fields |= {"registers": config.get("num_register_tokens", 4) if registers else 0}
     else:
-        resize, pixels = images.read(folder, size)
+        resize, pixels = images.read(folder, size, kind)
         transforms, input_size = (resize,), size
     encoder = ViT(
         image_size=input_size,

@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from vljax.config import UserError, suggest
+from vljax.files import LFS_REMEDY, is_lfs_pointer
 from vljax.training.checkpoint import storage
 
 NAME = "manifest.json"
@@ -71,7 +72,8 @@ def find_intact(path: str) -> epath.Path:
     """The folder of an intact checkpoint; logs a warning for each damaged one that is skipped.
 
     Args:
-      path: a checkpoint folder, or a workdir, which means its newest intact checkpoint.
+      path: a checkpoint folder; or a workdir or its folder `checkpoints`, which mean its newest
+        intact checkpoint.
 
     Raises:
       UserError: if there is no intact checkpoint, or the given folder is damaged.
@@ -82,6 +84,9 @@ def find_intact(path: str) -> epath.Path:
         if problems:
             raise UserError(f"{folder}: {problems[0]}")
         return folder
+
+    if folder.name == "checkpoints" and not (folder / "checkpoints").exists():
+        path = str(folder.parent)
 
     def warn(step: int, problem: str) -> None:
         logger.warning("checkpoint %s is skipped: %s", step_folder(path, step), problem)
@@ -193,7 +198,11 @@ def _size_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str |
     if not path.exists():
         return f"{name} is missing"
     found = path.stat().length
-    return None if found == entry["bytes"] else f"{name} has {found} of {entry['bytes']} bytes"
+    if found == entry["bytes"]:
+        return None
+    if is_lfs_pointer(_read(path) or b"" if found < entry["bytes"] and found < 1024 else b""):
+        return f"{name}: {LFS_REMEDY}"
+    return f"{name} has {found} of {entry['bytes']} bytes"
 
 
 def _digest_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str | None:

@@ -24,10 +24,9 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         model = Model(Path(__file__).parent)
-        images = [Path(file).read_bytes() for file in asked.images]
         made: dict[str, Any] = {}
-        if images:
-            made["image"] = model.encode_image(images)
+        if asked.images:
+            made["image"] = model.encode_image(asked.images)
         if asked.texts:
             made["text"] = model.encode_text(asked.texts)
     except (ValueError, OSError) as error:
