@@ -72,8 +72,11 @@ def full() -> Run:
     source = Scenes(Builtin("train"), size=size, examples=1_000_000)
     answers = answer_vocabulary(source, examples=20_000)
     names = object_names(source, examples=20_000)
-    text = {"vocab_size": 2048, "context_length": CONTEXT, "depth": 6, "pooling": "first"}
-    fusion: dict[str, Any] = {"width": 768, "depth": 6, "heads": 12, "mlp_dim": 3072}
+    # Unrolled: scanned blocks of many short texts spend a quarter of a step on TPU in the buffers
+    # for the backward pass (docs/tpu_performance.md).
+    text: dict[str, Any] = {"vocab_size": 2048, "context_length": CONTEXT, "depth": 6}
+    text |= {"pooling": "first", "scan": False}
+    fusion: dict[str, Any] = {"width": 768, "depth": 6, "heads": 12, "mlp_dim": 3072, "scan": False}
     image = presets.vit("B/16", image_size=size, pooling="mean")
     return visual_questions(
         {

@@ -202,8 +202,9 @@ def test_a_program_without_vljax_gives_the_same_answers(trained, model, asked, t
     assert (
         printed.stdout.split(maxsplit=1)[1].strip() == f"{image}  {questions[0]}  {answers[0][0]}"
     )
-    missing = python(str(out / "answer.py"), "--images", str(out / "answer.py"), *command[2:])
-    assert missing.stderr.startswith("error: damaged, or not an image of ")
+    script = str(out / "answer.py")
+    unreadable = python(script, "--images", script, *command[2:])
+    assert unreadable.stderr.startswith(f"error: {script}: damaged, or not an image of ")
     same(load(str(out)), model)
 
 

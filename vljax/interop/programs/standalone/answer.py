@@ -22,9 +22,8 @@ def main() -> None:
     try:
         model = Model(Path(__file__).parent)
         for file in asked.images:
-            image = Path(file).read_bytes()
             for question in asked.questions:
-                for answer, probability in model.answer(image, question, asked.top):
+                for answer, probability in model.answer(file, question, asked.top):
                     print(f"{probability:7.4f}  {file}  {question}  {answer}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
