@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import json
 import os
@@ -148,7 +147,9 @@ def change_bytes(rng: random.Random, content: bytes) -> bytes:
                 text = str(_number(rng, int(digits[0][:30]))).encode()
                 keep = rng.random() < 0.5  # the length, as tar needs
                 width = len(digits[0])
-                data[digits.start() : digits.end()] = text.rjust(width, b"0")[:width] if keep else text
+                data[digits.start() : digits.end()] = (
+                    text.rjust(width, b"0")[:width] if keep else text
+                )
     return bytes(data)
 
 
@@ -156,8 +157,10 @@ def _value(rng: random.Random, old: Any) -> Any:
     if isinstance(old, int | float) and rng.random() < 0.5:
         return rng.choice([_number(rng, int(old)), -old, old + 0.5, str(old), float("nan"), 1e308])
     return rng.choice(
-        [None, True, False, [], {}, [old], {"a": old}, str(old), [[]], _number(rng), -1.5, 10**400]
-        + [float("inf"), rng.choice(_TEXTS), rng.choice(_TEXTS)]
+        [
+            *(None, True, False, [], {}, [old], {"a": old}, str(old), [[]], _number(rng), -1.5),
+            *(10**400, float("inf"), rng.choice(_TEXTS), rng.choice(_TEXTS)),
+        ]
     )
 
 
@@ -199,7 +202,9 @@ def change_text(rng: random.Random, content: bytes, form: str) -> bytes:
     text = content.decode(errors="replace")
     kind = rng.randrange(8)
     if kind == 0:  # the encoding
-        codec = rng.choice(("utf-16", "utf-16-le", "utf-8-sig", "utf-32", "cp500", "latin-1", "utf-7"))
+        codec = rng.choice(
+            ("utf-16", "utf-16-le", "utf-8-sig", "utf-32", "cp500", "latin-1", "utf-7")
+        )
         return text.encode(codec, "replace")
     if kind == 1:
         return text.replace("\n", rng.choice(("\r", "\r\n", "\0", "\u2028"))).encode()
@@ -209,13 +214,15 @@ def change_text(rng: random.Random, content: bytes, form: str) -> bytes:
         start = rng.choice((0, content.find(b":") + 1))
         return content[:start] + deep.encode() + content[start:]
     if form == "table":
-        rows = list(csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text else ","))
         delimiter = "\t" if "\t" in text else ","
+        rows = [line.split(delimiter) for line in text.split("\n")]
         for _ in range(rng.choice((1, 2))):
             row = rng.choice(rows) if rows else []
             change = rng.randrange(6)
             if not row or change == 0:
-                rows.insert(rng.randint(0, len(rows)), [rng.choice(_TEXTS)] * rng.choice((1, 3, 500)))
+                rows.insert(
+                    rng.randint(0, len(rows)), [rng.choice(_TEXTS)] * rng.choice((1, 3, 500))
+                )
             elif change == 1:
                 row.pop(rng.randrange(len(row)))
             elif change == 2:
@@ -233,7 +240,7 @@ def change_text(rng: random.Random, content: bytes, form: str) -> bytes:
             changed = "\n".join(lines)
         else:
             changed = json.dumps(change_json(rng, json.loads(text)), **options)
-    except (ValueError, IndexError, RecursionError):  # an earlier change left no JSON
+    except (ValueError, IndexError, ArithmeticError, RecursionError):  # no JSON any more
         return change_bytes(rng, content)
     return changed.encode("utf-8", "surrogatepass")
 
@@ -409,7 +416,9 @@ def _folder_seeds() -> list[Seed]:
         return files
 
     return [
-        Seed("text", "cat/0.txt", b"a cat\nasleep\n", beside={**beside, "cat/0.jpg": image_bytes()}),
+        Seed(
+            "text", "cat/0.txt", b"a cat\nasleep\n", beside={**beside, "cat/0.jpg": image_bytes()}
+        ),
         Seed("image", "cat/0.jpg", image_bytes(), beside={**beside, "cat/0.txt": b"a cat"}),
         Seed("names", "names.txt", names, files=named),
     ]
@@ -502,7 +511,10 @@ def _image_seeds(ending: str) -> Callable[[], list[Seed]]:
 def _arrays() -> dict[str, Any]:
     import numpy as np
 
-    return {"a/kernel": np.arange(12, dtype=np.float32).reshape(3, 4), "a/bias": np.zeros(4, np.int8)}
+    return {
+        "a/kernel": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "a/bias": np.zeros(4, np.int8),
+    }
 
 
 def _safetensors_seeds() -> list[Seed]:
@@ -511,7 +523,10 @@ def _safetensors_seeds() -> list[Seed]:
     whole = save(_arrays())
     size = int.from_bytes(whole[:8], "little")
     header, rest = whole[8 : 8 + size], whole[8 + size :]
-    index = {"metadata": {"total_size": 52}, "weight_map": dict.fromkeys(_arrays(), "0.safetensors")}
+    index = {
+        "metadata": {"total_size": 52},
+        "weight_map": dict.fromkeys(_arrays(), "0.safetensors"),
+    }
     return [
         Seed("file", "0.safetensors", whole),
         Seed(
@@ -582,10 +597,10 @@ def _config_seeds() -> list[Seed]:
         with zipfile.ZipFile(STORED / "interop" / f"{model}.zip") as archive:
             files = {n: archive.read(n) for n in archive.namelist() if not n.endswith("/")}
         for name, content in files.items():
-            if name.endswith(".json") and "config" in name:
+            if name.endswith((".json", "spiece.model")):
                 beside = {n: c for n, c in files.items() if n != name}
                 variant = f"{model}-{Path(name).stem}"
-                seeds.append(Seed(variant, name, content, beside=beside, text=True))
+                seeds.append(Seed(variant, name, content, beside=beside, text=name.endswith("n")))
     return seeds
 
 
@@ -604,7 +619,10 @@ def _tokenizer_seeds() -> list[Seed]:
         HuggingFace("tokenizer.json", context_length=8).load_vocabulary(bpe).files()["config.json"]
     )
     content = json.dumps(saved).encode()
-    return [*seeds, Seed("saved", "config.json", content, beside={"tokenizer.json": bpe}, text=True)]
+    return [
+        *seeds,
+        Seed("saved", "config.json", content, beside={"tokenizer.json": bpe}, text=True),
+    ]
 
 
 def _sentencepiece_seeds() -> list[Seed]:
@@ -642,8 +660,8 @@ def _each_record(records: Any) -> bool:
     for name in records.class_names:
         name.encode()
     for index in range(min(len(records), MOST_RECORDS)):
-        records.annotation(index)
         try:
+            records.annotation(index)
             record = records[index]
             for text in (*record.captions, *record.tags):
                 text.encode()
@@ -797,9 +815,7 @@ READERS = {
     ),
     "jsonl": Reader(_line_seeds, _read_lines),
     "folder": Reader(_folder_seeds, _read_source(_source("folder"))),
-    "array_record": Reader(
-        _array_record_seeds, _read_source(_source("array_record", label=None))
-    ),
+    "array_record": Reader(_array_record_seeds, _read_source(_source("array_record", label=None))),
     **{
         name: Reader(_image_seeds(ending), _read_image)
         for name, ending in (
@@ -882,7 +898,7 @@ def child(names: list[str], base: int, start: int, stop: int, work: Path, faults
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not mix with the protocol
     seeds = {name: READERS[name].seeds() for name in names}
-    import vljax.data.sources  # noqa: F401
+    import vljax.data.sources
     import vljax.interop.formats  # noqa: F401
 
     for name in names:  # first calls import more, which must count for no input
@@ -909,8 +925,16 @@ def child(names: list[str], base: int, start: int, stop: int, work: Path, faults
         found, where = outcome_of(READERS[reader], folder, file)
         if (grown := _peak() - before) > MEMORY:
             found, where = "fault", f"{grown / 2**30:.1f} GiB of memory"
+        if found == "fault":
+            _store(work, stored)
         print("end", found, where, file=out)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _store(work: Path, stored: Path) -> None:
+    """Stores the changed content of a fault, not the file: `--replay` wraps it again."""
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(work / "content", stored)
 
 
 def _limit() -> None:
@@ -951,6 +975,7 @@ def fuzz(
     seconds: float | None = None,
     seed: int = 0,
     faults: Path = Path("runs/fuzz"),
+    script: Path = Path(__file__),
 ) -> Result:
     """Reads damaged files, by all readers in turn.
 
@@ -960,6 +985,7 @@ def fuzz(
       seconds: when to stop; None for no limit.
       seed: of the changes.
       faults: folder for the inputs of faults; made if there is one.
+      script: the program whose `--child` reads the inputs.
     """
     stop = len(names) * inputs if inputs is not None else 2**40
     end = time.monotonic() + seconds if seconds is not None else float("inf")
@@ -968,11 +994,12 @@ def fuzz(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         while turn < stop and time.monotonic() < end:
-            turn = _one_child(names, seed, turn, stop, end, work, faults, result)
+            turn = _one_child(script, names, seed, turn, stop, end, work, faults, result)
     return result
 
 
 def _one_child(
+    script: Path,
     names: list[str],
     seed: int,
     turn: int,
@@ -990,7 +1017,7 @@ def _one_child(
     log = work / "stderr"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--child", *map(str, arguments)],
+            [sys.executable, str(script), "--child", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,
@@ -1011,7 +1038,7 @@ def _one_child(
             turn, current = int(number), (reader, name)
         elif word == "end" and current is not None:
             found, _, where = rest.partition(" ")
-            _add(result, current, found, where, work, faults)
+            _add(result, current, found, where, faults)
             turn, current = turn + 1, None
     process.stdout.close()
     code = process.wait()
@@ -1021,7 +1048,8 @@ def _one_child(
             reason = f"a hang: more than {CPU_SECONDS} s of CPU time"
         elif code == -signal.SIGKILL:
             reason = f"a hang: no answer in {WALL_SECONDS} s"
-        _add(result, current, "fault", reason, work, faults)
+        _store(work, faults / current[1])
+        _add(result, current, "fault", reason, faults)
         return turn + 1
     if not started or (code != 0 and time.monotonic() < end):
         sys.exit(f"the child process ended with {code}: {log.read_text(errors='replace')[-2000:]}")
@@ -1044,15 +1072,10 @@ def _lines(descriptor: int, end: float) -> Iterator[str | None]:
             yield from (line.decode(errors="replace") for line in lines)
 
 
-def _add(
-    result: Result, current: tuple[str, str], found: str, where: str, work: Path, faults: Path
-) -> None:
+def _add(result: Result, current: tuple[str, str], found: str, where: str, faults: Path) -> None:
     reader, name = current
     result.outcomes[reader][found] += 1
     if found == "fault":
-        faults.mkdir(parents=True, exist_ok=True)
-        # The changed content, not the file: `--replay` wraps it again.
-        shutil.copyfile(work / "content", faults / name)
         result.faults.append({"reader": reader, "file": str(faults / name), "fault": where})
 
 
@@ -1071,7 +1094,10 @@ def show(result: Result) -> None:
     """Prints the numbers for each reader, then one line for each kind of fault."""
     kinds = ("read", "masked", "refused", "fault")
     print(f"{'reader':14} {'inputs':>8}" + "".join(f"{kind:>9}" for kind in kinds))
-    for name, counts in (*result.outcomes.items(), ("all", sum(result.outcomes.values(), Counter()))):
+    for name, counts in (
+        *result.outcomes.items(),
+        ("all", sum(result.outcomes.values(), Counter())),
+    ):
         row = "".join(f"{counts[kind]:9,}" for kind in kinds)
         print(f"{name:14} {sum(counts.values()):8,}{row}")
     groups: dict[tuple[str, str], list[dict[str, str]]] = {}
