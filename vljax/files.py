@@ -143,10 +143,13 @@ def read_file(path: str, *, regular: bool = False) -> bytes:
       OSError: if it cannot be read.
     """
     if not is_remote(path):
-        with open(os.path.expanduser(path), "rb", opener=_at_once if regular else None) as file:
-            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "a pipe or device, not a file", path)
-            return file.read()
+        try:
+            with open(os.path.expanduser(path), "rb", opener=_at_once if regular else None) as file:
+                if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "a pipe or device, not a file", path)
+                return file.read()
+        except ValueError as error:  # a null byte or half an emoji in the path
+            raise OSError(errno.EINVAL, f"not a file name: {error}", path) from error
     system, inner = filesystem(path)
     with remote_errors(path):
         content: bytes = system.cat_file(inner)

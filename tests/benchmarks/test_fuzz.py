@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import fuzz
 
-# Readers with every kind of fault, for a child process. What is changed does not matter: all but the valid file are faults.
+# Readers with every kind of fault, for a child process. Any file but the valid one is a fault.
 FAULTY = """
 import os, sys, time
 from benchmarks import fuzz

@@ -98,3 +98,30 @@ def test_safetensors_and_npz_preserve_every_bit(siglip, tmp_path, kind, capsys):
         np.testing.assert_array_equal(after[name], array.astype(np.float32), err_msg=name)
     assert main(["import", str(siglip), str(first)]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "edit", "message"),
+    [
+        ("transformers_siglip_a", "config.json", {"model_type": ["siglip"]}, "unknown model_type"),
+        ("dinov2_a", "preprocessor_config.json", {"size": [{}]}, "is not a square"),
+        ("vit_a", "preprocessor_config.json", {"image_mean": [{}, 1, 1]}, "three numbers"),
+        ("siglip2_a", "tokenizer_config.json", {"model_input_names": 1.5}, "not of type list"),
+        (
+            "open_clip_clip_a",
+            "open_clip_config.json",
+            {"model_cfg": {"embed_dim": 16, "vision_cfg": {"image_size": [[], []]}}},
+            "is not the side of a square",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_an_error(foreign, tmp_path, model, file, edit, message):
+    folder = foreign(model)
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    assert message in refused(folder, tmp_path / "out")
+
+
+def test_json_that_is_nested_too_deeply_is_an_error(siglip, tmp_path):
+    (siglip / "config.json").write_text("[" * 10**5)
+    assert "not valid JSON (nested too deeply)" in refused(siglip, tmp_path / "out")

@@ -10,6 +10,7 @@ from typing import Any
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.data.tokenizers.sentencepiece import processor_of
 from vljax.files import refuse_lfs_pointer
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
@@ -196,15 +197,9 @@ def _read_siglip(folder: Path, config: ForeignConfig, context: int) -> ReadToken
 
 
 def _pieces(file: Path) -> Any:
-    from sentencepiece import SentencePieceProcessor
-
     if not file.exists():
         raise UserError(f"{file}: no such file")
-    refuse_lfs_pointer(file)
-    try:
-        return SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"{file}: not a SentencePiece model ({error})") from error
+    return processor_of(file.read_bytes(), str(file))
 
 
 def vocabulary(loaded: LoadedTokenizer) -> bytes:
