@@ -674,7 +674,7 @@ def _each_record(records: Any) -> bool:
             _require(pixels.ndim == 3 and pixels.shape[2] == 3, f"pixels {pixels.shape}")
             records.other_columns(index)
         except ExampleError as error:
-            _check_line(str(error))
+            _check(error)
             intact = False
     return intact
 
@@ -736,7 +736,7 @@ def _read_image(folder: Path, file: Path) -> bool:
         try:
             read()
         except ExampleError as error:
-            _check_line(str(error))
+            _check(error)
             intact = False
     return intact
 
@@ -836,8 +836,15 @@ READERS = {
 # --- One input ------------------------------------------------------------------------------------
 
 
-def _check_line(message: str) -> None:
-    """Raises AssertionError unless a message is one line of bearable length that can be printed."""
+def _check(error: BaseException) -> None:
+    """Raises AssertionError unless an error has a message of one line that can be printed.
+
+    It must not stand for an allocation beyond the limit either, which a reader took for damage.
+    """
+    message, cause = str(error), error
+    while cause is not None:
+        _require(not isinstance(cause, MemoryError), f"MemoryError, reported as {message[:200]!r}")
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
     _require(bool(message.strip()), "the message is empty")
     _require(len(message.splitlines()) == 1, f"a message of several lines: {message[:300]!r}")
     _require(len(message) <= MOST_CHARACTERS, f"a message of {len(message):,} characters")
@@ -871,7 +878,7 @@ def outcome_of(reader: Reader, folder: Path, file: Path) -> tuple[str, str]:
         return ("read" if reader.read(folder, file) else "masked"), ""
     except UserError as error:
         try:
-            _check_line(str(error))
+            _check(error)
         except (AssertionError, UnicodeEncodeError) as bad:
             return "fault", f"UserError: {bad} at {_place_of(error)}"
         return "refused", ""

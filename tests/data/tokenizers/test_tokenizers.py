@@ -395,6 +395,11 @@ def test_an_unknown_token_that_the_vocabulary_lacks_is_found_on_loading(kind, tm
     assert saved(unknown=True).load()(["a zebra"])[1].sum() >= 3
 
 
+def test_half_an_emoji_is_not_a_token(huggingface_path):
+    with pytest.raises(UserError, match=r"eos_token: .* has no token"):
+        HuggingFace(huggingface_path, eos_token="\ud83d").load()
+
+
 def test_pieces_that_are_not_utf_8_are_an_error(sentencepiece_path, tmp_path):
     with open(sentencepiece_path, "rb") as file:
         model = file.read()

@@ -11,7 +11,7 @@ from vljax.config import UserError
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.data.tokenizers.sentencepiece import processor_of
-from vljax.files import refuse_lfs_pointer
+from vljax.files import encodable, refuse_lfs_pointer
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.historical import SPECIAL_TOKENS, TOKENIZER_CLASSES
@@ -174,7 +174,7 @@ def token_name(config: ForeignConfig, name: str) -> str | None:
     """The name of a special token, or None."""
     token = config.raw(name)
     content = token.get("content") if isinstance(token, dict) else token
-    if content is not None and not isinstance(content, str):
+    if content is not None and (not isinstance(content, str) or content != encodable(content)):
         config.fail(name, f"{token!r} is not a token")
     return content
 
