@@ -229,3 +229,8 @@ def test_a_message_is_one_printable_line_of_bearable_length(kind):
     assert " ... " in message
     assert len(message) == config.MOST_CHARACTERS
     assert message.isprintable()
+
+
+def test_a_whole_number_too_large_for_a_float_is_an_error():
+    with pytest.raises(UserError, match=r"shape\.radius: the number is too large"):
+        config.decode(Circle, {"type": "circle", "radius": 10**400}, "shape")

@@ -192,7 +192,10 @@ def decode(hint: Any, data: Any, path: str = "") -> Any:
     if isinstance(hint, type) and (issubclass(hint, Component) or dataclasses.is_dataclass(hint)):
         return _decode_dataclass(hint, data, path)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise UserError(f"{path}: the number is too large") from None
     if hint in (bool, int, float, str, types.NoneType):
         matches = isinstance(data, hint) and (hint is bool or not isinstance(data, bool))
         name = "None" if hint is types.NoneType else hint.__name__

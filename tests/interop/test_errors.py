@@ -106,6 +106,8 @@ def test_safetensors_and_npz_preserve_every_bit(siglip, tmp_path, kind, capsys):
         ("transformers_siglip_a", "config.json", {"model_type": ["siglip"]}, "unknown model_type"),
         ("dinov2_a", "preprocessor_config.json", {"size": [{}]}, "is not a square"),
         ("vit_a", "preprocessor_config.json", {"image_mean": [{}, 1, 1]}, "three numbers"),
+        ("bert_a", "config.json", {"num_attention_heads": 2**31 - 1}, "do not divide the width"),
+        ("vit_a", "preprocessor_config.json", {"image_mean": [10**400, 1, 1]}, "is too large"),
         ("bert_a", "tokenizer_config.json", {"pad_token": "\ud83d"}, "is not a token"),
         ("siglip2_a", "tokenizer_config.json", {"model_input_names": 1.5}, "not of type list"),
         (

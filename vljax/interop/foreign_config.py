@@ -42,7 +42,14 @@ class ForeignConfig:
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise UserError(f"{self._where(name)}: {value!r} is not of type {_type_name(default)}")
-        return float(value) if isinstance(default, float) else value
+        return self.as_float(name, value) if isinstance(default, float) else value
+
+    def as_float(self, name: str, value: float) -> float:
+        """A number of a field as a float. Raises UserError if it is too large for one."""
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{self._where(name)}: the number is too large") from None
 
     def raw(self, name: str, default: Any = None) -> Any:
         """A value of any type."""

@@ -173,7 +173,7 @@ def three(fields: ForeignConfig, name: str, default: Sequence[float]) -> tuple[f
     numbers = isinstance(values, list) and [isinstance(v, int | float) for v in values]
     if numbers != [True] * 3:
         fields.fail(name, f"{values!r} is not a list of three numbers")
-    return tuple(float(value) for value in values)
+    return tuple(fields.as_float(name, value) for value in values)
 
 
 def write(
