@@ -839,10 +839,13 @@ READERS = {
 def _check(error: BaseException) -> None:
     """Raises AssertionError unless an error has a message of one line that can be printed.
 
-    It must not stand for an allocation beyond the limit either, which a reader took for damage.
+    A `UserError` must not stand for an allocation beyond the limit either, which a reader took for
+    damage. Pillow raises MemoryError itself for sizes that it refuses.
     """
+    from vljax.config import UserError
+
     message, cause = str(error), error
-    while cause is not None:
+    while cause is not None and isinstance(error, UserError):
         _require(not isinstance(cause, MemoryError), f"MemoryError, reported as {message[:200]!r}")
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
     _require(bool(message.strip()), "the message is empty")

@@ -146,7 +146,10 @@ def _read_json(folder: Path, config: ForeignConfig, kind: str, context: int) -> 
         again = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one"
         raise UserError(f"{file}: no such file; in transformers, {again}")
     content = read_json(file)
-    if kind == "CLIPTokenizer" and content.get("normalizer") != _CLIP_NORMALIZER:
+    if (
+        kind == "CLIPTokenizer"
+        and ForeignConfig(content, str(file)).raw("normalizer") != _CLIP_NORMALIZER
+    ):
         raise UserError(
             f"{file}: its normalizer differs from the one that a CLIPTokenizer always applies"
         )
