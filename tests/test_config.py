@@ -10,6 +10,7 @@ import pytest
 
 from vljax import config
 from vljax.config import Component, UserError, setting
+from vljax.data.records import ExampleError
 
 
 class Shape(Component):
@@ -217,3 +218,19 @@ def test_choose_errors_list_the_variants():
         config.choose("tinny", {"": 1, "tiny": 2})
     with pytest.raises(UserError, match=r"unknown variant 'tiny'; this recipe has none$"):
         config.choose("tiny", {"": 1})
+
+
+@pytest.mark.parametrize("kind", [UserError, ExampleError])
+def test_a_message_is_one_printable_line_of_bearable_length(kind):
+    name = "caf\xe9\u2028\x1b[31m\0\ud83d" + "x" * 10**5
+    message = str(kind(f"0.csv: no column {name!s}\nknown: image"))
+    assert message.startswith("0.csv: no column caf\xe9 \\x1b[31m\\x00\\ud83dxxx")
+    assert message.endswith("xxx known: image")
+    assert " ... " in message
+    assert len(message) == config.MOST_CHARACTERS
+    assert message.isprintable()
+
+
+def test_a_whole_number_too_large_for_a_float_is_an_error():
+    with pytest.raises(UserError, match=r"shape\.radius: the number is too large"):
+        config.decode(Circle, {"type": "circle", "radius": 10**400}, "shape")

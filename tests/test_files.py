@@ -238,3 +238,9 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
         assert not os.path.exists(f"{lock}.json")
     with exclusive("memory://w/.lock", "W"), exclusive("memory://w/.lock", "W"):
         pass
+
+
+@pytest.mark.parametrize("name", ["null\0byte.txt", "half an emoji \ud83d.txt"])
+def test_a_path_that_is_no_file_name_is_an_error_of_the_file(name):
+    with pytest.raises(UserError, match=r"txt: cannot be read \(not a file name"):
+        files.read_user_file(name)

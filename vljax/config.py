@@ -30,8 +30,33 @@ from typing import Any, ClassVar, TypeVar
 T = TypeVar("T")
 
 
+MOST_CHARACTERS = 2000
+"""Longest message of a `UserError` or `ExampleError`."""
+
+
+def one_line(text: str) -> str:
+    """A message as one printable line of bearable length, whatever it quotes from a file.
+
+    Line breaks become spaces. Other characters that do not print are escaped: control characters,
+    halves of an emoji, bytes of names that are not UTF-8. The middle of a long text is left out.
+
+    >>> one_line("no column 'a\\x1b'\\n  known: b")
+    "no column 'a\\\\x1b' known: b"
+    """
+    line = " ".join(filter(None, (part.strip() for part in text.splitlines())))
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) > MOST_CHARACTERS:
+        end = MOST_CHARACTERS // 4
+        line = f"{line[: MOST_CHARACTERS - end - 5]} ... {line[-end:]}"
+    return line
+
+
 class UserError(Exception):
     """Invalid input: one line that names the field or file and the remedy. Commands exit with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Component:
@@ -167,7 +192,10 @@ def decode(hint: Any, data: Any, path: str = "") -> Any:
     if isinstance(hint, type) and (issubclass(hint, Component) or dataclasses.is_dataclass(hint)):
         return _decode_dataclass(hint, data, path)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise UserError(f"{path}: the number is too large") from None
     if hint in (bool, int, float, str, types.NoneType):
         matches = isinstance(data, hint) and (hint is bool or not isinstance(data, bool))
         name = "None" if hint is types.NoneType else hint.__name__

@@ -143,10 +143,13 @@ def read_file(path: str, *, regular: bool = False) -> bytes:
       OSError: if it cannot be read.
     """
     if not is_remote(path):
-        with open(os.path.expanduser(path), "rb", opener=_at_once if regular else None) as file:
-            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "a pipe or device, not a file", path)
-            return file.read()
+        try:
+            with open(os.path.expanduser(path), "rb", opener=_at_once if regular else None) as file:
+                if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "a pipe or device, not a file", path)
+                return file.read()
+        except ValueError as error:  # a null byte or half an emoji in the path
+            raise OSError(errno.EINVAL, f"not a file name: {error}", path) from error
     system, inner = filesystem(path)
     with remote_errors(path):
         content: bytes = system.cat_file(inner)
@@ -276,6 +279,19 @@ def encodable(text: str) -> str:
     return text
 
 
+def parse_json(content: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also for nesting that is too deep to parse.
+
+    >>> parse_json("[" * 10**6)
+    Traceback (most recent call last):
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def text_lines(text: str) -> list[str]:
     """The lines of a text. Unlike `str.splitlines`, U+2028, U+0085 and form feeds do not end one.
 
@@ -339,8 +355,8 @@ def read_names(path: str, field: str = "") -> tuple[str, ...]:
     if not re.match(r'\s*\[\s*["\]]', text):
         return tuple(line.strip() for line in text_lines(text) if line.strip())
     try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        names = parse_json(text)
+    except ValueError as error:
         raise UserError(f"{where}: not a JSON list ({error})") from error
     if not all(isinstance(name, str) for name in names):
         raise UserError(f"{where}: must be a list of texts")

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.interop.convert import export_model, import_model
+from vljax.interop.files.read import read_tensors
 
 
 def quiet(done, total):
@@ -98,3 +99,40 @@ def test_safetensors_and_npz_preserve_every_bit(siglip, tmp_path, kind, capsys):
         np.testing.assert_array_equal(after[name], array.astype(np.float32), err_msg=name)
     assert main(["import", str(siglip), str(first)]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "edit", "message"),
+    [
+        ("transformers_siglip_a", "config.json", {"model_type": ["siglip"]}, "unknown model_type"),
+        ("dinov2_a", "preprocessor_config.json", {"size": [{}]}, "is not a square"),
+        ("vit_a", "preprocessor_config.json", {"image_mean": [{}, 1, 1]}, "three numbers"),
+        ("transformers_clip_a", "tokenizer.json", True, "must be a mapping"),
+        ("bert_a", "config.json", {"num_attention_heads": 2**31 - 1}, "do not divide the width"),
+        ("vit_a", "preprocessor_config.json", {"image_mean": [10**400, 1, 1]}, "is too large"),
+        ("bert_a", "tokenizer_config.json", {"pad_token": "\ud83d"}, "is not a token"),
+        ("siglip2_a", "tokenizer_config.json", {"model_input_names": 1.5}, "not of type list"),
+        (
+            "open_clip_clip_a",
+            "open_clip_config.json",
+            {"model_cfg": {"embed_dim": 16, "vision_cfg": {"image_size": [[], []]}}},
+            "is not the side of a square",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_an_error(foreign, tmp_path, model, file, edit, message):
+    folder = foreign(model)
+    path = folder / file
+    changed = {**json.loads(path.read_text()), **edit} if isinstance(edit, dict) else edit
+    path.write_text(json.dumps(changed))
+    assert message in refused(folder, tmp_path / "out")
+
+
+def test_json_that_is_nested_too_deeply_is_an_error(siglip, tmp_path):
+    (siglip / "config.json").write_text("[" * 10**5)
+    assert "not valid JSON (nested too deeply)" in refused(siglip, tmp_path / "out")
+
+
+def test_a_file_name_that_no_system_allows_is_an_error():
+    with pytest.raises(UserError, match="no such file"):
+        read_tensors("9" * 5000 + ".safetensors")

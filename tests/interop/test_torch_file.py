@@ -1,5 +1,6 @@
 """Files of `torch.save`, compared with what PyTorch reads (`tests/parity/make_torch_files.py`)."""
 
+import io
 import os
 import pickle
 import struct
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError
+from vljax.interop.files.npz import read_npz
 from vljax.interop.files.torch import state_dict
+from vljax.interop.files.torch_tensors import StoredTensor
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
 
@@ -181,3 +184,35 @@ def test_big_endian_files_are_read(tmp_path):
 
     tensors = state_dict(rewritten(tmp_path, swap))
     np.testing.assert_array_equal(tensors["plain"].read(), expected("common")["plain"])
+
+
+def test_a_record_beyond_the_end_of_the_file_is_damage(tmp_path):
+    with zipfile.ZipFile(DATA / "torch_zip.pth") as archive:
+        name = next(n for n in archive.namelist() if "/data/" in n)
+    content = (DATA / "torch_zip.pth").read_bytes()
+    directory = content.rindex(name.encode()) - 46
+    assert content[directory : directory + 4] == b"PK\x01\x02"
+    offset = struct.pack("<I", len(content) - 10)
+    path = tmp_path / "0.pth"
+    path.write_bytes(content[: directory + 42] + offset + content[directory + 46 :])
+    tensors = state_dict(path).values()
+    with pytest.raises(UserError, match=f"{name} is not at its recorded offset"):
+        list(map(StoredTensor.read, tensors))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"(3, 4), }", b"(3, 4   }", "not an intact npz file"),
+        (b"'shape': (3, 4), } ", b"'shape': (3, 4e9),}", "not an intact npz file"),
+        (b"(3, 4), }        ", b"(3, 4000000000),}", r"48,000,000,000 bytes in \d+"),
+    ],
+)
+def test_a_damaged_header_of_an_npz_array_is_damage(tmp_path, old, new, message):
+    array = io.BytesIO()
+    np.save(array, np.zeros((3, 4), np.float32))
+    assert len(old) == len(new)
+    with zipfile.ZipFile(tmp_path / "0.npz", "w") as archive:
+        archive.writestr("a.npy", array.getvalue().replace(old, new))
+    with pytest.raises(UserError, match=message):
+        read_npz(tmp_path / "0.npz")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
-from vljax.config import Component, UserError
+from vljax.config import Component, UserError, one_line
 from vljax.files import encodable
 
 RejectionKind = Literal[
@@ -49,7 +49,7 @@ class ExampleError(Exception):
     """
 
     def __init__(self, message: str, *, kind: RejectionKind = "other") -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.kind = kind
 
 

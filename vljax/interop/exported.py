@@ -7,7 +7,6 @@ Folders of safetensors, of npz and of programs (StableHLO, ONNX) have one.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 
 import vljax
 from vljax.config import UserError
-from vljax.files import refuse_lfs_pointer
+from vljax.files import parse_json, refuse_lfs_pointer
 from vljax.interop.export_plan import TrainedModel
 from vljax.interop.files.npz import read_npz
 from vljax.interop.files.safetensors import read_folder
@@ -156,7 +155,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     refuse_lfs_pointer(file)
     try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
+        content: dict[str, Any] = parse_json(file.read_bytes())
         version, files = content["version"], dict(content["files"])
         digests = {name: str(entry["sha256"]) for name, entry in files.items()}
         content["step"] = int(content["step"])

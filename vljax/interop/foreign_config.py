@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError, suggest
-from vljax.files import refuse_lfs_pointer
+from vljax.files import parse_json, refuse_lfs_pointer
 
 
 class ForeignConfig:
@@ -42,7 +42,14 @@ class ForeignConfig:
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise UserError(f"{self._where(name)}: {value!r} is not of type {_type_name(default)}")
-        return float(value) if isinstance(default, float) else value
+        return self.as_float(name, value) if isinstance(default, float) else value
+
+    def as_float(self, name: str, value: float) -> float:
+        """A number of a field as a float. Raises UserError if it is too large for one."""
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{self._where(name)}: the number is too large") from None
 
     def raw(self, name: str, default: Any = None) -> Any:
         """A value of any type."""
@@ -67,7 +74,7 @@ class ForeignConfig:
     def side(self, name: str, default: int) -> int:
         """The side of a square, which may be stored as one number or as two equal ones."""
         value = self._data.get(name)
-        if isinstance(value, list | tuple) and len(set(value)) == 1:
+        if isinstance(value, list | tuple) and value and all(v == value[0] for v in value):
             value = value[0]
         if value is None:
             return default
@@ -107,7 +114,7 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file. Raises UserError if it is missing or is not JSON."""
     refuse_lfs_pointer(file)
     try:
-        return json.loads(file.read_bytes())
+        return parse_json(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except ValueError as error:

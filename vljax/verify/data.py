@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Source
 from vljax.data.sources import Karpathy
 from vljax.data_tools.source_arguments import parse_sources
-from vljax.files import read_names, read_user_file
+from vljax.files import parse_json, read_names, read_user_file
 from vljax.verify.released import TASKS
 
 CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -115,7 +114,7 @@ def _retrieval(source: Karpathy, images: str | None) -> TaskData:
         raise UserError("--data karpathy: write karpathy:FILE, the path of a dataset_*.json")
     match = re.search(r"(?:^|/)dataset_(\w+)\.json$", file)
     try:
-        stated = json.loads(read_user_file(file)).get("dataset")
+        stated = parse_json(read_user_file(file)).get("dataset")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: not a split file of Karpathy ({error})") from error
     task = str(stated or (match and match[1]))

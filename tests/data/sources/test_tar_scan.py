@@ -210,3 +210,21 @@ def test_the_key_of_a_member_is_found_with_one_read(tmp_path, key):
 
         assert key_before(read, block) == name
     assert len(readings) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (tarfile.REGTYPE, "the header at byte 0 has a negative size"),
+        (tarfile.FIFOTYPE, "the header at byte 0 has a negative size"),
+        (tarfile.XHDTYPE, "is not a tar file"),
+        (tarfile.GNUTYPE_LONGNAME, "is not a tar file"),
+    ],
+)
+def test_a_negative_size_is_an_error(tmp_path, kind, message):
+    header = tarfile.TarInfo("0.jpg")
+    header.size, header.type = -1024, kind
+    path = tmp_path / "0.tar"
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    with pytest.raises(UserError, match=message):
+        scanned(path)

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 import pickle
 import re
 
@@ -11,6 +12,7 @@ from tokenizers import models, pre_tokenizers, processors, trainers
 
 from vljax.config import UserError, decode, validate
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece, Tokenizer, load_tokenizer
+from vljax.recipes import BUILTIN_VOCABULARY
 
 CORPUS = [
     "a photo of a cat",
@@ -391,3 +393,30 @@ def test_an_unknown_token_that_the_vocabulary_lacks_is_found_on_loading(kind, tm
     with pytest.raises(UserError, match=r"text\.path: .*cannot encode text with unknown"):
         saved(unknown=False).load()
     assert saved(unknown=True).load()(["a zebra"])[1].sum() >= 3
+
+
+def test_half_an_emoji_is_not_a_token(huggingface_path):
+    with pytest.raises(UserError, match=r"eos_token: .* has no token"):
+        HuggingFace(huggingface_path, eos_token="\ud83d").load()
+
+
+def test_pieces_that_are_not_utf_8_are_an_error(sentencepiece_path, tmp_path):
+    with open(sentencepiece_path, "rb") as file:
+        model = file.read()
+    path = tmp_path / "damaged.model"
+    path.write_bytes(model.replace("\u2581".encode(), b"\xe2\x96\xff", 1))
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        SentencePiece(str(path)).load()
+
+
+@pytest.mark.parametrize(
+    ("length", "message"), [(1, "must be at least 2"), (2**62, "must be at most 1,048,576")]
+)
+def test_a_saved_tokenizer_with_an_impossible_length_is_an_error(tmp_path, length, message):
+    tokenizer = HuggingFace(str(BUILTIN_VOCABULARY)).load()
+    for name, content in tokenizer.files().items():
+        (tmp_path / name).write_bytes(content)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "context_length": length}))
+    with pytest.raises(UserError, match=f"config.json: context_length: {message}"):
+        load_tokenizer(str(tmp_path))

@@ -44,3 +44,9 @@ def test_captions_are_cleaned_and_spread_over_the_data_set(tmp_path):
         ["Photo  3", " "],
         ["Photo  6", " "],
     ]
+
+
+def test_a_rejected_example_has_no_captions(tmp_path):
+    rows = [{"caption": "a cat", "b": [[1]]}, {"caption": "a dog", "b": []}]
+    records = JsonLines(write_jsonl(tmp_path, rows), boxes="b").open()
+    assert list(cleaned_captions(records, "none")) == [[], ["a dog"]]

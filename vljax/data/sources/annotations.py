@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import json
 import math
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vljax.data.records import ExampleError, Question, Region, Source
-from vljax.files import encodable
+from vljax.files import encodable, parse_json
 
 BoxFormat = Literal["ltrb", "ltwh"]
 """What the four numbers of a box are: left, top, and right, bottom or width, height; in pixels."""
@@ -78,7 +77,7 @@ def _plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value
     return value
@@ -104,7 +103,7 @@ def _questions(
     for item, given in zip(value, answers, strict=True):
         kind = "question"
         if isinstance(item, dict):
-            kind = str(item.get("kind", kind))
+            kind = encodable(str(item.get("kind", kind)))
             given = item.get("answers", item.get("answer", given))
             item = item.get("question")
         found.append(_question(_text(item, column), given, kind, answer_column or column))
@@ -150,9 +149,13 @@ def _regions(
     )
 
 
+_LARGEST_EDGE = 2**31  # neither NaN nor infinity is below it
+
+
 def _box(value: Any, column: str, form: BoxFormat) -> tuple[int, int, int, int]:
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 4 or not all(isinstance(n, int | float) for n in numbers):
+    finite = [isinstance(n, int | float) and abs(n) < _LARGEST_EDGE for n in numbers]
+    if finite != [True] * 4:
         raise _damaged(column, f"must hold boxes of four numbers, got {value!r}")
     left, top, right, bottom = numbers
     if form == "ltwh":

@@ -295,8 +295,13 @@ def class_text(value: Any) -> str:
     return "" if value == _NO_CLASS else encodable(str(value))
 
 
+_LONGEST_NUMBER = 1000  # digits; Python refuses to parse more than 4,300
+
+
 def _class_number(text: str) -> int | None:
     """The index that a text stands for; -1 if it stands for no class, None if it is a name."""
+    if len(text) > _LONGEST_NUMBER:
+        return None
     if text.isdecimal():
         return int(text)
     if whole := re.fullmatch(r"(-1|\d+)\.?0*|(nan)", text, re.IGNORECASE):

@@ -178,6 +178,11 @@ def _members(
             stream.seek(start)
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for member in tar:
+                    if member.size < 0:  # the next header would be an earlier one, for ever
+                        raise UserError(
+                            f"{shard.path}: the header at byte {member.offset:,} has a negative "
+                            "size; write or download it again"
+                        )
                     reason = _refused(member)
                     if reason is not None:
                         if not member.isdir():
@@ -195,7 +200,8 @@ def _members(
                 end = tar.offset
             _check_end(shard, stream, end)
             start = _next_archive(shard, stream, end, counts)
-    except tarfile.TarError as error:
+    # ValueError: a header of a header, such as a long name, has a negative size.
+    except (tarfile.TarError, ValueError) as error:
         raise UserError(_damaged(shard, stream, str(error))) from error
     except OSError as error:
         raise UserError(f"{shard.path}: cannot be read ({error_reason(error)})") from error
@@ -317,7 +323,7 @@ def key_before(read: Callable[[int], bytes], block: int) -> str:
     content = read(most)  # once, since each call is a request if the shard is remote
     for count in range(most, 0, -1):
         headers = io.BytesIO(content[(most - count) * BLOCK :])
-        with contextlib.suppress(tarfile.TarError):
+        with contextlib.suppress(tarfile.TarError, ValueError):
             with tarfile.open(fileobj=headers, mode="r:") as tar:
                 member = tar.next()
             if member is not None and member.offset_data == count * BLOCK:

@@ -15,9 +15,10 @@ from jaxtyping import Bool, Int32, Integer
 
 from vljax.config import Component, UserError, decode, encode
 from vljax.data.tokenizers.cleaning import Cleaning, clean
-from vljax.files import LFS_REMEDY, encodable, is_lfs_pointer, join, read_user_file
+from vljax.files import LFS_REMEDY, encodable, is_lfs_pointer, join, parse_json, read_user_file
 
 CONFIG_FILE = "config.json"
+_LONGEST_CONTEXT = 2**20
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Tokenizer(Component, abc.ABC):
             special = [name for name in ("bos", "eos") if getattr(self, f"adds_{name}")]
             why = f", for {' and '.join(special)} beside the text" if special else ""
             yield "context_length", f"must be at least {least}{why}, got {self.context_length}"
+        if self.context_length > _LONGEST_CONTEXT:
+            yield (
+                "context_length",
+                f"must be at most {_LONGEST_CONTEXT:,}, got {self.context_length:,}",
+            )
 
     def _read_vocabulary(self) -> bytes:
         path: str | None = getattr(self, "path", None)
@@ -244,13 +250,15 @@ def load_tokenizer(directory: str) -> LoadedTokenizer:
     file = join(str(directory), CONFIG_FILE)
     content = read_user_file(file)
     try:
-        data = json.loads(content)
+        data = parse_json(content)
     except ValueError as error:
         raise UserError(f"{file}: not a saved tokenizer ({error})") from error
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         # Only a name was stored. Ignoring folders keeps a crafted file from reading elsewhere.
         data["path"] = join(str(directory), Path(data["path"]).name)
     config: Tokenizer = decode(Tokenizer, data, "tokenizer")
+    for name, message in config.problems():
+        raise UserError(f"{file}: {name}: {message}")
     return config.load()
 
 
@@ -286,7 +294,7 @@ def _diagnosis(content: bytes) -> str | None:
 
 def _json_diagnosis(content: bytes) -> str:
     try:
-        data = json.loads(content)
+        data = parse_json(content)
     except ValueError as error:
         return f": JSON that is cut or damaged ({error})"
     if "model" in data:

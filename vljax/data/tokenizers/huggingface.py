@@ -15,6 +15,7 @@ from vljax.data.tokenizers.base import (
     vocabulary_error,
 )
 from vljax.data.tokenizers.cleaning import Cleaning
+from vljax.files import encodable
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def _decoder(content: dict[str, Any]) -> Any:
 
 def _id(tokenizer: Any, config: HuggingFace, field: str) -> int:
     token = getattr(config, field)
-    number: int | None = tokenizer.token_to_id(token)
+    # The library takes no half of an emoji, which no vocabulary has.
+    number: int | None = tokenizer.token_to_id(token) if token == encodable(token) else None
     if number is None:
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         known = suggest(token, added) or "; name a token of its vocabulary"

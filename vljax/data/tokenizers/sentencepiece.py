@@ -68,15 +68,7 @@ class LoadedSentencePiece(LoadedTokenizer):
     vocabulary_file = "tokenizer.model"
 
     def __init__(self, config: SentencePiece, vocabulary: bytes):
-        from sentencepiece import SentencePieceProcessor
-
-        try:
-            # The library loads an empty file without an error, and fails much later.
-            if not vocabulary:
-                raise RuntimeError("empty file")
-            self._processor = SentencePieceProcessor(model_proto=vocabulary)
-        except (RuntimeError, OSError) as error:
-            raise vocabulary_error("SentencePiece model", config.path, vocabulary, error) from error
+        self._processor = processor_of(vocabulary, config.path)
         size = self._processor.vocab_size()
         special = _special(config, self._processor, size)
         super().__init__(config, vocabulary, special, size)
@@ -88,6 +80,25 @@ class LoadedSentencePiece(LoadedTokenizer):
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._processor.encode(text)
         return tokens
+
+
+def processor_of(model: bytes, path: str | None) -> Any:
+    """The library's processor for the content of a model.
+
+    Raises:
+      UserError: if it is not a SentencePiece model, or has pieces that are not UTF-8.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        # The library loads an empty file, and pieces of any bytes, and fails much later.
+        if not model:
+            raise RuntimeError("empty file")
+        processor = SentencePieceProcessor(model_proto=model)
+        processor.id_to_piece([*range(processor.vocab_size())])
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:
+        raise vocabulary_error("SentencePiece model", path, model, error) from error
+    return processor
 
 
 def _special(config: SentencePiece, processor: Any, size: int) -> SpecialTokens:

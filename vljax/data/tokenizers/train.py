@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vljax.config import UserError
-from vljax.data.records import Records
+from vljax.data.records import ExampleError, Records
 from vljax.data.tokenizers.cleaning import Cleaning, clean
 
 SPECIAL_TOKENS = ("<pad>", "</s>")
@@ -68,5 +68,8 @@ def cleaned_captions(
     """
     count = len(records) if most is None else min(most, len(records))
     for number in range(count):
-        captions = records.annotation(number * len(records) // count).captions
+        try:
+            captions = records.annotation(number * len(records) // count).captions
+        except ExampleError:  # a rejected example
+            captions = ()
         yield [text for text in (clean(caption, cleaning) for caption in captions) if text]

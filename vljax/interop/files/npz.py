@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,6 @@ import numpy as np
 from vljax.config import UserError
 from vljax.interop.files.safetensors import Progress
 from vljax.interop.files.tensors import FLOATS, Lazy
-
-# What zipfile and NumPy raise for files that are damaged, encrypted or compressed in another way.
-_DAMAGED = (
-    ValueError,
-    OSError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -43,7 +32,7 @@ class NpzTensor:
         try:
             with np.load(self.file) as opened:
                 array: np.ndarray = opened[self.name]
-        except _DAMAGED as error:
+        except Exception as error:  # as in `read_npz`
             raise UserError(f"{self.file}: {self.name!r} cannot be read ({error})") from error
         return array.view(self.dtype)
 
@@ -57,7 +46,8 @@ def read_npz(file: Path) -> dict[str, NpzTensor]:
     tensors = {}
     try:
         with zipfile.ZipFile(file) as archive:
-            for member in archive.namelist():
+            for info in archive.infolist():
+                member = info.filename
                 with archive.open(member) as opened:
                     version = np.lib.format.read_magic(opened)
                     read = {
@@ -65,11 +55,16 @@ def read_npz(file: Path) -> dict[str, NpzTensor]:
                         (2, 0): np.lib.format.read_array_header_2_0,
                     }[version]
                     shape, _, dtype = read(opened)
+                size = math.prod(shape) * dtype.itemsize
+                if size > info.file_size:  # NumPy would allocate it before it reads
+                    raise ValueError(f"{member}: {size:,} bytes in {info.file_size:,}")
                 # NumPy stores bfloat16 as nameless values of two bytes (V2).
                 dtype = FLOATS["bfloat16"] if dtype == np.dtype("V2") else dtype
                 name = member.removesuffix(".npy")
                 tensors[name] = NpzTensor(file, name, shape, dtype)
-    except _DAMAGED as error:
+    # For files that are damaged, encrypted or compressed in another way, zipfile and NumPy raise
+    # exceptions of many types: ValueError, EOFError, zlib.error, tokenize.TokenError, ...
+    except Exception as error:
         raise UserError(f"{file}: not an intact npz file ({error})") from error
     return tensors
 

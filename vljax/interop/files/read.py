@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def split_path(path: str) -> tuple[Path, str | None]:
         raise UserError(f"{path}: copy it to a local disk first")
     whole = Path(path).expanduser()
     name, colon, part = path.rpartition(":")
-    if whole.exists() or not colon or not name:
+    if os.path.exists(whole) or not colon or not name:
         return whole, None
     return Path(name).expanduser(), part
 
@@ -50,7 +51,7 @@ def read_tensors(path: str) -> Mapping[str, Tensor]:
     Older names of PyTorch parameters become today's, see `historical`.
     """
     file, part = split_path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):  # also for a name that no system allows
         raise UserError(f"{file}: no such file")
     refuse_lfs_pointer(file)
     if file.suffix in _TORCH:

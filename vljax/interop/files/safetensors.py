@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from vljax.config import UserError
-from vljax.files import refuse_lfs_pointer
+from vljax.files import parse_json, refuse_lfs_pointer
 from vljax.interop.files.tensors import FLOATS, Lazy
 
 SHARD_BYTES = 4 << 30
@@ -112,7 +112,7 @@ def read_shards(
     """
     refuse_lfs_pointer(index)
     try:
-        weight_map = dict(json.loads(index.read_text())["weight_map"])
+        weight_map = dict(parse_json(index.read_bytes())["weight_map"])
         shards = {name: index.parent / Path(file).name for name, file in weight_map.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: not an index of files of weights ({error!r})") from error

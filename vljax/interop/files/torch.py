@@ -149,7 +149,10 @@ def _map_record(path: Path, info: zipfile.ZipInfo, source: str) -> np.ndarray:
         return np.zeros(0, np.uint8)
     with path.open("rb") as file:
         file.seek(info.header_offset)
-        signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size:
+        raise UserError(f"{source}: damaged: {info.filename} is not at its recorded offset")
+    signature, name, extra = _LOCAL_HEADER.unpack(header)
     start = info.header_offset + _LOCAL_HEADER.size + name + extra
     if signature != b"PK\x03\x04" or start + info.file_size > path.stat().st_size:
         raise UserError(f"{source}: damaged: {info.filename} is not at its recorded offset")

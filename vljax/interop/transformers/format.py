@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError, suggest
+from vljax.files import parse_json
 from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel
 from vljax.interop.files.read import holder, read_weights
 from vljax.interop.files.safetensors import SHARD_BYTES, write_folder
@@ -37,7 +37,7 @@ def _recognises(path: Path) -> bool:
 
 def _is_json(content: bytes) -> bool:
     try:
-        json.loads(content)
+        parse_json(content)
     except ValueError:
         return False
     return True
@@ -47,7 +47,7 @@ def _read(path: Path) -> ForeignModel:
     folder = holder(path)
     content = read_json(folder / "config.json")
     kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         near = suggest(str(kind), _READERS)
         raise UserError(f"{folder / 'config.json'}: unknown model_type {kind!r}{near}")
     return _READERS[kind](folder, content, read_weights(path, WEIGHTS["transformers"]))

@@ -13,7 +13,7 @@ from typing import Any
 
 from vljax.config import UserError
 from vljax.data.tokenizers import HuggingFace
-from vljax.files import refuse_lfs_pointer
+from vljax.files import parse_json, refuse_lfs_pointer
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.transformers import tokenizer as texts
@@ -48,7 +48,7 @@ def as_loaded(content: bytes, file: str) -> bytes:
       UserError: if it is not a tokenizer.json, or its model is not a byte-pair encoding.
     """
     try:
-        data = json.loads(content)
+        data = parse_json(content)
         kind = data["model"]["type"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: not a tokenizer.json ({error!r})") from error
@@ -78,7 +78,7 @@ def read(folder: Path, context: int) -> tuple[ReadTokenizer, bool]:
         config.must("add_eos_token", True, False)
         config.must("add_bos_token", False, False)
         content = _ended(content, texts.special_tokens(folder, config, _CLASS)["eos_token"])
-    inputs = config.raw("model_input_names") or ["input_ids", "attention_mask"]
+    inputs = config.get("model_input_names", []) or ["input_ids", "attention_mask"]
     found = texts.read_json_tokenizer(folder, content, config, _CLASS, context)
     return found, "attention_mask" in inputs
 

@@ -80,8 +80,8 @@ def read_cropped(
 
 
 def _side(fields: ForeignConfig, name: str, stated: Any) -> int:
-    sides = set(stated.values()) if isinstance(stated, dict) else {stated}
-    side = sides.pop() if len(sides) == 1 else None
+    sides = [*stated.values()] if isinstance(stated, dict) else [stated]
+    side = sides[0] if sides and all(other == sides[0] for other in sides) else None
     if not isinstance(side, int) or isinstance(side, bool):
         fields.fail(name, f"{stated!r} is not a square")
     assert isinstance(side, int)
@@ -170,9 +170,10 @@ def _mode(fields: ForeignConfig, size: int, clip: bool) -> str:
 def three(fields: ForeignConfig, name: str, default: Sequence[float]) -> tuple[float, ...]:
     """Three numbers, one per channel; null selects the default. Raises UserError otherwise."""
     values = fields.raw(name, None) or list(default)
-    if not (isinstance(values, list) and len(values) == 3):
+    numbers = isinstance(values, list) and [isinstance(v, int | float) for v in values]
+    if numbers != [True] * 3:
         fields.fail(name, f"{values!r} is not a list of three numbers")
-    return tuple(float(value) for value in values)
+    return tuple(fields.as_float(name, value) for value in values)
 
 
 def write(

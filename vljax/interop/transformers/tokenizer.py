@@ -10,7 +10,8 @@ from typing import Any
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
-from vljax.files import refuse_lfs_pointer
+from vljax.data.tokenizers.sentencepiece import processor_of
+from vljax.files import encodable, refuse_lfs_pointer
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.historical import SPECIAL_TOKENS, TOKENIZER_CLASSES
@@ -145,7 +146,10 @@ def _read_json(folder: Path, config: ForeignConfig, kind: str, context: int) -> 
         again = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes one"
         raise UserError(f"{file}: no such file; in transformers, {again}")
     content = read_json(file)
-    if kind == "CLIPTokenizer" and content.get("normalizer") != _CLIP_NORMALIZER:
+    if (
+        kind == "CLIPTokenizer"
+        and ForeignConfig(content, str(file)).raw("normalizer") != _CLIP_NORMALIZER
+    ):
         raise UserError(
             f"{file}: its normalizer differs from the one that a CLIPTokenizer always applies"
         )
@@ -173,7 +177,7 @@ def token_name(config: ForeignConfig, name: str) -> str | None:
     """The name of a special token, or None."""
     token = config.raw(name)
     content = token.get("content") if isinstance(token, dict) else token
-    if content is not None and not isinstance(content, str):
+    if content is not None and (not isinstance(content, str) or content != encodable(content)):
         config.fail(name, f"{token!r} is not a token")
     return content
 
@@ -196,15 +200,9 @@ def _read_siglip(folder: Path, config: ForeignConfig, context: int) -> ReadToken
 
 
 def _pieces(file: Path) -> Any:
-    from sentencepiece import SentencePieceProcessor
-
     if not file.exists():
         raise UserError(f"{file}: no such file")
-    refuse_lfs_pointer(file)
-    try:
-        return SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"{file}: not a SentencePiece model ({error})") from error
+    return processor_of(file.read_bytes(), str(file))
 
 
 def vocabulary(loaded: LoadedTokenizer) -> bytes:

@@ -75,7 +75,8 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, not {getattr(self, name)}"
         if self.width % self.heads:
-            near = next(h for h in range(self.heads, 0, -1) if self.width % h == 0)
+            most = min(self.heads, self.width, 4096)  # a damaged file may state 2^31 heads
+            near = next(h for h in range(most, 0, -1) if self.width % h == 0)
             yield "heads", f"{self.heads} heads do not divide the width {self.width}; {near} would"
         every = self.cross_every
         if every != 1:
