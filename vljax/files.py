@@ -254,7 +254,8 @@ def decode_text(content: bytes, errors: str = "strict") -> str:
     Raises:
       UnicodeDecodeError: if the bytes are not UTF-8; its `reason` names UTF-16.
     """
-    if content.startswith(_UTF16):
+    # A NUL in the first two bytes: UTF-16 without a byte order mark.
+    if content.startswith(_UTF16) or b"\0" in content[:2]:
         raise UnicodeDecodeError("utf-8", content[:2], 0, 1, "UTF-16; save it as UTF-8")
     return content.decode("utf-8", errors).removeprefix("\ufeff")
 

@@ -24,8 +24,6 @@ from rich.console import Console
 
 from vljax import charts, config
 from vljax.config import UserError
-from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.records import error_for_field
 from vljax.evaluation.evaluator import EvaluationData, Evaluator, ShardedEvaluationSet
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.predictor import Predictor
@@ -37,7 +35,7 @@ from vljax.parallel.processes.agreement import barrier, broadcast
 from vljax.parallel.processes.failure import report_failure
 from vljax.parallel.processes.start import connect, is_first, process_index
 from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_predictor
-from vljax.run import Prepared, Run, check_trains, prepare
+from vljax.run import Prepared, Run, check_trains, open_evaluation_data, prepare
 from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.example_statistics import ExampleStatistics
@@ -245,14 +243,7 @@ def _check_paths_set(run: Run) -> str:
 
 def _open_evaluation_data(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData:
     """The data of an evaluator, opened and checked by the evaluator."""
-    data = EvaluationSet(prepared.run.data, evaluator.source)
-    try:
-        data.open()
-        evaluator.check(data)
-    except UserError as error:
-        found = error_for_field(error, f"{path}.source")
-        named = str(found).startswith(path)
-        raise found if named else UserError(f"{path}: {found}") from error
+    data = open_evaluation_data(prepared.run, path, evaluator)
     return data if jax.process_count() == 1 else ShardedEvaluationSet(data, prepared.mesh)
 
 

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from vljax import config, datasets, evaluation, objectives  # noqa: F401  register components
 from vljax.config import UserError, setting, suggest
 from vljax.data import sources, transforms  # noqa: F401
+from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import Data, Sample, read_sample
-from vljax.data.records import counts_by_kind, exceeds_limit
+from vljax.data.records import counts_by_kind, error_for_field, exceeds_limit
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.tokenizers.base import load_named
 from vljax.evaluation.evaluator import Evaluator
@@ -395,6 +396,29 @@ def check_data(prepared: Prepared, most: int = 200) -> list[str]:
             " repair the data, or raise the limit"
         )
     return [*sample.notes, f"data.source: {found} {why}"]
+
+
+def open_evaluation_data(run: Run, path: str, evaluator: Evaluator) -> EvaluationSet:
+    """Opens the data of an evaluator and checks that the evaluator can measure it.
+
+    Args:
+      run: the recipe.
+      path: the recipe field of the evaluator, such as `evaluators.retrieval`.
+      evaluator: the evaluator.
+
+    Raises:
+      UserError: if the data cannot be opened, or lacks what the evaluator needs; it has the
+        field.
+    """
+    data = EvaluationSet(run.data, evaluator.source)
+    try:
+        data.open()
+        evaluator.check(data)
+    except UserError as error:
+        found = error_for_field(error, f"{path}.source")
+        named = str(found).startswith(path)
+        raise found if named else UserError(f"{path}: {found}") from error
+    return data
 
 
 def _check_labels(run: Run, name: str, objective: Classification, sample: Sample) -> None:

@@ -1,6 +1,7 @@
 """`vljax check RECIPE`: whether a recipe can run, and its sizes, without computing anything.
 
-It also reads a sample of the training data, if the paths of the data are set.
+It also reads a sample of the training data, and opens the files of evaluators, if their paths are
+set.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vljax.commands.recipe_arguments import load_run, take_option
 from vljax.config import UserError
 from vljax.parallel.mesh import slices
 from vljax.parallel.placement import ParameterPlacement, bytes_per_device, parameter_placements
-from vljax.run import Prepared, check_data, check_trains, prepare
+from vljax.run import Prepared, Run, check_data, check_trains, open_evaluation_data, prepare
 
 _RECORDS = 200
 """Training examples to read."""
@@ -50,10 +51,24 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     summary = summarise(prepared)
     if records and not any(path.startswith("data.") for path in summary["unset"]):
         summary["notes"] = [*summary["notes"], *check_data(prepared, records)]
+    if records:
+        _check_evaluation_data(recipe)
     if json_path != "-":
         print_summary(argv[0], summary)
     write_json(json_path, summary)
     return 0
+
+
+def _check_evaluation_data(run: Run) -> None:
+    """Opens the files of evaluators. Raises UserError if an evaluator cannot measure them.
+
+    Sources without files, such as composed scenes, have the columns that they say, and may take
+    long to make, so they are left out.
+    """
+    for path, evaluator in run.all_evaluators.items():
+        files = [file for _, file in config.paths(evaluator.source)]
+        if files and None not in files:
+            open_evaluation_data(run, path, evaluator)
 
 
 def _number(given: str | None) -> int:

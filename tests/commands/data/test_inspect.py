@@ -180,3 +180,8 @@ def test_half_characters_are_shown_as_unknown_ones(tmp_path, capsys):
     page = tmp_path / "page.html"
     assert run(capsys, write_jsonl(tmp_path, rows), "--html", page)[0] == 0
     assert "a smile \ufffd" in page.read_text(encoding="utf-8")
+
+
+def test_a_set_without_examples_is_an_error(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("image,caption\n")
+    assert run(capsys, tmp_path / "x.csv") == (2, "", "error: csv:x.csv: no examples\n")
