@@ -277,6 +277,20 @@ def encodable(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """The text with control characters written as in Python, so that a terminal does not obey them.
+
+    Line breaks and tabs stay.
+
+    >>> print(printable("a \x1b[31mred cat"))
+    a \\x1b[31mred cat
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 def text_lines(text: str) -> list[str]:
     """The lines of a text. Unlike `str.splitlines`, U+2028, U+0085 and form feeds do not end one.
 

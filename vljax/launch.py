@@ -27,7 +27,7 @@ from vljax.config import UserError
 from vljax.evaluation.evaluator import EvaluationData, Evaluator, ShardedEvaluationSet
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.predictor import Predictor
-from vljax.files import exclusive, join
+from vljax.files import exclusive, join, printable
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
@@ -213,7 +213,7 @@ def _run_loop(loop: Loop, state: TrainState) -> TrainState:
 
 def _console_log(console: Console) -> Log:
     def log(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     return log
 
@@ -234,9 +234,16 @@ def _print_log_records(console: Console) -> None:
 
 def _check_paths_set(run: Run) -> str:
     """The workdir. Raises UserError if it, or a path that training needs, is unset."""
+    # A package of pretrained weights often has their tokenizer too.
+    packages = " and ".join(
+        f"`{source.install}`"
+        for source in run.pretrained.values()
+        if source.path is None and source.install
+    )
     for path, value in [*config.paths(run), ("workdir", run.workdir or None)]:
         if value is None:
-            raise UserError(f"{path}: unset; add --{path} PATH")
+            needed = f", or run {packages}" if packages and path != "workdir" else ""
+            raise UserError(f"{path}: unset; add --{path} PATH{needed}")
     assert run.workdir is not None
     return run.workdir
 

@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError
+from vljax.files import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def print_line(console: Console, line: str) -> None:
-    """Prints one line without wrapping it and without markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    """Prints one line without wrapping it, without markup and without control characters."""
+    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def cell(text: str) -> str:
+    """Text of a data set as a cell of a table: without markup and control characters."""
+    from rich.markup import escape
+
+    return escape(printable(text))
 
 
 def format_bytes(count: int) -> str:
