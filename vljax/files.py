@@ -291,6 +291,21 @@ def printable(text: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def format_bytes(count: int) -> str:
+    """A number of bytes with three or four digits.
+
+    >>> format_bytes(812_623_880)
+    '775 MiB'
+    """
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if round(size) < 1024:
+            break
+        size, unit = size / 1024, larger
+    digits = 0 if unit == "B" or size >= 100 else 1
+    return f"{size:,.{digits}f} {unit}"
+
+
 def text_lines(text: str) -> list[str]:
     """The lines of a text. Unlike `str.splitlines`, U+2028, U+0085 and form feeds do not end one.
 

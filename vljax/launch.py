@@ -35,7 +35,7 @@ from vljax.parallel.processes.agreement import barrier, broadcast
 from vljax.parallel.processes.failure import report_failure
 from vljax.parallel.processes.start import connect, is_first, process_index
 from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_predictor
-from vljax.run import Prepared, Run, check_trains, open_evaluation_data, prepare
+from vljax.run import Prepared, Run, check_memory, check_trains, open_evaluation_data, prepare
 from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.example_statistics import ExampleStatistics
@@ -109,7 +109,7 @@ def _train(run: Run, console: Console) -> Finished:
     enable_compilation_cache()
     prepared = prepare(run)
     check_trains(prepared)
-    for note in prepared.notes:
+    for note in [*prepared.notes, *check_memory(prepared)]:
         log(f"note: {note}")
     with _only_run(prepared):
         return _train_prepared(prepared, console, log)

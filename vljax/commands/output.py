@@ -26,21 +26,6 @@ def cell(text: str) -> str:
     return escape(printable(text))
 
 
-def format_bytes(count: int) -> str:
-    """A number of bytes with three or four digits.
-
-    >>> format_bytes(812_623_880)
-    '775 MiB'
-    """
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if round(size) < 1024:
-            break
-        size, unit = size / 1024, larger
-    digits = 0 if unit == "B" or size >= 100 else 1
-    return f"{size:,.{digits}f} {unit}"
-
-
 def write_json(path: str | None, data: dict[str, Any]) -> None:
     """Writes the result of a command for `--json PATH`.
 

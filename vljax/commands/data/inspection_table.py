@@ -10,7 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vljax.commands.output import cell, format_bytes, print_line
+from vljax.commands.output import cell, print_line
+from vljax.files import format_bytes
 
 _SHOWN = 8
 _BLOCKS = " ▁▂▃▄▅▆▇█"
