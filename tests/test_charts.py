@@ -1,11 +1,13 @@
 """Charts show their numbers, as SVG that is safe to put into any page."""
 
 import re
+import warnings
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
-from vljax.charts import Bars, bar_chart, heat_map, svg
+from vljax.charts import Bars, bar_chart, heat_map, new_figure, save, svg
 
 
 def test_heights_of_bars_are_their_counts():
@@ -47,3 +49,21 @@ def test_an_svg_is_self_contained_and_has_the_colours_of_the_page():
     assert "var(--mark)" in drawn
     assert "var(--soft)" in drawn
     assert "#0072b2" not in drawn.lower()
+
+
+def test_characters_without_a_glyph_are_one_line_and_no_warning(tmp_path, caplog, recwarn):
+    figure = new_figure(2, 1)
+    figure.text(0, 0.5, "नमस्ते \U0001f9a5 \x07")
+    path = save(figure, tmp_path / "x.png")
+    assert path.exists()
+    assert not recwarn.list
+    assert caplog.messages == [f"{path}: characters that its font does not have are drawn as boxes"]
+
+
+def test_other_warnings_of_matplotlib_are_kept(tmp_path, monkeypatch):
+    figure = new_figure(2, 1)
+    monkeypatch.setattr(
+        figure, "savefig", lambda *_, **__: warnings.warn("too small", stacklevel=1)
+    )
+    with pytest.warns(UserWarning, match="too small"):
+        save(figure, tmp_path / "x.png")

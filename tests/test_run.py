@@ -6,17 +6,26 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.training import tiny
 from vljax import config
+from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.datasets import Builtin
 from vljax.evaluation import Retrieval, ZeroShot
 from vljax.models.compute import Call, Compute
 from vljax.models.encoders import ViT
 from vljax.models.node import Encoded
-from vljax.run import Run, prepare
+from vljax.run import (
+    Run,
+    check_memory,
+    memory_notes,
+    prepare,
+    state_bytes,
+    step_bytes,
+)
 
 
 def recipe(**changes):
@@ -161,3 +170,54 @@ def test_evaluators_that_read_what_no_node_makes_are_refused():
     changed = dataclasses.replace(changed, objectives={})
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         prepare(changed)
+
+
+def test_bytes_of_a_step_follow_from_the_batch():
+    small, large, parts = (
+        step_bytes(prepare(recipe(**changes)))
+        for changes in (
+            {"global_batch": 32},
+            {"global_batch": 64},
+            {"global_batch": 64, "accumulate": 2},
+        )
+    )
+    # RGB, ids and mask of 16 tokens, example id and `valid`, as `Data.batch_spec` lists them.
+    spec = recipe().data.batch_spec(64).values()
+    assert jax.device_count() * large["batch"] == sum(
+        np.zeros(shape, dtype).nbytes for shape, dtype in spec
+    )
+    # All but masks of positions, which examples share, grows with the batch.
+    assert large["saved activations"] == pytest.approx(2 * small["saved activations"], rel=0.01)
+    assert parts["saved activations"] == small["saved activations"]
+    assert parts["batch"] == large["batch"]
+
+
+def test_what_frozen_towers_compute_is_not_saved():
+    whole = step_bytes(prepare(recipe()))["saved activations"]
+    locked = prepare(recipe(optim={"frozen": ("(image|text)/.*",)}))
+    assert step_bytes(locked)["saved activations"] < whole / 20
+
+
+def test_the_memory_of_the_machine_is_compared(monkeypatch):
+    prepared = prepare(recipe())
+    held = sum(state_bytes(prepared).values()) * len(prepared.mesh.local_devices)
+    assert check_memory(prepared) == memory_notes(prepared, step_bytes(prepared)) == []
+    monkeypatch.setattr("vljax.run.host_memory", lambda: held + 1000)
+    (note,) = check_memory(prepared)
+    assert re.match(r"global_batch: a step needs about [\d.]+ MiB \(.* state and gradients\)", note)
+    assert "lower global_batch or raise accumulate" in note
+    monkeypatch.setattr("vljax.run.host_memory", lambda: held - 1)
+    assert memory_notes(prepared)[0].startswith("model: parameters, optimizer state and gradients")
+    with pytest.raises(UserError, match=r"^model: parameters, optimizer state and gradients take "):
+        check_memory(prepared)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("vljax.run.host_memory", lambda: 1000)
+    argv = ["configs/quickstart.py:tiny", "--workdir", str(tmp_path / "run")]
+    assert main(["train", *argv]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith("error: model: parameters, optimizer state and gradients take ")
+    assert not (tmp_path / "run").exists()
+    assert main(["check", *argv]) == 0  # it says whether the recipe is valid, for any machine
+    assert "note: model: parameters, optimizer state and gradients" in capsys.readouterr().out

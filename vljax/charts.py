@@ -6,6 +6,9 @@ matplotlib is imported only to draw, since it takes half a second.
 from __future__ import annotations
 
 import io
+import logging
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,13 @@ _LETTER = 0.065  # width in inches of a letter of a label
 _HINT = "hint:"
 
 
+# Matplotlib's warning of each character that its font does not have, and of scripts such as
+# Devanagari, whose letters it does not join.
+_NO_GLYPH = r"Glyph \d+ .*missing from|Matplotlib currently does not support"
+
+logger = logging.getLogger(__name__)
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches. It belongs to no window and no global state."""
     from matplotlib.figure import Figure
@@ -42,7 +52,15 @@ def save(figure: Figure, path: Path) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120, format="png")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _NO_GLYPH)
+        figure.savefig(path, dpi=120, format="png")
+    missing = [each for each in caught if re.match(_NO_GLYPH, str(each.message))]
+    if missing:
+        logger.warning("%s: characters that its font does not have are drawn as boxes", path)
+    for each in caught:
+        if each not in missing:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     return path
 
 

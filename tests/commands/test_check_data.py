@@ -87,12 +87,12 @@ def test_damaged_rows_are_counted_named_and_limited(notes, changes, why):
 
 def test_answers_outside_of_the_vocabulary_are_counted_named_and_limited(notes):
     (note,) = notes({"a": "A  mauve cat"}, 3)
-    share = "10.0% of 30 questions have no answer in the vocabulary of 125: 'a mauve cat' (3)"
+    share = "10.0% of 30 questions have no answer in the vocabulary of 124: 'a mauve cat' (3)"
     assert note == f"encode_answers: {share}"
     with pytest.raises(UserError) as error:
         notes({"a": "mauve"}, 15)
     where = "data.train_transforms: jsonl:asked.jsonl: encode_answers"
-    share = "50.0% of 30 questions have no answer in the vocabulary of 125: 'mauve' (15)"
+    share = "50.0% of 30 questions have no answer in the vocabulary of 124: 'mauve' (15)"
     remedy = "make a larger one with `vljax data answers`, or raise max_unknown above 0.2"
     assert str(error.value) == f"{where}: {share}; {remedy}"
 
@@ -187,3 +187,55 @@ def test_expanded_questions_without_an_answer_are_named(tmp_path, caplog):
     assert len(rows) == ROWS - 2
     reason = "records whose annotation cannot be used"
     assert caplog.messages == [f"expand:question:jsonl:asked.jsonl: left out 2: {reason} (0, 1)"]
+
+
+QUICKSTART = "configs/quickstart.py:tiny"
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """The same 12 examples in files of which some do not suit the quickstart recipe."""
+    for i in range(12):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(16, 12, seed=i)))
+    names = [(f"{i}.png", f"caption {i}") for i in range(12)]
+    lines = {
+        "good.csv": ["image,caption", *(f"{a},{b}" for a, b in names)],
+        "text.csv": ["image,text", *(f"{a},{b}" for a, b in names)],
+        "path.csv": ["path,caption", *(f"{a},{b}" for a, b in names)],
+        "text.jsonl": [json.dumps({"image": a, "text": b}) for a, b in names],
+    }
+    for name, content in lines.items():
+        (tmp_path / name).write_text("\n".join(content) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "more", "message"),
+    [
+        ("csv", "text.csv", [], "data.source.captions: csv:text.csv has no 'caption'; known: "),
+        ("csv", "path.csv", [], "data.source.image: csv:path.csv has no 'image'; known: "),
+        ("csv", "good.csv", ["--data.source.label", "kind"], "data.source.label: csv:good.csv has"),
+        ("jsonl", "good.csv", [], "good.csv:1: not a JSON object (Expecting value: line 1"),
+        ("jsonl", "text.jsonl", [], "12 of 12 sampled examples cannot be used, more than 0.1 of"),
+    ],
+    ids=["caption", "image", "label", "csv-as-jsonl", "caption-of-jsonl"],
+)
+def test_the_command_finds_what_training_data_lacks(
+    tables, capsys, monkeypatch, kind, file, more, message
+):
+    monkeypatch.chdir(ROOT)
+    source = ["--data.source", kind, "--data.source.path", str(tables / file)]
+    assert main(["check", QUICKSTART, *source, *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_the_command_opens_the_files_of_evaluators(tables, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    field = "evaluators.retrieval.source"
+    command = ["check", QUICKSTART, f"--{field}", "csv", f"--{field}.path"]
+    assert main([*command, str(tables / "text.csv")]) == 2
+    expected = f"error: {field}.captions: csv:text.csv has no 'caption'; known: image, text\n"
+    assert capsys.readouterr().err == expected
+    assert main([*command, str(tables / "good.csv"), f"--{field}.captions", "image"]) == 0
+    assert main([*command, str(tables / "text.csv"), "--records", "0"]) == 0

@@ -25,6 +25,7 @@ SUMMARY = {
     "global_batch": 32_768,
     "examples": 44_999_999_488,
     "bytes_per_device": {"parameters": 54_872_531, "optimizer state": 109_745_062},
+    "step_bytes_per_device": {"batch": 5_000_000, "saved activations": 70_000_000},
     "placement": [],
     "notes": ["model.x: " + "long " * 30 + "end", "data.source.path: unset"],
 }

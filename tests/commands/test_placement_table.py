@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vljax.commands.check import print_placement
-from vljax.commands.output import format_bytes
+from vljax.files import format_bytes
 from vljax.parallel.placement import ParameterPlacement
 
 

@@ -1,6 +1,7 @@
 """`vljax check RECIPE`: whether a recipe can run, and its sizes, without computing anything.
 
-It also reads a sample of the training data, if the paths of the data are set.
+It also reads a sample of the training data, and opens the files of evaluators, if their paths are
+set.
 """
 
 from __future__ import annotations
@@ -17,16 +18,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from vljax import config
-from vljax.commands.output import format_bytes, print_line, write_json
+from vljax.commands.output import print_line, write_json
 from vljax.commands.recipe_arguments import load_run, take_option
 from vljax.config import UserError
+from vljax.files import format_bytes
 from vljax.parallel.mesh import slices
-from vljax.parallel.placement import ParameterPlacement, bytes_per_device, parameter_placements
-from vljax.run import Prepared, check_data, check_trains, prepare
+from vljax.parallel.placement import ParameterPlacement, parameter_placements
+from vljax.run import (
+    Prepared,
+    Run,
+    check_data,
+    check_trains,
+    memory_notes,
+    open_evaluation_data,
+    prepare,
+    state_bytes,
+    step_bytes,
+)
 
 _RECORDS = 200
 """Training examples to read."""
-_STATE = {"params": "parameters", "average": "moving average", "optimizer": "optimizer state"}
 
 
 def run(argv: list[str], json_path: str | None, prog: str) -> int:
@@ -50,10 +61,24 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     summary = summarise(prepared)
     if records and not any(path.startswith("data.") for path in summary["unset"]):
         summary["notes"] = [*summary["notes"], *check_data(prepared, records)]
+    if records:
+        _check_evaluation_data(recipe)
     if json_path != "-":
         print_summary(argv[0], summary)
     write_json(json_path, summary)
     return 0
+
+
+def _check_evaluation_data(run: Run) -> None:
+    """Opens the files of evaluators. Raises UserError if an evaluator cannot measure them.
+
+    Sources without files, such as composed scenes, have the columns that they say, and may take
+    long to make, so they are left out.
+    """
+    for path, evaluator in run.all_evaluators.items():
+        files = [file for _, file in config.paths(evaluator.source)]
+        if files and None not in files:
+            open_evaluation_data(run, path, evaluator)
 
 
 def _number(given: str | None) -> int:
@@ -72,6 +97,7 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
         for name, part in prepared.shapes.params.items()
     }
     unset = [path for path, value in config.paths(run) if value is None]
+    step = step_bytes(prepared)
     return {
         "ready": not unset,
         "unset": unset,
@@ -85,8 +111,9 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
         "examples": run.steps * run.global_batch,
         "image_lengths": run.data.image_lengths,
         "bytes_per_device": state_bytes(prepared),
+        "step_bytes_per_device": step,
         "placement": [dataclasses.asdict(row) for row in placed(prepared)],
-        "notes": prepared.notes,
+        "notes": [*prepared.notes, *memory_notes(prepared, step)],
     }
 
 
@@ -94,23 +121,6 @@ def placed(prepared: Prepared) -> list[ParameterPlacement]:
     """The placement of every parameter of a run."""
     params, axes = prepared.shapes.params, prepared.model.axes
     return parameter_placements(params, axes, prepared.mesh, prepared.run.mesh.fsdp_min_size)
-
-
-def state_bytes(prepared: Prepared) -> dict[str, int]:
-    """The bytes of training state and gradients on each device, by kind."""
-    shapes, groups = prepared.shapes, prepared.task.groups
-    gradients = jax.tree.map(_with_sharding, shapes.params, prepared.task.updates)
-    trained = [prepared.task.trained(group, gradients) for group in groups]
-    state = {
-        _STATE.get(name, name): bytes_per_device(part)
-        for name, part in shapes._asdict().items()
-        if isinstance(part, dict) and part
-    }
-    return {**state, "gradients": bytes_per_device(trained)}
-
-
-def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def print_summary(spec: str, summary: dict[str, Any]) -> None:
@@ -125,7 +135,7 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
         ("mesh", mesh + over),
         ("platform", f"{summary['platform']}, {summary['precision']}"),
     ]
-    on_device = summary["bytes_per_device"].items()
+    on_device = {**summary["bytes_per_device"], **summary["step_bytes_per_device"]}.items()
     rows += [(f"on each device, {name}", format_bytes(n)) for name, n in on_device]
     table = Table(box=box.HORIZONTALS, show_header=False)
     table.add_column(overflow="fold")

@@ -11,9 +11,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vljax.commands.output import format_bytes, print_line, write_json
+from vljax.commands.output import print_line, write_json
 from vljax.commands.recipe_arguments import load_run, take_option
 from vljax.config import UserError
+from vljax.files import format_bytes
 
 if TYPE_CHECKING:
     from vljax.analysis.compile import Report

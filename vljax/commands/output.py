@@ -8,29 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vljax.config import UserError
+from vljax.files import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def print_line(console: Console, line: str) -> None:
-    """Prints one line without wrapping it and without markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    """Prints one line without wrapping it, without markup and without control characters."""
+    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
-def format_bytes(count: int) -> str:
-    """A number of bytes with three or four digits.
+def cell(text: str) -> str:
+    """Text of a data set as a cell of a table: without markup and control characters."""
+    from rich.markup import escape
 
-    >>> format_bytes(812_623_880)
-    '775 MiB'
-    """
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if round(size) < 1024:
-            break
-        size, unit = size / 1024, larger
-    digits = 0 if unit == "B" or size >= 100 else 1
-    return f"{size:,.{digits}f} {unit}"
+    return escape(printable(text))
 
 
 def write_json(path: str | None, data: dict[str, Any]) -> None:

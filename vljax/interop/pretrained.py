@@ -89,7 +89,7 @@ def load(prepared: Prepared) -> Variables | None:
     for name, source in prepared.run.pretrained.items():
         if source.path is None:
             field = f"pretrained.{name}.path"
-            raise UserError(f"{field}: unset; add --{field} PATH")
+            raise UserError(f"{field}: {source.unset_message}, or add --{field} PATH")
         made |= map_file(prepared, name, source)[1]
     if not made:
         return None

@@ -30,10 +30,18 @@ class Pretrained:
     """Digest of the file, as `sha256sum` prints it; a file with another digest is refused. With
     None any file is read, and its digest becomes part of the run."""
 
+    install: str = setting("", identity=False)
+    """How to get the file, for messages while `path` is unset: `pip install PACKAGE`."""
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             yield "sha256", f"must be 64 hexadecimal digits in lower case, not {self.sha256!r}"
 
     def notes(self) -> Iterator[tuple[str, str]]:
         if self.path is None:
-            yield "path", "unset"
+            yield "path", self.unset_message
+
+    @property
+    def unset_message(self) -> str:
+        """What is wrong if `path` is unset, and the remedy if the recipe names one."""
+        return f"unset; run `{self.install}`" if self.install else "unset"

@@ -3,10 +3,13 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from tests.data.samples import encoded, picture, write_jsonl
 from vljax.commands.main import main
+from vljax.data.sources import Folder
+from vljax.data.transforms import ChooseText
 from vljax.files import filesystem
 
 
@@ -180,3 +183,40 @@ def test_half_characters_are_shown_as_unknown_ones(tmp_path, capsys):
     page = tmp_path / "page.html"
     assert run(capsys, write_jsonl(tmp_path, rows), "--html", page)[0] == 0
     assert "a smile \ufffd" in page.read_text(encoding="utf-8")
+
+
+def test_a_set_without_examples_is_an_error(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("image,caption\n")
+    assert run(capsys, tmp_path / "x.csv") == (2, "", "error: csv:x.csv: no examples\n")
+
+
+def test_control_characters_of_a_set_do_not_reach_the_terminal(tmp_path, capsys):
+    (tmp_path / "0.png").write_bytes(encoded(picture(8, 8)))
+    rows = "0.png,a cat,\x1b[31mred\n0.png,a cat,\x1b[2J\n\x1b[31m.png,a dog,blue\n"
+    (tmp_path / "x.csv").write_text("image,caption,kind\n" + rows)
+    status, out, _ = run(capsys, tmp_path / "x.csv", "--label", "kind")
+    assert status == 0
+    assert "\\x1b[31mred" in out
+    assert "\x1b[2J" not in out
+    assert "\x1b[31m" not in out
+    status, _, err = run(capsys, tmp_path / "x.csv", "--label", "kind\x1b[31m")
+    assert (status, "\x1b" in err) == (2, False)
+
+
+def test_a_folder_by_class_is_as_usable_as_in_training(tmp_path, capsys):
+    for i, name in enumerate(["cat/0.png", "cat/1.png", "dog/2.png"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(picture(8, 8, seed=i)))
+    result = found(capsys, f"folder:{tmp_path}")
+    assert (result["unusable"]["usable"], result["captions"]["only_tags"]) == (3, 3)
+    records, rng = Folder(str(tmp_path)).open(), np.random.default_rng(0)
+    chosen = [ChooseText(tags=0.5)({"record": records[i]}, rng)["text"] for i in range(3)]
+    assert chosen == ["cat", "cat", "dog"]
+    _, out, _ = run(capsys, f"folder:{tmp_path}")
+    assert "only tags, no caption" in out
+    (tmp_path / "3.png").write_bytes(encoded(picture(8, 8, seed=3)))  # in no class
+    assert found(capsys, f"folder:{tmp_path}")["unusable"]["kinds"]["no_caption"]["count"] == 1
+    tokenizer = tmp_path / "tokenizer.json"
+    train = ["data", "train-tokenizer", f"folder:{tmp_path}", "--out", str(tokenizer)]
+    assert main([*train, "--vocab-size", "300", "--min-frequency", "1"]) == 0
+    assert "Ġdog" in json.loads(tokenizer.read_text())["model"]["vocab"]

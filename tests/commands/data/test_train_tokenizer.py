@@ -61,7 +61,7 @@ def test_errors_say_what_to_do(source, tmp_path):
         command(source, "--out", str(tmp_path / "new.json"), "--max-examples", "0")
     (tmp_path / "bare").mkdir()
     bare = write_jsonl(tmp_path / "bare", [{"captions": []}])
-    with pytest.raises(UserError, match="no captions to train on; check which field"):
+    with pytest.raises(UserError, match="no captions or tags to train on; check which field"):
         command(bare, "--out", str(tmp_path / "new.json"))
     assert not (tmp_path / "new.json").exists()
     with pytest.raises(UserError, match=r"--out .*new\.json: "):

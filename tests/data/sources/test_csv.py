@@ -228,3 +228,67 @@ def test_classes_are_looked_up_in_a_file_of_names(tmp_path):
         (tmp_path / "bad.txt").write_bytes(content)
         with pytest.raises(UserError, match=rf"data\.source\.classes: .*bad\.txt: {message}"):
             Csv(path, label="class", classes=str(tmp_path / "bad.txt")).open()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path, encoding):
+    (tmp_path / "x.csv").write_bytes("image,caption\na.jpg,a cat\n".encode(encoding))
+    with pytest.raises(UserError, match=r"x\.csv: not UTF-8 but UTF-16; save it as UTF-8$"):
+        Csv(str(tmp_path / "x.csv")).open()
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    """Before, the last one was read and the others were lost."""
+    (tmp_path / "x.csv").write_text("image,caption,caption\na.jpg,a cat,a dog\n")
+    message = r"x\.csv: 2 columns are named 'caption'; rename all but one of them$"
+    with pytest.raises(UserError, match=message):
+        Csv(str(tmp_path / "x.csv")).open()
+    (tmp_path / "x.csv").write_text(",image,caption,\n0,a.jpg,a cat,\n")
+    assert Csv(str(tmp_path / "x.csv")).open().annotation(0).captions == ("a cat",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "delimiter", "written"),
+    [(Csv, ";", "';'"), (Csv, "\t", r"$'\t'"), (Csv, "|", "'|'"), (Tsv, ",", "','")],
+)
+def test_another_delimiter_is_suggested(tmp_path, kind, delimiter, written):
+    path = tmp_path / "x.csv"
+    path.write_text(f"image{delimiter}caption\na.jpg{delimiter}a cat\n")
+    with pytest.raises(UserError) as error:
+        kind(str(path)).open()
+    assert str(error.value) == (
+        f"{path}: one column only, {f'image{delimiter}caption'!r}; if {delimiter!r} stands between "
+        f"columns, set --data.source.delimiter {written} (--delimiter {written} in `vljax data`)"
+    )
+    assert kind(str(path), delimiter=delimiter).open().annotation(0).captions == ("a cat",)
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (("train.csv", "test.csv"), True),
+        (("pets_train-0.csv", "pets_val-0.csv"), True),
+        (("train-0.csv", "train-1.csv"), False),
+        (("latest.csv", "trainer.csv"), False),
+    ],
+)
+def test_files_of_several_splits_in_a_folder_are_warned_of(tmp_path, caplog, names, warned):
+    for name in names:
+        (tmp_path / name).write_text("image,caption\na.jpg,a cat\n")
+    assert len(Csv(str(tmp_path)).open()) == 2
+    assert ("files of several splits are read as one data set" in caplog.text) == warned
+    caplog.clear()
+    Csv(tuple(str(tmp_path / name) for name in names)).open()
+    assert caplog.text == ""  # each file was named
+
+
+def test_a_data_url_is_not_copied_into_the_reason(tmp_path):
+    url = "data:image/png;base64," + "A" * 5000
+    (tmp_path / "x.csv").write_text(f'image,caption\n"{url}",a cat\n{"b" * 5000}.jpg,a dog\n')
+    records = Csv(str(tmp_path / "x.csv")).open()
+    with pytest.raises(ExampleError, match="is a data URL; write it to a file") as error:
+        records.image(0)
+    assert len(str(error.value)) < 250
+    with pytest.raises(ExampleError, match="cannot be read") as error:
+        records.image(1)
+    assert len(str(error.value)) < 250

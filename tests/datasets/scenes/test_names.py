@@ -30,6 +30,13 @@ from vljax.datasets.scenes import names
         ("Ein Pfotenabdruck und mehr", None),
         ("", None),
         ("a", None),
+        ("folder closed", "closed folder"),
+        ("phone handset gray", "gray phone handset"),
+        ("simple orange", "simple orange"),
+        ("woman police", None),
+        ("bacon", None),
+        ("thumbs up", None),
+        ("man driving car", None),
     ],
 )
 def test_the_name_of_an_object_is_found_in_its_caption(caption, name):
@@ -58,8 +65,33 @@ def test_the_name_of_an_object_is_found_in_its_caption(caption, name):
         ("piano", "a piano", "pianos"),
         ("fox", "a fox", "foxes"),
         ("ox", "an ox", "oxen"),
+        ("woman doctor", "a woman doctor", "women doctors"),
+        ("woman eye", "a woman eye", "woman eyes"),
+        ("target with arrow", "a target with arrow", "targets with arrow"),
     ],
 )
 def test_names_have_articles_and_plurals(name, one, many):
     assert names.with_article(name) == one
     assert names.plural(name) == many
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("paper clip", "paperclip", True),
+        ("note with paperclip", "blue paper clip", True),
+        ("volley-ball", "volley ball", True),
+        ("t-shirt", "tshirt", True),
+        ("cog", "gray gear", True),
+        ("gull", "seagull", True),
+        ("red car", "red fedora", False),
+        ("apple", "pineapple", False),
+    ],
+)
+def test_names_of_one_thing_share_a_key_word(one, other, shared):
+    assert bool(names.key_words(one) & names.key_words(other)) == shared
+
+
+def test_every_synonym_stands_for_a_word_that_stands_for_itself():
+    for word in names._SYNONYMS.values():
+        assert names._SYNONYMS[word] == word

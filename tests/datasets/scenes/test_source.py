@@ -13,6 +13,7 @@ from vljax.config import UserError, decode, encode, validate
 from vljax.data.records import Record, Source
 from vljax.data.sources import JsonLines
 from vljax.datasets import Builtin, Scenes, Tuxpaint
+from vljax.datasets.scenes.names import spelling
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +255,14 @@ def test_objects_without_english_captions_are_refused():
         UserError, match=r"objects: captions in 'de'; begin its languages with 'en'"
     ):
         validate(Scenes(Tuxpaint(languages=("de",))))
+
+
+def test_spelling_variants_of_a_name_are_one_thing():
+    """Before, "Is there a paper clip?" had the answer "no" for a picture of a "paperclip"."""
+    things = Scenes(Builtin("train")).open()._things
+    by_name = {thing.name: thing for thing in things}
+    variants = {"paper clip", "paperclip", "volley ball", "volley-ball"} & by_name.keys()
+    assert len(variants) == 2
+    assert all(len(by_name[name].cutouts) >= 2 for name in variants)
+    assert len({spelling(name) for name in by_name}) == len(things)
+    assert by_name["cog"].may_be(by_name["gear"])

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from vljax.commands.data.arguments import SourceParser, count
+from vljax.commands.output import cell
 from vljax.data.records import INDEXED_SHARDS, Records, Source
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.progress import shown
@@ -67,7 +67,7 @@ def _as_dict(source: Source, records: Records) -> dict[str, Any]:
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     table = Table(box=box.HORIZONTALS)
-    table.add_column(escape(result["source"]), overflow="fold")
+    table.add_column(cell(result["source"]), overflow="fold")
     table.add_column("number", justify="right", no_wrap=True)
     if result["files"] is not None:
         table.add_row("files", f"{result['files']:,}")
@@ -77,9 +77,9 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     if result["fields"]:
         table.add_section()
         for name, count in sorted(result["fields"].items()):
-            table.add_row(escape(f"with {name}"), f"{count:,}")
+            table.add_row(cell(f"with {name}"), f"{count:,}")
     if result["left_out"]:
         table.add_section()
         for reason, count in sorted(result["left_out"].items()):
-            table.add_row(escape(f"left out: {reason}"), f"{count:,}")
+            table.add_row(cell(f"left out: {reason}"), f"{count:,}")
     console.print(table)

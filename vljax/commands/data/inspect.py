@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vljax.data.pipeline.pipeline import Data
-    from vljax.data.records import Source
+    from vljax.data.records import Records, Source
     from vljax.data.tokenizers import LoadedTokenizer, Tokenizer
     from vljax.data_tools.inspection.inspect import InspectionOptions
 
@@ -64,6 +64,8 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     found = []
     for source in inputs.sources:
         records = indexed(source, options.workers)
+        if not len(records):
+            raise UserError(f"{source.full_name}: no examples{_left_out(records)}")
         with shown(source.full_name, "examined {:,} of {:,} examples") as progress:
             found.append(inspect(source, records, how, progress))
         print_inspection(console, found[-1].result)
@@ -73,6 +75,14 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
         _write(options.html, _page(found, how, options.pictures))
         console.print(f"wrote {options.html}", highlight=False, markup=False, soft_wrap=True)
     return result
+
+
+def _left_out(records: Records) -> str:
+    """Why a data set has no examples, for messages: what its filters left out."""
+    counts = getattr(records, "counts", None)
+    reasons = {} if counts is None else counts.left_out
+    found = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+    return f" (left out: {found})" if found else ""
 
 
 def _parser(prog: str) -> SourceParser:

@@ -11,11 +11,11 @@ import numpy as np
 from vljax import __version__
 from vljax.charts import Bars, bar_chart, heat_map, svg
 from vljax.commands.data.inspection_table import amount, share, special, statement
-from vljax.commands.output import format_bytes
 from vljax.data.images import read_header
 from vljax.data.records import Annotation, ExampleError
 from vljax.data_tools.inspection.inspect import Inspection, InspectionOptions
 from vljax.data_tools.inspection.measure import thumbnail
+from vljax.files import format_bytes
 from vljax.web import Markup, element, page, picture
 
 _LABELS = 40

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from vljax.commands.output import format_bytes, print_line
+from vljax.commands.output import cell, print_line
+from vljax.files import format_bytes
 
 _SHOWN = 8
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -69,9 +69,9 @@ def _counts(result: Mapping[str, Any]) -> Table:
         table.add_row("files", f"{result['files']:,}")
     table.add_row("examples", f"{result['examples']:,}")
     for name, count in sorted(result["columns"].items()):
-        table.add_row(f"with {escape(name)}", f"{count:,}", share(count, result["examples"]))
+        table.add_row(f"with {cell(name)}", f"{count:,}", share(count, result["examples"]))
     for reason, count in sorted(result["left_out"].items()):
-        table.add_row(f"left out on opening: {escape(reason)}", f"{count:,}")
+        table.add_row(f"left out on opening: {cell(reason)}", f"{count:,}")
     table.add_section()
     table.add_row("looked at", f"{whole:,}", share(whole, result["examples"]))
     usable = result["unusable"]["usable"]
@@ -83,6 +83,9 @@ def _counts(result: Mapping[str, Any]) -> Table:
     table.add_row("captions", f"{captions['number']:,}")
     if captions["blank"]:
         table.add_row("blank captions", f"{captions['blank']:,}")
+    if only_tags := captions["only_tags"]:
+        name = "only tags, no caption: set the field tags of choose_text above 0"
+        table.add_row(name, f"{only_tags:,}", share(only_tags, whole))
     for name, count in captions.get("scripts", {}).items():
         table.add_row(f"captions in {name}", f"{count:,}", share(count, captions["number"]))
     if tokens := captions.get("tokens"):
@@ -148,7 +151,7 @@ def _print_labels(console: Console, labels: Mapping[str, Any]) -> None:
     for i, (name, count) in enumerate(ends):
         if len(counts) > _SHOWN and i == _SHOWN - 2:
             table.add_row(f"... {len(counts) - _SHOWN:,} more", "", "")
-        table.add_row(escape(name), f"{count:,}", share(count, labels["labelled"]))
+        table.add_row(cell(name), f"{count:,}", share(count, labels["labelled"]))
     if unused := labels["without_example"]:
         table.add_row("classes without example", f"{len(unused):,}", "")
     console.print(table)
@@ -184,7 +187,7 @@ def _print_unusable(console: Console, unusable: Mapping[str, Any]) -> None:
     for kind, about in unusable["kinds"].items():
         first = about["first"][0]
         line = f"example {first['example']}: {_one_line(first['reason'])}"
-        table.add_row(kind.replace("_", " "), f"{about['count']:,}", escape(line))
+        table.add_row(kind.replace("_", " "), f"{about['count']:,}", cell(line))
     console.print(table)
 
 

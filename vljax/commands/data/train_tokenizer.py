@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _DESCRIPTION = """\
-Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json. Recipes name it
-in data.tokenizers.text.path, and checkpoints include it."""
+Trains a byte-level BPE on the captions of data sets and writes a tokenizer.json. Where an example
+has no caption, its tags are taken, such as the class of an image in a folder. Recipes name the
+file in data.tokenizers.text.path, and checkpoints include it."""
 
 _MEASURED = 10_000  # number of captions whose lengths are measured
 
@@ -52,7 +53,7 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     content = train_bpe(_with_progress(counted, total), args.vocab_size, args.min_frequency)
     if not counted.captions:
         names = ", ".join(source.full_name for source in sources)
-        raise UserError(f"{names}: no captions to train on; check which field holds them")
+        raise UserError(f"{names}: no captions or tags to train on; check which field holds them")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(content)

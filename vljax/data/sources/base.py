@@ -11,6 +11,7 @@ import abc
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ from vljax.data.sources.annotations import AnnotatedSource
 from vljax.data.sources.filters import Filter
 from vljax.files import (
     File,
+    base_name,
     decode_text,
     encodable,
     error_reason,
@@ -43,6 +45,8 @@ from vljax.files import (
     read_file,
     read_names,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,10 @@ class FileSource(AnnotatedSource):
         """The files that `path` names. Raises UserError if it is unset or names none."""
         if not self.path:
             raise UserError(f"data.source.path: unset; set --data.source.path to {what}")
-        return find_files(self.path, suffixes, "data.source.path")
+        files = find_files(self.path, suffixes, "data.source.path")
+        if isinstance(self.path, str):
+            _warn_of_splits(self.path, files)
+        return files
 
     @property
     def annotation_columns(self) -> tuple[str, ...]:
@@ -162,6 +169,21 @@ class FileSource(AnnotatedSource):
 
 
 _MOST_READ = 4096
+_SPLIT = re.compile(r"(?<![^\W_])(train|val|valid|validation|dev|test)(?:ing)?(?![^\W_])", re.I)
+
+
+def _warn_of_splits(path: str, files: Sequence[File]) -> None:
+    """Warns if one folder or pattern names files of several splits, which are read as one set."""
+    named: dict[str, str] = {}
+    for file in files:
+        if found := _SPLIT.search(base_name(file.path)):
+            named.setdefault(found[1].lower(), base_name(file.path))
+    if len(named) > 1:
+        logger.warning(
+            "%s: files of several splits are read as one data set (%s); if this is not meant, name "
+            "the files of one of them in data.source.path",
+            *(path, ", ".join(named.values())),
+        )
 
 
 def _last_name(path: PurePosixPath) -> str:
@@ -366,13 +388,23 @@ def image_file(value: Any, folder: str) -> bytes:
         return value
     if not isinstance(value, str) or not value:
         raise ExampleError("no image", kind="not_an_image")
+    if value.startswith("data:"):
+        raise ExampleError(
+            f"image {_shortened(value)!r} is a data URL; write it to a file, and name the file",
+            kind="unreadable",
+        )
     path = value if is_remote(value) or value.startswith("/") else join(folder, value)
     try:
         return read_file(path, regular=True)
     except (OSError, ValueError, UserError) as error:  # ValueError: a null byte in the name
         raise ExampleError(
-            f"image {value!r} cannot be read ({error_reason(error)})", kind="unreadable"
+            f"image {_shortened(value)!r} cannot be read ({error_reason(error)})", kind="unreadable"
         ) from error
+
+
+def _shortened(text: str, most: int = 100) -> str:
+    """A text without its middle, if it is long, for messages."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 4 :]}"
 
 
 class LastRead(threading.local):

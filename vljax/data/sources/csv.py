@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -239,7 +240,7 @@ def _rows(
     where = file.path
     try:
         header = list(source.header) or next(reader, [])
-        source.check_columns(header, ("image", source.image))
+        _check_header(source, header, where)
         line = reader.line_num
         for row in reader:
             lines, line = reader.line_num - line, reader.line_num
@@ -265,6 +266,30 @@ def _rows(
         raise UserError(
             f"{where}:{reader.line_num}: {error}{text_marks if quoted else ''}"
         ) from error
+
+
+def _check_header(source: Csv, header: list[str], where: str) -> None:
+    """Raises UserError if a chosen column is not there, or two columns have the same name."""
+    try:
+        source.check_columns(header, ("image", source.image))
+    except UserError as error:
+        others = [mark for mark in _DELIMITERS if len(header) == 1 and mark in header[0]]
+        if not others:
+            raise
+        written = {"\t": "$'\\t'"}.get(others[0], f"'{others[0]}'")
+        raise UserError(
+            f"{where}: one column only, {header[0]!r}; if {others[0]!r} stands between columns, set"
+            f" --data.source.delimiter {written} (--delimiter {written} in `vljax data`)"
+        ) from error
+    # Columns without a name are never chosen; some programs write several.
+    for name, count in Counter(header).items():
+        if count > 1 and name:
+            raise UserError(
+                f"{where}: {count} columns are named {name!r}; rename all but one of them"
+            )
+
+
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 class Strings:

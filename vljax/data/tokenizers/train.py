@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vljax.config import UserError
-from vljax.data.records import ExampleError, Records
+from vljax.data.records import Annotation, ExampleError, Records
 from vljax.data.tokenizers.cleaning import Cleaning, clean
 
 SPECIAL_TOKENS = ("<pad>", "</s>")
@@ -59,7 +59,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> 
 def cleaned_captions(
     records: Records, cleaning: Cleaning, most: int | None = None
 ) -> Iterator[list[str]]:
-    """The cleaned captions of each example; images are not read.
+    """The cleaned captions of each example; without one, its tags as one text. No image is read.
+
+    Tags, such as the class of an image in a folder, are what training takes in place of a caption.
 
     Args:
       records: the opened data set.
@@ -69,7 +71,10 @@ def cleaned_captions(
     count = len(records) if most is None else min(most, len(records))
     for number in range(count):
         try:
-            captions = records.annotation(number * len(records) // count).captions
+            annotation = records.annotation(number * len(records) // count)
         except ExampleError:  # a rejected example
-            captions = ()
+            annotation = Annotation(())
+        captions = annotation.captions
+        if not any(caption.strip() for caption in captions):
+            captions = (", ".join(annotation.tags),)
         yield [text for text in (clean(caption, cleaning) for caption in captions) if text]

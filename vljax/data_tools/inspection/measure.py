@@ -37,7 +37,7 @@ EXAMPLE = np.dtype(
         ("label", "<i8"),  # -1 without a label
         ("captions", "<i4"),  # number of captions that are not blank
         ("blank", "<i4"),  # number of blank captions
-        ("tags", "<i4"),
+        ("tags", "<i4"),  # number of tags that are not blank
         ("bytes", "<i8"),  # size of the image file; -1 if the record cannot be read
         ("digest", "V16"),
         ("format", "u1"),
@@ -117,7 +117,8 @@ class Measurer:
                 record = self.records[index]
                 captions.extend(self._texts(index, record, row))
                 self._image(record.image, row)
-                if not row["captions"]:
+                # Training takes tags in place of a caption, if `ChooseText.tags` is above 0.
+                if not row["captions"] and not row["tags"]:
                     raise ExampleError("no caption", kind="no_caption")
             except ExampleError as error:
                 kind = error.kind if error.kind in REJECTION_KINDS else "other"
@@ -130,7 +131,7 @@ class Measurer:
     def _texts(self, index: int, record: Record, row: dict[str, Any]) -> list[tuple[Any, ...]]:
         texts = [text for text in record.captions if text.strip()]
         row["captions"], row["blank"] = len(texts), len(record.captions) - len(texts)
-        row["tags"] = len(record.tags)
+        row["tags"] = sum(bool(tag.strip()) for tag in record.tags)
         row["label"] = -1 if record.label is None else record.label
         return [
             (

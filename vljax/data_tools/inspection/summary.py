@@ -21,6 +21,8 @@ def captions(
 ) -> dict[str, Any]:
     """Captions per image, their lengths and scripts, and repeated captions.
 
+    `only_tags` is the number of examples that have tags, such as a class, and no caption.
+
     Args:
       measured: measurements of the data set.
       records: the data set, to read the most frequent captions again.
@@ -29,6 +31,7 @@ def captions(
     """
     rows, read = measured.captions, measured.examples[measured.examples["bytes"] >= 0]
     summary: dict[str, Any] = {"number": len(rows), "blank": int(read["blank"].sum())}
+    summary["only_tags"] = int(((read["captions"] == 0) & (read["tags"] > 0)).sum())
     if len(read):
         summary["per_image"] = distribution(read["captions"])
     if not len(rows):

@@ -12,7 +12,14 @@ from jaxtyping import Bool, Float, UInt8
 
 from vljax.config import UserError, suggest
 from vljax.data.records import ExampleError, Records
-from vljax.datasets.scenes.names import COLOURS, colour_words, object_name, plural
+from vljax.datasets.scenes.names import (
+    COLOURS,
+    colour_words,
+    key_words,
+    object_name,
+    plural,
+    spelling,
+)
 
 # Classes of the built-in set and the stamps whose pictures do not show an object.
 CLASSES_WITHOUT_OBJECTS = (
@@ -52,7 +59,7 @@ class Thing:
     plural: str
     """Name in the plural, such as "cups of tea"."""
     words: frozenset[str]
-    """Words of the name, without colours."""
+    """Words of the name that another name of the same thing may share (`names.key_words`)."""
     tags: frozenset[str]
     """Tags of its pictures."""
     cutouts: tuple[Cutout, ...]
@@ -67,6 +74,8 @@ def collect(
     records: Records, leave_out: Sequence[str] | None, longest: int, shortest: int
 ) -> list[Thing]:
     """Collect the things in a data set, by name.
+
+    Names that differ only in spaces and hyphens are one thing, under the most frequent of them.
 
     Args:
       records: images with alpha, captions in English.
@@ -100,15 +109,22 @@ def collect(
         if cutout is not None:
             pictures[name].append(cutout)
             tags[name] |= set(about.tags)
-    return [
-        Thing(name, plural(name), _words(name), frozenset(tags[name]), tuple(cutouts))
-        for name, cutouts in sorted(pictures.items())
-    ]
-
-
-def _words(name: str) -> frozenset[str]:
-    words = {word for word in name.replace("-", " ").split() if len(word) > 2}
-    return frozenset(words) - colour_words(name)
+    variants: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(pictures, key=lambda name: (-len(pictures[name]), name)):
+        variants[spelling(name)].append(name)
+    return sorted(
+        (
+            Thing(
+                names[0],
+                plural(names[0]),
+                key_words(names[0]),
+                frozenset().union(*(tags[name] for name in names)),
+                tuple(cutout for name in names for cutout in pictures[name]),
+            )
+            for names in variants.values()
+        ),
+        key=lambda thing: thing.name,
+    )
 
 
 def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout | None:
