@@ -236,6 +236,11 @@ def test_a_column_that_evaluation_data_lack_is_named_where_it_was_set(refused, f
     assert error.startswith(f"error: {field}.captions: csv:table.csv has no 'caption'")
 
 
-def test_a_line_that_is_not_json_is_an_error(refused, folder, tmp_path):
+def test_a_line_that_is_not_json_is_masked_and_named(call, folder, tmp_path):
     folder.write_text(folder.read_text() + "{oops\n")
-    assert "captions.jsonl:21" in refused(*on(folder, tmp_path / "w"))
+    status, _, err = call(*on(folder, tmp_path / "w", "--data.max_rejected_share", "0.5"))
+    assert status == 0, err
+    (line,) = (line for line in err.splitlines() if "captions.jsonl/20" in line)
+    assert line.endswith("masked out")
+    listed = {row["index"]: row["reason"] for row in example_statistics.read(str(tmp_path / "w"))}
+    assert "JSON" in listed[20]
