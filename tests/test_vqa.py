@@ -193,7 +193,11 @@ def test_a_program_without_vljax_gives_the_same_answers(trained, model, asked, t
 
     described = json.loads((out / "export.json").read_text())
     (program,) = described["programs"].values()
-    assert program["output"] == {"name": "logits", "shape": ["batch", ours.shape[1]], "dtype": "float32"}
+    assert program["output"] == {
+        "name": "logits",
+        "shape": ["batch", ours.shape[1]],
+        "dtype": "float32",
+    }
     assert not [name for name in program["weights"] if name.startswith("cell/")]
     assert not (out / "embed.py").exists()
     image = str(folder / "0.png")
