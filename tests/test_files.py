@@ -22,6 +22,7 @@ from vljax.files import (
     list_folder,
     make_folder,
     open_file,
+    read_names,
     read_range,
     write_file,
 )
@@ -244,3 +245,10 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
 def test_a_path_that_is_no_file_name_is_an_error_of_the_file(name):
     with pytest.raises(UserError, match=r"txt: cannot be read \(not a file name"):
         files.read_user_file(name)
+
+
+def test_a_pointer_of_git_lfs_is_not_a_list_of_names(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
+    with pytest.raises(UserError, match=r"--classes: .*classes\.txt: it is a Git LFS pointer"):
+        read_names(str(file), "--classes")

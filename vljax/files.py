@@ -293,35 +293,6 @@ def parse_json(content: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def printable(text: str) -> str:
-    """The text with control characters written as in Python, so that a terminal does not obey them.
-
-    Line breaks and tabs stay.
-
-    >>> print(printable("a \x1b[31mred cat"))
-    a \\x1b[31mred cat
-    """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def format_bytes(count: int) -> str:
-    """A number of bytes with three or four digits.
-
-    >>> format_bytes(812_623_880)
-    '775 MiB'
-    """
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if round(size) < 1024:
-            break
-        size, unit = size / 1024, larger
-    digits = 0 if unit == "B" or size >= 100 else 1
-    return f"{size:,.{digits}f} {unit}"
-
-
 def text_lines(text: str) -> list[str]:
     """The lines of a text. Unlike `str.splitlines`, U+2028, U+0085 and form feeds do not end one.
 
@@ -339,11 +310,14 @@ def read_text(path: str, field: str = "") -> str:
       field: the recipe field or option that named it, for messages.
 
     Raises:
-      UserError: if it cannot be read, or is not UTF-8.
+      UserError: if it cannot be read, is a Git LFS pointer, or is not UTF-8.
     """
     where = f"{field}: {path}" if field else path
     try:
-        return decode_text(read_file(path))
+        content = read_file(path)
+        if is_lfs_pointer(content):
+            raise UserError(f"{where}: {LFS_REMEDY}")
+        return decode_text(content)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: {not_utf8(error)}") from error
     except OSError as error:
@@ -407,6 +381,38 @@ def names_file(names: Sequence[str]) -> bytes:
         items = ",\n".join(json.dumps(name, ensure_ascii=False) for name in names)
         lines = f"[\n{items}\n]\n"
     return lines.encode()
+
+
+# --- What is shown to the user --------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """The text with control characters written as in Python, so that a terminal does not obey them.
+
+    Line breaks and tabs stay.
+
+    >>> print(printable("a \\x1b[31mred cat"))
+    a \\x1b[31mred cat
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes with three or four digits.
+
+    >>> format_bytes(812_623_880)
+    '775 MiB'
+    """
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if round(size) < 1024:
+            break
+        size, unit = size / 1024, larger
+    digits = 0 if unit == "B" or size >= 100 else 1
+    return f"{size:,.{digits}f} {unit}"
 
 
 # --- Writing: a file appears under its name once it is complete -----------------------------------

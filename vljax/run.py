@@ -460,9 +460,11 @@ def memory_notes(prepared: Prepared, step: Mapping[str, int] | None = None) -> l
 
 
 def _state_problem(prepared: Prepared) -> str | None:
+    if prepared.platform != "cpu":
+        return None
     memory, devices = host_memory(), len(prepared.mesh.local_devices)
     held = devices * sum(state_bytes(prepared).values())
-    if prepared.platform != "cpu" or held <= memory:
+    if held <= memory:
         return None
     return (
         f"model: parameters, optimizer state and gradients take {format_bytes(held)}, and this"

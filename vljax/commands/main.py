@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from vljax import __version__
 from vljax.commands import import_export, recipe_arguments, verify
 from vljax.commands.output import write_json
-from vljax.config import UserError
-from vljax.files import printable
+from vljax.config import UserError, one_line
 from vljax.host_process import leave_out_libtpu
 
 _RECIPE_COMMANDS = {
@@ -77,7 +76,7 @@ def _exit_status(command: Callable[[], int]) -> int:
 
 
 def _print_error(message: str) -> int:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from vljax.data.opened_images import (
+    FORMATS,
+    has_wide_greys,
+    open_image,
+    reduce_transparency,
+    scaled_greys,
+)
 from vljax.data.records import ExampleError, RejectionKind
 from vljax.files import LFS_REMEDY, is_lfs_pointer
 
 if TYPE_CHECKING:
     from PIL import Image
-
-# Not every format that Pillow knows: some of its readers run other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr", "I;16", "I", "F", "other")
 """Pillow's pixel modes; "other" stands for all that are not listed."""
@@ -77,36 +81,8 @@ def decode_pixels(content: bytes, max_pixels: int) -> UInt8[np.ndarray, "height 
             # simplejpeg refuses files about which libjpeg only warns; Pillow decodes them.
             with contextlib.suppress(ValueError):
                 return _decode_jpeg(content, image.getexif().get(EXIF_ORIENTATION, 1))
-        _reduce_transparency(image)
+        reduce_transparency(image)
         return _to_rgb(ImageOps.exif_transpose(image))
-
-
-_opening = threading.Lock()
-
-
-def open_image(content: bytes) -> Image.Image:
-    """Open an image file with Pillow; this reads its header only.
-
-    Pillow's own limit of pixels does not apply, so that `max_pixels` is the only one: call
-    `check_pixels` before the pixels are decoded.
-
-    >>> buffer = io.BytesIO()
-    >>> from PIL import Image
-    >>> Image.new("L", (4, 3)).save(buffer, "PNG")
-    >>> open_image(buffer.getvalue()).size
-    (4, 3)
-
-    Raises:
-      Exception: of many types, if it is not an image of `FORMATS`; see `image_errors`.
-    """
-    from PIL import Image
-
-    with _opening:  # the limit is a global of Pillow's
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(io.BytesIO(content), formats=FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
 
 
 def check_pixels(width: int, height: int, limit: int) -> None:
@@ -124,49 +100,20 @@ def _decode_jpeg(content: bytes, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(orient(image, orientation))
 
 
-def _reduce_transparency(image: Image.Image) -> None:
-    """Reduces the transparent colour of a PNG with 16 bits a channel, as Pillow does its pixels."""
-    colour = image.info.get("transparency")
-    tiles = getattr(image, "tile", None)
-    if isinstance(colour, tuple) and tiles and "16B" in str(tiles[0][3]):
-        image.info["transparency"] = tuple(value >> 8 for value in colour)
-
-
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _grey_to_rgb(image)
+    if has_wide_greys(image):
+        return _greys_to_rgb(image)
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
     return np.asarray(image.convert("RGBA"))
 
 
-# What may be white in greys of 32 bits: the smallest that no pixel exceeds.
-_WHITES = {"I": (255, 65535, 2**31 - 1), "F": (1, 255, 65535)}
-
-
-def _grey_to_rgb(image: Image.Image) -> np.ndarray:
-    """Greys of 16 and 32 bits, which Pillow would clip at 255 instead of scaling them."""
-    values = np.asarray(image)
-    white = 65535
-    if image.mode in _WHITES:
-        low, high = float(values.min()), float(values.max())
-        whites = [white for white in _WHITES[image.mode] if low >= 0 and high <= white]
-        if not whites:
-            raise ExampleError(
-                f"image has greys of 32 bits from {low:g} to {high:g}, a range with no known white",
-                kind="damaged",
-            )
-        white = whites[0]
-        if white == 255:
-            return np.asarray(image.convert("RGB"))
-    exact = np.dtype(np.float64 if white > 65535 else np.float32)
-    grey = np.multiply(values, 255 / white, dtype=exact).round().astype(np.uint8)
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
-    transparent = image.info.get("transparency")
-    if not isinstance(transparent, int):
-        return pixels
-    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
-    return np.concatenate([pixels, alpha[..., None]], axis=-1)
+def _greys_to_rgb(image: Image.Image) -> np.ndarray:
+    try:
+        greys = scaled_greys(image)
+    except ValueError as error:
+        raise ExampleError(f"image has {error}", kind="damaged") from error
+    return np.concatenate([np.repeat(greys[..., :1], 3, axis=-1), greys[..., 1:]], axis=-1)
 
 
 def _on_background(

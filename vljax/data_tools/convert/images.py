@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vljax.data.images import decode_pixels, image_errors, open_image, read_header
+from vljax.data.images import decode_pixels, image_errors, read_header
+from vljax.data.opened_images import open_image
 from vljax.data.records import ExampleError
 
 Encoding = Literal["jpg", "png", "webp"]

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vljax.data.images import (
-    FORMATS,
     MODES,
     Box,
     ImageHeader,
@@ -23,6 +22,7 @@ from vljax.data.images import (
     orient,
     read_header,
 )
+from vljax.data.opened_images import FORMATS
 from vljax.data.records import REJECTION_KINDS, ExampleError, Record, Records
 from vljax.data.tokenizers.base import LoadedTokenizer
 from vljax.data_tools.inspection.near_duplicates import COLOURS, signature

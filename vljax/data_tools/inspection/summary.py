@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vljax.data.images import FORMATS, GREY_MODES, MODES
+from vljax.data.images import GREY_MODES, MODES
+from vljax.data.opened_images import FORMATS
 from vljax.data.records import ExampleError, Records
 from vljax.data_tools.inspection.measure import OUTCOMES, SCRIPTS, Measurements, caption_digest
 from vljax.data_tools.inspection.near_duplicates import near_duplicate_groups

@@ -71,7 +71,8 @@ def _random_square(rng: np.random.Generator, size: int, records: Records) -> Pix
     import cv2
     from PIL import Image
 
-    from vljax.data.images import FORMATS, image_errors
+    from vljax.data.images import image_errors
+    from vljax.data.opened_images import FORMATS
 
     index = int(rng.integers(len(records)))
     content = records.image(index)

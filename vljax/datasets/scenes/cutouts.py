@@ -162,7 +162,8 @@ def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
     import cv2
     from PIL import Image
 
-    from vljax.data.images import FORMATS, image_errors
+    from vljax.data.images import image_errors
+    from vljax.data.opened_images import FORMATS
 
     with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.width * image.height > _MOST_PIXELS or not image.has_transparency_data:

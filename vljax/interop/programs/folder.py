@@ -145,6 +145,7 @@ def _pipeline(kind: str, scripts: Sequence[str]) -> dict[str, bytes]:
         "pipeline/inputs.py": f"{here}.inputs",
         "pipeline/texts.py": f"{here}.texts",
         "pipeline/programs.py": f"{here}.{kind}_programs",
+        "pipeline/opened_images.py": "vljax.data.opened_images",
         "pipeline/cleaning.py": "vljax.data.tokenizers.cleaning",
         "pipeline/clip_bpe.py": "vljax.data.tokenizers.clip_bpe",
     }
@@ -160,6 +161,7 @@ def _copied(module: str) -> bytes:
     for ours, theirs in (
         ("vljax.interop.programs.standalone.stablehlo_programs", "pipeline.programs"),
         ("vljax.interop.programs.standalone", "pipeline"),
+        ("vljax.data.opened_images", "pipeline.opened_images"),
         ("vljax.data.tokenizers", "pipeline"),
     ):
         source = source.replace(ours, theirs)

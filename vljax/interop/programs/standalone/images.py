@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+from vljax.data.opened_images import (
+    FORMATS,
+    has_wide_greys,
+    open_image,
+    reduce_transparency,
+    scaled_greys,
+)
+
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -38,68 +43,28 @@ def _fields(transform: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in transform.items() if name != "type"}
 
 
-_opening = threading.Lock()
-
-
-def _open(file: bytes) -> Image.Image:
-    with _opening:  # Pillow's own limit of pixels is a global; `max_pixels` takes its place
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(io.BytesIO(file), formats=_FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
 def _decode(file: bytes, background: list[int], max_pixels: int, **_: Any) -> np.ndarray:
     try:
-        with _open(file) as image:
+        with open_image(file) as image:
             if image.width * image.height > max_pixels:
                 raise ValueError(f"an image of more than {max_pixels:,} pixels")
-            colour = image.info.get("transparency")
-            tiles = getattr(image, "tile", None)
-            if isinstance(colour, tuple) and tiles and "16B" in str(tiles[0][3]):
-                # Pillow reduces pixels to 8 bits, but not the transparent colour.
-                image.info["transparency"] = tuple(value >> 8 for value in colour)
+            reduce_transparency(image)
             upright = ImageOps.exif_transpose(image)
             upright.load()
     except ValueError:
         raise
     # Decoders raise OSError, SyntaxError, struct.error and more on damaged files.
     except Exception as error:
-        raise ValueError(f"damaged, or not an image of {', '.join(_FORMATS)} ({error})") from error
-    if upright.mode in _WHITES or upright.mode.startswith("I;16"):
-        upright = _grey(upright)
+        raise ValueError(f"damaged, or not an image of {', '.join(FORMATS)} ({error})") from error
+    if has_wide_greys(upright):
+        greys = scaled_greys(upright)
+        bands = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(greys, -1, 0)]
+        upright = Image.merge("LA"[: len(bands)], bands)
     if not upright.has_transparency_data:
         return np.asarray(upright.convert("RGB"))
     red, green, blue = background
     canvas = Image.new("RGBA", upright.size, (red, green, blue, 255))
     return np.asarray(Image.alpha_composite(canvas, upright.convert("RGBA")).convert("RGB"))
-
-
-# What may be white in greys of 32 bits: the smallest that no pixel exceeds.
-_WHITES = {"I": (255, 65535, 2**31 - 1), "F": (1, 255, 65535)}
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """Greys of 16 and 32 bits in 8 bits; Pillow would clip them at 255 instead of scaling them."""
-    values = np.asarray(image)
-    white = 65535
-    if image.mode in _WHITES:
-        low, high = float(values.min()), float(values.max())
-        whites = [white for white in _WHITES[image.mode] if low >= 0 and high <= white]
-        if not whites:
-            raise ValueError(f"greys from {low:g} to {high:g}, a range with no known white")
-        white = whites[0]
-        if white == 255:
-            return image.convert("RGB")
-    exact = np.dtype(np.float64 if white > 65535 else np.float32)
-    scaled = np.multiply(values, 255 / white, dtype=exact).round().astype(np.uint8)
-    grey = Image.fromarray(scaled)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
-        return Image.merge("LA", (grey, Image.fromarray(alpha)))
-    return grey
 
 
 def _resize(
