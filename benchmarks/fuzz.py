@@ -601,11 +601,13 @@ def _config_seeds() -> list[Seed]:
             if name.endswith((".json", "spiece.model")):
                 beside = {n: c for n, c in files.items() if n != name}
                 variant = f"{model}-{Path(name).stem}"
-                seeds.append(Seed(variant, name, content, beside=beside, text=name.endswith("n")))
+                text = name.endswith(".json")
+                seeds.append(Seed(variant, name, content, beside=beside, text=text))
     return seeds
 
 
 def _tokenizer_seeds() -> list[Seed]:
+    from vljax.data.tokenizers import HuggingFace
     from vljax.data.tokenizers.train import train_bpe
 
     bpe = train_bpe(["a cat", "a cat and a dog"], vocab_size=270).encode()
@@ -613,9 +615,6 @@ def _tokenizer_seeds() -> list[Seed]:
     with zipfile.ZipFile(STORED / "interop" / "bert_a.zip") as archive:
         words = next(n for n in archive.namelist() if n.endswith("tokenizer.json"))
         seeds.append(Seed("words", "tokenizer.json", archive.read(words), text=True))
-    saved = {"name": "huggingface", "path": "tokenizer.json", "context_length": 8}
-    from vljax.data.tokenizers import HuggingFace
-
     saved = json.loads(
         HuggingFace("tokenizer.json", context_length=8).load_vocabulary(bpe).files()["config.json"]
     )
@@ -679,13 +678,11 @@ def _each_record(records: Any) -> bool:
     return intact
 
 
-def _read_source(make: Callable[[Path, Path], Any], columns: bool = True) -> Callable[..., bool]:
+def _read_source(make: Callable[[Path, Path], Any]) -> Callable[..., bool]:
     def read(folder: Path, file: Path) -> bool:
         intact = _each_record(make(folder, file).open())
-        if columns:
-            opened = make(folder, file).open_with_all_columns(1, lambda done, total: None)
-            intact &= _each_record(opened)
-        return intact
+        opened = make(folder, file).open_with_all_columns(1, lambda done, total: None)
+        return intact & _each_record(opened)
 
     return read
 
@@ -700,8 +697,8 @@ def _source(name: str, **options: Any) -> Callable[[Path, Path], Any]:
         filters |= {"csv": (Length("caption", 1, 90),), "parquet": (Length("caption", 1, 90),)}
         more: dict[str, Any] = {**options}
         # Every other input goes through filters, whose code reads values too.
-        if number % 2 and options.get("filters", name) in filters:
-            more["filters"] = filters[options.get("filters", name)]
+        if number % 2 and name in filters:
+            more["filters"] = filters[name]
         if name == "tar":
             more["index_folder"] = str(folder / "index")
         return getattr(sources, _SOURCES[name])(str(folder if name == "folder" else file), **more)
@@ -1062,7 +1059,7 @@ def _one_child(
         _store(work, faults / current[1])
         _add(result, current, "fault", reason, faults)
         return turn + 1
-    if not started or (code != 0 and time.monotonic() < end):
+    if time.monotonic() < end and (code != 0 or not started):
         sys.exit(f"the child process ended with {code}: {log.read_text(errors='replace')[-2000:]}")
     return turn
 

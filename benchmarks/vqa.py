@@ -90,7 +90,11 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the model")
     parser.add_argument(
-        "--blind_seeds", type=int, nargs="*", default=[0], help="of the two blind models; may be 0"
+        "--blind_seeds",
+        type=int,
+        nargs="*",
+        default=[0],
+        help="of the blind models, if any",
     )
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options, overrides = parser.parse_known_args()
@@ -105,11 +109,11 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         "models": {model: summary(each) for model, each in runs.items()},
     }
-    if options.json != "-":
-        show(report)
     if options.json == "-":
         print(json.dumps(report, indent=2))
-    elif options.json:
+        return
+    show(report)
+    if options.json:
         Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
 
 

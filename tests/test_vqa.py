@@ -17,6 +17,8 @@ from vljax import config
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.data.transforms import EncodeAnswers, Tokenize
+from vljax.data.vocabulary import VocabularyFile
 from vljax.inference import load
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.programs.functions import program_functions
@@ -130,6 +132,35 @@ def test_the_model_is_exported_and_answers_again(trained, model, asked, tmp_path
     same(load(again), model)
 
 
+def test_another_tokenizer_and_a_file_of_answers_are_exported_too(asked, tmp_path):
+    """Neither is in the recipe that the exported folder holds: its paths are of another machine."""
+    answers = tmp_path / "answers.txt"
+    answers.write_text("yes\nno\ncat\n2\n")
+    run = shortened(str(tmp_path / "run"), steps=1)
+    named = {
+        EncodeAnswers: {"vocabulary": VocabularyFile(str(answers)), "max_unknown": 1.0},
+        Tokenize: {"tokenizer": "words"},
+    }
+    lists = {
+        name: tuple(
+            dataclasses.replace(each, **named[type(each)]) if type(each) in named else each
+            for each in getattr(run.data, name)
+        )
+        for name in ("train_transforms", "eval_transforms")
+    }
+    data = dataclasses.replace(run.data, tokenizers={"words": run.data.tokenizers["text"]}, **lists)
+    nodes = {**run.model.nodes, "answer": dataclasses.replace(run.model.nodes["answer"], classes=4)}
+    model = dataclasses.replace(run.model, nodes=nodes)
+    train(dataclasses.replace(run, data=data, model=model, final_evaluators={}))
+    answers.unlink()
+    (image, *_), (question, *_) = asked
+    expected = load(str(tmp_path / "run")).answer(image, question)
+    out, again = str(tmp_path / "out"), str(tmp_path / "again")
+    assert main(["export", str(tmp_path / "run"), out, "--format", "safetensors"]) == 0
+    assert main(["import", out, again]) == 0
+    assert [load(path).answer(image, question) for path in (out, again)] == [expected, expected]
+
+
 def same(one, other):
     left, right = one.variables.params, other.variables.params
     assert jax.tree.all(jax.tree.map(np.array_equal, left, right))
@@ -158,6 +189,13 @@ files = [file.read_bytes() for file in sorted(pathlib.Path(images).iterdir())]
 questions = json.loads(questions)
 logits = model.answer_logits(files, questions)
 assert model.answer_logits(files[:1], questions[:1]).shape == (1, logits.shape[1])
+for ask, error in ((model.answer, TypeError), (model.answer_logits, ValueError)):
+    try:
+        ask(files[:2], questions[0])
+    except error as wrong:
+        assert "questions" in str(wrong), wrong
+    else:
+        raise AssertionError(ask)
 np.save(out, logits)
 print(json.dumps(model.answer(files[0], questions[0], 3)))
 """
@@ -231,7 +269,7 @@ def test_answers_that_need_other_inputs_have_no_program():
 
 
 def test_the_program_of_a_scanned_stack_computes_the_same():
-    """The large recipe scans its stacks; programs have the unrolled names of exported weights."""
+    """A stack may be scanned; programs have the unrolled names of exported weights."""
     run = shortened()
     scanned = dataclasses.replace(run.model.nodes["fusion"], scan=True)
     model = dataclasses.replace(run.model, nodes={**run.model.nodes, "fusion": scanned})

@@ -44,7 +44,7 @@ CASES = {
         "v5p:2x2x1",
         f"{FEW.format(2, 8)} {SAVE} --mesh.data 1 --mesh.fsdp 4",
     ),
-    # Several questions attend to one image; scanned layers of fusion, classes of answers and cells.
+    # Several questions attend to one image; cross-attention, classes of answers and of cells.
     "vqa_v5e": Case("configs/vqa_cross_attention.py", "v5e:2x2", f"{VQA} --global_batch 4"),
 }
 """Name for `--only` -> case."""

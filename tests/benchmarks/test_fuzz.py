@@ -85,7 +85,7 @@ def test_damaged_files_give_masked_examples_or_one_line(tmp_path):
     assert result.faults == []
     for name, outcomes in result.outcomes.items():
         assert sum(outcomes.values()) == 20, name
-        # Some changes do damage, and some are read in part: neither all nor none is refused.
+        # Not every input is refused, and not every one is read intact.
         assert outcomes["refused"] < 20, name
         assert outcomes["read"] < 20, name
 
@@ -96,9 +96,11 @@ def test_damaged_files_give_masked_examples_or_one_line(tmp_path):
         "vljax/data/sources",
         "vljax/data/tokenizers",
         "vljax/data/images.py",
+        "vljax/data/opened_images.py",
         "vljax/data/records.py",
         "vljax/interop/files",
         "vljax/interop/foreign_config.py",
+        "vljax/interop/historical.py",
         "vljax/interop/open_clip",
         "vljax/interop/transformers",
         "vljax/config.py",
@@ -108,4 +110,5 @@ def test_damaged_files_give_masked_examples_or_one_line(tmp_path):
 def test_thousands_of_damaged_files_give_masked_examples_or_one_line(tmp_path):
     result = fuzz.fuzz(list(fuzz.READERS), inputs=300, seed=1, faults=tmp_path)
     assert result.faults == []
-    assert sum(sum(outcomes.values()) for outcomes in result.outcomes.values()) == 19 * 300
+    tried = sum(sum(outcomes.values()) for outcomes in result.outcomes.values())
+    assert tried == len(fuzz.READERS) * 300

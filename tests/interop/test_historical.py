@@ -185,11 +185,15 @@ def test_a_processor_without_a_class_is_that_of_the_model(name, foreign):
     assert detect_format(source).read(source).run == whole
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_weights_of_torch_save(sharded, foreign, tmp_path):
+def test_weights_of_torch_save(sharded, old, foreign, tmp_path):
+    """Also with names of earlier years, which an index of shards states as they do."""
     source = foreign("bert_a")
     plain = Plain(source)
     tensors = load_file(source / "model.safetensors")
+    if old:
+        tensors = {f"module.{n}": array for n, array in as_first_bert(tensors).items()}
     (source / "model.safetensors").unlink()
     if not sharded:
         save_torch(source / "pytorch_model.bin", tensors)

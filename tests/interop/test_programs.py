@@ -32,7 +32,7 @@ from vljax.interop.convert import export_model, import_model
 from vljax.interop.export_plan import ExportIssues
 from vljax.interop.files.safetensors import read_file
 from vljax.interop.programs import folder as program_folder
-from vljax.interop.programs.standalone.embed import Model
+from vljax.interop.programs.standalone.model import Model
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite
 from vljax.run import Run, prepare

@@ -20,7 +20,7 @@ BATCH, INVALID = 16, 3
 # Changes of nodes: small widths, and dropout, which is keyed by the index of each question.
 TRANSFORMER = {"width": 32, "heads": 8, "mlp_dim": 64, "dropout": 0.1}
 SMALL = {"image": {"width": 32, "depth": 1}, "question": TRANSFORMER}
-# As in the full recipe: scanned layers, and a hidden layer. Image tokens have a width of their own.
+# Scanned layers, and a hidden layer as in the full recipe. Image tokens have a width of their own.
 VIT = ViT(
     image_size=64, patch_size=8, width=64, depth=2, heads=8, mlp_dim=64, pooling="mean", scan=True
 )

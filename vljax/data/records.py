@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from vljax.config import Component, UserError, one_line
 from vljax.files import encodable
 
@@ -168,6 +170,15 @@ class Record(Annotation):
     masks: bytes | None = None
     """Lossless grey image file of the same size as the image: i + 1 where region i is visible,
     0 elsewhere."""
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is NaN, with which tables mark a missing value.
+
+    >>> is_nan(float("nan")), is_nan("nan"), is_nan(None)
+    (True, False, False)
+    """
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 class Records(abc.ABC):

@@ -103,10 +103,9 @@ def read_trained(
         notes.append(f"{len(averages)} of {len(parameters)} arrays are moving averages (EMA)")
     names = [name for name in manifest.file_names(folder) if not name.startswith("state/")]
     run = decode_recipe(recipe, f"{folder}/recipe.json")
-    tokenizer = run.data.tokenizer_name() or next(iter(run.data.tokenizers), "text")
     trained = TrainedModel(
         run=run,
-        tokenizer=load_tokenizer(str(folder / tokenizer_folder(tokenizer))),
+        tokenizer=load_tokenizer(str(folder / tokenizer_folder(run.data.main_tokenizer))),
         parameters=parameters,
         statistics=_arrays(folder, "state", saved),
         files={name: checkpoint.read_file(folder, name) for name in names},

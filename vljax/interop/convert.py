@@ -92,7 +92,8 @@ def import_model(
     """
     mapped = read_model(source, recipe)
     prepared, foreign, parameters = mapped.prepared, mapped.foreign, mapped.parameters
-    files = model_files(prepared, {"text": foreign.tokenizer})
+    files = model_files(prepared, {prepared.run.data.main_tokenizer: foreign.tokenizer})
+    files |= foreign.files
     with new_folder(out, source, overwrite=overwrite) as folder:
         step = folder / "checkpoints" / "0"
         step.mkdir(parents=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import JsonLines
@@ -39,6 +39,8 @@ class ForeignModel:
     """Regular expressions of foreign names that do not hold parameters."""
     notes: Sequence[str] = ()
     """What the user should know."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Files of a checkpoint, such as vocabularies, that the recipe alone cannot make again."""
 
 
 def imported_run(

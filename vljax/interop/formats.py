@@ -58,8 +58,8 @@ FORMATS = {
     "npz": Entry("vljax.interop.plain:NPZ", "the same in a NumPy file"),
     "stablehlo": Entry(
         "vljax.interop.programs.stablehlo:FORMAT",
-        "encoders, and what answers questions, as programs for any batch size on cpu, cuda and tpu;"
-        " jax runs them",
+        "encoders and the question-answering head as programs for any batch size on cpu, cuda and"
+        " tpu; jax runs them",
     ),
     "onnx": Entry(
         "vljax.interop.programs.onnx:FORMAT",
@@ -104,7 +104,9 @@ def detect_format(source: Path) -> Format:
             return candidate
     if source.suffix == ".npz":
         raise UserError(f"{source}: holds only weights; add --recipe, which describes the model")
-    if source.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+    from vljax.interop.files.read import WEIGHTS_FILES  # imports NumPy
+
+    if source.suffix in WEIGHTS_FILES:
         raise UserError(
             f"{source}: holds only weights; put its model's config.json or"
             " open_clip_config.json beside it"

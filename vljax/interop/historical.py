@@ -1,6 +1,7 @@
 """Names that PyTorch, transformers and open_clip have used over the years for the same thing.
 
-Every importer reads weights, tokenizers and image processors through these tables.
+The importers of transformers and open_clip read weights, tokenizers and image processors through
+these tables.
 """
 
 from __future__ import annotations
@@ -36,15 +37,13 @@ def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ['bert.LayerNorm.weight', 'ls1.gamma']
     """
     found = dict(tensors)
-    while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in found)), ""):
-        if not found:
-            break
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    while found and (wrapper := [p for p in _WRAPPERS if all(n.startswith(p) for n in found)]):
+        found = {name.removeprefix(wrapper[0]): tensor for name, tensor in found.items()}
     return {_current(name, found): tensor for name, tensor in found.items()}
 
 
 def _current(name: str, names: Mapping[str, Tensor]) -> str:
-    old = re.fullmatch(r"((?:.*\.)?LayerNorm\.)(gamma|beta)", name)
+    old = re.fullmatch(rf"((?:.*\.)?LayerNorm\.)({'|'.join(_PARAMETERS)})", name)
     new = old[1] + _PARAMETERS[old[2]] if old else name
     # Both names in one file: one array is left over, which is an error elsewhere.
     return name if new in names else new

@@ -27,7 +27,7 @@ from vljax.models.parameters import unrolled_shapes
 from vljax.models.quantization.forms import Form
 from vljax.parallel.mesh import MeshConfig, find_devices
 from vljax.run import Prepared, Run, prepare
-from vljax.workdir import decode_recipe
+from vljax.workdir import decode_recipe, tokenizer_folder
 
 RECIPE, PREPROCESS, ENVIRONMENT = "recipe.json", "preprocess.json", "environment.json"
 
@@ -79,8 +79,14 @@ def _read(
     prepared = prepare(run, find_devices()[:1])
     shapes = unrolled_shapes(prepared.shapes.params)
     tensors = tensors if adapt is None else adapt(prepared)
-    tokenizer = load_tokenizer(str(folder / "tokenizer"))
-    return ForeignModel("parameters of vljax", run, tokenizer, tensors, rules(shapes))
+    tokenizer = load_tokenizer(str(folder / tokenizer_folder(run.data.main_tokenizer)))
+    kept = {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for name in ("tokenizers", "vocabularies")
+        for file in sorted((folder / name).rglob("*"))
+        if file.is_file()
+    }
+    return ForeignModel("parameters of vljax", run, tokenizer, tensors, rules(shapes), files=kept)
 
 
 # --- safetensors ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def pinned(run: Run) -> Run:
 
 def _digest(path: str) -> str | None:
     file, _ = split_path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):  # also for a name that no system allows
         return None
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Folders of images, local and remote."""
 
+import json
 import os
 import pickle
 
@@ -122,11 +123,15 @@ def test_endings_may_be_in_upper_case(tmp_path):
         "IMG_1.JPG": jpeg(1),
         "IMG_1.TXT": b"not this",
         "IMG_1.txt": b"one",
+        "IMG_1.JSON": b'{"b": 2}',
+        "IMG_1.json": b'{"c": 3}',
     }.items():
         (tmp_path / name).write_bytes(content)
     records = Folder(str(tmp_path)).open_with_all_columns(None, lambda done, total: None)
     assert [records[i].captions for i in range(2)] == [("zero",), ("one",)]
     assert records.other_columns(0) == {"path": "IMG_0.JPG", "json": {"a": 1}}
+    second = records.other_columns(1)
+    assert (second["json"], json.loads(second["JSON"])) == ({"c": 3}, {"b": 2})
     before = Folder(str(tmp_path)).open().identity
     (tmp_path / "README.TXT").write_text("not beside an image")
     assert Folder(str(tmp_path)).open().identity == before

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from vljax.commands.data.arguments import SourceParser, count
 from vljax.config import UserError
 from vljax.data.records import INDEXED_SHARDS
-from vljax.data_tools.convert.images import MAX_PIXELS, Encoding, ImageOptions
+from vljax.data_tools.convert.images import MAX_CONVERTED_PIXELS, Encoding, ImageOptions
 from vljax.data_tools.convert.job import TARGETS
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.files import expand_user
@@ -88,7 +88,7 @@ def _parser(prog: str) -> SourceParser:
     add(
         "--max-pixels",
         type=count,
-        default=MAX_PIXELS,
+        default=MAX_CONVERTED_PIXELS,
         metavar="N",
         help="reject images that must be decoded and have more pixels (%(default)s)",
     )

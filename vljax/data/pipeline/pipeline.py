@@ -134,6 +134,11 @@ class Data:
                 return transform.tokenizer
         return None
 
+    @property
+    def main_tokenizer(self) -> str:
+        """The name of the tokenizer of `text`, or of the first one of data without texts."""
+        return self.tokenizer_name() or next(iter(self.tokenizers), "text")
+
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Array -> the texts that its indices stand for, such as the answers to questions."""
         transforms = (*self.train_transforms, *self.eval_transforms)
@@ -319,7 +324,7 @@ def read_sample(
     Args:
       data: what to read.
       seed: seed of random transforms.
-      most: largest number of examples, over all sources.
+      most: about the number of examples: the same of each source, rounded up.
       keep: names of the arrays to return.
       seconds: time after which no further examples are read, once there are a few.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from vljax.data.records import ExampleError, Question, Region, Source
+from vljax.data.records import ExampleError, Question, Region, Source, is_nan
 from vljax.files import encodable, parse_json
 
 BoxFormat = Literal["ltrb", "ltwh"]
@@ -69,7 +68,7 @@ class AnnotatedSource(Source, abc.ABC):
 
 def _plain(value: Any) -> Any:
     """A value as JSON data: text that begins like a list or object is parsed, NaN is None."""
-    if isinstance(value, float) and math.isnan(value):
+    if is_nan(value):
         return None
     if isinstance(value, bytes):
         value = value.decode("utf-8-sig", "replace")

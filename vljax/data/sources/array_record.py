@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from vljax.data.sources.base import (
 )
 from vljax.data.sources.filters import exclusion_reason
 from vljax.data.sources.record_format import LAYOUT, layout, masks_of, unpack
-from vljax.files import File, error_reason, join, read_file, read_names, read_range
+from vljax.files import File, error_reason, join, list_folder, parent, read_names, read_range
 
 CLASSES = "classes.txt"
 # Number of records that are read to find the columns; more, if a chosen one is not among them.
@@ -100,12 +99,8 @@ class ArrayRecordRecords(ColumnRecords):
     def _class_names(self, source: ArrayRecord, first: list[dict[str, Any]]) -> tuple[str, ...]:
         if source.label is None or source.classes is not None:
             return ()
-        beside = join(os.path.dirname(self._records.files[0].path), CLASSES)
-        try:
-            read_file(beside)
-        except OSError:
-            pass
-        else:
+        beside = join(parent(self._records.files[0].path), CLASSES)
+        if CLASSES in list_folder(parent(beside)):
             return read_names(beside)
         if class_names_of(class_texts(d.get(source.label) for d in first)):
             raise UserError(

@@ -29,6 +29,7 @@ from vljax.data.records import (
     Records,
     SourceCounts,
     dataset_name,
+    is_nan,
 )
 from vljax.data.sources.annotations import AnnotatedSource
 from vljax.data.sources.filters import Filter
@@ -257,8 +258,8 @@ class ColumnRecords(Records):
             raise ExampleError(f"class {text} has no name; there are {count}", kind="damaged")
         if number > _LARGEST_CLASS:
             raise ExampleError(
-                f"class {text} is no index: the largest is {_LARGEST_CLASS:,}; name the classes in "
-                "data.source.classes",
+                f"class {text} is not an index: the largest is {_LARGEST_CLASS:,}; name the classes"
+                " in data.source.classes",
                 kind="damaged",
             )
         return number
@@ -326,18 +327,9 @@ def _class_number(text: str) -> int | None:
         return None
     if text.isdecimal():
         return int(text)
-    if whole := re.fullmatch(r"(-1|\d+)\.?0*|(nan)", text, re.IGNORECASE):
+    if whole := re.fullmatch(r"(-1|\d+)(?:\.0*)?|(nan)", text, re.IGNORECASE):
         return int(whole[1] or _NO_CLASS)
     return None
-
-
-def is_nan(value: Any) -> bool:
-    """Whether a value is NaN, with which tables mark a missing value.
-
-    >>> is_nan(float("nan")), is_nan("nan"), is_nan(None)
-    (True, False, False)
-    """
-    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def texts(value: Any, column: str) -> list[str]:

@@ -241,12 +241,15 @@ def _rows(
     try:
         header = list(source.header) or next(reader, [])
         _check_header(source, header, where)
-        line = reader.line_num
+        line, warned = reader.line_num, False
         for row in reader:
             lines, line = reader.line_num - line, reader.line_num
             if not row:
                 continue
-            if lines > 1 and _are_rows(source, header, row):
+            # In a file that was chosen to be read as CSV, no value is like that.
+            suspect = source.quoting == "csv" and lines > 1 and not warned
+            if suspect and _are_rows(source, header, row):
+                warned = True
                 logger.warning(
                     "%s:%d: a value in quotation marks joins lines that look like rows; if the "
                     "marks are text, set data.source.quoting to none",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vljax.config import Component
+from vljax.data.records import is_nan
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def exclusion_reason(filters: tuple[Filter, ...], value: Callable[[str], Any]) -
 
 def _texts(value: Any) -> list[str]:
     items = value if isinstance(value, list | tuple) else [value]
-    known = [i for i in items if i is not None and i == i]  # NaN, unlike all else, is not itself
+    known = [i for i in items if i is not None and not is_nan(i)]
     return [i.decode(errors="replace") if isinstance(i, bytes) else str(i) for i in known]
 
 

@@ -19,7 +19,7 @@ from vljax.data.sources.base import (
     image_file,
 )
 from vljax.data.sources.filters import exclusion_reason
-from vljax.data.sources.tar_scan import parse_json
+from vljax.data.sources.tar_scan import json_member
 from vljax.files import (
     encodable,
     error_reason,
@@ -141,7 +141,7 @@ class FolderRecords(ColumnRecords):
         columns: dict[str, Any] = {"path": encodable(image)}
         for ending, name in self._other_files.get(image.rpartition(".")[0], {}).items():
             content = _read(join(self._folder, name), name)
-            columns[ending] = parse_json(content) if ending == "json" else content
+            columns[ending] = json_member(content) if ending == "json" else content
         return columns
 
 
@@ -174,7 +174,8 @@ def _files_beside_images(
     """
     restorable = {column.lower() for column in restorable_columns}
     files: dict[str, dict[str, str]] = {}
-    for name in names:
+    # Endings that are in lower case already come first and keep their names.
+    for name in sorted(names, key=lambda name: not name.rpartition(".")[2].islower()):
         stem, _, ending = name.rpartition(".")
         if not name.lower().endswith(_IMAGES) and ending.lower() not in restorable:
             known = files.setdefault(stem, {})
@@ -237,7 +238,11 @@ def _files(folder: str, counts: SourceCounts) -> Iterator[tuple[str, int]]:
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)
+    """What links to one folder share; unknown if it cannot be read, as `os.walk` then says."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return -1, -1
     return status.st_dev, status.st_ino
 
 

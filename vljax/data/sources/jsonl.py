@@ -20,7 +20,7 @@ from vljax.data.records import (
 from vljax.data.sources.annotations import AnnotatedSource
 from vljax.data.sources.base import class_names_of, class_text, image_file, texts
 from vljax.data.sources.filters import Filter, exclusion_reason
-from vljax.files import base_name, decode_text, not_utf8, parent, read_user_file
+from vljax.files import base_name, decode_text, not_utf8, parent, parse_json, read_user_file
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ class _Line:
 def _parse(content: bytes) -> _Line:
     line = _Line()
     try:
-        row = json.loads(content)
+        row = parse_json(content)
         if not isinstance(row, dict):
             raise ValueError(type(row).__name__)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         line.problem = f"not a JSON object ({error})"
         return line
     line.row = row

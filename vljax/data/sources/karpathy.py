@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from vljax.data.records import (
     dataset_name,
 )
 from vljax.data.sources.base import image_file, texts
-from vljax.files import base_name, join, parent, read_user_file
+from vljax.files import base_name, join, parent, parse_json, read_user_file
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ class KarpathyRecords(Records):
 def _rows(content: bytes, path: str) -> list[tuple[str, dict[str, Any]]]:
     """The entries of all images, each with its location in the file for error messages."""
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(content)
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     rows = data.get("images") if isinstance(data, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -6,7 +6,6 @@ files by number.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -29,7 +28,7 @@ from vljax.data.sources.base import (
     image_file,
 )
 from vljax.data.sources.filters import exclusion_reason
-from vljax.files import File, encodable, filesystem, is_remote
+from vljax.files import File, encodable, filesystem, is_remote, parse_json
 
 
 @dataclass(frozen=True)
@@ -264,8 +263,8 @@ class ParquetRows:
         """The class names that the `datasets` package stored for a column; empty if none."""
         content = (self.schema.metadata or {}).get(b"huggingface", b"")
         try:
-            names = json.loads(content)["info"]["features"][column]["names"]
-        except (ValueError, LookupError, TypeError, RecursionError):
+            names = parse_json(content)["info"]["features"][column]["names"]
+        except (ValueError, LookupError, TypeError):
             return ()  # metadata of other software, or without names
         is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
         return tuple(encodable(name) for name in names) if is_names else ()
@@ -278,13 +277,14 @@ class ParquetRows:
     def _read(self, group: int, columns: tuple[str, ...]) -> Any:
         key = group, columns
         with self._lock:  # a PyArrow reader must not be used by two threads at once
-            if key not in self._cache:
-                self._cache[key] = self._read_group(group, columns)
-            self._cache.move_to_end(key)
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+            self._cache[key] = self._read_group(group, columns)
             while _size(self._cache) > _CACHE_BYTES:
                 # Captions and images are read in turn: the last group of each stays, however large.
-                last = {columns: key for key in self._cache for columns in key[1:]}.values()
-                oldest = next((key for key in self._cache if key not in last), None)
+                last = {kept[1]: kept for kept in self._cache}.values()
+                oldest = next((kept for kept in self._cache if kept not in last), None)
                 if oldest is None:
                     break
                 del self._cache[oldest]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from vljax.config import UserError
 from vljax.data.records import ExampleError, SourceCounts
 from vljax.data.sources.base import class_texts, decoded
 from vljax.data.sources.filters import Filter, exclusion_reason
-from vljax.files import File, error_reason, open_file
+from vljax.files import File, error_reason, open_file, parse_json
 
 BLOCK = 512
 _UINT32_MAX = 2**32 - 1  # limit of the size of a member in bytes, and of a shard in blocks
@@ -94,15 +93,15 @@ def value_of(column: str, content: bytes | None) -> Any:
         return None
     if not column.startswith("json."):
         return decoded(content, column)
-    value = parse_json(content)
+    value = json_member(content)
     return value.get(column.removeprefix("json.")) if isinstance(value, dict) else None
 
 
-def parse_json(content: bytes) -> Any:
+def json_member(content: bytes) -> Any:
     """The value of a JSON member. Raises ExampleError if it is not valid."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise ExampleError(f"json is not valid ({error})", kind="damaged") from error
 
 
@@ -334,7 +333,7 @@ def key_before(read: Callable[[int], bytes], block: int) -> str:
 def columns_in(content: bytes) -> set[str]:
     """The columns in a JSON member: `json.NAME` for each entry; none if it is not an object."""
     try:
-        value = parse_json(content)
+        value = json_member(content)
     except ExampleError:
         return set()
     return {f"json.{key}" for key in value} if isinstance(value, dict) else set()

@@ -26,9 +26,9 @@ from vljax.data.sources.tar_scan import (
     BLOCK,
     IndexOptions,
     columns_in,
+    json_member,
     key_before,
     member_of,
-    parse_json,
     value_of,
 )
 from vljax.files import File, encodable, error_reason, read_range
@@ -92,9 +92,12 @@ class WebDataset(FileSource, name="webdataset"):
         )
         records = WebDatasetRecords(self, shards, members, index)
         if index.columns:
-            # The index has the entries of the first JSON members only.
-            entries = records.json_columns if "json" in members else lambda index: ()
-            self.check_columns(self.late_columns(index.columns, len(records), entries))
+            columns = {*index.columns}
+            plain = {c for c in self.annotation_columns if not c.startswith("json.")}
+            if "json" in members and plain <= columns:
+                # The index has the entries of the first JSON members only.
+                columns = self.late_columns(columns, len(records), records.json_columns)
+            self.check_columns(columns)
         return records
 
 
@@ -142,7 +145,7 @@ class WebDatasetRecords(ColumnRecords):
             content, is_image = contents[ending], (location == row[0]).all()
             if content is None or is_image or ending in self.source.restorable_columns:
                 continue
-            value = parse_json(content) if ending == "json" else content
+            value = json_member(content) if ending == "json" else content
             entries = value if isinstance(value, dict) else {ending: value}
             for name, entry in entries.items():
                 if name in columns:

@@ -108,14 +108,14 @@ class Transform(Component, abc.ABC):
         return {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
     def check_records(
-        self, records: Records, before: Sequence[Transform], rows: Sequence[int]
+        self, records: Records, before: Sequence[Transform], record_indices: Sequence[int]
     ) -> tuple[str, ...]:
         """Check that the records of a training source suit the transform, in a few seconds.
 
         Args:
           records: the opened source.
           before: the transforms before it.
-          rows: the indices of the records to look at.
+          record_indices: the records to look at.
 
         Returns:
           Notes for the user.

@@ -140,13 +140,13 @@ class EncodeAnswers(Transform, name="encode_answers"):
         return target / total if total > 0 else target
 
     def check_records(
-        self, records: Records, before: Sequence[Transform], rows: Sequence[int]
+        self, records: Records, before: Sequence[Transform], record_indices: Sequence[int]
     ) -> tuple[str, ...]:
         choices = [t for t in before if isinstance(t, ChooseQuestions)]
         known = indices(self.vocabulary)
         asked, unknown = 0, Counter[str]()
         end = time.monotonic() + _CHECK_SECONDS
-        for i in rows:
+        for i in record_indices:
             if time.monotonic() > end:
                 break
             try:

@@ -25,7 +25,7 @@ _ENDINGS = {
 }
 _WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _DEFAULT_QUALITY = 95
-MAX_PIXELS = 512_000_000
+MAX_CONVERTED_PIXELS = 512_000_000
 """Images to decode may be larger than in training, since `max_side` makes them small."""
 
 
@@ -42,7 +42,7 @@ class ImageOptions:
     """Quality of JPEG and WebP, 1..100. If set together with `encode`, every image is encoded
     again."""
 
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = MAX_CONVERTED_PIXELS
     """Images that must be decoded and have more pixels are rejected."""
 
     def problems(self) -> Iterator[tuple[str, str]]:

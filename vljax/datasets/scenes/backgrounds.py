@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,14 +68,14 @@ def draw(rng: np.random.Generator, objects: Float[np.ndarray, "objects 3"]) -> B
 def _random_square(rng: np.random.Generator, size: int, records: Records) -> Pixels:
     """A square of a random picture, at least half as wide as the largest square in it."""
     import cv2
-    from PIL import Image
 
-    from vljax.data.images import image_errors
-    from vljax.data.opened_images import FORMATS
+    from vljax.data.images import MAX_PIXELS, check_pixels, image_errors
+    from vljax.data.opened_images import open_image
 
     index = int(rng.integers(len(records)))
     content = records.image(index)
-    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with image_errors(content), open_image(content) as image:
+        check_pixels(image.width, image.height, MAX_PIXELS)
         pixels = np.asarray(image.convert("RGB"))
     height, width = pixels.shape[:2]
     side = max(1, int(min(height, width) * rng.uniform(0.5, 1)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,12 +159,11 @@ def _cut_out(content: bytes, name: str, longest: int, shortest: int) -> Cutout |
 def _decode(content: bytes) -> UInt8[np.ndarray, "height width 4"] | None:
     """Pixels multiplied by alpha; None without alpha. Raises ExampleError for damaged files."""
     import cv2
-    from PIL import Image
 
     from vljax.data.images import image_errors
-    from vljax.data.opened_images import FORMATS
+    from vljax.data.opened_images import open_image
 
-    with image_errors(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with image_errors(content), open_image(content) as image:
         if image.width * image.height > _MOST_PIXELS or not image.has_transparency_data:
             return None
         pixels = np.asarray(image.convert("RGBA"))

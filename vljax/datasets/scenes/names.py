@@ -38,7 +38,8 @@ _MASS = """
     wine wood wool yoga
 """
 # Adjectives that some captions put behind the noun; "orange" may be the fruit.
-_ADJECTIVES = {*COLOURS, "gray", "bitten", "closed", "open", "shaded", "simple"} - {"orange"}
+_COLOUR_WORDS = frozenset({*COLOURS, "gray"})
+_ADJECTIVES = {*_COLOUR_WORDS, "bitten", "closed", "open", "shaded", "simple"} - {"orange"}
 _PREPOSITION = re.compile(r" (?:of|with) ")
 # Words for the same thing. A word means the last of its line.
 _SYNONYMS = {
@@ -119,7 +120,7 @@ def object_name(caption: str) -> str | None:
 
 def colour_words(name: str) -> frozenset[str]:
     """The colours in a name."""
-    return frozenset(re.split(r"[ -]", name)) & {*COLOURS, "gray"}
+    return frozenset(re.split(r"[ -]", name)) & _COLOUR_WORDS
 
 
 def spelling(name: str) -> str:
@@ -128,7 +129,7 @@ def spelling(name: str) -> str:
 
 
 def key_words(name: str) -> frozenset[str]:
-    """Words that another name of the same thing may share; colours are none of them.
+    """Words that another name of the same thing may share, without colours.
 
     Synonyms are one word, and two words in a row are also one, since a name may be written as two
     words or as one.
@@ -136,7 +137,7 @@ def key_words(name: str) -> frozenset[str]:
     >>> sorted(key_words("blue paper clip")), sorted(key_words("cog"))
     (['clip', 'paper', 'paperclip'], ['gear'])
     """
-    words = [word for word in re.split("[ -]", name) if word not in {*COLOURS, "gray"}]
+    words = [word for word in re.split("[ -]", name) if word not in _COLOUR_WORDS]
     joined = {first + second for first, second in itertools.pairwise(words)}
     found = joined.union(word for word in words if len(word) > 2)
     return frozenset(_SYNONYMS.get(word, word) for word in found)

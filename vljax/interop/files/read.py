@@ -15,7 +15,7 @@ from vljax.interop.files.torch import state_dict
 from vljax.interop.historical import current_names
 
 _TORCH = (".pth", ".pt", ".bin")
-_WEIGHTS = (".safetensors", *_TORCH)
+WEIGHTS_FILES = (".safetensors", *_TORCH)
 
 
 def split_path(path: str) -> tuple[Path, str | None]:
@@ -51,15 +51,21 @@ def read_tensors(path: str) -> Mapping[str, Tensor]:
     Older names of PyTorch parameters become today's, see `historical`.
     """
     file, part = split_path(path)
+    tensors = _stored(file, part)
+    return tensors if file.suffix == ".npz" else current_names(tensors)
+
+
+def _stored(file: Path, part: str | None) -> Mapping[str, Tensor]:
+    """The arrays of a file under the names that it states."""
     if not os.path.isfile(file):  # also for a name that no system allows
         raise UserError(f"{file}: no such file")
     refuse_lfs_pointer(file)
     if file.suffix in _TORCH:
-        return current_names(state_dict(file, part))
+        return state_dict(file, part)
     if file.suffix == ".npz":
         return _subtree(read_npz(file), part, "/", file)
     if file.suffix == ".safetensors":
-        return current_names(_subtree(read_file(file), part, ".", file))
+        return _subtree(read_file(file), part, ".", file)
     known = ", ".join((".safetensors", ".npz", *_TORCH))
     raise UserError(f"{file}: unknown kind of file; known: {known}")
 
@@ -75,7 +81,7 @@ def read_weights(path: Path, names: Sequence[str]) -> Mapping[str, Tensor]:
     Raises:
       UserError: if there is no such file, there are several of one pattern, or one is damaged.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return read_tensors(str(path))
     for name in names:
         files = sorted(path.glob(name))
@@ -85,13 +91,14 @@ def read_weights(path: Path, names: Sequence[str]) -> Mapping[str, Tensor]:
         if files:
             return read_tensors(str(files[0]))
         if (index := path / f"{name}.index.json").exists():
-            return current_names(read_shards(index, lambda file: read_tensors(str(file))))
+            # The index has the names that the shards state, so these are read before.
+            return current_names(read_shards(index, lambda file: _stored(file, None)))
     raise UserError(f"{path / names[0]}: no such file, nor {' or '.join(names[1:])}")
 
 
 def holder(path: Path) -> Path:
     """The folder that a source stands for: itself, or the one with a file of weights."""
-    return path.parent if path.suffix in _WEIGHTS and path.is_file() else path
+    return path.parent if path.suffix in WEIGHTS_FILES and os.path.isfile(path) else path
 
 
 def _subtree(

@@ -105,7 +105,7 @@ def finish(
         "programs": dict(programs),
         "weights": [file.name for file in weights],
         "preprocessing": plain.PREPROCESS,
-        "tokenizer": tokenizer_folder(trained.run.data.tokenizer_name() or "text"),
+        "tokenizer": tokenizer_folder(trained.run.data.main_tokenizer),
     }
     if answering is not None:
         more["answering"] = {

@@ -1,7 +1,7 @@
 """The parts of a checkpoint that become programs, as functions of weights and inputs.
 
 An encoder with its part of the embedding head is one program: images or texts in, embeddings out.
-What answers questions is another one: images and questions in, the logits of the answers out.
+The head that answers questions is another one: images and questions in, logits of answers out.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ProgramFunction:
 def program_functions(
     trained: TrainedModel, issues: ExportIssues, compute: Compute, dtype: Any
 ) -> list[ProgramFunction]:
-    """Every encoder of a checkpoint that has an embedding, and what answers questions, if it does.
+    """Each encoder of a checkpoint with an embedding, and its question-answering head, if any.
 
     Args:
       trained: the checkpoint.

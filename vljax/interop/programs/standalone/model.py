@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,10 @@ class Model:
           TypeError: for anything else, or several of them.
           ValueError: if the file is not an image, or the model does not answer questions.
         """
-        found = self.answer_logits(image, question).astype(np.float64)
-        if len(found) != 1:
-            raise TypeError(f"{len(found)} images with questions; pass one of each")
-        (logits,) = found
+        files, questions = list(images_of(image, _read)), list(texts_of(question))
+        if (len(files), len(questions)) != (1, 1):
+            raise TypeError(f"{len(files)} images and {len(questions)} questions; pass one each")
+        (logits,) = self._logits(zip(files, questions, strict=True)).astype(np.float64)
         if self._answering["loss"] == "softmax":
             scores = np.exp(logits - logits.max())
             scores /= scores.sum()
@@ -116,11 +118,13 @@ class Model:
           ValueError: if a file is not an image, there are not as many questions as images, or the
             model does not answer questions.
         """
+        return self._logits(_pairs(images_of(images, _read), texts_of(questions)))
+
+    def _logits(self, pairs: Iterable[tuple[tuple[str, bytes], str]]) -> np.ndarray:
         if self._answering is None:
             raise ValueError("the model does not answer questions")
         program = self._answering["program"]
         parts = []
-        pairs = zip(images_of(images, _read), texts_of(questions), strict=True)
         for batch, rows in batches(pairs):
             ids, mask = self.questions([question for _, question in batch])
             pixels = np.stack([self._pixels(name, file) for (name, file), _ in batch])
@@ -147,6 +151,13 @@ class Model:
             return np.concatenate(parts)
         output = self._outputs[program]
         return np.zeros((0, *output["shape"][1:]), output["dtype"])
+
+
+def _pairs(images: Iterator[Any], questions: Iterator[str]) -> Iterator[tuple[Any, str]]:
+    for image, question in itertools.zip_longest(images, questions):
+        if image is None or question is None:
+            raise ValueError("pass as many questions as images")
+        yield image, question
 
 
 def _read(path: str) -> bytes:
