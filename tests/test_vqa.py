@@ -136,9 +136,9 @@ def test_another_tokenizer_and_a_file_of_answers_are_exported_too(asked, tmp_pat
     """Neither is in the recipe that the exported folder holds: its paths are of another machine."""
     answers = tmp_path / "answers.txt"
     answers.write_text("yes\nno\ncat\n2\n")
-    run = shortened(str(tmp_path / "run"), steps=1)
+    run = shortened(str(tmp_path / "run"), steps=2)
     named = {
-        EncodeAnswers: {"vocabulary": VocabularyFile(str(answers)), "max_unknown": 1.0},
+        EncodeAnswers: {"vocabulary": VocabularyFile(str(answers), size=4), "max_unknown": 1.0},
         Tokenize: {"tokenizer": "words"},
     }
     lists = {

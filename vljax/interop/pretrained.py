@@ -90,7 +90,8 @@ def load(prepared: Prepared) -> Variables | None:
     for name, source in prepared.run.pretrained.items():
         if source.path is None:
             field = f"pretrained.{name}.path"
-            raise UserError(f"{field}: {source.unset_message}, or add --{field} PATH")
+            joined = ", or" if source.install else ";"
+            raise UserError(f"{field}: {source.unset_message}{joined} add --{field} PATH")
         made |= map_file(prepared, name, source)[1]
     if not made:
         return None

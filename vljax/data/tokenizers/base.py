@@ -275,14 +275,14 @@ def vocabulary_error(wanted: str, path: str | None, content: bytes, error: objec
       content: content of the file.
       error: the library's error.
     """
+    if is_lfs_pointer(content):
+        return UserError(f"{path}: {LFS_REMEDY}")
     return UserError(f"{path}: not a {wanted}{_diagnosis(content) or f' ({error})'}")
 
 
 def _diagnosis(content: bytes) -> str | None:
     if not content:
         return ": it is empty"
-    if is_lfs_pointer(content):
-        return f": {LFS_REMEDY}"
     if content.startswith(b"\x1f\x8b"):
         return ": it is compressed; unpack it with gunzip"
     if content.lstrip()[:1] == b"{":
