@@ -14,7 +14,7 @@ Variants:
 from typing import Any
 
 from vljax.recipes import (
-    BUILTIN_VOCABULARY,
+    SCENES_VOCABULARY,
     AdamW,
     Builtin,
     ChooseQuestions,
@@ -48,11 +48,11 @@ from vljax.recipes import (
 )
 
 CONTEXT = 20
+"""Tokens of the longest question."""
 QUESTIONS = 4
 """Questions for each image of a batch: the image is encoded once for all of them."""
-TOKENIZERS = {
-    "text": HuggingFace(str(BUILTIN_VOCABULARY), context_length=CONTEXT, cleaning="lower")
-}
+TINY_CONTEXT = 18
+"""Tokens of the longest question about the scenes of the tiny recipe."""
 # What most scenes of the tiny recipe show; the other classes of the built-in pictures are left out.
 KEPT = ("animals", "food")
 
@@ -114,7 +114,7 @@ def tiny(hidden: tuple[str, ...]) -> Run:
             "image": ConvGrid(width=width, image_size=64, patch_size=4, merge=2, depth=3),
             "question": TextTransformer(
                 vocab_size=2048,
-                context_length=CONTEXT,
+                context_length=TINY_CONTEXT,
                 depth=1,
                 pooling="mean",
                 embedding_norm=True,
@@ -211,7 +211,13 @@ def visual_questions(
         model=ModelConfig({**nodes, "answer": answer}),
         data=Data(
             source=source,
-            tokenizers=TOKENIZERS,
+            tokenizers={
+                "text": HuggingFace(
+                    str(SCENES_VOCABULARY),
+                    context_length=nodes["question"].context_length,
+                    cleaning="lower",
+                )
+            },
             train_transforms=transforms(QUESTIONS, *extra),
             eval_transforms=transforms(1, *evaluated),
         ),

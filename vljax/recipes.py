@@ -7,7 +7,8 @@
 - Components, which overrides can replace by name. Each kind is a base class:
   `Encoder`, `Head`, `Source`, `Filter`, `Transform`, `Tokenizer`, `Objective`, `Optimizer`,
   `Schedule`, `Evaluator`. Derive from a kind to add a member in a recipe file.
-- Helpers: `choose` for variants, `presets` for towers of published sizes, `BUILTIN_VOCABULARY`.
+- Helpers: `choose` for variants, `presets` for towers of published sizes, `BUILTIN_VOCABULARY`,
+  `SCENES_VOCABULARY`.
 
 The docstring of each class shows its use; `vljax check RECIPE --help` lists the fields of a recipe.
 """
@@ -62,6 +63,7 @@ from vljax.data.transforms import (
 from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names
 from vljax.datasets import Builtin, Scenes, Tuxpaint
 from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
+from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
 from vljax.evaluation import Questions, Retrieval, ZeroShot
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
@@ -90,6 +92,7 @@ from vljax.run import Run
 
 __all__ = [
     "BUILTIN_VOCABULARY",
+    "SCENES_VOCABULARY",
     "SGD",
     "Adafactor",
     "AdamW",

@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -60,6 +60,9 @@ class Questions(Evaluator, name="questions"):
     must be a square grid, row-major."""
     words: str = "question/mask"
     """Output that says which tokens of the question are not padding."""
+    attending: Literal["words", "first"] = "words"
+    """Whose attention is meant: the mean over the words, or that of the first token, for a fusion
+    that is pooled by it."""
     pointing: tuple[str, ...] = ("what_beside",)
     """Kinds of questions whose answer is the name of an object in the image."""
 
@@ -154,6 +157,8 @@ class Questions(Evaluator, name="questions"):
         heads = None
         if self.attention is not None:
             words = outputs[self.words].reshape(len(logits), 1, -1, 1)
+            if self.attending == "first":
+                words = words * (np.arange(words.shape[2]) == 0)[:, None]
             heads = (outputs[self.attention][:, -1] * words).sum(axis=2) / words.sum(axis=2)
         return _Answered(logits.argmax(axis=-1), tie, heads)
 
@@ -219,7 +224,7 @@ class _Answered(NamedTuple):
     tie: Bool[np.ndarray, " rows"]
     """Whether another answer has the same score."""
     heads: Float[np.ndarray, "rows heads tokens"] | None
-    """Attention of each head in the last block, the mean over words."""
+    """Attention of each head in the last block, the mean over the words that are asked for."""
 
     @property
     def attention(self) -> Float[np.ndarray, "rows tokens"] | None:
