@@ -6,8 +6,9 @@ are composed scenes, which come with questions (docs/scenes.md).
 
 Variants:
   - "": ViT-B/16 at 224 pixels, a text transformer of 6 and a fusion of 6 layers.
-  - "tiny": some minutes on two CPU cores; small scenes of animals and food. An auxiliary loss names
-    the object in each cell of the image, from the masks of the scene.
+  - "tiny": some minutes on two CPU cores; small scenes of animals and food. Two auxiliary losses
+    use the masks of the scene: one names the object in each cell of the image, one has the question
+    attend to the object that answers it.
   - "tiny_question" and "tiny_image": the same model without the image, or without the question.
 """
 
@@ -16,6 +17,8 @@ from typing import Any
 from vljax.recipes import (
     SCENES_VOCABULARY,
     AdamW,
+    AnswerCells,
+    AttentionTarget,
     Builtin,
     ChooseQuestions,
     Classification,
@@ -31,6 +34,7 @@ from vljax.recipes import (
     HuggingFace,
     ModelConfig,
     Muon,
+    Objective,
     PadRegions,
     Questions,
     Regions,
@@ -144,6 +148,7 @@ def tiny(hidden: tuple[str, ...]) -> Run:
         batch=64,
         steps=600,
         answer_hidden=None,
+        look=0.25,
     )
 
 
@@ -160,6 +165,7 @@ def visual_questions(
     batch: int,
     steps: int,
     answer_hidden: int | None,
+    look: float | None = None,
 ) -> Run:
     """A run that answers questions, and names the object in each cell of the image.
 
@@ -175,6 +181,7 @@ def visual_questions(
       batch: images in a batch.
       steps: of training.
       answer_hidden: size of the classifier's hidden layer; None for none.
+      look: weight of the loss by which the question attends to the object that answers it.
     """
     size = nodes["image"].image_size
     hide: tuple[Transform, ...] = tuple(Hide(entry) for entry in hidden)
@@ -185,20 +192,25 @@ def visual_questions(
             Decode(),
             *extra[:1],
             Resize(size, mode="squash"),
-            *extra[1:],
             ChooseQuestions(count=count),
+            *extra[1:],
             EncodeAnswers(answers),
             *hide,
             Tokenize("question", tokenizer="text"),
         )
 
-    objectives = {"answer": Classification(logits="answer/logits", targets="answer")}
+    objectives: dict[str, Objective] = {
+        "answer": Classification(logits="answer/logits", targets="answer")
+    }
     extra: tuple[Transform, ...] = ()
     evaluated: tuple[Transform, ...] = ()
     if not blind:
         nodes = {**nodes, "cell": Classifier(stream="image", classes=len(names), features="tokens")}
         objectives["cell"] = Classification(logits="cell/logits", targets="grid_labels")
         extra = (Regions(), GridLabels(cells, names=names))
+        if look is not None and not hidden:
+            objectives["look"] = AttentionTarget(weight=look)
+            extra += (AnswerCells(cells),)
         evaluated = (Regions(), PadRegions(most=8))
     questions = Questions(
         source=Expand(evaluation, by="question"),

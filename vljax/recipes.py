@@ -35,6 +35,7 @@ from vljax.data.sources import (
 from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range
 from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece, Tokenizer
 from vljax.data.transforms import (
+    AnswerCells,
     Blur,
     CentreCrop,
     ChooseQuestions,
@@ -74,7 +75,7 @@ from vljax.models.heads import Classifier, Embedding
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import Pretrained
-from vljax.objectives import Classification, SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives import AttentionTarget, Classification, SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Objective
 from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
 from vljax.optim.schedules import (
@@ -96,7 +97,9 @@ __all__ = [
     "SGD",
     "Adafactor",
     "AdamW",
+    "AnswerCells",
     "ArrayRecord",
+    "AttentionTarget",
     "Blur",
     "Builtin",
     "CentreCrop",

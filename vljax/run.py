@@ -600,12 +600,16 @@ def _check_outputs(run: Run, model: Model) -> Variables:
     variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
     reads = {f"objectives.{name}": o.reads() for name, o in run.objectives.items()}
     reads |= {path: evaluator.reads() for path, evaluator in run.all_evaluators.items()}
-    made = {*outputs, *(o for name, n in run.model.nodes.items() for o in n.made_if_wanted(name))}
+    made = {*outputs, *model.if_wanted}
     for path, names in reads.items():
         for wanted in names:
             if wanted not in made:
                 near = suggest(wanted, made)
                 raise UserError(f"{path}: reads {wanted!r}, which no node makes{near}")
+    asked = sorted({o for each in run.objectives.values() for o in each.reads()} - {*outputs})
+    if asked:
+        # Outputs that are made only if somebody wants them, such as attention.
+        outputs |= jax.eval_shape(lambda v, b: model.apply(v, b, want=asked)[0], variables, batch)
     for name, objective in run.objectives.items():
         for field_name, message in objective.check(outputs, spec):
             raise UserError(f"objectives.{name}.{field_name}: {message}")

@@ -61,7 +61,12 @@ def recipe(variant):
         given = isinstance(change, ViT)
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
     model = dataclasses.replace(run.model, nodes=nodes)
-    return dataclasses.replace(run, model=model, global_batch=BATCH, final_evaluators={})
+    objectives = dict(run.objectives)
+    if variant == "co_attention":
+        del objectives["look"]  # it makes no attention
+    return dataclasses.replace(
+        run, model=model, objectives=objectives, global_batch=BATCH, final_evaluators={}
+    )
 
 
 @functools.cache
@@ -78,12 +83,14 @@ def batch(variant):
     weights = np.where(chosen >= np.sort(chosen)[..., -3:].take([0], -1), rng.random(answer), 0)
     weights[::2, 1] = 0
     cells = rng.integers(-1, recipe(variant).model.nodes["cell"].classes, specs["grid_labels"][0])
+    seen = (rng.random(specs["answer_cells"][0]) < 0.3) * (rng.random((size, count, 1)) < 0.5)
     made = {
         "image": rng.integers(0, 256, specs["image"][0]),
         "question": rng.integers(2, 2048, (size, count, length)),
         "question_mask": np.arange(length) < rng.integers(2, length + 1, (size, count, 1)),
         "answer": weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9),
         "grid_labels": np.where(rng.random(cells.shape) < 0.5, cells, -1),
+        "answer_cells": seen / np.maximum(seen.sum(-1, keepdims=True), 1),
         "example_id": np.zeros(specs["example_id"][0]),
     }
     for name, array in made.items():

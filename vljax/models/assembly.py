@@ -80,6 +80,8 @@ class Model(NamedTuple):
     """A tree like the parameters, with a tuple of logical axis names for each array."""
     shared: frozenset[str] = frozenset()
     """The outputs without a batch axis, such as learned scalars."""
+    if_wanted: frozenset[str] = frozenset()
+    """The outputs that are made only if they are asked for by name, such as attention."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,8 @@ def build(
 
     shared = {output for name, node in config.nodes.items() for output in node.shared_outputs(name)}
     axes = _axes(jax.eval_shape(boxed)["params"])
-    return Model(init, apply, axes, frozenset({*shared, *module.scalars}))
+    if_wanted = {o for name, node in config.nodes.items() for o in node.made_if_wanted(name)}
+    return Model(init, apply, axes, frozenset({*shared, *module.scalars}), frozenset(if_wanted))
 
 
 def _wants_attention(want: Sequence[str] | None) -> bool:

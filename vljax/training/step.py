@@ -141,17 +141,21 @@ def gradients_of(
 
 
 def _of_whole_batch(one: _Pass, trained: Tree) -> Gradients:
+    reads = {output for name in one.objectives for output in one.task.objectives[name].reads()}
+    # None makes all but the outputs that are made if wanted; XLA drops those that none reads.
+    read = tuple(sorted(reads)) if reads & one.task.model.if_wanted else None
+
     def loss(trained: Tree) -> tuple[Array, _Aux]:
         changed: Tree = {}
 
         def forward(
             batch: Batch, view: str, of: Of, given: Mapping[str, Array], want: Sequence[str]
         ) -> dict[str, Array]:
-            # Of the batch itself, all outputs are made at once, in case another objective reads
-            # more of them; XLA drops those that none reads.
-            everything = not view and not given
-            outputs, new = one.apply(trained, batch, view, of, given, None if everything else want)
-            if everything and of == "model":
+            if view or given:
+                return one.apply(trained, batch, view, of, given, want)[0]
+            # Of the batch itself, what all objectives read is made at once.
+            outputs, new = one.apply(trained, batch, view, of, given, read)
+            if of == "model":
                 changed.update(new)
             return outputs
 

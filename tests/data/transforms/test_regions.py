@@ -13,6 +13,7 @@ from vljax.data.images import JpegImage
 from vljax.data.records import ExampleError, Record, Region
 from vljax.data.tokenizers import Clip
 from vljax.data.transforms import (
+    AnswerCells,
     CentreCrop,
     ChooseQuestions,
     Decode,
@@ -274,6 +275,28 @@ def test_grid_labels_of_boxes_and_of_an_image_without_regions():
     assert (grid(example, 3, ("dog",)) == -1).all()
 
 
+def test_cells_of_answers_are_those_that_grid_labels_name():
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 4, (5, 5), np.uint8).repeat(6, 0).repeat(6, 1)
+    example = {
+        "image": np.zeros((30, 30, 3), np.uint8),
+        "masks": masks,
+        "boxes": np.zeros((3, 4), np.float32),
+        "region_names": ("Cat", "dog", "cat"),
+        "answers": ((("cat", 1.0),), (("dog", 2.0), ("cow", 1.0)), (("dog", 0.0), ("no", 1.0))),
+    }
+    labels = grid(example, 5, ("cat", "dog")).ravel()
+    found = AnswerCells(5)(example, np.random.default_rng(0))["answer_cells"]
+    expected = [labels == 0, labels == 1, np.zeros(25)]
+    assert expected[0].sum() > 5 < expected[1].sum()
+    for cells, of in zip(found, expected, strict=True):
+        np.testing.assert_allclose(cells, of / max(of.sum(), 1), rtol=1e-6)
+    one = AnswerCells(5)({**example, "answers": (("Dog", 1.0),)}, rng)["answer_cells"]
+    assert (one == found[1]).all()
+    empty = {**example, "boxes": np.zeros((0, 4), np.float32), "region_names": ()}
+    assert not AnswerCells(5)(empty, rng)["answer_cells"].any()
+
+
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
@@ -296,6 +319,22 @@ def test_grid_labels_of_boxes_and_of_an_image_without_regions():
         ),
         ((Decode(), Regions(), Resize(16), GridLabels(2, ())), "names: is empty; name texts"),
         ((Decode(), Regions(), Resize(16), GridLabels(0, ("a",))), "cells: must be at least 1"),
+        (
+            (Decode(), Regions(), ChooseQuestions(), Resize(16), AnswerCells(0)),
+            "cells: must be at least 1",
+        ),
+        (
+            (
+                Decode(),
+                Regions(),
+                ChooseQuestions(),
+                Resize(16),
+                Tokenize("question"),
+                PadRegions(),
+                AnswerCells(2),
+            ),
+            "answer_cells cannot follow pad_regions, which scales the boxes; swap",
+        ),
         ((Decode(), Regions(), Resize(16), PadRegions(0)), "most: must be 1 to 255, got 0"),
         (
             (Decode(), Flip(), Resize(16), ChooseQuestions(), Tokenize("question")),

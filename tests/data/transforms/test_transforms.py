@@ -20,6 +20,7 @@ from vljax.data.records import ExampleError, Question, Record, Region
 from vljax.data.tokenizers import Clip
 from vljax.data.tokenizers.cleaning import clean
 from vljax.data.transforms import (
+    AnswerCells,
     Blur,
     CentreCrop,
     ChooseQuestions,
@@ -602,6 +603,7 @@ EVERY = (
     Regions(),
     PadRegions(3),
     GridLabels(2, names=("dog",)),
+    AnswerCells(2),
     ChooseQuestions(2),
     EncodeAnswers(("2", "3")),
     Hide("text"),

@@ -6,7 +6,7 @@ from vljax.data.transforms.corruptions import Blur, Noise, Occlude
 from vljax.data.transforms.decode import Decode
 from vljax.data.transforms.flip import Flip
 from vljax.data.transforms.hide import Hide
-from vljax.data.transforms.labels import GridLabels, Label, PadRegions, Regions
+from vljax.data.transforms.labels import AnswerCells, GridLabels, Label, PadRegions, Regions
 from vljax.data.transforms.patches import Patchify
 from vljax.data.transforms.questions import ChooseQuestions, EncodeAnswers
 from vljax.data.transforms.randaugment import RandAugment
@@ -14,6 +14,7 @@ from vljax.data.transforms.resize import CentreCrop, RandomCrop, RandomResizedCr
 from vljax.data.transforms.text import ChooseText, Prompt, Tokenize
 
 __all__ = [
+    "AnswerCells",
     "Blur",
     "CentreCrop",
     "ChooseQuestions",

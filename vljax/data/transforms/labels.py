@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vljax.config import UserError
 from vljax.data.records import ExampleError, Region
@@ -220,19 +220,81 @@ class GridLabels(Transform, name="grid_labels"):
         return {name: np.full(shape, -1, dtype) for name, (shape, dtype) in arrays.items()}
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        labels = np.full((self.cells, self.cells), -1, np.int32)
-        names = example["region_names"]
-        if names:
-            known = indices(self.names)
-            height, width = example["image"].shape[:2]
-            if "masks" in example:
-                shares = _mask_shares(example["masks"], len(names), self.cells)
-            else:
-                shares = _box_shares(example["boxes"], height, width, self.cells)
-            own = np.array([known.get(normalised(name), -1) for name in names], np.int32)
-            enough = shares.max(axis=0) >= max(self.cover, np.finfo(np.float32).tiny)
-            labels = np.where(enough, own[shares.argmax(axis=0)], -1).astype(np.int32)
-        return {**example, "grid_labels": labels}
+        covering = _covering(example, self.cells, self.cover)
+        known = indices(self.names)
+        own = [known.get(normalised(name), -1) for name in example["region_names"]]
+        # The index -1, of a cell that no region covers, is the last one.
+        return {**example, "grid_labels": np.array([*own, -1], np.int32)[covering]}
+
+
+@dataclass(frozen=True)
+class AnswerCells(Transform, name="answer_cells"):
+    """Say in which cells of a grid over the image the answer to each question is to be seen.
+
+    It makes `answer_cells`, float32[count, cells * cells], or float32[cells * cells] for one
+    question, row-major: equal weights with the sum 1 in the cells that the objects named by the
+    answers cover, as for `GridLabels`; all zeros if no answer names an object there. The objective
+    `attention_target` trains a fusion to look there.
+
+    >>> example = {"image": np.zeros((8, 8, 3), np.uint8), "region_names": ("Cat", "car")}
+    >>> example["boxes"] = np.array([[0, 0, 4, 8], [4, 4, 8, 8]], np.float32)
+    >>> example["answers"] = ((("cat", 1.0),), (("yes", 1.0),))
+    >>> AnswerCells(2)(example, np.random.default_rng(0))["answer_cells"].tolist()
+    [[0.5, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    """
+
+    cells: int
+    """Number of rows and columns."""
+    cover: float = 0.3
+    """Smallest share of a cell that the region must cover, 0..1."""
+
+    needs_final_image = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.cells < 1:
+            yield "cells", f"must be at least 1, got {self.cells}"
+        yield from check_probability("cover", self.cover)
+
+    def reads(self) -> tuple[str, ...]:
+        return "image", "boxes", "region_names", "answers"
+
+    def makes(self) -> tuple[str, ...]:
+        return ("answer_cells",)
+
+    def arrays(self, context: Context) -> Arrays:
+        if "boxes" in context.arrays:
+            raise UserError("answer_cells cannot follow pad_regions, which scales the boxes; swap")
+        count = context.counts.get("answers")
+        shape = (self.cells**2,) if count is None else (count, self.cells**2)
+        return {"answer_cells": (shape, np.dtype(np.float32))}
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        covering = _covering(example, self.cells, self.cover).ravel()
+        names = [normalised(name) for name in example["region_names"]]
+
+        def cells(answers: Sequence[tuple[str, float]]) -> np.ndarray:
+            told = {normalised(answer) for answer, weight in answers if weight > 0}
+            seen = np.array([*(name in told for name in names), False])[covering]
+            return (seen / max(seen.sum(), 1)).astype(np.float32)
+
+        answers = example["answers"]
+        if answers and isinstance(answers[0][0], str):
+            return {**example, "answer_cells": cells(answers)}
+        return {**example, "answer_cells": np.stack([cells(each) for each in answers])}
+
+
+def _covering(example: Example, cells: int, cover: float) -> Int[np.ndarray, "cells cells"]:
+    """The index of the region that covers most of each cell; -1 where none covers enough."""
+    regions = len(example["region_names"])
+    if not regions:
+        return np.full((cells, cells), -1)
+    if "masks" in example:
+        shares = _mask_shares(example["masks"], regions, cells)
+    else:
+        height, width = example["image"].shape[:2]
+        shares = _box_shares(example["boxes"], height, width, cells)
+    enough = shares.max(axis=0) >= max(cover, np.finfo(np.float32).tiny)
+    return np.where(enough, shares.argmax(axis=0), -1)
 
 
 def _box_shares(
