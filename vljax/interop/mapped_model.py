@@ -43,24 +43,27 @@ class MappedModel:
         return Variables(filled(self.prepared.shapes.params, reader(self.parameters)), {})
 
 
-def read_model(source: str, recipe: Run | None = None) -> MappedModel:
+def read_model(source: str, recipe: Run | None = None, *, unroll: bool = True) -> MappedModel:
     """The model in a folder of any known format, or in a file that holds only weights.
 
     Args:
       source: the folder or file.
       recipe: for a file of weights, the model, preprocessing and tokenizer that belong to it.
+      unroll: whether stacks of layers are unrolled, as imported checkpoints store them. Otherwise
+        they are as the reader or the recipe has them, by default scanned, which compiles faster.
 
     Raises:
       UserError: if the source is damaged or incomplete, or vljax has no such model.
     """
     if recipe is not None:
-        return _read_by_recipe(source, recipe)
+        return _read_by_recipe(source, _unrolled(recipe) if unroll else recipe)
     path = Path(source).expanduser()
     chosen = detect_format(path)
     if chosen.read is None:
         raise UserError(f"{source}: vljax can write {chosen.title}, but not read it")
     foreign = chosen.read(path)
-    foreign = replace(foreign, run=_unrolled(foreign.run))
+    if unroll:
+        foreign = replace(foreign, run=_unrolled(foreign.run))
     prepared = prepare(foreign.run, find_devices()[:1])
     check_ids(foreign.run, {"text": foreign.tokenizer})
     shapes = unrolled_shapes(prepared.shapes.params)
@@ -70,7 +73,7 @@ def read_model(source: str, recipe: Run | None = None) -> MappedModel:
 
 
 def _unrolled(run: Run) -> Run:
-    """The run without scanned stacks: imported checkpoints hold each layer separately."""
+    """The run without scanned stacks."""
     nodes = {
         name: cast("Node", replace(node, scan=False))
         if isinstance(node, TransformerConfig)
@@ -85,7 +88,7 @@ def _read_by_recipe(source: str, recipe: Run) -> MappedModel:
     if "text" not in recipe.data.tokenizers:
         raise UserError("data.tokenizers: import needs the one named text")
     tokenizer = load_named("text", recipe.data.tokenizers["text"])
-    run = replace(_unrolled(without_paths(recipe)), pretrained={}, workdir=None)
+    run = replace(without_paths(recipe), pretrained={}, workdir=None)
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
     prepared = prepare(run, find_devices()[:1])
     check_ids(run, {"text": tokenizer})
