@@ -44,7 +44,6 @@ from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
 from vljax.interop.formats import recognised_format
 from vljax.interop.mapped_model import read_model
-from vljax.interop.pretrained import reader
 from vljax.interop.programs.standalone.inputs import (
     ROWS,
     batches,
@@ -55,7 +54,7 @@ from vljax.interop.programs.standalone.inputs import (
 )
 from vljax.models.assembly import Model, Variables, example_batch, parameter_shapes
 from vljax.models.numerics import Precision, Similarity, unit
-from vljax.models.parameters import filled, merge
+from vljax.models.parameters import merge
 from vljax.objectives.contrastive import Contrastive, SigmoidContrastive
 from vljax.overrides import override
 from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
@@ -800,16 +799,15 @@ def _load_own(path: str, precision: Precision | None, mesh: Mesh) -> Loaded:
 
 
 def _load_foreign(path: str, precision: Precision | None, mesh: Mesh, recipe: Run | None) -> Loaded:
-    """The model of a folder or file that import reads, with scanned stacks if it can have them."""
-    mapped = read_model(path, recipe, unroll=False)
+    """The model of a folder or file that import reads."""
+    mapped = read_model(path, recipe, scan=True)
     foreign, run = mapped.foreign, mapped.prepared.run
     # A recipe's "auto" would be another precision on another platform.
     precision = precision or run.precision.resolve("cpu")
     run = dataclasses.replace(run, precision=precision, attention="auto")
     model, everywhere = build_model(run, mesh), replicated(mesh)
-    shapes = parameter_shapes(model, run.model)
-    variables = Variables(filled(shapes.params, reader(mapped.parameters)), {})
-    variables = jax.device_put(variables, everywhere)
+    stored = jax.tree.map(lambda x: x.astype(precision.params, copy=False), mapped.variables())
+    variables = jax.device_put(stored, everywhere)
     main = run.data.main_tokenizer
     return Loaded(
         run=run,
