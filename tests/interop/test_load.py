@@ -3,7 +3,10 @@
 References are float32 numbers of transformers, open_clip and big_vision (`tests/parity`).
 """
 
+import csv
+import doctest
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -21,6 +24,7 @@ from vljax.interop.convert import import_model
 from vljax.models.numerics import Precision
 from vljax.recipes import Folder
 
+GUIDE = Path(__file__).parents[2] / "docs" / "python.md"
 PARITY = Path(__file__).parents[1] / "parity" / "data"
 VERIFIED = json.loads((PARITY / "verify.json").read_text())
 TOLERANCE = 1e-5
@@ -358,3 +362,21 @@ def test_an_unreadable_image_among_many_is_named(clip, files):
     given = [*files * 100, files[0].parent / "missing.png", *files * 100]
     with pytest.raises(UserError, match=r"missing\.png: cannot be read"):
         clip.encode_image(given)
+
+
+def test_the_examples_of_the_guide_run(folder, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip-vit-base-patch32").symlink_to(folder)
+    (tmp_path / "photos").mkdir()
+    with open(tmp_path / "photos" / "captions.csv", "w", newline="") as opened:
+        rows = csv.writer(opened)
+        rows.writerow(["image", "caption", "kind"])
+        for i, file in enumerate(files):
+            (tmp_path / "photos" / file.name).write_bytes(file.read_bytes())
+            rows.writerow([file.name, f"picture {i}", ("cat", "dog")[i % 2]])
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S)
+    text = "".join(block for block in blocks if ">>> " in block)
+    test = doctest.DocTestParser().get_doctest(text, {}, "python.md", str(GUIDE), 0)
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
+    assert result.failed == 0
+    assert result.attempted > 25

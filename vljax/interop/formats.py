@@ -53,7 +53,7 @@ FORMATS = {
     ),
     "safetensors": Entry(
         "vljax.interop.plain:SAFETENSORS",
-        "all parameters under vljax's names; vljax.inference.load and import read it",
+        "all parameters under vljax's names; vljax.load and import read it",
     ),
     "npz": Entry("vljax.interop.plain:NPZ", "the same in a NumPy file"),
     "stablehlo": Entry(
