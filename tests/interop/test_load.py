@@ -4,6 +4,7 @@ References are float32 numbers of transformers, open_clip and big_vision (`tests
 """
 
 import csv
+import dataclasses
 import doctest
 import json
 import re
@@ -22,7 +23,7 @@ from vljax.config import UserError
 from vljax.inference import TEMPLATES, Index
 from vljax.interop.convert import import_model
 from vljax.models.numerics import Precision
-from vljax.recipes import Folder
+from vljax.recipes import Folder, SoftmaxContrastive
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python.md"
 PARITY = Path(__file__).parents[1] / "parity" / "data"
@@ -193,6 +194,21 @@ def test_a_class_is_the_mean_of_its_normalized_prompts(clip, stored):
     made = clip.classify(stored["image"], ["cat", "dog"]).probabilities
     odds = np.log(made[:, 0] / made[:, 1])
     np.testing.assert_allclose(odds, wanted[:, 0] - wanted[:, 1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dot", "euclidean"])
+def test_a_model_is_compared_as_its_objective_does(clip, kind):
+    objectives = {"main": SoftmaxContrastive(similarity=kind)}
+    model = dataclasses.replace(clip, run=dataclasses.replace(clip.run, objectives=objectives))
+    rng = np.random.default_rng(0)
+    images, texts = (rng.normal(size=(rows, 20)).astype(np.float32) for rows in (4, 3))
+    pairs = images[:, None], texts[None]
+    wanted = np.multiply(*pairs) if kind == "dot" else -np.square(np.subtract(*pairs))
+    made = model.similarity(images, texts)
+    np.testing.assert_allclose(made, wanted.sum(axis=2), rtol=0, atol=1e-4)
+    found = model.search(texts, images, top=1)
+    best = wanted.sum(axis=2).argmax(axis=0)
+    assert [hits[0].position for hits in found] == best.tolist()
 
 
 # --- Search ---
