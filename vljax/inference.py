@@ -1,54 +1,149 @@
-"""Embeddings and answers from a trained model, loaded from its checkpoint alone.
+"""The Python API: embeddings, similarities, classes, search and metrics of a trained model.
 
-Neither the recipe file nor any path in it is needed: a checkpoint contains the recipe, tokenizer
-and preprocessing.
+`vljax.load` opens checkpoints and exported folders of vljax, and everything that `vljax import`
+reads. Neither a recipe file nor any path in it is needed: a checkpoint contains the recipe,
+tokenizer and preprocessing.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
-from vljax.config import UserError
-from vljax.data.pipeline.preprocessing import ImagePreprocessor
-from vljax.data.records import ExampleError
+from vljax import config
+from vljax.config import UserError, suggest
+from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.data.pipeline.preprocessing import ImagePreprocessor, preprocessing
+from vljax.data.records import ExampleError, Progress, Source
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
-from vljax.evaluation.predictor import Batch, Forward, Predictor
-from vljax.files import read_user_file
+from vljax.data.worker_pool import usable_cores
+from vljax.data_tools.source_arguments import parse_sources
+from vljax.evaluation.evaluator import Evaluator
+from vljax.evaluation.predictor import Batch, CountingPredictor, Forward, Predictor
+from vljax.evaluation.retrieval import Retrieval
+from vljax.evaluation.zero_shot import ZeroShot, class_embeddings, template_problems
+from vljax.files import is_remote, read_user_file
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import exported
-from vljax.interop.programs.standalone.inputs import batches, images_of, padded, texts_of
+from vljax.interop.formats import recognised_format
+from vljax.interop.mapped_model import read_model
+from vljax.interop.programs.standalone.inputs import (
+    ROWS,
+    batches,
+    images_of,
+    is_lone_image,
+    padded,
+    texts_of,
+)
 from vljax.models.assembly import Model, Variables, example_batch, parameter_shapes
-from vljax.models.numerics import Precision
+from vljax.models.numerics import Precision, Similarity, unit
 from vljax.models.parameters import merge
+from vljax.objectives.contrastive import Contrastive, SigmoidContrastive
+from vljax.overrides import override
 from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
 from vljax.parallel.rules import replicated
 from vljax.run import Run, build_model
 from vljax.training import checkpoint
+from vljax.training.checkpoint import manifest
 from vljax.training.state import Task, ema_parameters
 from vljax.workdir import FORMAT_VERSION, decode_recipe, tokenizer_folder, vocabulary_file
 
 T = TypeVar("T")
+U = TypeVar("U")
+
+TEMPLATES = ZeroShot.templates
+"""The prompts that `Loaded.classify` uses by default: those of the zero-shot evaluator."""
+
+TASKS = ("retrieval", "zero_shot")
+"""The tasks of `Loaded.evaluate`."""
+
+_MOST_THREADS = 16
+_SIMILARITIES = 1 << 24  # that a search holds at a time, at least those of one query
+
+
+class Hit(NamedTuple):
+    """An image that a search found."""
+
+    position: int
+    """Its position among the images, from 0."""
+    name: str
+    """Its path, or `images[POSITION]` if it was not given as a path."""
+    score: float
+    """Its similarity to the query; larger is nearer."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The embeddings of images to search in, see `Loaded.index`.
+
+    >>> Index(("cat.png", "dog.png"), np.eye(2, dtype=np.float32)).embeddings.shape
+    (2, 2)
+    """
+
+    names: tuple[str, ...]
+    """The path of each image, or `images[POSITION]`."""
+    embeddings: Float[np.ndarray, "images dim"]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The probabilities of class names for images, see `Loaded.classify`.
+
+    >>> made = Classified(("cat", "dog"), np.array([[0.25, 0.75]]), "softmax")
+    >>> made.top(1)
+    [[('dog', 0.75)]]
+    """
+
+    names: tuple[str, ...]
+    """The class names."""
+    probabilities: Float[np.ndarray, "images classes"]
+    kind: Literal["softmax", "sigmoid"]
+    """softmax (CLIP): the probabilities of an image sum to 1 over the names. sigmoid (SigLIP): each
+    name has a probability of its own, whatever the others are."""
+
+    def top(self, count: int = 5) -> list[list[tuple[str, float]]]:
+        """For each image, the most probable names with their probabilities, best first."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
+        return [
+            [(self.names[i], float(of_image[i])) for i in best]
+            for best, of_image in zip(order, self.probabilities, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained model with its tokenizer and preprocessing, see `load`."""
+    """A trained model with its tokenizer and preprocessing, see `load`.
+
+    Wherever a method takes images, it takes paths (local or remote), contents of image files
+    (bytes), PIL images or arrays uint8[height, width, 3], in any iterable, or one of them. Methods
+    that compare embeddings also take embeddings: float arrays [images, dim] or [texts, dim].
+
+    `progress=True` shows a bar on a terminal, or a log line every 10 s elsewhere. A function
+    `progress(done, total)` is called after each batch; where an iterable has no length, `total` is
+    `done`.
+    """
 
     run: Run
     """The recipe of the training run; its paths may not exist here."""
     step: int
-    """The number of training steps."""
+    """The number of training steps; 0 for a model of other software."""
     model: Model
     variables: Variables
     predictor: Predictor
@@ -56,18 +151,25 @@ class Loaded:
     tokenizers: dict[str, LoadedTokenizer]
     """The tokenizers by name."""
     images: ImagePreprocessor
+    """The image preprocessing, of the content of one file."""
     vocabularies: dict[str, tuple[str, ...]]
     """By the batch entry whose indices they are for, such as the answers to questions."""
 
-    def encode_image(self, images: Any) -> Float[np.ndarray, "images dim"]:
+    # --- Embeddings ---
+
+    def encode_image(
+        self, images: Any, *, progress: bool | Progress = False
+    ) -> Float[np.ndarray, "images dim"]:
         """The embeddings of images.
 
-        At most 256 are in memory at a time, in batches of few sizes, so that different numbers of
-        images do not compile again.
+        Threads read and decode the next images while the devices compute. At most 512 are in memory
+        at a time, in batches of few sizes, so that different numbers of images do not compile
+        again.
 
         Args:
-          images: paths (local or remote), contents of image files (bytes), PIL images or arrays
-            uint8[height, width, 3], in any iterable, or one of them. No images give 0 rows.
+          images: paths, contents of image files, PIL images or arrays, see `Loaded`. No images give
+            0 rows.
+          progress: see `Loaded`.
 
         Raises:
           ExampleError: if an image cannot be decoded.
@@ -75,19 +177,16 @@ class Loaded:
           UserError: if a file cannot be read, or the model has no image tower.
           ValueError: for an array of another shape or type.
         """
+        return self._encode_images(images, progress, lambda name: None)
 
-        def read(files: Sequence[tuple[str, bytes]]) -> Batch:
-            arrays = [self._image(name, file) for name, file in files]
-            return {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
-
-        self._require("image")
-        return self._encode("image", images_of(images, read_user_file), read)
-
-    def encode_text(self, texts: Any) -> Float[np.ndarray, "texts dim"]:
+    def encode_text(
+        self, texts: Any, *, progress: bool | Progress = False
+    ) -> Float[np.ndarray, "texts dim"]:
         """The embeddings of texts, cleaned and tokenized as in training.
 
         Args:
           texts: any iterable of strings, or one string, which is one text. No texts give 0 rows.
+          progress: see `Loaded`.
 
         Raises:
           TypeError: for anything that is not a string.
@@ -99,7 +198,290 @@ class Loaded:
             return {"text": ids, "text_mask": mask}
 
         self._require("text")
-        return self._encode("text", texts_of(texts), tokenize)
+        total = 1 if isinstance(texts, str) else _length(texts)
+        with _shown(progress, "encode_text", "texts") as report:
+            return self._encode("text", texts_of(texts), tokenize, total, report)
+
+    def preprocess(self, images: Any) -> dict[str, np.ndarray]:
+        """The arrays that the image tower reads, such as `image`, uint8[images, size, size, 3].
+
+        Normalization is part of the model. All images are held at once.
+
+        Args:
+          images: paths, contents of image files, PIL images or arrays, see `Loaded`.
+
+        Raises:
+          ExampleError, TypeError, UserError, ValueError: as `encode_image` does; UserError also if
+            there are no images.
+        """
+        self._require("image")
+        with _in_threads(self._read, images_of(images, _later)) as made:
+            arrays = list(made)
+        if not arrays:
+            raise UserError("images: pass at least one image")
+        return _stacked(arrays)
+
+    @property
+    def tokenizer(self) -> LoadedTokenizer:
+        """The tokenizer of the array `text`: called with texts, it gives ids and mask."""
+        return self.tokenizers[self.run.data.tokenizer_name() or "text"]
+
+    # --- Comparisons ---
+
+    @property
+    def comparison(self) -> Similarity:
+        """How embeddings are compared: that of the training objective, else cosine.
+
+        Cosine for CLIP, SigLIP and all models of other software.
+        """
+        objective = self._objective
+        return "cosine" if objective is None else objective.similarity
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor from similarities to logits, 1 / temperature.
+
+        Raises UserError for a model that was not trained with a contrastive objective.
+        """
+        if "logit_scale" not in self.variables.params:
+            raise UserError(
+                "the model has no logit scale: no contrastive objective trained it; use similarity"
+            )
+        return float(np.exp(np.float64(self.variables.params["logit_scale"])))
+
+    @property
+    def logit_bias(self) -> float:
+        """What is added to scaled similarities: SigLIP's bias, 0 for a model without one."""
+        return float(self.variables.params.get("logit_bias", 0.0))
+
+    def similarity(
+        self, images: Any, texts: Any, *, progress: bool | Progress = False
+    ) -> Float[np.ndarray, "images texts"]:
+        """The similarity of each image and text: their cosine, unless `comparison` says otherwise.
+
+        Args:
+          images: images or their embeddings, see `Loaded`.
+          texts: texts or their embeddings.
+          progress: see `Loaded`; of the images.
+
+        Raises:
+          ExampleError, TypeError, UserError, ValueError: as `encode_image` and `encode_text` do;
+            UserError also for embeddings of another width.
+        """
+        text_embeddings = self._text_embeddings(texts)
+        return self._compared(self._image_embeddings(images, progress), text_embeddings)
+
+    def logits(
+        self, images: Any, texts: Any, *, progress: bool | Progress = False
+    ) -> Float[np.ndarray, "images texts"]:
+        """The logits of the training objective: `logit_scale * similarity + logit_bias`.
+
+        Args:
+          images: images or their embeddings, see `Loaded`.
+          texts: texts or their embeddings.
+          progress: see `Loaded`; of the images.
+
+        Raises:
+          ExampleError, TypeError, UserError, ValueError: as `similarity` does; UserError also for a
+            model without a logit scale.
+        """
+        # Python floats keep the type of the similarities.
+        scale, bias = self.logit_scale, self.logit_bias
+        return scale * self.similarity(images, texts, progress=progress) + bias
+
+    def classify(
+        self,
+        images: Any,
+        names: Iterable[str] | str,
+        *,
+        templates: Sequence[str] = TEMPLATES,
+        progress: bool | Progress = False,
+    ) -> Classified:
+        """The probability of each class name for each image (zero-shot classification).
+
+        The embedding of a class is the mean over the templates, as in the evaluator `zero_shot`.
+        Its logits become probabilities by the model's objective: softmax over the names (CLIP), or
+        a sigmoid for each (SigLIP); `Classified.kind` says which.
+
+        Args:
+          images: images or their embeddings, see `Loaded`.
+          names: the class names.
+          templates: prompts, each with `{}` once for the class name.
+          progress: see `Loaded`; of the images.
+
+        Raises:
+          ExampleError, TypeError, UserError, ValueError: as `logits` does; UserError also if there
+            are no names, or a template lacks `{}`.
+        """
+        self._require("image")
+        named, prompts = tuple(texts_of(names)), _checked(templates)
+        if not named:
+            raise UserError("names: pass at least one class name")
+        scale, bias = self.logit_scale, self.logit_bias
+        classes = class_embeddings(named, prompts, self.encode_text, self.comparison)
+        embeddings = self._image_embeddings(images, progress)
+        logits = scale * self._compared(embeddings, classes.astype(embeddings.dtype)) + bias
+        if isinstance(self._objective, SigmoidContrastive):
+            return Classified(named, np.asarray(jax.nn.sigmoid(logits)), "sigmoid")
+        return Classified(named, np.asarray(jax.nn.softmax(logits, axis=1)), "softmax")
+
+    # --- Search ---
+
+    def index(self, images: Any, *, progress: bool | Progress = False) -> Index:
+        """The embeddings of images with their names, to search in many times.
+
+        Args:
+          images: paths, contents of image files, PIL images or arrays, see `Loaded`.
+          progress: see `Loaded`.
+
+        Raises:
+          ExampleError, TypeError, UserError, ValueError: as `encode_image` does.
+        """
+        names: list[str] = []
+        embeddings = self._encode_images(images, progress, names.append)
+        return Index(tuple(names), embeddings)
+
+    @overload
+    def search(
+        self, query: str, images: Any, top: int = ..., *, progress: bool | Progress = ...
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self, query: Sequence[str], images: Any, top: int = ..., *, progress: bool | Progress = ...
+    ) -> list[list[Hit]]: ...
+
+    @overload
+    def search(
+        self, query: Any, images: Any, top: int = ..., *, progress: bool | Progress = ...
+    ) -> Any: ...
+
+    def search(
+        self, query: Any, images: Any, top: int = 10, *, progress: bool | Progress = False
+    ) -> Any:
+        """The images that are most similar to a query.
+
+        Args:
+          query: a text, or an image: a `pathlib.Path`, the content of a file, a PIL image or an
+            array. A string is always a text. A list of texts or of images, or embeddings, are
+            several queries.
+          images: an `Index`, images, or their embeddings.
+          top: largest number of images to find.
+          progress: see `Loaded`; of the images.
+
+        Returns:
+          The hits, best first; equal scores in the order of the images. For several queries, a list
+          of hits for each.
+
+        Raises:
+          ExampleError, TypeError, UserError, ValueError: as `similarity` does; UserError also for
+            `top` below 1.
+        """
+        if top < 1:
+            raise UserError(f"top: must be at least 1, got {top}")
+        lone = is_lone_image(query) and _embeddings(query) is None  # also for a string
+        if isinstance(query, Iterator):
+            query = list(query)
+        if isinstance(query, str) or (not lone and all(isinstance(one, str) for one in query)):
+            asked = self._text_embeddings(query)
+        else:
+            asked = self._image_embeddings(query, False)
+        if not isinstance(images, Index):
+            given = _embeddings(images)
+            if given is None:
+                images = self.index(images, progress=progress)
+            else:
+                images = Index(tuple(f"images[{i}]" for i in range(len(given))), given)
+        candidates = self._of_width(images.embeddings, "images")
+        rows = max(1, _SIMILARITIES // max(1, len(candidates)))
+        found: list[list[Hit]] = []
+        for start in range(0, len(asked), rows):
+            for scores in self._compared(asked[start : start + rows], candidates):
+                best = np.argsort(-scores, kind="stable")[:top]
+                found.append([Hit(int(i), images.names[i], float(scores[i])) for i in best])
+        return found[0] if lone else found
+
+    # --- Metrics and answers ---
+
+    def evaluate(
+        self,
+        data: Source | str | os.PathLike[str],
+        tasks: str | Sequence[str],
+        *,
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] = TEMPLATES,
+        batch_size: int = 64,
+        progress: bool | Progress = False,
+    ) -> dict[str, float]:
+        """The metrics of the evaluators `retrieval` and `zero_shot` on a data set.
+
+        Examples with an unreadable image are left out and counted. Memory holds the embeddings of
+        all images, and a few batches of images.
+
+        Args:
+          data: a source of `vljax.recipes`, such as `Csv("photos.csv")`; or a path or `TYPE:PATH`,
+            as `vljax data inspect` takes it.
+          tasks: "retrieval" (needs captions), "zero_shot" (needs classes), or both.
+          class_names: names for zero-shot classification in place of those of the data, in the
+            order of its classes.
+          templates: prompts for zero-shot classification, each with `{}` once.
+          batch_size: images or texts encoded at a time; it does not change the results.
+          progress: see `Loaded`; of images and texts.
+
+        Returns:
+          The metrics of `Retrieval` and `ZeroShot` by TASK/NAME, such as
+          `retrieval/text_to_image/recall@10` and `zero_shot/accuracy@1`, in [0, 1].
+
+        Raises:
+          UserError: for an unknown task, or data that cannot be read or lack what the task needs.
+        """
+        self._require("image")
+        self._require("text")
+        prompts = _checked(templates)
+        source = data
+        if not isinstance(source, Source):
+            (source,) = parse_sources([os.fspath(source)], "evaluate")
+        evaluators = {
+            task: self._evaluator(task, source, prompts, batch_size)
+            for task in ([tasks] if isinstance(tasks, str) else tasks)
+        }
+        # The recipe's other transforms may need columns and vocabularies that this data lacks.
+        pipeline = dataclasses.replace(self.run.data, eval_transforms=self.images.transforms)
+        examples = EvaluationSet(
+            pipeline, source, tokenizers=self.tokenizers, class_names=class_names
+        )
+        classes = len(examples.records.class_names)
+        if class_names is not None and len(class_names) != classes:
+            raise UserError(
+                f"class_names: {len(class_names):,} names, but {source.full_name} has {classes:,}"
+                " classes; give one for each"
+            )
+        for evaluator in evaluators.values():
+            evaluator.check(examples)
+        texts = {"retrieval": sum(map(len, examples.captions))}
+        texts["zero_shot"] = classes * len(prompts)
+        total = sum(len(examples) + texts[task] for task in evaluators)
+        metrics: dict[str, float] = {}
+        with _shown(progress, "evaluate", "images and texts") as report:
+            predictor = CountingPredictor(self.predictor, total, report)
+            for task, evaluator in evaluators.items():
+                measured = evaluator.measure(predictor, examples)
+                metrics |= {f"{task}/{name}": value for name, value in measured.items()}
+        return metrics
+
+    def _evaluator(
+        self, task: str, source: Source, templates: tuple[str, ...], batch_size: int
+    ) -> Evaluator:
+        evaluator: Evaluator
+        if task == "retrieval":
+            evaluator = Retrieval(source, batch_size, similarity=self.comparison)
+        elif task == "zero_shot":
+            evaluator = ZeroShot(
+                source, batch_size, templates=templates, similarity=self.comparison
+            )
+        else:
+            raise UserError(f"tasks: unknown task {task!r}{suggest(task, TASKS)}")
+        return config.validate(evaluator)
 
     def answer(
         self, image: Any, question: str, *, top: int = 5, targets: str = "answer"
@@ -127,7 +509,7 @@ class Loaded:
             raise TypeError(f"{len(files)} images and {len(questions)} questions; pass one each")
         names = self.vocabularies[targets]
         (ids,), (mask,) = self.tokenizers[answering.tokenizer](questions)
-        batch = {name: array[None] for name, array in self._image(*files[0]).items()}
+        batch = {name: array[None] for name, array in self._read(files[0]).items()}
         batch |= {"question": ids[None, None], "question_mask": mask[None, None]}
         logits = self.predictor.run([answering.logits], batch)[answering.logits][0]
         likely = jax.nn.softmax if answering.loss == "softmax" else jax.nn.sigmoid
@@ -135,72 +517,249 @@ class Loaded:
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [(names[i], float(probabilities[i])) for i in best]
 
-    @property
-    def tokenizer(self) -> LoadedTokenizer:
-        """The tokenizer of the array `text`."""
-        return self.tokenizers[self.run.data.tokenizer_name() or "text"]
+    # --- Shared by the methods ---
 
     def _require(self, name: str) -> None:
         if name not in self.run.model.encoders:
             raise UserError(f"the model has no {name} tower")
 
-    def _image(self, name: str, file: bytes) -> dict[str, np.ndarray]:
+    @functools.cached_property
+    def _objective(self) -> Contrastive | None:
+        """The objective that compares images with texts."""
+        of_kind = (o for o in self.run.objectives.values() if isinstance(o, Contrastive))
+        return next(of_kind, None)
+
+    def _compared(
+        self, images: Float[np.ndarray, "images dim"], texts: Float[np.ndarray, "texts dim"]
+    ) -> Float[np.ndarray, "images texts"]:
+        if self.comparison == "cosine":
+            return unit(images) @ unit(texts).T
+        products = images @ texts.T
+        if self.comparison == "dot":
+            return products
+        squares = [np.einsum("nd,nd->n", vectors, vectors) for vectors in (images, texts)]
+        return 2 * products - squares[0][:, None] - squares[1][None, :]
+
+    def _image_embeddings(
+        self, images: Any, progress: bool | Progress
+    ) -> Float[np.ndarray, "images dim"]:
+        self._require("image")
+        given = _embeddings(images)
+        if given is None:
+            given = self.encode_image(images, progress=progress)
+        return self._of_width(given, "images")
+
+    def _text_embeddings(self, texts: Any) -> Float[np.ndarray, "texts dim"]:
+        self._require("text")
+        given = _embeddings(texts)
+        return self._of_width(self.encode_text(texts) if given is None else given, "texts")
+
+    def _of_width(self, embeddings: np.ndarray, argument: str) -> np.ndarray:
+        """Embeddings in float32 or float64, after comparing their width with the model's."""
+        width = self._no_rows(f"{argument.removesuffix('s')}/embedding").shape[1]
+        if embeddings.shape[1] != width:
+            raise UserError(
+                f"{argument}: embeddings of {embeddings.shape[1]} numbers, but this model's have"
+                f" {width}; encode them with it"
+            )
+        return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32), copy=False)
+
+    def _encode_images(
+        self, images: Any, progress: bool | Progress, on_name: Callable[[str], None]
+    ) -> Float[np.ndarray, "images dim"]:
+        """The embeddings; `on_name` gets the name of each image, in order."""
+
+        def files() -> Iterator[tuple[str, bytes | None]]:
+            for name, content in images_of(images, _later):
+                on_name(name)
+                yield name, content
+
+        self._require("image")
+        total = 1 if is_lone_image(images) else _length(images)
+        with (
+            _shown(progress, "encode_image", "images") as report,
+            _in_threads(self._read, files()) as made,
+        ):
+            return self._encode("image", made, _stacked, total, report)
+
+    def _read(self, image: tuple[str, bytes | None]) -> dict[str, np.ndarray]:
+        """The arrays of an image, given by its name and its content; without one, by its path."""
+        name, content = image
         try:
-            return self.images(file)
+            return self.images(read_user_file(name) if content is None else content)
         except ExampleError as error:
             raise ExampleError(f"{name}: {error}", kind=error.kind) from error
 
     def _encode(
-        self, name: str, inputs: Iterable[T], batch_of: Callable[[Sequence[T]], Batch]
+        self,
+        name: str,
+        inputs: Iterable[T],
+        batch_of: Callable[[Sequence[T]], Batch],
+        total: int | None,
+        report: Progress,
     ) -> np.ndarray:
-        output, parts = f"{name}/embedding", []
+        output, parts, done = f"{name}/embedding", list[np.ndarray](), 0
         for each, rows in batches(inputs):
             batch = {entry: padded(array, rows) for entry, array in batch_of(each).items()}
             parts.append(self.predictor.run([output], batch)[output][: len(each)])
+            done += len(each)
+            report(done, done if total is None else total)
         return np.concatenate(parts) if parts else self._no_rows(output)
 
     def _no_rows(self, output: str) -> np.ndarray:
         """An output of no rows. It is traced for its shape, not compiled."""
-        batch = example_batch(self.run.model)
-
-        def forward(variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
-            return self.model.apply(variables, batch, want=(output,))[0][output]
-
-        made = jax.eval_shape(forward, self.variables, batch)
+        made = self._output_shapes[output]
         return np.zeros((0, *made.shape[1:]), made.dtype)
+
+    @functools.cached_property
+    def _output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of the embeddings of an example batch."""
+        want = tuple(f"{name}/embedding" for name in self.run.model.encoders)
+
+        def forward(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            return self.model.apply(variables, batch, want=want)[0]
+
+        return jax.eval_shape(forward, self.variables, example_batch(self.run.model))
+
+
+def _later(path: str) -> None:
+    """In place of the content of a file: a thread reads it."""
+
+
+def _stacked(arrays: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
+
+
+def _embeddings(values: Any) -> np.ndarray | None:
+    """Values that are embeddings, float[rows, dim], on the host; None for anything else."""
+    if getattr(values, "ndim", None) != 2 or not jnp.issubdtype(values.dtype, jnp.floating):
+        return None
+    return np.asarray(values)
+
+
+def _length(values: Any) -> int | None:
+    try:
+        return len(values)
+    except TypeError:
+        return None
+
+
+def _checked(templates: Sequence[str]) -> tuple[str, ...]:
+    """The prompts. Raises UserError if one does not hold `{}` once."""
+    prompts = tuple(texts_of(templates))
+    for field, message in template_problems(prompts):
+        raise UserError(f"{field}: {message}")
+    return prompts
+
+
+@contextlib.contextmanager
+def _shown(progress: bool | Progress, what: str, unit: str) -> Iterator[Progress]:
+    """What to call as work advances, see `Loaded`."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield lambda done, total: None
+    else:
+        from vljax.progress import shown  # imports rich
+
+        with shown(what, "{:,} of {:,} " + unit) as report:
+            yield report
+
+
+@contextlib.contextmanager
+def _in_threads(make: Callable[[T], U], items: Iterable[T]) -> Iterator[Iterator[U]]:
+    """The results of `make` in the order of the items, made in threads, at most a batch ahead."""
+    pool = ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS))
+
+    def made() -> Iterator[U]:
+        pending: collections.deque[Future[U]] = collections.deque()
+        for item in items:
+            pending.append(pool.submit(make, item))
+            if len(pending) > ROWS[-1]:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    try:
+        yield made()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- Load ---
 
 
 def load(
     path: str | os.PathLike[str],
     precision: Precision | None = None,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    recipe: Run | str | None = None,
 ) -> Loaded:
-    """The model of a checkpoint, with EMA parameters if it has them.
+    """The model of a checkpoint, with EMA parameters if it has them, or of other software.
 
-    Every device holds all parameters, and computes its part of the rows.
+    Nothing is written to disk. Every device holds all parameters, and computes its part of the
+    rows.
 
     Args:
       path: a checkpoint (`W/checkpoints/STEP`); or a workdir or its folder `checkpoints`, which
         mean the newest intact checkpoint; or the output of `vljax export` as safetensors, npz or
-        programs, whose weights keep their stored formats.
-      precision: precision to compute in; by default that of the training run, on every platform.
+        programs, whose weights keep their stored formats; or a folder or file that `vljax import`
+        reads, such as one of transformers or open_clip.
+      precision: precision to compute in; by default that of the training run, on every platform,
+        and float32 for models of other software.
       devices: the devices to compute on; by default all of this process.
+      recipe: for a file that holds only weights (big_vision), the run that describes the model,
+        preprocessing and tokenizer; or the words after `vljax import ... --recipe` as one string.
 
     Raises:
-      UserError: if there is no intact checkpoint that this version can read.
+      UserError: if the path does not exist, is damaged, or holds nothing that this version reads.
 
     >>> model = load("runs/quickstart")  # doctest: +SKIP
     >>> images = model.encode_image(["cat.png", "dog.jpg"])  # doctest: +SKIP
-    >>> texts = model.encode_text(["a cat", "a dog"])  # doctest: +SKIP
-    >>> similarities = images @ texts.T  # doctest: +SKIP
+    >>> model.similarity(images, ["a cat", "a dog"])  # doctest: +SKIP
+    array([[0.31, 0.12],
+           [0.15, 0.29]], dtype=float32)
     >>> load("runs/vqa").answer("cats.jpg", "What is left of the cat?")  # doctest: +SKIP
     [('dog', 0.83), ('apple', 0.04), ('cow', 0.02), ('pear', 0.01), ('banana', 0.01)]
     >>> load("no/such/workdir")
     Traceback (most recent call last):
-    vljax.config.UserError: no/such/workdir: no intact checkpoint
+    vljax.config.UserError: no/such/workdir: no such file or folder
     """
     enable_compilation_cache()
     path = os.fspath(path)
+    if not is_remote(path) and not Path(path).expanduser().exists():
+        raise UserError(f"{path}: no such file or folder")
+    mesh = make_mesh(MeshConfig(), find_devices(local=True) if devices is None else devices)
+    if recipe is None and (exported.recognises(path) or _has_checkpoints(path)):
+        return _load_own(path, precision, mesh)
+    if isinstance(recipe, str):
+        spec, *fields = shlex.split(recipe)
+        recipe = override(config.load(spec, Run), fields, f"load {spec}")
+    return _load_foreign(path, precision, mesh, recipe)
+
+
+def _has_checkpoints(path: str) -> bool:
+    """Whether a path is a workdir, its folder `checkpoints`, or a checkpoint, even a damaged one.
+
+    Raises UserError for a folder that is neither that nor of a format that import reads.
+    """
+    if is_remote(path):
+        return True
+    folder = Path(path).expanduser()
+    parts = ("checkpoints", manifest.NAME, "state")
+    if folder.absolute().name == "checkpoints" or any((folder / part).exists() for part in parts):
+        return True
+    if folder.is_dir() and recognised_format(folder) is None:
+        raise UserError(
+            f"{path}: no intact checkpoint, and no model of a format that vljax imports; pass a"
+            " workdir, a checkpoint, an exported folder, or a folder with its config.json"
+        )
+    return False
+
+
+def _load_own(path: str, precision: Precision | None, mesh: Mesh) -> Loaded:
+    """The model of a checkpoint, or of a folder that `vljax export` wrote."""
     written = exported.open_folder(path) if exported.recognises(path) else None
     folder = checkpoint.find_intact(path) if written is None else epath.Path(written.folder)
 
@@ -215,10 +774,7 @@ def load(
     recipe = json.loads(read("recipe.json"))
     run = decode_recipe(recipe, f"{folder}/recipe.json")
     stored = Precision(environment["resolved"]["precision"], run.precision.params)
-    precision = precision or stored
-    run = dataclasses.replace(run, precision=precision, attention="auto")
-
-    mesh = make_mesh(MeshConfig(), find_devices(local=True) if devices is None else devices)
+    run = dataclasses.replace(run, precision=precision or stored, attention="auto")
     model, everywhere = build_model(run, mesh), replicated(mesh)
     if written is None:
         variables = _stored(folder, model, run, everywhere)
@@ -237,6 +793,37 @@ def load(
         images=ImagePreprocessor.load(json.loads(read("preprocess.json"))),
         vocabularies={
             name: tuple(read(vocabulary_file(name)).decode().splitlines())
+            for name in run.data.vocabularies()
+        },
+    )
+
+
+def _load_foreign(path: str, precision: Precision | None, mesh: Mesh, recipe: Run | None) -> Loaded:
+    """The model of a folder or file that import reads."""
+    mapped = read_model(path, recipe, scan=True)
+    foreign, run = mapped.foreign, mapped.prepared.run
+    # A recipe's "auto" would be another precision on another platform.
+    precision = precision or run.precision.resolve("cpu")
+    run = dataclasses.replace(run, precision=precision, attention="auto")
+    model, everywhere = build_model(run, mesh), replicated(mesh)
+    stored = jax.tree.map(lambda x: x.astype(precision.params, copy=False), mapped.variables())
+    variables = jax.device_put(stored, everywhere)
+    main = run.data.main_tokenizer
+    return Loaded(
+        run=run,
+        step=0,
+        model=model,
+        variables=variables,
+        predictor=Forward(model, run.model, mesh, everywhere).bind(variables),
+        tokenizers={
+            name: foreign.tokenizer
+            if name == main
+            else load_tokenizer(str(Path(path).expanduser() / tokenizer_folder(name)))
+            for name in run.data.tokenizers
+        },
+        images=ImagePreprocessor.load(preprocessing(run.data)),
+        vocabularies={
+            name: tuple(foreign.files[vocabulary_file(name)].decode().splitlines())
             for name in run.data.vocabularies()
         },
     )

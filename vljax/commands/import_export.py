@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAMES = ("import", "export")
 
 _IMPORT = """\
-Makes OUT a workdir with one checkpoint, of step 0, that vljax.inference.load and vljax export read.
+Makes OUT a workdir with one checkpoint, of step 0, that vljax.load and vljax export read.
 SRC is a folder; its format is detected: a transformers folder (clip, siglip, siglip2, vit, dinov2,
 dinov2_with_registers, bert, roberta), an open_clip folder, or one that `vljax export` wrote as
 safetensors or npz. A file of big_vision (siglip.npz) holds only weights; it needs --recipe, which
@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
         choices=FORMS,
         metavar="FORM",
         help="quantize the kernels of linear maps, with --format safetensors, for"
-        f" vljax.inference.load: {'; '.join(f'{n} ({form.meaning})' for n, form in FORMS.items())}",
+        f" vljax.load: {'; '.join(f'{n} ({form.meaning})' for n, form in FORMS.items())}",
     )
     exporting.add_argument(
         "--accept",

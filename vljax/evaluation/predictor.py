@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -172,3 +172,32 @@ class ModelPredictor:
     def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
         return self.forward(self.variables, want, batch)
+
+
+@dataclass
+class CountingPredictor:
+    """A predictor that reports how many rows it has computed.
+
+    >>> class Zeros:
+    ...     def run(self, want, batch):
+    ...         return {name: np.zeros((len(batch["text"]), 2)) for name in want}
+    >>> counting = CountingPredictor(Zeros(), 5, lambda done, total: print(done, "of", total))
+    >>> for rows in (3, 3):
+    ...     _ = counting.run(["text/embedding"], {"text": np.zeros((rows, 4))})
+    3 of 5
+    5 of 5
+    """
+
+    predictor: Predictor
+    total: int
+    """The number of rows to compute, without those that fill up batches."""
+    report: Callable[[int, int], None]
+    """Called after each batch with the number of computed rows, and the total."""
+    done: int = 0
+
+    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+        """See `Predictor.run`."""
+        outputs = self.predictor.run(want, batch)
+        self.done += len(outputs[want[0]])
+        self.report(min(self.done, self.total), self.total)
+        return outputs

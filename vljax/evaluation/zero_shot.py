@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,14 +50,7 @@ class ZeroShot(Evaluator, name="zero_shot"):
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
         yield from super().problems()
-        if not self.templates:
-            yield "templates", "must hold at least one prompt; '{}' is the class name alone"
-        for i, template in enumerate(self.templates):
-            if template.count("{}") != 1:
-                yield (
-                    f"templates.{i}",
-                    f"must hold '{{}}' once, where the class name goes, got {template!r}",
-                )
+        yield from template_problems(self.templates)
 
     def reads(self) -> tuple[str, ...]:
         """The embeddings of both towers."""
@@ -96,12 +89,45 @@ class ZeroShot(Evaluator, name="zero_shot"):
         self, predictor: Predictor, data: EvaluationData
     ) -> Float[np.ndarray, "classes embed"]:
         """The mean prompt embedding of each class in float64; of unit length for cosine."""
-        prompts = [
-            template.replace("{}", name) for name in data.class_names for template in self.templates
-        ]
-        embeddings = embed_texts(predictor, data, prompts, self.batch_size).astype(np.float64)
-        by_class = {"classes": len(data.class_names), "templates": len(self.templates)}
-        grouped = "(classes templates) embed -> classes embed"
-        if self.similarity != "cosine":
-            return reduce(embeddings, grouped, "mean", **by_class)
-        return unit(reduce(unit(embeddings), grouped, "mean", **by_class))
+        return class_embeddings(
+            data.class_names,
+            self.templates,
+            lambda prompts: embed_texts(predictor, data, prompts, self.batch_size),
+            self.similarity,
+        )
+
+
+def template_problems(templates: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with prompts: field and message."""
+    if not templates:
+        yield "templates", "must hold at least one prompt; '{}' is the class name alone"
+    for i, template in enumerate(templates):
+        if template.count("{}") != 1:
+            message = f"must hold '{{}}' once, where the class name goes, got {template!r}"
+            yield f"templates.{i}", message
+
+
+def class_embeddings(
+    names: Sequence[str],
+    templates: Sequence[str],
+    encode: Callable[[list[str]], np.ndarray],
+    similarity: Similarity,
+) -> Float[np.ndarray, "classes embed"]:
+    """The mean prompt embedding of each class in float64; of unit length for cosine.
+
+    Args:
+      names: the class names.
+      templates: prompts, each with `{}` once for the class name.
+      encode: gives the embeddings of texts.
+      similarity: how embeddings are compared.
+
+    >>> class_embeddings(["cat"], ["{}", "a {}"], lambda t: np.eye(2, dtype="f4"), "dot").tolist()
+    [[0.5, 0.5]]
+    """
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    embeddings = encode(prompts).astype(np.float64)
+    by_class = {"classes": len(names), "templates": len(templates)}
+    grouped = "(classes templates) embed -> classes embed"
+    if similarity != "cosine":
+        return reduce(embeddings, grouped, "mean", **by_class)
+    return unit(reduce(unit(embeddings), grouped, "mean", **by_class))

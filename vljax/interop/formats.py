@@ -53,7 +53,7 @@ FORMATS = {
     ),
     "safetensors": Entry(
         "vljax.interop.plain:SAFETENSORS",
-        "all parameters under vljax's names; vljax.inference.load and import read it",
+        "all parameters under vljax's names; vljax.load and import read it",
     ),
     "npz": Entry("vljax.interop.plain:NPZ", "the same in a NumPy file"),
     "stablehlo": Entry(
@@ -90,6 +90,16 @@ def find_format(name: str) -> Format:
     return found
 
 
+def recognised_format(source: Path) -> Format | None:
+    """The first format that recognises a path; None if there is none.
+
+    >>> print(recognised_format(Path("no/such/folder")))
+    None
+    """
+    candidates = (find_format(name) for name in FORMATS)
+    return next((each for each in candidates if each.recognises(source)), None)
+
+
 def detect_format(source: Path) -> Format:
     """The first format that recognises a path.
 
@@ -98,12 +108,14 @@ def detect_format(source: Path) -> Format:
     """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
-    candidates = [find_format(name) for name in FORMATS]
-    for candidate in candidates:
-        if candidate.recognises(source):
-            return candidate
+    found = recognised_format(source)
+    if found is not None:
+        return found
     if source.suffix == ".npz":
-        raise UserError(f"{source}: holds only weights; add --recipe, which describes the model")
+        raise UserError(
+            f"{source}: holds only weights; add --recipe (in Python recipe=), which describes the"
+            " model"
+        )
     from vljax.interop.files.read import WEIGHTS_FILES  # imports NumPy
 
     if source.suffix in WEIGHTS_FILES:
@@ -111,5 +123,6 @@ def detect_format(source: Path) -> Format:
             f"{source}: holds only weights; put its model's config.json or"
             " open_clip_config.json beside it"
         )
-    titles = "; ".join(candidate.title for candidate in candidates)
+    readable = [each for each in map(find_format, FORMATS) if each.read]
+    titles = "; ".join(each.title for each in readable)
     raise UserError(f"{source}: vljax cannot import this; it reads: {titles}")

@@ -43,24 +43,26 @@ class MappedModel:
         return Variables(filled(self.prepared.shapes.params, reader(self.parameters)), {})
 
 
-def read_model(source: str, recipe: Run | None = None) -> MappedModel:
+def read_model(source: str, recipe: Run | None = None, *, scan: bool = False) -> MappedModel:
     """The model in a folder of any known format, or in a file that holds only weights.
 
     Args:
       source: the folder or file.
       recipe: for a file of weights, the model, preprocessing and tokenizer that belong to it.
+      scan: whether stacks of layers are scanned, which compiles faster. Imported checkpoints hold
+        them unrolled.
 
     Raises:
       UserError: if the source is damaged or incomplete, or vljax has no such model.
     """
     if recipe is not None:
-        return _read_by_recipe(source, recipe)
+        return _read_by_recipe(source, _with_scan(recipe, scan))
     path = Path(source).expanduser()
     chosen = detect_format(path)
     if chosen.read is None:
         raise UserError(f"{source}: vljax can write {chosen.title}, but not read it")
     foreign = chosen.read(path)
-    foreign = replace(foreign, run=_unrolled(foreign.run))
+    foreign = replace(foreign, run=_with_scan(foreign.run, scan))
     prepared = prepare(foreign.run, find_devices()[:1])
     check_ids(foreign.run, {"text": foreign.tokenizer})
     shapes = unrolled_shapes(prepared.shapes.params)
@@ -69,10 +71,10 @@ def read_model(source: str, recipe: Run | None = None) -> MappedModel:
     return MappedModel(foreign, prepared, pairs, parameters)
 
 
-def _unrolled(run: Run) -> Run:
-    """The run without scanned stacks: imported checkpoints hold each layer separately."""
+def _with_scan(run: Run, scan: bool) -> Run:
+    """The run with all stacks scanned whose blocks are alike, or none."""
     nodes = {
-        name: cast("Node", replace(node, scan=False))
+        name: cast("Node", replace(node, scan=scan and node.cross_every == 1))
         if isinstance(node, TransformerConfig)
         else node
         for name, node in run.model.nodes.items()
@@ -85,7 +87,7 @@ def _read_by_recipe(source: str, recipe: Run) -> MappedModel:
     if "text" not in recipe.data.tokenizers:
         raise UserError("data.tokenizers: import needs the one named text")
     tokenizer = load_named("text", recipe.data.tokenizers["text"])
-    run = replace(_unrolled(without_paths(recipe)), pretrained={}, workdir=None)
+    run = replace(without_paths(recipe), pretrained={}, workdir=None)
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
     prepared = prepare(run, find_devices()[:1])
     check_ids(run, {"text": tokenizer})

@@ -1,7 +1,7 @@
 """vljax's own folder formats: parameters under unrolled names, with recipe and tokenizer.
 
 Two formats share everything but the file of arrays: `safetensors`, which may be quantized, and
-`npz`, for NumPy. `vljax.inference.load` reads both.
+`npz`, for NumPy. `vljax.load` reads both.
 """
 
 from __future__ import annotations

@@ -32,13 +32,13 @@ class TaskData:
     templates: tuple[str, ...] = ()
     """Prompts for zero-shot classification, each with `{}` once."""
 
-    def open(self, data: Data) -> NamedSet:
+    def open(self, data: Data) -> EvaluationSet:
         """The examples, after checking that they are those of the published figures.
 
         Raises:
           UserError: if the number of images or classes differs, or an image has no caption.
         """
-        opened = NamedSet(data, self.source, self.class_names)
+        opened = EvaluationSet(data, self.source, class_names=self.class_names)
         task, name = TASKS[self.task], self.source.full_name
         if len(opened) != task.examples:
             raise UserError(
@@ -52,19 +52,6 @@ class TaskData:
         elif (found := len(opened.records.class_names)) != task.classes:
             raise UserError(f"{name}: {found:,} classes; {self.task} has {task.classes:,}")
         return opened
-
-
-class NamedSet(EvaluationSet):
-    """An evaluation set whose class names are replaced by others in the same order."""
-
-    def __init__(self, data: Data, source: Source, class_names: tuple[str, ...]) -> None:
-        super().__init__(data, source)
-        self._class_names = class_names
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """See `EvaluationSet`."""
-        return self._class_names
 
 
 def find_data_set(

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 
 from vljax.config import UserError, suggest
+from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.evaluation.evaluator import Evaluator
-from vljax.evaluation.predictor import Batch, Predictor
+from vljax.evaluation.predictor import CountingPredictor, Predictor
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot
 from vljax.host_process import enable_compilation_cache
 from vljax.interop.mapped_model import MappedModel, read_model
 from vljax.parallel.mesh import find_devices
 from vljax.programs import make_predictor
-from vljax.verify.data import NamedSet, TaskData
+from vljax.verify.data import TaskData
 from vljax.verify.released import RELEASED, Figure, Released
 
 Report = Callable[[int, int], None]
@@ -76,7 +76,7 @@ def verify(
     enable_compilation_cache()
     variables = jax.device_put(mapped.variables(), find_devices()[0])
     total = sum(_count_inputs(*one) for one in opened)
-    predictor = _Counting(make_predictor(mapped.prepared)(variables), total, report)
+    predictor = CountingPredictor(make_predictor(mapped.prepared)(variables), total, report)
     compared = []
     for one, examples in opened:
         own = _measured(predictor, one, examples, batch_size)
@@ -97,7 +97,7 @@ def _check_tower(name: str, model: Released, mapped: MappedModel, weights: str) 
             raise UserError(f"{weights}: {field} is {found!r}, but {name} has {value!r}")
 
 
-def _count_inputs(one: TaskData, examples: NamedSet) -> int:
+def _count_inputs(one: TaskData, examples: EvaluationSet) -> int:
     """The number of images and texts to encode."""
     if one.task == "imagenet":
         return len(examples) + len(one.class_names) * len(one.templates)
@@ -105,24 +105,8 @@ def _count_inputs(one: TaskData, examples: NamedSet) -> int:
     return len(examples) + sum(map(len, captions))
 
 
-@dataclass
-class _Counting:
-    """A predictor that reports how many rows it has computed."""
-
-    predictor: Predictor
-    total: int
-    report: Report
-    done: int = 0
-
-    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
-        outputs = self.predictor.run(want, batch)
-        self.done += len(outputs[want[0]])
-        self.report(min(self.done, self.total), self.total)
-        return outputs
-
-
 def _measured(
-    predictor: Predictor, one: TaskData, examples: NamedSet, batch_size: int
+    predictor: Predictor, one: TaskData, examples: EvaluationSet, batch_size: int
 ) -> dict[str, float]:
     """The metrics of the task by name."""
     evaluator: Evaluator = Retrieval(one.source, batch_size)

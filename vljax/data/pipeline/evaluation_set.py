@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -38,11 +39,22 @@ class EvaluationSet:
     Args:
       data: the transforms for evaluation and the tokenizers.
       source: the examples; need not be the source of `data`.
+      tokenizers: loaded tokenizers by name, in place of those of `data`.
+      class_names: names in place of those of the source, in the order of its classes.
     """
 
-    def __init__(self, data: Data, source: Source):
+    def __init__(
+        self,
+        data: Data,
+        source: Source,
+        *,
+        tokenizers: Mapping[str, LoadedTokenizer] | None = None,
+        class_names: Sequence[str] | None = None,
+    ):
         self.data = data
         self.source = source
+        self._tokenizers = tokenizers
+        self._class_names = None if class_names is None else tuple(class_names)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -63,7 +75,7 @@ class EvaluationSet:
     @functools.cached_property
     def tokenizers(self) -> dict[str, LoadedTokenizer]:
         """The tokenizers by name. Raises UserError if one cannot be loaded."""
-        return self.data.load_tokenizers()
+        return self.data.load_tokenizers() if self._tokenizers is None else dict(self._tokenizers)
 
     def tokenizer(
         self, texts: list[str]
@@ -81,7 +93,7 @@ class EvaluationSet:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes that labels index; empty if the source has no classes."""
-        return self.records.class_names
+        return self.records.class_names if self._class_names is None else self._class_names
 
     def vocabulary(self, array: str) -> Vocabulary:
         """The texts that the indices of a batch entry stand for, such as answers.

@@ -37,7 +37,18 @@ def texts_of(texts: Any) -> Iterator[str]:
         yield text
 
 
-def images_of(images: Any, read: Callable[[str], bytes]) -> Iterator[tuple[str, bytes]]:
+def is_lone_image(images: Any) -> bool:
+    """Whether a value is one image, not several.
+
+    >>> is_lone_image("cat.png"), is_lone_image(["cat.png"])
+    (True, False)
+    """
+    lone = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview)
+    # Without `__len__`, a PIL image would fail later; an array of 4 axes is a batch of images.
+    return lone or _is_pillow(images) or (hasattr(images, "ndim") and images.ndim < 4)
+
+
+def images_of(images: Any, read: Callable[[str], T]) -> Iterator[tuple[str, bytes | T]]:
     """For each image a name for messages, and the content of an image file.
 
     Pixels of PIL images and arrays become PNG files, which keep every value. A lone image is one
@@ -48,16 +59,14 @@ def images_of(images: Any, read: Callable[[str], bytes]) -> Iterator[tuple[str, 
 
     Args:
       images: paths, contents of files, PIL images or arrays, alone or in any iterable.
-      read: gives the content of the file at a path.
+      read: what to give in place of the path of a file, such as its content.
 
     Raises:
       TypeError: for anything else.
       ValueError: for arrays of another shape or type.
     """
-    lone = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview)
-    # Without `__len__`, a PIL image would fail later; an array of 4 axes is a batch of images.
-    lone = lone or _is_pillow(images) or (hasattr(images, "ndim") and images.ndim < 4)
-    for number, image in enumerate([images] if lone else _each(images, _IMAGES)):
+    several = [images] if is_lone_image(images) else _each(images, _IMAGES)
+    for number, image in enumerate(several):
         name = f"images[{number}]"
         if isinstance(image, str | os.PathLike):
             path = os.fspath(image)
