@@ -291,7 +291,7 @@ def test_the_program_of_a_scanned_stack_computes_the_same():
         name: jnp.array(rng.integers(0, 100, spec.shape) % 7, spec.dtype)
         for name, spec in function.inputs.items()
     }
-    assert inputs["question"].shape == (1, 20)
+    assert inputs["question"].shape == (1, 18)
     weights = {name: unrolled[name] for name in function.weights}
     expected, _ = prepared.model.apply(Variables(params, {}), inputs, want=("answer/logits",))
     np.testing.assert_allclose(

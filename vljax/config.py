@@ -53,10 +53,14 @@ def one_line(text: str) -> str:
 
 
 class UserError(Exception):
-    """Invalid input: one line that names the field or file and the remedy. Commands exit with 2."""
+    """Invalid input: one line that names the field or file and the remedy. Commands exit with 2.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+    Several messages make several lines, for a command that reports all that is wrong at once.
+    """
+
+    def __init__(self, *messages: str) -> None:
+        self.lines = tuple(map(one_line, messages))
+        super().__init__("\n".join(self.lines))
 
 
 class Component:

@@ -1,15 +1,17 @@
 """`vljax check RECIPE`: whether a recipe can run, and its sizes, without computing anything.
 
 It also reads a sample of the training data, and opens the files of evaluators, if their paths are
-set.
+set. With `--for` it says whether the trained model could be exported, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from rich import box
@@ -20,8 +22,10 @@ from rich.table import Table
 from vljax import config
 from vljax.commands.output import print_line, write_json
 from vljax.commands.recipe_arguments import load_run, take_option
-from vljax.config import UserError
+from vljax.config import UserError, suggest
 from vljax.files import format_bytes
+from vljax.interop.formats import ACCEPTABLE, FORMATS, check_accepted
+from vljax.overrides import override
 from vljax.parallel.mesh import slices
 from vljax.parallel.placement import ParameterPlacement, parameter_placements
 from vljax.run import (
@@ -36,6 +40,9 @@ from vljax.run import (
     step_bytes,
 )
 
+if TYPE_CHECKING:
+    from vljax.interop.export_plan import ExportIssue
+
 _RECORDS = 200
 """Training examples to read."""
 
@@ -48,6 +55,7 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     """
     given, argv = take_option("--records", "a number, 0 to read no data", argv)
     records = _number(given)
+    formats, accepted, suggesting, argv = _export_options(argv)
     recipe = load_run(argv, prog)
     if recipe.pretrained:
         # This import is slow, so only recipes with pretrained weights make it.
@@ -63,10 +71,121 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
         summary["notes"] = [*summary["notes"], *check_data(prepared, records)]
     if records:
         _check_evaluation_data(recipe)
+    refused = _export_issues(prepared, formats, accepted) if formats else {}
+    if formats:
+        exports = {name: [dataclasses.asdict(i) for i in found] for name, found in refused.items()}
+        summary["export"] = exports
+        noted = [i.message for found in refused.values() for i in found if i.at_export]
+        summary["notes"] = [*summary["notes"], *noted]
     if json_path != "-":
         print_summary(argv[0], summary)
     write_json(json_path, summary)
+    lines = [i.message for found in refused.values() for i in found if not i.at_export]
+    if suggesting:
+        try:
+            command, conflicts = _suggestion(recipe, refused, accepted, argv)
+            print(command, file=sys.stderr if json_path == "-" else sys.stdout)
+            lines += conflicts
+        except UserError as error:
+            lines += error.lines
+    if lines:
+        raise UserError(*dict.fromkeys(lines))
     return 0
+
+
+def _export_options(argv: list[str]) -> tuple[list[str], list[str], bool, list[str]]:
+    """The formats of `--for`, the issues of `--accept`, `--suggest`, and the other arguments.
+
+    Raises:
+      UserError: for an unknown format or issue, or an option that needs `--for`.
+    """
+    meaning = f"formats, separated by commas: {', '.join(FORMATS)}"
+    formats, argv = take_option("--for", meaning, argv)
+    accepted, argv = take_option("--accept", f"issues: {', '.join(ACCEPTABLE)}", argv)
+    rest = [argument for argument in argv if argument != "--suggest"]
+    suggesting = len(rest) < len(argv)
+    for option, given in (("--accept", accepted is not None), ("--suggest", suggesting)):
+        if given and formats is None:
+            raise UserError(f"{option}: needs --for FORMAT, what the model will be exported to")
+    names = [] if formats is None else formats.split(",")
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"--for: unknown format {name!r}{suggest(name, FORMATS)}")
+    issues = [] if accepted is None else accepted.split(",")
+    check_accepted(issues)
+    return [*dict.fromkeys(names)], issues, suggesting, rest
+
+
+def _export_issues(
+    prepared: Prepared, formats: Sequence[str], accepted: Sequence[str]
+) -> dict[str, tuple[ExportIssue, ...]]:
+    """What each format cannot express of the model that a recipe would train."""
+    from vljax.interop.export_plan import ExportIssue, ExportRefused, of_recipe, plan_export
+
+    trained, found = of_recipe(prepared), dict[str, tuple[ExportIssue, ...]]()
+    for name in formats:
+        try:
+            plan_export(trained, name, accepted)
+            found[name] = ()
+        except ExportRefused as refused:
+            found[name] = refused.issues
+        except UserError as error:
+            found[name] = (ExportIssue("model", str(error)),)
+    return found
+
+
+_ROUNDS = 5
+"""How often a recipe is changed again, since one override may need others."""
+
+
+def _suggestion(
+    recipe: Run,
+    refused: Mapping[str, Sequence[ExportIssue]],
+    accepted: Sequence[str],
+    argv: Sequence[str],
+) -> tuple[str, list[str]]:
+    """One command that trains a model which the formats can express.
+
+    Overrides are applied, and the recipe is checked again, until nothing is left to override. A
+    field of which two formats need different values is left as it is.
+
+    Returns:
+      The command, and a line for each such field.
+
+    Raises:
+      UserError: if the overrides make no recipe.
+    """
+    formats = [*refused]
+    wanted = dict[str, tuple[tuple[str, ...], str]]()  # field -> override, format
+    left = dict[str, str]()  # field -> line
+    for _ in range(_ROUNDS):
+        changed = False
+        for name, found in refused.items():
+            for issue in found:
+                if not issue.override or issue.field in left:
+                    continue
+                known, other = wanted.get(issue.field, (issue.override, name))
+                if known != issue.override and other != name:
+                    left[issue.field] = (
+                        f"{issue.field} is left as it is: {other} needs {shlex.join(known)},"
+                        f" {name} needs {shlex.join(issue.override)}"
+                    )
+                    del wanted[issue.field]
+                else:
+                    wanted[issue.field] = (issue.override, name)
+                changed = True
+        if not changed:
+            break
+        arguments = [argument for known, _ in wanted.values() for argument in known]
+        try:
+            prepared = prepare(override(recipe, arguments))
+        except UserError as error:
+            raise UserError(
+                f"--suggest: {shlex.join(arguments)} makes no recipe: {error}"
+            ) from None
+        refused = _export_issues(prepared, formats, accepted)
+    overrides = (argument for known, _ in wanted.values() for argument in known)
+    return shlex.join(["vljax", "train", *argv, *overrides]), [*left.values()]
 
 
 def _check_evaluation_data(run: Run) -> None:

@@ -31,8 +31,9 @@ describes the model:
 _EXPORT = """\
 Writes OUT, a folder that the other software loads as it is: weights, configuration, image
 preprocessing and tokenizer. CHECKPOINT is a checkpoint (W/checkpoints/STEP), or a workdir for its
-newest intact one. EMA parameters are exported if the run kept them. The export stops at what the
-format cannot express; --accept names the issues that are acceptable.
+newest intact one. EMA parameters are exported if the run kept them. The export names all that the
+format cannot express, with the flags that it needs; --accept names the issues that are acceptable.
+`vljax check RECIPE --for FORMAT` tells the same before training.
 
 formats:
 """
@@ -97,6 +98,26 @@ def add(commands: Any) -> None:
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )
+
+
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `vljax check` about the export of the model that a recipe will train."""
+    parser.add_argument(
+        "--for",
+        metavar="FORMATS",
+        help="list all that these formats cannot express of the trained model, and the overrides of"
+        f" the recipe that avoid it; several are separated by commas: {', '.join(FORMATS)}",
+    )
+    parser.add_argument(
+        "--accept",
+        metavar="ISSUES",
+        help=f"export issues to accept, separated by commas: {', '.join(ACCEPTABLE)}",
+    )
+    parser.add_argument(
+        "--suggest",
+        action="store_true",
+        help="print all overrides together, as one command that trains such a model",
+    )
 
 
 def run(name: str, parser: argparse.ArgumentParser, argv: list[str], prog: str) -> int:

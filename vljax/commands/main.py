@@ -64,7 +64,7 @@ def _exit_status(command: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        return _print_error(str(error))
+        return _print_error(*error.lines)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return 128 + 13  # the status of SIGPIPE, which Python ignores
@@ -75,8 +75,9 @@ def _exit_status(command: Callable[[], int]) -> int:
         return 130
 
 
-def _print_error(message: str) -> int:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+def _print_error(*messages: str) -> int:
+    for message in messages:
+        print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 
@@ -102,7 +103,11 @@ def _dispatch(argv: list[str], prog: str) -> int:
     parser.add_argument("--version", action="version", version=f"vljax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in _RECIPE_COMMANDS.items():
-        option = {"compile": " --topology TOPOLOGY", "check": " [--records N]"}.get(name, "")
+        options = {
+            "compile": " --topology TOPOLOGY",
+            "check": " [--records N] [--for FORMATS [--accept ISSUES] [--suggest]]",
+        }
+        option = options.get(name, "")
         command = commands.add_parser(
             name,
             help=summary,
@@ -117,6 +122,7 @@ def _dispatch(argv: list[str], prog: str) -> int:
         if name == "check":
             records = "training examples to read, spread over the data; 200 by default, 0 for none"
             command.add_argument("--records", metavar="N", help=records)
+            import_export.add_check_options(command)
         command.add_argument(
             "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
         )

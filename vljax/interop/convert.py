@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from vljax.config import UserError, suggest
+from vljax.config import UserError
 from vljax.data.tokenizers import Clip
 from vljax.interop.checkpoints import read_trained, write_parameters
-from vljax.interop.export_plan import ExportIssues
+from vljax.interop.export_plan import plan_export
 from vljax.interop.files.tensors import FLOATS, Lazy
-from vljax.interop.formats import ACCEPTABLE, FORMATS, find_format
+from vljax.interop.formats import check_accepted, find_format
 from vljax.interop.mapped_model import read_model
-from vljax.interop.mapping import Pair, pair, to_foreign
+from vljax.interop.mapping import Pair, to_foreign
 from vljax.interop.new_folder import new_folder
 from vljax.interop.quantized import kernels, quantized
 from vljax.models.quantization.forms import FORMS
@@ -131,37 +131,24 @@ def export_model(
       report: called as arrays are written.
 
     Raises:
-      UserError: if the checkpoint is damaged, or the format cannot express the model.
+      UserError: if the checkpoint is damaged.
+      ExportRefused: for what the format cannot express, everything at once.
     """
     chosen = find_format(format_name)
-    for name in accept:
-        if name not in ACCEPTABLE:
-            raise UserError(f"--accept: unknown issue {name!r}{suggest(name, ACCEPTABLE)}")
+    check_accepted(accept)
     if quantize is not None and format_name != _QUANTIZED_FORMAT:
         raise UserError(
             f"--quantize: {format_name} has no quantized weights; use --format {_QUANTIZED_FORMAT}"
         )
-    if chosen.write is None:
-        raise UserError(f"--format: vljax can read {chosen.title}, but not write it")
     folder = checkpoint.find_intact(path)
     trained, notes = read_trained(folder, vocabulary=vocabulary, dtype=dtype, quantize=quantize)
-    if trained.statistics and not chosen.stores_statistics:
-        kinds = ", ".join(sorted({name.split("/")[0] for name in trained.statistics}))
-        able = [name for name in FORMATS if find_format(name).stores_statistics]
+    config = trained.tokenizer_config
+    if vocabulary is not None and not (isinstance(config, Clip) and chosen.takes_vocabulary):
         raise UserError(
-            f"{folder}: the model has state beside its parameters ({kinds}), which {format_name}"
-            f" cannot store; use {' or '.join(able)}"
+            f"--tokenizer: {format_name} does not use it with the tokenizer {config.type_name}"
         )
-    built_in = isinstance(trained.tokenizer.config, Clip)
-    if vocabulary is not None and not (built_in and chosen.takes_vocabulary):
-        raise UserError(
-            f"--tokenizer: {format_name} does not use it with the tokenizer"
-            f" {trained.tokenizer.config.type_name}"
-        )
-    issues = ExportIssues(format_name, accept)
-    plan = chosen.write(trained, issues)
+    plan, pairs, advice = plan_export(trained, format_name, accept)
     own = {**trained.parameters, **trained.statistics}
-    pairs = pair(plan.rules, {name: a.shape for name, a in own.items()}, chosen.title)
     arrays = to_foreign(pairs, own, FLOATS[dtype])
     changes: dict[str, str] = {}
     if quantize is not None:
@@ -173,7 +160,7 @@ def export_model(
         plan.write(target, arrays, _progress(arrays, report))
         for name, content in plan.files.items():
             _write(target / name, content)
-    return _converted(chosen.title, out, pairs, arrays, [*notes, *issues.notes], changes)
+    return _converted(chosen.title, out, pairs, arrays, [*notes, *advice], changes)
 
 
 def _progress(arrays: Mapping[str, Lazy], report: Report) -> Callable[[int], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,8 @@ class Format:
     read: Callable[[Path], ForeignModel] | None = None
     """Reads a folder. Raises UserError if it is damaged or holds a model that vljax lacks."""
     write: Callable[[TrainedModel, ExportIssues], ExportPlan] | None = None
-    """Plans an export. Raises UserError for what the format cannot express."""
+    """Plans an export without reading or compiling anything. Raises ExportRefused for what the
+    format cannot express."""
     stores_statistics: bool = False
     """Whether the format can hold batch statistics."""
     takes_vocabulary: bool = False
@@ -98,6 +99,13 @@ def recognised_format(source: Path) -> Format | None:
     """
     candidates = (find_format(name) for name in FORMATS)
     return next((each for each in candidates if each.recognises(source)), None)
+
+
+def check_accepted(names: Iterable[str]) -> None:
+    """Raises UserError for a name that is not one of `ACCEPTABLE`."""
+    for name in names:
+        if name not in ACCEPTABLE:
+            raise UserError(f"--accept: unknown issue {name!r}{suggest(name, ACCEPTABLE)}")
 
 
 def detect_format(source: Path) -> Format:

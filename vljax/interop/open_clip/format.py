@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vljax.interop import historical
-from vljax.interop.export_plan import ExportIssues, ExportPlan, TrainedModel, two_towers
+from vljax.interop.export_plan import (
+    ExportIssues,
+    ExportPlan,
+    TrainedModel,
+    require_objective,
+    two_towers,
+)
 from vljax.interop.files.read import holder, read_weights
 from vljax.interop.files.safetensors import write_folder
 from vljax.interop.foreign_config import ForeignConfig, read_json, to_json
@@ -78,26 +84,34 @@ def _read(path: Path) -> ForeignModel:
 
 
 def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
-    image, text, head, name = two_towers(trained, issues)
-    vision, of_timm = open_clip_image.write(image, head, issues)
-    tokenizer, files = open_clip_texts.write(trained, issues)
-    text_config, plain = open_clip_text.write(text, head, tokenizer, issues)
+    with issues.part("model"):
+        image, text, head, name = two_towers(trained, issues)
+        of_timm = image.pooling == "map"
+        open_clip_image.check(image, head, f"model.nodes.{name}", issues)
+        open_clip_text.check(text, issues)
+        require_objective(trained, issues, "softmax", "sigmoid")
+        activations = [text.activation, *([] if of_timm else [image.activation])]
+        quick = {activation == "quick_gelu" for activation in activations}
+        if len(quick) == 2:
+            path = "model.nodes.text.activation"
+            issues.refuse(path, text.activation, "one for both towers", image.activation)
+    with issues.part(trained.tokenizer_path):
+        tokenizer, files = open_clip_texts.write(trained, issues)
+    with issues.part("data.eval_transforms"):
+        transforms = trained.run.data.eval_transforms
+        preprocessing = open_clip_image.write_preprocessing(transforms, issues)
+    issues.stop()
+    vision = open_clip_image.write(image, head)
+    text_config, plain = open_clip_text.write(text, head, tokenizer)
     custom = of_timm or not plain
     bias = "logit_bias" in trained.parameters
-    activations = [text.activation, *([] if of_timm else [image.activation])]
-    quick = {activation == "quick_gelu" for activation in activations}
-    if len(quick) == 2:
-        issues.refuse("model.nodes.text.activation", text.activation, "one for both towers")
     config: dict[str, Any] = {"embed_dim": head.dim}
     config |= {"quick_gelu": True} if quick == {True} else {}
     config |= {"custom_text": True} if custom else {}
     config |= {"init_logit_bias": -10} if bias else {}
     config |= {"vision_cfg": vision, "text_cfg": text_config}
-    transforms = trained.run.data.eval_transforms
-    content = {
-        "model_cfg": config,
-        "preprocess_cfg": open_clip_image.write_preprocessing(transforms, image, issues),
-    }
+    pixels = {"mean": list(image.pixel_mean), "std": list(image.pixel_std)}
+    content = {"model_cfg": config, "preprocess_cfg": {**preprocessing, **pixels}}
 
     def write(out: Path, tensors: Any, progress: Any) -> Any:
         return write_folder(out, WEIGHTS, tensors, progress)  # open_clip cannot read shards

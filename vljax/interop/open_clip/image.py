@@ -103,15 +103,42 @@ def mlp_ratio(tower: TransformerConfig) -> float:
     return ratio if int(tower.width * ratio) == tower.mlp_dim else ratio + 1e-6
 
 
-def write(tower: ViT, head: Embedding, issues: ExportIssues) -> tuple[dict[str, Any], bool]:
-    """`vision_cfg`, and whether the tower is one of timm's."""
-    projection = head.projections.get("image")
+def check(tower: ViT, head: Embedding, path: str, issues: ExportIssues) -> None:
+    """Refuses what neither open_clip's own image tower nor one of timm has.
+
+    Args:
+      tower: the image tower.
+      head: the embedding head.
+      path: the recipe field of the head.
+      issues: collects export issues.
+    """
+    field, projection = "model.nodes.image", head.projections.get("image")
+    if tower.pooling != "map":
+        issues.require(_NATIVE, tower, field)
+        if projection != "linear":
+            issues.refuse(f"{path}.projections.image", projection, "'linear'", "linear")
+    elif _trunks(tower):
+        issues.require(_TIMM, tower, field)
+    else:
+        sizes = f"{tower.width} wide, {tower.depth} deep, {tower.activation}"
+        found = f"map over {sizes}, patch {tower.patch_size} at {tower.image_size} pixels"
+        known = f"cls, and map in the sizes of timm: {', '.join(TRUNKS)}"
+        issues.refuse(f"{field}.pooling", found, known, "cls")
+
+
+def _trunks(tower: ViT) -> list[str]:
+    """The names of timm's image towers that have the sizes of a tower."""
+    return [
+        name
+        for name, trunk in TRUNKS.items()
+        if all(getattr(tower, field) == value for field, value in trunk.fields().items())
+    ]
+
+
+def write(tower: ViT, head: Embedding) -> dict[str, Any]:
+    """`vision_cfg`."""
     if tower.pooling == "map":
-        issues.require(_TIMM, tower, "model.nodes.image")
-        return _write_timm(tower, str(projection), issues), True
-    issues.require(_NATIVE, tower, "model.nodes.image")
-    if projection != "linear":
-        issues.refuse("the projection of images", projection, "'linear'")
+        return _write_timm(tower, str(head.projections["image"]))
     fields = {
         "image_size": tower.image_size,
         "patch_size": tower.patch_size,
@@ -120,22 +147,13 @@ def write(tower: ViT, head: Embedding, issues: ExportIssues) -> tuple[dict[str, 
         "head_width": tower.width // tower.heads,
         **write_layers(tower),
     }
-    return fields | ({} if tower.input_norm else {"no_ln_pre": True}), False
+    return fields | ({} if tower.input_norm else {"no_ln_pre": True})
 
 
-def _write_timm(tower: ViT, projection: str, issues: ExportIssues) -> dict[str, Any]:
-    fitting = [
-        name
-        for name, trunk in TRUNKS.items()
-        if all(getattr(tower, field) == value for field, value in trunk.fields().items())
-    ]
-    if not fitting:
-        sizes = f"{tower.width} wide, {tower.depth} deep, {tower.activation}"
-        found = f"{sizes}, patch {tower.patch_size} at {tower.image_size} pixels"
-        issues.refuse("model.nodes.image", found, f"the sizes of timm: {', '.join(TRUNKS)}")
+def _write_timm(tower: ViT, projection: str) -> dict[str, Any]:
     return {
         "image_size": tower.image_size,
-        "timm_model_name": fitting[0],
+        "timm_model_name": _trunks(tower)[0],
         "timm_model_pretrained": False,
         "timm_pool": "map",
         "timm_proj": "none" if projection == "none" else "linear",
@@ -165,21 +183,23 @@ def read_preprocessing(
     }
 
 
-def write_preprocessing(
-    transforms: Sequence[Transform], tower: ViT, issues: ExportIssues
-) -> dict[str, Any]:
-    """`preprocess_cfg`. Raises UserError if the transforms are not a decode and a resize."""
-    resize = only_resize(transforms, issues)
+def write_preprocessing(transforms: Sequence[Transform], issues: ExportIssues) -> dict[str, Any]:
+    """`preprocess_cfg` without mean and deviation of pixels, which the image tower has.
+
+    Raises:
+      ExportRefused: if the transforms are not a decode and a resize.
+    """
+    resize, path = only_resize(transforms, issues)
     if resize.mode == "shortest" and resize.centre == "floor":
-        issues.record("resize", "a centre crop that is rounded down rather than to even pixels")
+        message = "a centre crop that is rounded down rather than to even pixels"
+        issues.record(f"{path}.centre", "round", "resize", message)
     if resize.mode == "pad" and len(set(resize.background)) > 1:
-        issues.refuse("data.eval_transforms.resize.background", resize.background, "greys")
+        grey = (round(sum(resize.background) / 3),) * 3
+        issues.refuse(f"{path}.background", resize.background, "greys", grey)
     modes = {ours: theirs for theirs, ours in _MODES.items()}
     return {
         "size": resize.size,
         "mode": "RGB",
-        "mean": list(tower.pixel_mean),
-        "std": list(tower.pixel_std),
         "interpolation": resize.interpolation,
         "resize_mode": modes[resize.mode],
         "fill_color": resize.background[0],

@@ -54,16 +54,19 @@ def read(fields: ForeignConfig, tokenizer: Ids, *, quick: bool) -> tuple[TextTra
     return tower, projection
 
 
-def write(
-    tower: TextTransformer, head: Embedding, tokenizer: Ids, issues: ExportIssues
-) -> tuple[dict[str, Any], bool]:
-    """`text_cfg`, and whether the tower is like CLIP's, which does not need `custom_text`."""
-    path = "model.nodes.text"
-    if tower.pooling not in _POOLINGS.values():
-        issues.refuse(f"{path}.pooling", tower.pooling, "first, last and eos")
+def check(tower: TextTransformer, issues: ExportIssues) -> None:
+    """Refuses what open_clip's text tower lacks."""
+    path, pooling = "model.nodes.text", tower.pooling
+    if pooling not in _POOLINGS.values():
+        issues.refuse(f"{path}.pooling", pooling, "first, last and eos", "eos")
+        pooling = "eos"
     # Causal attention up to the end token never reaches padding.
-    if tower.mask_padding and not (tower.causal and tower.pooling == "eos"):
-        issues.refuse(f"{path}.mask_padding", True, "False")
+    if tower.mask_padding and not (tower.causal and pooling == "eos"):
+        issues.refuse(f"{path}.mask_padding", True, "False", False)
+
+
+def write(tower: TextTransformer, head: Embedding, tokenizer: Ids) -> tuple[dict[str, Any], bool]:
+    """`text_cfg`, and whether the tower is like CLIP's, which does not need `custom_text`."""
     pooling = tower.pooling
     if pooling == "eos" and tokenizer.eos_id == tokenizer.vocab_size - 1:
         pooling = "argmax"  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,13 @@ _CLEANINGS = {"lower": "clip", "whitespace": "clip_whitespace", "canonicalize": 
 _NAMES = {ours: theirs for theirs, ours in _CLEANINGS.items()}
 _CLIP_CLEANINGS = {name: _CLEANINGS[name] for name in ("lower", "canonicalize")}
 """The cleanings that work with CLIP's own tokenizer, which always lower-cases in vljax."""
+_NEAREST = {
+    "lower": "clip",
+    "ascii_lower": "clip",
+    "siglip": "siglip_open_clip",
+    "canonical": "siglip_open_clip",
+}
+"""The cleaning with ftfy that is most like one without."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +73,24 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[Ids, dict[str, b
     Raises:
       UserError: if texts would get other ids there.
     """
-    config = trained.tokenizer.config
-    tokenizer.check_framing(config, issues)
+    config, path = trained.tokenizer_config, trained.tokenizer_path
+    tokenizer.check_framing(trained, issues)
+    canonical = isinstance(config, SentencePiece)
+    known: Collection[str] = _NAMES
     if isinstance(config, Clip):
-        if config.cleaning not in _CLIP_CLEANINGS.values():
-            issues.record("text-cleaning", _unlike(config.cleaning))
+        known = _CLIP_CLEANINGS.values()
+    elif canonical:
+        known = ("siglip_open_clip",)
+    if config.cleaning not in known:
+        message = f"{path}.cleaning = {config.cleaning!r} without ftfy before it"
+        nearest = _NEAREST.get(config.cleaning, "clip_whitespace")
+        instead = nearest if nearest in known else next(iter(known))
+        issues.record(f"{path}.cleaning", instead, "text-cleaning", message)
+    if isinstance(config, Clip):
         cleaning = _NAMES.get(config.cleaning, "lower")
         settings = {} if cleaning == "lower" else {"tokenizer_kwargs": {"clean": cleaning}}
-        size = trained.tokenizer.vocab_size
+        size = tokenizer.known(trained, issues).vocab_size
         return Ids(size - 1, 0, size, settings), {}
-    canonical = isinstance(config, SentencePiece)
-    wanted = ("siglip_open_clip",) if canonical else tuple(_NAMES)
-    if config.cleaning not in wanted:
-        issues.record("text-cleaning", _unlike(config.cleaning))
     if canonical:
         cleaning = "canonicalize"
         inside: Cleaning = "canonical"
@@ -93,8 +105,4 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[Ids, dict[str, b
     assert pad is not None
     # open_clip reads the tokenizer from the folder whatever this name is.
     named: dict[str, Any] = {"hf_tokenizer_name": "local", "tokenizer_kwargs": {"clean": cleaning}}
-    return Ids(eos, pad, trained.tokenizer.vocab_size, named), files
-
-
-def _unlike(cleaning: str) -> str:
-    return f"data.tokenizers.text.cleaning = {cleaning!r} without ftfy before it"
+    return Ids(eos, pad, tokenizer.known(trained, issues).vocab_size, named), files

@@ -18,6 +18,7 @@ from vljax.interop import plain
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.exported import write_manifest
 from vljax.interop.programs.functions import ProgramFunction
+from vljax.interop.transformers.images import record_scaled, refuse_random_background
 from vljax.models.node import stream_of
 from vljax.run import Run
 from vljax.workdir import tokenizer_folder, vocabulary_file
@@ -33,17 +34,17 @@ _REPAIRS = ("clip", "clip_whitespace", "siglip_open_clip")
 
 
 def check(trained: TrainedModel, issues: ExportIssues) -> None:
-    """Raises UserError if the exported pipeline cannot preprocess as evaluation does."""
-    transforms = image_transforms(trained.run.data.eval_transforms)
+    """Collects what the exported pipeline cannot preprocess as evaluation does."""
+    whole = trained.run.data.eval_transforms
+    transforms = image_transforms(whole)
     kinds = [type(transform) for transform in transforms]
     if kinds not in ([Decode, Resize], [Decode, Resize, CentreCrop]):
         names = [transform.type_name for transform in transforms]
         issues.refuse("data.eval_transforms", names, "decode, resize and centre_crop")
-    decode = transforms[0]
-    assert isinstance(decode, Decode)
-    issues.require({"random_background": False}, decode, "data.eval_transforms.decode")
-    if decode.scaled:
-        issues.record("resize", "decoding JPEG files no finer than needed")
+    for decode in transforms:
+        if isinstance(decode, Decode):
+            refuse_random_background(decode, whole, issues)
+            record_scaled(decode, whole, issues)
     for name, config in _tokenizers(trained.run).items():
         if type(config) not in (HuggingFace, SentencePiece, Clip):
             issues.refuse(

@@ -88,13 +88,13 @@ def program_functions(
       dtype: the data type of the weights; programs convert them to float32 first.
 
     Raises:
-      UserError: if an encoder has no embedding and takes no part in answering questions, or if
+      ExportRefused: if an encoder has no embedding and takes no part in answering questions, or if
         answering needs other inputs than an image and a question.
     """
     run = trained.run
     made = makers(run.model.nodes)
     answering = run.question_answering()
-    functions, used = [], set[str]()
+    outputs, used = dict[str, str](), set[str]()
     if answering is not None:
         used = set(_visited(run, answering.logits))
         entries = {e for name in used for e in run.model.nodes[name].example(name, 1)}
@@ -103,14 +103,14 @@ def program_functions(
             issues.refuse(head, sorted(entries), ", ".join(_ANSWERING))
     for stream, encoder in run.model.encoders.items():
         if f"{stream}/embedding" in made:
-            functions.append(_function(trained, stream, f"{stream}/embedding", compute, dtype))
+            outputs[stream] = f"{stream}/embedding"
         elif stream not in used:
             has = "encoders with an embedding, or that answer questions"
             issues.refuse(f"model.nodes.{stream}", encoder.type_name, has)
+    issues.stop()
     if answering is not None:
-        name = stream_of(answering.logits)
-        functions.append(_function(trained, name, answering.logits, compute, dtype))
-    return functions
+        outputs[stream_of(answering.logits)] = answering.logits
+    return [_function(trained, name, of, compute, dtype) for name, of in outputs.items()]
 
 
 def _visited(run: Run, output: str) -> list[str]:

@@ -37,19 +37,17 @@ Location = tuple[str, int, int]
 
 
 def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
-    folder.check(trained, issues)
+    with issues.part("data"):
+        folder.check(trained, issues)
     compute = Compute(jnp.float32, kernels=Kernels(attention=cpu_attention))
     functions = program_functions(trained, issues, compute, FLOATS[trained.dtype])
-    graphs = {f"{each.name}.onnx": _graph(each) for each in functions}
-    described = {
-        each.name: {
-            **folder.described(each, f"{each.name}.onnx"),
-            "opset": OPSET,
-        }
-        for each in functions
-    }
 
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
+        graphs = {f"{each.name}.onnx": _graph(each) for each in functions}
+        described = {
+            each.name: {**folder.described(each, f"{each.name}.onnx"), "opset": OPSET}
+            for each in functions
+        }
         files = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
         locations = {name: at for file in files for name, at in _locations(file).items()}
         for name, graph in graphs.items():

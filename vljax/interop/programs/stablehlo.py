@@ -25,25 +25,26 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
-    folder.check(trained, issues)
+    with issues.part("data"):
+        folder.check(trained, issues)
     # One program runs on every platform, so it avoids XLA's grouped convolutions, which are slow
     # on CPU.
     low = trained.dtype == "bfloat16"
     kernels = Kernels(attention=cpu_attention, depthwise_convolution=shifted_sum)
     compute = Compute(jnp.bfloat16 if low else jnp.float32, kernels=kernels)
     functions = program_functions(trained, issues, compute, FLOATS[trained.dtype])
-    exported = {each.name: _exported(each) for each in functions}
-    programs = {f"{name}.stablehlo": one.serialize() for name, one in exported.items()}
-    described = {
-        each.name: {
-            **folder.described(each, f"{each.name}.stablehlo"),
-            "platforms": list(exported[each.name].platforms),
-            "calling_convention_version": exported[each.name].calling_convention_version,
-        }
-        for each in functions
-    }
 
     def write(out: Path, tensors: Mapping[str, Lazy], progress: Progress) -> list[Path]:
+        exported = {each.name: _exported(each) for each in functions}
+        programs = {f"{name}.stablehlo": one.serialize() for name, one in exported.items()}
+        described = {
+            each.name: {
+                **folder.described(each, f"{each.name}.stablehlo"),
+                "platforms": list(exported[each.name].platforms),
+                "calling_convention_version": exported[each.name].calling_convention_version,
+            }
+            for each in functions
+        }
         files = write_folder(out, WEIGHTS, tensors, progress, SHARD_BYTES)
         for name, content in programs.items():
             (out / name).write_bytes(bytes(content))

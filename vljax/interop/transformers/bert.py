@@ -155,17 +155,25 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
-    encoder, head, label = single_tower(trained, issues, "text", TextTransformer)
-    kind, path = kind_of(encoder), "model.nodes.text"
-    issues.require({**_FORM, "layer_scale": None}, encoder, path)
-    refuse_gated_mlp(encoder, issues, path)
-    if not encoder.token_types:
-        issues.refuse(f"{path}.token_types", 0, "at least 1")
-    inputs = ["input_ids", "attention_mask"]
-    tokenizer = texts.write(trained, issues, inputs, bert_names=True)
-    pad = tokenizer.ids["pad_token_id"]
-    if kind == "roberta" and encoder.position_offset != (pad or 0) + 1:
-        issues.refuse(f"{path}.position_offset", encoder.position_offset, "the id of padding + 1")
+    path = "model.nodes.text"
+    with issues.part("model"):
+        encoder, head, label = single_tower(trained, issues, "text", TextTransformer)
+        kind = kind_of(encoder)
+        issues.require({**_FORM, "layer_scale": None}, encoder, path)
+        refuse_gated_mlp(encoder, issues, path)
+        if not encoder.token_types:
+            issues.refuse(f"{path}.token_types", 0, "at least 1", 1)
+        if head.projections["text"] == "tanh" and head.dim != encoder.width:
+            width = f"{encoder.width}, the width"
+            issues.refuse(f"model.nodes.{label}.dim", head.dim, width, encoder.width)
+    with issues.part(trained.tokenizer_path):
+        inputs = ["input_ids", "attention_mask"]
+        tokenizer = texts.write(trained, issues, inputs, bert_names=True)
+        first = (tokenizer.ids["pad_token_id"] or 0) + 1
+        offset = getattr(trained.run.model.encoders.get("text"), "position_offset", 0)
+        if offset not in (0, first):
+            issues.refuse(f"{path}.position_offset", offset, "the id of padding + 1", first)
+    issues.stop()
     content = {
         "architectures": [_CLASSES[kind]],
         "model_type": kind,
@@ -185,8 +193,6 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         issues.notes.append(
             f"without a pooler: {name}.from_pretrained(OUT, add_pooling_layer=False)"
         )
-    elif head.dim != encoder.width:
-        issues.refuse(f"model.nodes.{label}.dim", head.dim, f"{encoder.width}, the width")
     return rules("text", pooler), {"config.json": content, **tokenizer.files}
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vljax.config import UserError
-from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
+from vljax.interop.export_plan import ExportIssues, TrainedModel, require_objective, two_towers
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import ForeignModel, imported_run
@@ -134,17 +133,25 @@ def _check_end(text: ForeignConfig, eos: int, vocab_size: int, tokens: int) -> N
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
-    image, text, head, name = two_towers(trained, issues)
-    issues.require(_IMAGE, image, "model.nodes.image")
-    issues.require(_TEXT, text, "model.nodes.text")
-    linear = {"image": "linear", "text": "linear"}
-    issues.require({"projections": linear}, head, f"model.nodes.{name}")
-    tokenizer = texts.write(trained, issues, inputs=["input_ids", "attention_mask"])
-    if tokenizer.ids["eos_token_id"] == _OLD_EOS:
-        raise UserError(
-            "data.tokenizers.text: the end token has the id 2, for which transformers clip pools at"
-            " the token with the highest id instead; train with another id for the end token"
-        )
+    with issues.part("model"):
+        image, text, head, name = two_towers(trained, issues)
+        issues.require(_IMAGE, image, "model.nodes.image")
+        issues.require(_TEXT, text, "model.nodes.text")
+        linear = {"image": "linear", "text": "linear"}
+        issues.require({"projections": linear}, head, f"model.nodes.{name}")
+        require_objective(trained, issues, "softmax")
+    with issues.part(trained.tokenizer_path):
+        tokenizer = texts.write(trained, issues, inputs=["input_ids", "attention_mask"])
+        if tokenizer.ids["eos_token_id"] == _OLD_EOS:
+            issues.add(
+                trained.tokenizer_path,
+                f"{trained.tokenizer_path}: the end token has the id 2, for which transformers clip"
+                " pools at the token with the highest id instead; train with another id for the end"
+                " token",
+            )
+    with issues.part("data.eval_transforms"):
+        processor = images.write(trained.run.data.eval_transforms, issues, "CLIP")
+    issues.stop()
     projection = {"projection_dim": head.dim}
     config = {
         "architectures": ["CLIPModel"],
@@ -160,6 +167,6 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         },
         "vision_config": {"model_type": "clip_vision_model", **write_image(image), **projection},
     }
-    processor = images.write(trained.run.data.eval_transforms, image, issues, "CLIP")
+    processor |= images.written_normalisation(image)
     files = {"config.json": config, "preprocessor_config.json": processor, **tokenizer.files}
     return rules(name), files

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.tokenizers import HuggingFace
+from vljax.data.tokenizers import HuggingFace, LoadedTokenizer
 from vljax.files import parse_json, refuse_lfs_pointer
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
@@ -95,30 +95,29 @@ def _ended(content: bytes, eos: str | None) -> bytes:
     return str(tokenizer.to_str()).encode()
 
 
-def write(trained: TrainedModel, issues: ExportIssues, *, masks: bool) -> WrittenTokenizer:
+def write(trained: TrainedModel, issues: ExportIssues) -> WrittenTokenizer:
     """The tokenizer of a checkpoint as files of transformers.
 
     Args:
       trained: the checkpoint.
       issues: collects export issues.
-      masks: whether the model gets a padding mask.
 
     Raises:
       UserError: if texts would get other ids there.
     """
-    config = trained.tokenizer.config
-    texts.check_framing(config, issues)
+    config, path = trained.tokenizer_config, trained.tokenizer_path
+    texts.check_framing(trained, issues)
     if not isinstance(config, HuggingFace) or config.bos_token is not None:
         name = config.type_name if not isinstance(config, HuggingFace) else config.bos_token
-        issues.refuse("data.tokenizers.text", name, "a tokenizer.json of Gemma's kind, without bos")
+        issues.refuse(path, name, "a tokenizer.json of Gemma's kind, without bos")
+    issues.stop()
+    loaded = texts.known(trained, issues)
     assert isinstance(config, HuggingFace)
     special = Special(config.pad_token, str(config.eos_token), None)
-    vocabulary = as_loaded(texts.vocabulary(trained.tokenizer), "data.tokenizers.text")
+    vocabulary = as_loaded(texts.vocabulary(loaded), path)
     length = config.context_length
-    content = as_loaded(
-        tokenizer_json.complete(vocabulary, special, length, "none"), "data.tokenizers.text"
-    )
-    _compare(content, trained, issues)
+    content = as_loaded(tokenizer_json.complete(vocabulary, special, length, "none"), path)
+    _compare(content, loaded, path, issues)
     ids = {
         "pad_token_id": tokenizer_json.token_id(content, special.pad),
         "bos_token_id": None,
@@ -131,19 +130,17 @@ def write(trained: TrainedModel, issues: ExportIssues, *, masks: bool) -> Writte
         "model_max_length": length,
         "padding_side": "right",
         "truncation_side": "right",
-        "model_input_names": ["input_ids", *(["attention_mask"] if masks else [])],
     }
     return WrittenTokenizer(ids, {"tokenizer.json": content, "tokenizer_config.json": settings})
 
 
-def _compare(content: bytes, trained: TrainedModel, issues: ExportIssues) -> None:
+def _compare(content: bytes, ours: LoadedTokenizer, path: str, issues: ExportIssues) -> None:
     """Raises UserError for another kind of tokenizer; different cleaning is an export issue."""
-    ours, target = trained.tokenizer, f"{issues.target}, which has Gemma's and lower-cases,"
+    target = f"{issues.target}, which has Gemma's and lower-cases,"
     try:
         tokenizer_json.compare(content, ours, target, cleaned=False, padding=True)
     except UserError:
         tokenizer_json.compare(content, ours, target, cleaned=True, padding=True)
         cleaning = ours.config.cleaning
-        issues.record(
-            "text-cleaning", f"data.tokenizers.text.cleaning = {cleaning!r}; it lower-cases"
-        )
+        message = f"{path}.cleaning = {cleaning!r}; it lower-cases"
+        issues.record(f"{path}.cleaning", None, "text-cleaning", message)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from vljax.data.transforms import CentreCrop, Decode, Resize, Transform
 from vljax.data.transforms.base import image_transforms
-from vljax.interop.export_plan import ExportIssues
+from vljax.interop.export_plan import ExportIssues, transform_path
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.historical import IMAGE_PROCESSORS
 from vljax.models.encoders import ViT
@@ -176,28 +176,25 @@ def three(fields: ForeignConfig, name: str, default: Sequence[float]) -> tuple[f
     return tuple(fields.as_float(name, value) for value in values)
 
 
-def write(
-    transforms: Sequence[Transform], tower: ViT, issues: ExportIssues, family: str
-) -> dict[str, Any]:
-    """The content of `preprocessor_config.json`.
+def write(transforms: Sequence[Transform], issues: ExportIssues, family: str) -> dict[str, Any]:
+    """The content of `preprocessor_config.json`, without `written_normalisation`.
 
     Args:
       transforms: the evaluation transforms.
-      tower: the image tower, whose fields normalise pixels.
       issues: collects export issues.
       family: the image processor class, "CLIP", "Siglip", "ViT" or "Bit".
 
     Raises:
-      UserError: if the class cannot express the transforms.
+      ExportRefused: if there are other transforms than the class has.
     """
     crop = [t for t in transforms if isinstance(t, CentreCrop)] if family == "Bit" else []
-    resize = only_resize([t for t in transforms if t not in crop], issues)
-    if family == "ViT" and resize.mode != "squash":
-        issues.refuse("data.eval_transforms.resize.mode", resize.mode, "'squash'")
-    if resize.mode == "pad":
-        issues.refuse("data.eval_transforms.resize.mode", "pad", "'squash' and 'shortest'")
-    if resize.mode == "shortest" and resize.centre == "round":
-        issues.record("resize", "a centre crop that is rounded to even pixels rather than down")
+    resize, path = only_resize(transforms, issues, *crop)
+    if resize.mode == "pad" or (family == "ViT" and resize.mode != "squash"):
+        known = "'squash'" if family == "ViT" else "'squash' and 'shortest'"
+        issues.refuse(f"{path}.mode", resize.mode, known, "squash")
+    elif resize.mode == "shortest" and resize.centre == "round":
+        message = "a centre crop that is rounded to even pixels rather than down"
+        issues.record(f"{path}.centre", "floor", "resize", message)
     side = {"height": resize.size, "width": resize.size}
     issues.notes.append(
         "AutoProcessor.from_pretrained(FOLDER, backend='pil') gives the same pixels; its default,"
@@ -214,8 +211,6 @@ def write(
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(tower.pixel_mean),
-        "image_std": list(tower.pixel_std),
     }
     if resize.mode == "shortest":
         content["crop_size"] = side
@@ -225,20 +220,53 @@ def write(
     return content
 
 
-def only_resize(transforms: Sequence[Transform], issues: ExportIssues) -> Resize:
-    """The one transform between decoding and text. Raises UserError if there are others."""
-    images = image_transforms(transforms)
+def written_normalisation(tower: ViT) -> dict[str, Any]:
+    """The fields of `preprocessor_config.json` for the pixel normalisation of a tower."""
+    return {"image_mean": list(tower.pixel_mean), "image_std": list(tower.pixel_std)}
+
+
+def only_resize(
+    transforms: Sequence[Transform], issues: ExportIssues, *more: Transform
+) -> tuple[Resize, str]:
+    """The one transform between decoding and text, and its path in the recipe.
+
+    Args:
+      transforms: the evaluation transforms.
+      issues: collects export issues.
+      *more: transforms that the format has too.
+
+    Raises:
+      ExportRefused: if there are other transforms.
+    """
+    images = [t for t in image_transforms(transforms) if t not in more]
     if [type(t) for t in images] != [Decode, Resize]:
         names = [transform.type_name for transform in transforms]
         issues.refuse("data.eval_transforms", names, "decode and resize")
+        issues.stop()
     decode, resize = images
     assert isinstance(decode, Decode)
     assert isinstance(resize, Resize)
-    if decode.scaled:
-        issues.record("resize", "decoding JPEG files no finer than needed")
+    refuse_random_background(decode, transforms, issues)
+    record_scaled(decode, transforms, issues)
+    path = transform_path(transforms, resize)
     if not resize.antialias:
-        issues.record("resize", "resizing without antialiasing")
+        issues.record(f"{path}.antialias", True, "resize", "resizing without antialiasing")
     if resize.interpolation == "area":
-        issues.record("resize", "interpolation by area, which is bicubic there")
+        message = "interpolation by area, which is bicubic there"
+        issues.record(f"{path}.interpolation", "bicubic", "resize", message)
         resize = dataclasses.replace(resize, interpolation="bicubic")
-    return resize
+    return resize, path
+
+
+def refuse_random_background(
+    decode: Decode, transforms: Sequence[Transform], issues: ExportIssues
+) -> None:
+    """Refuses a background of transparent images that is random in evaluation."""
+    issues.require({"random_background": False}, decode, transform_path(transforms, decode))
+
+
+def record_scaled(decode: Decode, transforms: Sequence[Transform], issues: ExportIssues) -> None:
+    """Records the decoding of JPEG files at a smaller size, which no format has."""
+    if decode.scaled:
+        path = f"{transform_path(transforms, decode)}.scaled"
+        issues.record(path, False, "resize", "decoding JPEG files no finer than needed")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vljax.data.tokenizers import LoadedTokenizer
-from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
+from vljax.interop.export_plan import ExportIssues, TrainedModel, require_objective, two_towers
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import ForeignModel, imported_run
@@ -128,12 +128,18 @@ def _notes(tokenizer: LoadedTokenizer) -> list[str]:
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
-    image, text, head, name = two_towers(trained, issues)
-    issues.require(_IMAGE, image, "model.nodes.image")
-    issues.require(_TEXT, text, "model.nodes.text")
-    issues.require({"projections": _PROJECTIONS}, head, f"model.nodes.{name}")
-    # No attention mask, since the model is trained to read padding.
-    tokenizer = texts.write(trained, issues, inputs=["input_ids"])
+    with issues.part("model"):
+        image, text, head, name = two_towers(trained, issues)
+        issues.require(_IMAGE, image, "model.nodes.image")
+        issues.require(_TEXT, text, "model.nodes.text")
+        require_siglip_head(image, head, f"model.nodes.{name}", issues)
+        require_objective(trained, issues, "sigmoid")
+    with issues.part(trained.tokenizer_path):
+        # No attention mask, since the model is trained to read padding.
+        tokenizer = texts.write(trained, issues, inputs=["input_ids"])
+    with issues.part("data.eval_transforms"):
+        processor = images.write(trained.run.data.eval_transforms, issues, "Siglip")
+    issues.stop()
     config = {
         "architectures": ["SiglipModel"],
         "model_type": KIND,
@@ -150,6 +156,13 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
             "vision_use_head": True,
         },
     }
-    processor = images.write(trained.run.data.eval_transforms, image, issues, "Siglip")
+    processor |= images.written_normalisation(image)
     files = {"config.json": config, "preprocessor_config.json": processor, **tokenizer.files}
     return rules(name), files
+
+
+def require_siglip_head(image: ViT, head: Embedding, path: str, issues: ExportIssues) -> None:
+    """Refuses an embedding head that is not SigLIP's: image features as they are."""
+    issues.require({"projections": _PROJECTIONS}, head, path)
+    if head.dim != image.width:
+        issues.refuse(f"{path}.dim", head.dim, f"{image.width}, the width", image.width)

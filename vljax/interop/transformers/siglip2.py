@@ -9,7 +9,13 @@ from typing import Any
 
 from vljax.data.transforms import Decode, Patchify, Transform
 from vljax.data.transforms.base import image_transforms
-from vljax.interop.export_plan import ExportIssues, TrainedModel, two_towers
+from vljax.interop.export_plan import (
+    ExportIssues,
+    TrainedModel,
+    require_objective,
+    transform_path,
+    two_towers,
+)
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import ForeignModel, imported_run
@@ -78,12 +84,19 @@ def _read_processor(folder: Path, patch: int) -> tuple[Patchify, dict[str, Any]]
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
-    image, text, head, name = two_towers(trained, issues, NaFlexViT)
-    assert isinstance(image, NaFlexViT)
-    issues.require(_IMAGE, image, "model.nodes.image")
-    issues.require(_TEXT, text, "model.nodes.text")
-    issues.require({"projections": _PROJECTIONS}, head, f"model.nodes.{name}")
-    tokenizer = gemma.write(trained, issues, masks=text.mask_padding)
+    with issues.part("model"):
+        image, text, head, name = two_towers(trained, issues, NaFlexViT)
+        issues.require(_IMAGE, image, "model.nodes.image")
+        issues.require(_TEXT, text, "model.nodes.text")
+        siglip.require_siglip_head(image, head, f"model.nodes.{name}", issues)
+        require_objective(trained, issues, "sigmoid")
+    with issues.part(trained.tokenizer_path):
+        tokenizer = gemma.write(trained, issues)
+    with issues.part("data.eval_transforms"):
+        processor = _write_processor(trained.run.data.eval_transforms, issues)
+    issues.stop()
+    inputs = ["input_ids", *(["attention_mask"] if text.mask_padding else [])]
+    tokenizer.files["tokenizer_config.json"]["model_input_names"] = inputs
     vision = {
         "model_type": "siglip2_vision_model",
         **write_tower(image),
@@ -104,7 +117,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         },
         "vision_config": vision,
     }
-    processor = _write_processor(trained.run.data.eval_transforms, image, issues)
+    processor |= images.written_normalisation(image) | {"patch_size": image.patch_size}
     issues.notes.append(
         "Siglip2Processor ignores the saved sizes, and uses 256 patches of 16 pixels and 64 tokens:"
         f" call it with patch_size={image.patch_size},"
@@ -114,22 +127,22 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     return siglip.rules(name, PATCHES), files
 
 
-def _write_processor(
-    transforms: Sequence[Transform], tower: NaFlexViT, issues: ExportIssues
-) -> dict[str, Any]:
-    """The content of `preprocessor_config.json`."""
+def _write_processor(transforms: Sequence[Transform], issues: ExportIssues) -> dict[str, Any]:
+    """The content of `preprocessor_config.json`, without what the image tower decides."""
     found = image_transforms(transforms)
     if [type(t) for t in found] != [Decode, Patchify]:
         names = [transform.type_name for transform in transforms]
         issues.refuse("data.eval_transforms", names, "decode and patchify")
+        issues.stop()
     decode, patchify = found
     assert isinstance(decode, Decode)
     assert isinstance(patchify, Patchify)
-    if decode.scaled:
-        issues.record("resize", "decoding JPEG files no finer than needed")
+    images.refuse_random_background(decode, transforms, issues)
+    images.record_scaled(decode, transforms, issues)
     if patchify.interpolation not in images.FILTERS:
-        path = "data.eval_transforms.patchify.interpolation"
-        issues.refuse(path, patchify.interpolation, "bilinear and bicubic")
+        path = f"{transform_path(transforms, patchify)}.interpolation"
+        issues.refuse(path, patchify.interpolation, "bilinear and bicubic", "bicubic")
+    issues.stop()
     return {
         "image_processor_type": "Siglip2ImageProcessor",
         "processor_class": "Siglip2Processor",
@@ -139,8 +152,5 @@ def _write_processor(
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(tower.pixel_mean),
-        "image_std": list(tower.pixel_std),
-        "patch_size": tower.patch_size,
         "max_num_patches": patchify.lengths[-1],
     }

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece, Tokenizer
+from vljax.data.tokenizers import Clip, HuggingFace, LoadedTokenizer, SentencePiece
 from vljax.data.tokenizers.cleaning import Cleaning
 from vljax.data.tokenizers.sentencepiece import processor_of
 from vljax.files import encodable, refuse_lfs_pointer
-from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.export_plan import ExportIssues, ExportRefused, TrainedModel
 from vljax.interop.foreign_config import ForeignConfig, read_json
 from vljax.interop.historical import SPECIAL_TOKENS, TOKENIZER_CLASSES
 from vljax.interop.transformers import tokenizer_json
@@ -230,9 +230,24 @@ def write(
     Raises:
       UserError: if texts would get other ids there.
     """
-    config = trained.tokenizer.config
-    check_framing(config, issues)
+    config, path = trained.tokenizer_config, trained.tokenizer_path
+    check_framing(trained, issues)
+    if not isinstance(config, Clip | HuggingFace | SentencePiece):
+        issues.refuse(path, config.type_name, "huggingface, clip and sentencepiece")
+        issues.stop()
     cleaning = config.cleaning if cleaning is None else cleaning
+    repairs = cleaning in tokenizer_json.FTFY
+    if isinstance(config, SentencePiece):
+        if cleaning != "canonical":
+            message = (
+                f"{path}.cleaning = {cleaning!r}, while its SiglipTokenizer lower-cases and drops"
+                " punctuation (canonical)"
+            )
+            issues.record(f"{path}.cleaning", "canonical", "text-cleaning", message)
+    elif repairs:
+        message = f"{path}.cleaning = {cleaning!r}, which repairs characters and HTML (ftfy)"
+        plain = tokenizer_json.FTFY[cleaning]
+        issues.record(f"{path}.cleaning", plain, "text-cleaning", message)
     common = {
         "model_max_length": config.context_length,
         "padding_side": "right",
@@ -241,21 +256,20 @@ def write(
         "model_input_names": list(inputs),
     }
     if isinstance(config, SentencePiece):
-        return _write_siglip(trained.tokenizer, config, cleaning, issues, common)
-    content, special = _pairs(trained, issues)
-    repairs = cleaning in tokenizer_json.FTFY
-    if repairs:
-        issues.record(
-            "text-cleaning",
-            f"data.tokenizers.text.cleaning = {cleaning!r}, which repairs characters and HTML"
-            " (ftfy)",
-        )
+        return _write_siglip(known(trained, issues), common)
+    if isinstance(config, Clip):
+        end = "<|endoftext|>"
+        special = Special(end, end, "<|startoftext|>")
+        content = _clip_vocabulary(trained, issues)
+    else:
+        assert isinstance(config, HuggingFace)
+        special = Special(config.pad_token, str(config.eos_token), config.bos_token)
+        content = vocabulary(known(trained, issues))
     content = tokenizer_json.complete(content, special, config.context_length, cleaning)
     # CLIP pads with id 0 ("!") here; after the end token it has no effect, so it is not compared.
     cleaned, padding = cleaning != config.cleaning or repairs, not isinstance(config, Clip)
-    tokenizer_json.compare(
-        content, trained.tokenizer, issues.target, cleaned=cleaned, padding=padding
-    )
+    loaded = known(trained, issues)
+    tokenizer_json.compare(content, loaded, issues.target, cleaned=cleaned, padding=padding)
     ids = {
         f"{role}_token_id": None if token is None else tokenizer_json.token_id(content, token)
         for role, token in special._asdict().items()
@@ -272,39 +286,52 @@ def write(
     return WrittenTokenizer(ids, files)
 
 
-def _pairs(trained: TrainedModel, issues: ExportIssues) -> tuple[bytes, Special]:
-    """The vocabulary of a byte-pair tokenizer (a `tokenizer.json`), and its special tokens."""
-    config = trained.tokenizer.config
-    if isinstance(config, Clip):
-        end = "<|endoftext|>"
-        return _clip_vocabulary(trained), Special(end, end, "<|startoftext|>")
-    if isinstance(config, HuggingFace):
-        special = Special(config.pad_token, str(config.eos_token), config.bos_token)
-        return vocabulary(trained.tokenizer), special
-    issues.refuse("data.tokenizers.text", config.type_name, "huggingface, clip and sentencepiece")
-    raise AssertionError
+def check_framing(trained: TrainedModel, issues: ExportIssues) -> None:
+    """Checks that texts get an end token, keep it when cut, and are padded right.
 
-
-def check_framing(config: Tokenizer, issues: ExportIssues) -> None:
-    """Raises UserError unless texts get an end token, keep it when cut, and are padded right."""
-    field = "data.tokenizers.text"
-    if not config.adds_eos:
-        name = "add_eos" if isinstance(config, SentencePiece) else "eos_token"
-        issues.refuse(f"{field}.{name}", getattr(config, name), "a token that ends each text")
+    Raises:
+      ExportRefused: if they do not.
+    """
+    config, path = trained.tokenizer_config, trained.tokenizer_path
+    if not config.adds_eos and isinstance(config, SentencePiece):
+        issues.refuse(f"{path}.add_eos", False, "a token that ends each text", True)
+    elif not config.adds_eos:
+        end = getattr(config, "eos_token", None)
+        issues.refuse(f"{path}.eos_token", end, "a token that ends each text; name it")
     if config.truncation != "keep_eos":
-        issues.refuse(f"{field}.truncation", config.truncation, "keep_eos")
+        issues.refuse(f"{path}.truncation", config.truncation, "keep_eos", "keep_eos")
     if config.padding_side != "right":
-        issues.refuse(f"{field}.padding_side", config.padding_side, "right")
+        issues.refuse(f"{path}.padding_side", config.padding_side, "right", "right")
     if isinstance(config, SentencePiece) and config.add_bos:
-        issues.refuse(f"{field}.add_bos", config.add_bos, "False")
+        issues.refuse(f"{path}.add_bos", config.add_bos, "False", False)
+    issues.stop()
 
 
-def _clip_vocabulary(trained: TrainedModel) -> bytes:
+def known(trained: TrainedModel, issues: ExportIssues) -> LoadedTokenizer:
+    """The tokenizer.
+
+    Raises:
+      ExportRefused: if a recipe leaves its path unset, so that its ids cannot be compared.
+    """
+    if trained.tokenizer is not None:
+        return trained.tokenizer
+    path = f"{trained.tokenizer_path}.path"
+    message = f"{path}: unset, so whether texts get the same ids in {issues.target} is not checked"
+    issues.add(path, message, at_export=True)
+    raise ExportRefused([issues.found[-1]])
+
+
+def _clip_vocabulary(trained: TrainedModel, issues: ExportIssues) -> bytes:
     if trained.vocabulary is None:
-        raise UserError(
-            "data.tokenizers.text: CLIP's vocabulary is built in and cannot be written as a file;"
-            " add --tokenizer FILE with the tokenizer.json of any CLIP in transformers"
+        issues.add(
+            trained.tokenizer_path,
+            f"{trained.tokenizer_path}: CLIP's vocabulary is built in and cannot be written as a"
+            f" file, which {issues.target} needs; add --tokenizer FILE with the tokenizer.json of"
+            " any CLIP in transformers",
+            flag="--tokenizer FILE",
+            at_export=True,
         )
+        raise ExportRefused([issues.found[-1]])
     try:
         refuse_lfs_pointer(trained.vocabulary)
         return trained.vocabulary.read_bytes()
@@ -312,19 +339,7 @@ def _clip_vocabulary(trained: TrainedModel) -> bytes:
         raise UserError(f"--tokenizer {trained.vocabulary}: {error.strerror}") from None
 
 
-def _write_siglip(
-    loaded: LoadedTokenizer,
-    config: SentencePiece,
-    cleaning: Cleaning,
-    issues: ExportIssues,
-    common: dict[str, Any],
-) -> WrittenTokenizer:
-    if cleaning != "canonical":
-        issues.record(
-            "text-cleaning",
-            f"data.tokenizers.text.cleaning = {cleaning!r}, while its SiglipTokenizer lower-cases"
-            " and drops punctuation (canonical)",
-        )
+def _write_siglip(loaded: LoadedTokenizer, common: dict[str, Any]) -> WrittenTokenizer:
     from sentencepiece import SentencePieceProcessor
 
     model = vocabulary(loaded)

@@ -11,8 +11,13 @@ from vljax.config import UserError
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.tokenizers.cleaning import Cleaning
 
-FTFY = ("clip", "clip_whitespace", "siglip_open_clip")
-"""Text cleanings that repair characters (ftfy), which no normalizer of the library can do."""
+FTFY: dict[Cleaning, Cleaning] = {
+    "clip": "lower",
+    "clip_whitespace": "whitespace",
+    "siglip_open_clip": "siglip",
+}
+"""Text cleanings that repair characters (ftfy), which no normalizer of the library can do, and the
+cleanings that are otherwise the same."""
 
 PROBES = (
     "",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_plan import ExportIssues, TrainedModel, single_tower
+from vljax.interop.export_plan import ExportIssues, TrainedModel, refuse_gated_mlp, single_tower
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import (
@@ -191,10 +191,24 @@ def _hidden(width: int, ratio: int, *, gated: bool) -> int:
 
 def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict[str, Any]]:
     """The rules, and all files except the arrays."""
-    encoder, head, label = single_tower(trained, issues, "image", ViT)
-    kind = kind_of(encoder)
     path = "model.nodes.image"
-    issues.require(FORM, encoder, path)
+    with issues.part("model"):
+        encoder, head, label = single_tower(trained, issues, "image", ViT)
+        kind = kind_of(encoder)
+        issues.require(FORM, encoder, path)
+        if kind == "vit":
+            issues.require({"mask_token": False, "table_size": None, "registers": 0}, encoder, path)
+            refuse_gated_mlp(encoder, issues, path)
+        else:
+            _check_dinov2(encoder, kind, issues)
+            if head.projections["image"] == "tanh":
+                field = f"model.nodes.{label}.projections.image"
+                issues.refuse(field, "tanh", "'none'", "none")
+    with issues.part("data.eval_transforms"):
+        plain = getattr(trained.run.model.encoders.get("image"), "layer_scale", None) is None
+        family = "ViT" if plain else "Bit"
+        processor = images.write(trained.run.data.eval_transforms, issues, family)
+    issues.stop()
     content = {
         "architectures": [_CLASSES[kind]],
         "model_type": kind,
@@ -208,21 +222,14 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     }
     pooler = f"{label}/image" if head.projections["image"] == "tanh" else None
     if kind == "vit":
-        plain = {"mask_token": False, "table_size": None, "registers": 0}
-        issues.require(plain, encoder, path)
-        if encoder.activation == "swiglu":
-            issues.refuse(f"{path}.activation", "swiglu", "gelu, gelu_tanh and quick_gelu")
         content |= {**write_stack(encoder), "pooler_output_size": head.dim, "pooler_act": "tanh"}
         if pooler is None:
             issues.notes.append(
                 "without a pooler: ViTModel.from_pretrained(OUT, add_pooling_layer=False)"
             )
     else:
-        content |= _write_dinov2(encoder, kind, issues)
-        if pooler is not None:
-            issues.refuse(f"model.nodes.{label}.projections.image", "tanh", "'none'")
-    family = "ViT" if kind == "vit" else "Bit"
-    processor = images.write(trained.run.data.eval_transforms, encoder, issues, family)
+        content |= _write_dinov2(encoder, kind)
+    processor |= images.written_normalisation(encoder)
     return rules("image", encoder, pooler), {
         "config.json": content,
         "preprocessor_config.json": processor,
@@ -236,19 +243,33 @@ def kind_of(encoder: ViT) -> str:
     return "dinov2_with_registers" if encoder.registers else "dinov2"
 
 
-def _write_dinov2(encoder: ViT, kind: str, issues: ExportIssues) -> dict[str, Any]:
-    """The fields of `config.json` that differ between DINOv2 and ViT."""
-    path, gated = "model.nodes.image", encoder.activation == "swiglu"
+def _mlp_ratio(encoder: ViT) -> int | None:
+    """The MLP size as a ratio of the width, as DINOv2 stores it; None if there is none."""
+    gated = encoder.activation == "swiglu"
+    ratios = (r for r in range(1, 33) if _hidden(encoder.width, r, gated=gated) == encoder.mlp_dim)
+    return next(ratios, None)
+
+
+def _check_dinov2(encoder: ViT, kind: str, issues: ExportIssues) -> None:
+    path = "model.nodes.image"
     if encoder.table_size is not None:
         issues.require({"position_filter": _FILTERS[kind]}, encoder, path)
-    ratios = [r for r in range(1, 33) if _hidden(encoder.width, r, gated=gated) == encoder.mlp_dim]
-    if not ratios:
-        issues.refuse(f"{path}.mlp_dim", encoder.mlp_dim, f"whole multiples of {encoder.width}")
+    if _mlp_ratio(encoder) is None:
+        usual = _hidden(encoder.width, 4, gated=encoder.activation == "swiglu")
+        known = f"whole multiples of {encoder.width}"
+        issues.refuse(f"{path}.mlp_dim", encoder.mlp_dim, known, usual)
+    if kind == "dinov2_with_registers":
+        issues.require({"mask_token": True}, encoder, path)
+
+
+def _write_dinov2(encoder: ViT, kind: str) -> dict[str, Any]:
+    """The fields of `config.json` that differ between DINOv2 and ViT."""
+    gated = encoder.activation == "swiglu"
     sizes = {"num_hidden_layers": encoder.depth, "num_attention_heads": encoder.heads}
     made = {
         "hidden_size": encoder.width,
         **sizes,
-        "mlp_ratio": ratios[0] if ratios else 0,
+        "mlp_ratio": _mlp_ratio(encoder),
         "layer_norm_eps": encoder.norm_epsilon,
         "layerscale_value": encoder.layer_scale,
         "drop_path_rate": 0.0,
@@ -257,5 +278,4 @@ def _write_dinov2(encoder: ViT, kind: str, issues: ExportIssues) -> dict[str, An
     }
     if kind == "dinov2":
         return {**made, "use_mask_token": encoder.mask_token}
-    issues.require({"mask_token": True}, encoder, path)
     return {**made, "num_register_tokens": encoder.registers}
