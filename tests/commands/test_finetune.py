@@ -169,7 +169,7 @@ TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
     ("arguments", "message"),
     [
         (("clip",), "--data: name the training examples"),
-        (("none", *TABLE), "init.path: no such file or folder: "),
+        (("none", *TABLE), "PATH: no such file or folder: "),
         (("clip", "--data", "photos/none.csv"), "--data: "),
         (("clip", *TABLE, "--epochs", "some"), "--epochs: must be a whole number of 1 or more"),
         (("clip", *TABLE, "--epochs", "2", "--steps", "3"), "set one of them"),

@@ -55,6 +55,11 @@ def recipe(path, folder):
     return dataclasses.replace(made, steps=2, global_batch=8)
 
 
+def parameters_of(path):
+    """All parameters of a model by unrolled path."""
+    return {name: array.read() for name, array in read_source(str(path)).arrays.items()}
+
+
 def changed(run, *, scan=None, size=None, text=None, init=None, tokenizer=None, **nodes):
     """The run with other fields of its parts."""
     found = {**run.model.nodes}

@@ -114,7 +114,7 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     if data is None and "--help" not in rest:
         raise UserError(f"--data: name the training examples: {prog} PATH --data SOURCE")
 
-    model = initial.read_source(path)
+    model = initial.read_source(path, "PATH")
     made = initial.finetuning_run(model, path, _source(data or "jsonl", "--data"), workdir)
     if validation is not None:
         made = dataclasses.replace(made, evaluators=_evaluators(made, validation))

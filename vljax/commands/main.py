@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vljax import __version__
-from vljax.commands import finetune, import_export, recipe_arguments, verify
+from vljax.commands import finetune, import_export, interpolate, recipe_arguments, verify
 from vljax.commands.output import write_json
 from vljax.config import UserError, one_line
 from vljax.host_process import leave_out_libtpu
@@ -126,10 +126,15 @@ def _dispatch(argv: list[str], prog: str) -> int:
         "data", help="build, convert, index and inspect data sets, train tokenizers"
     )
     finetune.add(commands)
+    interpolate.add(commands)
     import_export.add(commands)
     verify.add(commands)
     if argv[:1] == [verify.NAME]:
         return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")
+    if argv[:1] == [interpolate.NAME]:
+        asked = parser.parse_args(argv)
+        write_json(asked.json, interpolate.run(asked))
+        return 0
     if argv[:1] == [finetune.NAME] and argv[1:] and not argv[1].startswith("-"):
         json_path, rest = recipe_arguments.take_json(argv[1:])
         return finetune.run(rest, json_path, f"{prog} {finetune.NAME}")

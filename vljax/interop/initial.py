@@ -74,8 +74,12 @@ class Plan(NamedTuple):
     """What is loaded, resized, left out and new, in a few lines."""
 
 
-def read_source(path: str) -> SourceModel:
+def read_source(path: str, field: str = "init.path") -> SourceModel:
     """The model at a path: a checkpoint, workdir, exported folder, or folder of other software.
+
+    Args:
+      path: where it is.
+      field: what the user set to the path, for messages.
 
     Raises:
       UserError: if there is none, or it is damaged.
@@ -83,7 +87,7 @@ def read_source(path: str) -> SourceModel:
     try:
         return _read_source(path)
     except UserError as error:
-        raise UserError(f"init.path: {error}") from error
+        raise UserError(f"{field}: {error}") from error
 
 
 def _read_source(path: str) -> SourceModel:

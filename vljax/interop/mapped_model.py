@@ -60,7 +60,7 @@ def read_model(source: str, recipe: Run | None = None) -> MappedModel:
     if chosen.read is None:
         raise UserError(f"{source}: vljax can write {chosen.title}, but not read it")
     foreign = chosen.read(path)
-    foreign = replace(foreign, run=_unrolled(foreign.run))
+    foreign = replace(foreign, run=unrolled(foreign.run))
     prepared = prepare(foreign.run, find_devices()[:1])
     check_ids(foreign.run, {"text": foreign.tokenizer})
     shapes = unrolled_shapes(prepared.shapes.params)
@@ -69,7 +69,7 @@ def read_model(source: str, recipe: Run | None = None) -> MappedModel:
     return MappedModel(foreign, prepared, pairs, parameters)
 
 
-def _unrolled(run: Run) -> Run:
+def unrolled(run: Run) -> Run:
     """The run without scanned stacks: imported checkpoints hold each layer separately."""
     nodes = {
         name: cast("Node", replace(node, scan=False))
@@ -85,7 +85,7 @@ def _read_by_recipe(source: str, recipe: Run) -> MappedModel:
     if "text" not in recipe.data.tokenizers:
         raise UserError("data.tokenizers: import needs the one named text")
     tokenizer = load_named("text", recipe.data.tokenizers["text"])
-    run = replace(_unrolled(without_paths(recipe)), pretrained={}, workdir=None)
+    run = replace(unrolled(without_paths(recipe)), pretrained={}, workdir=None)
     run = replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
     prepared = prepare(run, find_devices()[:1])
     check_ids(run, {"text": tokenizer})
