@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from tests.commands.conftest import ROOT
 from tests.data.samples import encoded, picture
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet
+from vljax.commands.finetune import make
 from vljax.commands.main import main
 from vljax.commands.recipe_arguments import load_run
 from vljax.inference import load
@@ -213,6 +215,33 @@ def test_another_run_in_the_workdir_is_not_overwritten(finished, home, capsys, m
         "holds a run of another recipe (global_batch is 8 there, 4 here" in capsys.readouterr().err
     )
     assert (home / "w" / "recipe.json").read_text() == before
+
+
+def test_an_edited_recipe_is_not_overwritten(home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    words = ["clip", *TABLE, "--workdir", str(tmp_path), "--epochs", "2"]
+    run, file = make(words, "vljax finetune")
+    assert (run.steps, run.global_batch) == (3, 16)
+    assert make(words, "vljax finetune") == (run, file)
+    edited = Path(file).read_text().replace('"seed": 0', '"seed": 1')
+    Path(file).write_text(edited)
+    assert main(["finetune", *words]) == 2
+    assert "recipe.json is another recipe, perhaps edited: train it" in capsys.readouterr().err
+    assert Path(file).read_text() == edited
+
+
+def test_check_says_what_is_loaded(finished, home, tmp_path):
+    recipe, result = str(home / "w" / "recipe.json"), tmp_path / "result.json"
+    words = ["--init.skip", "embedding/.*", "--records", "0", "--json", str(result)]
+    assert main(["check", recipe, *words]) == 0
+    notes = json.loads(result.read_text())["notes"]
+    assert "init: left out: embedding/image/kernel, embedding/text/kernel" in notes
+
+
+def test_help_lists_the_fields_of_the_recipe(home, capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", str(home / "clip"), "--help"])
+    assert "--optim.layer_decay" in capsys.readouterr().out
 
 
 def test_init_of_another_model_is_refused_on_resuming(finished, home, capsys, tmp_path):

@@ -213,9 +213,19 @@ def _write(run: Run, model: SourceModel, workdir: str, check_recipe: Any) -> str
     from vljax.training.checkpoint import storage
 
     check_recipe(workdir, run)
-    folder = storage.absolute(workdir)
+    folder, recipe = storage.absolute(workdir), to_json(run).encode()
     try:
-        for name, content in {**tokenizer_files(model), RECIPE: to_json(run).encode()}.items():
+        there = (folder / RECIPE).read_bytes()
+    except OSError:
+        there = recipe
+    if there != recipe:
+        kept = join(workdir, RECIPE)
+        raise UserError(
+            f"{kept} is another recipe, perhaps edited: train it with `vljax train {kept}`, name"
+            " another --workdir, or remove it"
+        )
+    try:
+        for name, content in {**tokenizer_files(model), RECIPE: recipe}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             storage.write(folder / name, content)
     except OSError as error:
