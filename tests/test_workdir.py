@@ -21,7 +21,7 @@ from vljax.data.transforms import (
 )
 from vljax.datasets import Builtin
 from vljax.run import Run, prepare, recipe_tokenizers
-from vljax.workdir import decode_recipe, model_files
+from vljax.workdir import check_recipe, decode_recipe, describe, model_files, read_recipe
 
 QUICKSTART = Path(__file__).parents[1] / "configs/quickstart.py"
 
@@ -81,3 +81,28 @@ def test_a_checkpoint_holds_the_answers():
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, eval_transforms=asks))
     files = model_files(prepare(run), recipe_tokenizers(run))
     assert files["vocabularies/answer.txt"] == b"yes\nno\n"
+
+
+def test_a_run_may_get_more_steps_but_nothing_else(tmp_path):
+    run = dataclasses.replace(config.load(f"{QUICKSTART}:tiny", Run), workdir=str(tmp_path))
+    describe(str(tmp_path), prepare(run))
+    assert read_recipe(str(tmp_path / "run.json")) == run
+    check_recipe(str(tmp_path), run)
+    check_recipe(str(tmp_path), dataclasses.replace(run, steps=run.steps + 1))
+    with pytest.raises(UserError, match=r"another recipe \(steps is 20 there, 19 here\)"):
+        check_recipe(str(tmp_path), dataclasses.replace(run, steps=19))
+    with pytest.raises(UserError, match=r"another recipe \(seed is 0 there, 1 here\)"):
+        check_recipe(str(tmp_path), dataclasses.replace(run, steps=21, seed=1))
+
+
+def test_a_recipe_is_read_from_json(tmp_path):
+    file = tmp_path / "recipe.json"
+    run = config.load(f"{QUICKSTART}:tiny", Run)
+    file.write_text(config.to_json(run))
+    assert read_recipe(str(file)) == run
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"recipe.json: not JSON \("):
+        read_recipe(str(file))
+    file.write_text("[]")
+    with pytest.raises(UserError, match=r"recipe.json: not a recipe of this version"):
+        read_recipe(str(file))

@@ -15,11 +15,12 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
 from vljax import charts, config
@@ -29,7 +30,7 @@ from vljax.evaluation.plots import plot_run
 from vljax.evaluation.predictor import Predictor
 from vljax.files import exclusive, join, printable
 from vljax.host_process import enable_compilation_cache
-from vljax.interop import pretrained
+from vljax.interop import initial, pretrained
 from vljax.models.assembly import Variables
 from vljax.parallel.processes.agreement import barrier, broadcast
 from vljax.parallel.processes.failure import report_failure
@@ -87,7 +88,7 @@ def train(run: Run, console: Console | None = None) -> Finished | None:
       Interrupted: after SIGINT, SIGTERM or SIGHUP, once everything is saved.
     """
     run = dataclasses.replace(run, workdir=str(storage.absolute(_check_paths_set(run))))
-    run = pretrained.pinned(run)
+    run = initial.pinned(pretrained.pinned(run))
     connect(run.distributed, lambda: facts(run))
     try:
         finished = _train(run, console or Console(stderr=True))
@@ -169,6 +170,7 @@ def _train_prepared(prepared: Prepared, console: Console, log: Log) -> Finished:
             files=files,
             writer=metrics.MetricsWriter(workdir, start) if is_first() else NullWriter(),
             display=display,
+            evaluate_first=run.evaluate_first,
         )
         barrier("the first step")
         state = _run_loop(loop, state)
@@ -191,13 +193,36 @@ def _resume_or_initialise(
     state = resume(prepared, checkpointer, files)
     if state is not None:
         log(f"resuming at step {state.step} of {run.steps}")
-    given = pretrained.load(prepared) if state is None else None
+        if is_first():
+            for note in _extension_notes(run, checkpointer, int(state.step)):
+                log(f"note: {note}")
+    given = initial.load(prepared, log) if state is None else None
     describe(run.workdir, prepared)
     start = 0 if state is None else int(state.step)
     step = StepPrograms(prepared)
     if start < run.steps:
         step.begin(start)
     return initial_state(prepared, given) if state is None else state, step
+
+
+def _extension_notes(run: Run, checkpointer: Checkpointer, step: int) -> Iterator[str]:
+    """What changes if a run goes on for more steps than it was started with."""
+    planned = json.loads(checkpointer.files(step)["recipe.json"])["steps"]
+    if planned >= run.steps:
+        return
+    own = {f"groups.{name}.optim": group.optim for name, group in run.groups.items()}
+    for field, optim in {"optim": run.optim, **own}.items():
+        if optim is None:
+            continue
+        before, now = (
+            optim.learning_rate * float(optim.schedule(jnp.int32(step), steps))
+            for steps in (planned, run.steps)
+        )
+        yield (
+            f"steps: extended from {planned:,} to {run.steps:,}; {field}.schedule is from here on"
+            f" that of {run.steps:,} steps: its learning rate at step {step:,} is {now:.3g}, not"
+            f" {before:.3g}"
+        )
 
 
 def _run_loop(loop: Loop, state: TrainState) -> TrainState:

@@ -2,8 +2,8 @@
 
     from vljax.recipes import AdamW, Data, JsonLines, ModelConfig, Run, SoftmaxContrastive, ViT
 
-- The run: `Run`, `ModelConfig`, `Data`, `Precision`, `Pretrained`, `MeshConfig`,
-  `DistributedConfig`.
+- The run: `Run`, `ModelConfig`, `Data`, `Precision`, `InitFrom`, `Pretrained`,
+  `MeshConfig`, `DistributedConfig`.
 - Components, which overrides can replace by name. Each kind is a base class:
   `Encoder`, `Head`, `Source`, `Filter`, `Transform`, `Tokenizer`, `Objective`, `Optimizer`,
   `Schedule`, `Evaluator`. Derive from a kind to add a member in a recipe file.
@@ -74,7 +74,7 @@ from vljax.models.fusion import CrossAttention
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
-from vljax.models.pretrained import Pretrained
+from vljax.models.pretrained import InitFrom, Pretrained
 from vljax.objectives import AttentionTarget, Classification, SigmoidContrastive, SoftmaxContrastive
 from vljax.objectives.objective import Objective
 from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
@@ -130,6 +130,7 @@ __all__ = [
     "Group",
     "Hide",
     "HuggingFace",
+    "InitFrom",
     "JsonLines",
     "Karpathy",
     "Label",

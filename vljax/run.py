@@ -35,7 +35,7 @@ from vljax.models.compute import Call, Compute
 from vljax.models.kernels.choose import AttentionKind, choose
 from vljax.models.node import Encoder, makers, stream_of
 from vljax.models.numerics import Precision
-from vljax.models.pretrained import Pretrained
+from vljax.models.pretrained import InitFrom, Pretrained
 from vljax.objectives.classification import Classification
 from vljax.objectives.contrastive import Contrastive
 from vljax.objectives.objective import Objective
@@ -88,6 +88,9 @@ class Run:
     """Objectives by name; the loss is their weighted sum. Empty for a model that is not trained."""
     pretrained: dict[str, Pretrained] = setting(dict)
     """Initial values from files, by the name of the encoder or learned scalar."""
+    init: InitFrom = setting(InitFrom)
+    """Initial values from another model; `pretrained` replaces those of its parts. On the command
+    line, `--init PATH` is short for `--init.path PATH`."""
     optim: Optimizer = field(default_factory=AdamW)
     groups: dict[str, Group] = field(default_factory=dict)
     """Groups of parameters by name, each with an optimizer of its own if it needs one; without any,
@@ -117,6 +120,8 @@ class Run:
     """Steps between rows of metrics.jsonl."""
     evaluate_every: int = setting(1000, identity=False)
     """Steps between evaluations."""
+    evaluate_first: bool = setting(False, identity=False)
+    """Whether to evaluate before the first step too: what `init` or `pretrained` can do already."""
     checkpoint_every: int = setting(1000, identity=False)
     """Steps between checkpoints."""
     keep_checkpoints: int = setting(3, identity=False)

@@ -23,6 +23,7 @@ from vljax.data.pipeline.preprocessing import preprocessing
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.transforms.text import Tokenize
 from vljax.data.vocabulary import VocabularyFile, terms
+from vljax.files import parse_json, read_user_file
 from vljax.parallel.processes.agreement import broadcast
 from vljax.parallel.processes.start import is_first
 from vljax.run import Prepared, Run, recipe_tokenizers
@@ -44,7 +45,7 @@ def facts(run: Run) -> dict[str, str]:
     Paths of data may differ between hosts; `resume` compares the data found there.
     """
     recipe = _flat(config.encode(run))
-    per_host = {path for path, _ in config.paths(run)} - {"workdir"}
+    per_host = {path for path, _ in config.paths(run)} - {"workdir"} | {"init.path"}
     per_host |= {f"pretrained.{name}.path" for name in run.pretrained}
     same = {
         path: value
@@ -68,14 +69,18 @@ def refuse_another_recipe(workdir: str, run: Run) -> None:
     """Raises UserError if the workdir belongs to a run of another recipe.
 
     Compares with the recipe of the newest readable checkpoint, or with `run.json` if there is none.
+    More steps than there extend the run.
     """
-    broadcast("recipe", lambda: _check_recipe(workdir, run))
+    broadcast("recipe", lambda: check_recipe(workdir, run))
 
 
-def _check_recipe(workdir: str, run: Run) -> str:
+def check_recipe(workdir: str, run: Run) -> str:
+    """`refuse_another_recipe` in this process alone; returns "". A run may get more steps."""
     saved = _saved_recipe(workdir)
     if saved is not None:
         run = _with_digests(run, saved)
+        if saved.steps < run.steps:
+            saved = dataclasses.replace(saved, steps=run.steps)
     different = [] if saved is None else config.differences(saved, run)
     if different:
         shown = "; ".join(
@@ -89,14 +94,17 @@ def _check_recipe(workdir: str, run: Run) -> str:
 
 
 def _with_digests(run: Run, saved: Run) -> Run:
-    """The run with the digests of its pretrained weights, whose files may no longer exist."""
+    """The run with the digests of its initial values, whose files may no longer exist."""
     known = {
         name: dataclasses.replace(source, sha256=source.sha256 or saved.pretrained[name].sha256)
         if name in saved.pretrained
         else source
         for name, source in run.pretrained.items()
     }
-    return dataclasses.replace(run, pretrained=known)
+    init = run.init
+    if init.path is not None and init.sha256 is None:
+        init = dataclasses.replace(init, sha256=saved.init.sha256)
+    return dataclasses.replace(run, pretrained=known, init=init)
 
 
 def _saved_recipe(workdir: str) -> Run | None:
@@ -112,6 +120,24 @@ def _saved_recipe(workdir: str) -> Run | None:
         return decode_recipe(json.loads(file.read_text())["recipe"], str(file))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing is saved that could be lost
+
+
+def read_recipe(path: str) -> Run:
+    """The recipe in a JSON file: `run.json` of a workdir, or `recipe.json`.
+
+    Raises:
+      UserError: if the file is missing or is not a recipe.
+
+    >>> read_recipe("no/run.json")
+    Traceback (most recent call last):
+    vljax.config.UserError: no/run.json: cannot be read (No such file or directory)
+    """
+    try:
+        data = parse_json(read_user_file(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    whole = isinstance(data, dict) and isinstance(data.get("recipe"), dict)
+    return decode_recipe(data["recipe"] if whole else data, path)
 
 
 def decode_recipe(data: Any, where: str) -> Run:

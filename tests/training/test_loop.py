@@ -56,6 +56,7 @@ def run(tmp_path):
         loss=float,
         bad=lambda k: False,
         limit=1.0,
+        evaluate_first=False,
     ):
         log = []
 
@@ -101,6 +102,7 @@ def run(tmp_path):
                 files=lambda step: {"note": str(step).encode()},
                 writer=MetricsWriter(str(tmp_path), start),
                 display=display,
+                evaluate_first=evaluate_first,
             )
             try:
                 return loop.run(state(start)), log
@@ -124,6 +126,15 @@ def test_everything_happens_when_it_is_due(run, tmp_path):
     assert logged == [(1, 0), (3, 2), (6, 5), (9, 8), (10, 9)]
     assert [row["step"] for row in rows if "validation" in row] == [4, 8, 10]
     assert [row["step"] for row in rows if "test" in row] == [10]
+
+
+def test_evaluators_run_before_the_first_step_if_wanted(run, tmp_path):
+    _, log = run(evaluate_first=True)
+    assert log[:3] == [("first", 0), ("validation", 0), ("batch", 0)]
+    assert [k for name, k in log if name == "validation"] == [0, 4, 8, 10]
+    assert metrics.read(str(tmp_path))[0] == {"step": 0, "first": 0.0}
+    _, log = run(start=5, evaluate_first=True)
+    assert [k for name, k in log if name == "validation"] == [8, 10]
 
 
 def test_rows_have_the_counts_of_examples_and_the_wait_for_them(run, tmp_path):

@@ -57,16 +57,18 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     records = _number(given)
     formats, accepted, suggesting, argv = _export_options(argv)
     recipe = load_run(argv, prog)
-    if recipe.pretrained:
-        # This import is slow, so only recipes with pretrained weights make it.
-        from vljax.interop import pretrained
+    has_initial = bool(recipe.pretrained) or recipe.init.path is not None
+    if has_initial:
+        # This import is slow, so only recipes with initial values from files make it.
+        from vljax.interop import initial, pretrained
 
-        recipe = pretrained.pinned(recipe)
+        recipe = initial.pinned(pretrained.pinned(recipe))
     prepared = prepare(recipe)
     check_trains(prepared)
-    if recipe.pretrained:
-        pretrained.check(prepared)
     summary = summarise(prepared)
+    if has_initial:
+        pretrained.check(prepared)
+        summary["notes"] = [*summary["notes"], *initial.plan(prepared).report]
     if records and not any(path.startswith("data.") for path in summary["unset"]):
         summary["notes"] = [*summary["notes"], *check_data(prepared, records)]
     if records:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vljax import __version__
-from vljax.commands import import_export, recipe_arguments, verify
+from vljax.commands import finetune, import_export, interpolate, recipe_arguments, verify
 from vljax.commands.output import write_json
 from vljax.config import UserError, one_line
 from vljax.host_process import leave_out_libtpu
@@ -23,8 +23,10 @@ _RECIPE_COMMANDS = {
 """Each is the function `run` of the module of that name in this package."""
 
 _RECIPE_HELP = """\
-RECIPE is a file with a function recipe(), or FILE:VARIANT. Every field of the recipe can be set
-after it: --optim.learning_rate 3e-4, --steps 20, --objectives.main sigmoid.
+RECIPE is a file with a function recipe(), or FILE:VARIANT, or a JSON file such as run.json of a
+workdir. Every field of the recipe can be set
+after it: --optim.learning_rate 3e-4, --steps 20, --objectives.main sigmoid. --init PATH starts from
+the parameters of another model.
 `vljax %s RECIPE --help` lists the fields of a recipe with their values."""
 
 _TOPOLOGY_HELP = """\
@@ -129,10 +131,19 @@ def _dispatch(argv: list[str], prog: str) -> int:
     commands.add_parser(
         "data", help="build, convert, index and inspect data sets, train tokenizers"
     )
+    finetune.add(commands)
+    interpolate.add(commands)
     import_export.add(commands)
     verify.add(commands)
     if argv[:1] == [verify.NAME]:
         return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")
+    if argv[:1] == [interpolate.NAME]:
+        asked = parser.parse_args(argv)
+        write_json(asked.json, interpolate.run(asked))
+        return 0
+    if argv[:1] == [finetune.NAME] and argv[1:] and not argv[1].startswith("-"):
+        json_path, rest = recipe_arguments.take_json(argv[1:])
+        return finetune.run(rest, json_path, f"{prog} {finetune.NAME}")
     if argv and argv[0] in import_export.NAMES:
         return import_export.run(argv[0], parser, argv, prog)
     if argv and argv[0] in _RECIPE_COMMANDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ def load_run(argv: list[str], prog: str) -> Run:
     """The run that a recipe and its overrides describe.
 
     Args:
-      argv: the recipe, then `--FIELD VALUE ...`. `--help` among them prints all fields and exits.
+      argv: the recipe (a Python or JSON file), then `--FIELD VALUE ...`. `--help` among them prints
+        all fields and exits.
       prog: the command, for messages.
 
     Raises:
@@ -30,12 +32,28 @@ def load_run(argv: list[str], prog: str) -> Run:
     from vljax.run import Run
 
     spec, *overrides = argv
-    run = override(config.load(spec, Run), overrides, f"{prog} {spec}", _JSON_HELP)
+    overrides = expanded(overrides)
+    if spec.endswith(".json"):
+        from vljax.workdir import read_recipe
+
+        loaded = read_recipe(spec)
+    else:
+        loaded = config.load(spec, Run)
+    run = override(loaded, overrides, f"{prog} {spec}", _JSON_HELP)
     if run.workdir is None:
         file, _, variant = spec.partition(":")
         name = Path(file).stem + (f"-{variant}" if variant else "")
         run = dataclasses.replace(run, workdir=f"runs/{name}")
     return run
+
+
+def expanded(overrides: list[str]) -> list[str]:
+    """Overrides with the short form `--init PATH` as the field that it sets.
+
+    >>> expanded(["--init", "runs/clip", "--init.resize", "True"])
+    ['--init.path', 'runs/clip', '--init.resize', 'True']
+    """
+    return [re.sub("^--init(?==|$)", "--init.path", word) for word in overrides]
 
 
 def take_json(argv: list[str]) -> tuple[str | None, list[str]]:

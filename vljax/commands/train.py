@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from vljax.commands.recipe_arguments import load_run
 
 if TYPE_CHECKING:
     from vljax.launch import Finished
+    from vljax.run import Run
 
 
 def run(argv: list[str], json_path: str | None, prog: str) -> int:
@@ -32,7 +33,20 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     from vljax.host_process import keep_freed_memory
 
     keep_freed_memory()  # before NumPy and JAX start threads
-    recipe = load_run(argv, prog)
+    return train_recipe(load_run(argv, prog), [*prog.split(), *argv], json_path)
+
+
+def train_recipe(recipe: Run, again: Sequence[str], json_path: str | None) -> int:
+    """Trains a recipe and prints its final metrics; returns the exit status as `run` does.
+
+    Args:
+      recipe: the run, with its workdir.
+      again: the command that goes on with the run, to print if a signal stops it.
+      json_path: where to write the result as JSON; "-" for standard output.
+
+    Raises:
+      UserError: for a bad recipe, data set or workdir.
+    """
     if recipe.workdir is not None and "://" in recipe.workdir:
         config.path_exists(recipe.workdir)  # raises if the remote folder cannot be reached
 
@@ -44,11 +58,10 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
         finished = train(recipe)
     except Interrupted as stop:
         to_json = [] if json_path is None else ["--json", json_path]
-        again = shlex.join([*prog.split(), *argv, *to_json])
         name = signal.Signals(stop.signum).name
         if is_first():
             saved = f"stopped by {name}; saved at step {stop.step}"
-            print(f"{saved}. To go on: {again}", file=sys.stderr)
+            print(f"{saved}. To go on: {shlex.join([*again, *to_json])}", file=sys.stderr)
         return 128 + stop.signum
     if finished is None:
         return 0  # only the first process prints

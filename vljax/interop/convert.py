@@ -1,28 +1,36 @@
-"""`import_model` makes a vljax checkpoint of a foreign model; `export_model` does the reverse."""
+"""`import_model` makes a vljax checkpoint of a foreign model; `export_model` does the reverse.
+
+`interpolate_models` makes one of a model and its fine-tuned version.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
+from vljax import config
 from vljax.config import UserError
 from vljax.data.tokenizers import Clip
+from vljax.interop import plain
 from vljax.interop.checkpoints import read_trained, write_parameters
 from vljax.interop.export_plan import plan_export
-from vljax.interop.files.tensors import FLOATS, Lazy
+from vljax.interop.files.tensors import FLOATS, Lazy, Tensor, listed
 from vljax.interop.formats import check_accepted, find_format
-from vljax.interop.mapped_model import read_model
+from vljax.interop.initial import read_source
+from vljax.interop.mapped_model import read_model, with_scan
 from vljax.interop.mapping import Pair, to_foreign
 from vljax.interop.new_folder import new_folder
+from vljax.interop.plain import without_paths
 from vljax.interop.quantized import kernels, quantized
 from vljax.models.quantization.forms import FORMS
 from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
-from vljax.run import Run, build_model
+from vljax.run import Prepared, Run, build_model, prepare
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest
 from vljax.workdir import description, model_files
@@ -94,6 +102,20 @@ def import_model(
     prepared, foreign, parameters = mapped.prepared, mapped.foreign, mapped.parameters
     files = model_files(prepared, {prepared.run.data.main_tokenizer: foreign.tokenizer})
     files |= foreign.files
+    _write_workdir(out, source, overwrite, prepared, parameters, files, report)
+    return _converted(foreign.format_title, out, mapped.pairs, parameters, foreign.notes, {})
+
+
+def _write_workdir(
+    out: str,
+    source: str,
+    overwrite: bool,
+    prepared: Prepared,
+    parameters: Mapping[str, Lazy],
+    files: Mapping[str, bytes],
+    report: Report,
+) -> None:
+    """Makes a workdir with one checkpoint, of step 0, of parameters by unrolled path."""
     with new_folder(out, source, overwrite=overwrite) as folder:
         step = folder / "checkpoints" / "0"
         step.mkdir(parents=True)
@@ -102,7 +124,89 @@ def import_model(
             _write(step / name, content)
         manifest.write(epath.Path(step))
         _write(folder / "run.json", description(prepared))
-    return _converted(foreign.format_title, out, mapped.pairs, parameters, foreign.notes, {})
+
+
+def interpolate_models(
+    original: str,
+    finetuned: str,
+    out: str,
+    *,
+    alpha: float = 0.5,
+    overwrite: bool = False,
+    report: Report,
+) -> list[str]:
+    """Makes a workdir whose parameters lie between those of a model and of its fine-tuned version.
+
+    Each parameter is (1 - alpha) * original + alpha * fine-tuned: WiSE-FT (Wortsman et al. 2022,
+    eq. 1). It often keeps most of the gain on the new data, and of the accuracy on other data.
+    Parameters that the original lacks are those of the fine-tuned model.
+
+    Args:
+      original: the model that was fine-tuned, as for `Run.init`.
+      finetuned: a checkpoint, or a workdir for its newest intact checkpoint.
+      out: the workdir to make.
+      alpha: the weight of the fine-tuned model, in [0, 1].
+      overwrite: whether an existing folder at `out` may be replaced.
+      report: called as arrays are written.
+
+    Returns:
+      Notes for the user.
+
+    Raises:
+      UserError: if a model is damaged, they share no parameter or have other shapes, or the model
+        has batch statistics, which cannot be interpolated.
+    """
+    if not 0 <= alpha <= 1:
+        raise UserError(f"--alpha: must be in [0, 1], not {alpha:g}")
+    folder = checkpoint.find_intact(finetuned)
+    trained, notes = read_trained(folder)
+    if trained.statistics:
+        kinds = ", ".join(sorted({name.partition("/")[0] for name in trained.statistics}))
+        raise UserError(
+            f"{folder}: has {kinds}, which do not fit interpolated parameters; models with batch"
+            " statistics cannot be interpolated"
+        )
+    before = read_source(original, "ORIGINAL")
+    other = [
+        f"{path} is {list(before.arrays[path].shape)} there, {list(array.shape)} here"
+        for path, array in trained.parameters.items()
+        if path in before.arrays and tuple(before.arrays[path].shape) != tuple(array.shape)
+    ]
+    if other:
+        more = f"; and {len(other) - 3} more" if len(other) > 3 else ""
+        raise UserError(f"{original}: other shapes than in {folder}: {'; '.join(other[:3])}{more}")
+    only = [path for path in trained.parameters if path not in before.arrays]
+    if len(only) == len(trained.parameters):
+        raise UserError(f"{original}: holds no parameter of {folder}; name the model before it")
+    notes += [f"only in {finetuned}: {listed(only)}"] if only else []
+    optim = replace(trained.run.optim, ema_decay=None)
+    groups = {
+        name: replace(group, optim=group.optim and replace(group.optim, ema_decay=None))
+        for name, group in trained.run.groups.items()
+    }
+    run = replace(with_scan(trained.run, False), optim=optim, groups=groups, workdir=None)
+    parameters = {
+        path: array if path in only else _between(before.arrays[path], array, alpha)
+        for path, array in trained.parameters.items()
+    }
+    anywhere = replace(without_paths(run), mesh=MeshConfig(1, 1, 1), attention="auto")
+    prepared = prepare(anywhere, find_devices()[:1])
+    files = {**plain.files(trained), plain.RECIPE: config.to_json(run).encode()}
+    lazy = {
+        path: Lazy(tuple(array.shape), array.dtype, array.read)
+        for path, array in parameters.items()
+    }
+    _write_workdir(out, finetuned, overwrite, prepared, lazy, files, report)
+    return notes
+
+
+def _between(original: Tensor, finetuned: Tensor, alpha: float) -> Lazy:
+    def make() -> np.ndarray:
+        start, end = (tensor.read().astype(finetuned.dtype) for tensor in (original, finetuned))
+        # Arithmetic makes a NumPy scalar of the temperature, which has no axes.
+        return np.asarray((1 - alpha) * start + alpha * end, finetuned.dtype)
+
+    return Lazy(tuple(finetuned.shape), finetuned.dtype, make)
 
 
 def export_model(

@@ -56,13 +56,13 @@ def read_model(source: str, recipe: Run | None = None, *, scan: bool = False) ->
       UserError: if the source is damaged or incomplete, or vljax has no such model.
     """
     if recipe is not None:
-        return _read_by_recipe(source, _with_scan(recipe, scan))
+        return _read_by_recipe(source, with_scan(recipe, scan))
     path = Path(source).expanduser()
     chosen = detect_format(path)
     if chosen.read is None:
         raise UserError(f"{source}: vljax can write {chosen.title}, but not read it")
     foreign = chosen.read(path)
-    foreign = replace(foreign, run=_with_scan(foreign.run, scan))
+    foreign = replace(foreign, run=with_scan(foreign.run, scan))
     prepared = prepare(foreign.run, find_devices()[:1])
     check_ids(foreign.run, {"text": foreign.tokenizer})
     shapes = unrolled_shapes(prepared.shapes.params)
@@ -71,7 +71,7 @@ def read_model(source: str, recipe: Run | None = None, *, scan: bool = False) ->
     return MappedModel(foreign, prepared, pairs, parameters)
 
 
-def _with_scan(run: Run, scan: bool) -> Run:
+def with_scan(run: Run, scan: bool) -> Run:
     """The run with all stacks scanned whose blocks are alike, or none."""
     nodes = {
         name: cast("Node", replace(node, scan=scan and node.cross_every == 1))

@@ -86,6 +86,11 @@ def load(prepared: Prepared) -> Variables | None:
     Raises:
       UserError: if a file is unset, missing, damaged, or does not fit the model.
     """
+    return variables(prepared, arrays(prepared))
+
+
+def arrays(prepared: Prepared) -> dict[str, Lazy]:
+    """Pretrained values by unrolled path; no array is read yet. Raises UserError as `load` does."""
     made: dict[str, Lazy] = {}
     for name, source in prepared.run.pretrained.items():
         if source.path is None:
@@ -93,6 +98,15 @@ def load(prepared: Prepared) -> Variables | None:
             joined = ", or" if source.install else ";"
             raise UserError(f"{field}: {source.unset_message}{joined} add --{field} PATH")
         made |= map_file(prepared, name, source)[1]
+    return made
+
+
+def variables(prepared: Prepared, made: Mapping[str, Lazy]) -> Variables | None:
+    """Values by unrolled path, read into memory in the model's scan layout; None without any.
+
+    Raises:
+      UserError: if a file is damaged.
+    """
     if not made:
         return None
     params = filled(prepared.shapes.params, reader(made))
@@ -125,7 +139,7 @@ def map_file(
     Raises:
       UserError: if the file is missing, or does not fit the model.
     """
-    model, own, path = prepared.run.model, _own_shapes(prepared), str(source.path)
+    model, own, path = prepared.run.model, own_shapes(prepared), str(source.path)
     if name in model.encoders:
         rules, tensors, ignored = _encoder(model, name, source)
     else:
@@ -200,7 +214,7 @@ def _scalar(name: str, source: Pretrained, own: Mapping[str, Shape]) -> _Source:
     return [rule(name, "", BATCHED)], tensors, ()
 
 
-def _own_shapes(prepared: Prepared) -> dict[str, Shape]:
+def own_shapes(prepared: Prepared) -> dict[str, Shape]:
     """The shapes of parameters by unrolled path, and of statistics by module path."""
     shapes = unrolled_shapes(prepared.shapes.params)
     for tree in prepared.shapes.state.values():

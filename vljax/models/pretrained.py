@@ -1,4 +1,4 @@
-"""Pretrained weights as the initial values of a part of a model."""
+"""Initial values from files: of a whole model (`InitFrom`), or of a part of it (`Pretrained`)."""
 
 from __future__ import annotations
 
@@ -45,3 +45,30 @@ class Pretrained:
     def unset_message(self) -> str:
         """What is wrong if `path` is unset, and the remedy if the recipe names one."""
         return f"unset; run `{self.install}`" if self.install else "unset"
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """First values of a new run from another model: parameters by path, and batch statistics.
+
+    The model is read only when a new run starts. Resumed runs and checkpoints do not need it.
+
+    >>> InitFrom("runs/clip", skip=("embedding/.*",)).resize
+    False
+    """
+
+    path: str | None = setting(None, identity=False)
+    """A checkpoint, a workdir (its newest intact checkpoint), a folder that `vljax export` wrote as
+    safetensors or npz, or a folder of other software that `vljax import` reads."""
+    skip: tuple[str, ...] = ()
+    """Patterns of parameters that are left out and keep their random initial values."""
+    resize: bool = False
+    """Whether to fit learned positions to another image size or a shorter context, and the rows of
+    token embeddings to a longer vocabulary."""
+    sha256: str | None = None
+    """Digest of the model's files; another model is refused. With None any is read, and its digest
+    becomes part of the run."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            yield "sha256", f"must be 64 hexadecimal digits in lower case, not {self.sha256!r}"

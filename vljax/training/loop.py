@@ -63,6 +63,8 @@ class Loop:
     """The files of a checkpoint of a step, beside the arrays and the statistics."""
     writer: Writer
     display: ProgressDisplay
+    evaluate_first: bool = False
+    """Whether to run the evaluators before the first step too."""
 
     def run(self, state: TrainState) -> TrainState:
         """Trains from the step of `state` to the last one.
@@ -79,6 +81,9 @@ class Loop:
             if step:
                 # An interrupted attempt may have saved this step without evaluating it.
                 self._evaluate_if_due(step, state, stop)
+                self._leave_if_asked(step, state, stop, pending)
+            elif self.evaluate_first:
+                self._evaluate(step, state, self.evaluators, stop)
                 self._leave_if_asked(step, state, stop, pending)
             # Invariant: here, `state` has consumed exactly the batches before `step`.
             while step < self.steps:

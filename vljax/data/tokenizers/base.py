@@ -164,6 +164,10 @@ class LoadedTokenizer(abc.ABC):
             mask[row, start : start + len(tokens)] = True
         return ids, mask
 
+    def token_texts(self) -> list[str]:
+        """The text of every id of the vocabulary."""
+        return [self._decode([token]) for token in range(self.vocab_size)]
+
     def count(self, text: str) -> int:
         """The number of tokens of a text before truncation, with begin and end tokens."""
         return len(self._encode(self.clean(text))) + self.config.adds_bos + self.config.adds_eos

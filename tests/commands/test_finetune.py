@@ -1,0 +1,252 @@
+"""`vljax finetune`: from a folder of other software and a table of pictures to a trained model."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.commands.conftest import ROOT
+from tests.data.samples import encoded, picture
+from tests.interop.conftest import unzip
+from tests.interop.test_folders import quiet
+from vljax.commands.finetune import make
+from vljax.commands.main import main
+from vljax.commands.recipe_arguments import load_run
+from vljax.inference import load
+from vljax.interop.checkpoints import read_trained
+from vljax.interop.convert import import_model
+from vljax.interop.initial import plan, read_source
+from vljax.programs import device_batches
+from vljax.run import prepare
+from vljax.training import metrics
+from vljax.training.checkpoint import step_folder
+from vljax.workdir import read_recipe
+
+GUIDE = (ROOT / "docs/finetuning.md").read_text()
+COMMANDS = re.search(r"```bash\n(.*?)```", GUIDE, re.S)[1].splitlines()
+OPTIONS = [shlex.split(cell) for cell in re.findall(r"^\|[^|]* \| `(--.*)` \|$", GUIDE, re.M)]
+
+
+def guide(number, home, workdir="w"):
+    """A command of docs/finetuning.md with the paths of the test."""
+    program, *words = shlex.split(COMMANDS[number])
+    assert program == "vljax"
+    words = [re.sub("^runs/photos", str(home / workdir), word) for word in words]
+    words = [re.sub("^(clip$|photos/|photos-clip)", f"{home}/\\1", word) for word in words]
+    return "-m", "vljax.commands.main", *words
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A CLIP that transformers wrote, and 24 pictures with a table of captions."""
+    folder = tmp_path_factory.mktemp("home")
+    unzip("transformers_clip_a", folder / "clip")
+    photos = folder / "photos"
+    photos.mkdir()
+    with open(photos / "captions.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption", "title"])
+        for i in range(24):
+            (photos / f"{i}.png").write_bytes(encoded(picture(40, 50, seed=i), "PNG"))
+            rows.writerow([f"{i}.png", f"picture number {i}", f"picture {i} of a walk"])
+    shutil.copy(photos / "captions.csv", photos / "validation.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(home, call):
+    """What the first command of the guide printed, with fields for two steps."""
+    status, _, err = call(
+        *guide(0, home),
+        *("--data.source.captions", "title", "--steps", "2", "--global_batch", "8"),
+        *("--log_every", "1", "--checkpoint_every", "1", "--optim.frozen", "text/blocks/0/.*"),
+    )
+    assert status == 0, err
+    return err
+
+
+def parameters(workdir, step):
+    found, _ = read_trained(step_folder(workdir, step))
+    return {path: array.read() for path, array in found.parameters.items()}
+
+
+def test_the_recipe_is_made_from_the_model(finished, home):
+    run = read_recipe(str(home / "w" / "recipe.json"))
+    assert run.model.nodes["image"].activation == "quick_gelu"
+    assert run.model.nodes["text"].vocab_size == 628
+    assert run.data.tokenizers["text"].path == str(home / "w" / "tokenizer" / "tokenizer.json")
+    assert run.init.path == str(home / "clip")
+    assert (run.steps, run.global_batch, run.evaluate_first) == (2, 8, True)
+    assert run.optim.learning_rate == 1e-5
+    assert "95 loaded of 95 arrays" in finished
+    assert f"recipe     {home}/w/recipe.json" in finished
+    assert "2 steps of 8 examples" in finished
+
+
+def test_the_first_loss_is_that_of_the_model(finished, home):
+    run = read_recipe(str(home / "w" / "recipe.json"))
+    rows = [row for row in metrics.read(str(home / "w")) if "loss" in row]
+    import_model(str(home / "clip"), str(home / "imported"), overwrite=False, report=quiet)
+    model = load(home / "imported", devices=jax.devices()[:1])
+    batch = next(device_batches(prepare(run, jax.devices()[:1]), 0))
+    batch = {name: np.asarray(array) for name, array in batch.items()}
+    image, text, scale = names = ["image/embedding", "text/embedding", "logit_scale"]
+    outputs = model.predictor.run(names, batch)
+    logits = np.exp(outputs[scale]) * outputs[image] @ outputs[text].T
+    loss = -np.mean([np.diag(jax.nn.log_softmax(logits, axis)) for axis in (0, 1)])
+    np.testing.assert_allclose(rows[0]["loss"], loss, rtol=3e-6)
+
+
+def test_the_model_is_evaluated_before_it_is_trained(finished, home):
+    rows = metrics.read(str(home / "w"))
+    evaluated = [row["step"] for row in rows if any("recall@1" in name for name in row)]
+    assert evaluated == [0, 1, 2]
+
+
+def test_frozen_parameters_stay_and_others_move(finished, home):
+    before, after = (parameters(home / "w", step) for step in (1, 2))
+    for path, array in before.items():
+        frozen = path.startswith("text/blocks/0/")
+        assert np.array_equal(array, after[path]) == frozen, path
+
+
+def test_a_run_resumes_without_its_model_and_gets_more_steps(finished, home, call):
+    again = home / "again"
+    shutil.copytree(home / "w", again)
+    shutil.rmtree(step_folder(again, 2))
+    moved = (home / "clip").rename(home / "moved")
+    command = ("-m", "vljax.commands.main", "train", again / "recipe.json", "--workdir", again)
+    try:
+        status, _, err = call(*command)
+    finally:
+        moved.rename(home / "clip")
+    assert status == 0, err
+    assert "resuming at step 1 of 2" in err
+    wanted, found = parameters(home / "w", 2), parameters(again, 2)
+    assert all(np.array_equal(array, found[path]) for path, array in wanted.items())
+
+    words = guide(1, home, "again")
+    assert words[-2] == "--steps"
+    status, _, err = call(*words[:-1], "4", "--workdir", again)
+    assert status == 0, err
+    told = "steps: extended from 2 to 4; optim.schedule is from here on that of 4 steps: its"
+    assert f"{told} learning rate at step 2 is 5e-06, not 0" in err
+    rows = metrics.read(str(again))
+    rates = {row["step"]: row["learning_rate"] for row in rows if "loss" in row}
+    assert rates[3] == pytest.approx(5e-6)
+    assert [*rates] == [1, 2, 3, 4]
+    assert json.loads((again / "checkpoints/4/recipe.json").read_text())["steps"] == 4
+
+
+def test_transformers_gets_the_fine_tuned_model(finished, home, call):
+    status, _, err = call(*guide(2, home))
+    assert status == 0, err
+    written, trained = read_source(str(home / "photos-clip")), parameters(home / "w", 2)
+    assert written.title == "transformers clip"
+    assert written.arrays.keys() == trained.keys()
+    assert all(np.array_equal(array.read(), trained[p]) for p, array in written.arrays.items())
+
+
+def test_the_options_of_the_guide_are_fields(finished, home):
+    assert len(OPTIONS) == 6
+    recipe = str(home / "w" / "recipe.json")
+    for words in OPTIONS:
+        load_run([recipe, *words], "vljax train")
+    together = [word for i, words in enumerate(OPTIONS) for word in words if i != 2]
+    prepared = prepare(load_run([recipe, *together], "vljax train"), jax.devices()[:1])
+    assert not any(path.startswith("text/") for path in prepared.shapes.average)
+    assert plan(prepared).arrays["image/positions"].shape == (42**2, 24)
+
+
+TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("clip",), "--data: name the training examples"),
+        (("none", *TABLE), "PATH: no such file or folder: "),
+        (("clip", "--data", "photos/none.csv"), "--data: "),
+        (("clip", *TABLE, "--epochs", "some"), "--epochs: must be a whole number of 1 or more"),
+        (("clip", *TABLE, "--epochs", "2", "--steps", "3"), "set one of them"),
+        (("clip", *TABLE, "--optim.learning_rat", "1"), "did you mean 'optim.learning_rate'?"),
+        (("tower", *TABLE), "has no objective to train on, only a tower (image)"),
+        (
+            ("clip", *TABLE, "--model.nodes.image.image_size", "48"),
+            "set --data.train_transforms.1.size and --data.eval_transforms.1.size",
+        ),
+        (
+            (
+                *("clip", *TABLE, "--model.nodes.image.image_size", "48"),
+                *("--data.train_transforms.1.size", "48", "--data.eval_transforms.1.size", "48"),
+            ),
+            "image/positions is [16, 24] there, [36, 24] here: --init.resize True resizes",
+        ),
+        (
+            ("clip", *TABLE, "--optim.frozen", "imge/.*"),
+            "optim.frozen: 'imge/.*' matches no parameter; the nearest is",
+        ),
+    ],
+)
+def test_bad_input(arguments, message, home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    if "tower" in arguments and not (home / "tower").exists():
+        unzip("vit_a", home / "tower")
+    words = ["finetune", *arguments, "--workdir", str(tmp_path / "w")]
+    assert main(words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "w" / "checkpoints" / "0").exists()
+
+
+def test_another_run_in_the_workdir_is_not_overwritten(finished, home, capsys, monkeypatch):
+    monkeypatch.chdir(home)
+    before = (home / "w" / "recipe.json").read_text()
+    words = ["finetune", "clip", *TABLE, "--workdir", "w", "--steps", "2", "--global_batch", "4"]
+    assert main(words) == 2
+    assert (
+        "holds a run of another recipe (global_batch is 8 there, 4 here" in capsys.readouterr().err
+    )
+    assert (home / "w" / "recipe.json").read_text() == before
+
+
+def test_an_edited_recipe_is_not_overwritten(home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    words = ["clip", *TABLE, "--workdir", str(tmp_path), "--epochs", "2"]
+    run, file = make(words, "vljax finetune")
+    assert (run.steps, run.global_batch) == (3, 16)
+    assert make(words, "vljax finetune") == (run, file)
+    edited = Path(file).read_text().replace('"seed": 0', '"seed": 1')
+    Path(file).write_text(edited)
+    assert main(["finetune", *words]) == 2
+    assert "recipe.json is another recipe, perhaps edited: train it" in capsys.readouterr().err
+    assert Path(file).read_text() == edited
+
+
+def test_check_says_what_is_loaded(finished, home, tmp_path):
+    recipe, result = str(home / "w" / "recipe.json"), tmp_path / "result.json"
+    words = ["--init.skip", "embedding/.*", "--records", "0", "--json", str(result)]
+    assert main(["check", recipe, *words]) == 0
+    notes = json.loads(result.read_text())["notes"]
+    assert "init: left out: embedding/image/kernel, embedding/text/kernel" in notes
+
+
+def test_help_lists_the_fields_of_the_recipe(home, capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", str(home / "clip"), "--help"])
+    assert "--optim.layer_decay" in capsys.readouterr().out
+
+
+def test_init_of_another_model_is_refused_on_resuming(finished, home, capsys, tmp_path):
+    other = unzip("transformers_clip_b", tmp_path / "other")
+    recipe, workdir = str(home / "w" / "recipe.json"), str(home / "w")
+    words = ["train", recipe, "--workdir", workdir, "--init", str(other), "--init.sha256", "None"]
+    assert main(words) == 2
+    assert "holds a run of another recipe (init.sha256 is " in capsys.readouterr().err

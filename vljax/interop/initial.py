@@ -1,0 +1,513 @@
+"""`Run.init`: the parameters of any model that vljax reads as the initial values of a new run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from vljax import config
+from vljax.config import UserError
+from vljax.data.records import Source
+from vljax.data.tokenizers import LoadedTokenizer, Tokenizer, load_tokenizer
+from vljax.files import join
+from vljax.interop import exported, pretrained
+from vljax.interop.checkpoints import read_trained
+from vljax.interop.files.read import WEIGHTS_FILES
+from vljax.interop.files.tensors import Lazy, Tensor, check_float
+from vljax.interop.mapped_model import read_model
+from vljax.interop.plain import RECIPE
+from vljax.interop.pretrained import own_shapes
+from vljax.models.assembly import Variables
+from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.layers.inputs import resample_positions
+from vljax.models.numerics import Precision
+from vljax.models.parameters import canonical_paths, leaves
+from vljax.models.pretrained import InitFrom
+from vljax.optim import AdamW
+from vljax.run import Prepared, Run, recipe_tokenizers
+from vljax.training import checkpoint
+from vljax.training.checkpoint import manifest, storage
+from vljax.workdir import tokenizer_folder
+
+Shape = tuple[int, ...]
+
+_ENDINGS = (".json", ".txt", ".model", ".npz", *WEIGHTS_FILES)
+"""Files of a foreign folder that make the model; others, such as a README, may change."""
+
+_SAME_FUNCTION = ("scan", "image_size", "table_size", "context_length", "vocab_size", "dropout")
+"""Fields of nodes that do not change what given parameters compute, or that shapes show."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A model that initial values come from. No array has been read yet."""
+
+    title: str
+    """What it is, for messages."""
+    run: Run
+    """The recipe of the model."""
+    tokenizers: Mapping[str, LoadedTokenizer]
+    """By their name in the recipe."""
+    arrays: Mapping[str, Tensor]
+    """Parameters (EMA where the run kept them) by unrolled path, and batch statistics."""
+    notes: Sequence[str]
+    """What the user should know."""
+
+
+class Plan(NamedTuple):
+    """Where the initial values of a run come from."""
+
+    arrays: dict[str, Lazy]
+    """By unrolled path. No array has been read yet."""
+    report: list[str]
+    """What is loaded, resized, left out and new, in a few lines."""
+
+
+def read_source(path: str, field: str = "init.path") -> SourceModel:
+    """The model at a path: a checkpoint, workdir, exported folder, or folder of other software.
+
+    Args:
+      path: where it is.
+      field: what the user set to the path, for messages.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+    """
+    try:
+        return _read_source(path)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+
+
+def _read_source(path: str) -> SourceModel:
+    own = _own_checkpoint(path)
+    if own is None:
+        mapped = read_model(path)
+        foreign = mapped.foreign
+        folder = Path(path).expanduser()
+        tokenizers = {foreign.run.data.main_tokenizer: foreign.tokenizer}
+        if (folder / RECIPE).exists():  # an export of vljax has all tokenizers
+            tokenizers = _tokenizers(str(folder), foreign.run)
+        return SourceModel(
+            foreign.format_title,
+            foreign.run,
+            tokenizers,
+            mapped.parameters,
+            foreign.notes,
+        )
+    folder = checkpoint.find_intact(str(own))
+    trained, notes = read_trained(folder)
+    # Statistics have the kind in front of the module path.
+    statistics = {name.partition("/")[2]: array for name, array in trained.statistics.items()}
+    return SourceModel(
+        f"step {trained.step}",
+        trained.run,
+        _tokenizers(str(folder), trained.run),
+        {**trained.parameters, **statistics},
+        notes,
+    )
+
+
+def _tokenizers(folder: str, run: Run) -> dict[str, LoadedTokenizer]:
+    return {
+        name: load_tokenizer(f"{folder}/{tokenizer_folder(name)}") for name in run.data.tokenizers
+    }
+
+
+def _own_checkpoint(path: str) -> Any:
+    """The path if it is a checkpoint or workdir of vljax, else None.
+
+    Raises:
+      UserError: if nothing is there, or a file, which lacks the description of its model.
+    """
+    if "://" in path:
+        return storage.absolute(path)
+    folder = Path(path).expanduser()
+    if not os.path.exists(folder):
+        raise UserError(f"no such file or folder: {path}")
+    if folder.is_file():
+        raise UserError(
+            f"{path} is a file; name the folder of a model, or make one of a file of weights with"
+            " `vljax import --recipe`"
+        )
+    is_own = folder.name == "checkpoints" or (folder / "checkpoints").is_dir()
+    return storage.absolute(path) if is_own or (folder / manifest.NAME).exists() else None
+
+
+def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: str) -> Run:
+    """A recipe that trains a model further on other data.
+
+    Towers, heads, preprocessing, tokenizers and objectives are those of the model. The optimizer is
+    AdamW with a low learning rate (Goyal et al. 2023, FLYP: 1e-5 and a weight decay of 0.1); steps
+    and batch are to be set.
+
+    Args:
+      model: the model.
+      path: where it is.
+      source: the training examples.
+      tokenizers: the folder that `tokenizer_files` are written to.
+
+    Raises:
+      UserError: if the model has no objective.
+    """
+    run = model.run
+    if not run.objectives:
+        towers = " and ".join(run.model.encoders)
+        raise UserError(
+            f"{path} has no objective to train on, only a tower ({towers}); use it in a recipe with"
+            " two towers, as Run.pretrained"
+        )
+    named = {
+        name: _with_path(loaded.config, join(tokenizers, _tokenizer_file(name, loaded)))
+        for name, loaded in model.tokenizers.items()
+    }
+    return Run(
+        model=run.model,
+        data=dataclasses.replace(run.data, source=source, tokenizers=named),
+        objectives={
+            name: dataclasses.replace(objective, trains=())
+            for name, objective in run.objectives.items()
+        },
+        init=InitFrom(path),
+        optim=AdamW(learning_rate=1e-5, b2=0.98, weight_decay=0.1),
+        precision=Precision(params=run.precision.params),
+        evaluate_first=True,
+        steps=1,
+        global_batch=1,
+    )
+
+
+def tokenizer_files(model: SourceModel) -> dict[str, bytes]:
+    """The vocabularies of a model's tokenizers by their path in the folder of a recipe."""
+    return {
+        _tokenizer_file(name, loaded): _vocabulary(loaded) or b""
+        for name, loaded in model.tokenizers.items()
+        if loaded.vocabulary_file is not None
+    }
+
+
+def _with_path(tokenizer: Tokenizer, path: str) -> Tokenizer:
+    """The tokenizer with the path of its vocabulary, unless that is built in."""
+    data = config.encode(tokenizer)
+    found: Tokenizer = config.decode(Tokenizer, {**data, "path": path} if "path" in data else data)
+    return found
+
+
+def _tokenizer_file(name: str, loaded: LoadedTokenizer) -> str:
+    return f"{tokenizer_folder(name)}/{loaded.vocabulary_file}"
+
+
+# --- Identity -------------------------------------------------------------------------------------
+
+
+def pinned(run: Run) -> Run:
+    """The run with the digest of the model that it starts from, which belongs to its identity.
+
+    A model that does not exist here is left without a digest: a resumed run does not need it.
+
+    Raises:
+      UserError: if the model has another digest than the recipe states.
+    """
+    source = run.init
+    if source.path is None:
+        return run
+    found = _digest(source.path)
+    if found and source.sha256 and found != source.sha256:
+        raise UserError(
+            f"init.sha256: {source.path} has the digest {found}, not {source.sha256}: it is another"
+            " model, or another checkpoint of the run (name one: W/checkpoints/STEP)"
+        )
+    digest = source.sha256 or found
+    return dataclasses.replace(run, init=dataclasses.replace(source, sha256=digest))
+
+
+def _digest(path: str) -> str | None:
+    """A digest of all files of a model; None if there is none."""
+    try:
+        own = _own_checkpoint(path)
+        if own is not None:
+            # The manifest holds the digest of every other file; loading compares them.
+            folder = own if (own / manifest.NAME).exists() else checkpoint.find_intact(path)
+            return hashlib.sha256((folder / manifest.NAME).read_bytes()).hexdigest()
+    except (UserError, OSError):
+        return None
+    folder = Path(path).expanduser()
+    if exported.recognises(path):
+        return hashlib.sha256((folder / exported.MANIFEST).read_bytes()).hexdigest()
+    whole = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _ENDINGS and file.is_file():
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            whole.update(f"{digest}  {file.name}\n".encode())
+    return whole.hexdigest()
+
+
+# --- Loading --------------------------------------------------------------------------------------
+
+
+def load(prepared: Prepared, report: Callable[[str], None]) -> Variables | None:
+    """The initial values of a new run from `Run.init` and `Run.pretrained`; None without any.
+
+    Args:
+      prepared: the run.
+      report: called with a line for each thing that the user should know.
+
+    Raises:
+      UserError: if a model or file is missing, damaged, or does not fit.
+    """
+    made = plan(prepared)
+    for line in made.report:
+        report(line)
+    return pretrained.variables(prepared, {**made.arrays, **pretrained.arrays(prepared)})
+
+
+def plan(prepared: Prepared) -> Plan:
+    """What `Run.init` gives the parameters and statistics of a run. Reads no arrays.
+
+    Raises:
+      UserError: if nothing matches, shapes differ, a pattern matches nothing, a scanned stack would
+        be filled in part, or a tokenizer differs from the one that the model was trained with.
+    """
+    init = prepared.run.init
+    if init.path is None:
+        return Plan({}, [])
+    source, own = read_source(init.path), own_shapes(prepared)
+    skipped = _skipped(init.skip, own, source.arrays)
+    shared = [path for path in own if path in source.arrays and path not in skipped]
+    if not shared:
+        raise UserError(_nothing_matches(init.path, own, source.arrays))
+    _check_tokenizers(prepared.run, source, shared)
+    arrays: dict[str, Lazy] = {}
+    resized: dict[str, str] = {}
+    mismatches: list[tuple[str, bool]] = []
+    for path in shared:
+        tensor, shape = source.arrays[path], own[path]
+        check_float(path, tensor.dtype, init.path)
+        if tuple(tensor.shape) == shape:
+            arrays[path] = Lazy(shape, tensor.dtype, tensor.read)
+            continue
+        fit = _resizing(prepared.run, path, tensor, shape)
+        if fit is None or not init.resize:
+            mismatches.append((path, fit is not None))
+            continue
+        resized[path], arrays[path] = fit
+    if mismatches:
+        raise UserError(_mismatches(init.path, mismatches, own, source.arrays))
+    _check_stacks(prepared, arrays)
+    left = [p for p in source.arrays if p not in arrays]
+    new = [p for p in own if p not in arrays]
+    counts = {"loaded": len(arrays) - len(resized), "resized": len(resized)}
+    counts |= {"left out": len(left), "new": len(new)}
+    what = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n or name == "loaded")
+    report = [f"{init.path} ({source.title}): {what} of {len(own):,} arrays", *source.notes]
+    report += [f"resized {how}" for how in resized.values()]
+    report += [f"left out: {', '.join(_grouped(left))}"] if left else []
+    report += [f"new, with random values: {', '.join(_grouped(new))}"] if new else []
+    report += _other_functions(source.run, prepared.run)
+    return Plan(arrays, [f"init: {line}" for line in report])
+
+
+def _skipped(patterns: Sequence[str], own: Iterable[str], there: Iterable[str]) -> set[str]:
+    """The paths that the patterns match. Raises UserError for one that matches nothing."""
+    every = sorted({*own, *there})
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            matched = {path for path in every if re.fullmatch(pattern, path)}
+        except re.error as error:
+            raise UserError(
+                f"init.skip: {pattern!r} is not a regular expression: {error}"
+            ) from None
+        if not matched:
+            (near,) = difflib.get_close_matches(pattern, every, n=1, cutoff=0)
+            raise UserError(f"init.skip: {pattern!r} matches no parameter; the nearest is {near!r}")
+        found |= matched
+    return found
+
+
+def _nothing_matches(path: str, own: Iterable[str], there: Iterable[str]) -> str:
+    tops = [", ".join(sorted({name.partition("/")[0] for name in names})) for names in (own, there)]
+    return (
+        f"init.path: nothing in {path} matches a parameter of this model, whose parts are"
+        f" {tops[0]}; there they are {tops[1]}; give the nodes the same names, or skip less"
+    )
+
+
+def _mismatches(
+    path: str,
+    found: Sequence[tuple[str, bool]],
+    own: Mapping[str, Shape],
+    there: Mapping[str, Tensor],
+) -> str:
+    """All shapes that differ, with the options that resize them or leave them out."""
+    rows: dict[str, str] = {}
+    for name, _ in found:
+        shapes = f"{list(there[name].shape)} there, {list(own[name])} here"
+        rows.setdefault(f"{_any_layer(name)} is {shapes}", name)
+    remedies = []
+    if any(can for _, can in found):
+        resizable = _grouped(name for name, can in found if can)
+        remedies.append(f"--init.resize True resizes {', '.join(resizable)}")
+    if rest := [name for name, can in found if not can]:
+        patterns = [re.sub(r"(?<=/)\*(?=/)", r"[0-9]+", name) for name in _grouped(rest)]
+        remedies.append(f"--init.skip {' '.join(patterns)} leaves the others out")
+    return f"init: other shapes than in {path}: {'; '.join(rows)}: {', '.join(remedies)}"
+
+
+def _any_layer(path: str) -> str:
+    return re.sub(r"(?<=/)\d+(?=/)", "*", path)
+
+
+def _grouped(paths: Iterable[str]) -> list[str]:
+    """Paths with `*` for the number of a layer."""
+    return list(dict.fromkeys(map(_any_layer, paths)))
+
+
+def _check_stacks(prepared: Prepared, arrays: Mapping[str, Lazy]) -> None:
+    """Raises UserError if only some layers of a scanned stack have values."""
+    for keys, leaf in leaves(prepared.shapes.params):
+        paths = canonical_paths(keys, leaf.shape)
+        missing = [path for path in paths if path not in arrays]
+        if 0 < len(missing) < len(paths):
+            raise UserError(
+                f"init: {prepared.run.init.path} gives values to only some layers of"
+                f" {'/'.join(keys)}, not to {missing[0]}; set --model.nodes.{keys[0]}.scan False"
+            )
+
+
+def _other_functions(there: Run, here: Run) -> list[str]:
+    """The fields of nodes that make the same parameters compute something else."""
+    lines = []
+    for name, node in here.model.nodes.items():
+        if name not in there.model.nodes:
+            continue
+        for field, old, new in config.differences(there.model.nodes[name], node):
+            if field.partition(".")[0] not in _SAME_FUNCTION:
+                lines.append(f"model.nodes.{name}.{field} is {old!r} there, {new!r} here")
+    return lines
+
+
+# --- Resizing -------------------------------------------------------------------------------------
+
+
+def _resizing(run: Run, path: str, tensor: Tensor, shape: Shape) -> tuple[str, Lazy] | None:
+    """How an array is fitted to another shape, in words, and the result; None if it cannot be."""
+    name, _, part = path.partition("/")
+    node, old = run.model.nodes.get(name), tuple(tensor.shape)
+    if len(old) != 2 or len(shape) != 2 or old[1] != shape[1]:
+        return None
+    fit: Callable[[np.ndarray], np.ndarray]
+    if isinstance(node, ViT) and part == "positions":
+        sides = math.isqrt(old[0]), math.isqrt(shape[0])
+        if sides[0] ** 2 != old[0]:
+            return None
+        how = f"{sides[0]} x {sides[0]} to {sides[1]} x {sides[1]} ({node.position_filter})"
+
+        def fit(table: np.ndarray) -> np.ndarray:
+            made = resample_positions(jnp.asarray(table), sides[1], sides[1], node.position_filter)
+            return np.asarray(made)
+
+    elif isinstance(node, TextTransformer) and part == "positions" and shape[0] < old[0]:
+        how = f"{old[0]} to the first {shape[0]}"
+
+        def fit(table: np.ndarray) -> np.ndarray:
+            return table[: shape[0]]
+
+    elif isinstance(node, TextTransformer) and part == "embedding":
+        more = "the new ones have their mean" if shape[0] > old[0] else "the last ones are left out"
+        how = f"{old[0]:,} rows to {shape[0]:,}; {more}"
+
+        def fit(table: np.ndarray) -> np.ndarray:
+            count = max(0, shape[0] - old[0])
+            # The usual start for new tokens: it hardly changes what the model gives other texts.
+            mean = np.repeat(table.mean(axis=0, dtype=np.float32)[None], count, axis=0)
+            return np.concatenate([table[: shape[0]], mean.astype(table.dtype)])
+
+    else:
+        return None
+    return f"{path}: {how}", Lazy(shape, tensor.dtype, lambda: fit(tensor.read()))
+
+
+# --- Tokenizers -----------------------------------------------------------------------------------
+
+_PROBES = (
+    "a photo of a cat",
+    "Two  DOGS, running!\n3.14 € (it's)",
+    "na\u00efve caf\u00e9 \u2013 \u65e5\u672c\u8a9e \U0001f642",
+)
+"""Texts that tokenizers with other cleaning or other rules turn into other ids."""
+
+
+def _check_tokenizers(run: Run, source: SourceModel, shared: Sequence[str]) -> None:
+    """Raises UserError if loaded token embeddings belong to another tokenizer than the recipe's."""
+    own = recipe_tokenizers(run)
+    for name, encoder in run.model.encoders.items():
+        there = source.run.model.encoders.get(name)
+        if f"{name}/embedding" not in shared or there is None:
+            continue
+        used = run.data.tokenizer_name(encoder.entry_of(name)) or ""
+        before = source.run.data.tokenizer_name(there.entry_of(name)) or ""
+        if used not in own or before not in source.tokenizers:
+            continue
+        if why := tokenizer_difference(source.tokenizers[before], own[used]):
+            raise UserError(
+                f"data.tokenizers.{used}: differs from the one of {run.init.path}: {why}; use that"
+                f" one, or train new embeddings of tokens with --init.skip {name}/embedding"
+            )
+
+
+def tokenizer_difference(old: LoadedTokenizer, new: LoadedTokenizer) -> str | None:
+    """Why embeddings for one tokenizer do not fit another; None if they do.
+
+    They do if both give the same ids, or if the new vocabulary has all tokens of the old one under
+    the same ids, and more.
+
+    >>> from vljax.data.tokenizers import Clip
+    >>> tokenizer_difference(Clip().load(), Clip(context_length=16).load())
+    >>> tokenizer_difference(Clip().load(), Clip(cleaning="none").load())
+    "cleaning is 'clip' there, 'none' here"
+    """
+    differing = [
+        f"{field} is {was!r} there, {now!r} here"
+        for field, was, now in config.differences(old.config, new.config)
+        if field not in ("context_length", "truncation")
+    ]
+    if _vocabulary(old) == _vocabulary(new) and not differing:
+        return None
+    before, after = old.token_texts(), new.token_texts()
+    for token, text in enumerate(before):
+        if token >= len(after):
+            return f"it has {len(before):,} tokens there, {len(after):,} here"
+        if text.strip() != after[token].strip():
+            return f"the token {token} is {text!r} there, {after[token]!r} here"
+    if len(after) > len(before):
+        return differing[0] if differing else None
+    if differing and any(_ids(old, probe) != _ids(new, probe) for probe in _PROBES):
+        return differing[0]
+    return None
+
+
+def _vocabulary(tokenizer: LoadedTokenizer) -> bytes | None:
+    name = tokenizer.vocabulary_file
+    return None if name is None else tokenizer.files()[name]
+
+
+def _ids(tokenizer: LoadedTokenizer, text: str) -> list[int]:
+    """The ids of a text, however long the context is, between one begin and one end token."""
+    wide = dataclasses.replace(tokenizer.config, context_length=128)
+    content = _vocabulary(tokenizer) or b""
+    ids, mask = wide.load_vocabulary(content)([text])
+    real: list[int] = [*ids[0][mask[0]].tolist(), tokenizer.special.pad]
+    return real
