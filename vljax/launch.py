@@ -42,9 +42,10 @@ from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.example_statistics import ExampleStatistics
 from vljax.training.interrupt import Interrupted
 from vljax.training.loop import Cadence, Evaluate, Loop
-from vljax.training.metrics import NullWriter
+from vljax.training.metrics import NullWriter, Writer
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState, evaluation_variables
+from vljax.training.trackers import check_trackers, tracked
 from vljax.workdir import (
     LOCK,
     Files,
@@ -133,6 +134,7 @@ def _train_prepared(prepared: Prepared, console: Console, log: Log) -> Finished:
     data = {
         path: _open_evaluation_data(prepared, path, e) for path, e in run.all_evaluators.items()
     }
+    check_trackers(run.trackers, workdir)
     if warning := storage.check_space(workdir, storage.required_bytes(prepared.shapes)):
         log(f"warning: {warning}")
     refuse_another_recipe(workdir, run)
@@ -168,9 +170,11 @@ def _train_prepared(prepared: Prepared, console: Console, log: Log) -> Finished:
             max_skipped=run.max_skipped_steps,
             checkpointer=checkpointer,
             files=files,
-            writer=metrics.MetricsWriter(workdir, start) if is_first() else NullWriter(),
+            writer=_writer(run, start),
             display=display,
             evaluate_first=run.evaluate_first,
+            shown=_shown(run, prefixes),
+            last=_last_values(workdir) if start else {},
         )
         barrier("the first step")
         state = _run_loop(loop, state)
@@ -231,9 +235,35 @@ def _run_loop(loop: Loop, state: TrainState) -> TrainState:
         return loop.run(state)
     finally:
         try:
-            loop.writer.flush()
+            loop.writer.close()
         finally:
             loop.checkpointer.close()
+
+
+def _writer(run: Run, start: int) -> Writer:
+    """Where the metrics of this process go."""
+    assert run.workdir is not None
+    if not is_first():
+        return NullWriter()
+    writer = metrics.MetricsWriter(run.workdir, start)
+    if not run.trackers:
+        return writer
+    return tracked(writer, run.trackers, run.workdir, start, lambda: config.encode(run))
+
+
+def _shown(run: Run, prefixes: Mapping[str, str]) -> dict[str, list[str]]:
+    """The metrics that are printed, by the name of the evaluator; one name may be in both dicts."""
+    shown: dict[str, list[str]] = {}
+    for path, evaluator in run.all_evaluators.items():
+        names = [f"{prefixes[path]}/{metric}" for metric in evaluator.headline]
+        shown.setdefault(path.partition(".")[2], []).extend(names)
+    return shown
+
+
+def _last_values(workdir: str) -> dict[str, float]:
+    """The last value of each metric that an earlier attempt wrote."""
+    rows = metrics.read(workdir)
+    return {name: v for row in rows for name, v in row.items() if v is not None}
 
 
 def _console_log(console: Console) -> Log:

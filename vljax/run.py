@@ -46,6 +46,7 @@ from vljax.parallel.placement import bytes_per_device
 from vljax.parallel.processes.start import DistributedConfig
 from vljax.parallel.rules import constrain, parameter_shardings, update_shardings
 from vljax.training.state import Task, TrainState, abstract, create, shardings
+from vljax.training.trackers import TrackerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,9 @@ class Run:
     """Folder for everything that the run writes, local or remote; runs/RECIPE if unset."""
     log_every: int = setting(50, identity=False)
     """Steps between rows of metrics.jsonl."""
+    trackers: tuple[TrackerName, ...] = setting((), identity=False)
+    """Where metrics go beside metrics.jsonl: tensorboard (files in WORKDIR/tensorboard), wandb
+    (Weights & Biases, which reads its own environment variables, such as WANDB_PROJECT)."""
     evaluate_every: int = setting(1000, identity=False)
     """Steps between evaluations."""
     evaluate_first: bool = setting(False, identity=False)

@@ -129,3 +129,20 @@ def test_a_quiet_console_shows_nothing(clock):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_an_evaluation_is_a_line_with_the_change_since_the_last():
+    out = io.StringIO()
+    display = ProgressDisplay(0, 10, 1, Console(file=out, width=200))
+    names = ("text_to_image/recall@1", "text_to_image/recall@5", "image_to_text/recall@1", "count")
+    first = {f"retrieval/pets/test/{name}": i / 8 for i, name in enumerate(names)}
+    shown = ["retrieval/pets/test/image_to_text/recall@1", "retrieval/pets/test/text_to_image/no"]
+    display.evaluated(4, "retrieval", first, {})
+    display.evaluated(8, "retrieval", first, dict.fromkeys(first, 0.5), shown)
+    display.evaluated(9, "one", {"one/pets/test/value": 2.0}, {"one/pets/test/value": math.nan})
+    assert out.getvalue().splitlines() == [
+        "step 4  retrieval: text_to_image/recall@1 0.0000  text_to_image/recall@5 0.1250"
+        "  image_to_text/recall@1 0.2500",
+        "step 8  retrieval: image_to_text/recall@1 0.2500 (-0.2500)",
+        "step 9  one: value 2.0000",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -80,7 +80,8 @@ class Evaluator(Component, abc.ABC):
     """Measures a model on the data of a source.
 
     A new evaluator implements `measure`, and `reads` if it needs outputs of the model. It may also
-    override `check`, `figures` and `similarity`. No other file knows an evaluator by its type.
+    override `check`, `figures`, `headline` and `similarity`. No other file knows an evaluator by
+    its type.
 
     >>> from vljax.datasets import Builtin
     >>> @dataclass(frozen=True)
@@ -98,6 +99,10 @@ class Evaluator(Component, abc.ABC):
     """Where the examples come from."""
     batch_size: int = setting(64, identity=False)
     """Examples encoded at a time. It does not change the results."""
+
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Names of the metrics that training prints after each evaluation; if there are none, the first
+    three."""
 
     @property
     def similarity(self) -> Similarity | None:

@@ -50,6 +50,8 @@ class Questions(Evaluator, name="questions"):
     ('answer/logits',)
     """
 
+    headline = ("accuracy",)
+
     logits: str = "answer/logits"
     """Output with the scores of the answers."""
     targets: str = "answer"

@@ -55,6 +55,8 @@ class Retrieval(Evaluator, name="retrieval"):
     ('image/embedding', 'text/embedding')
     """
 
+    headline = ("text_to_image/recall@1", "image_to_text/recall@1")
+
     similarity: Similarity = "cosine"
     """How embeddings are compared; use the similarity of the objective."""
     captions: int | None = None

@@ -36,6 +36,8 @@ class ZeroShot(Evaluator, name="zero_shot"):
     ('image/embedding', 'text/embedding')
     """
 
+    headline = ("accuracy@1", "accuracy@5")
+
     templates: tuple[str, ...] = (
         "{}",
         "an image of {}",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +65,10 @@ class Loop:
     display: ProgressDisplay
     evaluate_first: bool = False
     """Whether to run the evaluators before the first step too."""
+    shown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The metrics of each evaluator that are printed."""
+    last: dict[str, float] = field(default_factory=dict)
+    """The last value of each metric, for the change that is printed."""
 
     def run(self, state: TrainState) -> TrainState:
         """Trains from the step of `state` to the last one.
@@ -143,6 +147,8 @@ class Loop:
                 raise
             if values:
                 self.writer.write(step, values)
+                self.display.evaluated(step, name, values, self.last, self.shown.get(name, ()))
+                self.last.update(values)
             self.display.activity("")
         stop.agreed()
         self.writer.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vljax.training import jsonl_log
 from vljax.training.jsonl_log import JsonlLog, Row
@@ -17,6 +17,7 @@ TIMING_METRICS = frozenset({"examples_per_second", "input/wait"})
 """Metrics that depend on the machine: they differ between otherwise equal runs."""
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Writes rows of metrics."""
 
@@ -28,6 +29,10 @@ class Writer(Protocol):
         """Makes all rows durable."""
         ...
 
+    def close(self) -> None:
+        """Makes all rows durable; none is written later."""
+        ...
+
 
 class NullWriter:
     """Writes nothing: the writer of all processes but the first."""
@@ -36,6 +41,9 @@ class NullWriter:
         """Does nothing."""
 
     def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
         """Does nothing."""
 
 
@@ -63,6 +71,10 @@ class MetricsWriter:
     def flush(self) -> None:
         """Makes all rows durable."""
         self._log.flush()
+
+    def close(self) -> None:
+        """Makes all rows durable."""
+        self.flush()
 
 
 def read(workdir: str) -> list[Row]:

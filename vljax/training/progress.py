@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import posixpath
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
@@ -115,6 +116,31 @@ class ProgressDisplay:
         if self._activity_since is not None:
             self._mark += now - self._activity_since  # do not count it in the speed
         self._activity_since = now if what else None
+
+    def evaluated(
+        self,
+        step: int,
+        name: str,
+        values: Mapping[str, float],
+        before: Mapping[str, float],
+        shown: Sequence[str] = (),
+    ) -> None:
+        """Prints a line with the metrics of an evaluation, and their change.
+
+        Args:
+          step: when it was made.
+          name: of the evaluator.
+          values: its metrics.
+          before: those of the last evaluation; may lack some, or all.
+          shown: names of the metrics to print; the first three if none of them is there.
+        """
+        common = posixpath.commonpath([posixpath.dirname(metric) for metric in values])
+        parts = []
+        for metric in [m for m in shown if m in values] or [*values][:3]:
+            change = values[metric] - before.get(metric, math.nan)
+            told = f" ({change:+.4f})" if math.isfinite(change) else ""
+            parts.append(f"{metric.removeprefix(common).lstrip('/')} {values[metric]:.4f}{told}")
+        self.say(f"step {step}  {name}: {'  '.join(parts)}")
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
