@@ -102,7 +102,7 @@ class _TensorBoard:
     def __init__(self, workdir: str, start: int) -> None:
         from tensorboardX import SummaryWriter
 
-        # TensorBoard hides what earlier files have from the step `purge_step` on. The names of files
+        # TensorBoard hides what earlier files have from the step `purge_step` on. Names of files
         # have the time in seconds, in which a run may end and resume.
         self._events = SummaryWriter(
             f"{workdir}/tensorboard",
