@@ -366,7 +366,9 @@ def _plots(
     if not is_first():
         return []
     try:
-        written = plot_run(rows, folder)
+        prefixes = run.evaluator_prefixes()
+        headlines = {prefixes[path]: each.headline for path, each in run.all_evaluators.items()}
+        written = plot_run(rows, folder, headlines)
         written += [charts.save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
     except OSError as error:
         log(f"warning: no plots in {folder}: {error.strerror}")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from vljax.charts import BLUE, GREEN, GREY, ORANGE, save
 from vljax.data.sources import JsonLines
+from vljax.evaluation import plots
 from vljax.evaluation.plots import plot_run, series, smooth
 
 
@@ -215,3 +216,28 @@ def test_matplotlib_is_loaded_only_to_draw():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_evaluation_has_a_curve_of_what_it_names(tmp_path, monkeypatch):
+    drawn = {}
+
+    def keep(figure, path):
+        drawn[path.name] = figure
+        return path
+
+    monkeypatch.setattr(plots, "save", keep)
+    name = "zero/pets/val/accuracy@1"
+    rows = [{"step": step, name: step / 30, f"{name}_chance": 0.2} for step in (10, 20)]
+    rows.append({"step": 20, "retrieval/pets/val/text_to_image/recall@1": 0.5})
+    headlines = {
+        "zero/pets/val": ("accuracy@1", "accuracy@5"),
+        "retrieval/pets/val": ("text_to_image/recall@1",),
+        "questions/pets/val": ("accuracy",),
+    }
+    plot_run(rows, tmp_path, headlines)
+    assert sorted(drawn) == ["recall_pets_val.png", "zero_pets_val.png"]
+    (axes,) = drawn["zero_pets_val.png"].axes
+    curve, chance = axes.get_lines()
+    np.testing.assert_allclose(curve.get_xydata(), [[10, 1 / 3], [20, 2 / 3]])
+    assert set(chance.get_ydata()) == {0.2}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["accuracy@1"]

@@ -1,4 +1,4 @@
-"""Plots of a run over its steps: loss, learning rate, recall."""
+"""Plots of a run over its steps: loss, learning rate, evaluations."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ WAYS = {"text_to_image": "Text to image", "image_to_text": "Image to text"}
 STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
 
 
-def plot_run(metrics: Sequence[Row], directory: str | Path) -> list[Path]:
+def plot_run(
+    metrics: Sequence[Row],
+    directory: str | Path,
+    headlines: Mapping[str, Sequence[str]] | None = None,
+) -> list[Path]:
     """Draws the metrics of a run over its steps as PNG files.
 
     Args:
       metrics: rows of `metrics.jsonl`, each with `step` and values by name. Of two rows with the
         same step and name, the later one counts.
       directory: the folder to write to; made if needed.
+      headlines: the metrics of each evaluation to draw, by its prefix
+        `EVALUATOR/DATASET/SPLIT`; those with recall are drawn anyway.
 
     Returns:
-      The files with data to show: `loss.png`, `learning_rate.png`, and `recall_DATASET_SPLIT.png`
-      for each evaluation (`recall_EVALUATOR_DATASET_SPLIT.png` if it is not `retrieval`).
+      The files with data to show: `loss.png`, `learning_rate.png`, `recall_DATASET_SPLIT.png` for
+      each evaluation with recall (`recall_EVALUATOR_DATASET_SPLIT.png` if it is not `retrieval`),
+      and `EVALUATOR_DATASET_SPLIT.png` for each other one.
     """
     directory = Path(directory)
     written = []
@@ -44,6 +51,11 @@ def plot_run(metrics: Sequence[Row], directory: str | Path) -> list[Path]:
     for prefix, recalls in _recalls(metrics).items():
         name = "recall_" + prefix.removeprefix("retrieval/").replace("/", "_") + ".png"
         written.append(_plot_recall(metrics, prefix, recalls, directory / name))
+    for prefix, names in (headlines or {}).items():
+        shown = [name for name in names if len(series(metrics, f"{prefix}/{name}")[0])]
+        if shown and not any(RECALL.fullmatch(f"{prefix}/{name}") for name in shown):
+            path = directory / f"{prefix.replace('/', '_')}.png"
+            written.append(_plot_headlines(metrics, prefix, shown, path))
     return written
 
 
@@ -128,6 +140,25 @@ def _plot_recall(metrics: Sequence[Row], prefix: str, recalls: set[int], path: P
     panels[0].set(xlim=(0, 1.05 * last), ylim=(-0.02 * top, top))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return save(figure, path)
+
+
+def _plot_headlines(metrics: Sequence[Row], prefix: str, names: Sequence[str], path: Path) -> Path:
+    evaluator, _, data = prefix.partition("/")
+    figure = new_figure(7.0, 4.0)
+    axes = _axes(figure.subplots(), "", "")
+    axes.set_title(f"{evaluator} on {data} (dotted: chance)", parse_math=False)
+    last = 1
+    for i, name in enumerate(names):
+        colour, marker = STYLES[i % len(STYLES)]
+        steps, values = series(metrics, f"{prefix}/{name}")
+        axes.plot(steps, values, color=colour, marker=marker, label=name)
+        _, chance = series(metrics, f"{prefix}/{name}_chance")
+        if len(chance):
+            axes.axhline(chance[-1], color=colour, linestyle=":")
+        last = max(last, int(steps.max()))
+    axes.set_xlim(0, 1.05 * last)
+    axes.legend(frameon=False)
     return save(figure, path)
 
 
