@@ -16,14 +16,21 @@ from tests.interop.test_folders import quiet
 from vljax import config
 from vljax.commands.recipe_arguments import load_run
 from vljax.config import UserError
-from vljax.data.tokenizers import Clip
+from vljax.data.tokenizers import Clip, HuggingFace
 from vljax.datasets import Builtin
 from vljax.interop import initial, pretrained
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.initial import finetuning_run, plan, read_source, tokenizer_files
+from vljax.interop.initial import (
+    finetuning_run,
+    plan,
+    read_source,
+    tokenizer_difference,
+    tokenizer_files,
+)
 from vljax.models.encoders import EfficientNetLite
 from vljax.models.layers.inputs import resample_positions
 from vljax.models.pretrained import InitFrom
+from vljax.recipes import BUILTIN_VOCABULARY
 from vljax.run import Run, prepare
 from vljax.training.checkpoint import Checkpointer
 from vljax.workdir import checkpoint_files
@@ -326,3 +333,46 @@ def test_init_is_short_for_its_path():
     assert run.init == InitFrom("some/where")
     assert load_run(["configs/quickstart.py:tiny", "--init=w"], "x").init == InitFrom("w")
     assert config.decode(Run, json.loads(config.to_json(run))) == run
+
+
+def _reversed(content):
+    content["model"]["merges"].reverse()
+
+
+def _swapped(content):
+    vocab = content["model"]["vocab"]
+    vocab["sign"], vocab["\u0120sign"] = vocab["\u0120sign"], vocab["sign"]
+
+
+def _without_prefix_space(content):
+    (level,) = (p for p in _parts(content["pre_tokenizer"]) if p["type"] == "ByteLevel")
+    level["add_prefix_space"] = not level["add_prefix_space"]
+
+
+def _lower_case(content):
+    content["normalizer"] = {"type": "Lowercase"}
+
+
+def _parts(pre_tokenizer):
+    return pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+
+
+def _longer(content):
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    size = 1 + max(content["model"]["vocab"].values())
+    content["added_tokens"].append({"id": size, "content": "<new>", "special": True, **plain})
+
+
+@pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.parametrize("change", [_reversed, _swapped, _without_prefix_space, _lower_case])
+def test_a_tokenizer_with_other_ids_differs(change, grown):
+    """Four files whose recipe fields and, but for one, vocabularies are equal."""
+    content = json.loads(BUILTIN_VOCABULARY.read_text())
+    if grown:
+        _longer(content)
+    same = HuggingFace("a").load_vocabulary(json.dumps(content, indent=1).encode())
+    change(content)
+    other = HuggingFace("b").load_vocabulary(json.dumps(content).encode())
+    old = HuggingFace(str(BUILTIN_VOCABULARY)).load()
+    assert tokenizer_difference(old, same) is None
+    assert tokenizer_difference(old, other) is not None

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +98,7 @@ def _read_source(path: str) -> SourceModel:
         folder = Path(path).expanduser()
         tokenizers = {foreign.run.data.main_tokenizer: foreign.tokenizer}
         if (folder / RECIPE).exists():  # an export of vljax has all tokenizers
-            tokenizers = _tokenizers(str(folder), foreign.run)
+            tokenizers = stored_tokenizers(str(folder), foreign.run)
         return SourceModel(
             foreign.format_title,
             foreign.run,
@@ -113,13 +113,14 @@ def _read_source(path: str) -> SourceModel:
     return SourceModel(
         f"step {trained.step}",
         trained.run,
-        _tokenizers(str(folder), trained.run),
+        stored_tokenizers(str(folder), trained.run),
         {**trained.parameters, **statistics},
         notes,
     )
 
 
-def _tokenizers(folder: str, run: Run) -> dict[str, LoadedTokenizer]:
+def stored_tokenizers(folder: str, run: Run) -> dict[str, LoadedTokenizer]:
+    """The tokenizers in the folder of a checkpoint or export, by their name in its recipe."""
     return {
         name: load_tokenizer(f"{folder}/{tokenizer_folder(name)}") for name in run.data.tokenizers
     }
@@ -315,7 +316,7 @@ def plan(prepared: Prepared) -> Plan:
     report += [f"resized {how}" for how in resized.values()]
     report += [f"left out: {', '.join(_grouped(left))}"] if left else []
     report += [f"new, with random values: {', '.join(_grouped(new))}"] if new else []
-    report += _other_functions(source.run, prepared.run)
+    report += function_differences(source.run, prepared.run)
     return Plan(arrays, [f"init: {line}" for line in report])
 
 
@@ -387,7 +388,7 @@ def _check_stacks(prepared: Prepared, arrays: Mapping[str, Lazy]) -> None:
             )
 
 
-def _other_functions(there: Run, here: Run) -> list[str]:
+def function_differences(there: Run, here: Run) -> list[str]:
     """The fields of nodes that make the same parameters compute something else."""
     lines = []
     for name, node in here.model.nodes.items():
@@ -452,7 +453,27 @@ _PROBES = (
 
 def _check_tokenizers(run: Run, source: SourceModel, shared: Sequence[str]) -> None:
     """Raises UserError if loaded token embeddings belong to another tokenizer than the recipe's."""
-    own = recipe_tokenizers(run)
+    for encoder, used, why in embedding_differences(run, recipe_tokenizers(run), source, shared):
+        raise UserError(
+            f"data.tokenizers.{used}: differs from the one of {run.init.path}: {why}; use that"
+            f" one, or train new embeddings of tokens with --init.skip {encoder}/embedding"
+        )
+
+
+def embedding_differences(
+    run: Run, own: Mapping[str, LoadedTokenizer], source: SourceModel, shared: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Shared token embeddings that belong to other tokenizers in two models.
+
+    Args:
+      run: the recipe of one model.
+      own: its tokenizers by name.
+      source: the other model.
+      shared: the paths of the parameters that both have.
+
+    Yields:
+      The encoder, the name of its tokenizer in the recipe, and how the tokenizers differ.
+    """
     for name, encoder in run.model.encoders.items():
         there = source.run.model.encoders.get(name)
         if f"{name}/embedding" not in shared or there is None:
@@ -462,10 +483,7 @@ def _check_tokenizers(run: Run, source: SourceModel, shared: Sequence[str]) -> N
         if used not in own or before not in source.tokenizers:
             continue
         if why := tokenizer_difference(source.tokenizers[before], own[used]):
-            raise UserError(
-                f"data.tokenizers.{used}: differs from the one of {run.init.path}: {why}; use that"
-                f" one, or train new embeddings of tokens with --init.skip {name}/embedding"
-            )
+            yield name, used, why
 
 
 def tokenizer_difference(old: LoadedTokenizer, new: LoadedTokenizer) -> str | None:
@@ -486,17 +504,44 @@ def tokenizer_difference(old: LoadedTokenizer, new: LoadedTokenizer) -> str | No
     ]
     if _vocabulary(old) == _vocabulary(new) and not differing:
         return None
-    before, after = old.token_texts(), new.token_texts()
+    same_kind = type(old) is type(new)
+    # Other kinds mark spaces and parts of words in other ways; the probes below compare them.
+    before, after = (
+        each.pieces() if same_kind else [text.strip() for text in each.token_texts()]
+        for each in (old, new)
+    )
     for token, text in enumerate(before):
         if token >= len(after):
             return f"it has {len(before):,} tokens there, {len(after):,} here"
-        if text.strip() != after[token].strip():
+        if text != after[token]:
             return f"the token {token} is {text!r} there, {after[token]!r} here"
-    if len(after) > len(before):
-        return differing[0] if differing else None
-    if differing and any(_ids(old, probe) != _ids(new, probe) for probe in _PROBES):
+    if len(after) > len(before) and differing:
         return differing[0]
+    probes = [*_PROBES, *_vocabulary_probes(old, ascii_only=not same_kind)]
+    for probe, was, now in zip(probes, _ids(old, probes), _ids(new, probes), strict=True):
+        # A longer vocabulary may write a text with its new tokens.
+        if was != now and max(now) < len(before):
+            if differing:
+                return differing[0]
+            return f"{_first_word(old, new, probe)!r} has other ids there than here"
     return None
+
+
+def _vocabulary_probes(tokenizer: LoadedTokenizer, *, ascii_only: bool) -> list[str]:
+    """Texts of up to 4,096 tokens, spread over a vocabulary."""
+    texts = [
+        text for text in tokenizer.token_texts() if text.isprintable() and "\ufffd" not in text
+    ]
+    words = [text for text in texts if text.strip() and (text.isascii() or not ascii_only)]
+    words = words[:: max(1, len(words) // 4096)]
+    return [" ".join(words[i : i + 16]) for i in range(0, len(words), 16)]
+
+
+def _first_word(old: LoadedTokenizer, new: LoadedTokenizer, text: str) -> str:
+    """The first word that two tokenizers turn into other ids; the text if none does by itself."""
+    words = text.split()
+    rows = zip(words, _ids(old, words), _ids(new, words), strict=True)
+    return next((word for word, was, now in rows if was != now), text)
 
 
 def _vocabulary(tokenizer: LoadedTokenizer) -> bytes | None:
@@ -504,10 +549,9 @@ def _vocabulary(tokenizer: LoadedTokenizer) -> bytes | None:
     return None if name is None else tokenizer.files()[name]
 
 
-def _ids(tokenizer: LoadedTokenizer, text: str) -> list[int]:
-    """The ids of a text, however long the context is, between one begin and one end token."""
-    wide = dataclasses.replace(tokenizer.config, context_length=128)
-    content = _vocabulary(tokenizer) or b""
-    ids, mask = wide.load_vocabulary(content)([text])
-    real: list[int] = [*ids[0][mask[0]].tolist(), tokenizer.special.pad]
-    return real
+def _ids(tokenizer: LoadedTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts, however long the context is, between one begin and one end token."""
+    wide = dataclasses.replace(tokenizer.config, context_length=1024)
+    ids, mask = wide.load_vocabulary(_vocabulary(tokenizer) or b"")(texts)
+    pad = tokenizer.special.pad
+    return [[*row[real].tolist(), pad] for row, real in zip(ids, mask, strict=True)]
