@@ -340,6 +340,24 @@ def paths(recipe: Any) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
                 yield _join(path, field.name), getattr(part, field.name)
 
 
+def with_paths(recipe: T, change: Callable[[Any], Any]) -> T:
+    """The recipe with `change(value)` for each value of `paths`.
+
+    >>> from vljax.recipes import Csv
+    >>> with_paths(Csv("photos.csv"), lambda path: f"/data/{path}").path
+    '/data/photos.csv'
+    """
+    data = encode(recipe)
+    for path, value in paths(recipe):
+        *parents, name = path.split(".")
+        node = data
+        for parent in parents:
+            node = node[int(parent) if isinstance(node, list) else parent]
+        node[name] = change(value)
+    changed: T = decode(type(recipe), data)
+    return changed
+
+
 def path_exists(path: str) -> bool:
     """Whether a local or remote (`gs://`, `s3://`) file or folder exists.
 

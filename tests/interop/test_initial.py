@@ -24,8 +24,8 @@ from vljax.interop.initial import (
     finetuning_run,
     plan,
     read_source,
+    recipe_files,
     tokenizer_difference,
-    tokenizer_files,
 )
 from vljax.models.encoders import EfficientNetLite
 from vljax.models.layers.inputs import resample_positions
@@ -55,7 +55,7 @@ def run(home):
 
 def recipe(path, folder):
     model = read_source(str(path))
-    for name, content in tokenizer_files(model).items():
+    for name, content in recipe_files(model).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     made = finetuning_run(model, str(path), Builtin("train"), str(folder))

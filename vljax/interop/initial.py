@@ -20,7 +20,9 @@ from vljax import config
 from vljax.config import UserError
 from vljax.data.records import Source
 from vljax.data.tokenizers import LoadedTokenizer, Tokenizer, load_tokenizer
-from vljax.files import join
+from vljax.data.transforms.base import Transform
+from vljax.data.vocabulary import VocabularyFile
+from vljax.files import join, read_user_file
 from vljax.interop import exported, pretrained
 from vljax.interop.checkpoints import read_trained
 from vljax.interop.files.read import WEIGHTS_FILES
@@ -38,7 +40,7 @@ from vljax.optim import AdamW
 from vljax.run import Prepared, Run, recipe_tokenizers
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest, storage
-from vljax.workdir import tokenizer_folder
+from vljax.workdir import tokenizer_folder, vocabulary_file
 
 Shape = tuple[int, ...]
 
@@ -59,6 +61,8 @@ class SourceModel:
     """The recipe of the model."""
     tokenizers: Mapping[str, LoadedTokenizer]
     """By their name in the recipe."""
+    vocabularies: Mapping[str, bytes]
+    """The content of stored vocabularies, such as that of answers, by their batch entry."""
     arrays: Mapping[str, Tensor]
     """Parameters (EMA where the run kept them) by unrolled path, and batch statistics."""
     notes: Sequence[str]
@@ -97,12 +101,15 @@ def _read_source(path: str) -> SourceModel:
         foreign = mapped.foreign
         folder = Path(path).expanduser()
         tokenizers = {foreign.run.data.main_tokenizer: foreign.tokenizer}
+        vocabularies = {}
         if (folder / RECIPE).exists():  # an export of vljax has all tokenizers
             tokenizers = stored_tokenizers(str(folder), foreign.run)
+            vocabularies = _stored_vocabularies(str(folder), foreign.run)
         return SourceModel(
             foreign.format_title,
             foreign.run,
             tokenizers,
+            vocabularies,
             mapped.parameters,
             foreign.notes,
         )
@@ -114,6 +121,7 @@ def _read_source(path: str) -> SourceModel:
         f"step {trained.step}",
         trained.run,
         stored_tokenizers(str(folder), trained.run),
+        _stored_vocabularies(str(folder), trained.run),
         {**trained.parameters, **statistics},
         notes,
     )
@@ -124,6 +132,16 @@ def stored_tokenizers(folder: str, run: Run) -> dict[str, LoadedTokenizer]:
     return {
         name: load_tokenizer(f"{folder}/{tokenizer_folder(name)}") for name in run.data.tokenizers
     }
+
+
+def _stored_vocabularies(folder: str, run: Run) -> dict[str, bytes]:
+    """The vocabularies in the folder of a checkpoint or export that its recipe has in files."""
+    files = {
+        name: join(folder, vocabulary_file(name))
+        for name, vocabulary in run.data.vocabularies().items()
+        if isinstance(vocabulary, VocabularyFile)
+    }
+    return {name: read_user_file(file) for name, file in files.items() if config.path_exists(file)}
 
 
 def _own_checkpoint(path: str) -> Any:
@@ -146,7 +164,7 @@ def _own_checkpoint(path: str) -> Any:
     return storage.absolute(path) if is_own or (folder / manifest.NAME).exists() else None
 
 
-def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: str) -> Run:
+def finetuning_run(model: SourceModel, path: str, source: Source, folder: str) -> Run:
     """A recipe that trains a model further on other data.
 
     Towers, heads, preprocessing, tokenizers and objectives are those of the model. The optimizer is
@@ -157,7 +175,7 @@ def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: st
       model: the model.
       path: where it is.
       source: the training examples.
-      tokenizers: the folder that `tokenizer_files` are written to.
+      folder: where `recipe_files` are written to.
 
     Raises:
       UserError: if the model has no objective.
@@ -170,12 +188,16 @@ def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: st
             " two towers, as Run.pretrained"
         )
     named = {
-        name: _with_path(loaded.config, join(tokenizers, _tokenizer_file(name, loaded)))
+        name: _with_path(loaded.config, join(folder, _tokenizer_file(name, loaded)))
         for name, loaded in model.tokenizers.items()
+    }
+    lists: dict[str, Any] = {
+        field: tuple(_with_vocabulary(each, model, folder) for each in getattr(run.data, field))
+        for field in ("train_transforms", "eval_transforms")
     }
     return Run(
         model=run.model,
-        data=dataclasses.replace(run.data, source=source, tokenizers=named),
+        data=dataclasses.replace(run.data, source=source, tokenizers=named, **lists),
         objectives={
             name: dataclasses.replace(objective, trains=())
             for name, objective in run.objectives.items()
@@ -189,9 +211,10 @@ def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: st
     )
 
 
-def tokenizer_files(model: SourceModel) -> dict[str, bytes]:
-    """The vocabularies of a model's tokenizers by their path in the folder of a recipe."""
-    return {
+def recipe_files(model: SourceModel) -> dict[str, bytes]:
+    """Vocabularies of tokenizers, answers and the like by their path in the folder of a recipe."""
+    files = {vocabulary_file(name): content for name, content in model.vocabularies.items()}
+    return files | {
         _tokenizer_file(name, loaded): _vocabulary(loaded) or b""
         for name, loaded in model.tokenizers.items()
         if loaded.vocabulary_file is not None
@@ -203,6 +226,18 @@ def _with_path(tokenizer: Tokenizer, path: str) -> Tokenizer:
     data = config.encode(tokenizer)
     found: Tokenizer = config.decode(Tokenizer, {**data, "path": path} if "path" in data else data)
     return found
+
+
+def _with_vocabulary(transform: Transform, model: SourceModel, folder: str) -> Transform:
+    """The transform with the path of its stored vocabulary, if it has one in a file."""
+    changed = {
+        field.name: dataclasses.replace(value, path=join(folder, vocabulary_file(entry)))
+        for entry in transform.makes()[:1]
+        for field in dataclasses.fields(transform)  # type: ignore[arg-type]
+        if isinstance(value := getattr(transform, field.name), VocabularyFile)
+        and entry in model.vocabularies
+    }
+    return dataclasses.replace(transform, **changed)  # type: ignore[type-var]
 
 
 def _tokenizer_file(name: str, loaded: LoadedTokenizer) -> str:
@@ -274,8 +309,12 @@ def load(prepared: Prepared, report: Callable[[str], None]) -> Variables | None:
     return pretrained.variables(prepared, {**made.arrays, **pretrained.arrays(prepared)})
 
 
-def plan(prepared: Prepared) -> Plan:
+def plan(prepared: Prepared, source: SourceModel | None = None) -> Plan:
     """What `Run.init` gives the parameters and statistics of a run. Reads no arrays.
+
+    Args:
+      prepared: the run.
+      source: the model at `init.path`, if it has been read already.
 
     Raises:
       UserError: if nothing matches, shapes differ, a pattern matches nothing, a scanned stack would
@@ -284,7 +323,7 @@ def plan(prepared: Prepared) -> Plan:
     init = prepared.run.init
     if init.path is None:
         return Plan({}, [])
-    source, own = read_source(init.path), own_shapes(prepared)
+    source, own = source or read_source(init.path), own_shapes(prepared)
     skipped = _skipped(init.skip, own, source.arrays)
     shared = [path for path in own if path in source.arrays and path not in skipped]
     if not shared:
