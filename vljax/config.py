@@ -216,7 +216,8 @@ def _join(path: str, name: object) -> str:
 
 def _expect(condition: bool, wanted: str, data: Any, path: str) -> None:
     if not condition:
-        raise UserError(f"{path}: expected {wanted}, got {data!r} ({type(data).__name__})")
+        where = f"{path}: " if path else ""
+        raise UserError(f"{where}expected {wanted}, got {data!r} ({type(data).__name__})")
 
 
 def _decode_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
@@ -366,7 +367,7 @@ def path_exists(path: str) -> bool:
     """
     scheme, remote, _ = path.partition("://")
     if not remote:
-        return Path(path).expanduser().exists()
+        return Path(os.path.expanduser(path)).exists()
     if scheme not in REMOTE_PACKAGES:
         raise UserError(f"{path}: unknown kind of address; known: gs://, s3://")
     from etils import epath

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet
@@ -32,7 +33,7 @@ from vljax.models.layers.inputs import resample_positions
 from vljax.models.pretrained import InitFrom
 from vljax.recipes import BUILTIN_VOCABULARY
 from vljax.run import Run, prepare
-from vljax.training.checkpoint import Checkpointer
+from vljax.training.checkpoint import Checkpointer, manifest
 from vljax.workdir import checkpoint_files
 
 
@@ -275,6 +276,7 @@ WIDER = {"text": {"mlp_dim": 40}}
         ),
         ({"init": {"skip": ("(",)}}, r"^init.skip: '\(' is not a regular expression"),
         ({"init": {"path": "no/model"}}, r"^init.path: no such file or folder: no/model$"),
+        ({"init": {"path": "~nosuchuser/x"}}, r"^init.path: no such file or folder: ~nosuchuser/x"),
         ({"init": {"path": __file__}}, r"^init.path: \S+ is a file; name the folder of a model"),
         (
             {"tokenizer": {"bos_token": None}},
@@ -326,6 +328,50 @@ def test_the_digest_is_that_of_the_model(run, home, tmp_path):
     assert len({*digests, pinned.init.sha256}) == 4
     gone = changed(run, init={"path": "no/model"})
     assert initial.pinned(gone) == gone
+
+
+def test_an_altered_array_of_an_npz_export_is_refused(home, tmp_path):
+    folder = shutil.copytree(home / "npz", tmp_path / "npz")
+    with np.load(folder / "parameters.npz") as file:
+        arrays = dict(file)
+    arrays["image/cls"] = arrays["image/cls"] + 1
+    np.savez(folder / "parameters.npz", **arrays)
+    with pytest.raises(UserError, match=r"parameters.npz differs from its digest"):
+        read_source(str(folder))
+
+
+def test_a_run_keeps_the_checkpoint_that_it_started_from(run, home, tmp_path):
+    source = shutil.copytree(home / "w", tmp_path / "source")
+    given = dataclasses.replace(
+        changed(run, init={"path": str(source)}), workdir=str(tmp_path / "run")
+    )
+    started = initial.pinned(given)
+    assert started.init.path == str(source / "checkpoints" / "0")
+    saved(started, tmp_path / "run", 2)
+
+    later = shutil.copytree(source / "checkpoints" / "0", source / "checkpoints" / "1")
+    (later / "environment.json").write_text("{}")
+    manifest.write(epath.Path(later))
+    elsewhere = dataclasses.replace(given, workdir=str(tmp_path / "new"))
+    assert initial.pinned(elsewhere).init.path == str(later)
+    assert initial.pinned(given) == started
+    with pytest.raises(UserError, match=r"^init.sha256: .* it is another model"):
+        initial.pinned(changed(elsewhere, init={"sha256": started.init.sha256}))
+
+    # Resuming needs no source: neither one that is gone nor one that has changed since.
+    shutil.copy(later / "environment.json", source / "checkpoints" / "0")
+    manifest.write(epath.Path(source / "checkpoints" / "0"))
+    assert initial.pinned(started) == started
+    shutil.rmtree(source)
+    assert initial.pinned(given) == initial.pinned(started) == started
+
+
+@pytest.mark.parametrize("fields", [{"resize": True}, {"skip": ("text/.*",)}, {"sha256": "0" * 64}])
+def test_fields_of_init_without_a_path_are_errors(fields):
+    (name,) = fields
+    with pytest.raises(UserError, match=f"^{name}: is .*, and does nothing without a model; set "):
+        config.validate(InitFrom(**fields))
+    config.validate(InitFrom("model", **fields))
 
 
 def test_init_is_short_for_its_path():

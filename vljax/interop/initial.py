@@ -40,7 +40,7 @@ from vljax.optim import AdamW
 from vljax.run import Prepared, Run, recipe_tokenizers
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest, storage
-from vljax.workdir import tokenizer_folder, vocabulary_file
+from vljax.workdir import saved_recipe, tokenizer_folder, vocabulary_file
 
 Shape = tuple[int, ...]
 
@@ -99,7 +99,7 @@ def _read_source(path: str) -> SourceModel:
     if own is None:
         mapped = read_model(path)
         foreign = mapped.foreign
-        folder = Path(path).expanduser()
+        folder = Path(os.path.expanduser(path))
         tokenizers = {foreign.run.data.main_tokenizer: foreign.tokenizer}
         vocabularies = {}
         if (folder / RECIPE).exists():  # an export of vljax has all tokenizers
@@ -152,7 +152,7 @@ def _own_checkpoint(path: str) -> Any:
     """
     if "://" in path:
         return storage.absolute(path)
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not os.path.exists(folder):
         raise UserError(f"no such file or folder: {path}")
     if folder.is_file():
@@ -250,36 +250,62 @@ def _tokenizer_file(name: str, loaded: LoadedTokenizer) -> str:
 def pinned(run: Run) -> Run:
     """The run with the digest of the model that it starts from, which belongs to its identity.
 
-    A model that does not exist here is left without a digest: a resumed run does not need it.
+    A workdir becomes the checkpoint of it that the run starts from: the newest one, or, for a run
+    that has started, the one that it started from. A model that does not exist here is left without
+    a digest: a resumed run does not need it.
 
     Raises:
-      UserError: if the model has another digest than the recipe states.
+      UserError: if the model of a new run has another digest than the recipe states.
     """
     source = run.init
     if source.path is None:
         return run
-    found = _digest(source.path)
-    if found and source.sha256 and found != source.sha256:
+    saved = None if run.workdir is None else saved_recipe(run.workdir)
+    if saved is not None and _is_checkpoint_of(saved.init.path, source.path):
+        digest = source.sha256 or saved.init.sha256
+        kept = dataclasses.replace(source, path=saved.init.path, sha256=digest)
+        return dataclasses.replace(run, init=kept)
+    path, found = _resolved(source.path)
+    is_new = run.workdir is None or not checkpoint.complete_steps(run.workdir)
+    if is_new and found and source.sha256 and found != source.sha256:
         raise UserError(
             f"init.sha256: {source.path} has the digest {found}, not {source.sha256}: it is another"
             " model, or another checkpoint of the run (name one: W/checkpoints/STEP)"
         )
-    digest = source.sha256 or found
-    return dataclasses.replace(run, init=dataclasses.replace(source, sha256=digest))
+    source = dataclasses.replace(source, path=path, sha256=source.sha256 or found)
+    return dataclasses.replace(run, init=source)
 
 
-def _digest(path: str) -> str | None:
-    """A digest of all files of a model; None if there is none."""
+def _is_checkpoint_of(path: str | None, workdir: str) -> bool:
+    """Whether a path is a checkpoint in a workdir, or in its folder of checkpoints."""
+    if path is None:
+        return False
+    folder = storage.absolute(path).parent
+    return storage.absolute(workdir) in (folder, folder.parent)
+
+
+def _resolved(path: str) -> tuple[str, str | None]:
+    """The path of a model, which for a workdir is its newest checkpoint, and its digest.
+
+    The digest is None if there is no model.
+    """
     try:
         own = _own_checkpoint(path)
         if own is not None:
             # The manifest holds the digest of every other file; loading compares them.
             folder = own if (own / manifest.NAME).exists() else checkpoint.find_intact(path)
-            return hashlib.sha256((folder / manifest.NAME).read_bytes()).hexdigest()
+            digest = hashlib.sha256((folder / manifest.NAME).read_bytes()).hexdigest()
+            return str(folder), digest
     except (UserError, OSError):
-        return None
-    folder = Path(path).expanduser()
+        return path, None
+    return path, _digest(path)
+
+
+def _digest(path: str) -> str:
+    """A digest of all files of a folder that is an export or of other software."""
+    folder = Path(os.path.expanduser(path))
     if exported.recognises(path):
+        # It holds the digest of every other file; loading compares them.
         return hashlib.sha256((folder / exported.MANIFEST).read_bytes()).hexdigest()
     whole = hashlib.sha256()
     for file in sorted(folder.iterdir()):
