@@ -71,6 +71,6 @@ def test_only_changed_learning_rates_of_longer_runs_are_noted():
 
     assert noted(optim=cosine) == ["optim"]
     assert noted(optim=AdamW(schedule=WarmupConstant())) == []
-    own, shared = Group("image/.*", cosine), Group("text/.*")
+    own, shared = Group(parameters="image/.*", optim=cosine), Group(parameters="text/.*")
     assert noted(optim=cosine, groups={"a": own}) == ["groups.a.optim"]
     assert noted(optim=cosine, groups={"a": own, "b": shared}) == ["groups.a.optim", "optim"]
