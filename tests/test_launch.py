@@ -1,6 +1,7 @@
 """Evaluations of a run: the names of metrics, and steps that are not evaluated again."""
 
 import dataclasses
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ from vljax import config, launch
 from vljax.config import UserError
 from vljax.datasets import Builtin
 from vljax.evaluation import Retrieval
+from vljax.optim import AdamW, Group
+from vljax.optim.schedules import WarmupConstant, WarmupCosine
 from vljax.run import Run
 from vljax.training.metrics import MetricsWriter
 from vljax.training.state import TrainState
@@ -54,3 +57,20 @@ def test_metrics_and_errors_begin_with_the_prefix():
     message = r"^own/fake/test: no readable example of fake:test has a caption$"
     with pytest.raises(UserError, match=message):
         evaluate((0, 1), 2)
+
+
+def test_only_changed_learning_rates_of_longer_runs_are_noted():
+    """At half of its steps, a cosine without a warm-up has other rates; a constant has not."""
+    run = config.load("configs/quickstart.py:tiny", Run)
+    cosine = AdamW(learning_rate=1.0, schedule=WarmupCosine(warmup_steps=0))
+
+    def noted(**fields):
+        longer = dataclasses.replace(run, steps=2 * run.steps, **fields)
+        lines = [*launch._extension_notes(longer, run.steps, run.steps // 2)]
+        return [re.search(r"; (\S+)\.schedule is", line)[1] for line in lines]
+
+    assert noted(optim=cosine) == ["optim"]
+    assert noted(optim=AdamW(schedule=WarmupConstant())) == []
+    own, shared = Group(parameters="image/.*", optim=cosine), Group(parameters="text/.*")
+    assert noted(optim=cosine, groups={"a": own}) == ["groups.a.optim"]
+    assert noted(optim=cosine, groups={"a": own, "b": shared}) == ["groups.a.optim", "optim"]

@@ -21,6 +21,7 @@ from vljax.data.transforms import EncodeAnswers, Tokenize
 from vljax.data.vocabulary import VocabularyFile
 from vljax.inference import load
 from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.initial import read_source
 from vljax.interop.programs.functions import program_functions
 from vljax.launch import train
 from vljax.models.assembly import Variables
@@ -159,6 +160,8 @@ def test_another_tokenizer_and_a_file_of_answers_are_exported_too(asked, tmp_pat
     assert main(["export", str(tmp_path / "run"), out, "--format", "safetensors"]) == 0
     assert main(["import", out, again]) == 0
     assert [load(path).answer(image, question) for path in (out, again)] == [expected, expected]
+    for path in (str(tmp_path / "run"), out, again):
+        assert read_source(path).vocabularies == {"answer": b"yes\nno\ncat\n2\n"}
 
 
 def same(one, other):

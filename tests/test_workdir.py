@@ -64,6 +64,28 @@ def test_another_recipe_is_an_error():
         decode_recipe([], "recipe.json")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"objectives": null}', "objectives: expected a mapping, got None"),
+        ("[]", "(expected fields of Run, got"),
+        ("3", "expected fields of Run, got 3"),
+        ('{"data": {"tokenizer": 1}}', "unknown field 'data.tokenizer'"),
+        ('{"data": {"tokenizer": {}, "source": 3}}', "unknown field 'data.tokenizer'"),
+        ('{"model": {"encoders": null}}', "unknown field 'model.encoders'"),
+        ('{"objectives": {"main": {"trains": "x"}}}', "objectives.main: expected"),
+    ],
+)
+def test_a_damaged_recipe_is_an_error(content, message, tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text(content)
+    with pytest.raises(UserError) as error:
+        read_recipe(str(file))
+    (line,) = error.value.lines
+    assert line.startswith(f"{file}: not a recipe of this version of vljax (")
+    assert message in line
+
+
 def test_a_checkpoint_holds_every_tokenizer():
     run = config.load(f"{QUICKSTART}:tiny", Run)
     tokenizers = {**run.data.tokenizers, "question": Clip()}

@@ -216,7 +216,8 @@ def _join(path: str, name: object) -> str:
 
 def _expect(condition: bool, wanted: str, data: Any, path: str) -> None:
     if not condition:
-        raise UserError(f"{path}: expected {wanted}, got {data!r} ({type(data).__name__})")
+        where = f"{path}: " if path else ""
+        raise UserError(f"{where}expected {wanted}, got {data!r} ({type(data).__name__})")
 
 
 def _decode_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
@@ -340,6 +341,24 @@ def paths(recipe: Any) -> Iterator[tuple[str, str | tuple[str, ...] | None]]:
                 yield _join(path, field.name), getattr(part, field.name)
 
 
+def with_paths(recipe: T, change: Callable[[Any], Any]) -> T:
+    """The recipe with `change(value)` for each value of `paths`.
+
+    >>> from vljax.recipes import Csv
+    >>> with_paths(Csv("photos.csv"), lambda path: f"/data/{path}").path
+    '/data/photos.csv'
+    """
+    data = encode(recipe)
+    for path, value in paths(recipe):
+        *parents, name = path.split(".")
+        node = data
+        for parent in parents:
+            node = node[int(parent) if isinstance(node, list) else parent]
+        node[name] = change(value)
+    changed: T = decode(type(recipe), data)
+    return changed
+
+
 def path_exists(path: str) -> bool:
     """Whether a local or remote (`gs://`, `s3://`) file or folder exists.
 
@@ -348,7 +367,7 @@ def path_exists(path: str) -> bool:
     """
     scheme, remote, _ = path.partition("://")
     if not remote:
-        return Path(path).expanduser().exists()
+        return Path(os.path.expanduser(path)).exists()
     if scheme not in REMOTE_PACKAGES:
         raise UserError(f"{path}: unknown kind of address; known: gs://, s3://")
     from etils import epath

@@ -136,7 +136,7 @@ def compilation_cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     facts = platform.machine(), _processor(), os.cpu_count()
     host = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    return Path(home).expanduser() / "vljax" / "compiled" / host
+    return Path(os.path.expanduser(home)) / "vljax" / "compiled" / host
 
 
 def _processor() -> str:

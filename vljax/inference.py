@@ -728,7 +728,7 @@ def load(
     """
     enable_compilation_cache()
     path = os.fspath(path)
-    if not is_remote(path) and not Path(path).expanduser().exists():
+    if not is_remote(path) and not Path(os.path.expanduser(path)).exists():
         raise UserError(f"{path}: no such file or folder")
     mesh = make_mesh(MeshConfig(), find_devices(local=True) if devices is None else devices)
     if recipe is None and (exported.recognises(path) or _has_checkpoints(path)):
@@ -746,7 +746,7 @@ def _has_checkpoints(path: str) -> bool:
     """
     if is_remote(path):
         return True
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     parts = ("checkpoints", manifest.NAME, "state")
     if folder.absolute().name == "checkpoints" or any((folder / part).exists() for part in parts):
         return True
@@ -818,7 +818,7 @@ def _load_foreign(path: str, precision: Precision | None, mesh: Mesh, recipe: Ru
         tokenizers={
             name: foreign.tokenizer
             if name == main
-            else load_tokenizer(str(Path(path).expanduser() / tokenizer_folder(name)))
+            else load_tokenizer(str(Path(os.path.expanduser(path)) / tokenizer_folder(name)))
             for name in run.data.tokenizers
         },
         images=ImagePreprocessor.load(preprocessing(run.data)),

@@ -198,7 +198,8 @@ def _resume_or_initialise(
     if state is not None:
         log(f"resuming at step {state.step} of {run.steps}")
         if is_first():
-            for note in _extension_notes(run, checkpointer, int(state.step)):
+            stored = json.loads(checkpointer.files(int(state.step))["recipe.json"])
+            for note in _extension_notes(run, stored["steps"], int(state.step)):
                 log(f"note: {note}")
     given = initial.load(prepared, log) if state is None else None
     describe(run.workdir, prepared)
@@ -209,19 +210,22 @@ def _resume_or_initialise(
     return initial_state(prepared, given) if state is None else state, step
 
 
-def _extension_notes(run: Run, checkpointer: Checkpointer, step: int) -> Iterator[str]:
-    """What changes if a run goes on for more steps than it was started with."""
-    planned = json.loads(checkpointer.files(step)["recipe.json"])["steps"]
+def _extension_notes(run: Run, planned: int, step: int) -> Iterator[str]:
+    """What changes from a step on if a run goes on for more steps than were planned."""
     if planned >= run.steps:
         return
     own = {f"groups.{name}.optim": group.optim for name, group in run.groups.items()}
-    for field, optim in {"optim": run.optim, **own}.items():
+    if not own or None in own.values():
+        own["optim"] = run.optim
+    for field, optim in own.items():
         if optim is None:
             continue
         before, now = (
             optim.learning_rate * float(optim.schedule(jnp.int32(step), steps))
             for steps in (planned, run.steps)
         )
+        if f"{now:.3g}" == f"{before:.3g}":
+            continue
         yield (
             f"steps: extended from {planned:,} to {run.steps:,}; {field}.schedule is from here on"
             f" that of {run.steps:,} steps: its learning rate at step {step:,} is {now:.3g}, not"

@@ -76,7 +76,7 @@ def refuse_another_recipe(workdir: str, run: Run) -> None:
 
 def check_recipe(workdir: str, run: Run) -> str:
     """`refuse_another_recipe` in this process alone; returns "". A run may get more steps."""
-    saved = _saved_recipe(workdir)
+    saved = saved_recipe(workdir)
     if saved is not None:
         run = _with_digests(run, saved)
         if saved.steps < run.steps:
@@ -107,7 +107,8 @@ def _with_digests(run: Run, saved: Run) -> Run:
     return dataclasses.replace(run, pretrained=known, init=init)
 
 
-def _saved_recipe(workdir: str) -> Run | None:
+def saved_recipe(workdir: str) -> Run | None:
+    """The recipe of the newest readable checkpoint, or else of `run.json`; None without any."""
     for step in reversed(checkpoint.complete_steps(workdir)):
         folder = checkpoint.step_folder(workdir, step)
         try:
@@ -143,7 +144,11 @@ def read_recipe(path: str) -> Run:
 def decode_recipe(data: Any, where: str) -> Run:
     """A stored recipe. Raises UserError if this version of vljax cannot read it."""
     try:
-        run: Run = config.decode(Run, _current(data))
+        current = _current(data)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        current = data  # not of an earlier version, but damaged: decoding names the field
+    try:
+        run: Run = config.decode(Run, current)
     except UserError as error:
         raise UserError(f"{where}: not a recipe of this version of vljax ({error})") from None
     return run

@@ -1,6 +1,7 @@
 """`vljax finetune`: from a folder of other software and a table of pictures to a trained model."""
 
 import csv
+import dataclasses
 import json
 import re
 import shlex
@@ -15,15 +16,27 @@ from tests.commands.conftest import ROOT
 from tests.data.samples import encoded, picture
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet
-from vljax.commands.finetune import make
+from vljax import config
+from vljax.commands.finetune import _evaluators, _like, make
 from vljax.commands.main import main
 from vljax.commands.recipe_arguments import load_run
+from vljax.config import UserError
+from vljax.data.sources import Csv, Expand
+from vljax.data.transforms.questions import EncodeAnswers
+from vljax.data.vocabulary import VocabularyFile
+from vljax.datasets import Builtin
 from vljax.inference import load
 from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import import_model
-from vljax.interop.initial import plan, read_source
+from vljax.interop.initial import (
+    SourceModel,
+    finetuning_run,
+    plan,
+    read_source,
+    recipe_files,
+)
 from vljax.programs import device_batches
-from vljax.run import prepare
+from vljax.run import Run, prepare, recipe_tokenizers
 from vljax.training import metrics
 from vljax.training.checkpoint import step_folder
 from vljax.workdir import read_recipe
@@ -160,7 +173,7 @@ def test_the_options_of_the_guide_are_fields(finished, home):
         load_run([recipe, *words], "vljax train")
     together = [word for i, words in enumerate(OPTIONS) for word in words if i != 2]
     prepared = prepare(load_run([recipe, *together], "vljax train"), jax.devices()[:1])
-    assert not any(path.startswith("text/") for path in prepared.shapes.average)
+    assert prepared.shapes.params.keys() - prepared.shapes.average.keys() == {"text"}
     assert plan(prepared).arrays["image/positions"].shape == (42**2, 24)
 
 
@@ -188,6 +201,15 @@ TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
             ),
             "image/positions is [16, 24] there, [36, 24] here: --init.resize True resizes",
         ),
+        (("clip", *TABLE, "--validation", "expand"), "--validation: expand: expand needs source; "),
+        (("--data", "x", "clip"), "--data before PATH: write vljax finetune PATH --data ..."),
+        (
+            (
+                *("clip", *TABLE, "--distributed.processes", "2", "--distributed.process=0"),
+                *("--distributed.coordinator", "host:1"),
+            ),
+            "vljax finetune clip ... --recipe_only`, then start `vljax train ",
+        ),
         (
             ("clip", *TABLE, "--optim.frozen", "imge/.*"),
             "optim.frozen: 'imge/.*' matches no parameter; the nearest is",
@@ -203,7 +225,7 @@ def test_bad_input(arguments, message, home, capsys, monkeypatch, tmp_path):
     errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(errors) == 1
     assert message in errors[0]
-    assert not (tmp_path / "w" / "checkpoints" / "0").exists()
+    assert not (tmp_path / "w").exists()
 
 
 def test_another_run_in_the_workdir_is_not_overwritten(finished, home, capsys, monkeypatch):
@@ -220,6 +242,9 @@ def test_another_run_in_the_workdir_is_not_overwritten(finished, home, capsys, m
 def test_an_edited_recipe_is_not_overwritten(home, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(home)
     words = ["clip", *TABLE, "--workdir", str(tmp_path), "--epochs", "2"]
+    with pytest.raises(UserError, match=r"'txt/\.\*' matches no parameter"):
+        make([*words, "--optim.frozen", "txt/.*"], "vljax finetune")
+    assert [*tmp_path.iterdir()] == []
     run, file = make(words, "vljax finetune")
     assert (run.steps, run.global_batch) == (3, 16)
     assert make(words, "vljax finetune") == (run, file)
@@ -238,9 +263,66 @@ def test_check_says_what_is_loaded(finished, home, tmp_path):
     assert "init: left out: embedding/image/kernel, embedding/text/kernel" in notes
 
 
-def test_help_lists_the_fields_of_the_recipe(home, capsys):
+@pytest.mark.parametrize("workdir", ["clip", "clip/run", "."])
+def test_a_run_never_writes_into_its_model(workdir, home, capsys, monkeypatch):
+    monkeypatch.chdir(home)
+    before = sorted(home.rglob("*"))
+    assert main(["finetune", "clip", *TABLE, "--workdir", workdir]) == 2
+    assert "is the model's folder, lies in it, or contains it" in capsys.readouterr().err
+    assert sorted(home.rglob("*")) == before
+
+
+def test_the_recipe_alone_for_several_processes(home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    words = ["clip", *TABLE, "--validation", "photos/validation.csv", "--workdir", str(tmp_path)]
+    words += ["--recipe_only", "--json", str(tmp_path / "result.json"), "--mesh.data", "3"]
+    words += ["--evaluators.retrieval.source.path", "photos/captions.csv"]
+    assert main(["finetune", *words]) == 0
+    assert "init: " in capsys.readouterr().err
+    run = read_recipe(json.loads((tmp_path / "result.json").read_text())["recipe"])
+    validation = run.evaluators["retrieval"].source
+    assert validation.captions == run.data.source.captions == ("title",)
+    assert validation.path == run.data.source.path == str(home / "photos/captions.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("recipe.json", "result.json", "tokenizer")
+    ]
+
+
+def test_fields_of_the_validation_data_win():
+    training, given = Csv("a.csv", captions=("title",)), Csv("b.csv", image="picture")
+    assert _like(given, training) == Csv("b.csv", captions=("title",), image="picture")
+    assert _like(Builtin("train"), Builtin("test")) == Builtin("train")
+    assert _like(given, Builtin("train")) == given
+
+
+def test_a_model_that_answers_keeps_its_vocabulary(tmp_path):
+    run = config.load(str(ROOT / "configs/vqa_cross_attention.py"), Run)
+    answers = VocabularyFile("elsewhere/answers.txt", size=2)
+    changed = {
+        name: tuple(
+            dataclasses.replace(each, vocabulary=answers)
+            if isinstance(each, EncodeAnswers)
+            else each
+            for each in getattr(run.data, name)
+        )
+        for name in ("train_transforms", "eval_transforms")
+    }
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, **changed))
+    model = SourceModel("", run, recipe_tokenizers(run), {"answer": b"yes\nno\n"}, {}, [])
+    made = finetuning_run(model, "model", Builtin("train"), str(tmp_path))
+    file = tmp_path / "vocabularies" / "answer.txt"
+    assert made.data.vocabularies()["answer"] == VocabularyFile(str(file), size=2)
+    assert recipe_files(model)["vocabularies/answer.txt"] == b"yes\nno\n"
+
+    (evaluator,) = _evaluators(made, Builtin("test")).values()
+    assert evaluator.source == Expand(Builtin("test"), by="question")
+    assert [*evaluator.problems()] == []
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_fields_of_the_recipe(option, home, capsys):
     with pytest.raises(SystemExit):
-        main(["finetune", str(home / "clip"), "--help"])
+        main(["finetune", str(home / "clip"), option])
     assert "--optim.layer_decay" in capsys.readouterr().out
 
 

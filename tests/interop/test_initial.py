@@ -10,22 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet
 from vljax import config
 from vljax.commands.recipe_arguments import load_run
 from vljax.config import UserError
-from vljax.data.tokenizers import Clip
+from vljax.data.tokenizers import Clip, HuggingFace
 from vljax.datasets import Builtin
 from vljax.interop import initial, pretrained
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.initial import finetuning_run, plan, read_source, tokenizer_files
+from vljax.interop.initial import (
+    finetuning_run,
+    plan,
+    read_source,
+    recipe_files,
+    tokenizer_difference,
+)
 from vljax.models.encoders import EfficientNetLite
 from vljax.models.layers.inputs import resample_positions
 from vljax.models.pretrained import InitFrom
+from vljax.recipes import BUILTIN_VOCABULARY
 from vljax.run import Run, prepare
-from vljax.training.checkpoint import Checkpointer
+from vljax.training.checkpoint import Checkpointer, manifest
 from vljax.workdir import checkpoint_files
 
 
@@ -48,7 +56,7 @@ def run(home):
 
 def recipe(path, folder):
     model = read_source(str(path))
-    for name, content in tokenizer_files(model).items():
+    for name, content in recipe_files(model).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     made = finetuning_run(model, str(path), Builtin("train"), str(folder))
@@ -268,6 +276,7 @@ WIDER = {"text": {"mlp_dim": 40}}
         ),
         ({"init": {"skip": ("(",)}}, r"^init.skip: '\(' is not a regular expression"),
         ({"init": {"path": "no/model"}}, r"^init.path: no such file or folder: no/model$"),
+        ({"init": {"path": "~nosuchuser/x"}}, r"^init.path: no such file or folder: ~nosuchuser/x"),
         ({"init": {"path": __file__}}, r"^init.path: \S+ is a file; name the folder of a model"),
         (
             {"tokenizer": {"bos_token": None}},
@@ -321,8 +330,95 @@ def test_the_digest_is_that_of_the_model(run, home, tmp_path):
     assert initial.pinned(gone) == gone
 
 
+def test_an_altered_array_of_an_npz_export_is_refused(home, tmp_path):
+    folder = shutil.copytree(home / "npz", tmp_path / "npz")
+    with np.load(folder / "parameters.npz") as file:
+        arrays = dict(file)
+    arrays["image/cls"] = arrays["image/cls"] + 1
+    np.savez(folder / "parameters.npz", **arrays)
+    with pytest.raises(UserError, match=r"parameters.npz differs from its digest"):
+        read_source(str(folder))
+
+
+def test_a_run_keeps_the_checkpoint_that_it_started_from(run, home, tmp_path):
+    source = shutil.copytree(home / "w", tmp_path / "source")
+    given = dataclasses.replace(
+        changed(run, init={"path": str(source)}), workdir=str(tmp_path / "run")
+    )
+    started = initial.pinned(given)
+    assert started.init.path == str(source / "checkpoints" / "0")
+    saved(started, tmp_path / "run", 2)
+
+    later = shutil.copytree(source / "checkpoints" / "0", source / "checkpoints" / "1")
+    (later / "environment.json").write_text("{}")
+    manifest.write(epath.Path(later))
+    elsewhere = dataclasses.replace(given, workdir=str(tmp_path / "new"))
+    assert initial.pinned(elsewhere).init.path == str(later)
+    assert initial.pinned(given) == started
+    with pytest.raises(UserError, match=r"^init.sha256: .* it is another model"):
+        initial.pinned(changed(elsewhere, init={"sha256": started.init.sha256}))
+
+    # Resuming needs no source: neither one that is gone nor one that has changed since.
+    shutil.copy(later / "environment.json", source / "checkpoints" / "0")
+    manifest.write(epath.Path(source / "checkpoints" / "0"))
+    assert initial.pinned(started) == started
+    shutil.rmtree(source)
+    assert initial.pinned(given) == initial.pinned(started) == started
+
+
+@pytest.mark.parametrize("fields", [{"resize": True}, {"skip": ("text/.*",)}, {"sha256": "0" * 64}])
+def test_fields_of_init_without_a_path_are_errors(fields):
+    (name,) = fields
+    with pytest.raises(UserError, match=f"^{name}: is .*, and does nothing without a model; set "):
+        config.validate(InitFrom(**fields))
+    config.validate(InitFrom("model", **fields))
+
+
 def test_init_is_short_for_its_path():
     run = load_run(["configs/quickstart.py:tiny", "--init", "some/where"], "vljax train")
     assert run.init == InitFrom("some/where")
     assert load_run(["configs/quickstart.py:tiny", "--init=w"], "x").init == InitFrom("w")
     assert config.decode(Run, json.loads(config.to_json(run))) == run
+
+
+def _reversed(content):
+    content["model"]["merges"].reverse()
+
+
+def _swapped(content):
+    vocab = content["model"]["vocab"]
+    vocab["sign"], vocab["\u0120sign"] = vocab["\u0120sign"], vocab["sign"]
+
+
+def _without_prefix_space(content):
+    (level,) = (p for p in _parts(content["pre_tokenizer"]) if p["type"] == "ByteLevel")
+    level["add_prefix_space"] = not level["add_prefix_space"]
+
+
+def _lower_case(content):
+    content["normalizer"] = {"type": "Lowercase"}
+
+
+def _parts(pre_tokenizer):
+    return pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+
+
+def _longer(content):
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    size = 1 + max(content["model"]["vocab"].values())
+    content["added_tokens"].append({"id": size, "content": "<new>", "special": True, **plain})
+
+
+@pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.parametrize("change", [_reversed, _swapped, _without_prefix_space, _lower_case])
+def test_a_tokenizer_with_other_ids_differs(change, grown):
+    """Four files whose recipe fields and, but for one, vocabularies are equal."""
+    content = json.loads(BUILTIN_VOCABULARY.read_text())
+    if grown:
+        _longer(content)
+    same = HuggingFace("a").load_vocabulary(json.dumps(content, indent=1).encode())
+    change(content)
+    other = HuggingFace("b").load_vocabulary(json.dumps(content).encode())
+    old = HuggingFace(str(BUILTIN_VOCABULARY)).load()
+    assert tokenizer_difference(old, same) is None
+    assert tokenizer_difference(old, other) is not None

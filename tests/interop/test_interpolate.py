@@ -1,7 +1,10 @@
 """Models between a model and its fine-tuned version (WiSE-FT)."""
 
 import dataclasses
+import json
+import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +14,9 @@ from tests.interop.test_initial import parameters_of, recipe, saved
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.inference import load
+from vljax.interop import convert
 from vljax.interop.convert import interpolate_models
+from vljax.interop.files.tensors import Lazy
 from vljax.interop.initial import read_source
 from vljax.models.encoders import EfficientNetLite
 
@@ -46,7 +51,7 @@ def test_parameters_are_interpolated(alpha, home, tmp_path, capsys):
 def test_errors(home, tmp_path):
     foreign, out = str(home / "foreign"), str(tmp_path / "out")
 
-    def refused(original, finetuned, message, **options):
+    def refused(original, finetuned, message, out=out, **options):
         with pytest.raises(UserError, match=message):
             interpolate_models(str(original), str(finetuned), out, report=quiet, **options)
 
@@ -55,7 +60,42 @@ def test_errors(home, tmp_path):
     refused("none", home / "w", "^ORIGINAL: no such file or folder: none$")
     other = unzip("transformers_siglip_a", tmp_path / "other")
     refused(other, home / "w", r"other shapes than in \S+: embedding/text/kernel is \[16, 24\]")
+    permuted = shutil.copytree(foreign, tmp_path / "permuted")
+    content = json.loads((permuted / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    vocab["a</w>"], vocab["b</w>"] = vocab["b</w>"], vocab["a</w>"]
+    (permuted / "tokenizer.json").write_text(json.dumps(content))
+    refused(permuted, home / "w", r"text/embedding is for another tokenizer than in \S+: the token")
+    refused(foreign, home / "w", f"contains {foreign} itself", overwrite=True, out=foreign)
+    assert (home / "foreign" / "config.json").exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_noted(home, tmp_path):
+    other = shutil.copytree(home / "foreign", tmp_path / "other")
+    content = json.loads((other / "config.json").read_text())
+    content["vision_config"]["hidden_act"] = "gelu"
+    (other / "config.json").write_text(json.dumps(content))
+    out = str(tmp_path / "out")
+    notes = interpolate_models(str(other), str(home / "w"), out, report=quiet)
+    told = "model.nodes.image.activation is 'gelu' there, 'quick_gelu' here: the parameters compute"
+    assert any(note.startswith(told) for note in notes)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_half_precision_is_rounded_once(dtype):
+    start, end = (
+        Lazy((64,), np.dtype(dtype), lambda seed=seed: values(seed).astype(dtype))
+        for seed in (0, 1)
+    )
+    made = convert._between(start, end, 0.3).read()
+    wide = [tensor.read().astype(np.float32) for tensor in (start, end)]
+    assert made.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(made, (0.7 * wide[0] + 0.3 * wide[1]).astype(dtype))
+
+
+def values(seed):
+    return np.random.default_rng(seed).normal(size=64)
 
 
 def test_batch_statistics_cannot_be_interpolated(home, tmp_path):

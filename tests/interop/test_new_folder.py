@@ -6,8 +6,8 @@ from vljax.config import UserError
 from vljax.interop.new_folder import new_folder
 
 
-def fill(out, source, **options):
-    with new_folder(str(out), str(source), **options) as folder:
+def fill(out, *sources, **options):
+    with new_folder(str(out), *map(str, sources), **options) as folder:
         (folder / "new").write_text("new")
 
 
@@ -51,6 +51,8 @@ def test_a_folder_never_replaces_its_own_source(tmp_path, out):
     for origin in (tmp_path / "run", source):
         with pytest.raises(UserError, match="itself; name another folder"):
             fill(tmp_path / out, origin, overwrite=True)
+        with pytest.raises(UserError, match=f"contains {origin} itself; name another folder"):
+            fill(tmp_path / out, tmp_path.parent / "elsewhere", origin, overwrite=True)
     assert source.is_dir()
 
 

@@ -30,6 +30,8 @@ Trains the model at PATH further: a checkpoint or workdir of vljax, a folder tha
 wrote as safetensors or npz, or a folder of other software that `vljax import` reads. The recipe is
 made from the model: towers, tokenizer, preprocessing, objective, temperature. It is written to
 WORKDIR/{RECIPE}, to be edited and run again: vljax train WORKDIR/{RECIPE} --workdir NEW.
+It trains in one process; for several, write the recipe with --recipe_only, and start
+vljax train WORKDIR/{RECIPE} in each.
 
 SOURCE is a path or TYPE:PATH, as for `vljax data inspect`; its fields are --data.source.FIELD.
 Every field of the recipe can be set: --optim.learning_rate 3e-6, --optim.layer_decay 0.75,
@@ -44,7 +46,7 @@ def add(commands: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"vljax {NAME} PATH --data SOURCE [--validation SOURCE] [--workdir WORKDIR]"
-        " [--epochs N] [--json PATH] [--FIELD VALUE ...]",
+        " [--epochs N] [--recipe_only] [--json PATH] [--FIELD VALUE ...]",
     )
     command.add_argument("path", metavar="PATH", help="the model")
     command.add_argument("--data", metavar="SOURCE", help="the training examples")
@@ -62,6 +64,9 @@ def add(commands: Any) -> None:
         help=f"passes over the data if --steps is unset; {_EPOCHS} if unset",
     )
     command.add_argument(
+        "--recipe_only", action="store_true", help="write the recipe, and do not train"
+    )
+    command.add_argument(
         "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
     )
 
@@ -77,12 +82,19 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     Raises:
       UserError: for a model that cannot be trained, or a bad data set, option or workdir.
     """
+    from vljax.commands.output import write_json
     from vljax.host_process import keep_freed_memory
 
+    if only := "--recipe_only" in argv:
+        # No accelerator is needed; one of a larger job would wait for the other processes.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     keep_freed_memory()  # before NumPy and JAX start threads
     from vljax.commands.train import train_recipe
 
     recipe, file = make(argv, prog)
+    if only:
+        write_json(json_path, {"recipe": file, "steps": recipe.steps})
+        return 0
     return train_recipe(recipe, ["vljax", "train", file], json_path)
 
 
@@ -95,12 +107,14 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     Raises:
       UserError: as `run` does.
     """
+    from vljax.config import with_paths
     from vljax.interop import initial, pretrained
     from vljax.overrides import override
-    from vljax.workdir import check_recipe
 
     path, *rest = argv
-    path = path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    path = _absolute(path)
+    recipe_only, helping = "--recipe_only" in rest, not {"--help", "-h"}.isdisjoint(rest)
+    rest = [word for word in rest if word != "--recipe_only"]
     source_words = "a data set: PATH or TYPE:PATH"
     data, rest = take_option("--data", source_words, rest)
     validation, rest = take_option("--validation", source_words, rest)
@@ -109,18 +123,24 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     batch, rest = take_option("--global_batch", "a number", rest)
     name = os.path.basename(path.rstrip("/"))
     workdir, rest = take_option("--workdir", "a folder", rest)
-    workdir = workdir or f"runs/finetune-{name}"
-    workdir = workdir if "://" in workdir else os.path.abspath(os.path.expanduser(workdir))
-    if data is None and "--help" not in rest:
-        raise UserError(f"--data: name the training examples: {prog} PATH --data SOURCE")
+    workdir = _absolute(workdir or f"runs/finetune-{name}")
+    rest = recipe_arguments.expanded(rest)
+    if not helping:
+        if data is None:
+            raise UserError(f"--data: name the training examples: {prog} PATH --data SOURCE")
+        if not recipe_only:
+            _check_one_process(rest, f"{prog} {argv[0]}", workdir)
+        _check_apart(workdir, path)
 
     model = initial.read_source(path, "PATH")
     made = initial.finetuning_run(model, path, _source(data or "jsonl", "--data"), workdir)
-    if validation is not None:
-        made = dataclasses.replace(made, evaluators=_evaluators(made, validation))
-    rest = recipe_arguments.expanded(rest)
+    given = None if validation is None else _source(validation, "--validation")
+    if given is not None:
+        made = dataclasses.replace(made, evaluators=_evaluators(made, given))
     # The source may need fields before its examples can be counted.
     source = override(made, rest, f"{prog} {argv[0]}").data.source
+    if given is not None:
+        made = dataclasses.replace(made, evaluators=_evaluators(made, _like(given, source)))
     count = len(_opened(source)) if steps is None or batch is None else 0
     size = _number("--global_batch", batch) or 2 ** int(math.log2(min(_BATCH, count)))
     length = _number("--steps", steps)
@@ -130,10 +150,71 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
         raise UserError("--epochs and --steps: set one of them")
     # Fields on the command line win over what follows from the length.
     made = override(_cadences(made, length, size), rest, f"{prog} {argv[0]}")
-    made = dataclasses.replace(made, workdir=workdir)
-    file = _write(initial.pinned(pretrained.pinned(made)), model, workdir, check_recipe)
+    # The recipe may be run from another folder.
+    made = dataclasses.replace(with_paths(made, _absolute), workdir=workdir)
+    read = model if made.init.path == path else None
+    made = initial.pinned(pretrained.pinned(made))
+    _check_workdir(made, workdir)
+    report = _check_trains(made, model, read, workdir, recipe_only)
+    file = _write(made, model, workdir)
     _print(made, model, count, file)
+    if recipe_only:
+        for line in report:
+            print(line, file=sys.stderr)
     return made, file
+
+
+def _absolute(path: Any) -> Any:
+    """A path that is right in any folder; several, or none, as they are given."""
+    if isinstance(path, tuple):
+        return tuple(map(_absolute, path))
+    if path is None or "://" in path:
+        return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _check_one_process(fields: list[str], prog: str, workdir: str) -> None:
+    """Raises UserError if this process is one of several: each would write the recipe."""
+    from vljax.overrides import override
+    from vljax.parallel.processes.start import DistributedConfig, locate
+
+    prefix, own, words = "--distributed.", list[str](), iter(fields)
+    for word in words:
+        if word.startswith(prefix):
+            own += [f"--{word.removeprefix(prefix)}", *([] if "=" in word else [next(words, "")])]
+    if locate(override(DistributedConfig(), own, prog)) is not None:
+        raise UserError(
+            f"{NAME} trains in one process, and this is one of several: make the recipe with one"
+            f" process by `{prog} ... --recipe_only`, then start `vljax train {workdir}/{RECIPE}`"
+            " in each"
+        )
+
+
+def _check_apart(workdir: str, path: str) -> None:
+    """Raises UserError if the run would write into the model's folder, or the reverse."""
+    one, other = (
+        f"{(p if '://' in p else os.path.realpath(p)).rstrip('/')}/" for p in (workdir, path)
+    )
+    if one.startswith(other) or other.startswith(one):
+        raise UserError(
+            f"--workdir: {workdir} is the model's folder, lies in it, or contains it ({path});"
+            " name a folder apart from it"
+        )
+
+
+def _like(given: Source, training: Source) -> Source:
+    """The validation source with the fields of a training source of its type that it leaves out."""
+    if type(given) is not type(training):
+        return given
+    defaults: Any = type(given)()
+    what = "path" if hasattr(given, "path") else "split"  # builtin:test
+    own = {
+        field.name: value
+        for field in dataclasses.fields(given)  # type: ignore[arg-type]
+        if (value := getattr(given, field.name)) != getattr(defaults, field.name)
+        or field.name == what
+    }
+    return dataclasses.replace(training, **own)  # type: ignore[type-var]
 
 
 def _source(word: str, option: str) -> Source:
@@ -147,24 +228,25 @@ def _source(word: str, option: str) -> Source:
         raise UserError(f"{option}: {error}") from None
     found: Source = source
     where = getattr(found, "path", None)
-    if isinstance(where, str) and "://" not in where:
-        # The recipe may be run from another folder.
-        absolute = os.path.abspath(os.path.expanduser(where))
-        found = decode(records.Source, {**encode(found), "path": absolute})
+    if isinstance(where, str):
+        found = decode(records.Source, {**encode(found), "path": _absolute(where)})
     return found
 
 
-def _evaluators(run: Run, validation: str) -> dict[str, Any]:
+def _evaluators(run: Run, source: Source) -> dict[str, Any]:
     """What measures a model of this kind: retrieval, or the accuracy of answers."""
+    from vljax.data.sources.expand import Expand
     from vljax.evaluation import Questions, Retrieval
     from vljax.objectives.contrastive import Contrastive
 
-    source = _source(validation, "--validation")
     contrastive = [o for o in run.objectives.values() if isinstance(o, Contrastive)]
     if contrastive:
         return {"retrieval": Retrieval(source, similarity=contrastive[0].similarity)}
-    if run.question_answering() is not None:
-        return {"questions": Questions(source)}
+    if (answering := run.question_answering()) is not None:
+        rows = Expand(source, by="question")
+        return {
+            "questions": Questions(source=rows, logits=answering.logits, targets=answering.targets)
+        }
     raise UserError(
         "--validation: the model is neither contrastive nor answers questions; leave it out"
     )
@@ -205,17 +287,17 @@ def _cadences(run: Run, steps: int, batch: int) -> Run:
     )
 
 
-def _write(run: Run, model: SourceModel, workdir: str, check_recipe: Any) -> str:
-    """Writes the recipe and its tokenizers, unless the workdir holds another run."""
+def _check_workdir(run: Run, workdir: str) -> None:
+    """Raises UserError if the workdir holds another run or recipe."""
     from vljax.config import to_json
     from vljax.files import join
-    from vljax.interop.initial import tokenizer_files
     from vljax.training.checkpoint import storage
+    from vljax.workdir import check_recipe
 
     check_recipe(workdir, run)
-    folder, recipe = storage.absolute(workdir), to_json(run).encode()
+    recipe = to_json(run).encode()
     try:
-        there = (folder / RECIPE).read_bytes()
+        there = (storage.absolute(workdir) / RECIPE).read_bytes()
     except OSError:
         there = recipe
     if there != recipe:
@@ -224,8 +306,66 @@ def _write(run: Run, model: SourceModel, workdir: str, check_recipe: Any) -> str
             f"{kept} is another recipe, perhaps edited: train it with `vljax train {kept}`, name"
             " another --workdir, or remove it"
         )
+
+
+def _check_trains(
+    run: Run, model: SourceModel, read: SourceModel | None, workdir: str, recipe_only: bool
+) -> list[str]:
+    """Checks the recipe as training does, before a workdir with it stands in the user's way.
+
+    Args:
+      run: the recipe.
+      model: the model that it is made from.
+      read: the model at `init.path`, if it has been read.
+      workdir: the workdir.
+      recipe_only: whether the run is for other devices than those that are here.
+
+    Returns:
+      What is loaded from the model.
+
+    Raises:
+      UserError: for the first problem.
+    """
+    import tempfile
+
+    from vljax.config import with_paths
+    from vljax.files import join
+    from vljax.interop import initial
+    from vljax.parallel.mesh import MeshConfig, find_devices
+    from vljax.run import check_trains, open_evaluation_data, prepare
+
+    files, devices = initial.recipe_files(model), None
+    if recipe_only:
+        run = dataclasses.replace(run, mesh=MeshConfig(1, 1, 1), attention="auto")
+        devices = find_devices()[:1]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            os.makedirs(os.path.dirname(join(folder, name)), exist_ok=True)
+            with open(join(folder, name), "wb") as file:
+                file.write(content)
+        moved = {join(workdir, name): join(folder, name) for name in files}
+        run = with_paths(run, lambda path: moved.get(path, path))
+        try:
+            prepared = prepare(run, devices)
+            check_trains(prepared)
+            report = initial.plan(prepared, read).report
+            for name, evaluator in run.all_evaluators.items():
+                open_evaluation_data(run, name, evaluator)
+        except UserError as error:
+            raise UserError(*(line.replace(folder, workdir) for line in error.lines)) from error
+    return report
+
+
+def _write(run: Run, model: SourceModel, workdir: str) -> str:
+    """Writes the recipe and its vocabularies; returns the file of the recipe."""
+    from vljax.config import to_json
+    from vljax.files import join
+    from vljax.interop.initial import recipe_files
+    from vljax.training.checkpoint import storage
+
+    folder = storage.absolute(workdir)
     try:
-        for name, content in {**tokenizer_files(model), RECIPE: recipe}.items():
+        for name, content in {**recipe_files(model), RECIPE: to_json(run).encode()}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             storage.write(folder / name, content)
     except OSError as error:

@@ -141,7 +141,10 @@ def _dispatch(argv: list[str], prog: str) -> int:
         asked = parser.parse_args(argv)
         write_json(asked.json, interpolate.run(asked))
         return 0
-    if argv[:1] == [finetune.NAME] and argv[1:] and not argv[1].startswith("-"):
+    if argv[:1] == [finetune.NAME] and argv[1:] and argv[1] not in ("-h", "--help"):
+        if argv[1].startswith("-"):
+            words = f"{prog} {finetune.NAME} PATH {argv[1]} ..."
+            raise UserError(f"{argv[1]} before PATH: write {words}")
         json_path, rest = recipe_arguments.take_json(argv[1:])
         return finetune.run(rest, json_path, f"{prog} {finetune.NAME}")
     if argv and argv[0] in import_export.NAMES:

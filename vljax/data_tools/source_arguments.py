@@ -64,6 +64,13 @@ def _source(word: str, fields: list[str], prog: str, epilog: str) -> Source:
     has_path = "path" in {field.name for field in dataclasses.fields(kind)}
     if path and name != "builtin" and not has_path:
         raise UserError(f"{word}: {name} is not made from a path; set its fields behind {name}")
+    required = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if required:
+        raise UserError(f"{word}: {name} needs {', '.join(required)}; write it into a recipe")
     if not path:
         return validate(override(kind(), fields, prog, epilog))
     source = kind(split=path) if name == "builtin" else kind(path=path)

@@ -22,7 +22,12 @@ from vljax.interop.checkpoints import read_trained, write_parameters
 from vljax.interop.export_plan import plan_export
 from vljax.interop.files.tensors import FLOATS, Lazy, Tensor, listed
 from vljax.interop.formats import check_accepted, find_format
-from vljax.interop.initial import read_source
+from vljax.interop.initial import (
+    embedding_differences,
+    function_differences,
+    read_source,
+    stored_tokenizers,
+)
 from vljax.interop.mapped_model import read_model, with_scan
 from vljax.interop.mapping import Pair, to_foreign
 from vljax.interop.new_folder import new_folder
@@ -102,13 +107,13 @@ def import_model(
     prepared, foreign, parameters = mapped.prepared, mapped.foreign, mapped.parameters
     files = model_files(prepared, {prepared.run.data.main_tokenizer: foreign.tokenizer})
     files |= foreign.files
-    _write_workdir(out, source, overwrite, prepared, parameters, files, report)
+    _write_workdir(out, [source], overwrite, prepared, parameters, files, report)
     return _converted(foreign.format_title, out, mapped.pairs, parameters, foreign.notes, {})
 
 
 def _write_workdir(
     out: str,
-    source: str,
+    sources: Sequence[str],
     overwrite: bool,
     prepared: Prepared,
     parameters: Mapping[str, Lazy],
@@ -116,7 +121,7 @@ def _write_workdir(
     report: Report,
 ) -> None:
     """Makes a workdir with one checkpoint, of step 0, of parameters by unrolled path."""
-    with new_folder(out, source, overwrite=overwrite) as folder:
+    with new_folder(out, *sources, overwrite=overwrite) as folder:
         step = folder / "checkpoints" / "0"
         step.mkdir(parents=True)
         write_parameters(step, parameters, _progress(parameters, report))
@@ -139,7 +144,8 @@ def interpolate_models(
 
     Each parameter is (1 - alpha) * original + alpha * fine-tuned: WiSE-FT (Wortsman et al. 2022,
     eq. 1). It often keeps most of the gain on the new data, and of the accuracy on other data.
-    Parameters that the original lacks are those of the fine-tuned model.
+    Parameters that the original lacks are those of the fine-tuned model. The arithmetic is in
+    float32; the result has the data type of the fine-tuned model.
 
     Args:
       original: the model that was fine-tuned, as for `Run.init`.
@@ -153,8 +159,9 @@ def interpolate_models(
       Notes for the user.
 
     Raises:
-      UserError: if a model is damaged, they share no parameter or have other shapes, or the model
-        has batch statistics, which cannot be interpolated.
+      UserError: if a model is damaged, they share no parameter, have other shapes or token
+        embeddings for other tokenizers, or the model has batch statistics, which cannot be
+        interpolated.
     """
     if not 0 <= alpha <= 1:
         raise UserError(f"--alpha: must be in [0, 1], not {alpha:g}")
@@ -178,7 +185,21 @@ def interpolate_models(
     only = [path for path in trained.parameters if path not in before.arrays]
     if len(only) == len(trained.parameters):
         raise UserError(f"{original}: holds no parameter of {folder}; name the model before it")
+    shared = [path for path in trained.parameters if path in before.arrays]
+    own = stored_tokenizers(str(folder), trained.run)
+    for encoder, _, why in embedding_differences(trained.run, own, before, shared):
+        raise UserError(
+            f"{original}: {encoder}/embedding is for another tokenizer than in {folder}: {why};"
+            " name the model that it was fine-tuned from"
+        )
+    left = [path for path in before.arrays if path not in trained.parameters]
+    notes = [*notes, *(f"{original}: {note}" for note in before.notes)]
     notes += [f"only in {finetuned}: {listed(only)}"] if only else []
+    notes += [f"only in {original}, and left out: {listed(left)}"] if left else []
+    notes += [
+        f"{line}: the parameters compute something else; interpolating them may make no sense"
+        for line in function_differences(before.run, trained.run)
+    ]
     optim = replace(trained.run.optim, ema_decay=None)
     groups = {
         name: replace(group, optim=group.optim and replace(group.optim, ema_decay=None))
@@ -196,15 +217,15 @@ def interpolate_models(
         path: Lazy(tuple(array.shape), array.dtype, array.read)
         for path, array in parameters.items()
     }
-    _write_workdir(out, finetuned, overwrite, prepared, lazy, files, report)
+    _write_workdir(out, [original, finetuned], overwrite, prepared, lazy, files, report)
     return notes
 
 
 def _between(original: Tensor, finetuned: Tensor, alpha: float) -> Lazy:
     def make() -> np.ndarray:
-        start, end = (tensor.read().astype(finetuned.dtype) for tensor in (original, finetuned))
+        start, end = (tensor.read().astype(np.float32) for tensor in (original, finetuned))
         # Arithmetic makes a NumPy scalar of the temperature, which has no axes.
-        return np.asarray((1 - alpha) * start + alpha * end, finetuned.dtype)
+        return np.asarray((1 - alpha) * start + alpha * end).astype(finetuned.dtype)
 
     return Lazy(tuple(finetuned.shape), finetuned.dtype, make)
 

@@ -7,6 +7,7 @@ Folders of safetensors, of npz and of programs (StableHLO, ONNX) have one.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def _digest(file: Path) -> str:
 
 def recognises(path: str) -> bool:
     """Whether a path is a local folder with an `export.json`."""
-    return "://" not in path and (Path(path).expanduser() / MANIFEST).is_file()
+    return "://" not in path and (Path(os.path.expanduser(path)) / MANIFEST).is_file()
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def open_folder(path: str) -> ExportedFolder:
     Raises:
       UserError: if a file is damaged or missing, or another version of vljax is needed.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     content = _read_manifest(folder)
     quantized = content["quantized"]
     if quantized is not None and quantized not in FORMS:

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,9 @@ from vljax import config
 from vljax.config import UserError
 from vljax.data.records import Source
 from vljax.data.tokenizers import LoadedTokenizer, Tokenizer, load_tokenizer
-from vljax.files import join
+from vljax.data.transforms.base import Transform
+from vljax.data.vocabulary import VocabularyFile
+from vljax.files import join, read_user_file
 from vljax.interop import exported, pretrained
 from vljax.interop.checkpoints import read_trained
 from vljax.interop.files.read import WEIGHTS_FILES
@@ -38,7 +40,7 @@ from vljax.optim import AdamW
 from vljax.run import Prepared, Run, recipe_tokenizers
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest, storage
-from vljax.workdir import tokenizer_folder
+from vljax.workdir import saved_recipe, tokenizer_folder, vocabulary_file
 
 Shape = tuple[int, ...]
 
@@ -59,6 +61,8 @@ class SourceModel:
     """The recipe of the model."""
     tokenizers: Mapping[str, LoadedTokenizer]
     """By their name in the recipe."""
+    vocabularies: Mapping[str, bytes]
+    """The content of stored vocabularies, such as that of answers, by their batch entry."""
     arrays: Mapping[str, Tensor]
     """Parameters (EMA where the run kept them) by unrolled path, and batch statistics."""
     notes: Sequence[str]
@@ -95,14 +99,17 @@ def _read_source(path: str) -> SourceModel:
     if own is None:
         mapped = read_model(path)
         foreign = mapped.foreign
-        folder = Path(path).expanduser()
+        folder = Path(os.path.expanduser(path))
         tokenizers = {foreign.run.data.main_tokenizer: foreign.tokenizer}
+        vocabularies = {}
         if (folder / RECIPE).exists():  # an export of vljax has all tokenizers
-            tokenizers = _tokenizers(str(folder), foreign.run)
+            tokenizers = stored_tokenizers(str(folder), foreign.run)
+            vocabularies = _stored_vocabularies(str(folder), foreign.run)
         return SourceModel(
             foreign.format_title,
             foreign.run,
             tokenizers,
+            vocabularies,
             mapped.parameters,
             foreign.notes,
         )
@@ -113,16 +120,28 @@ def _read_source(path: str) -> SourceModel:
     return SourceModel(
         f"step {trained.step}",
         trained.run,
-        _tokenizers(str(folder), trained.run),
+        stored_tokenizers(str(folder), trained.run),
+        _stored_vocabularies(str(folder), trained.run),
         {**trained.parameters, **statistics},
         notes,
     )
 
 
-def _tokenizers(folder: str, run: Run) -> dict[str, LoadedTokenizer]:
+def stored_tokenizers(folder: str, run: Run) -> dict[str, LoadedTokenizer]:
+    """The tokenizers in the folder of a checkpoint or export, by their name in its recipe."""
     return {
         name: load_tokenizer(f"{folder}/{tokenizer_folder(name)}") for name in run.data.tokenizers
     }
+
+
+def _stored_vocabularies(folder: str, run: Run) -> dict[str, bytes]:
+    """The vocabularies in the folder of a checkpoint or export that its recipe has in files."""
+    files = {
+        name: join(folder, vocabulary_file(name))
+        for name, vocabulary in run.data.vocabularies().items()
+        if isinstance(vocabulary, VocabularyFile)
+    }
+    return {name: read_user_file(file) for name, file in files.items() if config.path_exists(file)}
 
 
 def _own_checkpoint(path: str) -> Any:
@@ -133,7 +152,7 @@ def _own_checkpoint(path: str) -> Any:
     """
     if "://" in path:
         return storage.absolute(path)
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not os.path.exists(folder):
         raise UserError(f"no such file or folder: {path}")
     if folder.is_file():
@@ -145,7 +164,7 @@ def _own_checkpoint(path: str) -> Any:
     return storage.absolute(path) if is_own or (folder / manifest.NAME).exists() else None
 
 
-def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: str) -> Run:
+def finetuning_run(model: SourceModel, path: str, source: Source, folder: str) -> Run:
     """A recipe that trains a model further on other data.
 
     Towers, heads, preprocessing, tokenizers and objectives are those of the model. The optimizer is
@@ -156,7 +175,7 @@ def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: st
       model: the model.
       path: where it is.
       source: the training examples.
-      tokenizers: the folder that `tokenizer_files` are written to.
+      folder: where `recipe_files` are written to.
 
     Raises:
       UserError: if the model has no objective.
@@ -169,12 +188,16 @@ def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: st
             " two towers, as Run.pretrained"
         )
     named = {
-        name: _with_path(loaded.config, join(tokenizers, _tokenizer_file(name, loaded)))
+        name: _with_path(loaded.config, join(folder, _tokenizer_file(name, loaded)))
         for name, loaded in model.tokenizers.items()
+    }
+    lists: dict[str, Any] = {
+        field: tuple(_with_vocabulary(each, model, folder) for each in getattr(run.data, field))
+        for field in ("train_transforms", "eval_transforms")
     }
     return Run(
         model=run.model,
-        data=dataclasses.replace(run.data, source=source, tokenizers=named),
+        data=dataclasses.replace(run.data, source=source, tokenizers=named, **lists),
         objectives={
             name: dataclasses.replace(objective, trains=())
             for name, objective in run.objectives.items()
@@ -188,9 +211,10 @@ def finetuning_run(model: SourceModel, path: str, source: Source, tokenizers: st
     )
 
 
-def tokenizer_files(model: SourceModel) -> dict[str, bytes]:
-    """The vocabularies of a model's tokenizers by their path in the folder of a recipe."""
-    return {
+def recipe_files(model: SourceModel) -> dict[str, bytes]:
+    """Vocabularies of tokenizers, answers and the like by their path in the folder of a recipe."""
+    files = {vocabulary_file(name): content for name, content in model.vocabularies.items()}
+    return files | {
         _tokenizer_file(name, loaded): _vocabulary(loaded) or b""
         for name, loaded in model.tokenizers.items()
         if loaded.vocabulary_file is not None
@@ -204,6 +228,18 @@ def _with_path(tokenizer: Tokenizer, path: str) -> Tokenizer:
     return found
 
 
+def _with_vocabulary(transform: Transform, model: SourceModel, folder: str) -> Transform:
+    """The transform with the path of its stored vocabulary, if it has one in a file."""
+    changed = {
+        field.name: dataclasses.replace(value, path=join(folder, vocabulary_file(entry)))
+        for entry in transform.makes()[:1]
+        for field in dataclasses.fields(transform)  # type: ignore[arg-type]
+        if isinstance(value := getattr(transform, field.name), VocabularyFile)
+        and entry in model.vocabularies
+    }
+    return dataclasses.replace(transform, **changed)  # type: ignore[type-var]
+
+
 def _tokenizer_file(name: str, loaded: LoadedTokenizer) -> str:
     return f"{tokenizer_folder(name)}/{loaded.vocabulary_file}"
 
@@ -214,36 +250,62 @@ def _tokenizer_file(name: str, loaded: LoadedTokenizer) -> str:
 def pinned(run: Run) -> Run:
     """The run with the digest of the model that it starts from, which belongs to its identity.
 
-    A model that does not exist here is left without a digest: a resumed run does not need it.
+    A workdir becomes the checkpoint of it that the run starts from: the newest one, or, for a run
+    that has started, the one that it started from. A model that does not exist here is left without
+    a digest: a resumed run does not need it.
 
     Raises:
-      UserError: if the model has another digest than the recipe states.
+      UserError: if the model of a new run has another digest than the recipe states.
     """
     source = run.init
     if source.path is None:
         return run
-    found = _digest(source.path)
-    if found and source.sha256 and found != source.sha256:
+    saved = None if run.workdir is None else saved_recipe(run.workdir)
+    if saved is not None and _is_checkpoint_of(saved.init.path, source.path):
+        digest = source.sha256 or saved.init.sha256
+        kept = dataclasses.replace(source, path=saved.init.path, sha256=digest)
+        return dataclasses.replace(run, init=kept)
+    path, found = _resolved(source.path)
+    is_new = run.workdir is None or not checkpoint.complete_steps(run.workdir)
+    if is_new and found and source.sha256 and found != source.sha256:
         raise UserError(
             f"init.sha256: {source.path} has the digest {found}, not {source.sha256}: it is another"
             " model, or another checkpoint of the run (name one: W/checkpoints/STEP)"
         )
-    digest = source.sha256 or found
-    return dataclasses.replace(run, init=dataclasses.replace(source, sha256=digest))
+    source = dataclasses.replace(source, path=path, sha256=source.sha256 or found)
+    return dataclasses.replace(run, init=source)
 
 
-def _digest(path: str) -> str | None:
-    """A digest of all files of a model; None if there is none."""
+def _is_checkpoint_of(path: str | None, workdir: str) -> bool:
+    """Whether a path is a checkpoint in a workdir, or in its folder of checkpoints."""
+    if path is None:
+        return False
+    folder = storage.absolute(path).parent
+    return storage.absolute(workdir) in (folder, folder.parent)
+
+
+def _resolved(path: str) -> tuple[str, str | None]:
+    """The path of a model, which for a workdir is its newest checkpoint, and its digest.
+
+    The digest is None if there is no model.
+    """
     try:
         own = _own_checkpoint(path)
         if own is not None:
             # The manifest holds the digest of every other file; loading compares them.
             folder = own if (own / manifest.NAME).exists() else checkpoint.find_intact(path)
-            return hashlib.sha256((folder / manifest.NAME).read_bytes()).hexdigest()
+            digest = hashlib.sha256((folder / manifest.NAME).read_bytes()).hexdigest()
+            return str(folder), digest
     except (UserError, OSError):
-        return None
-    folder = Path(path).expanduser()
+        return path, None
+    return path, _digest(path)
+
+
+def _digest(path: str) -> str:
+    """A digest of all files of a folder that is an export or of other software."""
+    folder = Path(os.path.expanduser(path))
     if exported.recognises(path):
+        # It holds the digest of every other file; loading compares them.
         return hashlib.sha256((folder / exported.MANIFEST).read_bytes()).hexdigest()
     whole = hashlib.sha256()
     for file in sorted(folder.iterdir()):
@@ -273,8 +335,12 @@ def load(prepared: Prepared, report: Callable[[str], None]) -> Variables | None:
     return pretrained.variables(prepared, {**made.arrays, **pretrained.arrays(prepared)})
 
 
-def plan(prepared: Prepared) -> Plan:
+def plan(prepared: Prepared, source: SourceModel | None = None) -> Plan:
     """What `Run.init` gives the parameters and statistics of a run. Reads no arrays.
+
+    Args:
+      prepared: the run.
+      source: the model at `init.path`, if it has been read already.
 
     Raises:
       UserError: if nothing matches, shapes differ, a pattern matches nothing, a scanned stack would
@@ -283,7 +349,7 @@ def plan(prepared: Prepared) -> Plan:
     init = prepared.run.init
     if init.path is None:
         return Plan({}, [])
-    source, own = read_source(init.path), own_shapes(prepared)
+    source, own = source or read_source(init.path), own_shapes(prepared)
     skipped = _skipped(init.skip, own, source.arrays)
     shared = [path for path in own if path in source.arrays and path not in skipped]
     if not shared:
@@ -315,7 +381,7 @@ def plan(prepared: Prepared) -> Plan:
     report += [f"resized {how}" for how in resized.values()]
     report += [f"left out: {', '.join(_grouped(left))}"] if left else []
     report += [f"new, with random values: {', '.join(_grouped(new))}"] if new else []
-    report += _other_functions(source.run, prepared.run)
+    report += function_differences(source.run, prepared.run)
     return Plan(arrays, [f"init: {line}" for line in report])
 
 
@@ -387,7 +453,7 @@ def _check_stacks(prepared: Prepared, arrays: Mapping[str, Lazy]) -> None:
             )
 
 
-def _other_functions(there: Run, here: Run) -> list[str]:
+def function_differences(there: Run, here: Run) -> list[str]:
     """The fields of nodes that make the same parameters compute something else."""
     lines = []
     for name, node in here.model.nodes.items():
@@ -452,7 +518,27 @@ _PROBES = (
 
 def _check_tokenizers(run: Run, source: SourceModel, shared: Sequence[str]) -> None:
     """Raises UserError if loaded token embeddings belong to another tokenizer than the recipe's."""
-    own = recipe_tokenizers(run)
+    for encoder, used, why in embedding_differences(run, recipe_tokenizers(run), source, shared):
+        raise UserError(
+            f"data.tokenizers.{used}: differs from the one of {run.init.path}: {why}; use that"
+            f" one, or train new embeddings of tokens with --init.skip {encoder}/embedding"
+        )
+
+
+def embedding_differences(
+    run: Run, own: Mapping[str, LoadedTokenizer], source: SourceModel, shared: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Shared token embeddings that belong to other tokenizers in two models.
+
+    Args:
+      run: the recipe of one model.
+      own: its tokenizers by name.
+      source: the other model.
+      shared: the paths of the parameters that both have.
+
+    Yields:
+      The encoder, the name of its tokenizer in the recipe, and how the tokenizers differ.
+    """
     for name, encoder in run.model.encoders.items():
         there = source.run.model.encoders.get(name)
         if f"{name}/embedding" not in shared or there is None:
@@ -462,10 +548,7 @@ def _check_tokenizers(run: Run, source: SourceModel, shared: Sequence[str]) -> N
         if used not in own or before not in source.tokenizers:
             continue
         if why := tokenizer_difference(source.tokenizers[before], own[used]):
-            raise UserError(
-                f"data.tokenizers.{used}: differs from the one of {run.init.path}: {why}; use that"
-                f" one, or train new embeddings of tokens with --init.skip {name}/embedding"
-            )
+            yield name, used, why
 
 
 def tokenizer_difference(old: LoadedTokenizer, new: LoadedTokenizer) -> str | None:
@@ -486,17 +569,44 @@ def tokenizer_difference(old: LoadedTokenizer, new: LoadedTokenizer) -> str | No
     ]
     if _vocabulary(old) == _vocabulary(new) and not differing:
         return None
-    before, after = old.token_texts(), new.token_texts()
+    same_kind = type(old) is type(new)
+    # Other kinds mark spaces and parts of words in other ways; the probes below compare them.
+    before, after = (
+        each.pieces() if same_kind else [text.strip() for text in each.token_texts()]
+        for each in (old, new)
+    )
     for token, text in enumerate(before):
         if token >= len(after):
             return f"it has {len(before):,} tokens there, {len(after):,} here"
-        if text.strip() != after[token].strip():
+        if text != after[token]:
             return f"the token {token} is {text!r} there, {after[token]!r} here"
-    if len(after) > len(before):
-        return differing[0] if differing else None
-    if differing and any(_ids(old, probe) != _ids(new, probe) for probe in _PROBES):
+    if len(after) > len(before) and differing:
         return differing[0]
+    probes = [*_PROBES, *_vocabulary_probes(old, ascii_only=not same_kind)]
+    for probe, was, now in zip(probes, _ids(old, probes), _ids(new, probes), strict=True):
+        # A longer vocabulary may write a text with its new tokens.
+        if was != now and max(now) < len(before):
+            if differing:
+                return differing[0]
+            return f"{_first_word(old, new, probe)!r} has other ids there than here"
     return None
+
+
+def _vocabulary_probes(tokenizer: LoadedTokenizer, *, ascii_only: bool) -> list[str]:
+    """Texts of up to 4,096 tokens, spread over a vocabulary."""
+    texts = [
+        text for text in tokenizer.token_texts() if text.isprintable() and "\ufffd" not in text
+    ]
+    words = [text for text in texts if text.strip() and (text.isascii() or not ascii_only)]
+    words = words[:: max(1, len(words) // 4096)]
+    return [" ".join(words[i : i + 16]) for i in range(0, len(words), 16)]
+
+
+def _first_word(old: LoadedTokenizer, new: LoadedTokenizer, text: str) -> str:
+    """The first word that two tokenizers turn into other ids; the text if none does by itself."""
+    words = text.split()
+    rows = zip(words, _ids(old, words), _ids(new, words), strict=True)
+    return next((word for word, was, now in rows if was != now), text)
 
 
 def _vocabulary(tokenizer: LoadedTokenizer) -> bytes | None:
@@ -504,10 +614,9 @@ def _vocabulary(tokenizer: LoadedTokenizer) -> bytes | None:
     return None if name is None else tokenizer.files()[name]
 
 
-def _ids(tokenizer: LoadedTokenizer, text: str) -> list[int]:
-    """The ids of a text, however long the context is, between one begin and one end token."""
-    wide = dataclasses.replace(tokenizer.config, context_length=128)
-    content = _vocabulary(tokenizer) or b""
-    ids, mask = wide.load_vocabulary(content)([text])
-    real: list[int] = [*ids[0][mask[0]].tolist(), tokenizer.special.pad]
-    return real
+def _ids(tokenizer: LoadedTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts, however long the context is, between one begin and one end token."""
+    wide = dataclasses.replace(tokenizer.config, context_length=1024)
+    ids, mask = wide.load_vocabulary(_vocabulary(tokenizer) or b"")(texts)
+    pad = tokenizer.special.pad
+    return [[*row[real].tolist(), pad] for row, real in zip(ids, mask, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_model(source: str, recipe: Run | None = None, *, scan: bool = False) ->
     """
     if recipe is not None:
         return _read_by_recipe(source, with_scan(recipe, scan))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     chosen = detect_format(path)
     if chosen.read is None:
         raise UserError(f"{source}: vljax can write {chosen.title}, but not read it")

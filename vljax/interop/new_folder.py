@@ -15,7 +15,7 @@ MARK = ".vljax"
 
 
 @contextlib.contextmanager
-def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
+def new_folder(out: str, *sources: str, overwrite: bool) -> Iterator[Path]:
     """A temporary folder to fill, which is renamed to `out` if nothing goes wrong.
 
     The temporary folder is `out.partial`. One that an interrupted command left is removed, so the
@@ -28,7 +28,7 @@ def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
 
     Args:
       out: the folder to make.
-      source: what it is made from, which it must not replace.
+      sources: what it is made from, which it must not replace.
       overwrite: whether it may replace a folder that is not empty.
 
     Raises:
@@ -41,9 +41,10 @@ def new_folder(out: str, source: str, *, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"{out} is a file; name a folder")
     if not overwrite and target.is_dir() and any(target.iterdir()):
         raise UserError(f"{out} is not empty; add --overwrite to replace it")
-    origin = Path(source).expanduser().resolve()
-    if target.resolve() in (origin, *origin.parents):
-        raise UserError(f"{out} contains {source} itself; name another folder")
+    for source in sources:
+        origin = Path(os.path.expanduser(source)).resolve()
+        if target.resolve() in (origin, *origin.parents):
+            raise UserError(f"{out} contains {source} itself; name another folder")
     partial, old = (target.with_name(f"{target.name}.{end}") for end in ("partial", "replaced"))
     for left in (partial, old):
         if left.exists() and not (left / MARK).exists():

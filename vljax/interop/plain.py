@@ -56,15 +56,7 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> None:
 
 def without_paths(run: Run) -> Run:
     """The run with every path field unset."""
-    data = config.encode(run)
-    for path, _ in config.paths(run):
-        *parents, name = path.split(".")
-        node = data
-        for parent in parents:
-            node = node[int(parent) if isinstance(node, list) else parent]
-        node[name] = None
-    unset: Run = config.decode(Run, data)
-    return unset
+    return config.with_paths(run, lambda _: None)
 
 
 def _read(
@@ -141,6 +133,8 @@ def _is_npz(path: Path) -> bool:
 
 
 def _read_npz(folder: Path) -> ForeignModel:
+    if exported.recognises(str(folder)):
+        exported.open_folder(str(folder))  # compares digests
     return _read(folder, read_npz(folder / NPZ_WEIGHTS))
 
 

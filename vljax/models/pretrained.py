@@ -70,5 +70,10 @@ class InitFrom:
     becomes part of the run."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.path is None:
+            for field, default in (("skip", ()), ("resize", False), ("sha256", None)):
+                if (value := getattr(self, field)) != default:
+                    message = f"is {value!r}, and does nothing without a model; set init.path"
+                    yield field, f"{message}, or leave it at {default!r}"
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             yield "sha256", f"must be 64 hexadecimal digits in lower case, not {self.sha256!r}"

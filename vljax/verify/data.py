@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,11 @@ def find_data_set(
     Raises:
       UserError: if the path is not such a data set, or a file is missing or malformed.
     """
-    split_file = _split_file(Path(path).expanduser())
+    split_file = _split_file(Path(os.path.expanduser(path)))
     (source,) = parse_sources([path if split_file is None else f"karpathy:{split_file}"], prog)
     if isinstance(source, Karpathy):
         return _retrieval(source, images)
-    folder = Path(path.partition(":")[2] or path).expanduser()
+    folder = Path(os.path.expanduser(path.partition(":")[2] or path))
     names = _lines(classes, folder / CLASSES, "--classes")
     wanted = TASKS["imagenet"].classes
     if len(names) != wanted:
@@ -112,7 +113,7 @@ def _retrieval(source: Karpathy, images: str | None) -> TaskData:
 
 
 def _lines(path: str | None, default: Path, flag: str) -> tuple[str, ...]:
-    file = Path(path).expanduser() if path else default
+    file = Path(os.path.expanduser(path)) if path else default
     if not file.exists():
         raise UserError(f"{file}: no such file; add {flag} FILE")
     return read_names(str(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -44,7 +45,7 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     sources = parse_sources(rest, prog)
     if args.out is None:
         raise UserError(f"name the file to write: {prog} ... --out tokenizer.json")
-    out = Path(args.out).expanduser()
+    out = Path(os.path.expanduser(args.out))
     if out.exists():
         raise UserError(f"--out {args.out}: is there already; remove it or name another file")
     opened, kept = [source.open() for source in sources], list[str]()

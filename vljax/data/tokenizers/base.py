@@ -168,6 +168,10 @@ class LoadedTokenizer(abc.ABC):
         """The text of every id of the vocabulary."""
         return [self._decode([token]) for token in range(self.vocab_size)]
 
+    def pieces(self) -> list[str]:
+        """Every id of the vocabulary as its file writes it, with marks such as that of a space."""
+        return self.token_texts()
+
     def count(self, text: str) -> int:
         """The number of tokens of a text before truncation, with begin and end tokens."""
         return len(self._encode(self.clean(text))) + self.config.adds_bos + self.config.adds_eos

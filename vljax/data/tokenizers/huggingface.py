@@ -89,6 +89,9 @@ class LoadedHuggingFace(LoadedTokenizer):
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
+    def pieces(self) -> list[str]:
+        return [self._tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
+
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return tokens

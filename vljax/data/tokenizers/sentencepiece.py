@@ -77,6 +77,10 @@ class LoadedSentencePiece(LoadedTokenizer):
         text: str = self._processor.decode(ids)
         return text
 
+    def pieces(self) -> list[str]:
+        found: list[str] = self._processor.id_to_piece([*range(self.vocab_size)])
+        return found
+
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self._processor.encode(text)
         return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Tuxpaint(Source, name="tuxpaint"):
                 "data.source.path: unset; run `vljax data build tuxpaint-stamps`, "
                 "then --data.source.path data/tuxpaint-stamps"
             )
-        return TuxpaintRecords(Path(self.path).expanduser(), self.split, self.languages)
+        return TuxpaintRecords(Path(os.path.expanduser(self.path)), self.split, self.languages)
 
 
 class TuxpaintRecords(ItemRecords):

@@ -26,11 +26,11 @@ def split_path(path: str) -> tuple[Path, str | None]:
     """
     if "://" in path:
         raise UserError(f"{path}: copy it to a local disk first")
-    whole = Path(path).expanduser()
+    whole = Path(os.path.expanduser(path))
     name, colon, part = path.rpartition(":")
     if os.path.exists(whole) or not colon or not name:
         return whole, None
-    return Path(name).expanduser(), part
+    return Path(os.path.expanduser(name)), part
 
 
 def read_tensors(path: str) -> Mapping[str, Tensor]:
