@@ -386,6 +386,8 @@ def test_check_and_export_agree_about_a_model_without_texts(prepared, tmp_path):
         )
     with pytest.raises(UserError, match="the model has no tokenizer of texts"):
         _ = trained.tokenizer
+    with pytest.raises(UserError, match="no image embedding: no head makes image/embedding"):
+        trained.encode_image(inputs.images())
     with pytest.raises(ExportRefused) as refused:
         export_model(str(tmp_path / "w"), str(tmp_path / "no"), "open_clip", report=quiet)
     assert any("no tokenizer" in line for line in refused.value.lines)
