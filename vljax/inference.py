@@ -53,6 +53,7 @@ from vljax.interop.programs.standalone.inputs import (
     texts_of,
 )
 from vljax.models.assembly import Model, Variables, example_batch, parameter_shapes
+from vljax.models.node import makers
 from vljax.models.numerics import Precision, Similarity, unit
 from vljax.models.parameters import merge
 from vljax.objectives.contrastive import Contrastive, SigmoidContrastive
@@ -101,6 +102,14 @@ class Index:
     """The path of each image, or `images[POSITION]`."""
     embeddings: Float[np.ndarray, "images dim"]
 
+    def __post_init__(self) -> None:
+        """Raises UserError unless each row has a name."""
+        if len(self.names) != len(self.embeddings):
+            raise UserError(
+                f"index: {len(self.names):,} names for {len(self.embeddings):,} rows of embeddings;"
+                " give one for each"
+            )
+
 
 @dataclass(frozen=True)
 class Classified:
@@ -133,7 +142,8 @@ class Loaded:
 
     Wherever a method takes images, it takes paths (local or remote), contents of image files
     (bytes), PIL images or arrays uint8[height, width, 3], in any iterable, or one of them. Methods
-    that compare embeddings also take embeddings: float arrays [images, dim] or [texts, dim].
+    that compare embeddings also take embeddings: float arrays [images, dim] or [texts, dim], or
+    lists of vectors; for images also an `Index`.
 
     `progress=True` shows a bar on a terminal, or a log line every 10 s elsewhere. A function
     `progress(done, total)` is called after each batch; where an iterable has no length, `total` is
@@ -174,7 +184,7 @@ class Loaded:
         Raises:
           ExampleError: if an image cannot be decoded.
           TypeError: for anything that is not an image.
-          UserError: if a file cannot be read, or the model has no image tower.
+          UserError: if a file cannot be read, or the model has no image embedding.
           ValueError: for an array of another shape or type.
         """
         return self._encode_images(images, progress, lambda name: None)
@@ -190,14 +200,14 @@ class Loaded:
 
         Raises:
           TypeError: for anything that is not a string.
-          UserError: if the model has no text tower.
+          UserError: if the model has no text embedding.
         """
 
         def tokenize(texts: Sequence[str]) -> Batch:
             ids, mask = self.tokenizer(texts)
             return {"text": ids, "text_mask": mask}
 
-        self._require("text")
+        self._require_embedding("text")
         total = 1 if isinstance(texts, str) else _length(texts)
         with _shown(progress, "encode_text", "texts") as report:
             return self._encode("text", texts_of(texts), tokenize, total, report)
@@ -223,8 +233,14 @@ class Loaded:
 
     @property
     def tokenizer(self) -> LoadedTokenizer:
-        """The tokenizer of the array `text`: called with texts, it gives ids and mask."""
-        return self.tokenizers[self.run.data.tokenizer_name() or "text"]
+        """The tokenizer of the array `text`: called with texts, it gives ids and mask.
+
+        Raises UserError for a model without texts.
+        """
+        name = self.run.data.tokenizer_name() or "text"
+        if name not in self.tokenizers:
+            raise UserError("the model has no tokenizer of texts: it was trained on none")
+        return self.tokenizers[name]
 
     # --- Comparisons ---
 
@@ -313,7 +329,7 @@ class Loaded:
           ExampleError, TypeError, UserError, ValueError: as `logits` does; UserError also if there
             are no names, or a template lacks `{}`.
         """
-        self._require("image")
+        self._require_embedding("image")
         named, prompts = tuple(texts_of(names)), _checked(templates)
         if not named:
             raise UserError("names: pass at least one class name")
@@ -377,29 +393,50 @@ class Loaded:
           ExampleError, TypeError, UserError, ValueError: as `similarity` does; UserError also for
             `top` below 1.
         """
+        if isinstance(top, bool) or not isinstance(top, int | np.integer):
+            raise UserError(f"top: must be a whole number, got {top!r}")
         if top < 1:
             raise UserError(f"top: must be at least 1, got {top}")
-        lone = is_lone_image(query) and _embeddings(query) is None  # also for a string
-        if isinstance(query, Iterator):
-            query = list(query)
-        if isinstance(query, str) or (not lone and all(isinstance(one, str) for one in query)):
-            asked = self._text_embeddings(query)
-        else:
-            asked = self._image_embeddings(query, False)
+        asked, lone = self._query(query)
         if not isinstance(images, Index):
-            given = _embeddings(images)
+            given = _embeddings(images, "images")
             if given is None:
                 images = self.index(images, progress=progress)
             else:
                 images = Index(tuple(f"images[{i}]" for i in range(len(given))), given)
         candidates = self._of_width(images.embeddings, "images")
+        compare = self._comparison_with(candidates)
         rows = max(1, _SIMILARITIES // max(1, len(candidates)))
         found: list[list[Hit]] = []
         for start in range(0, len(asked), rows):
-            for scores in self._compared(asked[start : start + rows], candidates):
-                best = np.argsort(-scores, kind="stable")[:top]
+            for scores in compare(asked[start : start + rows]):
+                best = _best(scores, top)
                 found.append([Hit(int(i), images.names[i], float(scores[i])) for i in best])
         return found[0] if lone else found
+
+    def _query(self, query: Any) -> tuple[Float[np.ndarray, "queries dim"], bool]:
+        """The embeddings of what a search looks for, and whether it is a single query."""
+        if isinstance(query, Iterator):
+            query = list(query)
+        if isinstance(query, str):
+            return self._text_embeddings(query), True
+        if isinstance(query, Index) or _embeddings(query, "query") is not None:
+            return self._image_embeddings(query, False, "query"), False
+        if is_lone_image(query):
+            return self._image_embeddings(query, False), True
+        if not isinstance(query, Iterable):
+            kind = "None" if query is None else f"of type {type(query).__name__}"
+            raise TypeError(f"query is {kind}; pass a text, an image, or a list of either")
+        texts = [isinstance(one, str) for one in query]
+        if all(texts):
+            return self._text_embeddings(query), False
+        if any(texts):
+            raise TypeError(
+                f"query[{texts.index(True)}] is a string, which is a text, query"
+                f"[{texts.index(False)}] is not; pass a list of texts or of images, with"
+                " pathlib.Path for the path of an image"
+            )
+        return self._image_embeddings(query, False), False
 
     # --- Metrics and answers ---
 
@@ -435,8 +472,8 @@ class Loaded:
         Raises:
           UserError: for an unknown task, or data that cannot be read or lack what the task needs.
         """
-        self._require("image")
-        self._require("text")
+        self._require_embedding("image")
+        self._require_embedding("text")
         prompts = _checked(templates)
         source = data
         if not isinstance(source, Source):
@@ -446,7 +483,10 @@ class Loaded:
             for task in ([tasks] if isinstance(tasks, str) else tasks)
         }
         # The recipe's other transforms may need columns and vocabularies that this data lacks.
-        pipeline = dataclasses.replace(self.run.data, eval_transforms=self.images.transforms)
+        # Worker processes would run a plain script once more each.
+        pipeline = dataclasses.replace(
+            self.run.data, eval_transforms=self.images.transforms, workers=0
+        )
         examples = EvaluationSet(
             pipeline, source, tokenizers=self.tokenizers, class_names=class_names
         )
@@ -523,6 +563,12 @@ class Loaded:
         if name not in self.run.model.encoders:
             raise UserError(f"the model has no {name} tower")
 
+    def _require_embedding(self, name: str) -> None:
+        self._require(name)
+        output = f"{name}/embedding"
+        if output not in makers(self.run.model.nodes):
+            raise UserError(f"the model has no {name} embedding: no head makes {output}")
+
     @functools.cached_property
     def _objective(self) -> Contrastive | None:
         """The objective that compares images with texts."""
@@ -532,31 +578,49 @@ class Loaded:
     def _compared(
         self, images: Float[np.ndarray, "images dim"], texts: Float[np.ndarray, "texts dim"]
     ) -> Float[np.ndarray, "images texts"]:
-        if self.comparison == "cosine":
-            return unit(images) @ unit(texts).T
-        products = images @ texts.T
-        if self.comparison == "dot":
-            return products
-        squares = [np.einsum("nd,nd->n", vectors, vectors) for vectors in (images, texts)]
-        return 2 * products - squares[0][:, None] - squares[1][None, :]
+        return self._comparison_with(texts)(images)
+
+    def _comparison_with(
+        self, candidates: Float[np.ndarray, "candidates dim"]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """The similarities [rows, candidates] of embeddings [rows, dim], as a function of them.
+
+        What depends on the candidates alone is computed once.
+        """
+        kind = self.comparison
+        if kind == "cosine":
+            candidates = unit(candidates)
+        squares = np.einsum("nd,nd->n", candidates, candidates) if kind == "euclidean" else None
+
+        def compare(embeddings: np.ndarray) -> np.ndarray:
+            if kind == "cosine":
+                embeddings = unit(embeddings)
+            products = embeddings @ candidates.T
+            if squares is None:
+                return products
+            own = np.einsum("nd,nd->n", embeddings, embeddings)
+            return 2 * products - own[:, None] - squares[None, :]
+
+        return compare
 
     def _image_embeddings(
-        self, images: Any, progress: bool | Progress
+        self, images: Any, progress: bool | Progress, argument: str = "images"
     ) -> Float[np.ndarray, "images dim"]:
-        self._require("image")
-        given = _embeddings(images)
+        self._require_embedding("image")
+        given = images.embeddings if isinstance(images, Index) else _embeddings(images, argument)
         if given is None:
             given = self.encode_image(images, progress=progress)
-        return self._of_width(given, "images")
+        return self._of_width(given, argument)
 
     def _text_embeddings(self, texts: Any) -> Float[np.ndarray, "texts dim"]:
-        self._require("text")
-        given = _embeddings(texts)
+        self._require_embedding("text")
+        given = _embeddings(texts, "texts")
         return self._of_width(self.encode_text(texts) if given is None else given, "texts")
 
     def _of_width(self, embeddings: np.ndarray, argument: str) -> np.ndarray:
         """Embeddings in float32 or float64, after comparing their width with the model's."""
-        width = self._no_rows(f"{argument.removesuffix('s')}/embedding").shape[1]
+        stream = "text" if argument == "texts" else "image"
+        width = self._no_rows(f"{stream}/embedding").shape[1]
         if embeddings.shape[1] != width:
             raise UserError(
                 f"{argument}: embeddings of {embeddings.shape[1]} numbers, but this model's have"
@@ -574,7 +638,7 @@ class Loaded:
                 on_name(name)
                 yield name, content
 
-        self._require("image")
+        self._require_embedding("image")
         total = 1 if is_lone_image(images) else _length(images)
         with (
             _shown(progress, "encode_image", "images") as report,
@@ -608,18 +672,22 @@ class Loaded:
 
     def _no_rows(self, output: str) -> np.ndarray:
         """An output of no rows. It is traced for its shape, not compiled."""
-        made = self._output_shapes[output]
+        shapes = self._output_shapes
+        if output not in shapes:
+
+            def forward(variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
+                made: jax.Array = self.model.apply(variables, batch, want=(output,))[0][output]
+                return made
+
+            batch = example_batch(self.run.model)
+            shapes[output] = jax.eval_shape(forward, self.variables, batch)
+        made = shapes[output]
         return np.zeros((0, *made.shape[1:]), made.dtype)
 
     @functools.cached_property
     def _output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of the embeddings of an example batch."""
-        want = tuple(f"{name}/embedding" for name in self.run.model.encoders)
-
-        def forward(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return self.model.apply(variables, batch, want=want)[0]
-
-        return jax.eval_shape(forward, self.variables, example_batch(self.run.model))
+        """The shapes of outputs of an example batch that were asked for."""
+        return {}
 
 
 def _later(path: str) -> None:
@@ -630,11 +698,53 @@ def _stacked(arrays: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
 
 
-def _embeddings(values: Any) -> np.ndarray | None:
-    """Values that are embeddings, float[rows, dim], on the host; None for anything else."""
-    if getattr(values, "ndim", None) != 2 or not jnp.issubdtype(values.dtype, jnp.floating):
+def _embeddings(values: Any, argument: str) -> np.ndarray | None:
+    """Values that are embeddings, float[rows, dim], on the host; None for anything else.
+
+    Raises UserError for float arrays of another number of axes, and vectors of different lengths.
+    """
+    if isinstance(values, list | tuple) and values and all(map(_is_vector, values)):
+        if len({len(vector) for vector in values}) > 1:
+            raise UserError(f"{argument}: the vectors have different lengths; pass one array")
+        values = np.stack([np.asarray(vector) for vector in values])
+        if not _is_floating(values):  # lists of whole numbers
+            values = values.astype(np.float32)
+    if not hasattr(values, "ndim") or not _is_floating(values):
         return None
+    if values.ndim != 2:
+        remedy = "; pass E[None]" if values.ndim == 1 else "; the pixels of images are uint8"
+        raise UserError(
+            f"{argument}: embeddings have the shape [rows, dim], not {list(values.shape)}{remedy}"
+        )
     return np.asarray(values)
+
+
+def _is_vector(value: Any) -> bool:
+    """Whether a value is one embedding: a float array of one axis, or a list of numbers."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(number, int | float) for number in value)
+    return getattr(value, "ndim", None) == 1 and _is_floating(value)
+
+
+def _is_floating(array: Any) -> bool:
+    """By name, which arrays of NumPy and JAX (bfloat16, too) and tensors of torch have."""
+    return "float" in str(array.dtype)
+
+
+def _best(scores: Float[np.ndarray, " images"], top: int) -> np.ndarray:
+    """The positions of the largest scores, best first; equal scores in their order.
+
+    >>> _best(np.array([1.0, 3.0, 2.0, 3.0, 2.0]), 3).tolist()
+    [1, 3, 2]
+    """
+    found = np.arange(len(scores))
+    if top < len(scores):
+        # To sort all scores would take longer. NaN counts as the smallest.
+        last = -np.partition(-scores, top - 1)[top - 1]
+        if not np.isnan(last):
+            (above,), (equal,) = np.nonzero(scores > last), np.nonzero(scores == last)
+            found = np.concatenate([above, equal[: top - len(above)]])
+    return found[np.argsort(-scores[found], kind="stable")][:top]
 
 
 def _length(values: Any) -> int | None:
@@ -713,7 +823,8 @@ def load(
         preprocessing and tokenizer; or the words after `vljax import ... --recipe` as one string.
 
     Raises:
-      UserError: if the path does not exist, is damaged, or holds nothing that this version reads.
+      UserError: if the path does not exist, is damaged, or holds nothing that this version reads;
+        for a precision of another type, no devices, or a recipe that is not one or not needed.
 
     >>> model = load("runs/quickstart")  # doctest: +SKIP
     >>> images = model.encode_image(["cat.png", "dog.jpg"])  # doctest: +SKIP
@@ -726,6 +837,10 @@ def load(
     Traceback (most recent call last):
     vljax.config.UserError: no/such/workdir: no such file or folder
     """
+    if precision is not None:
+        _check_precision(precision)
+    if devices is not None and not len(devices):
+        raise UserError("devices: pass at least one device, or None for all of this process")
     enable_compilation_cache()
     path = os.fspath(path)
     if not is_remote(path) and not Path(os.path.expanduser(path)).exists():
@@ -733,10 +848,38 @@ def load(
     mesh = make_mesh(MeshConfig(), find_devices(local=True) if devices is None else devices)
     if recipe is None and (exported.recognises(path) or _has_checkpoints(path)):
         return _load_own(path, precision, mesh)
+    if recipe is not None and Path(path).expanduser().is_dir():
+        raise UserError(
+            f"recipe: {path} is a folder, which describes its own model; recipe is for a file that"
+            " holds only weights"
+        )
     if isinstance(recipe, str):
-        spec, *fields = shlex.split(recipe)
-        recipe = override(config.load(spec, Run), fields, f"load {spec}")
+        recipe = _recipe(recipe)
     return _load_foreign(path, precision, mesh, recipe)
+
+
+def _recipe(words: str) -> Run:
+    """The run of a recipe and its overrides in one string."""
+    wanted = "pass the words after `vljax import ... --recipe` as one string"
+    try:
+        spec, *fields = shlex.split(words) or [""]
+    except ValueError as error:
+        raise UserError(f"recipe: {words!r}: {error}; {wanted}") from None
+    if not spec:
+        raise UserError(f"recipe: {words!r} names no file; {wanted}")
+    return override(config.load(spec, Run), fields, f"load {spec}")
+
+
+def _check_precision(precision: Any) -> None:
+    if not isinstance(precision, Precision):
+        raise UserError(
+            f"precision: must be a vljax.recipes.Precision, such as Precision('bfloat16'), not"
+            f" {precision!r}"
+        )
+    try:
+        config.validate(precision)
+    except UserError as error:
+        raise UserError(f"precision.{error}") from None
 
 
 def _has_checkpoints(path: str) -> bool:

@@ -17,22 +17,30 @@ from tests.interop.test_programs import embeddings
 from tests.parity import interop_inputs as inputs
 from vljax import config
 from vljax.commands.main import main
+from vljax.config import UserError
 from vljax.data.tokenizers import Clip, SentencePiece
-from vljax.data.transforms import CentreCrop
+from vljax.data.transforms import CentreCrop, Label
+from vljax.data.transforms.base import image_transforms
 from vljax.inference import load
 from vljax.interop.checkpoints import read_trained
 from vljax.interop.convert import export_model, import_model
-from vljax.interop.export_plan import ExportRefused, of_recipe, plan_export
+from vljax.interop.export_plan import ExportIssues, ExportRefused, of_recipe, plan_export
 from vljax.interop.formats import FORMATS
+from vljax.interop.open_clip import image as open_clip_image
 from vljax.launch import train
+from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import EfficientNetLite
+from vljax.models.heads.classifier import Classifier
 from vljax.models.heads.embedding import Embedding
+from vljax.models.parameters import leaves, unroll
+from vljax.objectives import Classification
 from vljax.overrides import override
 from vljax.run import Run, prepare
 from vljax.training import checkpoint
 
 RECIPE = "configs/clip_small.py:tiny"
 ALL = ",".join(FORMATS)
+FEW = "--steps 2 --global_batch 16 --optim.schedule.warmup_steps 1"
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +268,27 @@ def test_what_only_an_export_can_tell_is_not_the_fault_of_a_recipe(tokenizer, me
     assert message in issue.message
 
 
+def test_a_recipe_without_a_tokenizer_is_named(prepared):
+    run = dataclasses.replace(
+        prepared.run, data=dataclasses.replace(prepared.run.data, tokenizers={})
+    )
+    for kind in ("open_clip", "transformers"):
+        (issue,) = issues_of(prepared, run, kind)
+        assert issue.message.startswith(f"{TOKENIZER}: no tokenizer; add one to data.tokenizers")
+
+
+def test_the_framing_of_texts_does_not_hide_their_cleaning(prepared):
+    run = override(
+        prepared.run,
+        shlex.split(
+            f"--{TOKENIZER}.padding_side left --{TOKENIZER}.truncation cut"
+            f" --{TOKENIZER}.cleaning clip"
+        ),
+    )
+    fields = [issue.field for issue in issues_of(prepared, run, "transformers", ())]
+    assert fields == [f"{TOKENIZER}.{name}" for name in ("truncation", "padding_side", "cleaning")]
+
+
 def test_all_parts_of_a_recipe_are_reported_at_once(prepared):
     run = with_nodes(prepared.run, image=EfficientNetLite(image_size=60))
     run = override(run, shlex.split(f"--{RESIZE}.mode pad --{TOKENIZER}.padding_side left"))
@@ -286,8 +315,7 @@ def test_clip_small_can_be_exported_to_every_format(prepared):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """clip_small after two steps."""
-    few = "--steps 2 --global_batch 16 --optim.schedule.warmup_steps 1"
-    run = override(config.load(RECIPE, Run), few.split())
+    run = override(config.load(RECIPE, Run), FEW.split())
     folder = tmp_path_factory.mktemp("clip_small") / "w"
     train(dataclasses.replace(run, workdir=str(folder), evaluators={}, final_evaluators={}))
     return folder
@@ -310,6 +338,10 @@ def test_clip_small_computes_the_same_in_every_format(kind, workdir, tmp_path):
         import_model(str(out), str(again), overwrite=False, report=quiet)
         read = load(str(again))
         theirs = {"image": read.encode_image(images), "text": read.encode_text(inputs.TEXTS)}
+        before, after = (dict(leaves(unroll(m.variables.params))) for m in (model, read))
+        assert before.keys() == after.keys()
+        for keys, array in before.items():
+            np.testing.assert_array_equal(after[keys], array, err_msg="/".join(keys))
     for name, wanted in ours.items():
         np.testing.assert_allclose(theirs[name], wanted, rtol=0, atol=2e-6, err_msg=name)
 
@@ -321,6 +353,44 @@ def test_export_says_the_same_as_check(workdir, prepared):
         plan_export(dataclasses.replace(trained, run=run), "transformers")
     assert refused.value.issues == issues_of(prepared, run, "transformers")
     assert len(refused.value.lines) == 2
+
+
+def test_check_and_export_agree_about_a_model_without_texts(prepared, tmp_path):
+    data = prepared.run.data
+    transforms = {
+        name: (*image_transforms(getattr(data, name)), Label())
+        for name in ("train_transforms", "eval_transforms")
+    }
+    tower = dataclasses.replace(prepared.run.model.nodes["image"], depth=1)
+    nodes = {"image": tower, "kind": Classifier(stream="image", classes=18)}
+    run = dataclasses.replace(
+        prepared.run,
+        model=ModelConfig(nodes),
+        data=dataclasses.replace(data, tokenizers={}, **transforms),
+        objectives={"kind": Classification(logits="kind/logits", targets="label")},
+        evaluators={},
+        final_evaluators={},
+        workdir=str(tmp_path / "w"),
+    )
+    run = override(run, FEW.split())
+    assert issues_of(prepare(run, jax.devices()[:1]), run, "npz") == ()
+    train(run)
+    export_model(str(tmp_path / "w"), str(tmp_path / "npz"), "npz", report=quiet)
+    import_model(str(tmp_path / "npz"), str(tmp_path / "again"), overwrite=False, report=quiet)
+    trained, *others = (load(tmp_path / name) for name in ("w", "npz", "again"))
+    for model in others:
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            unroll(model.variables.params),
+            unroll(trained.variables.params),
+        )
+    with pytest.raises(UserError, match="the model has no tokenizer of texts"):
+        _ = trained.tokenizer
+    with pytest.raises(UserError, match="no image embedding: no head makes image/embedding"):
+        trained.encode_image(inputs.images())
+    with pytest.raises(ExportRefused) as refused:
+        export_model(str(tmp_path / "w"), str(tmp_path / "no"), "open_clip", report=quiet)
+    assert any("no tokenizer" in line for line in refused.value.lines)
 
 
 def test_check_prints_a_command_that_every_format_can_express(capsys, tmp_path):
@@ -343,17 +413,93 @@ def test_check_prints_a_command_that_every_format_can_express(capsys, tmp_path):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("overrides", "asked", "absent"),
+    [
+        # The model changes from a SigLIP to a CLIP, so demands of the first round do not hold.
+        (
+            f"--{IMAGE}.pooling map --{IMAGE}.cls_position False",
+            "--for open_clip,transformers --accept text-cleaning",
+            "is left as it is",
+        ),
+        # A softmax has no bias.
+        (
+            "--objectives.contrastive sigmoid --objectives.contrastive.bias -5 --seed 3",
+            "--for transformers",
+            "--objectives.contrastive.bias",
+        ),
+    ],
+)
+def test_the_printed_command_passes_the_same_check(overrides, asked, absent, capsys):
+    asked = ["--records", "0", *asked.split()]
+    assert main(["check", RECIPE, *overrides.split(), *asked, "--suggest"]) == 2
+    out, err = capsys.readouterr()
+    assert "cannot be reached" not in err
+    command = out.splitlines()[-1]
+    assert absent not in command + err
+    words = shlex.split(command)
+    assert words[:3] == ["vljax", "train", RECIPE]
+    assert ("--seed" in words) == ("--seed" in overrides)
+    assert main(["check", *words[2:], *asked]) == 0
+
+
+def test_no_command_is_printed_if_no_override_can_help(capsys):
+    """The ids of another tokenizer are no field to override."""
+    command = ["check", "configs/naflex.py:tiny", "--records", "0", "--for", "transformers"]
+    assert main([*command, f"--{TOKENIZER}.padding_side", "left", "--suggest"]) == 2
+    out, err = capsys.readouterr()
+    assert "vljax train" not in out
+    *_, ids, last = err.splitlines()
+    assert "would get other ids" in ids
+    assert last == "error: transformers cannot be reached by overrides: data.tokenizers.text"
+
+
+def test_overrides_of_formats_that_cannot_be_reached_are_left_out(capsys):
+    """transformers has no such tower, so the cleaning that it would need is not changed."""
+    command = ["check", RECIPE, "--records", "0", "--for", "transformers,npz,onnx", "--suggest"]
+    changes = f"--{IMAGE} efficientnet_lite --{IMAGE}.image_size 60 --{TOKENIZER}.cleaning clip"
+    assert main([*command, *changes.split(), f"--{DECODE}.scaled", "True"]) == 2
+    out, err = capsys.readouterr()
+    wanted = f"vljax train {RECIPE} {changes} --{DECODE}.scaled False"
+    assert out.splitlines()[-1] == wanted
+    assert err.splitlines()[-2:] == [
+        f"error: transformers cannot be reached by overrides: model, {IMAGE}",
+        "error: npz cannot be reached by overrides: model",
+    ]
+
+
 def test_formats_that_need_different_values_are_named(capsys):
     command = ["check", RECIPE, "--records", "0", "--for", "transformers,open_clip", "--suggest"]
     assert main(command) == 2
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == f"vljax train {RECIPE}"
+    assert "vljax train" not in out
     *_, line = err.splitlines()
     field = "data.tokenizers.text.cleaning"
     assert line == (
         f"error: {field} is left as it is: open_clip needs --{field} clip,"
         f" transformers needs --{field} lower"
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trunk"),
+    [
+        ("configs/siglip_vit_b16.py", "vit_base_patch16_siglip_224"),
+        ("configs/siglip_vit_l16_256.py", "vit_large_patch16_siglip_256"),
+        ("configs/siglip_so400m14_384.py", "vit_so400m_patch14_siglip_384"),
+    ],
+)
+def test_a_trunk_of_timm_that_differs_in_activation_alone_asks_for_it(recipe, trunk):
+    run = config.load(recipe, Run)
+    tower, head = run.model.nodes["image"], run.model.nodes["embedding"]
+    issues = ExportIssues("open_clip")
+    open_clip_image.check(tower, head, HEAD, issues)
+    (issue,) = issues.found
+    assert issue.override == (f"--{IMAGE}.activation", "gelu")
+    exact = override(run, list(issue.override)).model.nodes["image"]
+    open_clip_image.check(exact, head, HEAD, issues)
+    assert len(issues.found) == 1
+    assert open_clip_image.write(exact, head)["timm_model_name"] == trunk
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ References are float32 numbers of transformers, open_clip and big_vision (`tests
 import csv
 import dataclasses
 import doctest
+import inspect
 import json
 import re
 from pathlib import Path
@@ -20,10 +21,13 @@ from tests.interop.test_by_recipe import recipe  # noqa: F401  a fixture
 from tests.parity import interop_inputs as inputs
 from tests.parity import verify_inputs
 from vljax.config import UserError
-from vljax.inference import TEMPLATES, Index
+from vljax.inference import TEMPLATES, Index, _best
 from vljax.interop.convert import import_model
-from vljax.models.numerics import Precision
+from vljax.models.assembly import Variables
+from vljax.models.numerics import Precision, unit
+from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.recipes import Folder, SoftmaxContrastive
+from vljax.run import build_model
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python.md"
 PARITY = Path(__file__).parents[1] / "parity" / "data"
@@ -140,6 +144,30 @@ def test_a_path_without_a_model_is_one_line(content, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": ""}, "recipe: '' names no file; pass the words after `vljax import ..."),
+        ({"recipe": "a 'b"}, """recipe: "a 'b": No closing quotation; pass the words after"""),
+        ({"recipe": "clip.py"}, "is a folder, which describes its own model; recipe is for a file"),
+        ({"precision": "bfloat16"}, "precision: must be a vljax.recipes.Precision, such as"),
+        ({"precision": Precision("bf16")}, "precision.compute: "),
+        ({"devices": []}, "devices: pass at least one device, or None for all of this process"),
+    ],
+)
+def test_bad_options_of_load_are_one_line(options, message, folder):
+    path = PARITY / "big_vision.npz" if options.get("recipe", "clip.py") != "clip.py" else folder
+    with pytest.raises(UserError) as caught:
+        unchecked(vljax.load)(path, **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def unchecked(function):
+    """The function as users call it: the tests check the types of arguments before (jaxtyping)."""
+    return inspect.unwrap(function)
+
+
 # --- Comparisons ---
 
 
@@ -165,6 +193,61 @@ def test_embeddings_serve_in_place_of_inputs(clip, stored):
     assert clip.similarity([], texts).shape == (0, 5)
     with pytest.raises(UserError, match="images: embeddings of 7 numbers, but this model's have"):
         clip.similarity(images[:, :7], texts)
+
+
+def test_embeddings_in_other_forms(clip, stored):
+    images, texts = stored["image"], stored["text"]
+    wanted = clip.similarity(images, texts)
+    index = Index(tuple("abcde"), images)
+    for form in (index, list(images), images.tolist(), [jax.numpy.asarray(row) for row in images]):
+        np.testing.assert_allclose(clip.similarity(form, texts), wanted, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(clip.similarity(images, list(texts)), wanted, rtol=0, atol=1e-7)
+    found = clip.search(index, index, top=1)
+    assert [hits[0].position for hits in found] == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m: m.similarity(np.ones(20, np.float32), ["a"]),
+            r"images: embeddings have the shape \[rows, dim\], not \[20\]; pass E\[None\]",
+        ),
+        (lambda m: m.similarity(np.ones((1, 20)), np.ones(20)), r"texts: .*pass E\[None\]"),
+        (lambda m: m.similarity(np.ones((4, 4, 3)), ["a"]), "the pixels of images are uint8"),
+        (lambda m: m.search(np.ones(20), np.ones((1, 20))), r"query: .*pass E\[None\]"),
+        (lambda m: m.similarity([np.ones(3), np.ones(4)], ["a"]), "different lengths"),
+        (lambda m: Index(("a",), np.ones((2, 20))), "index: 1 names for 2 rows of embeddings"),
+        (lambda m: m.search(None, np.ones((1, 20))), "query is None; pass a text, an image"),
+        (
+            lambda m: m.search([Path("a.png"), "a cat"], np.ones((1, 20))),
+            r"query\[1\] is a string, which is a text, query\[0\] is not; pass a list of texts or",
+        ),
+        (
+            lambda m: unchecked(type(m).search)(m, "a", np.ones((1, 20)), top=2.0),
+            "top: must be a whole number, got",
+        ),
+    ],
+)
+def test_what_is_not_an_embedding_or_a_query_is_named(clip, call, message):
+    with pytest.raises((TypeError, UserError), match=message):
+        call(clip)
+
+
+def test_an_encoder_without_an_embedding_is_no_hindrance(clip, stored):
+    """Such as the encoder of questions beside an image tower and a text tower."""
+    nodes = {**clip.run.model.nodes, "question": clip.run.model.nodes["text"]}
+    run = dataclasses.replace(clip.run, model=dataclasses.replace(clip.run.model, nodes=nodes))
+    params = {**clip.variables.params, "question": clip.variables.params["text"]}
+    model = dataclasses.replace(
+        clip,
+        run=run,
+        model=build_model(run, make_mesh(MeshConfig(), jax.local_devices())),
+        variables=Variables(params, clip.variables.state),
+    )
+    assert model.encode_image([]).shape == (0, 20)
+    made = model.similarity(stored["image"], stored["text"])
+    np.testing.assert_array_equal(made, clip.similarity(stored["image"], stored["text"]))
 
 
 def test_probabilities_of_clip_sum_to_one_and_those_of_siglip_stand_alone(clip, siglip, stored):
@@ -254,12 +337,40 @@ def _open(file):
 def test_equal_scores_keep_the_order_of_the_images(clip):
     same = Index(tuple("abc"), np.ones((3, 20), np.float32))
     assert [hit.name for hit in clip.search("a cat", same)] == ["a", "b", "c"]
+    assert [hit.name for hit in clip.search("a cat", same, top=2)] == ["a", "b"]
+
+
+def test_the_best_scores_are_those_of_a_stable_sort():
+    rng = np.random.default_rng(0)
+    for size in (1, 7, 40):
+        for values in (2, 5, 1000):
+            scores = rng.integers(0, values, size).astype(np.float32)
+            scores[rng.random(size) < 0.1] = np.nan
+            order = np.argsort(-scores, kind="stable")
+            for top in (1, 3, size, size + 1):
+                assert _best(scores, top).tolist() == order[:top].tolist()
+
+
+def test_images_are_normalized_once_for_all_queries(clip, monkeypatch):
+    images = np.random.default_rng(0).normal(size=(6, 20)).astype(np.float32)
+    wanted = clip.search(images, images, top=3)
+    rows = []
+    monkeypatch.setattr("vljax.inference._SIMILARITIES", 12)  # two queries at a time
+    monkeypatch.setattr("vljax.inference.unit", lambda v: rows.append(len(v)) or unit(v))
+    found = clip.search(images, images, top=3)
+    assert rows == [6, 2, 2, 2]
+    for hits, others in zip(found, wanted, strict=True):
+        assert [hit.position for hit in hits] == [hit.position for hit in others]
 
 
 # --- Metrics ---
 
 
-def test_metrics_equal_those_of_other_software(clip, tmp_path):
+def test_metrics_equal_those_of_other_software(clip, tmp_path, monkeypatch):
+    """A recipe's worker processes are not started: they would run a plain script once more."""
+    monkeypatch.setattr("grain.MultiprocessingOptions", None)
+    data = dataclasses.replace(clip.run.data, workers=2)
+    clip = dataclasses.replace(clip, run=dataclasses.replace(clip.run, data=data))
     about = VERIFIED["transformers_clip_a"]
     verify_inputs.write_folder(tmp_path / "imagenet", about["labels"])
     verify_inputs.write_split(tmp_path / "coco", about["captions"])

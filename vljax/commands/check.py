@@ -25,7 +25,6 @@ from vljax.commands.recipe_arguments import load_run, take_option
 from vljax.config import UserError, suggest
 from vljax.files import format_bytes
 from vljax.interop.formats import ACCEPTABLE, FORMATS, check_accepted
-from vljax.overrides import override
 from vljax.parallel.mesh import slices
 from vljax.parallel.placement import ParameterPlacement, parameter_placements
 from vljax.run import (
@@ -85,9 +84,13 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
     lines = [i.message for found in refused.values() for i in found if not i.at_export]
     if suggesting:
         try:
-            command, conflicts = _suggestion(recipe, refused, accepted, argv)
-            print(command, file=sys.stderr if json_path == "-" else sys.stdout)
-            lines += conflicts
+            suggested = _suggestion(refused, accepted, argv, prog)
+            for note in suggested.notes:
+                if note not in summary["notes"]:
+                    print(f"note: {note}", file=sys.stderr)
+            if suggested.command is not None:
+                print(suggested.command, file=sys.stderr if json_path == "-" else sys.stdout)
+            lines += suggested.lines
         except UserError as error:
             lines += error.lines
     if lines:
@@ -136,58 +139,137 @@ def _export_issues(
     return found
 
 
-_ROUNDS = 5
+_ROUNDS = 8
 """How often a recipe is changed again, since one override may need others."""
 
 
+class _Suggestion(NamedTuple):
+    """What `--suggest` found."""
+
+    command: str | None
+    """The command that trains the changed recipe; None if no override brings a format nearer."""
+    lines: tuple[str, ...]
+    """What the changed recipe still cannot express, and fields with conflicting demands."""
+    notes: tuple[str, ...]
+    """What only the export of the changed recipe can tell."""
+
+
 def _suggestion(
-    recipe: Run,
     refused: Mapping[str, Sequence[ExportIssue]],
     accepted: Sequence[str],
     argv: Sequence[str],
-) -> tuple[str, list[str]]:
+    prog: str,
+) -> _Suggestion:
     """One command that trains a model which the formats can express.
 
-    Overrides are applied, and the recipe is checked again, until nothing is left to override. A
-    field of which two formats need different values is left as it is.
+    Formats that no override makes possible are named, and the others are tried without them.
 
-    Returns:
-      The command, and a line for each such field.
+    Args:
+      refused: the issues of the recipe by format.
+      accepted: issues that the export will accept.
+      argv: the recipe and its overrides.
+      prog: the command, for messages.
 
     Raises:
       UserError: if the overrides make no recipe.
     """
-    formats = [*refused]
-    wanted = dict[str, tuple[tuple[str, ...], str]]()  # field -> override, format
-    left = dict[str, str]()  # field -> line
-    for _ in range(_ROUNDS):
-        changed = False
+    formats, lines = [*refused], list[str]()
+    while True:
+        changes = _Changes(argv)
+        left: Mapping[str, Sequence[ExportIssue]] = {name: refused[name] for name in formats}
+        for _ in range(_ROUNDS):
+            if not changes.add(left):
+                break
+            left = _issues_of_words(changes.words, formats, accepted, prog)
+        remaining = {
+            name: [i for i in found if not i.at_export and i.field not in changes.conflicts]
+            for name, found in left.items()
+        }
+        lost = [name for name, found in remaining.items() if found]
+        for name in lost:
+            lines += [issue.message for issue in remaining[name]]
+            fields = dict.fromkeys(issue.field for issue in remaining[name])
+            lines.append(f"{name} cannot be reached by overrides: {', '.join(fields)}")
+        if not lost:
+            break
+        formats = [name for name in formats if name not in lost]
+    lines += changes.conflicts.values()
+    fine = not any(not issue.at_export for found in refused.values() for issue in found)
+    command = shlex.join(["vljax", "train", *changes.words]) if changes.wanted or fine else None
+    notes = [i.message for found in left.values() for i in found if i.at_export]
+    return _Suggestion(command, tuple(lines), tuple(dict.fromkeys(notes)))
+
+
+class _Changes:
+    """The overrides that export formats ask for, one round after the other."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.argv = argv
+        self.wanted = dict[str, tuple[str, ...]]()
+        """Field -> override."""
+        self.conflicts = dict[str, str]()
+        """A field of which two formats need different values -> a line about it."""
+        self._asked = dict[str, dict[tuple[str, ...], str]]()  # field -> override -> format
+
+    @property
+    def words(self) -> list[str]:
+        """The recipe with its overrides, without those that the new ones replace."""
+        kept = list[str]()
+        replaced = False
+        for word in self.argv:
+            if word.startswith("--"):
+                path = word[2:].partition("=")[0].replace("-", "_")
+                replaced = any(_within(path, field) for field in self.wanted)
+            if not replaced:
+                kept.append(word)
+        return [*kept, *(word for override in self.wanted.values() for word in override)]
+
+    def add(self, refused: Mapping[str, Sequence[ExportIssue]]) -> bool:
+        """Takes the overrides of issues; returns whether the recipe has to be checked again.
+
+        The demands of formats are those of this round: an earlier one may be about a kind of model
+        that the recipe no longer has. A field is in conflict if two formats need different values
+        now, or if each undoes the value of the other.
+        """
+        before = self.words
+        demands = dict[str, dict[tuple[str, ...], str]]()
         for name, found in refused.items():
             for issue in found:
-                if not issue.override or issue.field in left:
-                    continue
-                known, other = wanted.get(issue.field, (issue.override, name))
-                if known != issue.override and other != name:
-                    left[issue.field] = (
-                        f"{issue.field} is left as it is: {other} needs {shlex.join(known)},"
-                        f" {name} needs {shlex.join(issue.override)}"
-                    )
-                    del wanted[issue.field]
-                else:
-                    wanted[issue.field] = (issue.override, name)
-                changed = True
-        if not changed:
-            break
-        arguments = [argument for known, _ in wanted.values() for argument in known]
-        try:
-            prepared = prepare(override(recipe, arguments))
-        except UserError as error:
-            raise UserError(
-                f"--suggest: {shlex.join(arguments)} makes no recipe: {error}"
-            ) from None
-        refused = _export_issues(prepared, formats, accepted)
-    overrides = (argument for known, _ in wanted.values() for argument in known)
-    return shlex.join(["vljax", "train", *argv, *overrides]), [*left.values()]
+                if issue.override:
+                    demands.setdefault(issue.field, {}).setdefault(issue.override, name)
+        self.conflicts = {}
+        for field, values in demands.items():
+            asked = self._asked.setdefault(field, {})
+            if len(values) == 1 and not asked.keys() & values.keys():
+                asked.update(values)
+                # A component that replaces another may lack its fields.
+                for inner in [f for f in self._asked if f != field and _within(f, field)]:
+                    self._asked.pop(inner)
+                    self.wanted.pop(inner, None)
+                (self.wanted[field],) = values
+                continue
+            known = {**asked, **values}
+            if len(known) > 1:
+                needs = ", ".join(f"{name} needs {shlex.join(o)}" for o, name in known.items())
+                self.conflicts[field] = f"{field} is left as it is: {needs}"
+            self.wanted.pop(field, None)
+        return self.words != before
+
+
+def _within(path: str, field: str) -> bool:
+    return path == field or path.startswith(f"{field}.")
+
+
+def _issues_of_words(
+    words: list[str], formats: Sequence[str], accepted: Sequence[str], prog: str
+) -> dict[str, tuple[ExportIssue, ...]]:
+    """The issues of a recipe with its overrides, read anew as `vljax train` reads them."""
+    try:
+        prepared = prepare(load_run(words, prog))
+        check_trains(prepared)
+    except UserError as error:
+        raise UserError(f"--suggest: {shlex.join(words)} makes no recipe: {error}") from None
+    return _export_issues(prepared, formats, accepted)
 
 
 def _check_evaluation_data(run: Run) -> None:

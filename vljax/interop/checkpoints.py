@@ -103,9 +103,11 @@ def read_trained(
         notes.append(f"{len(averages)} of {len(parameters)} arrays are moving averages (EMA)")
     names = [name for name in manifest.file_names(folder) if not name.startswith("state/")]
     run = decode_recipe(recipe, f"{folder}/recipe.json")
+    main = run.data.main_tokenizer
+    has_tokenizer = main in run.data.tokenizers
     trained = TrainedModel(
         run=run,
-        tokenizer=load_tokenizer(str(folder / tokenizer_folder(run.data.main_tokenizer))),
+        tokenizer=load_tokenizer(str(folder / tokenizer_folder(main))) if has_tokenizer else None,
         parameters=parameters,
         statistics=_arrays(folder, "state", saved),
         files={name: checkpoint.read_file(folder, name) for name in names},

@@ -257,7 +257,7 @@ def export_model(
 
     Raises:
       UserError: if the checkpoint is damaged.
-      ExportRefused: for what the format cannot express, everything at once.
+      ExportRefused: for what the format cannot express, see `plan_export`.
     """
     chosen = find_format(format_name)
     check_accepted(accept)
@@ -267,11 +267,12 @@ def export_model(
         )
     folder = checkpoint.find_intact(path)
     trained, notes = read_trained(folder, vocabulary=vocabulary, dtype=dtype, quantize=quantize)
-    config = trained.tokenizer_config
-    if vocabulary is not None and not (isinstance(config, Clip) and chosen.takes_vocabulary):
-        raise UserError(
-            f"--tokenizer: {format_name} does not use it with the tokenizer {config.type_name}"
-        )
+    if vocabulary is not None:
+        config = trained.tokenizer_config
+        if not (isinstance(config, Clip) and chosen.takes_vocabulary):
+            raise UserError(
+                f"--tokenizer: {format_name} does not use it with the tokenizer {config.type_name}"
+            )
     plan, pairs, advice = plan_export(trained, format_name, accept)
     own = {**trained.parameters, **trained.statistics}
     arrays = to_foreign(pairs, own, FLOATS[dtype])

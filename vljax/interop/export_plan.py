@@ -35,7 +35,8 @@ class TrainedModel:
 
     run: Run
     tokenizer: LoadedTokenizer | None
-    """The tokenizer of texts; None if a recipe without a checkpoint leaves its path unset."""
+    """The tokenizer of texts; None if a recipe without a checkpoint leaves its path unset, or if
+    the model has no tokenizer."""
     parameters: Mapping[str, Tensor]
     """By unrolled path; EMA parameters where the run kept them."""
     statistics: Mapping[str, Tensor]
@@ -53,10 +54,20 @@ class TrainedModel:
 
     @property
     def tokenizer_config(self) -> Tokenizer:
-        """The fields of the tokenizer, which are known even if its vocabulary is not."""
+        """The fields of the tokenizer, which are known even if its vocabulary is not.
+
+        Raises:
+          UserError: if the recipe has no tokenizer.
+        """
         if self.tokenizer is not None:
             return self.tokenizer.config
-        return self.run.data.tokenizers[self.run.data.main_tokenizer]
+        name, tokenizers = self.run.data.main_tokenizer, self.run.data.tokenizers
+        if name not in tokenizers:
+            raise UserError(
+                f"{self.tokenizer_path}: no tokenizer; add one to data.tokenizers, and a transform"
+                " tokenize that uses it"
+            )
+        return tokenizers[name]
 
     @property
     def tokenizer_path(self) -> str:
@@ -281,7 +292,8 @@ def plan_export(
       The plan, the mapped arrays, and notes for the user.
 
     Raises:
-      ExportRefused: for what the format cannot express, everything at once.
+      ExportRefused: for what the format cannot express. All parts of the model are planned, but an
+        issue may hide others: in a tower of another kind, no field is compared.
     """
     chosen = find_format(format_name)
     if chosen.write is None:

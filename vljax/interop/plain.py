@@ -19,7 +19,7 @@ from vljax.interop.files.npz import read_npz, write_npz
 from vljax.interop.files.safetensors import SHARD_BYTES, Progress, read_folder, write_folder
 from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.interop.foreign_config import read_json
-from vljax.interop.foreign_model import ForeignModel
+from vljax.interop.foreign_model import ForeignModel, placeholder_tokenizer
 from vljax.interop.formats import Format
 from vljax.interop.mapping import Rule, rule
 from vljax.interop.quantized import dequantizing, kernels
@@ -71,7 +71,13 @@ def _read(
     prepared = prepare(run, find_devices()[:1])
     shapes = unrolled_shapes(prepared.shapes.params)
     tensors = tensors if adapt is None else adapt(prepared)
-    tokenizer = load_tokenizer(str(folder / tokenizer_folder(run.data.main_tokenizer)))
+    main = run.data.main_tokenizer
+    has_tokenizer = main in run.data.tokenizers
+    tokenizer = (
+        load_tokenizer(str(folder / tokenizer_folder(main)))
+        if has_tokenizer
+        else placeholder_tokenizer()
+    )
     kept = {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for name in ("tokenizers", "vocabularies")

@@ -117,8 +117,12 @@ def check(tower: ViT, head: Embedding, path: str, issues: ExportIssues) -> None:
         issues.require(_NATIVE, tower, field)
         if projection != "linear":
             issues.refuse(f"{path}.projections.image", projection, "'linear'", "linear")
-    elif _trunks(tower):
-        issues.require(_TIMM, tower, field)
+        return
+    trunks = [*_trunks(tower), *_trunks(tower, "activation")]
+    if trunks:
+        # The name of a trunk determines its activation too.
+        activation = TRUNKS[trunks[0]].activation
+        issues.require({**_TIMM, "activation": activation}, tower, field)
     else:
         sizes = f"{tower.width} wide, {tower.depth} deep, {tower.activation}"
         found = f"map over {sizes}, patch {tower.patch_size} at {tower.image_size} pixels"
@@ -126,12 +130,16 @@ def check(tower: ViT, head: Embedding, path: str, issues: ExportIssues) -> None:
         issues.refuse(f"{field}.pooling", found, known, "cls")
 
 
-def _trunks(tower: ViT) -> list[str]:
-    """The names of timm's image towers that have the sizes of a tower."""
+def _trunks(tower: ViT, *ignored: str) -> list[str]:
+    """The names of timm's image towers that equal a tower in all fields but the ignored ones."""
     return [
         name
         for name, trunk in TRUNKS.items()
-        if all(getattr(tower, field) == value for field, value in trunk.fields().items())
+        if all(
+            getattr(tower, field) == value
+            for field, value in trunk.fields().items()
+            if field not in ignored
+        )
     ]
 
 

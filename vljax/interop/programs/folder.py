@@ -19,6 +19,7 @@ from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.exported import write_manifest
 from vljax.interop.programs.functions import ProgramFunction
 from vljax.interop.transformers.images import record_scaled, refuse_random_background
+from vljax.interop.transformers.tokenizer_json import FTFY
 from vljax.models.node import stream_of
 from vljax.run import Run
 from vljax.workdir import tokenizer_folder, vocabulary_file
@@ -29,8 +30,6 @@ _TOKENIZERS = {
     "sentencepiece": ("sentencepiece",),
     "clip": ("instant-clip-tokenizer", "regex"),
 }
-_REPAIRS = ("clip", "clip_whitespace", "siglip_open_clip")
-"""Text cleanings that need ftfy."""
 
 
 def check(trained: TrainedModel, issues: ExportIssues) -> None:
@@ -122,7 +121,7 @@ def _requires(trained: TrainedModel, kind: str) -> list[str]:
     names = ["numpy", *_PACKAGES[kind]]
     for config in _tokenizers(trained.run).values():
         names += _TOKENIZERS[config.type_name]
-        names += ["ftfy"] if config.cleaning in _REPAIRS else []
+        names += ["ftfy"] if config.cleaning in FTFY else []
     names = [*dict.fromkeys(names)]
     if "image" not in trained.run.model.encoders:
         return names

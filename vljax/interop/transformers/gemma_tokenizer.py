@@ -110,8 +110,8 @@ def write(trained: TrainedModel, issues: ExportIssues) -> WrittenTokenizer:
     if not isinstance(config, HuggingFace) or config.bos_token is not None:
         name = config.type_name if not isinstance(config, HuggingFace) else config.bos_token
         issues.refuse(path, name, "a tokenizer.json of Gemma's kind, without bos")
-    issues.stop()
-    loaded = texts.known(trained, issues)
+        issues.stop()
+    loaded = texts.framed(trained, issues)
     assert isinstance(config, HuggingFace)
     special = Special(config.pad_token, str(config.eos_token), None)
     vocabulary = as_loaded(texts.vocabulary(loaded), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,7 +257,7 @@ def write(
         "model_input_names": list(inputs),
     }
     if isinstance(config, SentencePiece):
-        return _write_siglip(known(trained, issues), common)
+        return _write_siglip(framed(trained, issues), common)
     if isinstance(config, Clip):
         end = "<|endoftext|>"
         special = Special(end, end, "<|startoftext|>")
@@ -264,11 +265,11 @@ def write(
     else:
         assert isinstance(config, HuggingFace)
         special = Special(config.pad_token, str(config.eos_token), config.bos_token)
-        content = vocabulary(known(trained, issues))
+        content = vocabulary(framed(trained, issues))
     content = tokenizer_json.complete(content, special, config.context_length, cleaning)
     # CLIP pads with id 0 ("!") here; after the end token it has no effect, so it is not compared.
     cleaned, padding = cleaning != config.cleaning or repairs, not isinstance(config, Clip)
-    loaded = known(trained, issues)
+    loaded = framed(trained, issues)
     tokenizer_json.compare(content, loaded, issues.target, cleaned=cleaned, padding=padding)
     ids = {
         f"{role}_token_id": None if token is None else tokenizer_json.token_id(content, token)
@@ -287,10 +288,9 @@ def write(
 
 
 def check_framing(trained: TrainedModel, issues: ExportIssues) -> None:
-    """Checks that texts get an end token, keep it when cut, and are padded right.
+    """Refuses texts that get no end token, lose it when cut, or are padded left.
 
-    Raises:
-      ExportRefused: if they do not.
+    It does not stop there: `framed` is the tokenizer without these issues, to compare ids with.
     """
     config, path = trained.tokenizer_config, trained.tokenizer_path
     if not config.adds_eos and isinstance(config, SentencePiece):
@@ -304,7 +304,22 @@ def check_framing(trained: TrainedModel, issues: ExportIssues) -> None:
         issues.refuse(f"{path}.padding_side", config.padding_side, "right", "right")
     if isinstance(config, SentencePiece) and config.add_bos:
         issues.refuse(f"{path}.add_bos", config.add_bos, "False", False)
-    issues.stop()
+
+
+def framed(trained: TrainedModel, issues: ExportIssues) -> LoadedTokenizer:
+    """The tokenizer as formats have it: padded right, and with end tokens that texts keep.
+
+    Raises:
+      ExportRefused: if its path is unset, or it adds no end token.
+    """
+    if not trained.tokenizer_config.adds_eos:
+        issues.stop()
+    loaded = known(trained, issues)
+    config = dataclasses.replace(loaded.config, truncation="keep_eos", padding_side="right")
+    if config == loaded.config:
+        return loaded
+    content = b"" if loaded.vocabulary_file is None else vocabulary(loaded)
+    return config.load_vocabulary(content)
 
 
 def known(trained: TrainedModel, issues: ExportIssues) -> LoadedTokenizer:
