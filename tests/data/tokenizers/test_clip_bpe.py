@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 from instant_clip_tokenizer import Tokenizer
 
@@ -48,3 +49,28 @@ def test_python_and_rust_give_the_same_ids(words):
 def test_special_tokens_inside_a_text_are_tokens(words):
     assert words.encode("a <end_of_text> b") == [320, 49407, 321]
     assert words.encode("<start_of_text>") == [49406]
+
+
+def test_words_of_any_length_have_the_ids_of_the_rust_library(words):
+    rng = np.random.default_rng(0)
+    for length, letters in ((1, "a"), (2, "ab"), (50, "aab"), (1500, "etaoinsh"), (2500, "aé日")):
+        word = "".join(rng.choice([*letters], length))
+        assert words.encode(word) == Tokenizer().encode(word)
+
+
+def test_the_work_grows_with_the_length_of_a_word_and_not_with_its_square():
+    class Counting(dict):
+        looked_up = 0
+
+        def get(self, key):
+            Counting.looked_up += 1
+            return super().get(key)
+
+    rng = np.random.default_rng(0)
+    ids = Counting(ClipBpe.from_decode(Tokenizer().decode)._ids)
+    counts = []
+    for length in (2000, 4000, 8000):
+        Counting.looked_up = 0
+        ClipBpe(ids)._encode_word("".join(rng.choice([*"etaoinshrdlu"], length)))
+        counts.append(Counting.looked_up / length)
+    assert max(counts) < 1.05 * min(counts)

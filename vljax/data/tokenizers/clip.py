@@ -56,6 +56,10 @@ _DIFFERENT_LETTERS = re.compile(
 )
 
 
+# The time of the Rust library grows with the square of a word's length.
+_LONG_WORD = re.compile(r"\S{2000}")
+
+
 class LoadedClip(LoadedTokenizer):
     """CLIP's tokenizer, ready to use."""
 
@@ -69,7 +73,7 @@ class LoadedClip(LoadedTokenizer):
 
     def _encode(self, text: str) -> list[int]:
         # The Rust library is much faster, but it lower-cases all letters; the reference does not.
-        if _DIFFERENT_LETTERS.search(text) or text != text.lower():
+        if _DIFFERENT_LETTERS.search(text) or text != text.lower() or _LONG_WORD.search(text):
             return self._python_bpe.encode(text)
         tokens: list[int] = self._tokenizer.encode(text)
         return tokens
