@@ -41,7 +41,7 @@ from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot, class_embeddings, template_problems
 from vljax.files import is_remote, read_user_file
 from vljax.host_process import enable_compilation_cache
-from vljax.interop import exported
+from vljax.interop import exported, plain
 from vljax.interop.formats import recognised_format
 from vljax.interop.mapped_model import read_model
 from vljax.interop.programs.standalone.inputs import (
@@ -893,6 +893,11 @@ def _has_checkpoints(path: str) -> bool:
     parts = ("checkpoints", manifest.NAME, "state")
     if folder.absolute().name == "checkpoints" or any((folder / part).exists() for part in parts):
         return True
+    if (folder / plain.RECIPE).is_file() and any(folder.glob("parameters.*")):
+        raise UserError(
+            f"{path}: {exported.MANIFEST} is missing, which says whether all files are intact;"
+            " export the model again, or import the folder with `vljax import`"
+        )
     if folder.is_dir() and recognised_format(folder) is None:
         raise UserError(
             f"{path}: no intact checkpoint, and no model of a format that vljax imports; pass a"

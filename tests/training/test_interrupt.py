@@ -72,8 +72,9 @@ def test_a_closed_terminal_does_not_end_the_run_before_it_has_saved(tmp_path):
         command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
-    while b"ready" not in os.read(ours, 1000):
-        pass
+    shown = b""
+    while not shown.endswith(b"ready\r\n"):  # the end of the line is written on its own
+        shown += os.read(ours, 1000)
     os.close(ours)
     assert process.wait(60) == 0
     assert file.read_text() == str(int(signal.SIGHUP))
