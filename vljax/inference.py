@@ -52,7 +52,7 @@ from vljax.interop.programs.standalone.inputs import (
     padded,
     texts_of,
 )
-from vljax.models.assembly import Model, Variables, example_batch, parameter_shapes
+from vljax.models.assembly import Model, Variables, example_batch
 from vljax.models.node import makers
 from vljax.models.numerics import Precision, Similarity, unit
 from vljax.models.parameters import merge
@@ -927,7 +927,7 @@ def _load_own(path: str, precision: Precision | None, mesh: Mesh) -> Loaded:
     if written is None:
         variables = _stored(folder, model, run, everywhere)
     else:
-        variables = jax.device_put(written.variables(model, run.model), everywhere)
+        variables = jax.device_put(written.variables(model), everywhere)
     return Loaded(
         run=run,
         step=int(folder.name) if written is None else written.step,
@@ -981,7 +981,7 @@ def _stored(folder: epath.Path, model: Model, run: Run, sharding: NamedSharding)
     """The evaluation variables of a checkpoint, with EMA parameters where there are any."""
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        parameter_shapes(model, run.model),
+        model.shapes,
     )
     task = Task(model, run.objectives, run.optim, run.steps, named_groups=run.groups)
     wanted = {**shapes._asdict(), "average": ema_parameters(task, shapes.params)}

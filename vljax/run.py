@@ -602,11 +602,8 @@ def _check_outputs(run: Run, model: Model) -> Variables:
     }
     batch = {name: spec.get(name, shape) for name, shape in example_batch(run.model).items()}
 
-    def trace(key: jax.Array, batch: Mapping[str, Any]) -> tuple[Variables, dict[str, Any]]:
-        variables = model.init(key, batch)
-        return variables, model.apply(variables, batch)[0]
-
-    variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
+    variables = model.shapes
+    outputs = jax.eval_shape(lambda v, b: model.apply(v, b)[0], variables, batch)
     reads = {f"objectives.{name}": o.reads() for name, o in run.objectives.items()}
     reads |= {path: evaluator.reads() for path, evaluator in run.all_evaluators.items()}
     made = {*outputs, *model.if_wanted}

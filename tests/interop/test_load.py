@@ -23,7 +23,7 @@ from tests.parity import verify_inputs
 from vljax.config import UserError
 from vljax.inference import TEMPLATES, Index, _best
 from vljax.interop.convert import import_model
-from vljax.models.assembly import Variables
+from vljax.models.assembly import AssembledModule, Variables
 from vljax.models.numerics import Precision, unit
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.recipes import Folder, SoftmaxContrastive
@@ -70,6 +70,20 @@ def files(tmp_path_factory):
 
 
 # --- Load ---
+
+
+def test_a_model_is_traced_once_to_be_loaded(folder, monkeypatch):
+    """To trace it takes a third of a second for a ViT-B; so do its shapes and its outputs."""
+    traced = []
+
+    def count(module, *args, **kwargs):
+        traced.append(module.is_initializing())
+        return call(module, *args, **kwargs)
+
+    call = AssembledModule.__call__
+    monkeypatch.setattr(AssembledModule, "__call__", count)
+    vljax.load(folder)
+    assert traced == [True, False]  # the second tells which outputs there are
 
 
 @pytest.mark.parametrize("name", ["open_clip_siglip_a", "siglip2_a", "bert_a"])
