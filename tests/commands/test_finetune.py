@@ -177,6 +177,19 @@ def test_the_options_of_the_guide_are_fields(finished, home):
     assert plan(prepared).arrays["image/positions"].shape == (42**2, 24)
 
 
+def test_one_option_sets_the_size_of_images(home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    words = ["finetune", "clip", *TABLE, "--image-size", "48", "--recipe_only"]
+    assert main([*words, "--workdir", str(tmp_path / "w")]) == 0
+    told = capsys.readouterr().err
+    assert "images     48 x 48 pixels, with resized positions (init.resize True)" in told
+    assert "resized image/positions: 4 x 4 to 6 x 6" in told
+    run = read_recipe(str(tmp_path / "w" / "recipe.json"))
+    transforms = (*run.data.train_transforms, *run.data.eval_transforms)
+    assert {t.size for t in transforms if hasattr(t, "size")} == {48}
+    assert (run.model.nodes["image"].image_size, run.init.resize) == (48, True)
+
+
 TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
 
 
@@ -192,7 +205,16 @@ TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
         (("tower", *TABLE), "has no objective to train on, only a tower (image)"),
         (
             ("clip", *TABLE, "--model.nodes.image.image_size", "48"),
-            "set --data.train_transforms.1.size and --data.eval_transforms.1.size",
+            "--image_size 48 sets model and transforms",
+        ),
+        (
+            ("clip", *TABLE, "--image_size", "50"),
+            "--image_size: 50 pixels are not a multiple of 8, the size of a patch of"
+            " model.nodes.image; use 48 or 56",
+        ),
+        (
+            ("clip", *TABLE, "--image_size", "big"),
+            "--image_size: must be a whole number of 1 or more, not 'big'",
         ),
         (
             (
