@@ -396,11 +396,11 @@ def with_image_size(run: Run, size: int) -> Run:
       UserError: if the model has no image encoder or several of different sizes, takes images of
         any size, or has a patch size that does not divide the new size.
 
-    >>> from vljax.config import load
-    >>> run = with_image_size(load("configs/quickstart.py", Run), 120)
-    >>> run.model.nodes["image"].image_size, run.data.eval_transforms[1].size
+    >>> quickstart = config.load("configs/quickstart.py", Run)  # doctest: +SKIP
+    >>> run = with_image_size(quickstart, 120)  # doctest: +SKIP
+    >>> run.model.nodes["image"].image_size, run.data.eval_transforms[1].size  # doctest: +SKIP
     (120, 120)
-    >>> [transform.size for transform in run.data.train_transforms[1:3]]  # 66 and 60 before
+    >>> [t.size for t in run.data.train_transforms[1:3]]  # 66 and 60 before  # doctest: +SKIP
     [132, 120]
     """
     found = image_encoders(run)
