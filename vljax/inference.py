@@ -36,7 +36,7 @@ from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
 from vljax.data.worker_pool import usable_cores
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.evaluation.evaluator import Evaluator
-from vljax.evaluation.predictor import Batch, CountingPredictor, Forward, Predictor
+from vljax.evaluation.predictor import Batch, CountingPredictor, Forward, ModelPredictor
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot, class_embeddings, template_problems
 from vljax.files import is_remote, read_user_file
@@ -156,7 +156,7 @@ class Loaded:
     """The number of training steps; 0 for a model of other software."""
     model: Model
     variables: Variables
-    predictor: Predictor
+    predictor: ModelPredictor
     """The model with its variables on all devices, for any of its outputs."""
     tokenizers: dict[str, LoadedTokenizer]
     """The tokenizers by name."""
@@ -172,7 +172,7 @@ class Loaded:
     ) -> Float[np.ndarray, "images dim"]:
         """The embeddings of images.
 
-        Threads read and decode the next images while the devices compute. At most 512 are in memory
+        Threads read and decode the next images while the devices compute. At most 768 are in memory
         at a time, in batches of few sizes, so that different numbers of images do not compile
         again.
 
@@ -663,11 +663,22 @@ class Loaded:
         report: Progress,
     ) -> np.ndarray:
         output, parts, done = f"{name}/embedding", list[np.ndarray](), 0
+
+        def finish(wait: Callable[[], dict[str, np.ndarray]], count: int) -> None:
+            nonlocal done
+            parts.append(wait()[output][:count])
+            done += count
+            report(done, done if total is None else total)
+
+        # The devices compute one batch while the host makes the next.
+        computing: list[tuple[Callable[[], dict[str, np.ndarray]], int]] = []
         for each, rows in batches(inputs):
             batch = {entry: padded(array, rows) for entry, array in batch_of(each).items()}
-            parts.append(self.predictor.run([output], batch)[output][: len(each)])
-            done += len(each)
-            report(done, done if total is None else total)
+            if computing:
+                finish(*computing.pop())
+            computing.append((self.predictor.begin([output], batch), len(each)))
+        if computing:
+            finish(*computing.pop())
         return np.concatenate(parts) if parts else self._no_rows(output)
 
     def _no_rows(self, output: str) -> np.ndarray:

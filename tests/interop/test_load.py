@@ -480,14 +480,21 @@ def test_progress_is_reported(clip, monkeypatch, caplog):
 
 
 def test_few_images_are_in_memory_at_a_time(clip, monkeypatch):
-    """At most one batch is decoded ahead of the batch that is computed."""
-    content, read, computed = inputs.images()[0], [], []
-    run = clip.predictor.run
+    """One batch is computed while the next is made, and at most one more is decoded ahead."""
+    content, read, begun, waited = inputs.images()[0], [], [], []
+    begin = clip.predictor.begin
 
     class Watched:
-        def run(self, want, batch):
-            computed.append(len(read))
-            return run(want, batch)
+        def begin(self, want, batch):
+            assert len(waited) == len(begun)  # the devices hold one batch
+            begun.append(len(read))
+            wait = begin(want, batch)
+
+            def watched():
+                waited.append(len(read))
+                return wait()
+
+            return watched
 
     def each():
         for i in range(1300):
@@ -496,7 +503,8 @@ def test_few_images_are_in_memory_at_a_time(clip, monkeypatch):
 
     monkeypatch.setitem(clip.__dict__, "predictor", Watched())
     assert clip.encode_image(each()).shape == (1300, 20)
-    assert computed[:3] == [512, 768, 1024]
+    assert begun[:3] == [512, 768, 1024]
+    assert waited[:2] == [768, 1024]
 
 
 def test_an_unreadable_image_among_many_is_named(clip, files):
