@@ -321,7 +321,7 @@ def _check_trains(
       recipe_only: whether the run is for other devices than those that are here.
 
     Returns:
-      What is loaded from the model.
+      Notes on the recipe, and what is loaded from the model.
 
     Raises:
       UserError: for the first problem.
@@ -348,7 +348,8 @@ def _check_trains(
         try:
             prepared = prepare(run, devices)
             check_trains(prepared)
-            report = initial.plan(prepared, read).report
+            report = [f"note: {note}" for note in prepared.notes]
+            report += initial.plan(prepared, read).report
             for name, evaluator in run.all_evaluators.items():
                 open_evaluation_data(run, name, evaluator)
         except UserError as error:
