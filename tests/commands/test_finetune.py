@@ -346,9 +346,10 @@ def test_another_run_in_the_workdir_is_not_overwritten(finished, home, capsys, m
     before = (home / "w" / "recipe.json").read_text()
     words = ["finetune", "clip", *TABLE, "--workdir", "w", "--steps", "2", "--global_batch", "4"]
     assert main(words) == 2
-    assert (
-        "holds a run of another recipe (global_batch is 8 there, 4 here" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "holds a run of another recipe (global_batch is 8 there, 4 here" in told
+    file = home / "w" / "recipe.json"
+    assert told.endswith(f", or go on with that run: `vljax train {file} --steps N`\n")
     assert (home / "w" / "recipe.json").read_text() == before
 
 
