@@ -295,14 +295,21 @@ def _check_workdir(run: Run, workdir: str) -> None:
     from vljax.training.checkpoint import storage
     from vljax.workdir import check_recipe
 
-    check_recipe(workdir, run)
+    kept = join(workdir, RECIPE)
+    try:
+        check_recipe(workdir, run)
+    except UserError as error:
+        stored = storage.absolute(workdir) / RECIPE
+        if not (stored.exists() and str(error).endswith("use another --workdir")):
+            raise  # it has no recipe to go on with, or one that cannot be read
+        go_on = f"or go on with that run: `vljax train {kept} --steps N`"
+        raise UserError(f"{error}, {go_on}") from error
     recipe = to_json(run).encode()
     try:
         there = (storage.absolute(workdir) / RECIPE).read_bytes()
     except OSError:
         there = recipe
     if there != recipe:
-        kept = join(workdir, RECIPE)
         raise UserError(
             f"{kept} is another recipe, perhaps edited: train it with `vljax train {kept}`, name"
             " another --workdir, or remove it"
@@ -322,7 +329,7 @@ def _check_trains(
       recipe_only: whether the run is for other devices than those that are here.
 
     Returns:
-      What is loaded from the model.
+      Notes on the recipe, and what is loaded from the model.
 
     Raises:
       UserError: for the first problem.
@@ -349,7 +356,8 @@ def _check_trains(
         try:
             prepared = prepare(run, devices)
             check_trains(prepared)
-            report = initial.plan(prepared, read).report
+            report = [f"note: {note}" for note in prepared.notes]
+            report += initial.plan(prepared, read).report
             for name, evaluator in run.all_evaluators.items():
                 open_evaluation_data(run, name, evaluator)
         except UserError as error:
