@@ -72,6 +72,7 @@ from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
 from vljax.models.fusion import CrossAttention
 from vljax.models.heads import Classifier, Embedding
+from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import InitFrom, Pretrained
@@ -136,6 +137,7 @@ __all__ = [
     "Label",
     "Length",
     "Lion",
+    "LowRank",
     "Matches",
     "MeshConfig",
     "Mixture",

@@ -33,6 +33,7 @@ from vljax.models import encoders, fusion, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Call, Compute
 from vljax.models.kernels.choose import AttentionKind, choose
+from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, makers, stream_of
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import InitFrom, Pretrained
@@ -92,6 +93,8 @@ class Run:
     init: InitFrom = setting(InitFrom)
     """Initial values from another model; `pretrained` replaces those of its parts. On the command
     line, `--init PATH` is short for `--init.path PATH`."""
+    low_rank: LowRank = field(default_factory=LowRank)
+    """Low-rank factors that are trained in place of kernels (LoRA); none by default."""
     optim: Optimizer = field(default_factory=AdamW)
     groups: dict[str, Group] = field(default_factory=dict)
     """Groups of parameters by name, each with an optimizer of its own if it needs one; without any,
@@ -325,7 +328,7 @@ def build_model(run: Run, mesh: Mesh) -> Model:
         for objective in run.objectives.values()
         for name, scalar in objective.scalars().items()
     }
-    return build(run.model, compute, initial)
+    return build(run.model, compute, initial, run.low_rank)
 
 
 def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
@@ -347,7 +350,6 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     model = build_model(run, mesh)
     variables = _check_outputs(run, model)
     _check_parameter_rules(run, variables)
-    _check_groups(run, variables)
     if run.accumulate > 1 and any(node.updates_state for node in run.model.nodes.values()):
         raise UserError(
             f"accumulate: {run.accumulate} parts of a batch would each have their own statistics "
@@ -356,8 +358,16 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     place = update_shardings if run.mesh.shard_updates else parameter_shardings
     updates = place(model.axes, variables.params, mesh, run.mesh.fsdp_min_size)
     task = Task(
-        model, run.objectives, run.optim, run.steps, run.accumulate, mesh, named_groups=run.groups
+        model,
+        run.objectives,
+        run.optim,
+        run.steps,
+        run.accumulate,
+        mesh,
+        named_groups=run.groups,
+        low_rank=run.low_rank,
     )
+    _check_groups(task, variables)
     shapes = jax.eval_shape(lambda v: create(v, task), variables)
     placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size, updates)
     task = dataclasses.replace(task, shardings=placed.params, updates=updates)
@@ -625,13 +635,19 @@ def _check_outputs(run: Run, model: Model) -> Variables:
     return variables
 
 
-def _check_groups(run: Run, variables: Variables) -> None:
-    """Checks that no parameter is in two groups, which would update it twice per step."""
+def _check_groups(task: Task, variables: Variables) -> None:
+    """Checks that each group trains something, and that no parameter is in two groups.
+
+    Such a parameter would be updated twice per step.
+    """
     owner: dict[tuple[str, ...], str] = {}
-    for name, group in run.groups.items():
-        field, frozen = f"groups.{name}.parameters", (group.optim or run.optim).frozen
-        part = parameters.select(group.parameters, variables.params, field, frozen)
-        for keys, _ in parameters.leaves(part):
+    for name in task.groups:
+        field = f"groups.{name}.parameters" if task.named_groups else "low_rank"
+        found = [keys for keys, _ in parameters.leaves(task.trained(name, variables.params))]
+        if not found:
+            why = " beside low_rank; list some in low_rank.also_train" if task.low_rank.used else ""
+            raise UserError(f"{field}: nothing is left to train{why or '; freeze less'}")
+        for keys in found:
             other = owner.setdefault(keys, name)
             if other != name:
                 both = f"{'/'.join(keys)!r} is in the group {other!r} too"

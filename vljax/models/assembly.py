@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,7 @@ from flax.linen import meta
 from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
+from vljax.models.low_rank import LowRank, adapted_kernels, factor_axes, packed, with_factors
 from vljax.models.node import (
     ATTENTION,
     Encoded,
@@ -213,7 +215,10 @@ def _given_streams(nodes: Mapping[str, Node], given: Mapping[str, Array]) -> dic
 
 
 def build(
-    config: ModelConfig, compute: Compute, scalars: Mapping[str, float] | None = None
+    config: ModelConfig,
+    compute: Compute,
+    scalars: Mapping[str, float] | None = None,
+    low_rank: LowRank | None = None,
 ) -> Model:
     """The model as pure functions.
 
@@ -222,6 +227,10 @@ def build(
       compute: number formats, kernels and sharding of activations.
       scalars: learned scalars that objectives need, with their initial values. They become
         top-level parameters, and outputs with the same name (`logit_scale`).
+      low_rank: which kernels have low-rank factors, which are parameters too.
+
+    Raises:
+      UserError: if a pattern of `low_rank` matches nothing, or something else than a linear map.
     """
     module = AssembledModule(config, compute, dict(scalars or {}))
 
@@ -253,7 +262,34 @@ def build(
     shared = {output for name, node in config.nodes.items() for output in node.shared_outputs(name)}
     axes = _axes(jax.eval_shape(boxed)["params"])
     if_wanted = {o for name, node in config.nodes.items() for o in node.made_if_wanted(name)}
-    return Model(init, apply, axes, frozenset({*shared, *module.scalars}), frozenset(if_wanted))
+    made = Model(init, apply, axes, frozenset({*shared, *module.scalars}), frozenset(if_wanted))
+    return made if low_rank is None or not low_rank.used else _adapted(made, config, low_rank)
+
+
+def _adapted(model: Model, config: ModelConfig, low_rank: LowRank) -> Model:
+    """The model with low-rank factors among its parameters."""
+    kernels = adapted_kernels(low_rank, parameter_shapes(model, config).params, model.axes)
+
+    def init(key: Array, batch: Batch) -> Variables:
+        made = model.init(key, batch)
+        # A key of its own: the other parameters begin as they do without factors.
+        own = jax.random.fold_in(key, zlib.crc32(b"low_rank"))
+        return made._replace(
+            params=with_factors(made.params, model.axes, kernels, low_rank.rank, own)
+        )
+
+    def apply(
+        variables: Variables,
+        batch: Batch,
+        call: Call = EVALUATE,
+        *,
+        given: Mapping[str, Array] = {},
+        want: Sequence[str] | None = None,
+    ) -> tuple[Outputs, dict[str, Any]]:
+        params = packed(variables.params, low_rank.scale)
+        return model.apply(variables._replace(params=params), batch, call, given=given, want=want)
+
+    return model._replace(init=init, apply=apply, axes=factor_axes(model.axes, kernels))
 
 
 def _wants_attention(want: Sequence[str] | None) -> bool:
