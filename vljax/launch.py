@@ -32,6 +32,7 @@ from vljax.files import exclusive, join, printable
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import initial, pretrained
 from vljax.models.assembly import Variables
+from vljax.optim import Group
 from vljax.parallel.processes.agreement import barrier, broadcast
 from vljax.parallel.processes.failure import report_failure
 from vljax.parallel.processes.start import connect, is_first, process_index
@@ -204,9 +205,9 @@ def _resume_or_initialise(
     given = initial.load(prepared, log) if state is None else None
     describe(run.workdir, prepared)
     start = 0 if state is None else int(state.step)
-    step = StepPrograms(prepared)
+    step = StepPrograms(prepared, start)
     if start < run.steps:
-        step.begin(start)
+        step.begin()
     return initial_state(prepared, given) if state is None else state, step
 
 
@@ -214,14 +215,13 @@ def _extension_notes(run: Run, planned: int, step: int) -> Iterator[str]:
     """What changes from a step on if a run goes on for more steps than were planned."""
     if planned >= run.steps:
         return
-    own = {f"groups.{name}.optim": group.optim for name, group in run.groups.items()}
-    if not own or None in own.values():
-        own["optim"] = run.optim
-    for field, optim in own.items():
-        if optim is None:
-            continue
+    named = {f"groups.{name}.optim": g for name, g in run.groups.items() if g.optim is not None}
+    if len(named) < len(run.groups) or not named:
+        named["optim"] = Group()
+    for field, group in named.items():
+        optim, since = group.optim or run.optim, max(0, step - group.start)
         before, now = (
-            optim.learning_rate * float(optim.schedule(jnp.int32(step), steps))
+            optim.learning_rate * float(optim.schedule(jnp.int32(since), steps - group.start))
             for steps in (planned, run.steps)
         )
         if f"{now:.3g}" == f"{before:.3g}":

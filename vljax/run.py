@@ -202,9 +202,19 @@ class Run:
         for name, group in self.groups.items():
             if not any(not o.trains or name in o.trains for o in self.objectives.values()):
                 yield f"groups.{name}", "no objective trains it; name it in an objective's trains"
+            if group.start >= self.steps:
+                never = f"is {group.start}, and the run has {self.steps} steps: it is never trained"
+                yield f"groups.{name}.start", f"{never}; lower it, or raise steps"
+                continue
+            left = self.steps - group.start
             if group.optim is not None:
-                for field_name, message in group.optim.schedule.problems_in(self.steps):
+                for field_name, message in group.optim.schedule.problems_in(left):
                     yield f"groups.{name}.optim.schedule.{field_name}", message
+            elif group.start and [*self.optim.schedule.problems_in(left)]:
+                yield (
+                    f"groups.{name}.start",
+                    f"optim.schedule does not fit the {left} steps after it",
+                )
 
     def notes(self) -> Iterator[tuple[str, str]]:
         read = {s for node in self.model.nodes.values() for s in node.streams_read()}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from vljax.models.assembly import Model, Variables
 from vljax.models.low_rank import LowRank
@@ -73,6 +73,19 @@ class Task:
             objectives = self.objectives_of(group)
             found[objectives] = (*found.get(objectives, ()), group)
         return found
+
+    def schedule(self, group: str, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The factor of a group's learning rate in a step: its schedule begins when it does."""
+        start, schedule = self.groups[group].start, self.optimizer_of(group).schedule
+        if start == 0:
+            return schedule(step, self.steps)
+        return jnp.where(
+            step < start, 0, schedule(jnp.maximum(step - start, 0), self.steps - start)
+        )
+
+    def waiting(self, step: int) -> frozenset[str]:
+        """The groups that are not yet trained in a step."""
+        return frozenset(name for name, group in self.groups.items() if group.waits(step))
 
     @property
     def scalars(self) -> dict[str, Scalar]:
