@@ -129,6 +129,12 @@ class Run:
     """Steps between evaluations."""
     evaluate_first: bool = setting(False, identity=False)
     """Whether to evaluate before the first step too: what `init` or `pretrained` can do already."""
+    guard: str | None = setting(None, identity=False)
+    """Name of one of `evaluators`, of what the model could do before, such as of old data: its
+    change since the first step is printed. Needs `evaluate_first`."""
+    guard_drop: float | None = setting(None, identity=False)
+    """Percentage points by which a headline metric of the guard may fall below its first value; if
+    one falls further, the run is saved and ends. None: it never ends the run."""
     checkpoint_every: int = setting(1000, identity=False)
     """Steps between checkpoints."""
     keep_checkpoints: int = setting(3, identity=False)
@@ -148,6 +154,7 @@ class Run:
         yield from self._scalar_problems()
         yield from self._shape_problems()
         yield from self._group_problems()
+        yield from self._guard_problems()
         yield from self._similarity_problems()
         yield from self._name_problems()
 
@@ -215,6 +222,22 @@ class Run:
                     f"groups.{name}.start",
                     f"optim.schedule does not fit the {left} steps after it",
                 )
+
+    def _guard_problems(self) -> Iterator[tuple[str, str]]:
+        if self.guard_drop is not None and self.guard_drop < 0:
+            yield "guard_drop", f"must be at least 0, or None for no limit, not {self.guard_drop}"
+        if self.guard is None:
+            if self.guard_drop is not None:
+                yield "guard_drop", "does nothing without a guard; set guard to an evaluator's name"
+            return
+        evaluator = self.evaluators.get(self.guard)
+        if evaluator is None:
+            unknown = f"no evaluator {self.guard!r} in evaluators"
+            yield "guard", f"{unknown}{suggest(self.guard, self.evaluators)}"
+        elif self.guard_drop is not None and not evaluator.headline:
+            yield "guard", f"{evaluator.type_name} has no headline metric; guard another evaluator"
+        if not self.evaluate_first:
+            yield "guard", "compares with the values before the first step; set evaluate_first"
 
     def notes(self) -> Iterator[tuple[str, str]]:
         read = {s for node in self.model.nodes.values() for s in node.streams_read()}
