@@ -119,7 +119,7 @@ class StepPrograms:
 
     def __init__(self, prepared: Prepared, step: int) -> None:
         """The programs for a run that goes on at a step."""
-        self._prepared, self._step = prepared, step
+        self._prepared, self._first, self._step = prepared, step, step
         self._thread = ThreadPoolExecutor(1)
         self._programs: dict[_Kind, Future[Any]] = {}
 
@@ -148,6 +148,8 @@ class StepPrograms:
         kind = self._kind(self._length(inputs[1]))
         if kind not in self._programs:
             self._begin(kind)
+        # The display knows that the first call compiles.
+        if self._step > self._first and not self._programs[kind].done():
             for_length = "" if kind.length is None else f" for images of {kind.length} patches"
             activity(f"compiling the step{for_length}")
             self._programs[kind].result()
