@@ -2,7 +2,7 @@
 
     from vljax.recipes import AdamW, Data, JsonLines, ModelConfig, Run, SoftmaxContrastive, ViT
 
-- The run: `Run`, `ModelConfig`, `Data`, `Precision`, `InitFrom`, `Pretrained`,
+- The run: `Run`, `ModelConfig`, `Data`, `Precision`, `InitFrom`, `Pretrained`, `LowRank`,
   `MeshConfig`, `DistributedConfig`.
 - Components, which overrides can replace by name. Each kind is a base class:
   `Encoder`, `Head`, `Source`, `Filter`, `Transform`, `Tokenizer`, `Objective`, `Optimizer`,

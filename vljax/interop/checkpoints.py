@@ -136,19 +136,17 @@ def _with_merged_kernels(arrays: Mapping[str, Tensor], scale: float) -> dict[str
     made: dict[str, Tensor] = {}
     for path, array in arrays.items():
         parent, _, name = path.rpartition("/")
-        factors = [arrays.get(f"{parent}/{factor}") for factor in (DOWN, UP)]
-        if name == "kernel" and None not in factors:
-            made[path] = _merged([array, *factors], scale)  # type: ignore[list-item]
+        down, up = (arrays.get(f"{parent}/{factor}") for factor in (DOWN, UP))
+        if name == "kernel" and down is not None and up is not None:
+            made[path] = _merged(array, down, up, scale)
         elif name not in (DOWN, UP):
             made[path] = array
     return made
 
 
-def _merged(arrays: Sequence[Tensor], scale: float) -> Lazy:
-    kernel = arrays[0]
-
+def _merged(kernel: Tensor, down: Tensor, up: Tensor, scale: float) -> Lazy:
     def read() -> np.ndarray:
-        return np.asarray(merged_kernel(*(array.read() for array in arrays), scale=scale))
+        return np.asarray(merged_kernel(kernel.read(), down.read(), up.read(), scale))
 
     return Lazy(tuple(kernel.shape), kernel.dtype, read)
 

@@ -274,7 +274,7 @@ def merged(params: Tree, scale: float) -> Tree:
     array([[ 5.,  0.],
            [10.,  0.]])
     """
-    return _joined(params, lambda *arrays: merged_kernel(*arrays, scale=scale))
+    return _joined(params, lambda kernel, down, up: merged_kernel(kernel, down, up, scale))
 
 
 def merged_kernel(kernel: Any, down: Any, up: Any, scale: float) -> Any:
