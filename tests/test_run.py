@@ -19,6 +19,8 @@ from vljax.evaluation import Retrieval, ZeroShot
 from vljax.models.compute import Call, Compute
 from vljax.models.encoders import ViT
 from vljax.models.node import Encoded
+from vljax.optim import Group
+from vljax.optim.schedules import WarmupCosine
 from vljax.run import (
     Run,
     check_memory,
@@ -28,6 +30,8 @@ from vljax.run import (
     step_bytes,
     with_image_size,
 )
+
+WARMUP = WarmupCosine(10)
 
 
 def recipe(**changes):
@@ -61,6 +65,31 @@ def recipe(**changes):
             "global_batch: the mesh (data 8 x fsdp 1) and accumulate 3 cannot split 64; 72 would",
         ),
         ({"attention": "cudnn"}, "attention: cudnn needs a gpu, and the mesh is of cpu"),
+        (
+            {"groups": {"all": Group(start=-1)}},
+            "groups.all.start: must be at least 0, not -1",
+        ),
+        (
+            {"groups": {"all": Group(start=30)}, "steps": 30},
+            "groups.all.start: is 30, and the run has 30 steps: it is never trained; lower it, or",
+        ),
+        (
+            {"groups": {"all": Group(start=5)}, "steps": 12, "optim": {"schedule": WARMUP}},
+            "groups.all.start: optim.schedule does not fit the 7 steps after it",
+        ),
+        (
+            {"guard": "retrival", "evaluate_first": True},
+            "guard: no evaluator 'retrival' in evaluators; did you mean 'retrieval'?",
+        ),
+        (
+            {"guard": "retrieval"},
+            "guard: compares with the values before the first step; set evaluate_first",
+        ),
+        (
+            {"guard": "retrieval", "evaluate_first": True, "guard_drop": -1.0},
+            "guard_drop: must be at least 0, or None for no limit, not -1.0",
+        ),
+        ({"guard_drop": 1.0}, "guard_drop: does nothing without a guard; set guard to an"),
     ],
 )
 def test_invalid_runs_are_refused(changes, message):

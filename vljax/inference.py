@@ -53,6 +53,7 @@ from vljax.interop.programs.standalone.inputs import (
     texts_of,
 )
 from vljax.models.assembly import Model, Variables, example_batch
+from vljax.models.low_rank import LowRank, merged
 from vljax.models.node import makers
 from vljax.models.numerics import Precision, Similarity, unit
 from vljax.models.parameters import merge
@@ -934,10 +935,13 @@ def _load_own(path: str, precision: Precision | None, mesh: Mesh) -> Loaded:
     run = decode_recipe(recipe, f"{folder}/recipe.json")
     stored = Precision(environment["resolved"]["precision"], run.precision.params)
     run = dataclasses.replace(run, precision=precision or stored, attention="auto")
-    model, everywhere = build_model(run, mesh), replicated(mesh)
+    everywhere = replicated(mesh)
     if written is None:
-        variables = _stored(folder, model, run, everywhere)
-    else:
+        variables = _stored(folder, build_model(run, mesh), run, everywhere)
+    # Low-rank factors are part of the kernels from here on.
+    run = dataclasses.replace(run, low_rank=LowRank())
+    model = build_model(run, mesh)
+    if written is not None:
         variables = jax.device_put(written.variables(model), everywhere)
     return Loaded(
         run=run,
@@ -989,12 +993,26 @@ def _load_foreign(path: str, precision: Precision | None, mesh: Mesh, recipe: Ru
 
 
 def _stored(folder: epath.Path, model: Model, run: Run, sharding: NamedSharding) -> Variables:
-    """The evaluation variables of a checkpoint, with EMA parameters where there are any."""
+    """The evaluation variables of a checkpoint, with EMA parameters where there are any.
+
+    Low-rank factors are merged into their kernels.
+    """
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         model.shapes,
     )
-    task = Task(model, run.objectives, run.optim, run.steps, named_groups=run.groups)
+    task = Task(
+        model,
+        run.objectives,
+        run.optim,
+        run.steps,
+        named_groups=run.groups,
+        low_rank=run.low_rank,
+    )
     wanted = {**shapes._asdict(), "average": ema_parameters(task, shapes.params)}
     arrays = checkpoint.read_state(folder, wanted, partial=True)
-    return Variables(merge(arrays["params"], arrays["average"]), arrays["state"])
+    params = merge(arrays["params"], arrays["average"])
+    if run.low_rank.used:
+        join = functools.partial(merged, scale=run.low_rank.scale)
+        params = jax.jit(join, out_shardings=sharding)(params)
+    return Variables(params, arrays["state"])

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from vljax.files import exclusive, join, printable
 from vljax.host_process import enable_compilation_cache
 from vljax.interop import initial, pretrained
 from vljax.models.assembly import Variables
+from vljax.optim import Group
 from vljax.parallel.processes.agreement import barrier, broadcast
 from vljax.parallel.processes.failure import report_failure
 from vljax.parallel.processes.start import connect, is_first, process_index
@@ -41,7 +43,7 @@ from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, storage
 from vljax.training.example_statistics import ExampleStatistics
 from vljax.training.interrupt import Interrupted
-from vljax.training.loop import Cadence, Evaluate, Loop
+from vljax.training.loop import Cadence, Evaluate, Guard, Loop
 from vljax.training.metrics import NullWriter, Writer
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState, evaluation_variables
@@ -65,7 +67,7 @@ _PLOT_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Finished:
-    """The results of a finished run."""
+    """The results of a run that finished, or that its guard ended."""
 
     workdir: str
     step: int
@@ -175,6 +177,7 @@ def _train_prepared(prepared: Prepared, console: Console, log: Log) -> Finished:
             evaluate_first=run.evaluate_first,
             shown=_shown(run, prefixes),
             last=_last_values(workdir) if start else {},
+            guard=_guard(run, prefixes, start),
         )
         barrier("the first step")
         state = _run_loop(loop, state)
@@ -182,7 +185,7 @@ def _train_prepared(prepared: Prepared, console: Console, log: Log) -> Finished:
     final = {k: v for row in rows for k, v in row.items() if k != "step"}
     plots = _plots(prepared, data, bind(evaluation_variables(state)), rows, log)
     barrier("the end", _PLOT_SECONDS)  # a failure before this ends all processes
-    return Finished(workdir, run.steps, final, plots)
+    return Finished(workdir, int(state.step), final, plots)
 
 
 def _resume_or_initialise(
@@ -204,9 +207,9 @@ def _resume_or_initialise(
     given = initial.load(prepared, log) if state is None else None
     describe(run.workdir, prepared)
     start = 0 if state is None else int(state.step)
-    step = StepPrograms(prepared)
+    step = StepPrograms(prepared, start)
     if start < run.steps:
-        step.begin(start)
+        step.begin()
     return initial_state(prepared, given) if state is None else state, step
 
 
@@ -214,14 +217,13 @@ def _extension_notes(run: Run, planned: int, step: int) -> Iterator[str]:
     """What changes from a step on if a run goes on for more steps than were planned."""
     if planned >= run.steps:
         return
-    own = {f"groups.{name}.optim": group.optim for name, group in run.groups.items()}
-    if not own or None in own.values():
-        own["optim"] = run.optim
-    for field, optim in own.items():
-        if optim is None:
-            continue
+    named = {f"groups.{name}.optim": g for name, g in run.groups.items() if g.optim is not None}
+    if len(named) < len(run.groups) or not named:
+        named["optim"] = Group()
+    for field, group in named.items():
+        optim, since = group.optim or run.optim, max(0, step - group.start)
         before, now = (
-            optim.learning_rate * float(optim.schedule(jnp.int32(step), steps))
+            optim.learning_rate * float(optim.schedule(jnp.int32(since), steps - group.start))
             for steps in (planned, run.steps)
         )
         if f"{now:.3g}" == f"{before:.3g}":
@@ -262,6 +264,29 @@ def _shown(run: Run, prefixes: Mapping[str, str]) -> dict[str, list[str]]:
         names = [f"{prefixes[path]}/{metric}" for metric in evaluator.headline]
         shown.setdefault(path.partition(".")[2], []).extend(names)
     return shown
+
+
+def _guard(run: Run, prefixes: Mapping[str, str], start: int) -> Guard | None:
+    """The guard of a run, with the first and last values of its metrics in earlier attempts."""
+    if run.guard is None:
+        return None
+    assert run.workdir is not None
+    workdir, prefix = run.workdir, prefixes[f"evaluators.{run.guard}"]
+
+    def look() -> str:
+        # A metric that was not finite is null.
+        rows = [row for row in metrics.read(workdir) if row["step"] <= start] if start else []
+        of_guard = [
+            {k: math.nan if v is None else v for k, v in row.items() if k.startswith(f"{prefix}/")}
+            for row in rows
+        ]
+        return json.dumps(of_guard)
+
+    names = tuple(f"{prefix}/{metric}" for metric in run.evaluators[run.guard].headline)
+    guard = Guard(run.guard, names, run.guard_drop)
+    for values in json.loads(broadcast("guard", look)):
+        guard.add(values)
+    return guard
 
 
 def _last_values(workdir: str) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,23 +70,26 @@ def _placed(host: Variables, shapes: TrainState) -> Variables:
     return Variables(*(jax.tree.map(place, *pair) for pair in zip(host, wanted, strict=True)))
 
 
-def compile_step(prepared: Prepared) -> Any:
-    """The jitted step, with explicit shardings and a donated state."""
+def compile_step(prepared: Prepared, waiting: frozenset[str] = frozenset()) -> Any:
+    """The jitted step, with explicit shardings and a donated state; `waiting` as in `make_step`."""
     mesh, state = prepared.mesh, _shardings(prepared.shapes)
     return jax.jit(
-        make_step(prepared.task),
+        make_step(prepared.task, waiting),
         in_shardings=(state, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )
 
 
-def trace_step(prepared: Prepared, length: int | None = None) -> Any:
+def trace_step(
+    prepared: Prepared, length: int | None = None, waiting: frozenset[str] = frozenset()
+) -> Any:
     """The step, traced for the batch shapes of the run; `.lower().compile()` needs no arrays.
 
     Args:
       prepared: the run.
       length: number of patches per image, for images of variable size; the longest by default.
+      waiting: groups that are not yet trained, whose gradients are left out; see `make_step`.
     """
     run = prepared.run
     batch = {
@@ -94,47 +97,73 @@ def trace_step(prepared: Prepared, length: int | None = None) -> Any:
         for name, (shape, dtype) in run.data.batch_spec(run.global_batch, length).items()
     }
     scalars = jax.eval_shape(lambda: _hyper(run))
-    return compile_step(prepared).trace(prepared.shapes, batch, scalars)
+    return compile_step(prepared, waiting).trace(prepared.shapes, batch, scalars)
+
+
+class _Kind(NamedTuple):
+    """What a program of the step is compiled for."""
+
+    length: int | None
+    """Number of patches per image, if it varies."""
+    waiting: frozenset[str]
+    """Groups that are not yet trained (`Group.start`)."""
 
 
 class StepPrograms:
-    """The training step, compiled once for each length of patch sequences.
+    """The training step, compiled once for each length of patch sequences and set of groups.
 
     `begin` compiles ahead in a thread, and the first call waits for it. Programs for other lengths
-    are compiled when their first batch arrives. JAX traces one program at a time, but compiles
-    several in parallel.
+    are compiled when their first batch arrives; that for the groups that start next, from the first
+    step on. JAX traces one program at a time, but compiles several in parallel.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
+    def __init__(self, prepared: Prepared, step: int) -> None:
+        """The programs for a run that goes on at a step."""
+        self._prepared, self._first, self._step = prepared, step, step
         self._thread = ThreadPoolExecutor(1)
-        self._programs: dict[int | None, Future[Any]] = {}
+        self._programs: dict[_Kind, Future[Any]] = {}
 
-    def begin(self, step: int) -> None:
-        """Starts to compile the program for the batch of a step, in a thread."""
-        self._begin(self._prepared.run.data.length_at(self._prepared.run.seed, step))
+    def begin(self) -> None:
+        """Starts to compile the program for the next batch, in a thread."""
+        run = self._prepared.run
+        self._begin(self._kind(run.data.length_at(run.seed, self._step)))
 
-    def _begin(self, length: int | None) -> None:
+    def _kind(self, length: int | None) -> _Kind:
+        return _Kind(length, self._prepared.task.waiting(self._step))
+
+    def _begin(self, kind: _Kind) -> None:
         def compiled() -> Any:
-            return trace_step(self._prepared, length).lower().compile()
+            return trace_step(self._prepared, *kind).lower().compile()
 
         # Compiled ahead of time: a batch of another shape is an error, not a silent compile.
-        self._programs[length] = self._thread.submit(compiled)
+        self._programs[kind] = self._thread.submit(compiled)
 
     def __call__(self, activity: Callable[[str], None], *inputs: Any) -> Any:
-        """The state and metrics after one step.
+        """The state and metrics after one step; each call is the next step of the run.
 
         Args:
           activity: called with a description before a program is compiled, and with "" after it.
           inputs: state, batch and hyper.
         """
-        length = self._length(inputs[1])
-        if length not in self._programs:
-            self._begin(length)
-            activity(f"compiling the step for images of {length} patches")
-            self._programs[length].result()
+        kind = self._kind(self._length(inputs[1]))
+        if kind not in self._programs:
+            self._begin(kind)
+        # The display knows that the first call compiles.
+        if self._step > self._first and not self._programs[kind].done():
+            for_length = "" if kind.length is None else f" for images of {kind.length} patches"
+            activity(f"compiling the step{for_length}")
+            self._programs[kind].result()
             activity("")
-        return self._programs[length].result()(*inputs)
+        after = self._programs[kind].result()(*inputs)
+        self._step += 1
+        if kind.waiting and (following := self._next(kind)) not in self._programs:
+            self._begin(following)
+        return after
+
+    def _next(self, kind: _Kind) -> _Kind:
+        """The program that follows when the first of the waiting groups starts."""
+        task = self._prepared.task
+        return kind._replace(waiting=task.waiting(min(task.groups[g].start for g in kind.waiting)))
 
     def _length(self, batch: Mapping[str, jax.Array]) -> int | None:
         lengths = self._prepared.run.data.image_lengths

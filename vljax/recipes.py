@@ -2,7 +2,7 @@
 
     from vljax.recipes import AdamW, Data, JsonLines, ModelConfig, Run, SoftmaxContrastive, ViT
 
-- The run: `Run`, `ModelConfig`, `Data`, `Precision`, `InitFrom`, `Pretrained`,
+- The run: `Run`, `ModelConfig`, `Data`, `Precision`, `InitFrom`, `Pretrained`, `LowRank`,
   `MeshConfig`, `DistributedConfig`.
 - Components, which overrides can replace by name. Each kind is a base class:
   `Encoder`, `Head`, `Source`, `Filter`, `Transform`, `Tokenizer`, `Objective`, `Optimizer`,
@@ -72,6 +72,7 @@ from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
 from vljax.models.fusion import CrossAttention
 from vljax.models.heads import Classifier, Embedding
+from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import InitFrom, Pretrained
@@ -136,6 +137,7 @@ __all__ = [
     "Label",
     "Length",
     "Lion",
+    "LowRank",
     "Matches",
     "MeshConfig",
     "Mixture",

@@ -34,6 +34,7 @@ from vljax.models import encoders, fusion, heads, parameters  # noqa: F401
 from vljax.models.assembly import Model, ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Call, Compute
 from vljax.models.kernels.choose import AttentionKind, choose
+from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, makers, stream_of
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import InitFrom, Pretrained
@@ -93,6 +94,8 @@ class Run:
     init: InitFrom = setting(InitFrom)
     """Initial values from another model; `pretrained` replaces those of its parts. On the command
     line, `--init PATH` is short for `--init.path PATH`."""
+    low_rank: LowRank = field(default_factory=LowRank)
+    """Low-rank factors that are trained in place of kernels (LoRA); none by default."""
     optim: Optimizer = field(default_factory=AdamW)
     groups: dict[str, Group] = field(default_factory=dict)
     """Groups of parameters by name, each with an optimizer of its own if it needs one; without any,
@@ -127,6 +130,12 @@ class Run:
     """Steps between evaluations."""
     evaluate_first: bool = setting(False, identity=False)
     """Whether to evaluate before the first step too: what `init` or `pretrained` can do already."""
+    guard: str | None = setting(None, identity=False)
+    """Name of one of `evaluators`, of what the model could do before, such as of old data: its
+    change since the first step is printed. Needs `evaluate_first`."""
+    guard_drop: float | None = setting(None, identity=False)
+    """Percentage points by which a headline metric of the guard may fall below its first value; if
+    one falls further, the run is saved and ends. None: it never ends the run."""
     checkpoint_every: int = setting(1000, identity=False)
     """Steps between checkpoints."""
     keep_checkpoints: int = setting(3, identity=False)
@@ -146,6 +155,7 @@ class Run:
         yield from self._scalar_problems()
         yield from self._shape_problems()
         yield from self._group_problems()
+        yield from self._guard_problems()
         yield from self._similarity_problems()
         yield from self._name_problems()
 
@@ -202,9 +212,35 @@ class Run:
         for name, group in self.groups.items():
             if not any(not o.trains or name in o.trains for o in self.objectives.values()):
                 yield f"groups.{name}", "no objective trains it; name it in an objective's trains"
+            if group.start >= self.steps:
+                never = f"is {group.start}, and the run has {self.steps} steps: it is never trained"
+                yield f"groups.{name}.start", f"{never}; lower it, or raise steps"
+                continue
+            left = self.steps - group.start
             if group.optim is not None:
-                for field_name, message in group.optim.schedule.problems_in(self.steps):
+                for field_name, message in group.optim.schedule.problems_in(left):
                     yield f"groups.{name}.optim.schedule.{field_name}", message
+            elif group.start and [*self.optim.schedule.problems_in(left)]:
+                yield (
+                    f"groups.{name}.start",
+                    f"optim.schedule does not fit the {left} steps after it",
+                )
+
+    def _guard_problems(self) -> Iterator[tuple[str, str]]:
+        if self.guard_drop is not None and self.guard_drop < 0:
+            yield "guard_drop", f"must be at least 0, or None for no limit, not {self.guard_drop}"
+        if self.guard is None:
+            if self.guard_drop is not None:
+                yield "guard_drop", "does nothing without a guard; set guard to an evaluator's name"
+            return
+        evaluator = self.evaluators.get(self.guard)
+        if evaluator is None:
+            unknown = f"no evaluator {self.guard!r} in evaluators"
+            yield "guard", f"{unknown}{suggest(self.guard, self.evaluators)}"
+        elif self.guard_drop is not None and not evaluator.headline:
+            yield "guard", f"{evaluator.type_name} has no headline metric; guard another evaluator"
+        if not self.evaluate_first:
+            yield "guard", "compares with the values before the first step; set evaluate_first"
 
     def notes(self) -> Iterator[tuple[str, str]]:
         read = {s for node in self.model.nodes.values() for s in node.streams_read()}
@@ -328,7 +364,7 @@ def build_model(run: Run, mesh: Mesh) -> Model:
         for objective in run.objectives.values()
         for name, scalar in objective.scalars().items()
     }
-    return build(run.model, compute, initial)
+    return build(run.model, compute, initial, run.low_rank)
 
 
 def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
@@ -350,7 +386,6 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     model = build_model(run, mesh)
     variables = _check_outputs(run, model)
     _check_parameter_rules(run, variables)
-    _check_groups(run, variables)
     if run.accumulate > 1 and any(node.updates_state for node in run.model.nodes.values()):
         raise UserError(
             f"accumulate: {run.accumulate} parts of a batch would each have their own statistics "
@@ -359,8 +394,16 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Prepared:
     place = update_shardings if run.mesh.shard_updates else parameter_shardings
     updates = place(model.axes, variables.params, mesh, run.mesh.fsdp_min_size)
     task = Task(
-        model, run.objectives, run.optim, run.steps, run.accumulate, mesh, named_groups=run.groups
+        model,
+        run.objectives,
+        run.optim,
+        run.steps,
+        run.accumulate,
+        mesh,
+        named_groups=run.groups,
+        low_rank=run.low_rank,
     )
+    _check_groups(task, variables)
     shapes = jax.eval_shape(lambda v: create(v, task), variables)
     placed = shardings(shapes, task, mesh, run.mesh.fsdp_min_size, updates)
     task = dataclasses.replace(task, shardings=placed.params, updates=updates)
@@ -721,13 +764,19 @@ def _check_outputs(run: Run, model: Model) -> Variables:
     return variables
 
 
-def _check_groups(run: Run, variables: Variables) -> None:
-    """Checks that no parameter is in two groups, which would update it twice per step."""
+def _check_groups(task: Task, variables: Variables) -> None:
+    """Checks that each group trains something, and that no parameter is in two groups.
+
+    Such a parameter would be updated twice per step.
+    """
     owner: dict[tuple[str, ...], str] = {}
-    for name, group in run.groups.items():
-        field, frozen = f"groups.{name}.parameters", (group.optim or run.optim).frozen
-        part = parameters.select(group.parameters, variables.params, field, frozen)
-        for keys, _ in parameters.leaves(part):
+    for name in task.groups:
+        field = f"groups.{name}.parameters" if task.named_groups else "low_rank"
+        found = [keys for keys, _ in parameters.leaves(task.trained(name, variables.params))]
+        if not found:
+            why = " beside low_rank; list some in low_rank.also_train" if task.low_rank.used else ""
+            raise UserError(f"{field}: nothing is left to train{why or '; freeze less'}")
+        for keys in found:
             other = owner.setdefault(keys, name)
             if other != name:
                 both = f"{'/'.join(keys)!r} is in the group {other!r} too"

@@ -17,6 +17,7 @@ SUMMARY = {
     "ready": False,
     "unset": ["data.source.path", "data.tokenizers.text.path"],
     "parameters": {"image": 428_225_600, "total": 877_960_498},
+    "trained_parameters": 877_960_498,
     "platform": "tpu",
     "precision": "bfloat16",
     "mesh": {"data": 8, "fsdp": 64, "tensor": 1},
@@ -54,11 +55,18 @@ def test_a_ready_recipe_lists_no_unset_paths(capsys):
     assert "44,999,999,488" in out
     assert "52.3 MiB" in out
     assert "slices" not in out
+    (trained,) = (line for line in out.splitlines() if "parameters, trained" in line)
+    assert trained.split()[-1] == "all"
 
 
 def test_several_slices_are_named(capsys):
     print_summary("configs/x.py", SUMMARY | {"slices": 4})
     assert "data 8 x fsdp 64 x tensor 1, 4 slices" in capsys.readouterr().out
+
+
+def test_the_share_of_trained_parameters_is_shown(capsys):
+    print_summary("configs/x.py", SUMMARY | {"trained_parameters": 8_779_605})
+    assert "8,779,605 (1.00%)" in capsys.readouterr().out
 
 
 def prepared(*overrides):

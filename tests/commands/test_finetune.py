@@ -19,17 +19,18 @@ from tests.data.samples import encoded, picture
 from tests.interop.conftest import unzip
 from tests.interop.test_folders import quiet
 from vljax import config
-from vljax.commands.finetune import _evaluators, _like, make
+from vljax.commands.finetune import _evaluators, _guard, _like, make
 from vljax.commands.main import main
 from vljax.commands.recipe_arguments import load_run
 from vljax.config import UserError
-from vljax.data.sources import Csv, Expand
+from vljax.data.sources import Csv, Expand, Folder
 from vljax.data.transforms.questions import EncodeAnswers
 from vljax.data.vocabulary import VocabularyFile
 from vljax.datasets import Builtin
+from vljax.evaluation import Retrieval, ZeroShot
 from vljax.inference import load
-from vljax.interop.checkpoints import read_trained
-from vljax.interop.convert import import_model
+from vljax.interop.checkpoints import _arrays, read_trained
+from vljax.interop.convert import export_model, import_model, interpolate_models
 from vljax.interop.initial import (
     SourceModel,
     finetuning_run,
@@ -37,25 +38,33 @@ from vljax.interop.initial import (
     read_source,
     recipe_files,
 )
+from vljax.models.assembly import Variables
+from vljax.models.low_rank import LowRank
+from vljax.models.parameters import leaves, merge, unroll
+from vljax.models.pretrained import InitFrom
 from vljax.programs import device_batches
 from vljax.run import Run, prepare, recipe_tokenizers
-from vljax.training import metrics
-from vljax.training.checkpoint import step_folder
+from vljax.training import checkpoint, metrics
+from vljax.training.checkpoint import saved_state, step_folder
 from vljax.workdir import read_recipe
 
 GUIDE = (ROOT / "docs/finetuning.md").read_text()
-COMMANDS = re.search(r"```bash\n(.*?)```", GUIDE, re.S)[1].splitlines()
+COMMANDS, WAYS = (block.splitlines() for block in re.findall(r"```bash\n(.*?)```", GUIDE, re.S))
 EVALUATION = re.search(r"```python\n(.*?)```", GUIDE, re.S)[1]
 OPTIONS = [shlex.split(cell) for cell in re.findall(r"^\|[^|]* \| `(--.*)` \|$", GUIDE, re.M)]
 
 
 def guide(number, home, workdir="w"):
     """A command of docs/finetuning.md with the paths of the test."""
-    program, *words = shlex.split(COMMANDS[number])
+    return "-m", "vljax.commands.main", *placed(COMMANDS[number], home, workdir)
+
+
+def placed(command, home, workdir):
+    """The words of a command of the guide after `vljax`, with the paths of the test."""
+    program, *words = shlex.split(command)
     assert program == "vljax"
     words = [re.sub("^runs/photos", str(home / workdir), word) for word in words]
-    words = [re.sub("^(clip$|photos/|photos-clip)", f"{home}/\\1", word) for word in words]
-    return "-m", "vljax.commands.main", *words
+    return [re.sub("^(clip$|photos/|photos-clip)", f"{home}/\\1", word) for word in words]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,10 @@ def home(tmp_path_factory):
             (photos / f"{i}.png").write_bytes(encoded(picture(40, 50, seed=i), "PNG"))
             rows.writerow([f"{i}.png", f"picture number {i}", f"picture {i} of a walk"])
     shutil.copy(photos / "captions.csv", photos / "validation.csv")
+    for i in range(6):
+        file = photos / "old" / ("cat", "dog")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(picture(40, 50, seed=50 + i), "PNG"))
     return folder
 
 
@@ -468,3 +481,171 @@ def test_init_of_another_model_is_refused_on_resuming(finished, home, capsys, tm
     words = ["train", recipe, "--workdir", workdir, "--init", str(other), "--init.sha256", "None"]
     assert main(words) == 2
     assert "holds a run of another recipe (init.sha256 is " in capsys.readouterr().err
+
+
+# --- Factors, heads first, a guard ----------------------------------------------------------------
+
+SHORT = ("--steps", "2", "--global_batch", "8", "--log_every", "1", "--checkpoint_every", "1")
+
+
+def raw(workdir, step):
+    """The parameters of a checkpoint by unrolled path as they are stored, not merged."""
+    folder = step_folder(workdir, step)
+    arrays = _arrays(folder, "params", saved_state.shapes(folder))
+    return {path: array.read() for path, array in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def low_rank(home):
+    """A run with factors of two steps, and with an average."""
+    words = placed(WAYS[0], home, "lora")
+    workdir = Path(words[-1])
+    assert words[-4:-2] == ["--lora", "8"]
+    rate = ("--optim.learning_rate", "0.01", "--optim.ema_decay", "0.5")
+    assert main([*words, *SHORT, *rate]) == 0
+    return workdir
+
+
+def test_factors_are_trained_in_place_of_kernels(low_rank, home):
+    run = read_recipe(str(low_rank / "recipe.json"))
+    assert run.low_rank == LowRank(kernels=("(image|text)/blocks/.*/kernel",), rank=8)
+    before = {path: array.read() for path, array in read_source(str(home / "clip")).arrays.items()}
+    after = raw(low_rank, 2)
+    factors = {path for path in after if path.endswith(("/down_kernel", "/up_kernel"))}
+    assert after.keys() - factors == before.keys()
+    assert all(np.array_equal(after[path], array) for path, array in before.items())
+    ups = [path for path in factors if path.endswith("/up_kernel")]
+    assert len(ups) == len(factors) / 2
+    assert all(np.any(after[path]) for path in ups)
+
+
+def test_every_reader_gets_merged_kernels(low_rank, home, tmp_path):
+    """Within 1e-6 of the model as it was trained."""
+    run = read_recipe(str(low_rank / "recipe.json"))
+    prepared = prepare(run, jax.devices()[:1])
+    state = checkpoint.read_state(step_folder(low_rank, 2), prepared.shapes._asdict())
+    params = merge(state["params"], state["average"])
+    batch = next(device_batches(prepared, 0))
+    embeddings = ["image/embedding", "text/embedding"]
+    trained, _ = prepared.model.apply(Variables(params, {}), batch, want=embeddings)
+    loaded = load(low_rank, devices=jax.devices()[:1])
+    assert not loaded.run.low_rank.used
+    found = loaded.predictor.run(embeddings, {k: np.asarray(v) for k, v in batch.items()})
+    for name in embeddings:
+        np.testing.assert_allclose(found[name], trained[name], atol=1e-6)
+
+    stored = dict(leaves(unroll(jax.device_get(loaded.variables.params))))
+    stored = {"/".join(keys): array for keys, array in stored.items()}
+    before = {path: array.read() for path, array in read_source(str(home / "clip")).arrays.items()}
+    for path, array in before.items():
+        moved = "/blocks/" in path and path.endswith("/kernel")
+        assert np.array_equal(stored[path], array) != moved, path
+    for form in ("transformers", "npz"):
+        export_model(str(low_rank), str(tmp_path / form), form, report=quiet)
+    between = str(tmp_path / "between")
+    interpolate_models(str(home / "clip"), str(low_rank), between, alpha=1.0, report=quiet)
+    for source in (*(str(tmp_path / form) for form in ("transformers", "npz")), between):
+        arrays = read_source(source).arrays
+        assert arrays.keys() == stored.keys(), source
+        for path, array in arrays.items():
+            np.testing.assert_allclose(array.read(), stored[path], atol=1e-6, err_msg=path)
+    again = load(tmp_path / "npz", devices=jax.devices()[:1])
+    image = picture(40, 50, seed=3)
+    np.testing.assert_allclose(again.encode_image(image), loaded.encode_image(image), atol=1e-6)
+
+    for factors in (run.low_rank, LowRank()):
+        further = dataclasses.replace(run, init=InitFrom(str(low_rank)), low_rank=factors)
+        made = plan(prepare(further, jax.devices()[:1]))
+        assert made.arrays.keys() == stored.keys()
+        assert not any("new, with random" in line or "left out" in line for line in made.report)
+
+
+def test_a_run_with_factors_resumes_bit_for_bit(low_rank, home):
+    again = home / "lora-again"
+    shutil.copytree(low_rank, again)
+    shutil.rmtree(step_folder(again, 2))
+    assert main(["train", str(again / "recipe.json"), "--workdir", str(again)]) == 0
+    wanted, found = raw(low_rank, 2), raw(again, 2)
+    assert all(np.array_equal(array, found[path]) for path, array in wanted.items())
+
+
+def test_check_says_how_many_parameters_are_trained(low_rank, tmp_path, capsys):
+    result = tmp_path / "result.json"
+    words = ["--records", "0", "--json", str(result), "--for", "transformers"]
+    assert main(["check", str(low_rank / "recipe.json"), *words]) == 0
+    summary = json.loads(result.read_text())
+    factors = [r for r in summary["placement"] if r["path"].endswith(("down_kernel", "up_kernel"))]
+    trained = sum(int(np.prod(row["shape"])) for row in factors)
+    assert summary["trained_parameters"] == trained > 0
+    assert (
+        f"{trained:,} ({trained / summary['parameters']['total']:.2%})" in capsys.readouterr().out
+    )
+    assert summary["export"] == {"transformers": []}
+
+
+@pytest.fixture(scope="module")
+def guarded(home):
+    """A run of the second and third command at once, of two steps."""
+    probe, words = (placed(WAYS[i], home, "guarded") for i in (1, 2))
+    at = probe.index("--probe_steps")
+    assert (probe[at + 1], words[:3]) == ("500", probe[:3])
+    words[words.index("--guard_drop") + 1] = "100"
+    fields = ("--evaluate_every", "1", "--optim.learning_rate", "0.01")
+    assert main([*words, *SHORT, *fields, "--optim.schedule", "constant", probe[at], "1"]) == 0
+    return words[-1]
+
+
+def test_heads_are_trained_first(guarded, home):
+    one, two = (raw(guarded, step) for step in (1, 2))
+    start = {path: array.read() for path, array in read_source(str(home / "clip")).arrays.items()}
+    for path, array in start.items():
+        tower = path.startswith(("image/", "text/"))
+        assert np.array_equal(one[path], array) == tower, path
+        assert not np.array_equal(two[path], one[path]), path
+
+
+def test_a_guard_shows_the_change_since_the_start(guarded, home, capsys):
+    """Of a resumed run, too."""
+    run = read_recipe(f"{guarded}/recipe.json")
+    assert run.evaluators == {"guard": ZeroShot(Folder(str(home / "photos/old")))}
+    assert (run.guard, run.guard_drop) == ("guard", 100)
+    assert main(["train", f"{guarded}/recipe.json", "--steps", "3"]) == 0
+    printed = capsys.readouterr().err
+    name = "zero_shot/old/all/accuracy@1"
+    values = {row["step"]: row[name] for row in metrics.read(guarded) if name in row}
+    assert [*values] == [0, 1, 2, 3]
+    change = f"accuracy@1 {values[3]:.4f} ({values[3] - values[0]:+.4f} since the start)"
+    assert f"step 3  guard: {change}" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--lora", "0"), "--lora: must be a whole number of 1 or more, not '0'"),
+        (("--probe_steps", "x"), "--probe_steps: must be a whole number of 1 or more, not 'x'"),
+        (
+            ("--probe_steps", "2", "--steps", "2"),
+            "--probe_steps: 2 is not less than the 2 steps of the run",
+        ),
+        (("--guard", "photos/none"), "--guard: "),
+        (("--guard_drop", "2"), "guard_drop: does nothing without a guard; set guard to an"),
+        (
+            ("--lora", "2", "--low_rank.kernels", "imge/.*/kernel"),
+            "low_rank.kernels: 'imge/.*/kernel' matches no parameter; the nearest is 'embedding/",
+        ),
+    ],
+)
+def test_bad_options(words, message, home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    assert main(["finetune", "clip", *TABLE, *words, "--workdir", str(tmp_path / "w")]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "w").exists()
+
+
+def test_old_data_without_classes_are_measured_by_retrieval(home):
+    model = read_source(str(home / "clip"))
+    source = Csv(str(home / "photos/captions.csv"))
+    made = finetuning_run(model, "clip", source, "w")
+    assert _guard(made, source) == Retrieval(source)

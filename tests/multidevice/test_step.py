@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from tests.training import tiny
+from vljax.models.low_rank import LowRank
 from vljax.models.parameters import leaves
 from vljax.optim import Adafactor, Muon
 from vljax.parallel.mesh import MeshConfig, make_mesh
@@ -46,6 +47,9 @@ def moved(params):
 
 
 def fields(optimizer):
+    if optimizer == "low_rank":
+        low_rank = LowRank(kernels=("(image|text)/blocks/.*/kernel",), rank=4)
+        return {"optimizer": ADAMW, "low_rank": low_rank, "dropout": 0.2, "drop_path": 0.1}
     return {"optimizer": OPTIMIZERS[optimizer], "dropout": 0.2, "drop_path": 0.1}
 
 
@@ -63,6 +67,7 @@ def one_device(optimizer):
         *(pytest.param(sizes, "adamw", marks=slow) for sizes in SLOW_MESHES),
         ((2, 2, 2), "adafactor"),
         ((4, 1, 2), "muon"),
+        ((2, 2, 2), "low_rank"),
     ],
     ids=str,
 )
@@ -92,6 +97,20 @@ def test_three_steps_equal_those_of_one_device(sizes, optimizer):
     assert tiny.distance(moved(state.params), moved(single.params)) < 1e-5
     restored = abstract(shapes, placed)
     assert jax.tree.map(lambda leaf: leaf.sharding, restored) == placed
+
+
+def test_factors_are_split_as_their_kernels():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    of = tiny.task(low_rank=LowRank(kernels=(".*/(up|output)/kernel",), rank=4))
+    placed = shardings(jax.eval_shape(lambda: tiny.state(of)), of, mesh)
+    block, spec = placed.params["image"]["blocks"]["0"], jax.sharding.PartitionSpec
+    up, output = block["mlp"]["up"], block["attention"]["output"]
+    assert [up[name].spec for name in ("kernel", "down_kernel", "up_kernel")] == [
+        *(spec("fsdp", "tensor"), spec("fsdp", None)),
+        spec("fsdp", "tensor"),  # no axis of the embedding: the rank is split
+    ]
+    assert output["down_kernel"].spec[0] == "tensor"
+    assert output["up_kernel"].spec == spec(None, "fsdp")
 
 
 def test_parameters_and_moments_are_split():

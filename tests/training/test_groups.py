@@ -1,6 +1,7 @@
 """Groups of parameters with optimizers of their own, and what objectives keep between steps."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -88,6 +89,109 @@ def test_a_group_is_updated_in_every_nth_step_only():
     assert moved == [True, False, True, False]
     rest = [s.params["image"]["patch_embedding"] for s in states]
     assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(rest))
+
+
+# --- Groups that start later (LP-FT, Kumar et al. 2022) -------------------------------------------
+
+START = 2
+LATE = dataclasses.replace(ADAM, clip_norm=0.1, ema_decay=0.9)
+
+
+def late(start=START, **fields):
+    groups = {
+        "heads": Group(parameters="(?!image/|text/).*"),
+        "towers": Group(parameters="(image|text)/.*", start=start, **fields),
+    }
+    return tiny.task(optimizer=LATE, groups=groups, **ONE)
+
+
+def adam_count(state, group):
+    (moments,) = (part for part in state.optimizer[group] if hasattr(part, "mu"))
+    return int(moments.count), moments
+
+
+@functools.cache
+def late_steps():
+    of = late()
+    return (of, *steps(of, 4))
+
+
+def test_until_it_starts_a_group_stays_and_the_others_train_as_if_it_was_frozen():
+    _, states, metrics = late_steps()
+    frozen = dataclasses.replace(LATE, frozen=("(image|text)/.*",))
+    alone, alone_metrics = steps(tiny.task(optimizer=frozen, **ONE), START)
+    for k in range(START + 1):
+        for tower in ("image", "text"):
+            jax.tree.map(
+                np.testing.assert_array_equal, states[k].params[tower], states[0].params[tower]
+            )
+            average = states[k].average[tower]
+            jax.tree.map(np.testing.assert_array_equal, average, states[0].params[tower])
+        count, moments = adam_count(states[k], "towers")
+        assert count == 0
+        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves((moments.mu, moments.nu)))
+        assert tiny.distance(states[k].params, alone[k].params) < 1e-6
+    for logged, expected in zip(metrics, alone_metrics, strict=False):
+        assert logged["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
+        assert logged["groups/towers/gradient_norm"] == 0
+        assert logged["groups/towers/learning_rate"] == 0
+        assert logged["groups/towers/skipped_steps"] == 0
+
+
+def test_a_group_that_starts_begins_its_schedule_moments_and_average():
+    _, states, metrics = late_steps()
+    assert [adam_count(s, "towers")[0] for s in states] == [0, 0, 0, 1, 2]
+    rates = [row["groups/towers/learning_rate"] for row in metrics]
+    left = tiny.STEPS - START
+    own = [0.01 * float(SCHEDULE(jnp.int32(k), left)) for k in range(2)]
+    np.testing.assert_allclose(rates, [0, 0, *own], rtol=1e-6)
+    # The first step of Adam is the sign of the gradient, but for epsilon: from its own bias
+    # correction, and with an average that follows at once.
+    fresh = late(start=0)
+    begun = tiny.state(fresh, **ONE)._replace(params=states[START].params)
+    after, _ = jax.jit(make_step(fresh))(begun, tiny.batch(START), tiny.hyper())
+    factor = float(SCHEDULE(jnp.int32(0), left)) / float(SCHEDULE(jnp.int32(0), tiny.STEPS))
+    was = states[START].params["text"]
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - b, states[START + 1].params["text"], was)
+    expected = jax.tree.map(lambda a, b: factor * (np.asarray(a) - b), after.params["text"], was)
+    for keys, value in leaves(moved):
+        np.testing.assert_allclose(value, dict(leaves(expected))[keys], atol=2e-6)
+    share = 1 - 1 / 10
+    for keys, value in leaves(states[START + 1].average["text"]):
+        follows = dict(leaves(was))[keys] + share * dict(leaves(moved))[keys]
+        np.testing.assert_allclose(value, follows, atol=1e-6)
+
+
+def test_the_program_before_the_start_computes_the_same_with_less():
+    of, states, metrics = late_steps()
+    waiting = of.waiting(START - 1)
+    assert waiting == {"towers"}
+    assert of.waiting(START) == frozenset()
+    step = jax.jit(make_step(of, waiting))
+    after, logged = step(states[1], tiny.batch(1), tiny.hyper())
+    assert tiny.distance(after.params, states[2].params) < 1e-6
+    assert tiny.distance(after.optimizer, states[2].optimizer) < 1e-6
+    assert logged.keys() == metrics[1].keys()
+    for name, value in logged.items():
+        assert value == pytest.approx(metrics[1][name], rel=1e-5), name
+    programs = (jax.jit(make_step(of, w)) for w in (waiting, frozenset()))
+    first, batch = states[0], tiny.batch()
+    short, long = (
+        p.lower(first, batch, tiny.hyper()).compile().cost_analysis()["flops"] for p in programs
+    )
+    assert short < 0.6 * long  # neither of the two products of the backward pass
+
+
+def test_steps_without_a_valid_example_do_not_count_for_a_group_that_waits():
+    of, (first, *_), _ = late_steps()
+    nothing = tiny.batch(valid=np.zeros(tiny.BATCH, bool))
+    for waiting in (frozenset(), of.waiting(0)):
+        after, _ = jax.jit(make_step(of, waiting))(first, nothing, tiny.hyper())
+        assert int(after.skipped) == 1
+        assert {name: int(n) for name, n in after.group_skipped.items()} == {
+            "heads": 1,
+            "towers": 0,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from vljax.training import example_statistics, metrics
 from vljax.training.checkpoint import Checkpointer, complete_steps
 from vljax.training.example_statistics import ExampleStatistics
 from vljax.training.interrupt import Interrupted
-from vljax.training.loop import Cadence, Loop
+from vljax.training.loop import Cadence, Guard, Loop
 from vljax.training.metrics import MetricsWriter
 from vljax.training.progress import ProgressDisplay
 from vljax.training.state import TrainState
@@ -57,6 +57,8 @@ def run(tmp_path):
         bad=lambda k: False,
         limit=1.0,
         evaluate_first=False,
+        guard=None,
+        value=float,
     ):
         log = []
 
@@ -82,11 +84,11 @@ def run(tmp_path):
             def call(state):
                 on_evaluate(int(state.step))
                 log.append((name, int(state.step)))
-                return {name: float(state.step)}
+                return {name: value(int(state.step))}
 
             return call
 
-        console = Console(file=io.StringIO())
+        console = Console(file=go.printed, width=1000)
         with ProgressDisplay(start, STEPS, 1, console) as display:
             loop = Loop(
                 steps=STEPS,
@@ -103,12 +105,14 @@ def run(tmp_path):
                 writer=MetricsWriter(str(tmp_path), start),
                 display=display,
                 evaluate_first=evaluate_first,
+                guard=guard,
             )
             try:
                 return loop.run(state(start)), log
             finally:
                 loop.checkpointer.close()
 
+    go.printed = io.StringIO()
     return go
 
 
@@ -185,6 +189,64 @@ def test_a_finished_state_is_only_evaluated(run):
 def test_a_missed_evaluation_is_done_on_resuming(run):
     _, log = run(start=8)
     assert log[:3] == [("first", 8), ("validation", 8), ("batch", 8)]
+
+
+# --- The guard ------------------------------------------------------------------------------------
+
+
+def falling(step):
+    """An accuracy that loses a point at each step."""
+    return 0.8 - step / 100
+
+
+def guarded(drop, first=None):
+    guard = Guard("validation", ("validation",), drop)
+    if first is not None:
+        guard.add({"validation": first})
+    return {"guard": guard, "value": falling, "evaluate_first": True}
+
+
+def test_a_guard_ends_the_run_at_the_evaluation_after_its_metric_fell_too_far(run, tmp_path):
+    final, log = run(cadence=Cadence(3, 2, 5), **guarded(3))
+    assert int(final.step) == 4
+    assert [step for name, step in log if name == "validation"] == [0, 2, 4]
+    assert not any(name == "test" for name, _ in log)
+    assert complete_steps(str(tmp_path)) == [4]
+    printed = run.printed.getvalue()
+    assert "step 4  validation: validation 0.7600 (-0.0400 since the start)" in printed
+    assert (
+        "stopped at step 4 of 10, and saved: guard: validation is 0.7600, 4.00 points below its"
+        " first value 0.8000 (guard_drop 3). To go on, raise guard_drop, or set it to None"
+    ) in printed
+
+
+def test_a_run_that_its_guard_ended_ends_again_and_goes_on_with_a_larger_drop(run, tmp_path):
+    run(cadence=Cadence(3, 2, 5), **guarded(3))
+    again = guarded(3, first=0.8)
+    final, log = run(start=4, cadence=Cadence(3, 2, 5), **again)
+    assert int(final.step) == 4
+    assert log == [("first", 4), ("validation", 4)]
+    final, log = run(start=4, cadence=Cadence(3, 2, 5), **guarded(6, first=0.8))
+    assert int(final.step) == 8
+    assert complete_steps(str(tmp_path)) == [4, 5, 8]
+
+
+@pytest.mark.parametrize("drop", [None, 10])
+def test_a_guard_that_allows_the_fall_does_not_end_the_run(run, drop):
+    final, log = run(**guarded(drop))
+    assert int(final.step) == STEPS
+    assert log[-1] == ("test", STEPS)
+    assert (
+        "step 10  validation: validation 0.7000 (-0.1000 since the start)" in run.printed.getvalue()
+    )
+    assert "step 10  first: first 0.7000 (-0.0200)" in run.printed.getvalue()
+
+
+def test_a_metric_that_is_no_longer_a_number_has_fallen(run):
+    guard = Guard("validation", ("validation",), 50)
+    value = lambda step: float("nan") if step == 4 else 0.8  # noqa: E731
+    final, _ = run(guard=guard, value=value, evaluate_first=True)
+    assert int(final.step) == 4
 
 
 def stop(step):

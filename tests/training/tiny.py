@@ -10,6 +10,7 @@ from vljax.models.assembly import ModelConfig, Variables, build, example_batch
 from vljax.models.compute import Compute
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
+from vljax.models.low_rank import LowRank
 from vljax.objectives.contrastive import SoftmaxContrastive
 from vljax.optim import AdamW, Hyper
 from vljax.optim.schedules import WarmupCosine
@@ -28,16 +29,32 @@ def model_config(**tower) -> ModelConfig:
 
 
 def task(
-    objectives=None, optimizer=None, constrain=None, accumulate=1, mesh=None, groups=None, **tower
+    objectives=None,
+    optimizer=None,
+    constrain=None,
+    accumulate=1,
+    mesh=None,
+    groups=None,
+    low_rank=None,
+    **tower,
 ) -> Task:
     objectives = objectives or {"main": SoftmaxContrastive()}
     scalars = {k: v.initial for o in objectives.values() for k, v in o.scalars().items()}
     compute = Compute(constrain=constrain) if constrain else Compute()
-    model = build(model_config(**tower), compute, scalars)
+    model = build(model_config(**tower), compute, scalars, low_rank)
     # Adam divides by |g| + epsilon; with the usual epsilon, gradients that are zero but for
     # rounding (those of key biases are) would become steps of full size, and nothing be compared.
     optimizer = optimizer or AdamW(weight_decay=0.1, epsilon=1e-3, schedule=WarmupCosine(2))
-    return Task(model, objectives, optimizer, STEPS, accumulate, mesh, named_groups=groups or {})
+    return Task(
+        model,
+        objectives,
+        optimizer,
+        STEPS,
+        accumulate,
+        mesh,
+        named_groups=groups or {},
+        low_rank=low_rank or LowRank(),
+    )
 
 
 def batch(seed=0, size=BATCH, valid=None):
@@ -56,8 +73,8 @@ def hyper(learning_rate=1e-2, weight_decay=0.1, seed=0) -> Hyper:
 
 
 @functools.cache
-def _variables(scalars, tower) -> Variables:
-    model = build(model_config(**dict(tower)), Compute(), dict(scalars))
+def _variables(scalars, tower, low_rank) -> Variables:
+    model = build(model_config(**dict(tower)), Compute(), dict(scalars), low_rank)
     example = example_batch(model_config())
     zeros = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in example.items()}
     return jax.jit(model.init)(jax.random.key(0), zeros)
@@ -66,7 +83,7 @@ def _variables(scalars, tower) -> Variables:
 def state(of: Task, **tower) -> TrainState:
     """The first state; tasks with the same scalars and towers begin with the same parameters."""
     scalars = tuple((name, scalar.initial) for name, scalar in of.scalars.items())
-    return create(_variables(scalars, tuple(tower.items())), of)
+    return create(_variables(scalars, tuple(tower.items()), of.low_rank), of)
 
 
 def compiled(of: Task, first: TrainState, like=None):

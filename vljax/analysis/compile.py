@@ -143,9 +143,8 @@ def model_flops(prepared: Prepared) -> int:
     """
     run = prepared.run
     # The default `Compute` uses no Pallas kernels, so that the jaxpr shows all products.
-    model = build(
-        run.model, Compute(), {name: s.initial for name, s in prepared.task.scalars.items()}
-    )
+    initial = {name: s.initial for name, s in prepared.task.scalars.items()}
+    model = build(run.model, Compute(), initial, run.low_rank)
     data = run.data.batch_spec(run.global_batch)
     batch = {
         name: jax.ShapeDtypeStruct(*data[name])

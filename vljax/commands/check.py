@@ -299,12 +299,15 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
         name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part))
         for name, part in prepared.shapes.params.items()
     }
+    params = prepared.shapes.params
+    trained = [prepared.task.trained(group, params) for group in prepared.task.groups]
     unset = [path for path, value in config.paths(run) if value is None]
     step = step_bytes(prepared)
     return {
         "ready": not unset,
         "unset": unset,
         "parameters": {**groups, "total": sum(groups.values())},
+        "trained_parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained)),
         "platform": prepared.platform,
         "precision": run.precision.resolve(prepared.platform).compute,
         "mesh": dict(prepared.mesh.shape),
@@ -331,6 +334,7 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
     mesh = " x ".join(f"{name} {size}" for name, size in summary["mesh"].items())
     over = f", {summary['slices']} slices" if summary["slices"] > 1 else ""
     rows = [(f"parameters, {name}", f"{n:,}") for name, n in summary["parameters"].items()]
+    rows += [("parameters, trained", _trained(summary))]
     rows += [
         ("steps", f"{summary['steps']:,}"),
         ("global batch", f"{summary['global_batch']:,}"),
@@ -355,6 +359,12 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
             print_line(console, f"note: {note}")
     if unset:
         print_line(console, f"to train, set: {', '.join(f'--{path}' for path in summary['unset'])}")
+
+
+def _trained(summary: Mapping[str, Any]) -> str:
+    """How many parameters are trained: "all", or a number and its share."""
+    trained, total = summary["trained_parameters"], summary["parameters"]["total"]
+    return "all" if trained == total else f"{trained:,} ({trained / total:.2%})"
 
 
 def print_placement(rows: Sequence[ParameterPlacement], console: Console) -> None:

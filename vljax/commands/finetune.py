@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NAME = "finetune"
 RECIPE = "recipe.json"
 _BATCH, _EPOCHS = 64, 5
+_LORA_RATE = 1e-4  # ten times the rate of whole kernels, as is usual
 
 _DESCRIPTION = f"""\
 Trains the model at PATH further: a checkpoint or workdir of vljax, a folder that `vljax export`
@@ -32,6 +33,12 @@ made from the model: towers, tokenizer, preprocessing, objective, temperature. I
 WORKDIR/{RECIPE}, to be edited and run again: vljax train WORKDIR/{RECIPE} --workdir NEW.
 It trains in one process; for several, write the recipe with --recipe_only, and start
 vljax train WORKDIR/{RECIPE} in each.
+
+--lora RANK trains low-rank factors of the kernels in the towers' blocks in place of the model
+(Hu et al. 2021), with a learning rate of 1e-4. --probe_steps N trains the projections and the
+temperature alone for N steps, then everything (Kumar et al. 2022). --guard SOURCE evaluates on old
+data too, and prints the change since the start; with --guard_drop POINTS, the run is saved and ends
+if a metric falls by more.
 
 SOURCE is a path or TYPE:PATH, as for `vljax data inspect`; its fields are --data.source.FIELD.
 --image_size 336 sets the size of images in the model and in all transforms, and resizes learned
@@ -48,7 +55,8 @@ def add(commands: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"vljax {NAME} PATH --data SOURCE [--validation SOURCE] [--workdir WORKDIR]"
-        " [--epochs N] [--image_size N] [--recipe_only] [--json PATH] [--FIELD VALUE ...]",
+        " [--epochs N] [--image_size N] [--lora RANK] [--probe_steps N] [--guard SOURCE]"
+        " [--recipe_only] [--json PATH] [--FIELD VALUE ...]",
     )
     command.add_argument("path", metavar="PATH", help="the model")
     command.add_argument("--data", metavar="SOURCE", help="the training examples")
@@ -67,6 +75,19 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--image_size", metavar="N", help="height and width of images; the model's if unset"
+    )
+    command.add_argument(
+        "--lora", metavar="RANK", help="train low-rank factors of the kernels in the towers' blocks"
+    )
+    command.add_argument(
+        "--probe_steps",
+        metavar="N",
+        help="train all but the towers alone for N steps, then everything",
+    )
+    command.add_argument(
+        "--guard",
+        metavar="SOURCE",
+        help="old data to evaluate on too: by zero-shot classification if it has classes",
     )
     command.add_argument(
         "--recipe_only", action="store_true", help="write the recipe, and do not train"
@@ -127,6 +148,9 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     epochs, rest = take_option("--epochs", "a number", rest)
     steps, rest = take_option("--steps", "a number", rest)
     batch, rest = take_option("--global_batch", "a number", rest)
+    lora, rest = take_option("--lora", "a rank", rest)
+    probe, rest = take_option("--probe_steps", "a number", rest)
+    old, rest = take_option("--guard", source_words, rest)
     name = os.path.basename(path.rstrip("/"))
     workdir, rest = take_option("--workdir", "a folder", rest)
     workdir = _absolute(workdir or f"runs/finetune-{name}")
@@ -141,13 +165,17 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
 
     model = initial.read_source(path, "PATH")
     made = initial.finetuning_run(model, path, _source(data or "jsonl", "--data"), workdir)
+    made = _with_options(made, number("--lora", lora), number("--probe_steps", probe))
+    guard = {} if old is None else {"guard": _guard(made, _source(old, "--guard"))}
+    made = dataclasses.replace(made, evaluators=guard, guard=None if old is None else "guard")
     given = None if validation is None else _source(validation, "--validation")
     if given is not None:
-        made = dataclasses.replace(made, evaluators=_evaluators(made, given))
+        made = dataclasses.replace(made, evaluators={**_evaluators(made, given), **guard})
     # The source may need fields before its examples can be counted.
     source = override(made, rest, f"{prog} {argv[0]}").data.source
     if given is not None:
-        made = dataclasses.replace(made, evaluators=_evaluators(made, _like(given, source)))
+        validated = _evaluators(made, _like(given, source))
+        made = dataclasses.replace(made, evaluators={**validated, **guard})
     count = len(_opened(source)) if steps is None or batch is None else 0
     size = number("--global_batch", batch) or 2 ** int(math.log2(min(_BATCH, count)))
     length = number("--steps", steps)
@@ -155,6 +183,8 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
         length = max(1, math.ceil((number("--epochs", epochs) or _EPOCHS) * count / size))
     elif epochs is not None:
         raise UserError("--epochs and --steps: set one of them")
+    if (first := number("--probe_steps", probe)) is not None and first >= length:
+        raise UserError(f"--probe_steps: {first} is not less than the {length} steps of the run")
     # Fields on the command line win over what follows from the length.
     made = override(_cadences(made, length, size), rest, f"{prog} {argv[0]}")
     if pixels is not None:
@@ -242,7 +272,7 @@ def _source(word: str, option: str) -> Source:
     return found
 
 
-def _evaluators(run: Run, source: Source) -> dict[str, Any]:
+def _evaluators(run: Run, source: Source, option: str = "--validation") -> dict[str, Any]:
     """What measures a model of this kind: retrieval, or the accuracy of answers."""
     from vljax.data.sources.expand import Expand
     from vljax.evaluation import Questions, Retrieval
@@ -257,8 +287,57 @@ def _evaluators(run: Run, source: Source) -> dict[str, Any]:
             "questions": Questions(source=rows, logits=answering.logits, targets=answering.targets)
         }
     raise UserError(
-        "--validation: the model is neither contrastive nor answers questions; leave it out"
+        f"{option}: the model is neither contrastive nor answers questions; leave it out"
     )
+
+
+def _guard(run: Run, source: Source) -> Any:
+    """What measures a model on old data: zero-shot accuracy if the data have classes."""
+    from vljax.evaluation import ZeroShot
+    from vljax.objectives.contrastive import Contrastive
+
+    contrastive = [o for o in run.objectives.values() if isinstance(o, Contrastive)]
+    try:
+        classes = source.open().class_names
+    except UserError:
+        classes = ()  # its fields may follow; it is opened again, and the error names them
+    if contrastive and classes:
+        return ZeroShot(source, similarity=contrastive[0].similarity)
+    (evaluator,) = _evaluators(run, source, "--guard").values()
+    return evaluator
+
+
+def _with_options(run: Run, rank: int | None, probe_steps: int | None) -> Run:
+    """The run with low-rank factors, and with towers that are trained after some steps.
+
+    Args:
+      run: the recipe.
+      rank: that of the factors; None for none.
+      probe_steps: steps in which all but the towers is trained alone; None for none.
+    """
+    from vljax.models.layers.transformer import TransformerConfig
+    from vljax.models.low_rank import LowRank
+    from vljax.optim import Group
+
+    towers = f"({'|'.join(run.model.encoders)})/.*"
+    heads = f"(?!{towers}).*"
+    if rank is not None:
+        nodes = [n for n, node in run.model.nodes.items() if isinstance(node, TransformerConfig)]
+        if not nodes:
+            raise UserError("--lora: the model has no transformer; set --low_rank.kernels instead")
+        blocks = f"({'|'.join(nodes)})/blocks/.*/kernel"
+        # Without them, nothing could be trained before the towers are.
+        also = () if probe_steps is None else (f"(?!{towers}|{blocks}).*",)
+        run = dataclasses.replace(
+            run,
+            low_rank=LowRank(kernels=(blocks,), rank=rank, also_train=also),
+            optim=dataclasses.replace(run.optim, learning_rate=_LORA_RATE),
+        )
+    if probe_steps is not None:
+        groups = {"heads": Group(parameters=heads)}
+        groups["towers"] = Group(parameters=towers, start=probe_steps)
+        run = dataclasses.replace(run, groups=groups)
+    return run
 
 
 def _opened(source: Source) -> Any:
@@ -386,6 +465,7 @@ def _write(run: Run, model: SourceModel, workdir: str) -> str:
 
 def _print(run: Run, model: SourceModel, count: int, file: str, pixels: int | None) -> None:
     """The recipe in a few lines."""
+    low_rank = run.low_rank
     nodes = (f"{name} ({node.type_name})" for name, node in run.model.nodes.items())
     transforms = (transform.type_name for transform in run.data.train_transforms)
     optim, examples = run.optim, f" ({count:,} examples)" if count else ""
@@ -398,6 +478,13 @@ def _print(run: Run, model: SourceModel, count: int, file: str, pixels: int | No
         "objective": ", ".join(o.type_name for o in run.objectives.values()),
         "optimizer": f"{optim.type_name}, learning rate {optim.learning_rate:g}, layer decay"
         f" {optim.layer_decay:g}, frozen: {', '.join(optim.frozen) or 'nothing'}",
+    }
+    if low_rank.used:
+        also = ", ".join(low_rank.also_train) or "nothing"
+        rows["low rank"] = f"{low_rank.rank}: {', '.join(low_rank.kernels)}; also trained: {also}"
+    for name, group in run.groups.items():
+        rows[name] = f"from step {group.start:,} on: {group.parameters}"
+    rows |= {
         "length": f"{run.steps:,} steps of {run.global_batch:,} examples",
         "evaluators": ", ".join(run.evaluators) or "none; --validation SOURCE adds one",
         "recipe": file,

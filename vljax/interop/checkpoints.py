@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from vljax import config
 from vljax.config import UserError
 from vljax.data.tokenizers import load_tokenizer
 from vljax.interop.export_plan import TrainedModel
 from vljax.interop.files.safetensors import Progress
-from vljax.interop.files.tensors import Lazy
+from vljax.interop.files.tensors import Lazy, Tensor
+from vljax.models.low_rank import DOWN, UP, LowRank, merged_kernel
 from vljax.models.parameters import canonical_paths, leaves
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest, saved_state, storage
@@ -80,6 +83,8 @@ def read_trained(
 ) -> tuple[TrainedModel, list[str]]:
     """The model of an intact checkpoint, and notes for the user. No array is read yet.
 
+    Low-rank factors are merged into their kernels, and the recipe has none.
+
     Args:
       folder: the checkpoint (`W/checkpoints/STEP`).
       vocabulary: see `TrainedModel`, like `dtype` and `quantize`.
@@ -96,12 +101,19 @@ def read_trained(
     recipe = json.loads(checkpoint.read_file(folder, "recipe.json"))
     saved = saved_state.shapes(folder)
     averages = _arrays(folder, "average", saved)
-    parameters = {**_arrays(folder, "params", saved), **averages}
+    parameters: Mapping[str, Tensor] = {**_arrays(folder, "params", saved), **averages}
     notes = []
     if averages:
         notes.append(f"{len(averages)} of {len(parameters)} arrays are moving averages (EMA)")
     names = [name for name in manifest.file_names(folder) if not name.startswith("state/")]
     run = decode_recipe(recipe, f"{folder}/recipe.json")
+    files = {name: checkpoint.read_file(folder, name) for name in names}
+    if run.low_rank.used:
+        merged = _with_merged_kernels(parameters, run.low_rank.scale)
+        count = (len(parameters) - len(merged)) // 2
+        notes.append(f"low-rank factors of {count} kernels are merged into them")
+        parameters, run = merged, dataclasses.replace(run, low_rank=LowRank())
+        files["recipe.json"] = config.to_json(run).encode()
     main = run.data.main_tokenizer
     has_tokenizer = main in run.data.tokenizers
     trained = TrainedModel(
@@ -109,13 +121,33 @@ def read_trained(
         tokenizer=load_tokenizer(str(folder / tokenizer_folder(main))) if has_tokenizer else None,
         parameters=parameters,
         statistics=_arrays(folder, "state", saved),
-        files={name: checkpoint.read_file(folder, name) for name in names},
+        files=files,
         vocabulary=None if vocabulary is None else Path(vocabulary),
         dtype=dtype,
         step=int(folder.name),
         quantize=quantize,
     )
     return trained, notes
+
+
+def _with_merged_kernels(arrays: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Arrays by path without low-rank factors: kernels that had some are merged with them."""
+    made: dict[str, Tensor] = {}
+    for path, array in arrays.items():
+        parent, _, name = path.rpartition("/")
+        down, up = (arrays.get(f"{parent}/{factor}") for factor in (DOWN, UP))
+        if name == "kernel" and down is not None and up is not None:
+            made[path] = _merged(array, down, up, scale)
+        elif name not in (DOWN, UP):
+            made[path] = array
+    return made
+
+
+def _merged(kernel: Tensor, down: Tensor, up: Tensor, scale: float) -> Lazy:
+    def read() -> np.ndarray:
+        return np.asarray(merged_kernel(kernel.read(), down.read(), up.read(), scale))
+
+    return Lazy(tuple(kernel.shape), kernel.dtype, read)
 
 
 def _arrays(folder: epath.Path, kind: str, saved: Mapping[str, Any]) -> dict[str, CheckpointArray]:

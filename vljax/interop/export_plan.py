@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from vljax.interop.mapping import Pair, Rule, pair
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
 from vljax.models.layers.transformer import TransformerConfig
+from vljax.models.low_rank import LowRank, without_factors
 from vljax.models.node import Encoder
 from vljax.models.parameters import unrolled_shapes
 from vljax.run import Prepared, Run
@@ -84,7 +85,8 @@ def of_recipe(prepared: Prepared) -> TrainedModel:
     Raises:
       UserError: if the tokenizer's path is set, but its vocabulary cannot be read.
     """
-    run, float32 = prepared.run, np.dtype(np.float32)
+    # Low-rank factors are merged into their kernels.
+    run, float32 = replace(prepared.run, low_rank=LowRank()), np.dtype(np.float32)
     name, shapes = run.data.main_tokenizer, prepared.shapes
     config = run.data.tokenizers.get(name)
     unset = config is None or getattr(config, "path", "") is None
@@ -98,7 +100,7 @@ def of_recipe(prepared: Prepared) -> TrainedModel:
     return TrainedModel(
         run=run,
         tokenizer=None if unset or config is None else load_named(name, config),
-        parameters=arrays(shapes.params),
+        parameters=arrays(without_factors(shapes.params)),
         statistics=arrays(shapes.state),
         files={},
         vocabulary=None,

@@ -20,6 +20,7 @@ from vljax.interop.transformers import bert, vit
 from vljax.models.assembly import ModelConfig, Variables
 from vljax.models.encoders import EfficientNetLite, TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
+from vljax.models.low_rank import without_factors
 from vljax.models.node import Encoder
 from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.pretrained import Pretrained
@@ -215,8 +216,11 @@ def _scalar(name: str, source: Pretrained, own: Mapping[str, Shape]) -> _Source:
 
 
 def own_shapes(prepared: Prepared) -> dict[str, Shape]:
-    """The shapes of parameters by unrolled path, and of statistics by module path."""
-    shapes = unrolled_shapes(prepared.shapes.params)
+    """The shapes of parameters by unrolled path, and of statistics by module path.
+
+    Low-rank factors are left out: they begin with their initial values.
+    """
+    shapes = unrolled_shapes(without_factors(prepared.shapes.params))
     for tree in prepared.shapes.state.values():
         shapes |= unrolled_shapes(tree)
     return shapes

@@ -20,7 +20,7 @@ from jaxtyping import Int, UInt8
 from vljax.config import UserError
 from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.models.assembly import Model
-from vljax.models.parameters import canonical_paths, leaves
+from vljax.models.parameters import canonical_paths, leaves, linear_inputs
 from vljax.models.quantization.forms import Form
 from vljax.models.quantization.quantized_kernel import QuantizedKernel, dequantized, quantize
 
@@ -37,9 +37,7 @@ def kernels(model: Model) -> dict[str, int]:
     names = dict(leaves(model.axes))
     found: dict[str, int] = {}
     for keys, leaf in leaves(model.shapes.params):
-        axes = [axis for axis in names[keys] if axis != "layers"]
-        if keys[-1] == "kernel" and axes[0] != "patch":
-            inputs = 2 if axes[0] == "heads" else 1
+        if (inputs := linear_inputs(keys, names[keys])) is not None:
             found |= dict.fromkeys(canonical_paths(keys, leaf.shape), inputs)
     return found
 

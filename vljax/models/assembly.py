@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ from flax.linen import meta
 from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
+from vljax.models.low_rank import LowRank, adapted_kernels, factor_axes, packed, with_factors
 from vljax.models.node import (
     ATTENTION,
     Encoded,
@@ -82,24 +84,24 @@ class Model:
     """The outputs without a batch axis, such as learned scalars."""
     if_wanted: frozenset[str]
     """The outputs that are made only if they are asked for by name, such as attention."""
-    _boxed: Callable[[], Any]
-    """Collections of variables in boxes that name the axes, as flax makes them."""
+    trace: Callable[[], tuple[Variables, dict[str, Any]]]
+    """Finds `shapes` and `axes`."""
 
     @functools.cached_property
-    def _traced(self) -> Any:
-        # One trace gives both axes and shapes. It waits until one of them is needed: to compute
-        # with variables that are there needs neither.
-        return jax.eval_shape(self._boxed)
+    def _traced(self) -> tuple[Variables, dict[str, Any]]:
+        # One trace gives both. It waits until one of them is needed: to compute with variables
+        # that are there needs neither.
+        return self.trace()
 
     @property
     def axes(self) -> dict[str, Any]:
         """A tree like the parameters, with a tuple of logical axis names for each array."""
-        return _axes(self._traced["params"])
+        return self._traced[1]
 
     @property
     def shapes(self) -> Variables:
         """Shapes and types of all variables, as `jax.ShapeDtypeStruct`; nothing is computed."""
-        return _split(meta.unbox(self._traced))
+        return self._traced[0]
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,10 @@ def _given_streams(nodes: Mapping[str, Node], given: Mapping[str, Array]) -> dic
 
 
 def build(
-    config: ModelConfig, compute: Compute, scalars: Mapping[str, float] | None = None
+    config: ModelConfig,
+    compute: Compute,
+    scalars: Mapping[str, float] | None = None,
+    low_rank: LowRank | None = None,
 ) -> Model:
     """The model as pure functions.
 
@@ -240,6 +245,10 @@ def build(
       compute: number formats, kernels and sharding of activations.
       scalars: learned scalars that objectives need, with their initial values. They become
         top-level parameters, and outputs with the same name (`logit_scale`).
+      low_rank: which kernels have low-rank factors, which are parameters too.
+
+    Raises:
+      UserError: if a pattern of `low_rank` matches nothing, or something else than a linear map.
     """
     module = AssembledModule(config, compute, dict(scalars or {}))
 
@@ -271,7 +280,47 @@ def build(
     shared = {output for name, node in config.nodes.items() for output in node.shared_outputs(name)}
     if_wanted = {o for name, node in config.nodes.items() for o in node.made_if_wanted(name)}
     shared = {*shared, *module.scalars}
-    return Model(init, apply, frozenset(shared), frozenset(if_wanted), boxed)
+    made = Model(init, apply, frozenset(shared), frozenset(if_wanted), lambda: _traced(boxed))
+    return made if low_rank is None or not low_rank.used else _adapted(made, low_rank)
+
+
+def _traced(boxed: Callable[[], Any]) -> tuple[Variables, dict[str, Any]]:
+    """Shapes and axes of what `boxed` makes, by one trace."""
+    traced = jax.eval_shape(boxed)
+    return _split(meta.unbox(traced)), _axes(traced["params"])
+
+
+def _adapted(model: Model, low_rank: LowRank) -> Model:
+    """The model with low-rank factors among its parameters."""
+
+    def kernels() -> dict[tuple[str, ...], int]:
+        return adapted_kernels(low_rank, model.shapes.params, model.axes)
+
+    def with_own(params: dict[str, Any], key: Array) -> dict[str, Any]:
+        # A key of its own: the other parameters begin as they do without factors.
+        own = jax.random.fold_in(key, zlib.crc32(b"low_rank"))
+        return with_factors(params, model.axes, kernels(), low_rank.rank, own)
+
+    def init(key: Array, batch: Batch) -> Variables:
+        made = model.init(key, batch)
+        return made._replace(params=with_own(made.params, key))
+
+    def apply(
+        variables: Variables,
+        batch: Batch,
+        call: Call = EVALUATE,
+        *,
+        given: Mapping[str, Array] = {},
+        want: Sequence[str] | None = None,
+    ) -> tuple[Outputs, dict[str, Any]]:
+        params = packed(variables.params, low_rank.scale)
+        return model.apply(variables._replace(params=params), batch, call, given=given, want=want)
+
+    def trace() -> tuple[Variables, dict[str, Any]]:
+        shapes = jax.eval_shape(with_own, model.shapes.params, jax.random.key(0))
+        return model.shapes._replace(params=shapes), factor_axes(model.axes, kernels())
+
+    return replace(model, init=init, apply=apply, trace=trace)
 
 
 def _wants_attention(want: Sequence[str] | None) -> bool:

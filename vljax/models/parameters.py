@@ -249,14 +249,31 @@ def select(pattern: str, params: Tree, field: str = "trains", frozen: Sequence[s
             elif all(chosen[here]):
                 part[name] = child
             elif any(chosen[here]):
-                path = "/".join(here)
                 names = canonical_paths(here, child.shape)
                 stays = [o for o in frozen if any(re.fullmatch(o, name) for name in names)]
                 who, what = ("optim.frozen", stays[0]) if stays else (field, pattern)
-                raise UserError(f"{who}: {what!r} takes only some layers of {path}; unset scan")
+                raise partial_layers(who, what, here)
         return part
 
     return at((), params)
+
+
+def partial_layers(field: str, pattern: str, keys: Sequence[str]) -> UserError:
+    """The error for a pattern that matches only some layers of the array at `keys`."""
+    return UserError(f"{field}: {pattern!r} takes only some layers of {'/'.join(keys)}; unset scan")
+
+
+def linear_inputs(keys: Sequence[str], axes: Sequence[str]) -> int | None:
+    """The number of input axes of the kernel of a linear map; None for any other parameter.
+
+    >>> linear_inputs(("output", "kernel"), ("layers", "heads", "head_dim", "embed"))
+    2
+    >>> linear_inputs(("stem", "kernel"), ("patch", "patch", "conv_in", "conv_out"))
+    """
+    own = [axis for axis in axes if axis != "layers"]
+    if keys[-1] != "kernel" or own[0] == "patch":
+        return None
+    return 2 if own[0] == "heads" else 1
 
 
 def merge(params: Tree, part: Tree) -> Tree:
@@ -286,6 +303,23 @@ def union(left: Tree, right: Tree) -> Tree:
             both[name] = union(dict(old), dict(child))
         else:
             both[name] = child
+    return both
+
+
+def intersection(left: Tree, right: Tree) -> Tree:
+    """The arrays of `left` that `right` has too.
+
+    >>> intersection({"image": {"a": 1, "b": 2}, "text": 3}, {"image": {"b": 0}})
+    {'image': {'b': 2}}
+    """
+    both: Tree = {}
+    for name, child in left.items():
+        if name not in right:
+            continue
+        if not isinstance(child, Mapping):
+            both[name] = child
+        elif below := intersection(dict(child), right[name]):
+            both[name] = below
     return both
 
 

@@ -122,11 +122,20 @@ class Group:
     """Its optimizer, with learning rate, schedule, frozen parameters and moving average; None for
     that of the run."""
     every: int = 1
-    """It is updated in every n-th step, the first time in step 0."""
+    """It is updated in every n-th step, the first time in step `start`."""
+    start: int = 0
+    """Number of steps before it is trained. Until then, it stays as it is, without gradients; its
+    schedule, moments and average begin at that step."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.every < 1:
             yield "every", f"must be at least 1, not {self.every}"
+        if self.start < 0:
+            yield "start", f"must be at least 0, not {self.start}"
+
+    def waits(self, step: int) -> bool:
+        """Whether the group is not yet trained in a step, counted from 0."""
+        return step < self.start
 
 
 def decay_problems(optimizer: Optimizer, *names: str) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,52 @@ class Cadence:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Watches an evaluator of what the model could do before the run, such as zero-shot accuracy.
+
+    >>> guard = Guard("old", ("old/accuracy",), 2.0)
+    >>> guard.add({"old/accuracy": 0.80})
+    >>> guard.problem()
+    >>> guard.add({"old/accuracy": 0.75})
+    >>> guard.problem()
+    'guard: old/accuracy is 0.7500, 5.00 points below its first value 0.8000 (guard_drop 2)'
+    """
+
+    evaluator: str
+    """Its name."""
+    metrics: tuple[str, ...]
+    """The metrics that must not fall; fractions, of which larger is better."""
+    drop: float | None
+    """Percentage points that each may fall below its first value; None for any number."""
+    first: dict[str, float] = field(default_factory=dict)
+    """The first value of each metric of the evaluator."""
+    last: dict[str, float] = field(default_factory=dict)
+    """The last value of each metric."""
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Takes the values of an evaluation."""
+        self.last.update(values)
+        for name, value in values.items():
+            if math.isfinite(value):
+                self.first.setdefault(name, value)
+
+    def problem(self) -> str | None:
+        """What is wrong if a metric fell too far below its first value; None if all is well."""
+        if self.drop is None:
+            return None
+        for name in self.metrics:
+            if name in self.last and name in self.first:
+                points = 100 * (self.first[name] - self.last[name])
+                # Rounding aside; a metric that is no longer a number has fallen too.
+                if not points <= self.drop + 1e-9:
+                    return (
+                        f"guard: {name} is {self.last[name]:.4f}, {points:.2f} points below its"
+                        f" first value {self.first[name]:.4f} (guard_drop {self.drop:g})"
+                    )
+        return None
+
+
+@dataclass(frozen=True)
 class Loop:
     """Trains: batches, steps, metrics, evaluations, checkpoints, signals.
 
@@ -69,9 +115,11 @@ class Loop:
     """The metrics of each evaluator that are printed."""
     last: dict[str, float] = field(default_factory=dict)
     """The last value of each metric, for the change that is printed."""
+    guard: Guard | None = None
+    """Ends the run, once its state is saved, if the guard's metrics fall too far."""
 
     def run(self, state: TrainState) -> TrainState:
-        """Trains from the step of `state` to the last one.
+        """Trains from the step of `state` to the last one, or to that at which the guard stops it.
 
         Raises:
           Interrupted: after SIGINT, SIGTERM or SIGHUP, once the state is saved.
@@ -91,6 +139,8 @@ class Loop:
                 self._leave_if_asked(step, state, stop, pending)
             # Invariant: here, `state` has consumed exactly the batches before `step`.
             while step < self.steps:
+                if self._guard_stops(step, state, pending):
+                    return state
                 with self.display.waiting_for_input(pending.done):
                     batch = next(batches)
                 with jax.transfer_guard("disallow"):
@@ -147,7 +197,14 @@ class Loop:
                 raise
             if values:
                 self.writer.write(step, values)
-                self.display.evaluated(step, name, values, self.last, self.shown.get(name, ()))
+                shown, guard = self.shown.get(name, ()), self.guard
+                if guard is not None and name == guard.evaluator:
+                    self.display.evaluated(
+                        step, name, values, guard.first, shown, " since the start"
+                    )
+                    guard.add(values)
+                else:
+                    self.display.evaluated(step, name, values, self.last, shown)
                 self.last.update(values)
             self.display.activity("")
         stop.agreed()
@@ -172,6 +229,20 @@ class Loop:
             self._save(step, state)
             self.checkpointer.wait()
             raise Interrupted(stop.signum, step)
+
+    def _guard_stops(self, step: int, state: TrainState, pending: PendingSteps) -> bool:
+        """Whether the guard ends the run at this step; if so, the state is saved."""
+        problem = None if self.guard is None else self.guard.problem()
+        if problem is None:
+            return False
+        pending.drain()
+        self._save(step, state)
+        self.checkpointer.wait()
+        self.display.say(
+            f"stopped at step {step} of {self.steps}, and saved: {problem}. To go on, raise"
+            " guard_drop, or set it to None"
+        )
+        return True
 
     def _save(self, step: int, state: TrainState) -> None:
         self.writer.flush()

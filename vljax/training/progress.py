@@ -124,6 +124,7 @@ class ProgressDisplay:
         values: Mapping[str, float],
         before: Mapping[str, float],
         shown: Sequence[str] = (),
+        since: str = "",
     ) -> None:
         """Prints a line with the metrics of an evaluation, and their change.
 
@@ -133,12 +134,13 @@ class ProgressDisplay:
           values: its metrics.
           before: those of the last evaluation; may lack some, or all.
           shown: names of the metrics to print; the first three if none of them is there.
+          since: what `before` is of, if it is not the last evaluation; follows each change.
         """
         common = posixpath.commonpath([posixpath.dirname(metric) for metric in values])
         parts = []
         for metric in [m for m in shown if m in values] or [*values][:3]:
             change = values[metric] - before.get(metric, math.nan)
-            told = f" ({change:+.4f})" if math.isfinite(change) else ""
+            told = f" ({change:+.4f}{since})" if math.isfinite(change) else ""
             parts.append(f"{metric.removeprefix(common).lstrip('/')} {values[metric]:.4f}{told}")
         self.say(f"step {step}  {name}: {'  '.join(parts)}")
 

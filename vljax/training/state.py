@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from vljax.models.assembly import Model, Variables
-from vljax.models.parameters import merge, select, select_like, union
+from vljax.models.low_rank import LowRank
+from vljax.models.parameters import intersection, merge, select, select_like, union
 from vljax.objectives.objective import Kept, Objective, Scalar
 from vljax.optim import Group, Optimizer, state_shardings
 from vljax.parallel.rules import parameter_shardings, replicated
@@ -45,6 +46,8 @@ class Task:
     """Mirrors the parameters with the shardings of gradients and moments."""
     named_groups: Mapping[str, Group] = field(default_factory=dict)
     """The groups that the recipe names."""
+    low_rank: LowRank = field(default_factory=LowRank)
+    """Which kernels have low-rank factors; with any, all but the factors is frozen by default."""
 
     @property
     def groups(self) -> Mapping[str, Group]:
@@ -71,6 +74,19 @@ class Task:
             found[objectives] = (*found.get(objectives, ()), group)
         return found
 
+    def schedule(self, group: str, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The factor of a group's learning rate in a step: its schedule begins when it does."""
+        start, schedule = self.groups[group].start, self.optimizer_of(group).schedule
+        if start == 0:
+            return schedule(step, self.steps)
+        return jnp.where(
+            step < start, 0, schedule(jnp.maximum(step - start, 0), self.steps - start)
+        )
+
+    def waiting(self, step: int) -> frozenset[str]:
+        """The groups that are not yet trained in a step."""
+        return frozenset(name for name, group in self.groups.items() if group.waits(step))
+
     @property
     def scalars(self) -> dict[str, Scalar]:
         """The learned scalars of all objectives."""
@@ -85,7 +101,8 @@ class Task:
         """The parameters of a group: those that match its pattern and are not frozen."""
         named = f"groups.{group}.parameters" if self.named_groups else "groups"
         frozen = self.optimizer_of(group).frozen
-        return select(self.groups[group].parameters, params, named, frozen=frozen)
+        found = select(self.groups[group].parameters, params, named, frozen=frozen)
+        return intersection(found, self.low_rank.trained(params)) if self.low_rank.used else found
 
     def transformation(self, group: str, params: Tree) -> optax.GradientTransformation:
         """The transformation from the gradients of a group to the direction of its step."""

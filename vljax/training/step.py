@@ -359,8 +359,13 @@ def _on_mesh(x: Array, spec: PartitionSpec, mesh: Mesh | None) -> Array:
 Step = Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]
 
 
-def make_step(task: Task) -> Step:
+def make_step(task: Task, waiting: frozenset[str] = frozenset()) -> Step:
     """The step of a task, to be jitted with shardings and a donated state.
+
+    Args:
+      task: what is trained.
+      waiting: groups that are not yet trained in the steps that this is for (`Task.waiting`); their
+        gradients are left out of the program. Without it, the step is right for any step.
 
     Its contract is checked while it is traced, at no cost in the compiled program: every array of a
     batch has the same first dimension, every metric is a scalar, and the new state has the
@@ -378,16 +383,21 @@ def make_step(task: Task) -> Step:
         metrics, losses = Metrics(), dict[str, Array]()
         after, usable, norms = state, any_valid, []
         for objectives, groups in task.passes.items():
-            found = gradients_of(task, objectives, groups, state, batch, key)
+            due = tuple(group for group in groups if group not in waiting)
+            found = gradients_of(task, objectives, due, state, batch, key)
             finite = jnp.isfinite(found.loss)
             kept = {**after.objectives, **found.kept}
             after = after._replace(state={**after.state, **found.state}, objectives=kept)
             for group in groups:
-                after, norm, updated = _update(
-                    task, group, state, after, found, hyper, any_valid & finite
-                )
-                norms.append(norm)
-                usable &= updated
+                norm = jnp.zeros_like(found.loss)
+                if group in due:
+                    after, norm, updated = _update(
+                        task, group, state, after, found, hyper, any_valid & finite
+                    )
+                    norms.append(norm)
+                    usable &= updated
+                else:
+                    usable &= finite
                 if task.named_groups:
                     metrics |= _group_metrics(group, found.loss, norm, after, hyper, task, state)
             metrics |= found.metrics
@@ -450,21 +460,27 @@ def _update(
     moved = apply_direction(
         select_like(state.params, trained),
         direction,
-        learning_rate * optimizer.schedule(state.step, task.steps),
+        learning_rate * task.schedule(group, state.step),
         weight_decay,
         select_like(factors(optimizer.decay_rules, state.params, "optim.decay_rules"), trained),
         select_like(learning_rate_factors(optimizer, state.params), trained),
     )
     moved = _clip_scalars(moved, task.scalars)
     norm = optax.tree.norm(gradients)
+    since, skips = state.step, state.skipped
+    if settings.start:
+        since, skips = state.step - settings.start, state.group_skipped[group]
+        norm = jnp.where(since < 0, 0, norm)  # a group that waits is not part of any norm
     usable &= jnp.isfinite(norm)
-    changes = usable
+    changes, counted = usable, ~usable
+    if settings.start:
+        changes, counted = usable & (since >= 0), ~usable & (since >= 0)
     if settings.every > 1:
-        changes &= state.step % settings.every == 0
+        changes &= since % settings.every == 0
     average = {}
     if optimizer.ema_decay is not None:
         average = select_like(state.average, trained)
-        updates = (state.step - state.skipped) // settings.every
+        updates = (since - skips) // settings.every
         average = _update_ema(optimizer.ema_decay, average, moved, updates)
     new = {"params": moved, "moments": moments, "average": average}
     old = {
@@ -479,7 +495,7 @@ def _update(
         optimizer={**after.optimizer, group: kept["moments"]},
     )
     if group in state.group_skipped:
-        skipped = state.group_skipped[group] + jnp.where(usable, 0, 1)
+        skipped = state.group_skipped[group] + jnp.where(counted, 1, 0)
         after = after._replace(group_skipped={**after.group_skipped, group: skipped})
     return after, norm, usable
 
@@ -498,7 +514,7 @@ def _group_metrics(
     state: TrainState,
 ) -> Metrics:
     rate, _ = hyper.of(group)
-    schedule = task.optimizer_of(group).schedule(state.step, task.steps)
+    schedule = task.schedule(group, state.step)
     return {
         f"groups/{group}/loss": loss,
         f"groups/{group}/gradient_norm": norm,

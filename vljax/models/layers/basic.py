@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
+from vljax.models.low_rank import LowRankKernel, low_rank_linear
 from vljax.models.numerics import widened
 from vljax.models.parameters import with_axes
 from vljax.models.quantization.quantized_kernel import QuantizedKernel, quantized_linear
@@ -44,6 +45,8 @@ class Linear(nn.Module):
         x, linear = x.astype(dtype), self.compute.kernels.linear
         if isinstance(kernel, QuantizedKernel):
             y = quantized_linear(x, kernel, self.inputs, linear)
+        elif isinstance(kernel, LowRankKernel):
+            y = low_rank_linear(x, kernel, self.inputs, linear)
         else:
             y = linear(x, jnp.asarray(kernel, dtype), self.inputs)
         if self.use_bias:
