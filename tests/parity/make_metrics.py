@@ -1,0 +1,158 @@
+"""Makes tests/parity/data/metrics.json: what the official scorers say of metric_cases.py.
+
+    pip install scikit-learn scipy torch jax editdistance
+    python tests/parity/make_metrics.py FOLDER
+
+FOLDER holds clones of the official repositories, as `git clone` names them: VQA (GT-Vision-Lab),
+POPE (AoiDragon), Hallucination (LisaAnne), pix2struct, big_vision (google-research), dino
+(facebookresearch) and CLIP_benchmark (LAION-AI). Their code is run, not copied: only what it
+computed is stored, with the commits. Two of the scripts are for Python 2, so their print statements
+are left out; NLTK and pattern, which only cut texts into words, are replaced by `str.split`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import types
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import editdistance
+import metric_cases as cases
+
+OUT = Path(__file__).parent / "data/metrics.json"
+REPOSITORIES = (
+    "VQA", "POPE", "Hallucination", "pix2struct", "big_vision", "dino", "CLIP_benchmark"
+)  # fmt: skip
+PACKAGES = ("numpy", "scikit-learn", "scipy", "torch", "jax", "editdistance")
+
+
+def python3(source: str) -> str:
+    """Source of Python 2 whose only trouble are print statements of one line."""
+    return re.sub(r"^(\s*)print [^(].*$", r"\1pass", source.expandtabs(8), flags=re.M)
+
+
+def plain(number: float) -> float | int:
+    """A number as JSON writes it shortest."""
+    return int(number) if number == int(number) else round(number, 9)
+
+
+def part(path: Path, *names: str, **given: Any) -> dict[str, Any]:
+    """The named functions and classes of a source file, without running the rest of it."""
+    tree = ast.parse(python3(path.read_text()))
+    tree.body = [node for node in tree.body if getattr(node, "name", None) in names]
+    scope: dict[str, Any] = {"__name__": path.stem, **given}
+    exec(compile(tree, str(path), "exec"), scope)
+    return scope
+
+
+def vqa(folder: Path) -> list[float]:
+    path = folder / "VQA/PythonEvaluationTools/vqaEvaluation/vqaEval.py"
+    scope = part(path, "VQAEval", sys=sys, re=re)
+    asked, given = {}, {}
+    for i, (answer, people) in enumerate(cases.questions()):
+        answers = [{"answer": text, "answer_id": n} for n, text in enumerate(people)]
+        asked[i] = {"answers": answers, "question_type": "any", "answer_type": "any"}
+        given[i] = {"answer": answer}
+    truth = types.SimpleNamespace(qa=asked, getQuesIds=lambda: list(asked))
+    scorer = scope["VQAEval"](truth, types.SimpleNamespace(qa=given), n=9)
+    with contextlib.redirect_stdout(io.StringIO()):
+        scorer.evaluate()
+    return [plain(scorer.evalQA[i]) for i in asked]
+
+
+def relaxed(folder: Path) -> list[int]:
+    path = folder / "pix2struct/pix2struct/metrics.py"
+    scope = part(path, "relaxed_correctness", Optional=object, Any=Any)
+    return [int(scope["relaxed_correctness"](*pair)) for pair in cases.number_pairs()]
+
+
+def anls(folder: Path) -> list[float]:
+    path = folder / "pix2struct/pix2struct/metrics.py"
+    scope = part(path, "anls_metric", editdistance=editdistance)
+    return [plain(scope["anls_metric"](*pair)) for pair in cases.lowered_pairs()]
+
+
+def pope(folder: Path) -> dict[str, float]:
+    answers, labels = cases.polls()
+    source = (folder / "POPE/evaluate.py").read_text()
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as tmp, contextlib.redirect_stdout(printed):
+        for key, name, values in (("answer", "ans", answers), ("label", "label", labels)):
+            (Path(tmp) / name).write_text("".join(json.dumps({key: v}) + "\n" for v in values))
+            source = source.replace(f"{name}_file = ''", f"{name}_file = {str(Path(tmp) / name)!r}")
+        exec(compile(source, "evaluate.py", "exec"), {})
+    rows = re.findall(r"^([A-Z][\w ]*): (.*)$", printed.getvalue(), re.M)
+    return {name: float(value) for name, value in rows}
+
+
+def chair(folder: Path) -> dict[str, Any]:
+    path = folder / "Hallucination/utils/chair.py"
+    split = types.SimpleNamespace(word_tokenize=str.split)
+    lines = "\n".join(cases.SYNONYMS)
+    scope = part(
+        path,
+        "CHAIR",
+        nltk=split,
+        singularize=lambda word: word,
+        sys=sys,
+        json=json,
+        open=lambda name: io.StringIO(lines),
+    )
+    texts, present = cases.captions()
+    scorer = scope["CHAIR"](range(len(texts)), "")
+    scorer.imid_to_objects = dict(enumerate(present))
+    names = ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "CIDEr", "SPICE", "ROUGE_L"]
+    rows = [
+        {"caption": text, "image_id": i, **dict.fromkeys(names, 0)} for i, text in enumerate(texts)
+    ]
+    scorer.caps, scorer.metrics = rows, dict.fromkeys(names, 0)
+    scorer._load_generated_captions_into_evaluator = lambda file: None
+    found = scorer.compute_chair("")
+    return {
+        "CHAIRs": found["overall_metrics"]["CHAIRs"],
+        "CHAIRi": found["overall_metrics"]["CHAIRi"],
+        "objects": [" ".join(scorer.caption_to_words(text)[1]) for text in texts],
+    }
+
+
+PARTS = {
+    "vqa_accuracy": vqa,
+    "relaxed_accuracy": relaxed,
+    "anls": anls,
+    "pope": pope,
+    "chair": chair,
+}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    commits = {
+        name: subprocess.run(
+            ["git", "-C", str(folder / name), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for name in REPOSITORIES
+    }
+    packages = {name: version(name) for name in PACKAGES}
+    found = {name: made(folder) for name, made in PARTS.items()}
+    # A line for each metric, so that a difference shows which.
+    rows = [
+        f"{json.dumps(name)}: {json.dumps(value, separators=(',', ':'))}"
+        for name, value in {"commits": commits, "packages": packages, **found}.items()
+    ]
+    OUT.write_text("{" + ",\n".join(rows) + "}\n")
+
+
+if __name__ == "__main__":
+    main()

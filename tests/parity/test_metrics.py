@@ -1,0 +1,59 @@
+"""Metrics equal their official scorers on the inputs of metric_cases.py (see make_metrics.py)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.parity import metric_cases as cases
+from vljax.evaluation.metrics import hallucination, vqa
+
+REFERENCE = json.loads((Path(__file__).parent / "data/metrics.json").read_text())
+
+
+def test_vqa_accuracy_equals_the_script_of_vqa_v2():
+    found = [100 * vqa.vqa_accuracy(answer, people) for answer, people in cases.questions()]
+    assert found == pytest.approx(REFERENCE["vqa_accuracy"], abs=1e-9)
+    assert len({round(value) for value in found}) > 4  # not all right or all wrong
+
+
+def test_the_quirks_of_vqa_accuracy_show_in_these_cases():
+    """Each of them is needed for the parity above."""
+    official = REFERENCE["vqa_accuracy"]
+    asked = cases.questions()
+    always = [100 * vqa.vqa_accuracy(*case, normalise="always") for case in asked]
+    all_periods = [100 * vqa.vqa_accuracy(*case, periods=None) for case in asked]
+    assert always != pytest.approx(official, abs=1e-9)
+    assert all_periods != pytest.approx(official, abs=1e-9)
+
+
+def test_relaxed_accuracy_equals_pix2struct():
+    pairs = cases.number_pairs()
+    found = [vqa.relaxed_accuracy(answer, [reference]) for reference, answer in pairs]
+    assert found == REFERENCE["relaxed_accuracy"]
+
+
+def test_anls_with_the_options_of_pix2struct_equals_it():
+    pairs = cases.lowered_pairs()
+    options = {"at": "wrong", "length": "normalised"}
+    found = [vqa.anls(answer, [truth], **options) for truth, answer in pairs]
+    assert found == pytest.approx(REFERENCE["anls"], abs=1e-9)
+    assert 0.5 in [vqa.anls(answer, [truth]) for truth, answer in pairs]
+
+
+def test_pope_equals_its_script():
+    found = hallucination.pope(*cases.polls())
+    official = REFERENCE["pope"]
+    names = ["Accuracy", "Precision", "Recall", "F1 score", "Yes ratio"]
+    assert list(found) == pytest.approx([official[name] for name in names], abs=1e-12)
+
+
+def test_chair_equals_its_script_on_words():
+    texts, present = cases.captions()
+    table = hallucination.synonym_table(cases.SYNONYMS)
+    mentions = [hallucination.mentioned_objects(text.split(), table) for text in texts]
+    official = REFERENCE["chair"]
+    assert [" ".join(words) for words in mentions] == official["objects"]
+    found = hallucination.chair(mentions, present)
+    assert found.sentence == pytest.approx(official["CHAIRs"], abs=1e-12)
+    assert found.instance == pytest.approx(official["CHAIRi"], abs=1e-12)
