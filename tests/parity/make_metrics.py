@@ -27,6 +27,10 @@ from typing import Any
 
 import editdistance
 import metric_cases as cases
+import numpy as np
+import scipy.stats
+import torch
+from sklearn import metrics
 
 OUT = Path(__file__).parent / "data/metrics.json"
 REPOSITORIES = (
@@ -124,12 +128,53 @@ def chair(folder: Path) -> dict[str, Any]:
     }
 
 
+def classification(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for ties in (False, True):
+        scores, labels = cases.scored(11, ties=ties)
+        of_class = list(zip(scores.T, labels.T, strict=True))
+        ap = [metrics.average_precision_score(y, s) for s, y in of_class]
+        area = [metrics.roc_auc_score(y, s) for s, y in of_class]
+        found[f"ties_{ties}"] = {"ap": ap, "auroc": area}
+    path = folder / "CLIP_benchmark/clip_benchmark/metrics/zeroshot_classification.py"
+    scope = part(path, "average_precision_per_class", torch=torch)
+    scores, labels = cases.scored(11, ties=False)
+    labels[:, 2] = False
+    of_class = scope["average_precision_per_class"](torch.tensor(scores), torch.tensor(labels))
+    found["clip_benchmark_map"] = float(of_class.mean())
+    given, truth = cases.classified(12)
+    for average in ("macro", "micro", "weighted"):
+        found[f"f1_{average}"] = metrics.f1_score(truth, given, average=average)
+    found["balanced_accuracy"] = metrics.balanced_accuracy_score(truth, given)
+    logits, labels = cases.scored(13, ties=False)
+    found["top_2"] = metrics.top_k_accuracy_score(labels.argmax(1), logits, k=2, labels=range(6))
+    return found
+
+
+def bootstrap(folder: Path) -> dict[str, list[float]]:
+    first, second, _ = cases.clustered()
+    found = {}
+    for name, values, level in (("mean", first, 0.95), ("difference", second - first, 0.9)):
+        interval = scipy.stats.bootstrap(
+            (values,),
+            np.mean,
+            confidence_level=level,
+            n_resamples=5000,
+            method="percentile",
+            rng=np.random.default_rng(3),
+        ).confidence_interval
+        found[name] = [float(interval.low), float(interval.high)]
+    return found
+
+
 PARTS = {
     "vqa_accuracy": vqa,
     "relaxed_accuracy": relaxed,
     "anls": anls,
     "pope": pope,
     "chair": chair,
+    "classification": classification,
+    "bootstrap": bootstrap,
 }
 
 

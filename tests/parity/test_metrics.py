@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.parity import metric_cases as cases
-from vljax.evaluation.metrics import hallucination, vqa
+from vljax.evaluation.metrics import classification, hallucination, uncertainty, vqa
 
 REFERENCE = json.loads((Path(__file__).parent / "data/metrics.json").read_text())
 
@@ -57,3 +58,50 @@ def test_chair_equals_its_script_on_words():
     found = hallucination.chair(mentions, present)
     assert found.sentence == pytest.approx(official["CHAIRs"], abs=1e-12)
     assert found.instance == pytest.approx(official["CHAIRi"], abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_average_precision_and_auroc_equal_scikit_learn(ties):
+    scores, labels = cases.scored(11, ties=ties)
+    official = REFERENCE["classification"][f"ties_{ties}"]
+    of_class = list(zip(scores.T, labels.T, strict=True))
+    for metric, name in (
+        (classification.average_precision, "ap"),
+        (classification.auroc, "auroc"),
+    ):
+        assert [metric(*case) for case in of_class] == pytest.approx(official[name], abs=1e-12)
+    mean = classification.mean_average_precision(scores, labels)
+    assert mean == pytest.approx(sum(official["ap"]) / 6, abs=1e-12)
+
+
+def test_map_with_an_empty_class_as_zero_equals_clip_benchmark():
+    """Which computes in float32."""
+    scores, labels = cases.scored(11, ties=False)
+    labels[:, 2] = False
+    found = classification.mean_average_precision(scores, labels, empty="zero")
+    assert found == pytest.approx(REFERENCE["classification"]["clip_benchmark_map"], abs=1e-6)
+
+
+def test_f1_and_recall_equal_scikit_learn():
+    given, truth = cases.classified(12)
+    official = REFERENCE["classification"]
+    for average in ("macro", "micro", "weighted"):
+        found = classification.f1_score(given, truth, average=average)
+        assert found == pytest.approx(official[f"f1_{average}"], abs=1e-12)
+    ranks = np.where(given == truth, 1, 2)
+    found = classification.mean_per_class_recall(ranks, truth)
+    assert found == pytest.approx(official["balanced_accuracy"], abs=1e-12)
+    logits, labels = cases.scored(13, ties=False)
+    ranks = classification.label_ranks(logits, labels.argmax(1))
+    assert classification.top_k_accuracy(ranks, 2) == official["top_2"]
+
+
+def test_bootstrap_intervals_equal_scipy():
+    first, second, _ = cases.clustered()
+    official, options = REFERENCE["bootstrap"], {"resamples": 5000, "seed": 3}
+    found = uncertainty.bootstrap_mean(first, **options)
+    assert [found.low, found.high] == pytest.approx(official["mean"], abs=1e-12)
+    rows = [list(enumerate(values.tolist())) for values in (first, second)]
+    found = uncertainty.paired_difference(*rows, level=0.9, **options)
+    assert [found.low, found.high] == pytest.approx(official["difference"], abs=1e-12)
+    assert found.mean == pytest.approx(second.mean() - first.mean(), abs=1e-12)
