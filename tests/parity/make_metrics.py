@@ -151,6 +151,24 @@ def classification(folder: Path) -> dict[str, Any]:
     return found
 
 
+def retrieval(folder: Path) -> dict[str, Any]:
+    path = folder / "CLIP_benchmark/clip_benchmark/metrics/zeroshot_retrieval.py"
+    recall_at_k = part(path, "recall_at_k", torch=torch)["recall_at_k"]
+    texts, images, owner = cases.embeddings()
+    scores = torch.tensor(texts @ images.T)
+    positives = torch.zeros_like(scores, dtype=bool)
+    positives[torch.arange(len(scores)), owner] = True
+    found: dict[str, Any] = {}
+    for name, s, y in (("images", scores, positives), ("texts", scores.T, positives.T)):
+        for k in (1, 5, 10):
+            shares = recall_at_k(s, y.contiguous(), k)
+            found[f"{name}_share@{k}"] = float(shares.double().mean())
+            found[f"{name}_hits@{k}"] = float((shares > 0).double().mean())
+        ap = [metrics.average_precision_score(b, a) for a, b in zip(s, y, strict=True)]
+        found[f"{name}_map"] = float(np.mean(ap))
+    return found
+
+
 def bootstrap(folder: Path) -> dict[str, list[float]]:
     first, second, _ = cases.clustered()
     found = {}
@@ -174,6 +192,7 @@ PARTS = {
     "pope": pope,
     "chair": chair,
     "classification": classification,
+    "retrieval": retrieval,
     "bootstrap": bootstrap,
 }
 

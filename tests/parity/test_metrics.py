@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.parity import metric_cases as cases
-from vljax.evaluation.metrics import classification, hallucination, uncertainty, vqa
+from vljax.evaluation.metrics import classification, hallucination, ranking, uncertainty, vqa
 
 REFERENCE = json.loads((Path(__file__).parent / "data/metrics.json").read_text())
 
@@ -94,6 +94,23 @@ def test_f1_and_recall_equal_scikit_learn():
     logits, labels = cases.scored(13, ties=False)
     ranks = classification.label_ranks(logits, labels.argmax(1))
     assert classification.top_k_accuracy(ranks, 2) == official["top_2"]
+
+
+def test_retrieval_equals_clip_benchmark_and_scikit_learn():
+    """Shares and hits of CLIP_benchmark's recall, from float32; AP of scikit-learn."""
+    texts, images, owner = cases.embeddings()
+    own = np.arange(len(images))
+    found = {}
+    for name, ranks in (
+        ("images", ranking.positive_ranks(texts, images, owner, own)),
+        ("texts", ranking.positive_ranks(images, texts, own, owner)),
+    ):
+        for k in (1, 5, 10):
+            found[f"{name}_share@{k}"] = ranking.recall_share_at_k(ranks, k)
+            found[f"{name}_hits@{k}"] = ranking.recall_at_k(ranks.best, k)
+        found[f"{name}_map"] = ranking.retrieval_map(ranks)
+    assert found == pytest.approx(REFERENCE["retrieval"], abs=1e-6)
+    assert found["texts_share@5"] < found["texts_hits@5"]
 
 
 def test_bootstrap_intervals_equal_scipy():
