@@ -29,6 +29,7 @@ class Data:
     """Six questions about the same two objects; the image of the last one cannot be read."""
 
     labels = np.full(6, -1)
+    images = np.zeros(6, int)
     class_names = ()
 
     def __init__(self):

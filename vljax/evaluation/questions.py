@@ -19,6 +19,7 @@ from vljax.config import UserError
 from vljax.data.records import Annotation
 from vljax.data.vocabulary import normalised, terms
 from vljax.evaluation.evaluator import Draw, EvaluationData, Evaluator
+from vljax.evaluation.metrics.uncertainty import Sampled
 from vljax.evaluation.metrics.vqa import vqa_accuracy
 from vljax.evaluation.predictor import Batch, Predictor
 
@@ -114,17 +115,19 @@ class Questions(Evaluator, name="questions"):
         asked = [a.questions[0] for a, ok in zip(data.annotations, readable, strict=True) if ok]
         kinds = np.array([question.kind for question in asked])
         answers = np.array([normalised(question.answer) for question in asked])
-        metrics = {"accuracy": float(credits.mean()), "questions": float(len(credits))}
+        images = data.images[readable]
+        metrics: dict[str, float] = {"accuracy": Sampled(credits, images)}
+        metrics["questions"] = float(len(credits))
         metrics["unreadable"] = float(count - len(credits))
         by_people = [score for score, ok in zip(official, readable, strict=True) if ok]
         if any(len(question.answers) > 1 for question in asked) and None not in by_people:
-            metrics["vqa_accuracy"] = float(np.mean(np.array(by_people, np.float64)))
+            metrics["vqa_accuracy"] = Sampled(np.array(by_people, np.float64), images)
         most = np.zeros(len(credits))
         for kind in sorted(set(kinds.tolist())):
             own = kinds == kind
             ((_, times),) = Counter(answers[own].tolist()).most_common(1)
             most[own] = times / own.sum()
-            metrics[f"accuracy/{kind}"] = float(credits[own].mean())
+            metrics[f"accuracy/{kind}"] = Sampled(credits[own], images[own])
             metrics[f"majority/{kind}"] = float(times / own.sum())
             metrics[f"questions/{kind}"] = float(own.sum())
         metrics["majority"] = float(most.mean())
