@@ -92,6 +92,8 @@ def write_images(folder: Path, count: int) -> list[str]:
 def first_embedding(model: Path, image: str, cache: str | None) -> tuple[float, float]:
     """Seconds to import and load, and to encode one file, in a new process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Without bytecode files, every process would compile vljax anew; an installed package has them.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if cache is None:
         environment["JAX_ENABLE_COMPILATION_CACHE"] = "0"
     else:

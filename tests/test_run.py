@@ -13,6 +13,7 @@ from tests.training import tiny
 from vljax import config
 from vljax.commands.main import main
 from vljax.config import UserError
+from vljax.data.sources.mixture import Mixture, Part
 from vljax.datasets import Builtin
 from vljax.evaluation import Retrieval, ZeroShot
 from vljax.models.compute import Call, Compute
@@ -25,6 +26,7 @@ from vljax.run import (
     prepare,
     state_bytes,
     step_bytes,
+    with_image_size,
 )
 
 
@@ -221,3 +223,102 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path
     assert not (tmp_path / "run").exists()
     assert main(["check", *argv]) == 0  # it says whether the recipe is valid, for any machine
     assert "note: model: parameters, optimizer state and gradients" in capsys.readouterr().out
+
+
+# --- Image size -----------------------------------------------------------------------------------
+
+
+def sizes(run):
+    both = (run.data.train_transforms, run.data.eval_transforms)
+    return [[t.size for t in transforms if hasattr(t, "size")] for transforms in both]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "wanted"),
+    [
+        ("quickstart:tiny", 72, [[79, 72], [72]]),  # 66 and 60 before
+        ("clip_vit_b16", 336, [[336], [336]]),
+        ("siglip_so400m14_384", 384, [[384], [384]]),  # 14 does not divide its own size
+        ("vqa_cross_attention:tiny", 128, [[128], [128]]),
+    ],
+)
+def test_one_size_for_the_model_and_all_transforms(name, size, wanted):
+    file, _, variant = name.partition(":")
+    run = config.load(f"configs/{file}.py{variant and ':' + variant}", Run)
+    made = with_image_size(run, size)
+    assert made.model.nodes["image"].image_size == size
+    assert sizes(made) == wanted
+    assert not made.init.resize
+    if size == run.model.nodes["image"].image_size:
+        assert made == run
+
+
+def test_a_run_of_another_size_can_be_trained():
+    prepared = prepare(with_image_size(recipe(), 72))
+    assert prepared.shapes.params["image"]["positions"].shape[0] == 36
+    assert prepared.run.data.batch_spec(1)["image"][0] == (1, 72, 72, 3)
+
+
+def test_the_size_mends_transforms_that_differ():
+    wrong = recipe(model={"image": {"image_size": 72}})
+    with pytest.raises(
+        UserError, match=r"the data gives \(60, 60, 3\); --image_size 72 sets model"
+    ):
+        config.validate(wrong)
+    assert sizes(config.validate(with_image_size(wrong, 72))) == [[79, 72], [72]]
+
+
+def test_the_parts_of_a_mixture_get_the_size_too():
+    run = recipe()
+    part = Part(run.data.source, transforms=run.data.eval_transforms)
+    source = Mixture({"a": part, "b": Part(run.data.source)})
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, source=source))
+    made = config.validate(with_image_size(run, 72))
+    assert made.data.source.parts["a"].transforms[1].size == 72
+
+
+def test_train_and_evaluation_of_other_sizes_are_refused_with_the_remedy():
+    run = recipe()
+    data = dataclasses.replace(
+        run.data, eval_transforms=with_image_size(run, 72).data.eval_transforms
+    )
+    with pytest.raises(UserError, match=r"; --image_size SIZE sets the size in both$"):
+        config.validate(dataclasses.replace(run, data=data))
+
+
+def test_positions_of_an_initial_model_are_resized_if_they_must_be():
+    run = recipe()
+    run = dataclasses.replace(run, init=dataclasses.replace(run.init, path="runs/other"))
+    assert with_image_size(run, 72).init.resize
+    assert not with_image_size(run, 60).init.resize
+    for field in ({"table_size": 60}, {"positions": "sincos"}):
+        image = dataclasses.replace(run.model.nodes["image"], **field)
+        nodes = {**run.model.nodes, "image": image}
+        other = dataclasses.replace(run, model=dataclasses.replace(run.model, nodes=nodes))
+        assert not with_image_size(other, 72).init.resize
+
+
+def test_sizes_that_cannot_be_are_refused():
+    run = recipe()
+    image, text = run.model.nodes["image"], run.model.nodes["text"]
+
+    def refused(size, message, **nodes):
+        of = dataclasses.replace(run, model=dataclasses.replace(run.model, nodes=nodes))
+        with pytest.raises(UserError, match=f"^--image_size: {re.escape(message)}$"):
+            with_image_size(of, size)
+
+    cell = "pixels are not a multiple of 12, the size of a patch of model.nodes.image; use"
+    refused(70, f"70 {cell} 60 or 72", image=image)
+    refused(7, f"7 {cell} 12", image=image)
+    refused(60, "the model has no encoder with an image_size", text=text)
+    refused(
+        60,
+        "the image encoders have different sizes (--model.nodes.image.image_size 60 and"
+        " --model.nodes.small.image_size 24); set each, and the sizes of their transforms",
+        image=image,
+        small=dataclasses.replace(image, image_size=24),
+    )
+    with pytest.raises(
+        UserError, match=r"image \(naflex_vit\) takes images of any size; set the num"
+    ):
+        with_image_size(config.load("configs/naflex.py:tiny", Run), 72)

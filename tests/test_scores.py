@@ -17,6 +17,7 @@ from vljax import scores
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.evaluation.metrics.uncertainty import Sampled
+from vljax.evaluation.predictor import ModelPredictor
 from vljax.inference import load
 
 NAME = "transformers_clip_a"
@@ -33,17 +34,18 @@ def data(tmp_path):
     return tmp_path
 
 
-class Counting:
+class Counting(ModelPredictor):
     """A predictor that counts the batches it computes, and stops before batch `until`."""
 
-    def __init__(self, predictor, until=math.inf):
-        self.predictor, self.until, self.batches = predictor, until, 0
+    def __init__(self, predictor, until):
+        super().__init__(predictor.forward, predictor.variables)
+        vars(self).update(until=until, batches=0)
 
     def run(self, want, batch):
         if self.batches == self.until:
             raise KeyboardInterrupt
-        self.batches += 1
-        return self.predictor.run(want, batch)
+        vars(self)["batches"] += 1
+        return super().run(want, batch)
 
 
 def counted(model, until=math.inf):

@@ -39,7 +39,12 @@ from vljax.data.vocabulary import VocabularyFile
 from vljax.data.worker_pool import usable_cores
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.evaluation.evaluator import Evaluator
-from vljax.evaluation.predictor import Batch, CountingPredictor, Forward, Predictor
+from vljax.evaluation.predictor import (
+    Batch,
+    CountingPredictor,
+    Forward,
+    ModelPredictor,
+)
 from vljax.evaluation.questions import Questions
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot, class_embeddings, template_problems
@@ -56,7 +61,7 @@ from vljax.interop.programs.standalone.inputs import (
     padded,
     texts_of,
 )
-from vljax.models.assembly import Model, Variables, example_batch, parameter_shapes
+from vljax.models.assembly import Model, Variables, example_batch
 from vljax.models.node import makers
 from vljax.models.numerics import Precision, Similarity, unit
 from vljax.models.parameters import merge
@@ -169,7 +174,7 @@ class Loaded:
     """The number of training steps; 0 for a model of other software."""
     model: Model
     variables: Variables
-    predictor: Predictor
+    predictor: ModelPredictor
     """The model with its variables on all devices, for any of its outputs."""
     tokenizers: dict[str, LoadedTokenizer]
     """The tokenizers by name."""
@@ -185,7 +190,7 @@ class Loaded:
     ) -> Float[np.ndarray, "images dim"]:
         """The embeddings of images.
 
-        Threads read and decode the next images while the devices compute. At most 512 are in memory
+        Threads read and decode the next images while the devices compute. At most 768 are in memory
         at a time, in batches of few sizes, so that different numbers of images do not compile
         again.
 
@@ -772,11 +777,22 @@ class Loaded:
         report: Progress,
     ) -> np.ndarray:
         output, parts, done = f"{name}/embedding", list[np.ndarray](), 0
+
+        def finish(wait: Callable[[], dict[str, np.ndarray]], count: int) -> None:
+            nonlocal done
+            parts.append(wait()[output][:count])
+            done += count
+            report(done, done if total is None else total)
+
+        # The devices compute one batch while the host makes the next.
+        computing: list[tuple[Callable[[], dict[str, np.ndarray]], int]] = []
         for each, rows in batches(inputs):
             batch = {entry: padded(array, rows) for entry, array in batch_of(each).items()}
-            parts.append(self.predictor.run([output], batch)[output][: len(each)])
-            done += len(each)
-            report(done, done if total is None else total)
+            if computing:
+                finish(*computing.pop())
+            computing.append((self.predictor.begin([output], batch), len(each)))
+        if computing:
+            finish(*computing.pop())
         return np.concatenate(parts) if parts else self._no_rows(output)
 
     def _no_rows(self, output: str) -> np.ndarray:
@@ -1041,7 +1057,7 @@ def _load_own(path: str, precision: Precision | None, mesh: Mesh) -> Loaded:
     if written is None:
         variables = _stored(folder, model, run, everywhere)
     else:
-        variables = jax.device_put(written.variables(model, run.model), everywhere)
+        variables = jax.device_put(written.variables(model), everywhere)
     return Loaded(
         run=run,
         step=int(folder.name) if written is None else written.step,
@@ -1095,7 +1111,7 @@ def _stored(folder: epath.Path, model: Model, run: Run, sharding: NamedSharding)
     """The evaluation variables of a checkpoint, with EMA parameters where there are any."""
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        parameter_shapes(model, run.model),
+        model.shapes,
     )
     task = Task(model, run.objectives, run.optim, run.steps, named_groups=run.groups)
     wanted = {**shapes._asdict(), "average": ema_parameters(task, shapes.params)}

@@ -26,6 +26,7 @@ from vljax.data.pipeline.pipeline import Data, Sample, read_sample
 from vljax.data.records import counts_by_kind, error_for_field, exceeds_limit
 from vljax.data.tokenizers import LoadedTokenizer
 from vljax.data.tokenizers.base import load_named
+from vljax.data.transforms.base import Transform
 from vljax.evaluation.evaluator import Evaluator
 from vljax.files import format_bytes
 from vljax.host_process import host_memory
@@ -171,7 +172,7 @@ class Run:
                     patches = encoder is not None and encoder.any_length
                     remedy = "; use patchify with its patch_size" if patches else ""
                     if entry == "image" and not patches:
-                        remedy = self._size_remedy(made[0])
+                        remedy = self._size_remedy(wanted[0], made[0])
                     yield field, f"is made for {wanted}, but the data gives {made}{remedy}"
         for name, objective in self.objectives.items():
             for entry in objective.batch_entries():
@@ -179,8 +180,10 @@ class Run:
                     missing = f"needs the batch entry {entry!r}, which no transform makes"
                     yield f"objectives.{name}", f"{missing}{suggest(entry, batch)}"
 
-    def _size_remedy(self, size: int) -> str:
-        """The fields of transforms that set the size of images."""
+    def _size_remedy(self, wanted: int, size: int) -> str:
+        """The option that sets the size of images in the model and in the transforms."""
+        if {node.image_size for node in image_encoders(self).values()} == {wanted}:
+            return f"; --image_size {wanted} sets model and transforms, or another size both"
         fields = [
             f"--data.{name}.{i}.size"
             for name in ("train_transforms", "eval_transforms")
@@ -368,6 +371,102 @@ def check_trains(prepared: Prepared) -> None:
     """Raises UserError if a run has no objective to train on."""
     if not prepared.run.objectives:
         raise UserError("objectives: a run needs at least one")
+
+
+# --- Image size -----------------------------------------------------------------------------------
+
+
+def image_encoders(run: Run) -> dict[str, Any]:
+    """The encoders with an `image_size`, by name."""
+    return {name: e for name, e in run.model.encoders.items() if hasattr(e, "image_size")}
+
+
+def with_image_size(run: Run, size: int) -> Run:
+    """The run with images of another size: in the model, and in all transforms of its data.
+
+    The last transform with a size gives images that size. Sizes before it change in proportion, as
+    that of a `Resize` to 256 before a `CentreCrop` of 224. Learned positions of a model at
+    `init.path` are resized if the new size needs others.
+
+    Args:
+      run: the recipe.
+      size: height and width of images, in pixels.
+
+    Raises:
+      UserError: if the model has no image encoder or several of different sizes, takes images of
+        any size, or has a patch size that does not divide the new size.
+
+    >>> quickstart = config.load("configs/quickstart.py", Run)  # doctest: +SKIP
+    >>> run = with_image_size(quickstart, 120)  # doctest: +SKIP
+    >>> run.model.nodes["image"].image_size, run.data.eval_transforms[1].size  # doctest: +SKIP
+    (120, 120)
+    >>> [t.size for t in run.data.train_transforms[1:3]]  # 66 and 60 before  # doctest: +SKIP
+    [132, 120]
+    """
+    found = image_encoders(run)
+    if not found:
+        raise UserError("--image_size: the model has no encoder with an image_size")
+    for name, encoder in found.items():
+        if encoder.any_length:
+            raise UserError(
+                f"--image_size: model.nodes.{name} ({encoder.type_name}) takes images of any size;"
+                " set the number of patches, `lengths` of patchify in data.train_transforms and"
+                " data.eval_transforms"
+            )
+    if len({encoder.image_size for encoder in found.values()}) > 1:
+        both = " and ".join(
+            f"--model.nodes.{n}.image_size {e.image_size}" for n, e in found.items()
+        )
+        raise UserError(
+            f"--image_size: the image encoders have different sizes ({both}); set each, and the"
+            " sizes of their transforms"
+        )
+    nodes, init = dict(run.model.nodes), run.init
+    for name, encoder in found.items():
+        if size != encoder.image_size:
+            _check_divides(name, encoder, size)
+        made = nodes[name] = dataclasses.replace(encoder, image_size=size)
+        table = isinstance(made, encoders.ViT) and made.positions == "learned"
+        if table and init.path is not None and made.table_grid != encoder.table_grid:
+            init = dataclasses.replace(init, resize=True)
+    data = _with_sizes(run.data, size)
+    return dataclasses.replace(run, model=ModelConfig(nodes), data=data, init=init)
+
+
+def _check_divides(name: str, encoder: Any, size: int) -> None:
+    cell = max(1, getattr(encoder, "patch_size", 1) * getattr(encoder, "merge", 1))
+    if size % cell:
+        below = size // cell * cell
+        near = f"{below} or {below + cell}" if below else str(cell)
+        raise UserError(
+            f"--image_size: {size} pixels are not a multiple of {cell}, the size of a patch of"
+            f" model.nodes.{name}; use {near}"
+        )
+
+
+def _with_sizes(value: Any, size: int) -> Any:
+    """A part of a recipe with another size in all sequences of transforms, such as of mixtures."""
+    if isinstance(value, tuple):
+        sizes = [t.size for t in value if _sets_size(t)]
+        return tuple(
+            dataclasses.replace(each, size=max(1, round(each.size * size / max(1, sizes[-1]))))
+            if _sets_size(each)
+            else _with_sizes(each, size)
+            for each in value
+        )
+    if isinstance(value, dict):
+        return {name: _with_sizes(each, size) for name, each in value.items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    changed = {k: new for k, old in fields.items() if (new := _with_sizes(old, size)) != old}
+    return dataclasses.replace(value, **changed) if changed else value
+
+
+def _sets_size(value: Any) -> bool:
+    """Whether it is a transform that gives images its `size`."""
+    is_transform = isinstance(value, Transform) and value.moves_pixels
+    return is_transform and isinstance(getattr(value, "size", None), int)
 
 
 # --- Memory of a step -----------------------------------------------------------------------------
@@ -602,11 +701,8 @@ def _check_outputs(run: Run, model: Model) -> Variables:
     }
     batch = {name: spec.get(name, shape) for name, shape in example_batch(run.model).items()}
 
-    def trace(key: jax.Array, batch: Mapping[str, Any]) -> tuple[Variables, dict[str, Any]]:
-        variables = model.init(key, batch)
-        return variables, model.apply(variables, batch)[0]
-
-    variables, outputs = jax.eval_shape(trace, jax.random.key(0), batch)
+    variables = model.shapes
+    outputs = jax.eval_shape(lambda v, b: model.apply(v, b)[0], variables, batch)
     reads = {f"objectives.{name}": o.reads() for name, o in run.objectives.items()}
     reads |= {path: evaluator.reads() for path, evaluator in run.all_evaluators.items()}
     made = {*outputs, *model.if_wanted}

@@ -81,7 +81,9 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
         (["--learning_rate", "1"], "'learning_rate'; did you mean 'optim.learning_rate'?"),
         (["--batch-size", "1"], "unknown field 'batch_size'; did you mean 'global_batch'?"),
         (["--warmup_steps", "1"], "did you mean 'optim.schedule.warmup_steps'?"),
-        (["--image_size", "1"], "did you mean 'model.nodes.image.image_size'?"),
+        (["--patch_size", "1"], "did you mean 'model.nodes.image.patch_size'?"),
+        (["--image_size", "50"], "--image_size: 50 pixels are not a multiple of 12, the size of a"),
+        (["--image-size", "big"], "--image_size: must be a whole number of 1 or more, not 'big'"),
         (["--stepps", "1"], "unknown field 'stepps'; did you mean 'steps'?"),
         (["--optim.learning_rate", "fast"], "could not convert string to float: 'fast'"),
         (["--optim.learning_rate", "0"], "optim.learning_rate: must be positive, not 0.0"),
@@ -101,7 +103,7 @@ def test_json_may_stand_anywhere(monkeypatch, tmp_path, capsys, args):
         ),
         (
             ["--model.nodes.image.image_size", "32"],
-            "is made for (32, 32, 3), but the data gives (60, 60, 3); set --data.train_transforms",
+            "is made for (32, 32, 3), but the data gives (60, 60, 3); --image_size 32 sets model",
         ),
         (
             ["--model.nodes.text.context_length", "8"],

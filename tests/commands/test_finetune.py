@@ -1,5 +1,6 @@
 """`vljax finetune`: from a folder of other software and a table of pictures to a trained model."""
 
+import ast
 import csv
 import dataclasses
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.commands.conftest import ROOT
 from tests.data.samples import encoded, picture
@@ -43,6 +45,7 @@ from vljax.workdir import read_recipe
 
 GUIDE = (ROOT / "docs/finetuning.md").read_text()
 COMMANDS = re.search(r"```bash\n(.*?)```", GUIDE, re.S)[1].splitlines()
+EVALUATION = re.search(r"```python\n(.*?)```", GUIDE, re.S)[1]
 OPTIONS = [shlex.split(cell) for cell in re.findall(r"^\|[^|]* \| `(--.*)` \|$", GUIDE, re.M)]
 
 
@@ -157,9 +160,86 @@ def test_a_run_resumes_without_its_model_and_gets_more_steps(finished, home, cal
     assert json.loads((again / "checkpoints/4/recipe.json").read_text())["steps"] == 4
 
 
-def test_transformers_gets_the_fine_tuned_model(finished, home, call):
+def test_the_guide_evaluates_the_result(finished, home, capsys, monkeypatch):
+    monkeypatch.chdir(home)
+    found = {}
+    exec(EVALUATION.replace("runs/photos", "w"), found)
+    measured = ast.literal_eval(capsys.readouterr().out)
+    assert measured["retrieval/examples"] == 24
+    # The run was evaluated with the captions of another column.
+    source = Csv("photos/validation.csv", captions=("title",))
+    again = found["model"].evaluate(source, "retrieval")
+    rows = (row for row in metrics.read("w") if row["step"] == 2)
+    prefix = "retrieval/validation/all/"
+    trained = {
+        f"retrieval/{name.removeprefix(prefix)}": value
+        for row in rows
+        for name, value in row.items()
+        if name.startswith(prefix)
+    }
+    assert again.keys() == trained.keys()
+    # This random model gives some captions similarities that are one rounding apart: two of the 24
+    # queries may rank otherwise in batches of another size.
+    recalls = {name for name in again if "/recall@" in name}
+    assert len(recalls) == 12
+    assert {name: again[name] for name in recalls} == pytest.approx(
+        {name: trained[name] for name in recalls}, abs=2 / 24
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(finished, home, call):
+    """The folder that the last command of the guide wrote."""
     status, _, err = call(*guide(2, home))
     assert status == 0, err
+    return home / "photos-clip"
+
+
+CAPTIONS = ["picture number 3", "a photo of a cat", "  Two DOGS,  running!"]
+
+
+@pytest.fixture(scope="module")
+def embedded(finished, home):
+    """What the fine-tuned model computes of the pictures and some captions."""
+    model = load(home / "w", devices=jax.devices()[:1])
+    return model.encode_image(pictures(home)), model.encode_text(CAPTIONS)
+
+
+def pictures(home):
+    return sorted((home / "photos").glob("*.png"))
+
+
+def test_the_exported_folder_computes_the_same(exported, embedded, home):
+    model = load(exported, devices=jax.devices()[:1])
+    again = model.encode_image(pictures(home)), model.encode_text(CAPTIONS)
+    for ours, theirs in zip(embedded, again, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # It is the fine-tuned model, not the one before.
+    before = load(home / "clip", devices=jax.devices()[:1]).encode_text(CAPTIONS)
+    assert np.max(np.abs(before - embedded[1])) > 1e-6
+
+
+def test_transformers_computes_the_same_from_the_exported_folder(exported, embedded, home):
+    torch = pytest.importorskip("torch", reason="no torch: pip install 'vljax[parity]'")
+    software = pytest.importorskip(
+        "transformers", reason="no transformers: pip install 'vljax[parity]'"
+    )
+    model = software.AutoModel.from_pretrained(exported).eval()
+    processor = software.AutoProcessor.from_pretrained(exported, backend="pil")
+    batch = processor(
+        text=CAPTIONS,
+        images=[Image.open(file).convert("RGB") for file in pictures(home)],
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        made = model(**batch)
+    for ours, theirs in zip(embedded, (made.image_embeds, made.text_embeds), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+
+
+def test_transformers_gets_the_fine_tuned_model(exported, home):
     written, trained = read_source(str(home / "photos-clip")), parameters(home / "w", 2)
     assert written.title == "transformers clip"
     assert written.arrays.keys() == trained.keys()
@@ -177,6 +257,19 @@ def test_the_options_of_the_guide_are_fields(finished, home):
     assert plan(prepared).arrays["image/positions"].shape == (42**2, 24)
 
 
+def test_one_option_sets_the_size_of_images(home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    words = ["finetune", "clip", *TABLE, "--image-size", "48", "--recipe_only"]
+    assert main([*words, "--workdir", str(tmp_path / "w")]) == 0
+    told = capsys.readouterr().err
+    assert "images     48 x 48 pixels, with resized positions (init.resize True)" in told
+    assert "resized image/positions: 4 x 4 to 6 x 6" in told
+    run = read_recipe(str(tmp_path / "w" / "recipe.json"))
+    transforms = (*run.data.train_transforms, *run.data.eval_transforms)
+    assert {t.size for t in transforms if hasattr(t, "size")} == {48}
+    assert (run.model.nodes["image"].image_size, run.init.resize) == (48, True)
+
+
 TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
 
 
@@ -192,7 +285,16 @@ TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
         (("tower", *TABLE), "has no objective to train on, only a tower (image)"),
         (
             ("clip", *TABLE, "--model.nodes.image.image_size", "48"),
-            "set --data.train_transforms.1.size and --data.eval_transforms.1.size",
+            "--image_size 48 sets model and transforms",
+        ),
+        (
+            ("clip", *TABLE, "--image_size", "50"),
+            "--image_size: 50 pixels are not a multiple of 8, the size of a patch of"
+            " model.nodes.image; use 48 or 56",
+        ),
+        (
+            ("clip", *TABLE, "--image_size", "big"),
+            "--image_size: must be a whole number of 1 or more, not 'big'",
         ),
         (
             (
@@ -201,6 +303,38 @@ TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
             ),
             "image/positions is [16, 24] there, [36, 24] here: --init.resize True resizes",
         ),
+        (
+            (
+                *("clip", *TABLE, "--model.nodes.image.image_size", "35", "--init.resize", "True"),
+                *("--data.train_transforms.1.size", "35", "--data.eval_transforms.1.size", "35"),
+            ),
+            "model.nodes.image.image_size: 35 is not a multiple of the patch (8), and 3 pixels at"
+            " the edges would not be used; set it and the sizes of the transforms to 32 or 40",
+        ),
+        (
+            ("clip", *TABLE, "--model.nodes.text.mlp_dim", "40"),
+            "text/blocks/*/mlp/down/kernel is [36, 16] there, [40, 16] here; text/blocks/*/mlp/up/b"
+            "ias is [36] there, [40] here; text/blocks/*/mlp/up/kernel is [16, 36] there, [16, 40] "
+            "here: --init.skip 'text/blocks/[0-9]+/mlp/down/kernel' 'text/blocks/[0-9]+/mlp/up/bia"
+            "s' 'text/blocks/[0-9]+/mlp/up/kernel' leaves them out",
+        ),
+        (
+            ("clip", *TABLE, "--data.tokenizers.text.bos_token", "None"),
+            "bos_token is '<|startoftext|>' there, None here; use that one, or train new embeddings"
+            " of tokens with --init.skip text/embedding",
+        ),
+        (
+            (
+                *("clip", *TABLE, "--data.tokenizers.text", "clip"),
+                *("--model.nodes.text.vocab_size", "49408"),
+            ),
+            "the token 256 is 'e</w>' there, '!' here; use that one, or",
+        ),
+        (
+            ("clip", *TABLE, "--init.skip", "image/.*", "text/.*", "embedding/.*", "logit_scale"),
+            "matches a parameter of this model, whose parts are embedding, image, logit_scale, ",
+        ),
+        (("clip", *TABLE, "--init", "none"), "init.path: no such file or folder: none"),
         (("clip", *TABLE, "--validation", "expand"), "--validation: expand: expand needs source; "),
         (("--data", "x", "clip"), "--data before PATH: write vljax finetune PATH --data ..."),
         (
@@ -218,6 +352,7 @@ TABLE = ("--data", "photos/captions.csv", "--data.source.captions", "title")
 )
 def test_bad_input(arguments, message, home, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(home)
+    monkeypatch.setattr("vljax.launch.train", lambda *_: pytest.fail("it starts, and compiles"))
     if "tower" in arguments and not (home / "tower").exists():
         unzip("vit_a", home / "tower")
     words = ["finetune", *arguments, "--workdir", str(tmp_path / "w")]
@@ -233,9 +368,10 @@ def test_another_run_in_the_workdir_is_not_overwritten(finished, home, capsys, m
     before = (home / "w" / "recipe.json").read_text()
     words = ["finetune", "clip", *TABLE, "--workdir", "w", "--steps", "2", "--global_batch", "4"]
     assert main(words) == 2
-    assert (
-        "holds a run of another recipe (global_batch is 8 there, 4 here" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "holds a run of another recipe (global_batch is 8 there, 4 here" in told
+    file = home / "w" / "recipe.json"
+    assert told.endswith(f", or go on with that run: `vljax train {file} --steps N`\n")
     assert (home / "w" / "recipe.json").read_text() == before
 
 

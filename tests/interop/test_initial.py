@@ -260,7 +260,18 @@ WIDER = {"text": {"mlp_dim": 40}}
             r"re; text/blocks/./mlp/down/kernel is \[36, 16\] there, \[40, 16\] here; .*: --init.",
         ),
         ({"size": 48}, r": --init.resize True resizes image/positions$"),
-        (WIDER, r"--init.skip .*text/blocks/\[0-9\]\+/mlp/up/kernel.* leaves the others out$"),
+        (WIDER, r": --init.skip '.*' 'text/blocks/\[0-9\]\+/mlp/up/kernel' leaves them out$"),
+        ({"size": 48, **WIDER}, r" --init.skip '.*' leaves the others out$"),
+        (
+            {"embedding": {"dim": 8}},
+            r"^init: other shapes than in \S+: embedding/image/kernel is \[24, 20\] there, \[24, "
+            r"8\] here; embedding/text/kernel is \[16, 20\] there, \[16, 8\] here: --init.skip"
+            r" 'embedding/\.\*' leaves them out$",
+        ),
+        (
+            {"size": 35, "init": {"resize": True}},
+            r"^model.nodes.image.image_size: 35 is not a multiple of the patch \(8\), .* or 40$",
+        ),
         (
             {
                 "text": {"context_length": 20},

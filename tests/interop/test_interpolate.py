@@ -98,11 +98,15 @@ def values(seed):
     return np.random.default_rng(seed).normal(size=64)
 
 
-def test_batch_statistics_cannot_be_interpolated(home, tmp_path):
+def test_batch_statistics_cannot_be_interpolated(home, tmp_path, capsys):
     run = read_source(str(home / "w")).run
     nodes = {**run.model.nodes, "image": EfficientNetLite(image_size=32)}
     optim = dataclasses.replace(run.optim, frozen=(), ema_decay=None)
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, nodes=nodes), optim=optim)
     folder = str(saved(run, tmp_path / "w", 2))
-    with pytest.raises(UserError, match=r"has batch_stats, which do not fit interpolated param"):
-        interpolate_models(folder, folder, str(tmp_path / "out"), report=quiet)
+    assert main(["interpolate", folder, folder, str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"error: {folder}/checkpoints/3: has batch_stats, which do not fit inter"
+    )
+    assert not (tmp_path / "out").exists()

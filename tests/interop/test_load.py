@@ -23,7 +23,7 @@ from tests.parity import verify_inputs
 from vljax.config import UserError
 from vljax.inference import TEMPLATES, Index, _best
 from vljax.interop.convert import import_model
-from vljax.models.assembly import Variables
+from vljax.models.assembly import AssembledModule, Variables
 from vljax.models.numerics import Precision, unit
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.recipes import Folder, SoftmaxContrastive
@@ -70,6 +70,20 @@ def files(tmp_path_factory):
 
 
 # --- Load ---
+
+
+def test_a_model_is_traced_once_to_be_loaded(folder, monkeypatch):
+    """To trace it takes a third of a second for a ViT-B; so do its shapes and its outputs."""
+    traced = []
+
+    def count(module, *args, **kwargs):
+        traced.append(module.is_initializing())
+        return call(module, *args, **kwargs)
+
+    call = AssembledModule.__call__
+    monkeypatch.setattr(AssembledModule, "__call__", count)
+    vljax.load(folder)
+    assert traced == [True, False]  # the second tells which outputs there are
 
 
 @pytest.mark.parametrize("name", ["open_clip_siglip_a", "siglip2_a", "bert_a"])
@@ -466,14 +480,21 @@ def test_progress_is_reported(clip, monkeypatch, caplog):
 
 
 def test_few_images_are_in_memory_at_a_time(clip, monkeypatch):
-    """At most one batch is decoded ahead of the batch that is computed."""
-    content, read, computed = inputs.images()[0], [], []
-    run = clip.predictor.run
+    """One batch is computed while the next is made, and at most one more is decoded ahead."""
+    content, read, begun, waited = inputs.images()[0], [], [], []
+    begin = clip.predictor.begin
 
     class Watched:
-        def run(self, want, batch):
-            computed.append(len(read))
-            return run(want, batch)
+        def begin(self, want, batch):
+            assert len(waited) == len(begun)  # the devices hold one batch
+            begun.append(len(read))
+            wait = begin(want, batch)
+
+            def watched():
+                waited.append(len(read))
+                return wait()
+
+            return watched
 
     def each():
         for i in range(1300):
@@ -482,7 +503,8 @@ def test_few_images_are_in_memory_at_a_time(clip, monkeypatch):
 
     monkeypatch.setitem(clip.__dict__, "predictor", Watched())
     assert clip.encode_image(each()).shape == (1300, 20)
-    assert computed[:3] == [512, 768, 1024]
+    assert begun[:3] == [512, 768, 1024]
+    assert waited[:2] == [768, 1024]
 
 
 def test_an_unreadable_image_among_many_is_named(clip, files):

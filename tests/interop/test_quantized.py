@@ -133,7 +133,7 @@ def test_a_scanned_model_reads_unrolled_layers(home, form):
         model=replace(unrolled.run.model, nodes={**unrolled.run.model.nodes, **encoders}),
     )
     model = build_model(run, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
-    params = exported.open_folder(str(folder)).variables(model, run.model).params
+    params = exported.open_folder(str(folder)).variables(model).params
     depth = encoders["image"].depth
     kernel = params["image"]["blocks"]["mlp"]["up"]["kernel"]
     assert isinstance(kernel, QuantizedKernel)

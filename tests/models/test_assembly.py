@@ -19,7 +19,6 @@ from vljax.models.assembly import (
     Variables,
     build,
     example_batch,
-    parameter_shapes,
 )
 from vljax.models.compute import Call, Compute
 from vljax.models.heads.embedding import Embedding
@@ -57,7 +56,7 @@ def model(scan: bool = True) -> Model:
 
 @functools.cache
 def shapes(scan: bool = True) -> Variables:
-    return parameter_shapes(model(scan), two_towers(scan=scan))
+    return model(scan).shapes
 
 
 def batch() -> Tree:
@@ -149,12 +148,12 @@ def test_init_depends_on_the_key_alone() -> None:
     assert not np.array_equal(first["text"]["embedding"], other["text"]["embedding"])
 
 
-def test_parameter_shapes_are_those_of_init() -> None:
+def test_shapes_are_those_of_init() -> None:
     config = ModelConfig({"text": text(depth=1), "head": Embedding(4, {"text": "linear"})})
     built = build(config, Compute())
     ids = jnp.asarray(token_ids(3, 5))
     made = jax.eval_shape(built.init, jax.random.key(0), {"text": ids})
-    assert made == parameter_shapes(built, config)
+    assert made == built.shapes
     assert made.state == {}
 
 
@@ -228,7 +227,7 @@ class NamelessEncoder(Encoder):
 
 def test_a_parameter_without_names_is_refused() -> None:
     with pytest.raises(TypeError, match="without logical axis names"):
-        build(ModelConfig({"x": NamelessEncoder()}), Compute())
+        _ = build(ModelConfig({"x": NamelessEncoder()}), Compute()).axes
 
 
 @LAYOUTS
@@ -242,7 +241,7 @@ def test_activations_are_placed_by_as_many_names_as_they_have_axes(scan: bool) -
         return x
 
     config = two_towers(scan=scan)
-    parameter_shapes(build(config, Compute(constrain=constrain)), config)
+    _ = build(config, Compute(constrain=constrain)).shapes
     assert seen == {
         ("vocab", "embed"),
         ("batch", "length", "embed"),
@@ -254,7 +253,7 @@ def test_activations_are_placed_by_as_many_names_as_they_have_axes(scan: bool) -
 def test_dropout_needs_its_key_only_in_training() -> None:
     config = ModelConfig({"text": text(dropout=0.5)})
     built = build(config, Compute())
-    variables = Variables(randomised(parameter_shapes(built, config).params), {})
+    variables = Variables(randomised(built.shapes.params), {})
     entries = {"text": jnp.asarray(token_ids(2, 8))}
 
     @functools.partial(jax.jit, static_argnames="train")

@@ -227,3 +227,31 @@ def test_select_of_single_layers() -> None:
 def test_select_of_nothing_is_an_error() -> None:
     with pytest.raises(UserError, match=r"^trains: 'txet/' matches no parameter"):
         parameters.select("txet/", scanned())
+
+
+# --- Filled ---------------------------------------------------------------------------------------
+
+
+def test_filled_stacks_the_layers_of_scanned_blocks() -> None:
+    params = scanned()
+    layers = dict(parameters.leaves(parameters.unroll(params)))
+    read = lambda path, leaf: layers[tuple(path.split("/"))]  # noqa: E731
+    assert bitwise_equal(parameters.filled(params, read), params)
+    assert parameters.filled(params, lambda path, leaf: None) == {}
+
+
+def test_filled_keeps_the_widest_type_of_the_layers() -> None:
+    shapes = {"blocks": {"scale": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}
+    layers = {0: np.ones(3, jnp.bfloat16), 1: np.full(3, 1 + 2**-20, np.float32)}
+    made = parameters.filled(shapes, lambda path, leaf: layers[int(path.split("/")[1])])
+    wanted = np.stack([layers[0].astype(np.float32), layers[1]])
+    np.testing.assert_array_equal(made["blocks"]["scale"], wanted, strict=True)
+
+
+def test_jax_takes_over_filled_stacks_without_a_copy() -> None:
+    """On CPU. It copies memory that is not aligned."""
+    shapes = {"blocks": {"scale": jax.ShapeDtypeStruct((2, 300), jnp.float32)}}
+    made = parameters.filled(shapes, lambda path, leaf: np.ones(300, np.float32))
+    stack = made["blocks"]["scale"]
+    placed = jax.device_put(stack, jax.local_devices(backend="cpu")[0])
+    assert placed.unsafe_buffer_pointer() == stack.ctypes.data

@@ -9,7 +9,7 @@ import pytest
 
 from vljax.config import UserError, validate
 from vljax.models import presets
-from vljax.models.assembly import ModelConfig, build, parameter_shapes
+from vljax.models.assembly import ModelConfig, build
 from vljax.models.compute import Compute
 from vljax.models.heads.embedding import Embedding
 from vljax.models.node import Encoder
@@ -17,7 +17,7 @@ from vljax.models.node import Encoder
 
 def parameters(name: str, encoder: Encoder, head: Embedding | None = None) -> int:
     config = ModelConfig({name: encoder} if head is None else {name: encoder, "head": head})
-    shapes = parameter_shapes(build(config, Compute()), config)
+    shapes = build(config, Compute()).shapes
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from tests.training import tiny
-from vljax.models.assembly import parameter_shapes
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.placement import bytes_per_device, parameter_placements
 from vljax.parallel.rules import batch_sharding, constrain, replicated
@@ -34,7 +33,7 @@ def placed(sizes, fsdp_min_size=0):
     """On a mesh: the task, its state as shapes with shardings, and the placement by path."""
     mesh = make_mesh(MeshConfig(*sizes))
     of = tiny.task(constrain=constrain(mesh), mesh=mesh, **MODEL)
-    variables = parameter_shapes(of.model, tiny.model_config(**MODEL))
+    variables = of.model.shapes
     shapes = jax.eval_shape(lambda v: create(v, of), variables)
     axes = of.model.axes
     where = shardings(shapes, of, mesh, fsdp_min_size)

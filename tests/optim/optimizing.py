@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vljax.models.assembly import Model, ModelConfig, build, parameter_shapes
+from vljax.models.assembly import Model, ModelConfig, build
 from vljax.models.compute import Compute
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
@@ -20,7 +20,7 @@ def two_towers(scan: bool) -> tuple[Model, dict]:
     text = TextTransformer(vocab_size=32, context_length=6, **fields)
     config = ModelConfig({"image": image, "text": text, "embedding": Embedding(16)})
     model = build(config, Compute(), {"logit_scale": 1.0})
-    return model, parameter_shapes(model, config).params
+    return model, model.shapes.params
 
 
 def gradients(shapes):

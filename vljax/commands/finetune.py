@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vljax.commands import recipe_arguments
-from vljax.commands.recipe_arguments import take_option
+from vljax.commands.recipe_arguments import number, take_image_size, take_option
 from vljax.config import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ It trains in one process; for several, write the recipe with --recipe_only, and 
 vljax train WORKDIR/{RECIPE} in each.
 
 SOURCE is a path or TYPE:PATH, as for `vljax data inspect`; its fields are --data.source.FIELD.
+--image_size 336 sets the size of images in the model and in all transforms, and resizes learned
+positions.
 Every field of the recipe can be set: --optim.learning_rate 3e-6, --optim.layer_decay 0.75,
 --optim.frozen 'text/.*'. `vljax finetune PATH --help` lists them."""
 
@@ -46,7 +48,7 @@ def add(commands: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"vljax {NAME} PATH --data SOURCE [--validation SOURCE] [--workdir WORKDIR]"
-        " [--epochs N] [--recipe_only] [--json PATH] [--FIELD VALUE ...]",
+        " [--epochs N] [--image_size N] [--recipe_only] [--json PATH] [--FIELD VALUE ...]",
     )
     command.add_argument("path", metavar="PATH", help="the model")
     command.add_argument("--data", metavar="SOURCE", help="the training examples")
@@ -62,6 +64,9 @@ def add(commands: Any) -> None:
         "--epochs",
         metavar="N",
         help=f"passes over the data if --steps is unset; {_EPOCHS} if unset",
+    )
+    command.add_argument(
+        "--image_size", metavar="N", help="height and width of images; the model's if unset"
     )
     command.add_argument(
         "--recipe_only", action="store_true", help="write the recipe, and do not train"
@@ -110,6 +115,7 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     from vljax.config import with_paths
     from vljax.interop import initial, pretrained
     from vljax.overrides import override
+    from vljax.run import with_image_size
 
     path, *rest = argv
     path = _absolute(path)
@@ -124,6 +130,7 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     name = os.path.basename(path.rstrip("/"))
     workdir, rest = take_option("--workdir", "a folder", rest)
     workdir = _absolute(workdir or f"runs/finetune-{name}")
+    pixels, rest = take_image_size(rest)
     rest = recipe_arguments.expanded(rest)
     if not helping:
         if data is None:
@@ -142,14 +149,16 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     if given is not None:
         made = dataclasses.replace(made, evaluators=_evaluators(made, _like(given, source)))
     count = len(_opened(source)) if steps is None or batch is None else 0
-    size = _number("--global_batch", batch) or 2 ** int(math.log2(min(_BATCH, count)))
-    length = _number("--steps", steps)
+    size = number("--global_batch", batch) or 2 ** int(math.log2(min(_BATCH, count)))
+    length = number("--steps", steps)
     if length is None:
-        length = max(1, math.ceil((_number("--epochs", epochs) or _EPOCHS) * count / size))
+        length = max(1, math.ceil((number("--epochs", epochs) or _EPOCHS) * count / size))
     elif epochs is not None:
         raise UserError("--epochs and --steps: set one of them")
     # Fields on the command line win over what follows from the length.
     made = override(_cadences(made, length, size), rest, f"{prog} {argv[0]}")
+    if pixels is not None:
+        made = with_image_size(made, pixels)
     # The recipe may be run from another folder.
     made = dataclasses.replace(with_paths(made, _absolute), workdir=workdir)
     read = model if made.init.path == path else None
@@ -157,7 +166,7 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     _check_workdir(made, workdir)
     report = _check_trains(made, model, read, workdir, recipe_only)
     file = _write(made, model, workdir)
-    _print(made, model, count, file)
+    _print(made, model, count, file, pixels)
     if recipe_only:
         for line in report:
             print(line, file=sys.stderr)
@@ -264,14 +273,6 @@ def _opened(source: Source) -> Any:
     return records
 
 
-def _number(option: str, word: str | None) -> int | None:
-    if word is None:
-        return None
-    if not word.isdecimal() or int(word) < 1:
-        raise UserError(f"{option}: must be a whole number of 1 or more, not {word!r}")
-    return int(word)
-
-
 def _cadences(run: Run, steps: int, batch: int) -> Run:
     """The run with what follows from its length: a warm-up of a tenth, and when to evaluate."""
     from vljax.optim.schedules import WarmupCosine
@@ -294,14 +295,21 @@ def _check_workdir(run: Run, workdir: str) -> None:
     from vljax.training.checkpoint import storage
     from vljax.workdir import check_recipe
 
-    check_recipe(workdir, run)
+    kept = join(workdir, RECIPE)
+    try:
+        check_recipe(workdir, run)
+    except UserError as error:
+        stored = storage.absolute(workdir) / RECIPE
+        if not (stored.exists() and str(error).endswith("use another --workdir")):
+            raise  # it has no recipe to go on with, or one that cannot be read
+        go_on = f"or go on with that run: `vljax train {kept} --steps N`"
+        raise UserError(f"{error}, {go_on}") from error
     recipe = to_json(run).encode()
     try:
         there = (storage.absolute(workdir) / RECIPE).read_bytes()
     except OSError:
         there = recipe
     if there != recipe:
-        kept = join(workdir, RECIPE)
         raise UserError(
             f"{kept} is another recipe, perhaps edited: train it with `vljax train {kept}`, name"
             " another --workdir, or remove it"
@@ -321,7 +329,7 @@ def _check_trains(
       recipe_only: whether the run is for other devices than those that are here.
 
     Returns:
-      What is loaded from the model.
+      Notes on the recipe, and what is loaded from the model.
 
     Raises:
       UserError: for the first problem.
@@ -348,7 +356,8 @@ def _check_trains(
         try:
             prepared = prepare(run, devices)
             check_trains(prepared)
-            report = initial.plan(prepared, read).report
+            report = [f"note: {note}" for note in prepared.notes]
+            report += initial.plan(prepared, read).report
             for name, evaluator in run.all_evaluators.items():
                 open_evaluation_data(run, name, evaluator)
         except UserError as error:
@@ -375,15 +384,17 @@ def _write(run: Run, model: SourceModel, workdir: str) -> str:
     return join(workdir, RECIPE)
 
 
-def _print(run: Run, model: SourceModel, count: int, file: str) -> None:
+def _print(run: Run, model: SourceModel, count: int, file: str, pixels: int | None) -> None:
     """The recipe in a few lines."""
     nodes = (f"{name} ({node.type_name})" for name, node in run.model.nodes.items())
     transforms = (transform.type_name for transform in run.data.train_transforms)
     optim, examples = run.optim, f" ({count:,} examples)" if count else ""
+    resized = ", with resized positions (init.resize True)" if run.init.resize else ""
     rows = {
         "model": f"{', '.join(nodes)}, from {model.title}",
         "tokenizer": ", ".join(t.type_name for t in run.data.tokenizers.values()),
         "data": f"{run.data.source.full_name}{examples}: {', '.join(transforms)}",
+        **({} if pixels is None else {"images": f"{pixels} x {pixels} pixels{resized}"}),
         "objective": ", ".join(o.type_name for o in run.objectives.values()),
         "optimizer": f"{optim.type_name}, learning rate {optim.learning_rate:g}, layer decay"
         f" {optim.layer_decay:g}, frozen: {', '.join(optim.frozen) or 'nothing'}",

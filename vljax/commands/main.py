@@ -26,7 +26,8 @@ _RECIPE_HELP = """\
 RECIPE is a file with a function recipe(), or FILE:VARIANT, or a JSON file such as run.json of a
 workdir. Every field of the recipe can be set
 after it: --optim.learning_rate 3e-4, --steps 20, --objectives.main sigmoid. --init PATH starts from
-the parameters of another model.
+the parameters of another model. --image_size 336 sets the size of images in the model and in all
+transforms.
 `vljax %s RECIPE --help` lists the fields of a recipe with their values."""
 
 _TOPOLOGY_HELP = """\
@@ -116,9 +117,12 @@ def _dispatch(argv: list[str], prog: str) -> int:
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=_RECIPE_HELP % name,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            usage=f"{prog} {name} RECIPE{option} [--json PATH] [--FIELD VALUE ...]",
+            usage=f"{prog} {name} RECIPE{option} [--image_size N] [--json PATH]"
+            " [--FIELD VALUE ...]",
         )
         command.add_argument("recipe", metavar="RECIPE", help="such as configs/quickstart.py")
+        size = "height and width of images, in the model and in all transforms"
+        command.add_argument("--image_size", metavar="N", help=size)
         if name == "compile":
             command.add_argument("--topology", metavar="TOPOLOGY", help=_TOPOLOGY_HELP)
         if name == "check":

@@ -87,10 +87,13 @@ class Forward:
         """The predictor of these variables, which have the shardings of `variables_at`."""
         return ModelPredictor(self, variables)
 
-    def __call__(
+    def begin(
         self, variables: Variables, want: Sequence[str], batch: Batch
-    ) -> dict[str, np.ndarray]:
-        """See `Predictor.run`."""
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """Starts to compute, and returns a function that waits for the outputs of `Predictor.run`.
+
+        Until it is called, the host may make the next batch.
+        """
         entries = {name: batch[name] for name in self._entries(want, batch)}
         rows = {name: len(array) for name, array in entries.items()}
         if len(set(rows.values())) > 1:
@@ -98,13 +101,17 @@ class Forward:
         placed = {name: self._placed(array) for name, array in entries.items()}
         # In one order, so that the same outputs in another order do not compile again.
         outputs = self._compiled(variables, placed, tuple(sorted(set(want))))
-        found = {name: np.asarray(outputs[name]) for name in want}
         # A node may make several rows of each row of the batch.
         count = next(iter(rows.values()), 0)
         made = max(1, len(next(iter(placed.values())))) if placed else 1
-        return {
-            k: v if k in self._shared else v[: len(v) // made * count] for k, v in found.items()
-        }
+
+        def wait() -> dict[str, np.ndarray]:
+            found = {name: np.asarray(outputs[name]) for name in want}
+            return {
+                k: v if k in self._shared else v[: len(v) // made * count] for k, v in found.items()
+            }
+
+        return wait
 
     def _entries(self, want: Sequence[str], batch: Batch) -> list[str]:
         """The entries of the batch that the outputs need or can use."""
@@ -171,7 +178,11 @@ class ModelPredictor:
 
     def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
-        return self.forward(self.variables, want, batch)
+        return self.begin(want, batch)()
+
+    def begin(self, want: Sequence[str], batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
+        """See `Forward.begin`."""
+        return self.forward.begin(self.variables, want, batch)
 
 
 @dataclass

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from vljax.config import UserError
@@ -137,25 +136,6 @@ def _arrays(folder: epath.Path, kind: str, saved: Mapping[str, Any]) -> dict[str
     return found
 
 
-class _LazyHandler(ocp.type_handlers.NumpyHandler):
-    """Makes and writes one array after the other. Orbax's own handler holds all arrays at once."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(deepcopy_host_arrays=False)
-        self._progress = progress
-
-    async def serialize(
-        self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
-    ) -> Sequence[Any]:
-        for value, info, arg in zip(
-            values, infos, args or [ocp.SaveArgs()] * len(values), strict=True
-        ):
-            for written in await super().serialize([value.read()], [info], [arg]):
-                written.result()
-            self._progress(value.nbytes)
-        return []
-
-
 def write_parameters(folder: Path, arrays: Mapping[str, Lazy], progress: Progress) -> None:
     """Writes parameters to `folder/state`, with one array in memory at a time.
 
@@ -166,6 +146,22 @@ def write_parameters(folder: Path, arrays: Mapping[str, Lazy], progress: Progres
       arrays: parameters by path.
       progress: called after each array.
     """
+    import orbax.checkpoint as ocp  # see saved_state
+
+    class LazyHandler(ocp.type_handlers.NumpyHandler):
+        """Makes and writes one array after the other. Orbax's own handler holds all at once."""
+
+        async def serialize(
+            self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
+        ) -> Sequence[Any]:
+            for value, info, arg in zip(
+                values, infos, args or [ocp.SaveArgs()] * len(values), strict=True
+            ):
+                for written in await super().serialize([value.read()], [info], [arg]):
+                    written.result()
+                progress(value.nbytes)
+            return []
+
     tree: dict[str, Any] = {}
     for path, value in arrays.items():
         *parents, name = path.split("/")
@@ -175,7 +171,8 @@ def write_parameters(folder: Path, arrays: Mapping[str, Lazy], progress: Progres
         node[name] = value
     saved_state.silence_orbax()
     types = ocp.type_handlers.create_type_handler_registry(
-        (Lazy, _LazyHandler(progress)), (jax.Array, ocp.type_handlers.ArrayHandler())
+        (Lazy, LazyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types)
     with ocp.Checkpointer(handler) as writer:

@@ -279,7 +279,7 @@ def export_model(
     changes: dict[str, str] = {}
     if quantize is not None:
         model = build_model(trained.run, make_mesh(MeshConfig(1, 1, 1), find_devices()[:1]))
-        inputs = kernels(model, trained.run.model)
+        inputs = kernels(model)
         arrays = quantized(arrays, trained.parameters, inputs, FORMS[quantize])
         changes = dict.fromkeys(inputs, quantize)
     with new_folder(out, path, overwrite=overwrite) as target:

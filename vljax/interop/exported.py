@@ -26,7 +26,7 @@ from vljax.interop.files.tensors import Tensor, check_float, listed
 from vljax.interop.foreign_config import to_json
 from vljax.interop.new_folder import MARK
 from vljax.interop.quantized import SCALE, kernels, read_kernel
-from vljax.models.assembly import Model, ModelConfig, Variables, parameter_shapes
+from vljax.models.assembly import Model, Variables
 from vljax.models.parameters import filled, unrolled_shapes
 from vljax.models.quantization.forms import FORMS, Form
 
@@ -97,7 +97,7 @@ class ExportedFolder:
         except FileNotFoundError:
             raise UserError(f"{self.folder}: {name} is missing; {_REMEDY}") from None
 
-    def variables(self, model: Model, config: ModelConfig) -> Variables:
+    def variables(self, model: Model) -> Variables:
         """All arrays in the model's scan layout and in their stored data types.
 
         Raises:
@@ -107,8 +107,8 @@ class ExportedFolder:
         tensors: Mapping[str, Tensor] = (
             read_npz(npz) if npz.exists() else read_folder(self.folder, WEIGHTS)
         )
-        inputs = {} if self.form is None else kernels(model, config)
-        shapes = parameter_shapes(model, config)
+        inputs = {} if self.form is None else kernels(model)
+        shapes = model.shapes
         own = unrolled_shapes(shapes.params) | unrolled_shapes(shapes.state)
 
         def read(path: str, _: Any) -> Any:

@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -349,7 +350,8 @@ def plan(prepared: Prepared, source: SourceModel | None = None) -> Plan:
 
     Raises:
       UserError: if nothing matches, shapes differ, a pattern matches nothing, a scanned stack would
-        be filled in part, or a tokenizer differs from the one that the model was trained with.
+        be filled in part, a tokenizer differs from the one that the model was trained with, or a
+        new image size is not a multiple of the patch size.
     """
     init = prepared.run.init
     if init.path is None:
@@ -360,6 +362,7 @@ def plan(prepared: Prepared, source: SourceModel | None = None) -> Plan:
     if not shared:
         raise UserError(_nothing_matches(init.path, own, source.arrays))
     _check_tokenizers(prepared.run, source, shared)
+    _check_image_sizes(prepared.run, source.run)
     arrays: dict[str, Lazy] = {}
     resized: dict[str, str] = {}
     mismatches: list[tuple[str, bool]] = []
@@ -375,7 +378,7 @@ def plan(prepared: Prepared, source: SourceModel | None = None) -> Plan:
             continue
         resized[path], arrays[path] = fit
     if mismatches:
-        raise UserError(_mismatches(init.path, mismatches, own, source.arrays))
+        raise UserError(_mismatches(init.path, mismatches, shared, own, source.arrays))
     _check_stacks(prepared, arrays)
     left = [p for p in source.arrays if p not in arrays]
     new = [p for p in own if p not in arrays]
@@ -419,10 +422,19 @@ def _nothing_matches(path: str, own: Iterable[str], there: Iterable[str]) -> str
 def _mismatches(
     path: str,
     found: Sequence[tuple[str, bool]],
+    shared: Sequence[str],
     own: Mapping[str, Shape],
     there: Mapping[str, Tensor],
 ) -> str:
-    """All shapes that differ, with the options that resize them or leave them out."""
+    """All shapes that differ, with the options that resize them or leave them out.
+
+    Args:
+      path: the other model.
+      found: the parameters of another shape, and whether they can be resized.
+      shared: the parameters that both models have.
+      own: the shapes here.
+      there: the parameters of the other model.
+    """
     rows: dict[str, str] = {}
     for name, _ in found:
         shapes = f"{list(there[name].shape)} there, {list(own[name])} here"
@@ -432,9 +444,38 @@ def _mismatches(
         resizable = _grouped(name for name, can in found if can)
         remedies.append(f"--init.resize True resizes {', '.join(resizable)}")
     if rest := [name for name, can in found if not can]:
-        patterns = [re.sub(r"(?<=/)\*(?=/)", r"[0-9]+", name) for name in _grouped(rest)]
-        remedies.append(f"--init.skip {' '.join(patterns)} leaves the others out")
+        # A part that does not fit at all needs one pattern.
+        fitting = {name.partition("/")[0] for name in {*shared} - {*rest}}
+        parts = (name.partition("/") for name in _grouped(rest))
+        patterns = (
+            re.sub(r"(?<=/)\*(?=/)", r"[0-9]+", top + slash + below)
+            if top in fitting or not below
+            else f"{top}/.*"
+            for top, slash, below in parts
+        )
+        words = shlex.join(dict.fromkeys(patterns))
+        remedies.append(f"--init.skip {words} leaves {'the others' if remedies else 'them'} out")
     return f"init: other shapes than in {path}: {'; '.join(rows)}: {', '.join(remedies)}"
+
+
+def _check_image_sizes(run: Run, there: Run) -> None:
+    """Raises UserError for another image size than the model's that does not fit its patches.
+
+    The model may have such a size itself, as SigLIP So400m/14 at 384 pixels does. Another one is a
+    slip: the next smaller multiple has as many patches, and loses nothing.
+    """
+    for name, node in run.model.nodes.items():
+        old = there.model.nodes.get(name)
+        if not isinstance(node, ViT) or not isinstance(old, ViT):
+            continue
+        left = node.image_size % node.patch_size
+        if left and node.image_size != old.image_size:
+            less = node.image_size - left
+            raise UserError(
+                f"model.nodes.{name}.image_size: {node.image_size} is not a multiple of the patch"
+                f" ({node.patch_size}), and {left} pixels at the edges would not be used; set it"
+                f" and the sizes of the transforms to {less} or {less + node.patch_size}"
+            )
 
 
 def _any_layer(path: str) -> str:

@@ -107,7 +107,7 @@ def _read_safetensors(folder: Path) -> ForeignModel:
 def _float32(
     prepared: Prepared, tensors: Mapping[str, Tensor], form: Form, folder: Path
 ) -> Mapping[str, Tensor]:
-    inputs = kernels(prepared.model, prepared.run.model)
+    inputs = kernels(prepared.model)
     shapes = unrolled_shapes(prepared.shapes.params)
     return dequantizing(tensors, inputs, shapes, form, str(folder))
 

@@ -19,7 +19,7 @@ from jaxtyping import Int, UInt8
 
 from vljax.config import UserError
 from vljax.interop.files.tensors import Lazy, Tensor
-from vljax.models.assembly import Model, ModelConfig, parameter_shapes
+from vljax.models.assembly import Model
 from vljax.models.parameters import canonical_paths, leaves
 from vljax.models.quantization.forms import Form
 from vljax.models.quantization.quantized_kernel import QuantizedKernel, dequantized, quantize
@@ -28,7 +28,7 @@ SCALE = "_scale"
 Shape = tuple[int, ...]
 
 
-def kernels(model: Model, config: ModelConfig) -> dict[str, int]:
+def kernels(model: Model) -> dict[str, int]:
     """The unrolled paths of kernels to quantize, each with its number of input axes.
 
     These are the kernels of linear maps. Convolutions (also the patch embedding), token and
@@ -36,7 +36,7 @@ def kernels(model: Model, config: ModelConfig) -> dict[str, int]:
     """
     names = dict(leaves(model.axes))
     found: dict[str, int] = {}
-    for keys, leaf in leaves(parameter_shapes(model, config).params):
+    for keys, leaf in leaves(model.shapes.params):
         axes = [axis for axis in names[keys] if axis != "layers"]
         if keys[-1] == "kernel" and axes[0] != "patch":
             inputs = 2 if axes[0] == "heads" else 1

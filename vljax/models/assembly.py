@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -71,17 +72,34 @@ class Apply(Protocol):
         """
 
 
-class Model(NamedTuple):
+@dataclass(frozen=True)
+class Model:
     """A model as pure functions."""
 
     init: Callable[[Array, Batch], Variables]
     apply: Apply
-    axes: dict[str, Any]
-    """A tree like the parameters, with a tuple of logical axis names for each array."""
-    shared: frozenset[str] = frozenset()
+    shared: frozenset[str]
     """The outputs without a batch axis, such as learned scalars."""
-    if_wanted: frozenset[str] = frozenset()
+    if_wanted: frozenset[str]
     """The outputs that are made only if they are asked for by name, such as attention."""
+    _boxed: Callable[[], Any]
+    """Collections of variables in boxes that name the axes, as flax makes them."""
+
+    @functools.cached_property
+    def _traced(self) -> Any:
+        # One trace gives both axes and shapes. It waits until one of them is needed: to compute
+        # with variables that are there needs neither.
+        return jax.eval_shape(self._boxed)
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """A tree like the parameters, with a tuple of logical axis names for each array."""
+        return _axes(self._traced["params"])
+
+    @property
+    def shapes(self) -> Variables:
+        """Shapes and types of all variables, as `jax.ShapeDtypeStruct`; nothing is computed."""
+        return _split(meta.unbox(self._traced))
 
 
 @dataclass(frozen=True)
@@ -251,9 +269,9 @@ def build(
         return module.init({"params": jax.random.key(0)}, _zeros(example_batch(config)))
 
     shared = {output for name, node in config.nodes.items() for output in node.shared_outputs(name)}
-    axes = _axes(jax.eval_shape(boxed)["params"])
     if_wanted = {o for name, node in config.nodes.items() for o in node.made_if_wanted(name)}
-    return Model(init, apply, axes, frozenset({*shared, *module.scalars}), frozenset(if_wanted))
+    shared = {*shared, *module.scalars}
+    return Model(init, apply, frozenset(shared), frozenset(if_wanted), boxed)
 
 
 def _wants_attention(want: Sequence[str] | None) -> bool:
@@ -267,13 +285,6 @@ def example_batch(config: ModelConfig, batch_size: int = 1) -> dict[str, jax.Sha
         for name, node in config.nodes.items()
         for entry, spec in node.example(name, batch_size).items()
     }
-
-
-def parameter_shapes(model: Model, config: ModelConfig) -> Variables:
-    """Shapes and types of all variables; nothing is computed."""
-    return jax.eval_shape(
-        lambda key: model.init(key, _zeros(example_batch(config))), jax.random.key(0)
-    )
 
 
 def _zeros(specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:

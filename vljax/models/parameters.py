@@ -8,6 +8,8 @@ the unrolled paths and work for both layouts.
 from __future__ import annotations
 
 import difflib
+import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -123,12 +125,35 @@ def filled(shapes: Tree, read: Callable[[str, Any], Any], keys: tuple[str, ...] 
                 tree[name] = below
             continue
         paths = canonical_paths(here, child.shape)
-        layers = [read(path, child) for path in paths]
-        if layers[0] is None:
+        first = read(paths[0], child)
+        if first is None:
             continue
+        later = (read(path, child) for path in paths[1:])
         scanned = paths != ["/".join(here)]
-        tree[name] = jax.tree.map(lambda *x: np.stack(x), *layers) if scanned else layers[0]
+        tree[name] = _stacked(itertools.chain([first], later), len(paths)) if scanned else first
     return tree
+
+
+def _stacked(layers: Iterator[Any], count: int) -> Any:
+    """The arrays, or trees of arrays, of all layers along a new first axis, one after the other."""
+    stacks: list[np.ndarray] = []
+    for i, layer in enumerate(layers):
+        arrays, structure = jax.tree.flatten(layer)
+        stacks = stacks or [_aligned((count, *array.shape), array.dtype) for array in arrays]
+        for k, array in enumerate(arrays):
+            if array.dtype != stacks[k].dtype:
+                stacks[k] = stacks[k].astype(np.promote_types(stacks[k].dtype, array.dtype))
+            stacks[k][i] = array
+    return jax.tree.unflatten(structure, stacks)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array that is not initialised. On CPU, JAX takes it over without a copy."""
+    # It does so where memory begins at a multiple of 64 bytes. Large blocks of malloc don't.
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def match(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.models.tiny import images, randomised, text, token_ids, vit
 from vljax.config import UserError, validate
-from vljax.models.assembly import Model, ModelConfig, Variables, build, parameter_shapes
+from vljax.models.assembly import Model, ModelConfig, Variables, build
 from vljax.models.compute import Call, Compute
 from vljax.models.fusion import CrossAttention
 from vljax.models.heads import Classifier
@@ -33,7 +33,7 @@ def config(**fusion: Any) -> ModelConfig:
 
 def made(of: ModelConfig) -> tuple[Model, Variables]:
     model = build(of, Compute())
-    params = randomised(parameter_shapes(model, of).params)
+    params = randomised(model.shapes.params)
     return model, Variables(jax.tree.map(jnp.asarray, params), {})
 
 

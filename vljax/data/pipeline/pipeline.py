@@ -159,7 +159,9 @@ class Data:
         several = self._several()
         for name, made in evaluated.items():
             if name in own and name not in several and made != own[name]:
-                yield "eval_transforms", f"make {name} {made}, train_transforms {own[name]}"
+                remedy = "; --image_size SIZE sets the size in both" if name == "image" else ""
+                message = f"make {name} {made}, train_transforms {own[name]}{remedy}"
+                yield "eval_transforms", message
         yield from self._part_problems(own)
         if not 0 <= self.max_rejected_share <= 1:
             yield "max_rejected_share", f"must be within 0 and 1, got {self.max_rejected_share}"

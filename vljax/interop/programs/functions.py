@@ -132,9 +132,7 @@ def _function(
         for node in visited
         for entry, spec in nodes[node].example(node, 1).items()
     }
-    zeros = {entry: jnp.zeros(spec.shape, spec.dtype) for entry, spec in inputs.items()}
-    shapes = jax.eval_shape(lambda key: model.init(key, zeros), jax.random.key(0))
-    # Initialising makes all that the inputs suffice for, also what the output does not need.
+    shapes = model.shapes
     needed = {"/".join(keys) for keys, _ in leaves(shapes.params) if keys[0] in visited}
     needed |= {"/".join(keys) for keys, _ in leaves(shapes.state) if keys[1] in visited}
     known = {**trained.parameters, **trained.statistics}

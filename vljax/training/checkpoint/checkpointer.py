@@ -28,7 +28,6 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import orbax.checkpoint as ocp
 from etils import epath
 
 from vljax.config import UserError
@@ -75,6 +74,8 @@ class Checkpointer:
         Raises:
           UserError: if the workdir cannot be written to, or for `keep` below 1.
         """
+        import orbax.checkpoint as ocp  # see saved_state
+
         if keep < 1:
             raise UserError(f"keep: at least 1 checkpoint must stay, not {keep}")
         self._workdir = storage.absolute(workdir)
@@ -104,6 +105,8 @@ class Checkpointer:
         Raises:
           UserError: if this or an earlier save failed; earlier checkpoints are untouched.
         """
+        import orbax.checkpoint as ocp
+
         for name in files:
             _check_name(name)
         self.wait()

@@ -103,6 +103,8 @@ def padded(array: np.ndarray, rows: int) -> np.ndarray:
 
     Rows of zeros will not do: a text without any token could divide by zero in the model.
     """
+    if len(array) == rows:
+        return array
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
