@@ -120,7 +120,7 @@ def test_retrieval_equals_clip_benchmark_and_scikit_learn():
     assert found["texts_share@5"] < found["texts_hits@5"]
 
 
-@pytest.mark.parametrize(("c", "tolerance"), zip(cases.STRENGTHS, (1e-4, 1e-3, 3e-2), strict=True))
+@pytest.mark.parametrize(("c", "tolerance"), [(0.01, 1e-4), (1.0, 1e-3), (100.0, 3e-2)])
 def test_logistic_regression_equals_scikit_learn(c, tolerance):
     """In float32 against float64 to convergence; weights reach 2, biases 10 times as far."""
     x, y, x_test, y_test = cases.features()
