@@ -5,9 +5,9 @@
 
 Both get the same float32 embeddings and compute recall@1, 5 and 10 in both directions, vljax also
 the average precision and the median rank. Each runs in a process of its own; memory is the growth
-of its resident set while it computes, without imports and embeddings. CLIP_benchmark's own functions
-are called, with its batches of 64, as its `evaluate` does. The default has the size of COCO's
-Karpathy test split.
+of its resident set while it computes, without imports and embeddings. CLIP_benchmark's own
+functions are called, with its batches of 64, as its `evaluate` does. The default has the size of
+COCO's Karpathy test split.
 """
 
 from __future__ import annotations

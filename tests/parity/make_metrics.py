@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import editdistance
+import jax
 import metric_cases as cases
 import numpy as np
 import scipy.stats
 import torch
-from sklearn import metrics
+from sklearn import linear_model, metrics, neighbors
 
 OUT = Path(__file__).parent / "data/metrics.json"
 REPOSITORIES = (
@@ -169,6 +170,47 @@ def retrieval(folder: Path) -> dict[str, Any]:
     return found
 
 
+def probes(folder: Path) -> dict[str, Any]:
+    x, y, x_test, y_test = cases.features()
+    found: dict[str, Any] = {}
+    for c in cases.STRENGTHS:
+        model = linear_model.LogisticRegression(C=c, tol=1e-10, max_iter=10_000)
+        model.fit(x.astype(np.float64), y)
+        found[f"logistic_{c}"] = {
+            "weights": np.round(model.coef_.T, 6).tolist(),
+            "bias": np.round(model.intercept_, 6).tolist(),
+            "accuracy": model.score(x_test, y_test),
+        }
+    for k in cases.NEIGHBOURS:
+        model = neighbors.KNeighborsClassifier(k, metric="cosine").fit(x, y)
+        found[f"knn_{k}"] = "".join(map(str, model.predict(x_test)))
+    scope = part(folder / "dino/eval_knn.py", "knn_classifier", torch=torch, nn=torch.nn)
+    unit = (torch.nn.functional.normalize(torch.tensor(a), dim=1) for a in (x, x_test))
+    left, right = unit
+    for k in cases.NEIGHBOURS:
+        args = left, torch.tensor(y), right, torch.tensor(y_test), k, 0.07
+        found[f"dino_{k}"] = list(scope["knn_classifier"](*args, num_classes=6))
+    utils = types.SimpleNamespace(jit_cpu=lambda **_: lambda f: f, put_cpu=lambda value: value)
+    scope = part(
+        folder / "big_vision/big_vision/evaluators/fewshot_lsr.py",
+        "_precompute_cache",
+        "_eig_fewshot_acc_fn",
+        "Evaluator",
+        u=utils,
+        jax=jax,
+        jnp=jax.numpy,
+        np=np,
+        BIAS_CONSTANT=100.0,
+    )
+    for l2 in cases.RIDGES:
+        fake = types.SimpleNamespace(_repr={"": (x, y, x_test, y_test, 6)}, l2_reg=l2)
+        fake.shots = cases.SHOTS
+        measure = scope["Evaluator"].compute_fewshot_metrics
+        rows = [measure(fake, None, seed, "", "", "") for seed in range(3)]
+        found[f"few_shot_{l2}"] = [[float(row[shot]) for shot in cases.SHOTS] for row in rows]
+    return found
+
+
 def bootstrap(folder: Path) -> dict[str, list[float]]:
     first, second, _ = cases.clustered()
     found = {}
@@ -193,6 +235,7 @@ PARTS = {
     "chair": chair,
     "classification": classification,
     "retrieval": retrieval,
+    "probes": probes,
     "bootstrap": bootstrap,
 }
 

@@ -133,6 +133,9 @@ def embeddings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return captions.astype(np.float32), images.astype(np.float32), owner
 
 
+STRENGTHS, NEIGHBOURS, SHOTS, RIDGES = (0.01, 1.0, 100.0), (1, 5, 20), (1, 5, 10, 25), (1.0, 1024.0)
+
+
 def features(
     *, train: int = 240, test: int = 300, classes: int = 6, width: int = 24
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from tests.parity import metric_cases as cases
-from vljax.evaluation.metrics import classification, hallucination, ranking, uncertainty, vqa
+from vljax.evaluation.metrics import (
+    classification,
+    hallucination,
+    probes,
+    ranking,
+    uncertainty,
+    vqa,
+)
 
 REFERENCE = json.loads((Path(__file__).parent / "data/metrics.json").read_text())
 
@@ -111,6 +118,40 @@ def test_retrieval_equals_clip_benchmark_and_scikit_learn():
         found[f"{name}_map"] = ranking.retrieval_map(ranks)
     assert found == pytest.approx(REFERENCE["retrieval"], abs=1e-6)
     assert found["texts_share@5"] < found["texts_hits@5"]
+
+
+@pytest.mark.parametrize(("c", "tolerance"), [(0.01, 1e-4), (1.0, 1e-3), (100.0, 3e-2)])
+def test_logistic_regression_equals_scikit_learn(c, tolerance):
+    """In float32 against float64 to convergence; weights reach 2, biases 10 times as far."""
+    x, y, x_test, y_test = cases.features()
+    official = REFERENCE["probes"][f"logistic_{c}"]
+    found = probes.logistic_regression(x, y, c=c)
+    assert found.weights == pytest.approx(np.array(official["weights"]), abs=tolerance)
+    assert found.bias == pytest.approx(np.array(official["bias"]), abs=10 * tolerance)
+    accuracy = (found.scores(x_test).argmax(axis=1) == y_test).mean()
+    assert accuracy == pytest.approx(official["accuracy"], abs=1e-12)
+
+
+@pytest.mark.parametrize("k", cases.NEIGHBOURS)
+def test_nearest_neighbours_equal_scikit_learn_and_dino(k):
+    x, y, x_test, y_test = cases.features()
+    votes = probes.knn_votes(x, y, x_test, k=k, weights="uniform")
+    assert "".join(map(str, votes.argmax(axis=1))) == REFERENCE["probes"][f"knn_{k}"]
+    votes = probes.knn_votes(x, y, x_test, k=k)
+    ranks = classification.label_ranks(votes, y_test, ties="first")
+    best, five = REFERENCE["probes"][f"dino_{k}"]
+    assert 100 * classification.top_k_accuracy(ranks, 1) == pytest.approx(best, abs=1e-9)
+    if k >= 20:  # with fewer, most classes have no vote, and DINO's order of them is any
+        assert 100 * classification.top_k_accuracy(ranks, 5) == pytest.approx(five, abs=1e-9)
+
+
+def test_few_shot_regression_equals_big_vision():
+    """In float32 both; at most one of 300 test examples is at a tie."""
+    x, y, x_test, y_test = cases.features()
+    found = probes.few_shot_accuracy((x, y), (x_test, y_test), shots=cases.SHOTS, l2=cases.RIDGES)
+    official = np.stack([REFERENCE["probes"][f"few_shot_{l2}"] for l2 in cases.RIDGES], axis=-1)
+    assert found == pytest.approx(official, abs=1.01 / 300)
+    assert np.ptp(found) > 0.2
 
 
 def test_bootstrap_intervals_equal_scipy():

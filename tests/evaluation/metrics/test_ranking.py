@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vljax.config import UserError
+from vljax.evaluation.metrics import ranking
 from vljax.evaluation.metrics.ranking import (
     best_positive_ranks,
     embedding_ranks,
@@ -220,11 +221,13 @@ def test_similarities_of_all_pairs_are_never_held_at_once():
     assert peak < BIG * BIG
 
 
-@given(problems(), st.sampled_from([1, 5, 1 << 20]))
-def test_the_ranks_of_all_positives_equal_exact_arithmetic(problem, chunk):
+@given(problems(), st.sampled_from([1, 5, 1 << 20]), st.sampled_from([0, 8]))
+def test_the_ranks_of_all_positives_equal_exact_arithmetic(problem, chunk, few):
     """Of each query: sorted by nearness, wrong candidates before right ones that tie."""
     queries, candidates, query_groups, candidate_groups = problem
-    found = positive_ranks(*problem, similarity="dot", chunk_elements=chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_FEW_POSITIVES", few)
+        found = positive_ranks(*problem, similarity="dot", chunk_elements=chunk)
     for i, (query, group) in enumerate(zip(queries, query_groups, strict=True)):
         keys = [
             (-exact_dot(query, candidate), other == group)

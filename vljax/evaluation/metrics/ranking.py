@@ -12,6 +12,10 @@ from vljax.config import UserError
 from vljax.evaluation.metrics.checks import check_finite, check_some
 from vljax.models.numerics import Similarity, unit
 
+_FEW_POSITIVES = 8
+"""Up to so many positives of a query, a pass over the similarities for each is faster than a search
+among their similarities."""
+
 
 def best_positive_ranks(
     similarity: Float[np.ndarray, "queries candidates"],
@@ -175,16 +179,31 @@ def _ranks(
             near = left @ right.T
             inside = (candidate[pairs] >= start) & (candidate[pairs] < end)
             near[own[inside], candidate[pairs][inside] - start] = -np.inf  # not a wrong one
-            for j, level in enumerate(levels.T):
-                # Not `>=`: a comparison with NaN is false and must not count as "behind".
-                behind = near < level[:, None]
-                counts[:, j] += end - start - np.count_nonzero(behind, axis=1)
+            counts += _not_behind(near, levels)
         wrong = len(candidates) - np.diff(first[top : bottom + 1])
         found = np.where(np.isnan(values), wrong[own], counts[own, place])
         ahead[pairs] = np.minimum(found, wrong[own])
     order = np.lexsort((ahead, query))
     number = np.arange(len(query)) - first[query] + 1
     return PositiveRanks(query, number, ahead[order] + number)
+
+
+def _not_behind(
+    near: Float[np.ndarray, "rows candidates"], levels: Float[np.ndarray, "rows positives"]
+) -> Int[np.ndarray, "rows positives"]:
+    """How many values of a row are not below each level of the row; NaN is above all."""
+    counts = np.zeros(levels.shape, np.int64)
+    if levels.shape[1] <= _FEW_POSITIVES:
+        for j, level in enumerate(levels.T):
+            # Not `>=`: a comparison with NaN is false and must not count as "behind".
+            counts[:, j] = near.shape[1] - np.count_nonzero(near < level[:, None], axis=1)
+        return counts
+    order = np.argsort(levels, axis=1)
+    for row, (values, own) in enumerate(zip(near, order, strict=True)):
+        passed = np.searchsorted(levels[row, own], values, side="right")
+        tally = np.bincount(passed, minlength=len(own) + 1)
+        counts[row, own] = np.cumsum(tally[:0:-1])[::-1]
+    return counts
 
 
 def _positive_pairs(
