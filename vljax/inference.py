@@ -31,12 +31,21 @@ from vljax import config
 from vljax.config import UserError, suggest
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.preprocessing import ImagePreprocessor, preprocessing
-from vljax.data.records import ExampleError, Progress, Source
+from vljax.data.records import ExampleError, Progress, Source, error_for_field
+from vljax.data.sources import Expand
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
+from vljax.data.transforms.base import Transform
+from vljax.data.vocabulary import VocabularyFile
 from vljax.data.worker_pool import usable_cores
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.evaluation.evaluator import Evaluator
-from vljax.evaluation.predictor import Batch, CountingPredictor, Forward, ModelPredictor
+from vljax.evaluation.predictor import (
+    Batch,
+    CountingPredictor,
+    Forward,
+    ModelPredictor,
+)
+from vljax.evaluation.questions import Questions
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot, class_embeddings, template_problems
 from vljax.files import is_remote, read_user_file
@@ -73,8 +82,8 @@ U = TypeVar("U")
 TEMPLATES = ZeroShot.templates
 """The prompts that `Loaded.classify` uses by default: those of the zero-shot evaluator."""
 
-TASKS = ("retrieval", "zero_shot")
-"""The tasks of `Loaded.evaluate`."""
+TASKS = ("retrieval", "zero_shot", "questions")
+"""The tasks of `Loaded.evaluate` on any data."""
 
 _MOST_THREADS = 16
 _SIMILARITIES = 1 << 24  # that a search holds at a time, at least those of one query
@@ -135,6 +144,15 @@ class Classified:
             [(self.names[i], float(of_image[i])) for i in best]
             for best, of_image in zip(order, self.probabilities, strict=True)
         ]
+
+
+class EvaluationTask(NamedTuple):
+    """Something to measure a model by, see `Loaded.tasks`."""
+
+    name: str
+    """What the names of its metrics begin with."""
+    evaluator: Evaluator
+    data: EvaluationSet
 
 
 @dataclass(frozen=True)
@@ -443,23 +461,26 @@ class Loaded:
 
     def evaluate(
         self,
-        data: Source | str | os.PathLike[str],
-        tasks: str | Sequence[str],
+        data: Source | str | os.PathLike[str] | None = None,
+        tasks: str | Sequence[str] = (),
         *,
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 64,
         progress: bool | Progress = False,
     ) -> dict[str, float]:
-        """The metrics of the evaluators `retrieval` and `zero_shot` on a data set.
+        """The metrics of a data set, or those that training measures.
 
         Examples with an unreadable image are left out and counted. Memory holds the embeddings of
         all images, and a few batches of images.
 
         Args:
           data: a source of `vljax.recipes`, such as `Csv("photos.csv")`; or a path or `TYPE:PATH`,
-            as `vljax data inspect` takes it.
-          tasks: "retrieval" (needs captions), "zero_shot" (needs classes), or both.
+            as `vljax data inspect` takes it. None for the evaluators of the recipe.
+          tasks: "retrieval" (needs captions), "zero_shot" (needs classes), "questions" (needs
+            questions, and a model that answers), or several. Without data: what the names of the
+            recipe's metrics begin with, such as "zero_shot" or "retrieval/builtin/test"; none
+            for all.
           class_names: names for zero-shot classification in place of those of the data, in the
             order of its classes.
           templates: prompts for zero-shot classification, each with `{}` once.
@@ -467,61 +488,154 @@ class Loaded:
           progress: see `Loaded`; of images and texts.
 
         Returns:
-          The metrics of `Retrieval` and `ZeroShot` by TASK/NAME, such as
-          `retrieval/text_to_image/recall@10` and `zero_shot/accuracy@1`, in [0, 1].
+          The metrics by TASK/NAME, such as `retrieval/text_to_image/recall@10` and
+          `zero_shot/accuracy@1`, in [0, 1]; without data by the names that training gives them. A
+          metric of single examples is a `Sampled`, whose `values` are those of the examples.
 
         Raises:
           UserError: for an unknown task, or data that cannot be read or lack what the task needs.
         """
-        self._require_embedding("image")
-        self._require_embedding("text")
+        if data is None:
+            opened = self.recipe_tasks(tasks, batch_size=batch_size)
+        else:
+            opened = self.tasks(
+                data, tasks, class_names=class_names, templates=templates, batch_size=batch_size
+            )
+        total = sum(task.evaluator.inputs(task.data) for task in opened)
+        metrics: dict[str, float] = {}
+        with _shown(progress, "evaluate", "images and texts") as report:
+            predictor = CountingPredictor(self.predictor, total, report)
+            for task in opened:
+                measured = task.evaluator.measure(predictor, task.data)
+                metrics |= {f"{task.name}/{name}": value for name, value in measured.items()}
+        return metrics
+
+    def tasks(
+        self,
+        data: Source | str | os.PathLike[str],
+        tasks: str | Sequence[str],
+        *,
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] = TEMPLATES,
+        batch_size: int = 64,
+    ) -> list[EvaluationTask]:
+        """What `evaluate` measures on a data set, opened and checked.
+
+        Args:
+          data, tasks, class_names, templates, batch_size: see `evaluate`.
+
+        Raises:
+          UserError: as `evaluate` does.
+        """
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not names:
+            raise UserError(f"tasks: name at least one of {', '.join(TASKS)}")
         prompts = _checked(templates)
         source = data
         if not isinstance(source, Source):
             (source,) = parse_sources([os.fspath(source)], "evaluate")
-        evaluators = {
-            task: self._evaluator(task, source, prompts, batch_size)
-            for task in ([tasks] if isinstance(tasks, str) else tasks)
-        }
-        # The recipe's other transforms may need columns and vocabularies that this data lacks.
-        # Worker processes would run a plain script once more each.
-        pipeline = dataclasses.replace(
-            self.run.data, eval_transforms=self.images.transforms, workers=0
-        )
-        examples = EvaluationSet(
-            pipeline, source, tokenizers=self.tokenizers, class_names=class_names
-        )
-        classes = len(examples.records.class_names)
-        if class_names is not None and len(class_names) != classes:
-            raise UserError(
-                f"class_names: {len(class_names):,} names, but {source.full_name} has {classes:,}"
-                " classes; give one for each"
-            )
-        for evaluator in evaluators.values():
+        made = []
+        for name in dict.fromkeys(names):
+            evaluator = self._evaluator(name, source, prompts, batch_size)
+            examples = self._examples(evaluator, class_names)
+            classes = len(examples.records.class_names)
+            if class_names is not None and len(class_names) != classes:
+                raise UserError(
+                    f"class_names: {len(class_names):,} names, but {source.full_name} has"
+                    f" {classes:,} classes; give one for each"
+                )
             evaluator.check(examples)
-        texts = {"retrieval": sum(map(len, examples.captions))}
-        texts["zero_shot"] = classes * len(prompts)
-        total = sum(len(examples) + texts[task] for task in evaluators)
-        metrics: dict[str, float] = {}
-        with _shown(progress, "evaluate", "images and texts") as report:
-            predictor = CountingPredictor(self.predictor, total, report)
-            for task, evaluator in evaluators.items():
-                measured = evaluator.measure(predictor, examples)
-                metrics |= {f"{task}/{name}": value for name, value in measured.items()}
-        return metrics
+            made.append(EvaluationTask(name, evaluator, examples))
+        return made
+
+    def recipe_tasks(
+        self, tasks: str | Sequence[str] = (), *, batch_size: int | None = None
+    ) -> list[EvaluationTask]:
+        """The evaluators of the recipe, opened and checked, under the names of their metrics.
+
+        Args:
+          tasks: what the names begin with, such as "zero_shot"; none for all.
+          batch_size: images or texts encoded at a time; None: as in the recipe.
+
+        Raises:
+          UserError: for a task that the recipe does not have, or data that cannot be read.
+        """
+        run = self.run
+        prefixes = run.evaluator_prefixes()
+        if not prefixes:
+            raise UserError("the recipe of the model has no evaluators; name data and tasks")
+        wanted = [tasks] if isinstance(tasks, str) else list(tasks)
+        for task in wanted:
+            if not any(_begins(prefix, task) for prefix in prefixes.values()):
+                raise UserError(
+                    f"tasks: the recipe measures no {task!r}{suggest(task, prefixes.values())}; it"
+                    f" measures {', '.join(prefixes.values())}"
+                )
+        made = []
+        for path, evaluator in run.all_evaluators.items():
+            prefix = prefixes[path]
+            if wanted and not any(_begins(prefix, task) for task in wanted):
+                continue
+            if batch_size is not None:
+                evaluator = dataclasses.replace(evaluator, batch_size=batch_size)
+            examples = self._examples(evaluator, None)
+            try:
+                examples.open()
+                evaluator.check(examples)
+            except UserError as error:
+                found = error_for_field(error, f"{path}.source")
+                named = str(found).startswith(path)
+                raise found if named else UserError(f"{path}: {found}") from error
+            made.append(EvaluationTask(prefix, evaluator, examples))
+        return made
+
+    def _examples(self, evaluator: Evaluator, class_names: Sequence[str] | None) -> EvaluationSet:
+        """The data of an evaluator through the preprocessing of the model."""
+        transforms: tuple[Transform, ...] = self.images.transforms
+        if not {entry.partition("/")[0] for entry in evaluator.reads()} <= {"image", "text"}:
+            # Other entries need the recipe's other transforms, with the vocabularies that were
+            # stored with the model. Those may need columns that data for other tasks lack.
+            transforms = tuple(self._with_vocabulary(t) for t in self.run.data.eval_transforms)
+        # Worker processes would run a plain script once more each.
+        pipeline = dataclasses.replace(self.run.data, eval_transforms=transforms, workers=0)
+        return EvaluationSet(
+            pipeline, evaluator.source, tokenizers=self.tokenizers, class_names=class_names
+        )
+
+    def _with_vocabulary(self, transform: Transform) -> Transform:
+        changed = {
+            field.name: self.vocabularies[entry]
+            for entry in transform.makes()[:1]
+            for field in dataclasses.fields(transform)  # type: ignore[arg-type]
+            if isinstance(getattr(transform, field.name), VocabularyFile)
+        }
+        return dataclasses.replace(transform, **changed)  # type: ignore[type-var]
 
     def _evaluator(
         self, task: str, source: Source, templates: tuple[str, ...], batch_size: int
     ) -> Evaluator:
         evaluator: Evaluator
+        if task == "questions":
+            answering = self.run.question_answering()
+            if answering is None:
+                raise UserError("the model does not answer questions: it was trained on none")
+            evaluator = Questions(
+                source=Expand(source, by="question"),
+                batch_size=batch_size,
+                logits=answering.logits,
+                targets=answering.targets,
+            )
+            return config.validate(evaluator)
+        if task not in TASKS:
+            raise UserError(f"tasks: unknown task {task!r}{suggest(task, TASKS)}")
+        self._require_embedding("image")
+        self._require_embedding("text")
         if task == "retrieval":
             evaluator = Retrieval(source, batch_size, similarity=self.comparison)
-        elif task == "zero_shot":
+        else:
             evaluator = ZeroShot(
                 source, batch_size, templates=templates, similarity=self.comparison
             )
-        else:
-            raise UserError(f"tasks: unknown task {task!r}{suggest(task, TASKS)}")
         return config.validate(evaluator)
 
     def answer(
@@ -700,6 +814,11 @@ class Loaded:
     def _output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of outputs of an example batch that were asked for."""
         return {}
+
+
+def _begins(prefix: str, task: str) -> bool:
+    """Whether a task names the prefix or the first parts of it."""
+    return f"{prefix}/".startswith(f"{task.rstrip('/')}/")
 
 
 def _later(path: str) -> None:

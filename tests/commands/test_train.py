@@ -70,6 +70,24 @@ def test_a_run_writes_checkpoints_metrics_and_plots(uninterrupted):
     assert "\x1b[" not in err
 
 
+def test_eval_measures_what_training_did(uninterrupted, call):
+    """All evaluators of the recipe, from the checkpoint alone."""
+    workdir, result, _, _ = uninterrupted
+    status, out, err = call("-m", "vljax.commands.main", "eval", workdir, "--json", "-")
+    assert status == 0, err
+    (model,) = json.loads(out)["models"]
+    found = {
+        f"{task['task']}/{name}": value["value"]
+        for task in model["tasks"]
+        for name, value in task["metrics"].items()
+    }
+    expected = {
+        name: value for name, value in result.items() if name.startswith(("retrieval", "zero_shot"))
+    }
+    assert len(expected) > 30
+    assert found == expected
+
+
 def test_neither_tensorflow_nor_pytorch_is_imported(uninterrupted):
     assert uninterrupted[2].splitlines()[-1].split() == ["MODULES", "jax"]
 

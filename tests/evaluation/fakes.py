@@ -50,6 +50,10 @@ class FakeData:
             self.labels = np.full(len(self.captions), -1, np.int32)
 
     @property
+    def images(self) -> np.ndarray:
+        return np.arange(len(self.captions))
+
+    @property
     def annotations(self) -> list[Annotation]:
         return [Annotation(captions) for captions in self.captions]
 

@@ -29,6 +29,7 @@ class Data:
     """Six questions about the same two objects; the image of the last one cannot be read."""
 
     labels = np.full(6, -1)
+    images = np.zeros(6, int)
     class_names = ()
 
     def __init__(self):
@@ -123,3 +124,25 @@ def test_the_figure_has_a_panel_for_each_kind():
 def test_a_source_with_several_questions_in_a_row_is_refused():
     with pytest.raises(UserError, match=r"source: has several questions in a row; put it into Exp"):
         validate(Questions(source=Scenes()))
+
+
+def test_the_official_accuracy_is_there_if_several_people_answered():
+    """Of ten, three say red and seven Pink; the others agree, or gave one answer."""
+    people = Question("colour", "Which colour?", "Pink", (("Red.", 3.0), ("Pink", 7.0)))
+    assert EVALUATOR.measure(Model(), Asked([people] * 6))["vqa_accuracy"] == pytest.approx(
+        (0.9 + 0.9 + 0 + 0 + 0) / 5
+    )
+    alike = Question("colour", "Which colour?", "red")
+    mixed = EVALUATOR.measure(Model(), Asked([people, alike, *[alike] * 4]))
+    assert mixed["vqa_accuracy"] == pytest.approx((0.9 + 1) / 5)
+    shares = Question("colour", "Which colour?", "red", (("red", 0.3), ("pink", 0.7)))
+    assert "vqa_accuracy" not in EVALUATOR.measure(Model(), Asked([shares] * 6))
+    assert "vqa_accuracy" not in EVALUATOR.measure(Model(), Asked([alike] * 6))
+
+
+class Asked(Data):
+    """Other questions about the same objects."""
+
+    def __init__(self, questions):
+        super().__init__()
+        self.annotations = [Annotation((), regions=(CAT, DOG), questions=(q,)) for q in questions]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vljax import __version__
-from vljax.commands import finetune, import_export, interpolate, recipe_arguments, verify
+from vljax.commands import evaluate, finetune, import_export, interpolate, recipe_arguments, verify
 from vljax.commands.output import write_json
 from vljax.config import UserError, one_line
 from vljax.host_process import leave_out_libtpu
@@ -138,7 +138,12 @@ def _dispatch(argv: list[str], prog: str) -> int:
     finetune.add(commands)
     interpolate.add(commands)
     import_export.add(commands)
+    evaluate.add(commands)
     verify.add(commands)
+    if argv[:1] == [evaluate.NAME]:
+        asked = parser.parse_args(argv)
+        write_json(asked.json, evaluate.run(asked))
+        return 0
     if argv[:1] == [verify.NAME]:
         return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")
     if argv[:1] == [interpolate.NAME]:

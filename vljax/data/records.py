@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Int64
 
 from vljax.config import Component, UserError, one_line
 from vljax.files import encodable
@@ -205,6 +206,10 @@ class Records(abc.ABC):
     @abc.abstractmethod
     def image(self, index: int) -> bytes:
         """The encoded image of an example. Raises ExampleError if it cannot be read."""
+
+    def image_numbers(self) -> Int64[np.ndarray, " examples"]:
+        """A number for the image of each example; examples about the same image have the same."""
+        return np.arange(len(self))
 
     def masks(self, index: int) -> bytes | None:
         """`Record.masks` of an example; None where the data has none."""

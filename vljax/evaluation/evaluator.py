@@ -57,6 +57,11 @@ class EvaluationData(Protocol):
         """All but the image of each example: captions, questions, regions, ..."""
         ...
 
+    @property
+    def images(self) -> Int[np.ndarray, " examples"]:
+        """A number for the image of each example; examples about the same image have the same."""
+        ...
+
     def batches(self, batch_size: int, /) -> Iterator[Batch]:
         """All examples in order, with the arrays of `eval_transforms`.
 
@@ -138,11 +143,17 @@ class Evaluator(Component, abc.ABC):
     def measure(self, predictor: Predictor, data: EvaluationData) -> dict[str, float]:
         """The metrics by name. A run puts `EVALUATOR/DATASET/SPLIT/` before each name.
 
+        A metric of single examples is a `Sampled`, so that `vljax eval` can tell how sure it is.
+
         Every process calls it at the same time, since the predictor runs on all devices.
 
         Raises:
           UserError: if the data holds nothing that can be measured.
         """
+
+    def inputs(self, data: EvaluationData) -> int:
+        """How many rows the model computes at most, images and texts, to show progress."""
+        return len(data.labels)
 
     def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
         """Figures of the finished run, by name; none by default.
@@ -252,6 +263,11 @@ class ShardedEvaluationSet:
     def annotations(self) -> list[Annotation]:
         """See `EvaluationSet`."""
         return self._whole.annotations
+
+    @property
+    def images(self) -> Int[np.ndarray, " examples"]:
+        """See `EvaluationSet`."""
+        return self._whole.images
 
     def tokenizer(
         self, texts: list[str]

@@ -209,6 +209,10 @@ class CountingPredictor:
     def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
         outputs = self.predictor.run(want, batch)
-        self.done += len(outputs[want[0]])
-        self.report(min(self.done, self.total), self.total)
+        self.add(len(outputs[want[0]]))
         return outputs
+
+    def add(self, rows: int) -> None:
+        """Counts rows that are computed, or need not be."""
+        self.done += rows
+        self.report(min(self.done, self.total), self.total)

@@ -19,12 +19,15 @@ from vljax.config import UserError
 from vljax.data.records import Annotation
 from vljax.data.vocabulary import normalised, terms
 from vljax.evaluation.evaluator import Draw, EvaluationData, Evaluator
+from vljax.evaluation.metrics.uncertainty import Sampled
+from vljax.evaluation.metrics.vqa import vqa_accuracy
 from vljax.evaluation.predictor import Batch, Predictor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN = 12
+_PEOPLE = 10
 _THUMBNAIL = 128
 
 
@@ -39,10 +42,11 @@ class Questions(Evaluator, name="questions"):
 
     Metrics: `accuracy`, `accuracy/KIND`, and the `majority` and `majority/KIND` that one gets by
     always giving the most frequent answer of the kind; the counts `questions`, `questions/KIND` and
-    `unreadable`. With `attention` and boxes in the batch (`PadRegions`), for the questions of
-    `pointing` whose answer names one object and not another: `attention/right` and
-    `attention/other`, how often the image token with most attention lies in that object's box, and
-    in another object's.
+    `unreadable`. If several people answered a question, and their numbers are the weights, also
+    `vqa_accuracy`, the official one of VQA v2 (`metrics.vqa.vqa_accuracy`). With `attention` and
+    boxes in the batch (`PadRegions`), for the questions of `pointing` whose answer names one object
+    and not another: `attention/right` and `attention/other`, how often the image token with most
+    attention lies in that object's box, and in another object's.
 
     >>> from vljax.datasets import Scenes
     >>> from vljax.recipes import Expand
@@ -87,6 +91,7 @@ class Questions(Evaluator, name="questions"):
         """See the class. Raises UserError if no image can be read."""
         names = terms(data.vocabulary(self.targets))
         credit: list[float] = []
+        official: list[float | None] = []
         valid = []
         points: list[Bool[np.ndarray, "looks 2"]] = []
         for first, batch in self._batches(data):
@@ -94,6 +99,10 @@ class Questions(Evaluator, name="questions"):
             about = data.annotations[first : first + len(found.answer)]
             credit += [
                 _credit(each, names[int(answer)], tie=bool(tie))
+                for each, answer, tie in zip(about, found.answer, found.tie, strict=False)
+            ]
+            official += [
+                _official(each, names[int(answer)], tie=bool(tie))
                 for each, answer, tie in zip(about, found.answer, found.tie, strict=False)
             ]
             valid.append(np.asarray(batch["valid"]))
@@ -106,14 +115,19 @@ class Questions(Evaluator, name="questions"):
         asked = [a.questions[0] for a, ok in zip(data.annotations, readable, strict=True) if ok]
         kinds = np.array([question.kind for question in asked])
         answers = np.array([normalised(question.answer) for question in asked])
-        metrics = {"accuracy": float(credits.mean()), "questions": float(len(credits))}
+        images = data.images[readable]
+        metrics: dict[str, float] = {"accuracy": Sampled(credits, images)}
+        metrics["questions"] = float(len(credits))
         metrics["unreadable"] = float(count - len(credits))
+        by_people = [score for score, ok in zip(official, readable, strict=True) if ok]
+        if any(len(question.answers) > 1 for question in asked) and None not in by_people:
+            metrics["vqa_accuracy"] = Sampled(np.array(by_people, np.float64), images)
         most = np.zeros(len(credits))
         for kind in sorted(set(kinds.tolist())):
             own = kinds == kind
             ((_, times),) = Counter(answers[own].tolist()).most_common(1)
             most[own] = times / own.sum()
-            metrics[f"accuracy/{kind}"] = float(credits[own].mean())
+            metrics[f"accuracy/{kind}"] = Sampled(credits[own], images[own])
             metrics[f"majority/{kind}"] = float(times / own.sum())
             metrics[f"questions/{kind}"] = float(own.sum())
         metrics["majority"] = float(most.mean())
@@ -212,6 +226,18 @@ def _credit(about: Annotation, answer: str, *, tie: bool) -> float:
     for text, weight in about.questions[0].weighted_answers:
         weights[normalised(text)] = weights.get(normalised(text), 0.0) + weight
     return weights.get(answer, 0.0) / max(weights.values())
+
+
+def _official(about: Annotation, answer: str, *, tie: bool) -> float | None:
+    """VQA accuracy of an answer, 0 for a tie; None if the weights are not numbers of people."""
+    if tie or not about.questions:
+        return 0.0
+    question = about.questions[0]
+    if any(weight < 1 or weight != int(weight) for _, weight in question.answers):
+        return None
+    people = [text for text, weight in question.answers for _ in range(int(weight))]
+    # A question whose people agree keeps one answer without their number; ten as in VQA v2.
+    return vqa_accuracy(answer, people or [question.answer] * _PEOPLE)
 
 
 def _on_host(array: np.ndarray | jax.Array) -> np.ndarray:

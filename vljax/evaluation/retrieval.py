@@ -20,10 +20,9 @@ from vljax.evaluation.evaluator import (
 from vljax.evaluation.metrics.ranking import (
     chance_recall_at_k,
     embedding_ranks,
-    median_rank,
-    recall_at_k,
     similarities,
 )
+from vljax.evaluation.metrics.uncertainty import Sampled
 from vljax.evaluation.predictor import Predictor
 from vljax.evaluation.retrieval_grid import THUMBNAIL, GridRow, draw_grid
 from vljax.models.numerics import Similarity
@@ -107,14 +106,23 @@ class Retrieval(Evaluator, name="retrieval"):
                 image_to_text,
                 of_texts[texts.image_groups],
                 len(text_embeddings),
+                images.index,
             ),
             **_direction(
-                "text_to_image", text_to_image, of_images[texts.text_groups], len(images.index)
+                "text_to_image",
+                text_to_image,
+                of_images[texts.text_groups],
+                len(images.index),
+                images.index[texts.first_images],
             ),
             "examples": float(len(images.index)),
             "captions": float(len(text_embeddings)),
             "unreadable": float(images.unreadable),
         }
+
+    def inputs(self, data: EvaluationData) -> int:
+        captions = (len(each[: self.captions]) for each in data.captions)
+        return len(data.labels) + sum(captions)
 
     def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
         """A grid of example queries with the images that the model ranks first."""
@@ -182,6 +190,12 @@ class _Texts:
     text_groups: Int[np.ndarray, " texts"]
     image_groups: Int[np.ndarray, " images"]
 
+    @property
+    def first_images(self) -> Int[np.ndarray, " texts"]:
+        """The first image that matches each text."""
+        groups, first = np.unique(self.image_groups, return_index=True)
+        return first[np.searchsorted(groups, self.text_groups)]
+
 
 def _captioned(data: EvaluationData) -> Bool[np.ndarray, " examples"]:
     return np.array([bool(captions) for captions in data.captions], bool)
@@ -213,9 +227,10 @@ def _direction(
     ranks: Int[np.ndarray, " queries"],
     positives: Int[np.ndarray, " queries"],
     candidates: int,
+    examples: Int[np.ndarray, " queries"],
 ) -> dict[str, float]:
-    metrics = {f"{name}/median_rank": median_rank(ranks)}
+    metrics: dict[str, float] = {f"{name}/median_rank": Sampled(ranks, examples, "median")}
     for k in RECALL_AT:
-        metrics[f"{name}/recall@{k}"] = recall_at_k(ranks, k)
+        metrics[f"{name}/recall@{k}"] = Sampled(ranks <= k, examples)
         metrics[f"{name}/recall@{k}_chance"] = chance_recall_at_k(positives, candidates, k)
     return metrics

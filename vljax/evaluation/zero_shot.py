@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from vljax.config import UserError
 from vljax.evaluation.evaluator import EvaluationData, Evaluator, embed_images, embed_texts
-from vljax.evaluation.metrics.classification import mean_per_class_recall, top_k_accuracy
 from vljax.evaluation.metrics.ranking import embedding_ranks
+from vljax.evaluation.metrics.uncertainty import Sampled
 from vljax.evaluation.predictor import Predictor
 from vljax.models.numerics import Similarity, unit
 
@@ -80,12 +80,17 @@ class ZeroShot(Evaluator, name="zero_shot"):
         labels = data.labels[images.index]
         own = np.arange(len(classes))
         ranks = embedding_ranks(images.embedding, classes, labels, own, similarity=self.similarity)
-        metrics = {"mean_per_class": mean_per_class_recall(ranks, labels)}
+        metrics: dict[str, float] = {
+            "mean_per_class": Sampled(ranks == 1, images.index, "mean_per_class", labels)
+        }
         for k in ACCURACY_AT:
-            metrics[f"accuracy@{k}"] = top_k_accuracy(ranks, k)
+            metrics[f"accuracy@{k}"] = Sampled(ranks <= k, images.index)
             metrics[f"accuracy@{k}_chance"] = min(k / len(classes), 1.0)
         counts = {"examples": len(ranks), "classes": len(classes), "unreadable": images.unreadable}
         return metrics | {name: float(count) for name, count in counts.items()}
+
+    def inputs(self, data: EvaluationData) -> int:
+        return len(data.labels) + len(data.class_names) * len(self.templates)
 
     def class_embeddings(
         self, predictor: Predictor, data: EvaluationData

@@ -277,6 +277,11 @@ def pinned(run: Run) -> Run:
     return dataclasses.replace(run, init=source)
 
 
+def digest_of(path: str) -> str | None:
+    """A digest of all files of the model at a path; None if there is no model."""
+    return _resolved(path)[1]
+
+
 def _is_checkpoint_of(path: str | None, workdir: str) -> bool:
     """Whether a path is a checkpoint in a workdir, or in its folder of checkpoints."""
     if path is None:

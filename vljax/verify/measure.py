@@ -75,7 +75,7 @@ def verify(
     opened = [(one, one.open(pipeline)) for one in data]
     enable_compilation_cache()
     variables = jax.device_put(mapped.variables(), find_devices()[0])
-    total = sum(_count_inputs(*one) for one in opened)
+    total = sum(_evaluator(one, batch_size).inputs(examples) for one, examples in opened)
     predictor = CountingPredictor(make_predictor(mapped.prepared)(variables), total, report)
     compared = []
     for one, examples in opened:
@@ -97,22 +97,17 @@ def _check_tower(name: str, model: Released, mapped: MappedModel, weights: str) 
             raise UserError(f"{weights}: {field} is {found!r}, but {name} has {value!r}")
 
 
-def _count_inputs(one: TaskData, examples: EvaluationSet) -> int:
-    """The number of images and texts to encode."""
+def _evaluator(one: TaskData, batch_size: int) -> Evaluator:
     if one.task == "imagenet":
-        return len(examples) + len(one.class_names) * len(one.templates)
-    captions = (examples.records.annotation(i).captions for i in range(len(examples)))
-    return len(examples) + sum(map(len, captions))
+        return ZeroShot(one.source, batch_size, templates=one.templates)
+    return Retrieval(one.source, batch_size)
 
 
 def _measured(
     predictor: Predictor, one: TaskData, examples: EvaluationSet, batch_size: int
 ) -> dict[str, float]:
     """The metrics of the task by name."""
-    evaluator: Evaluator = Retrieval(one.source, batch_size)
-    if one.task == "imagenet":
-        evaluator = ZeroShot(one.source, batch_size, templates=one.templates)
-    metrics = evaluator.measure(predictor, examples)
+    metrics = _evaluator(one, batch_size).measure(predictor, examples)
     if unreadable := int(metrics["unreadable"]):
         raise UserError(
             f"{one.source.full_name}: {unreadable:,} images cannot be read; the published figures"

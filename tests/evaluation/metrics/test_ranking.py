@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vljax.evaluation.metrics.ranking import best_positive_ranks, embedding_ranks, similarities
+from vljax.config import UserError
+from vljax.evaluation.metrics import ranking
+from vljax.evaluation.metrics.ranking import (
+    best_positive_ranks,
+    embedding_ranks,
+    positive_ranks,
+    similarities,
+)
 
 BIG = 2048
 
@@ -93,7 +100,7 @@ def test_nan_never_improves_a_rank(similarity, rank):
 
 
 def test_a_query_without_a_positive_is_named():
-    with pytest.raises(ValueError, match="2 queries have no positive, the first is 1"):
+    with pytest.raises(UserError, match="2 queries have no positive, the first is 1"):
         best_positive_ranks(np.zeros((3, 1)), np.array([[True], [False], [False]]))
 
 
@@ -212,6 +219,34 @@ def test_similarities_of_all_pairs_are_never_held_at_once():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < BIG * BIG
+
+
+@given(problems(), st.sampled_from([1, 5, 1 << 20]), st.sampled_from([0, 8]))
+def test_the_ranks_of_all_positives_equal_exact_arithmetic(problem, chunk, few):
+    """Of each query: sorted by nearness, wrong candidates before right ones that tie."""
+    queries, candidates, query_groups, candidate_groups = problem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_FEW_POSITIVES", few)
+        found = positive_ranks(*problem, similarity="dot", chunk_elements=chunk)
+    for i, (query, group) in enumerate(zip(queries, query_groups, strict=True)):
+        keys = [
+            (-exact_dot(query, candidate), other == group)
+            for candidate, other in zip(candidates, candidate_groups, strict=True)
+        ]
+        expected = [rank for rank, (_, hit) in enumerate(sorted(keys), start=1) if hit]
+        own = found.query == i
+        assert found.rank[own].tolist() == expected
+        assert found.number[own].tolist() == list(range(1, len(expected) + 1))
+
+
+def test_bad_embeddings_are_named():
+    ids = np.arange(2)
+    with pytest.raises(UserError, match=r"candidates\[1, 0\] is nan"):
+        positive_ranks(np.eye(2), np.array([[0, 1], [np.nan, 0]]), ids, ids)
+    with pytest.raises(UserError, match="queries: there are none"):
+        positive_ranks(np.zeros((0, 2)), np.eye(2), ids[:0], ids)
+    with pytest.raises(UserError, match="1 queries have no positive, the first is 1"):
+        positive_ranks(np.eye(2), np.eye(2), np.array([0, 7]), ids)
 
 
 def test_no_queries_give_no_ranks():

@@ -5,9 +5,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from vljax.config import UserError
 from vljax.evaluation.metrics.ranking import (
     best_positive_ranks,
     chance_recall_at_k,
+    mean_rank,
     median_rank,
     recall_at_k,
 )
@@ -47,8 +49,13 @@ def test_chance_is_what_random_rankings_reach():
 
 @pytest.mark.parametrize(
     "metric",
-    [median_rank, lambda ranks: recall_at_k(ranks, 1), lambda p: chance_recall_at_k(p, 3, 1)],
+    [
+        median_rank,
+        mean_rank,
+        lambda ranks: recall_at_k(ranks, 1),
+        lambda p: chance_recall_at_k(p, 3, 1),
+    ],
 )
 def test_no_queries_are_an_error(metric):
-    with pytest.raises(ValueError, match="no queries"):
+    with pytest.raises(UserError, match="there are none"):
         metric(np.zeros(0, np.int64))

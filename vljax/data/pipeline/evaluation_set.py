@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 
 from vljax.config import UserError, suggest
 from vljax.data.pipeline.batches import Batches, Loader, OpenPart, make_batches
@@ -132,19 +132,27 @@ class EvaluationSet:
         """
         return [self._annotation(i) for i in range(len(self))]
 
+    @functools.cached_property
+    def images(self) -> Int64[np.ndarray, " examples"]:
+        """A number for the image of each example; examples about the same image have the same."""
+        return self.records.image_numbers()
+
     def _annotation(self, index: int) -> Annotation:
         try:
             return self.records.annotation(index)
         except ExampleError:
             return Annotation(())
 
-    def batches(self, batch_size: int, process_index: int = 0, process_count: int = 1) -> Batches:
+    def batches(
+        self, batch_size: int, process_index: int = 0, process_count: int = 1, first: int = 0
+    ) -> Batches:
         """Each example once, in order, through the transforms for evaluation.
 
         Args:
           batch_size: examples in a batch over all processes.
           process_index: number of the group of rows to make.
           process_count: number of equal groups that the rows of a batch are divided into.
+          first: number of batches to leave out at the start.
 
         Returns:
           An iterator of batches with the arrays of the transforms for evaluation. If a transform
@@ -163,7 +171,7 @@ class EvaluationSet:
             self._loader,
             grain.MapDataset.source(range(padded)).map(self._loader.evaluation_example),
             batch_size=batch_size,
-            first=0,
+            first=first,
             process_index=process_index,
             process_count=process_count,
             workers=self.data.workers,

@@ -139,6 +139,10 @@ class ExpandedRecords(Records):
         record = int(np.searchsorted(self._ends, index, side="right"))
         return record, index - (int(self._ends[record - 1]) if record else 0)
 
+    def image_numbers(self) -> Int64[np.ndarray, " rows"]:
+        records = np.searchsorted(self._ends, np.arange(len(self)), side="right")
+        return self._records.image_numbers()[records]
+
     def annotation(self, index: int) -> Annotation:
         record, number = self._place(index)
         annotation = self._records.annotation(record)

@@ -1,0 +1,175 @@
+"""Scores of finished models: what is kept, intervals, comparisons and the command `vljax eval`.
+
+The model is a tiny CLIP of transformers; what it measures is that of `tests/parity/make_verify.py`.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.interop.conftest import foreign, trunks  # noqa: F401  fixtures
+from tests.parity import verify_inputs as inputs
+from vljax import scores
+from vljax.commands.main import main
+from vljax.config import UserError
+from vljax.evaluation.metrics.uncertainty import Sampled
+from vljax.evaluation.predictor import ModelPredictor
+from vljax.inference import load
+
+NAME = "transformers_clip_a"
+STORED = json.loads((Path(__file__).parent / "parity" / "data" / "verify.json").read_text())[NAME]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of images by class, whose split file has captions."""
+    inputs.write_split(tmp_path / "coco", STORED["captions"])
+    inputs.write_folder(tmp_path / "imagenet", STORED["labels"])
+    (tmp_path / "names.txt").write_text("\n".join(inputs.CLASSES) + "\n")
+    (tmp_path / "prompts.txt").write_text("\n".join(inputs.PROMPTS) + "\n")
+    return tmp_path
+
+
+class Counting(ModelPredictor):
+    """A predictor that counts the batches it computes, and stops before batch `until`."""
+
+    def __init__(self, predictor, until):
+        super().__init__(predictor.forward, predictor.variables)
+        vars(self).update(until=until, batches=0)
+
+    def run(self, want, batch):
+        if self.batches == self.until:
+            raise KeyboardInterrupt
+        vars(self)["batches"] += 1
+        return super().run(want, batch)
+
+
+def counted(model, until=math.inf):
+    predictor = Counting(model.predictor, until)
+    return predictor, dataclasses.replace(model, predictor=predictor)
+
+
+def tasks_of(model, data):
+    return model.tasks(
+        data / "imagenet",
+        ["zero_shot"],
+        class_names=inputs.CLASSES,
+        templates=[prompt.replace("{c}", "{}") for prompt in inputs.PROMPTS],
+        batch_size=4,
+    ) + model.tasks(data / "coco" / "dataset_coco.json", "retrieval", batch_size=4)
+
+
+def quiet(done, total):
+    assert 0 <= done <= total
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(foreign, data):  # noqa: F811
+    source = str(foreign(NAME))
+    model = load(source)
+    whole, all_of_it = counted(model)
+    expected = scores.measure(all_of_it, tasks_of(model, data), quiet)
+    out = data / "out"
+    first, stopped = counted(model, until=3)
+    with pytest.raises(KeyboardInterrupt):
+        scores.measure(stopped, tasks_of(model, data), quiet, path=source, folder=out)
+    part = next(iter(sorted((out / scores.PARTS).glob("*/00000001-*"))))
+    part.write_bytes(part.read_bytes()[:50])  # as after a power cut: computed again
+    second, resumed = counted(model)
+    found = scores.measure(resumed, tasks_of(model, data), quiet, path=source, folder=out)
+    assert first.batches == 3
+    assert second.batches == whole.batches - 2
+    assert found == expected
+    assert not (out / scores.PARTS).exists()
+    third, again = counted(model, until=0)
+    assert scores.measure(again, tasks_of(model, data), quiet, path=source, folder=out) == expected
+    assert third.batches == 0
+    kept = scores.compare(expected[0], found[0])
+    assert all(change == (0, 0, 0) for change in kept.values())
+    assert {"accuracy@1", "mean_per_class"} <= set(kept)
+
+
+def test_another_model_or_setting_is_measured_again(foreign, data):  # noqa: F811
+    source, out = str(foreign(NAME)), data / "out"
+    model = load(source)
+    scores.measure(model, tasks_of(model, data), quiet, path=source, folder=out)
+    file = Path(source) / "config.json"
+    file.write_text(file.read_text() + "\n")
+    changed, counting = counted(model)
+    scores.measure(counting, tasks_of(model, data), quiet, path=source, folder=out)
+    assert changed.batches
+    (zero_shot,) = model.tasks(data / "imagenet", ["zero_shot"], batch_size=4)
+    other, counting = counted(model)
+    scores.measure(counting, [zero_shot], quiet, path=source, folder=out)
+    assert other.batches
+
+
+def test_tasks_on_the_same_data_share_the_outputs_of_images(foreign, data):  # noqa: F811
+    model = load(str(foreign(NAME)))
+    alone, counting = counted(model)
+    (zero_shot,) = model.tasks(data / "imagenet", "zero_shot", batch_size=4)
+    scores.measure(counting, [zero_shot], quiet)
+    both, counting = counted(model)
+    scores.measure(counting, [zero_shot, zero_shot._replace(name="again")], quiet)
+    assert both.batches == alone.batches
+
+
+def test_metrics_that_are_undefined_are_null():
+    score = scores.Score("t", "d/s", {"a": float("nan"), "b": Sampled(np.array([1.0, 0.0]))})
+    made = score.as_json()["metrics"]
+    assert made == {"a": {"value": None}, "b": {"value": 0.5, "low": 0.0, "high": 1.0}}
+    json.dumps(made, allow_nan=False)
+
+
+def test_scores_of_other_examples_are_not_compared():
+    first = scores.Score("t", "d/s", {"a": Sampled(np.array([1.0, 0.0, 1.0]))})
+    second = scores.Score("t", "d/s", {"a": Sampled(np.array([1.0, 0.0]))})
+    with pytest.raises(UserError, match="t/a: the first has 3 values and the second 2"):
+        scores.compare(first, second)
+    with pytest.raises(UserError, match="cannot be compared with t on d/s"):
+        scores.compare(first, scores.Score("t", "other/s", {}))
+
+
+def test_the_command_writes_its_result_in_three_forms(foreign, data, capsys):  # noqa: F811
+    source = foreign(NAME)
+    options = ["--data", str(data / "imagenet"), "--tasks", "zero_shot", "--batch-size", "4"]
+    options += ["--classes", str(data / "names.txt"), "--templates", str(data / "prompts.txt")]
+    options += ["--out", str(data / "out"), "--clip-benchmark", str(data / "theirs")]
+    assert main(["eval", str(source), *options, "--json", str(data / "result.json")]) == 0
+    assert "zero_shot, imagenet/all" in capsys.readouterr().out
+    (model,) = json.loads((data / "result.json").read_text())["models"]
+    (task,) = model["tasks"]
+    accuracy = task["metrics"]["accuracy@1"]
+    assert 100 * accuracy["value"] == pytest.approx(STORED["accuracy@1"], abs=1e-9)
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    (theirs,) = (data / "theirs").iterdir()
+    about = json.loads(theirs.read_text())
+    assert about["task"] == "zeroshot_classification"
+    assert about["metrics"]["acc1"] == accuracy["value"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no/such"], "no/such: no such file or folder"),
+        (["a", "--data", "b.csv"], "--tasks: name what to measure on --data"),
+        (["a", "--classes", "c.txt"], "--classes: needs --data"),
+        (["a", "--compare"], "--compare: name at least two models"),
+        (["a", "./a", "--compare"], "a model is named twice"),
+        (["a", "--batch-size", "0"], "--batch-size: must be at least 1, got 0"),
+        (["a", "--out", "gs://bucket/x"], "--out: gs://bucket/x must be a local folder"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, capsys):
+    assert main(["eval", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_model_without_evaluators_needs_data(foreign, capsys):  # noqa: F811
+    assert main(["eval", str(foreign(NAME))]) == 2
+    assert "has no evaluators; name data and tasks" in capsys.readouterr().err

@@ -1,0 +1,255 @@
+"""`vljax eval`: its arguments, and the table that it prints. Importing this file is cheap."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vljax.config import UserError
+
+if TYPE_CHECKING:
+    from vljax.evaluation.metrics.uncertainty import Interval
+    from vljax.inference import EvaluationTask, Loaded
+    from vljax.scores import Score
+
+NAME = "eval"
+
+_ABOUT = """\
+Measures models. MODEL is a checkpoint, a workdir (its newest intact checkpoint), an exported
+folder, or a folder of other software that `vljax import` reads. Several are measured on the same
+data.
+
+Without --data, the evaluators of the recipe are measured, as at the end of training; --tasks keeps
+those whose names begin so, such as zero_shot or retrieval/builtin/test. With --data, tasks are
+
+  retrieval   image to text and text to image; needs captions
+  zero_shot   classification by prompts; needs classes
+  questions   accuracy of answers; needs questions, and a model that answers
+
+Beside each metric of single examples stands its 95 % bootstrap interval; captions and questions
+about the same image are drawn together. --compare prints how much better each other model is than
+the first, with the interval of the difference over the same examples.
+
+With --out, finished tasks and the outputs of finished batches are kept: after an interruption, the
+same command goes on where it was, and tasks that are there already are not measured again."""
+
+
+def add(commands: Any) -> None:
+    """Adds the command to a parser's sub-commands."""
+    command = commands.add_parser(
+        NAME,
+        help="measure a trained model, with intervals; compare models",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("models", metavar="MODEL", nargs="+", help="such as runs/quickstart")
+    command.add_argument(
+        "--tasks",
+        type=_names,
+        default=[],
+        metavar="TASK[,TASK...]",
+        help="what to measure; by default all evaluators of the recipe",
+    )
+    command.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="PATH or TYPE:PATH, as for `vljax data inspect`; by default the data of the recipe",
+    )
+    command.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="class names for zero_shot, a line each, in place of those of the data",
+    )
+    command.add_argument(
+        "--templates", metavar="FILE", help="prompts for zero_shot, a line each, with {} or {c}"
+    )
+    command.add_argument("--compare", action="store_true", help="print differences of the models")
+    command.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images or texts encoded at a time; it does not change the results",
+    )
+    command.add_argument("--out", metavar="DIR", help="folder to keep results in, see above")
+    command.add_argument(
+        "--clip-benchmark",
+        metavar="DIR",
+        help="write retrieval and zero_shot as CLIP_benchmark does too, a JSON file each",
+    )
+    command.add_argument(
+        "--json", metavar="PATH", help="write the result as JSON too; - for standard output"
+    )
+
+
+def _names(word: str) -> list[str]:
+    return [name for name in word.split(",") if name]
+
+
+def run(asked: argparse.Namespace) -> dict[str, Any]:
+    """Measures, prints tables, and returns the result as JSON data.
+
+    Raises:
+      UserError: for bad input.
+    """
+    _check(asked)
+    # These modules import JAX.
+    from vljax import scores
+    from vljax.inference import load
+    from vljax.progress import shown
+
+    labels = _labels(asked.models)
+    found: dict[str, list[Score]] = {}
+    for path, label in zip(asked.models, labels, strict=True):
+        model = load(path)
+        tasks = _tasks(model, asked)
+        folder = None
+        if asked.out is not None:
+            folder = asked.out if len(labels) == 1 else os.path.join(asked.out, label)
+        with shown(label, "computed {:,} of {:,} images and texts") as report:
+            found[label] = scores.measure(model, tasks, report, path=path, folder=folder)
+    first, *others = labels
+    compared = {
+        label: [scores.compare(*pair) for pair in zip(found[first], found[label], strict=True)]
+        for label in (others if asked.compare else ())
+    }
+    if asked.json != "-":
+        for label in labels:
+            _print(label, found[label])
+        for label, changes in compared.items():
+            _print_comparison(first, label, found[first], changes)
+    if asked.clip_benchmark is not None:
+        _write_clip_benchmark(asked.clip_benchmark, found)
+    result: dict[str, Any] = {
+        "models": [
+            {"model": path, "tasks": [score.as_json() for score in found[label]]}
+            for path, label in zip(asked.models, labels, strict=True)
+        ]
+    }
+    if asked.compare:
+        result["differences"] = [
+            {
+                "first": first,
+                "second": label,
+                "tasks": [
+                    {"task": score.task, "metrics": {n: c._asdict() for n, c in each.items()}}
+                    for score, each in zip(found[first], changes, strict=True)
+                ],
+            }
+            for label, changes in compared.items()
+        ]
+    return result
+
+
+def _check(asked: argparse.Namespace) -> None:
+    if asked.data is None:
+        for option in ("classes", "templates"):
+            if getattr(asked, option) is not None:
+                raise UserError(f"--{option}: needs --data; the recipe states its own")
+    elif not asked.tasks:
+        raise UserError("--tasks: name what to measure on --data: retrieval, zero_shot, questions")
+    if asked.batch_size is not None and asked.batch_size < 1:
+        raise UserError(f"--batch-size: must be at least 1, got {asked.batch_size}")
+    if asked.compare and len(asked.models) < 2:
+        raise UserError("--compare: name at least two models")
+    for option in ("out", "clip_benchmark"):
+        folder = getattr(asked, option)
+        if folder is not None and ("://" in folder or os.path.isfile(folder)):
+            flag = f"--{option.replace('_', '-')}"
+            raise UserError(f"{flag}: {folder} must be a local folder")
+
+
+def _tasks(model: Loaded, asked: argparse.Namespace) -> list[EvaluationTask]:
+    from vljax.files import read_names
+    from vljax.inference import TEMPLATES
+
+    if asked.data is None:
+        return model.recipe_tasks(asked.tasks, batch_size=asked.batch_size)
+    prompts = None if asked.templates is None else read_names(asked.templates)
+    return model.tasks(
+        asked.data,
+        asked.tasks,
+        class_names=None if asked.classes is None else read_names(asked.classes),
+        templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
+        batch_size=asked.batch_size or 64,
+    )
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    """Short names of models that differ: the last parts of their paths."""
+    if len(set(map(os.path.normpath, paths))) < len(paths):
+        raise UserError(f"{' '.join(paths)}: a model is named twice")
+    parts = [Path(os.path.normpath(path)).parts for path in paths]
+    for count in range(1, max(map(len, parts)) + 1):
+        labels = ["-".join(each[-count:]).strip("/-") or "model" for each in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(paths)
+
+
+def _print(label: str, found: Sequence[Score]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vljax.commands.output import cell
+
+    console = Console()
+    for score in found:
+        table = Table(title=cell(f"{label}: {_title(score)}"), title_justify="left")
+        table.add_column("metric")
+        table.add_column("value", justify="right")
+        table.add_column("95 % interval", justify="right")
+        intervals = score.intervals
+        for name, value in score.metrics.items():
+            each = intervals.get(name)
+            shown = "" if each is None else f"{each.low:.4g} to {each.high:.4g}"
+            table.add_row(cell(name), f"{value:.4g}", shown)
+        console.print(table)
+
+
+def _print_comparison(
+    first: str, second: str, found: Sequence[Score], changes: Sequence[Mapping[str, Interval]]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vljax.commands.output import cell
+
+    console = Console()
+    for score, each in zip(found, changes, strict=True):
+        title = cell(f"{second} minus {first}: {_title(score)}")
+        table = Table(title=title, title_justify="left")
+        table.add_column("metric")
+        table.add_column("difference", justify="right")
+        table.add_column("95 % interval", justify="right")
+        table.add_column("")
+        for name, change in each.items():
+            sure = "" if change.low <= 0 <= change.high else "differs"
+            shown = f"{change.low:+.4g} to {change.high:+.4g}"
+            table.add_row(cell(name), f"{change.mean:+.4g}", shown, sure)
+        console.print(table)
+
+
+def _title(score: Score) -> str:
+    return score.task if score.task.endswith(score.dataset) else f"{score.task}, {score.dataset}"
+
+
+def _write_clip_benchmark(folder: str, found: Mapping[str, Sequence[Score]]) -> None:
+    import json
+
+    from vljax.scores import clip_benchmark
+
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for label, every in found.items():
+            for score in every:
+                if (data := clip_benchmark(score, label)) is None:
+                    continue
+                name = re.sub(r"[^\w.+-]+", "_", f"{score.dataset}_{label}_{data['task']}")
+                with open(os.path.join(folder, f"{name}.json"), "w") as file:
+                    file.write(json.dumps(data, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"--clip-benchmark: {folder} ({error.strerror})") from error
