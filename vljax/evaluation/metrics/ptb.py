@@ -53,13 +53,18 @@ def ptb_tokenize(captions: Sequence[str], *, separate: bool = False) -> list[tup
       separate: whether a caption is tokenized without regard to the next one.
     """
     tokens = []
+    last = len(captions) - 1
     for index, caption in enumerate(captions):
         caption = _LINE_BREAKS.sub(" ", caption)
-        if _PLAIN.fullmatch(caption) or not _DEPENDENT.search(caption):
+        if (separate or index < last) and (
+            _PLAIN.fullmatch(caption) or not _DEPENDENT.search(caption)
+        ):
             tokens.append(tuple(chain.from_iterable(map(_chunk, caption.split(" ")))))
-            continue
-        following = "" if separate else "\n".join(captions[index + 1 : index + 2])
-        tokens.append(_kept(_lex(caption, f"\n{_LINE_BREAKS.sub(' ', following)}\n")))
+        elif separate:
+            tokens.append(_kept(_lex(caption)))
+        else:  # the official text has no line break at its end
+            following = _LINE_BREAKS.sub(" ", captions[index + 1]) if index < last else ""
+            tokens.append(_kept(_lex(caption, f"\n{following}\n" if index < last else "")))
     return tokens
 
 
@@ -161,6 +166,7 @@ _RULES = (
     _Rule("plain", r"&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);"),
     _Rule("nothing", r"&nbsp;|[\u00A0\u2000-\u200A\u3000][ \t\u00A0\u2000-\u200A\u3000]*"),
     _Rule("clitic", _APOSTROPHE + _CLITIC, "[^A-Za-z]"),
+    _Rule("clitic", _APOSTROPHE + "[msdMSD]", r"\Z"),
     _Rule("clitic", _TYPESET_APOSTROPHE + _CLITIC),
     _Rule("clitic", rf"[nN]{_APOSTROPHE_LIKE}[tT]"),
     _Rule("plain", r"\u00AD*(?=[A-Za-z])[A-Za-z\u00AD]*[A-MO-Za-mo-z\u00AD]", rf"[nN]{_APOSTROPHE_LIKE}[tT]"),
@@ -192,6 +198,7 @@ _RULES = (
     _Rule("apostrophe", rf"[{_AM}]+[aeiouyAEIOUY]{_APOSTROPHE_LIKE}[aeiouA-Z][{_AM}]*"),
     _Rule("apostrophe", rf"{_APOSTROPHE}[nN]|{_APOSTROPHE}[{_D}]{{2}}", _SPACE),
     _Rule("apostrophe", rf"{_TYPESET_APOSTROPHE}[nN]"),
+    _Rule("apostrophe", rf"{_APOSTROPHE}[nN]", r"\Z"),
     _Rule(
         "plain",
         r"[A-Za-z0-9][A-Za-z0-9.,\u00AD]*(?:-(?:[A-Za-z0-9\u00AD]+|[A-Za-z](?:\.[A-Za-z])+\.))+",
@@ -298,7 +305,7 @@ def _lex(text: str, following: str = "\n\n") -> list[str]:
             position += 1
             continue
         stop = best.end("token")
-        tokens.append(_normal(best_kind, text[position:stop], whole[stop]))
+        tokens.append(_normal(best_kind, text[position:stop], whole[stop : stop + 1]))
         position = stop
     return tokens
 
