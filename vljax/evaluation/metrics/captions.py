@@ -3,8 +3,8 @@
 The official scorer is `pycocoevalcap` (1.2 on PyPI). Its variants differ from the papers; each
 difference is an argument here, and the default is the official one. METEOR stands in `meteor`.
 
-Every metric reads `candidates`, one caption for each example, and `references`, a sequence of one or
-more captions for each example, by position. A caption is a text, which `ptb_tokenize` splits as
+Every metric reads `candidates`, one caption for each example, and `references`, a sequence of one
+or more captions for each example, by position. A caption is a text, which `ptb_tokenize` splits as
 the official scorer does, or a sequence of tokens.
 """
 

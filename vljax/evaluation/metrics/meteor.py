@@ -1,8 +1,8 @@
 """METEOR of captions (Denkowski and Lavie 2014), as the official COCO caption scorer runs it.
 
-Written from the papers and from the outputs of Meteor 1.5 (`-l en -norm`). The stemmer is the English
-Snowball stemmer; WordNet synonyms and paraphrases are read from the files of the PyPI package
-`pycocoevalcap`, where that is installed.
+Written from the papers and from the outputs of Meteor 1.5 (`-l en -norm`). The stemmer is the
+English Snowball stemmer; WordNet synonyms and paraphrases are read from the files of the PyPI
+package `pycocoevalcap`, where that is installed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import numpy as np
 from vljax.config import UserError
 from vljax.evaluation.metrics.captions import Caption, CaptionScore, tokenize_captions
 
-_FUNCTION_WORDS = frozenset(
+_FUNCTION_WORDS = frozenset(  # noqa: SIM905  a text reads better
     "the , . to of and a in that for \" is on 's it with was as said at he by be from have has are "
     "his but an this not i will ’ they ) -rrb- ( -lrb- who their had we which were been more or s "
     "its would about new one after you : also up when there than $ all out her people she year two "
     "- can if last first “ over other ” into some what so -- no time years could ? 't — '".split()
 )
 # Names before which a period does not end a sentence.
-_PREFIXES = frozenset("v vs i.e rev e.g".split())
-_STAGES = ("exact", "stem", "synonym", "paraphrase")
+_PREFIXES = frozenset(("v", "vs", "i.e", "rev", "e.g"))
 
 
 def meteor(
@@ -49,23 +48,24 @@ def meteor(
 ) -> CaptionScore:
     """METEOR 1.5, in [0, 1], with the parameters for English of Denkowski and Lavie 2014.
 
-    Words of candidate and reference are aligned by equality, stem, WordNet synonyms and paraphrases.
+    Words of candidate and reference are aligned by equality, stem, WordNet synonyms and
+    paraphrases. Of alignments that are equally good, another one may be taken than officially.
     The score is `F (1 - gamma (chunks / matches)^beta)`, with F a mean of weighted precision and
     recall. The reference with the best score counts, and the corpus score is computed from counts
     that are added up over the examples.
 
     Synonyms and paraphrases come from the files of `pycocoevalcap` (1.2; 104 MB). Without it, only
-    the stages `exact` and `stem` run, and the result is named `METEOR (exact, stem)`: its scores are
-    lower and do not compare with published ones.
+    the stages `exact` and `stem` run, and the result is named `METEOR (exact, stem)`: its scores
+    are lower and do not compare with published ones.
 
-    >>> score = meteor(["a dog runs on grass"], [["a dog runs"], ], tables=False)
+    >>> score = meteor(["a dog runs on grass"], [["a dog runs"]], tables=False)
     >>> score.name, round(score.corpus, 4)
-    ('METEOR (exact, stem)', 0.5066)
+    ('METEOR (exact, stem)', 0.4774)
 
     Args:
       candidates: the caption to score, of each example.
       references: one or more captions to compare it with, of each example.
-      alpha: the weight of precision in F.
+      alpha: the weight of recall in F.
       beta: the exponent of the fragmentation.
       gamma: the largest penalty for fragmentation.
       delta: the weight of content words; function words have `1 - delta`.
@@ -103,6 +103,8 @@ def meteor(
             if score > best:
                 best, best_counts = score, counts
         scores.append(best)
+        if _is_perfect(best_counts):
+            best_counts[_Counts.chunks] = 0  # officially, it adds none to the set's
         total += best_counts
     name = "METEOR" if tables else "METEOR (exact, stem)"
     return CaptionScore(name, _score(total, *parameters), np.array(scores))
@@ -140,11 +142,17 @@ def _score(
     if not weighted.all():
         return 0.0
     precision, recall = (weighted / total).tolist()
-    f_score = 1 / (alpha / precision + (1 - alpha) / recall)
+    f_score = precision * recall / (alpha * precision + (1 - alpha) * recall)
     chunks, matched = float(counts[_Counts.chunks]), counts[_Counts.matched]
-    if chunks == 1 and (matched == lengths).all():
+    if _is_perfect(counts):
         return f_score
-    return f_score * (1 - gamma * (chunks / (matched.sum() / 2)) ** beta)
+    return f_score * (1 - gamma * (chunks / (float(matched.sum()) / 2)) ** beta)
+
+
+def _is_perfect(counts: np.ndarray) -> bool:
+    """Whether all words match in one chunk: then there is no penalty."""
+    matched, lengths = counts[_Counts.matched], counts[_Counts.lengths]
+    return bool(counts[_Counts.chunks] == 1 and (matched == lengths).all())
 
 
 # ---------------------------------------------------------------- normalization
@@ -394,9 +402,9 @@ class _Aligner:
             if len(row) != 1:
                 continue
             match = row[0]
-            our_words = slice(match.ours, match.ours + match.our_length)
-            their_words = slice(match.theirs, match.theirs + match.their_length)
-            if max(covered_ours[our_words]) == 1 and max(covered_theirs[their_words]) == 1:
+            our_counts = covered_ours[match.ours : match.ours + match.our_length]
+            their_counts = covered_theirs[match.theirs : match.theirs + match.their_length]
+            if max(our_counts) == 1 and max(their_counts) == 1:
                 fixed[at] = match
                 used_ours |= ((1 << match.our_length) - 1) << match.ours
                 used_theirs |= ((1 << match.their_length) - 1) << match.theirs

@@ -21,10 +21,7 @@ from typing import NamedTuple
 
 import regex
 
-PUNCTUATION = frozenset(
-    ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--")
-    + ("...", ";")
-)
+PUNCTUATION = frozenset((*"'`.?!,:;-", "''", "``", "--", "...", "-LRB-", "-RRB-", "-LCB-", "-RCB-"))
 """Tokens that the official scorer drops. Brackets stay: by then they are lower case (`-lrb-`)."""
 
 
@@ -169,7 +166,11 @@ _RULES = (
     _Rule("clitic", _APOSTROPHE + "[msdMSD]", r"\Z"),
     _Rule("clitic", _TYPESET_APOSTROPHE + _CLITIC),
     _Rule("clitic", rf"[nN]{_APOSTROPHE_LIKE}[tT]"),
-    _Rule("plain", r"\u00AD*(?=[A-Za-z])[A-Za-z\u00AD]*[A-MO-Za-mo-z\u00AD]", rf"[nN]{_APOSTROPHE_LIKE}[tT]"),
+    _Rule(
+        "plain",
+        r"\u00AD*(?=[A-Za-z])[A-Za-z\u00AD]*[A-MO-Za-mo-z\u00AD]",
+        rf"[nN]{_APOSTROPHE_LIKE}[tT]",
+    ),
     _Rule("plain", rf"{_L}{_LD}*(?:[.!?]{_L}{_LD}*)*", _APOSTROPHE + _CLITIC),
     # Abbreviations.
     _Rule("plain", rf"{_any(_TITLES)}\."),
@@ -194,7 +195,10 @@ _RULES = (
     _Rule("apostrophe", rf"[lLdDjJ]{_APOSTROPHE}|{_APOSTROPHE}[0-9]0[sS]"),
     _Rule("apostrophe", rf"[yY]{_APOSTROPHE}", f"[{_A}]"),
     _Rule("apostrophe", rf"[A-HJ-XZn]{_APOSTROPHE_LIKE}[{_A}]{{2,}}"),
-    _Rule("apostrophe", rf"(?:[{_A}{_D}]+[_\-])*[dDoOlL]{_APOSTROPHE_LIKE}[{_A}{_D}]{{2,}}(?:[_\-][{_A}{_D}]+)*"),
+    _Rule(
+        "apostrophe",
+        rf"(?:[{_A}{_D}]+[_\-])*[dDoOlL]{_APOSTROPHE_LIKE}[{_A}{_D}]{{2,}}(?:[_\-][{_A}{_D}]+)*",
+    ),
     _Rule("apostrophe", rf"[{_AM}]+[aeiouyAEIOUY]{_APOSTROPHE_LIKE}[aeiouA-Z][{_AM}]*"),
     _Rule("apostrophe", rf"{_APOSTROPHE}[nN]|{_APOSTROPHE}[{_D}]{{2}}", _SPACE),
     _Rule("apostrophe", rf"{_TYPESET_APOSTROPHE}[nN]"),
@@ -204,7 +208,11 @@ _RULES = (
         r"[A-Za-z0-9][A-Za-z0-9.,\u00AD]*(?:-(?:[A-Za-z0-9\u00AD]+|[A-Za-z](?:\.[A-Za-z])+\.))+",
     ),
     _Rule("plain", rf"[{_A}{_D}]+(?:[_\-][{_A}{_D}]+)+"),
-    _Rule("address", rf"[{_A}{_D}\u00AD]+(?:\.[{_A}{_D}\u00AD]+)*\.{_any(_EXTENSIONS)}", r"[ \t\n\u00A0.,!?]"),
+    _Rule(
+        "address",
+        rf"[{_A}{_D}\u00AD]+(?:\.[{_A}{_D}\u00AD]+)*\.{_any(_EXTENSIONS)}",
+        r"[ \t\n\u00A0.,!?]",
+    ),
     _Rule("plain", r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
     _Rule("ampersand", "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"),
     _Rule("plain", r"[cC]\+\+|[cCfF]#"),
@@ -342,8 +350,10 @@ def _kept(tokens: Sequence[str]) -> tuple[str, ...]:
 
 
 _WORD = regex.compile("([A-Za-z]{2,})([.,]?)")
-_OTHER_WORDS = frozenset("cannot gonna gotta wanna lemme gimme".split())
-_ABBREVIATIONS = frozenset(f"{_TITLES} {_ENDINGS} {_CAPITAL_ENDINGS} mfg mtg pte pty ppte ppty ptes ptys".split())
+_OTHER_WORDS = frozenset(("cannot", "gonna", "gotta", "wanna", "lemme", "gimme"))
+_ABBREVIATIONS = frozenset(
+    f"{_TITLES} {_ENDINGS} {_CAPITAL_ENDINGS} mfg mtg pte pty ppte ppty ptes ptys".split()
+)
 
 
 @lru_cache(maxsize=1 << 16)
