@@ -400,7 +400,7 @@ class _Ngrams:
                 ordered, first = _grouped(key)
                 grams = np.zeros(len(ids), np.int64)
                 grams[starts[ordered]] = np.cumsum(first) - 1
-                kinds = max(1, np.count_nonzero(first))
+                kinds = max(1, int(np.count_nonzero(first)))
             key = text[starts] * kinds + grams[starts]
             ordered, first = _grouped(key)
             at = np.flatnonzero(first)

@@ -24,12 +24,13 @@ import numpy as np
 from vljax.config import UserError
 from vljax.evaluation.metrics.captions import Caption, CaptionScore, tokenize_captions
 
-_FUNCTION_WORDS = frozenset(  # noqa: SIM905  a text reads better
+_FREQUENT = (
     "the , . to of and a in that for \" is on 's it with was as said at he by be from have has are "
     "his but an this not i will ’ they ) -rrb- ( -lrb- who their had we which were been more or s "
     "its would about new one after you : also up when there than $ all out her people she year two "
-    "- can if last first “ over other ” into some what so -- no time years could ? 't — '".split()
+    "- can if last first “ over other ” into some what so -- no time years could ? 't — '"
 )
+_FUNCTION_WORDS = frozenset(_FREQUENT.split())
 # Names before which a period does not end a sentence.
 _PREFIXES = frozenset(("v", "vs", "i.e", "rev", "e.g"))
 
