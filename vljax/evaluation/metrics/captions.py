@@ -111,7 +111,7 @@ def bleu(
 
     >>> scores = bleu(["a dog runs on grass"], [["a dog runs", "the dog runs on the grass"]])
     >>> [(score.name, round(score.corpus, 4)) for score in scores[:2]]
-    [('BLEU-1', 1.0), ('BLEU-2', 0.866)]
+    [('BLEU-1', 0.8187), ('BLEU-2', 0.709)]
 
     Quirks of the official scorer (`pycocoevalcap.bleu`), which are the defaults:
 
@@ -214,7 +214,7 @@ def rouge_l(
 
     >>> score = rouge_l(["a dog runs"], [["the dog runs fast", "a dog"]])
     >>> round(score.corpus, 4)
-    0.8066
+    0.8299
 
     Quirks of the official scorer (`pycocoevalcap.rouge`), which are the defaults:
 
@@ -294,7 +294,7 @@ def cider_d(
     >>> references = [["a dog runs on the grass"], ["a red car", "the car is red"]]
     >>> score = cider_d(candidates, references)
     >>> round(score.corpus, 4), score.examples.round(4).tolist()
-    (6.2033, [5.7825, 6.6242])
+    (5.653, [6.5494, 4.7565])
 
     Quirks of the official scorer (`pycocoevalcap.cider`), which are the defaults:
 
