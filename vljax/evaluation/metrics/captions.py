@@ -282,7 +282,6 @@ def cider_d(
     max_order: int = 4,
     sigma: float = 6.0,
     clip: bool = True,
-    length: Literal["bigrams", "words"] = "bigrams",
 ) -> CaptionScore:
     """CIDEr-D, in [0, 10]: Vedantam et al. 2015, as the COCO scorer computes it.
 
@@ -300,7 +299,8 @@ def cider_d(
 
     - The document frequencies are those of the references that are given. So the score of a caption
       depends on the set, and with one example every score is 0.
-    - `length="bigrams"`: the lengths of the penalty count bigrams, one less than the words.
+    - The lengths of the penalty count bigrams, one less than the words. Their difference is the
+      same, except for empty captions, whose score is 0 either way.
     - `clip`: a weight of the candidate counts at most as much as that of the reference.
 
     Args:
@@ -309,7 +309,6 @@ def cider_d(
       max_order: the longest n-grams that count.
       sigma: the width of the length penalty.
       clip: whether weights of the candidate are clipped.
-      length: what the length penalty counts.
 
     Raises:
       UserError: as `tokenize_captions` does.
@@ -319,7 +318,7 @@ def cider_d(
     examples, texts = len(captions.candidates), len(grams.lengths)
     example = grams.example_of_reference
     log_examples = np.log(float(examples))
-    sizes = grams.lengths if length == "words" else np.maximum(0, grams.lengths - 1)
+    sizes = np.maximum(0, grams.lengths - 1)
     difference = sizes[example] - sizes[examples:]
     # A table, since NumPy's power and that of Python differ in the last bit.
     penalties = {d: math.e ** (-(float(d) ** 2) / (2 * sigma**2)) for d in set(difference.tolist())}
