@@ -14,11 +14,12 @@ import pytest
 from tests.interop.conftest import foreign, trunks  # noqa: F401  fixtures
 from tests.parity import verify_inputs as inputs
 from vljax import scores
+from vljax.commands import evaluate
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.evaluation.metrics.uncertainty import Sampled
 from vljax.evaluation.predictor import ModelPredictor
-from vljax.inference import load
+from vljax.inference import EvaluationTask, load
 
 NAME = "transformers_clip_a"
 STORED = json.loads((Path(__file__).parent / "parity" / "data" / "verify.json").read_text())[NAME]
@@ -160,6 +161,11 @@ def test_the_command_writes_its_result_in_three_forms(foreign, data, capsys):  #
         (["a", "--compare"], "--compare: name at least two models"),
         (["a", "./a", "--compare"], "a model is named twice"),
         (["a", "--batch-size", "0"], "--batch-size: must be at least 1, got 0"),
+        (["a", "--json", "no/such/x.json"], "--json: no/such/x.json must be a file in a folder"),
+        (
+            ["a", "--clip-benchmark", "/dev/null/x"],
+            "--clip-benchmark: /dev/null/x (Not",
+        ),
         (["a", "--out", "gs://bucket/x"], "--out: gs://bucket/x must be a local folder"),
     ],
 )
@@ -173,3 +179,78 @@ def test_bad_input_is_one_line(words, message, capsys):
 def test_a_model_without_evaluators_needs_data(foreign, capsys):  # noqa: F811
     assert main(["eval", str(foreign(NAME))]) == 2
     assert "has no evaluators; name data and tasks" in capsys.readouterr().err
+
+
+def test_models_of_other_tasks_are_not_measured_for_a_comparison():
+    task = EvaluationTask("questions/b/test", None, None)
+    found = [scores.Score("zero_shot/a/test", "a/test", {})]
+    with pytest.raises(UserError, match="of a measures zero_shot/a/test, but that of b questions"):
+        evaluate._check_same_tasks("a", found, "b", [task])
+
+
+def test_labels_are_names_of_folders(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs" / "a")
+    assert evaluate._labels([".", "..", "../b"]) == ["a", "runs", "b"]
+    assert evaluate._labels(["x/c", "y/c"]) == ["x-c", "y-c"]
+
+
+def test_large_numbers_are_printed_in_full():
+    assert [evaluate._number(n) for n in (0.012345, 999.5, 25010.0, 1234.5)] == [
+        "0.01235",
+        "999.5",
+        "25010",
+        "1234",
+    ]
+    assert evaluate._number(-12345.0, "+") == "-12345"
+
+
+def test_a_full_disk_is_one_line(foreign, data, monkeypatch):  # noqa: F811
+    model = load(str(foreign(NAME)))
+
+    def full(file, **arrays):
+        file.write(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scores.np, "savez", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); name"):
+        scores.measure(
+            model, tasks_of(model, data), quiet, path=str(foreign(NAME)), folder=data / "out"
+        )
+    assert not [path for path in (data / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("option", "lines", "message"),
+    [
+        ("--classes", "a\nb\n", "--classes: 2 names, but"),
+        ("--templates", "a photo\n", "must hold '{}' once"),
+    ],
+)
+def test_errors_in_files_name_their_option(foreign, data, capsys, option, lines, message):  # noqa: F811
+    (data / "file.txt").write_text(lines)
+    words = ["--data", str(data / "imagenet"), "--tasks", "zero_shot", option]
+    assert main(["eval", str(foreign(NAME)), *words, str(data / "file.txt")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {option}: ")
+    assert message in line
+    assert main(["eval", str(foreign(NAME)), *words, str(data / "none.txt")]) == 2
+    assert f"error: {option}: {data / 'none.txt'}" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_how_to_go_on(foreign, data, monkeypatch, capsys):  # noqa: F811
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scores, "measure", stop)
+    words = [str(foreign(NAME)), "--data", str(data / "imagenet"), "--tasks", "zero_shot"]
+    assert main(["eval", *words, "--out", str(data / "out")]) == 130
+    assert f"the same command goes on from {data / 'out'}" in capsys.readouterr().err
+    assert main(["eval", *words]) == 130
+    assert "nothing is kept without --out DIR" in capsys.readouterr().err
+
+
+def test_json_on_standard_output_is_all_there_is(foreign, data, capsys):  # noqa: F811
+    words = [str(foreign(NAME)), "--data", str(data / "imagenet"), "--tasks", "zero_shot"]
+    assert main(["eval", *words, "--batch-size", "4", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["model"] == str(foreign(NAME))

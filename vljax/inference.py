@@ -568,8 +568,8 @@ class Loaded:
         for task in wanted:
             if not any(_begins(prefix, task) for prefix in prefixes.values()):
                 raise UserError(
-                    f"tasks: the recipe measures no {task!r}{suggest(task, prefixes.values())}; it"
-                    f" measures {', '.join(prefixes.values())}"
+                    f"tasks: the recipe measures no {task!r}; it measures"
+                    f" {', '.join(prefixes.values())}"
                 )
         made = []
         for path, evaluator in run.all_evaluators.items():

@@ -297,7 +297,7 @@ def _last_values(workdir: str) -> dict[str, float]:
 
 def _console_log(console: Console) -> Log:
     def log(line: str) -> None:
-        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     return log
 

@@ -32,6 +32,7 @@ from vljax.data.records import Progress
 from vljax.evaluation.evaluator import EvaluationData
 from vljax.evaluation.metrics.uncertainty import Interval, Sampled, difference, interval
 from vljax.evaluation.predictor import Batch, CountingPredictor, Predictor
+from vljax.files import atomic_file
 from vljax.inference import EvaluationTask, Loaded
 from vljax.interop.initial import digest_of
 
@@ -121,7 +122,10 @@ def measure(
             return _measure(model, tasks, report, None, Path(made))
     if path is None:
         raise ValueError("a folder needs the path of the model")
-    return _measure(model, tasks, report, digest_of(path), Path(folder))
+    digest = digest_of(path)
+    if digest is None:
+        raise UserError(f"{path}: has no digest to keep results under; leave out --out, or copy it")
+    return _measure(model, tasks, report, digest, Path(folder))
 
 
 def _measure(
@@ -169,6 +173,7 @@ def _key(task: EvaluationTask, digest: str | None, model: Loaded) -> dict[str, A
     return {
         "version": __version__,
         "model": digest,
+        "step": model.step,  # a run in progress may have saved another checkpoint since
         "precision": encode(model.run.precision),
         "data": task.data.records.identity,
         "transforms": [encode(t) for t in task.data.data.eval_transforms],
@@ -192,10 +197,8 @@ class _KeptScore:
         self.key = _digest(_key(task, digest, model) | about)
         name = task.name.replace("/", ".")
         self._json, self._npz = folder / f"{name}.json", folder / f"{name}.npz"
-        try:
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out: {folder} cannot be written ({error.strerror})") from error
 
     def read(self) -> Score | None:
         """The score if it is complete and of the same model, data and settings."""
@@ -241,10 +244,8 @@ class _KeptOutputs:
     def __init__(self, folder: Path, task: EvaluationTask, digest: str | None, model: Loaded):
         key = _digest(_key(task, digest, model) | {"batch_size": task.evaluator.batch_size})
         self.parts = folder / key[:32]
-        try:
+        with _writing(folder):
             self.parts.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out: {folder} cannot be written ({error.strerror})") from error
 
     def finished_batches(self) -> int:
         """How many batches of images from the first on have outputs."""
@@ -309,19 +310,21 @@ def _read_part(path: Path) -> dict[str, np.ndarray] | None:
 
 
 @contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns errors of the file system into one line with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
+        ) from error
+
+
+@contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Any]:
     """A new file that takes the place of `path` when it is complete."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise UserError(f"--out: {path.parent} cannot be written ({error.strerror})") from error
+    with _writing(path.parent), atomic_file(str(path)) as name, open(name, "wb") as file:
+        yield file
 
 
 class _NumberedBatch(Mapping[str, Any]):

@@ -146,3 +146,10 @@ class Asked(Data):
     def __init__(self, questions):
         super().__init__()
         self.annotations = [Annotation((), regions=(CAT, DOG), questions=(q,)) for q in questions]
+
+
+def test_data_without_questions_says_what_is_missing():
+    data = Data()
+    data.labels, data.annotations = np.full(0, -1), []  # as an expanded source without questions
+    with pytest.raises(UserError, match="has no questions; a source of files names their columns"):
+        EVALUATOR.check(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def add(commands: Any) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="images or texts encoded at a time; it does not change the results",
+        help="images or texts encoded at a time; it changes results by rounding at most",
     )
     command.add_argument("--out", metavar="DIR", help="folder to keep results in, see above")
     command.add_argument(
@@ -106,11 +107,20 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     for path, label in zip(asked.models, labels, strict=True):
         model = load(path)
         tasks = _tasks(model, asked)
+        if asked.compare and found:
+            _check_same_tasks(labels[0], found[labels[0]], label, tasks)
         folder = None
         if asked.out is not None:
             folder = asked.out if len(labels) == 1 else os.path.join(asked.out, label)
-        with shown(label, "computed {:,} of {:,} images and texts") as report:
-            found[label] = scores.measure(model, tasks, report, path=path, folder=folder)
+        try:
+            with shown(label, "computed {:,} of {:,} images and texts") as report:
+                found[label] = scores.measure(model, tasks, report, path=path, folder=folder)
+        except KeyboardInterrupt:
+            kept = "nothing is kept without --out DIR"
+            if asked.out is not None:
+                kept = f"the same command goes on from {asked.out}"
+            print(kept, file=sys.stderr)
+            raise
     first, *others = labels
     compared = {
         label: [scores.compare(*pair) for pair in zip(found[first], found[label], strict=True)]
@@ -132,8 +142,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     if asked.compare:
         result["differences"] = [
             {
-                "first": first,
-                "second": label,
+                "first": asked.models[0],
+                "second": asked.models[labels.index(label)],
                 "tasks": [
                     {"task": score.task, "metrics": {n: c._asdict() for n, c in each.items()}}
                     for score, each in zip(found[first], changes, strict=True)
@@ -155,34 +165,67 @@ def _check(asked: argparse.Namespace) -> None:
         raise UserError(f"--batch-size: must be at least 1, got {asked.batch_size}")
     if asked.compare and len(asked.models) < 2:
         raise UserError("--compare: name at least two models")
+    if asked.json not in (None, "-"):
+        folder = os.path.dirname(asked.json) or "."
+        if os.path.isdir(asked.json) or not os.path.isdir(folder):
+            raise UserError(f"--json: {asked.json} must be a file in a folder that exists")
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"--json: {folder} cannot be written; name a file in another folder")
     for option in ("out", "clip_benchmark"):
         folder = getattr(asked, option)
         if folder is not None and ("://" in folder or os.path.isfile(folder)):
             flag = f"--{option.replace('_', '-')}"
             raise UserError(f"{flag}: {folder} must be a local folder")
+    if (folder := asked.clip_benchmark) is not None:
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--clip-benchmark: {folder} ({error.strerror})") from error
+
+
+def _check_same_tasks(
+    first: str, found: Sequence[Score], second: str, tasks: Sequence[EvaluationTask]
+) -> None:
+    """Raises UserError unless a model is about to be measured by the tasks of the first."""
+    names = [[score.task for score in found], [task.name for task in tasks]]
+    if names[0] != names[1]:
+        raise UserError(
+            f"--compare: the recipe of {first} measures {', '.join(names[0])}, but that of {second}"
+            f" {', '.join(names[1])}; name common --tasks, or --data and --tasks"
+        )
 
 
 def _tasks(model: Loaded, asked: argparse.Namespace) -> list[EvaluationTask]:
     from vljax.files import read_names
     from vljax.inference import TEMPLATES
 
-    if asked.data is None:
-        return model.recipe_tasks(asked.tasks, batch_size=asked.batch_size)
-    prompts = None if asked.templates is None else read_names(asked.templates)
-    return model.tasks(
-        asked.data,
-        asked.tasks,
-        class_names=None if asked.classes is None else read_names(asked.classes),
-        templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
-        batch_size=asked.batch_size or 64,
-    )
+    prompts = None if asked.templates is None else read_names(asked.templates, "--templates")
+    names = None if asked.classes is None else read_names(asked.classes, "--classes")
+    try:
+        if asked.data is None:
+            return model.recipe_tasks(asked.tasks, batch_size=asked.batch_size)
+        return model.tasks(
+            asked.data,
+            asked.tasks,
+            class_names=names,
+            templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
+            batch_size=asked.batch_size or 64,
+        )
+    except UserError as error:
+        # The fields of the Python API, as the options that they come from.
+        option = {"class_names": "--classes", "tasks": "--tasks"}
+        field, _, message = str(error).partition(": ")
+        if re.fullmatch(r"templates(\.\d+)?", field):
+            raise UserError(f"--templates: {asked.templates}: {message}") from error
+        raise (UserError(f"{option[field]}: {message}") if field in option else error) from error
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
     """Short names of models that differ: the last parts of their paths."""
-    if len(set(map(os.path.normpath, paths))) < len(paths):
+    whole = [os.path.normpath(p) if "://" in p else os.path.abspath(p) for p in paths]
+    if len(set(whole)) < len(paths):
         raise UserError(f"{' '.join(paths)}: a model is named twice")
-    parts = [Path(os.path.normpath(path)).parts for path in paths]
+    parts = [Path(path).parts for path in whole]
     for count in range(1, max(map(len, parts)) + 1):
         labels = ["-".join(each[-count:]).strip("/-") or "model" for each in parts]
         if len(set(labels)) == len(labels):
@@ -196,7 +239,7 @@ def _print(label: str, found: Sequence[Score]) -> None:
 
     from vljax.commands.output import cell
 
-    console = Console()
+    console = Console(emoji=False)
     for score in found:
         table = Table(title=cell(f"{label}: {_title(score)}"), title_justify="left")
         table.add_column("metric")
@@ -205,8 +248,8 @@ def _print(label: str, found: Sequence[Score]) -> None:
         intervals = score.intervals
         for name, value in score.metrics.items():
             each = intervals.get(name)
-            shown = "" if each is None else f"{each.low:.4g} to {each.high:.4g}"
-            table.add_row(cell(name), f"{value:.4g}", shown)
+            shown = "" if each is None else f"{_number(each.low)} to {_number(each.high)}"
+            table.add_row(cell(name), _number(value), shown)
         console.print(table)
 
 
@@ -218,7 +261,7 @@ def _print_comparison(
 
     from vljax.commands.output import cell
 
-    console = Console()
+    console = Console(emoji=False)
     for score, each in zip(found, changes, strict=True):
         title = cell(f"{second} minus {first}: {_title(score)}")
         table = Table(title=title, title_justify="left")
@@ -228,9 +271,14 @@ def _print_comparison(
         table.add_column("")
         for name, change in each.items():
             sure = "" if change.low <= 0 <= change.high else "differs"
-            shown = f"{change.low:+.4g} to {change.high:+.4g}"
-            table.add_row(cell(name), f"{change.mean:+.4g}", shown, sure)
+            shown = f"{_number(change.low, '+')} to {_number(change.high, '+')}"
+            table.add_row(cell(name), _number(change.mean, "+"), shown, sure)
         console.print(table)
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Four digits, but those before the point in full."""
+    return f"{value:{sign}.4g}" if abs(value) < 1_000 else f"{value:{sign}.0f}"
 
 
 def _title(score: Score) -> str:
@@ -243,7 +291,6 @@ def _write_clip_benchmark(folder: str, found: Mapping[str, Sequence[Score]]) -> 
     from vljax.scores import clip_benchmark
 
     try:
-        os.makedirs(folder, exist_ok=True)
         for label, every in found.items():
             for score in every:
                 if (data := clip_benchmark(score, label)) is None:

@@ -83,9 +83,13 @@ class Questions(Evaluator, name="questions"):
 
     def check(self, data: EvaluationData) -> None:
         """See `Evaluator.check`. Raises UserError if no example has a question."""
-        super().check(data)
+        # An expanded source without questions has no examples.
         if not any(annotation.questions for annotation in data.annotations):
-            raise UserError(f"{self.source.full_name} has no questions")
+            raise UserError(
+                f"{self.source.full_name} has no questions; a source of files names their columns"
+                " in its fields question and answers"
+            )
+        super().check(data)
 
     def measure(self, predictor: Predictor, data: EvaluationData) -> dict[str, float]:
         """See the class. Raises UserError if no image can be read."""

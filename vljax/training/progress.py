@@ -146,7 +146,7 @@ class ProgressDisplay:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,8 @@
 """Bootstrap intervals: against loops, against theory, and errors; scipy is in tests/parity."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 
 from vljax.config import UserError
 from vljax.evaluation.metrics import uncertainty
-from vljax.evaluation.metrics.uncertainty import bootstrap_mean, paired_difference
+from vljax.evaluation.metrics.uncertainty import Sampled, bootstrap_mean, paired_difference
 
 VALUES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=2, max_size=12)
 
@@ -83,3 +86,13 @@ def test_a_paired_difference_is_narrower_than_the_models():
 def test_bad_input_is_named(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_metric_can_be_copied_and_pickled(again):
+    metric = Sampled(np.array([1.0, 0.0, 1.0]), np.array([4, 4, 7]), "mean_per_class", np.arange(3))
+    made = again(metric)
+    assert made == metric
+    assert made.statistic == metric.statistic
+    for field in ("values", "examples", "classes"):
+        np.testing.assert_array_equal(getattr(made, field), getattr(metric, field))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -65,6 +65,10 @@ class Sampled(float):
         )
         made.examples = np.arange(len(values)) if examples is None else np.asarray(examples)
         return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        # What copies and pickles call `__new__` with; that of a float is its number.
+        return self.values, self.examples, self.statistic, self.classes
 
     def of(self, chosen: Int[np.ndarray, " chosen"]) -> float:
         """The metric of some of the values, by their positions."""
