@@ -1,11 +1,13 @@
 """Evaluations of a run: the names of metrics, and steps that are not evaluated again."""
 
 import dataclasses
+import io
 import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.evaluation.fakes import FakeData, FakePredictor, FakeSource
 from vljax import config, launch
@@ -74,3 +76,9 @@ def test_only_changed_learning_rates_of_longer_runs_are_noted():
     own, shared = Group(parameters="image/.*", optim=cosine), Group(parameters="text/.*")
     assert noted(optim=cosine, groups={"a": own}) == ["groups.a.optim"]
     assert noted(optim=cosine, groups={"a": own, "b": shared}) == ["groups.a.optim", "optim"]
+
+
+def test_names_between_colons_are_not_emoji():
+    out = io.StringIO()
+    launch._console_log(Console(file=out, width=200))("expand:question:jsonl: left out 2")
+    assert out.getvalue() == "expand:question:jsonl: left out 2\n"

@@ -254,3 +254,9 @@ def test_json_on_standard_output_is_all_there_is(foreign, data, capsys):  # noqa
     words = [str(foreign(NAME)), "--data", str(data / "imagenet"), "--tasks", "zero_shot"]
     assert main(["eval", *words, "--batch-size", "4", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["model"] == str(foreign(NAME))
+
+
+def test_results_of_a_model_without_a_digest_are_not_kept(foreign, tmp_path):  # noqa: F811
+    model = load(str(foreign(NAME)))
+    with pytest.raises(UserError, match="no/such: its files cannot be compared"):
+        scores.measure(model, [], quiet, path="no/such", folder=tmp_path)

@@ -124,7 +124,10 @@ def measure(
         raise ValueError("a folder needs the path of the model")
     digest = digest_of(path)
     if digest is None:
-        raise UserError(f"{path}: has no digest to keep results under; leave out --out, or copy it")
+        raise UserError(
+            f"{path}: its files cannot be compared with those of kept results; leave out --out, or"
+            " copy the model to a local folder"
+        )
     return _measure(model, tasks, report, digest, Path(folder))
 
 

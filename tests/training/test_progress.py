@@ -146,3 +146,9 @@ def test_an_evaluation_is_a_line_with_the_change_since_the_last():
         "step 8  retrieval: image_to_text/recall@1 0.2500 (-0.2500)",
         "step 9  one: value 2.0000",
     ]
+
+
+def test_names_between_colons_are_not_emoji():
+    display, out = off_a_terminal(0, 4)
+    display.say("warning: expand:question:jsonl:asked.jsonl: left out 2")
+    assert "expand:question:jsonl" in out.getvalue()
