@@ -11,7 +11,7 @@ the official scorer does, or a sequence of tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -373,12 +373,16 @@ class _Ngrams:
 
     def __init__(self, captions: TokenizedCaptions, max_order: int) -> None:
         texts = [*captions.candidates, *chain.from_iterable(captions.references)]
+        numbers = _numbered(chain.from_iterable(texts))
         # A token can have no-break spaces inside, and the official BLEU and CIDEr-D split it there.
-        words = [" ".join(tokens).split() for tokens in texts]
-        flat = list(chain.from_iterable(words))
-        numbers = {word: number for number, word in enumerate(dict.fromkeys(flat))}
+        if split := {token for token in numbers if token.split() != [token]}:
+            texts = [
+                text if split.isdisjoint(text) else tuple(" ".join(text).split()) for text in texts
+            ]
+            numbers = _numbered(chain.from_iterable(texts))
+        flat = list(chain.from_iterable(texts))
         ids = np.fromiter(map(numbers.__getitem__, flat), np.int64, len(flat))
-        self.lengths: Int[np.ndarray, " texts"] = np.array(list(map(len, words)), np.int64)
+        self.lengths: Int[np.ndarray, " texts"] = np.array(list(map(len, texts)), np.int64)
         several = np.array(list(map(len, captions.references)))
         self.example_of_reference: Int[np.ndarray, " references"] = np.repeat(
             np.arange(len(several)), several
@@ -387,7 +391,7 @@ class _Ngrams:
         self.reference_rows = [
             slice(end - n, end) for end, n in zip(ends.tolist(), several.tolist(), strict=True)
         ]
-        text = np.repeat(np.arange(len(words)), self.lengths)
+        text = np.repeat(np.arange(len(texts)), self.lengths)
         remaining = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(len(ids))
         self.counts: list[_Counts] = []
         grams, kinds = ids, max(1, len(numbers))
@@ -407,6 +411,11 @@ class _Ngrams:
             self.counts.append(
                 _Counts(key[ordered[at]], count, np.argsort(ordered[at], kind="stable"), kinds)
             )
+
+
+def _numbered(words: Iterable[str]) -> dict[str, int]:
+    """The words, each once, with numbers from 0."""
+    return {word: number for number, word in enumerate(dict.fromkeys(words))}
 
 
 def _grouped(
