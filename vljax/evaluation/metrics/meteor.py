@@ -60,7 +60,8 @@ def meteor(
 
     Synonyms and paraphrases come from the files of `pycocoevalcap` (1.2; 104 MB). Without it, only
     the stages `exact` and `stem` run, and the result is named `METEOR (exact, stem)`: its scores
-    are lower and do not compare with published ones.
+    are lower and do not compare with published ones. The first call in a process reads the table of
+    paraphrases, which takes a few seconds, and keeps 84 MB of it.
 
     >>> score = meteor(["a dog runs on grass"], [["a dog runs"]], tables=False)
     >>> score.name, round(score.corpus, 4)
@@ -78,8 +79,13 @@ def meteor(
       tables: whether synonyms and paraphrases are used; by default, if they are installed.
 
     Raises:
-      UserError: as `tokenize_captions` does, or if a package is needed that is not installed.
+      UserError: as `tokenize_captions` does; if `beam` is below 1 or `weights` are not four; or if
+        a package is needed that is not installed.
     """
+    if beam < 1:
+        raise UserError(f"beam: must be at least 1, got {beam}")
+    if len(weights) != 4:
+        raise UserError(f"weights: must be 4, one for each stage, got {len(weights)}")
     captions = tokenize_captions(candidates, references)
     if tables is None:
         tables = importlib.util.find_spec("pycocoevalcap") is not None
@@ -270,7 +276,7 @@ def _paraphrases(texts: Iterable[tuple[str, ...]]) -> tuple[_Phrases, _Paraphras
     """The phrases of each text that have paraphrases in some text, and these paraphrases."""
     texts = [text for text in texts if text]
     # All phrases of up to 7 words, each from its first to its last word, and as bytes of a buffer.
-    buffer = "".join(f"{' '.join(text)}\n" for text in texts).encode()
+    buffer = "".join(f"{' '.join(text)}\n" for text in texts).encode("utf-8", "surrogatepass")
     ends = np.flatnonzero(np.isin(np.frombuffer(buffer, np.uint8), (10, 32)))
     starts = np.append(0, ends + 1)[:-1]
     lengths = np.array([len(text) for text in texts], np.int64)
@@ -336,7 +342,7 @@ def _hashes(
     # Eight bytes from any position on, as an integer.
     eight = np.ndarray(len(buffer) + 1, "<u8", buffer + bytes(8), strides=(1,))
     left = ends - starts
-    hashes = left.astype(np.uint64)
+    hashes = left.astype(np.uint64) * _MULTIPLIER
     at, live = starts, np.arange(len(starts))
     while len(live):
         mixed = (hashes[live] ^ (eight[at] & _MASKS[np.minimum(left, 8)])) * _MULTIPLIER
