@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 
 from vljax.config import UserError
 from vljax.evaluation.metrics.captions import bleu, cider_d, rouge_l, tokenize_captions
-from vljax.evaluation.metrics.meteor import meteor
+from vljax.evaluation.metrics.meteor import _hashes, meteor
 from vljax.evaluation.metrics.ptb import ptb_tokenize
 
 STORED = json.loads(
@@ -102,6 +104,15 @@ def test_quirks_can_be_switched_off():
     assert cider_d(*corpus, clip=False).examples[1] > cider_d(*corpus).examples[1]
 
 
+@pytest.fixture
+def as_users_run_it():
+    """Without the run-time type checks of the tests, which users do not have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("metric", [bleu, rouge_l, cider_d, meteor])
 @pytest.mark.parametrize(
     ("candidates", "references", "message"),
@@ -112,6 +123,14 @@ def test_quirks_can_be_switched_off():
         (["a", "b"], [["c"], []], "references: example 1 has none; give it at least one"),
         (["a"], ["b"], "references: those of example 0 are one text; give a sequence"),
         ("a", [["b"]], "candidates: is one text; give a sequence"),
+        (
+            {7: "a"},
+            [["b"]],
+            "candidates: is a dict; give a sequence with an entry for each example",
+        ),
+        (["a"], {7: ["b"]}, "references: is a dict; give a sequence with an entry"),
+        (["a", None], [["b"], ["c"]], "candidates[1]: is None; a caption is a text or"),
+        (["a"], [["b", 3]], "references[0][1]: is 3; a caption is a text or a sequence of tokens"),
     ],
 )
 def test_bad_input_is_named(metric, candidates, references, message):
@@ -119,3 +138,44 @@ def test_bad_input_is_named(metric, candidates, references, message):
         metric(candidates, references)
     assert str(error.value).startswith(message)
     assert len(error.value.lines) == 1
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("metric", "options", "message"),
+    [
+        (bleu, {"max_order": 0}, "max_order: must be at least 1, got 0"),
+        (bleu, {"reference_length": "closes"}, "reference_length: unknown value 'closes'; did you"),
+        (rouge_l, {"best": "both"}, "best: unknown value 'both'; known: separate, together"),
+        (cider_d, {"max_order": 0}, "max_order: must be at least 1, got 0"),
+        (cider_d, {"sigma": 0}, "sigma: must be above 0, got 0"),
+        (meteor, {"beam": 0}, "beam: must be at least 1, got 0"),
+        (meteor, {"weights": (1.0,)}, "weights: must be 4, one for each stage, got 1"),
+    ],
+)
+def test_options_out_of_range(metric, options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        metric(["a"], [["a"]], **options)
+
+
+@STEMMER
+@TABLES
+def test_paraphrases_are_read_once(monkeypatch):
+    captions = ["a man is on a bike"], [["a guy on a bicycle", "the man"]]
+    score = meteor(*captions)
+    monkeypatch.setattr("vljax.evaluation.metrics.meteor.zlib", None)
+    assert meteor(*captions).corpus == score.corpus
+
+
+def test_hashes_tell_phrases_of_a_buffer_apart():
+    """Each part of a text has the same hash as elsewhere, and another one than other parts."""
+    words = ["a", "b", "ab", "", "\0", "a\0", "sitting on", "sitting in", "sitting on the edge of"]
+    hashes = []
+    for text in ("|".join(words), "before " + "|".join(words) + " after"):
+        offset = len("before ") if text.startswith("before") else 0
+        ends = np.cumsum([len(word) + 1 for word in words]) - 1 + offset
+        starts = ends - [len(word) for word in words]
+        assert [text[a:b] for a, b in zip(starts, ends, strict=True)] == words
+        hashes.append(_hashes(text.encode(), starts, ends).tolist())
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0])) == len(words)

@@ -11,7 +11,7 @@ the official scorer does, or a sequence of tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vljax.config import UserError
+from vljax.evaluation.metrics.checks import check_choice
 from vljax.evaluation.metrics.ptb import ptb_tokenize
 
 Caption = str | Sequence[str]
@@ -62,8 +63,15 @@ def tokenize_captions(
       references: one or more captions to compare it with, of each example.
 
     Raises:
-      UserError: if there are no candidates, or an example has no candidate or no references.
+      UserError: if there are no candidates, an example has no candidate or no references, or a
+        caption is neither a text nor a sequence.
     """
+    for given, name in ((candidates, "candidates"), (references, "references")):
+        if isinstance(given, Mapping) or not hasattr(given, "__len__"):
+            raise UserError(
+                f"{name}: is a {type(given).__name__}; give a sequence with an entry for each "
+                "example, by position"
+            )
     if isinstance(candidates, str):
         raise UserError("candidates: is one text; give a sequence with a caption for each example")
     if not len(candidates):
@@ -88,6 +96,9 @@ def tokenize_captions(
             f"references: example {len(references)} has none ({len(candidates)} candidates, "
             f"references of {len(references)} examples); give at least one for each example"
         )
+    for index, captions in enumerate(references):
+        _check_captions(captions, f"references[{index}]")
+    _check_captions(candidates, "candidates")
     flat = iter(_tokens(list(chain.from_iterable(references))))
     return TokenizedCaptions(
         _tokens(candidates), [[next(flat) for _ in captions] for captions in references]
@@ -134,6 +145,8 @@ def bleu(
     Raises:
       UserError: as `tokenize_captions` does.
     """
+    check_choice(reference_length, "reference_length", "closest", "shortest", "average")
+    _check_order(max_order)
     captions = tokenize_captions(candidates, references)
     grams = _Ngrams(captions, max_order)
     examples = len(captions.candidates)
@@ -174,6 +187,11 @@ def bleu(
         CaptionScore(f"BLEU-{order + 1}", float(total[order, 0]), each[order])
         for order in range(max_order)
     )
+
+
+def _check_order(max_order: int) -> None:
+    if max_order < 1:
+        raise UserError(f"max_order: must be at least 1, got {max_order}")
 
 
 def _reference_length(length: int, references: list[int], which: str) -> float:
@@ -234,6 +252,7 @@ def rouge_l(
     Raises:
       UserError: as `tokenize_captions` does.
     """
+    check_choice(best, "best", "separate", "together")
     captions = tokenize_captions(candidates, references)
     nothing: tuple[str, ...] = ("",) if empty_matches_empty else ()
     scores = []
@@ -313,6 +332,9 @@ def cider_d(
     Raises:
       UserError: as `tokenize_captions` does.
     """
+    _check_order(max_order)
+    if not sigma > 0:
+        raise UserError(f"sigma: must be above 0, got {sigma}")
     captions = tokenize_captions(candidates, references)
     grams = _Ngrams(captions, max_order)
     examples, texts = len(captions.candidates), len(grams.lengths)
@@ -373,12 +395,16 @@ class _Ngrams:
 
     def __init__(self, captions: TokenizedCaptions, max_order: int) -> None:
         texts = [*captions.candidates, *chain.from_iterable(captions.references)]
+        numbers = _numbered(chain.from_iterable(texts))
         # A token can have no-break spaces inside, and the official BLEU and CIDEr-D split it there.
-        words = [" ".join(tokens).split() for tokens in texts]
-        flat = list(chain.from_iterable(words))
-        numbers = {word: number for number, word in enumerate(dict.fromkeys(flat))}
+        if split := {token for token in numbers if token.split() != [token]}:
+            texts = [
+                text if split.isdisjoint(text) else tuple(" ".join(text).split()) for text in texts
+            ]
+            numbers = _numbered(chain.from_iterable(texts))
+        flat = list(chain.from_iterable(texts))
         ids = np.fromiter(map(numbers.__getitem__, flat), np.int64, len(flat))
-        self.lengths: Int[np.ndarray, " texts"] = np.array(list(map(len, words)), np.int64)
+        self.lengths: Int[np.ndarray, " texts"] = np.array(list(map(len, texts)), np.int64)
         several = np.array(list(map(len, captions.references)))
         self.example_of_reference: Int[np.ndarray, " references"] = np.repeat(
             np.arange(len(several)), several
@@ -387,7 +413,7 @@ class _Ngrams:
         self.reference_rows = [
             slice(end - n, end) for end, n in zip(ends.tolist(), several.tolist(), strict=True)
         ]
-        text = np.repeat(np.arange(len(words)), self.lengths)
+        text = np.repeat(np.arange(len(texts)), self.lengths)
         remaining = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(len(ids))
         self.counts: list[_Counts] = []
         grams, kinds = ids, max(1, len(numbers))
@@ -407,6 +433,11 @@ class _Ngrams:
             self.counts.append(
                 _Counts(key[ordered[at]], count, np.argsort(ordered[at], kind="stable"), kinds)
             )
+
+
+def _numbered(words: Iterable[str]) -> dict[str, int]:
+    """The words, each once, with numbers from 0."""
+    return {word: number for number, word in enumerate(dict.fromkeys(words))}
 
 
 def _grouped(
@@ -432,6 +463,14 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
         return np.zeros(len(wanted), values.dtype)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, values[at], 0)
+
+
+def _check_captions(captions: Sequence[Caption], name: str) -> None:
+    for index, caption in enumerate(captions):
+        if not isinstance(caption, str | Sequence):
+            raise UserError(
+                f"{name}[{index}]: is {caption!r}; a caption is a text or a sequence of tokens"
+            )
 
 
 def _tokens(captions: Sequence[Caption]) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vljax.config import UserError
+from vljax.config import UserError, suggest
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -75,6 +75,55 @@ def check_labels(labels: np.ndarray, classes: int, name: str) -> None:
             f"{name}[{first}] is {labels[first]}; with {classes} classes it must be from 0 to "
             f"{classes - 1}"
         )
+
+
+def check_flags(values: np.ndarray, name: str) -> None:
+    """Raises UserError if values are not booleans: 0 and 1, or 0 and 255, would count wrongly.
+
+    >>> check_flags(np.array([0, 1]), "positives")
+    Traceback (most recent call last):
+    vljax.config.UserError: positives: has int64 values; give booleans, such as `positives > 0`
+    """
+    if values.dtype != bool:
+        raise UserError(f"{name}: has {values.dtype} values; give booleans, such as `{name} > 0`")
+
+
+def check_shape(values: np.ndarray, name: str, *shape: int | None) -> None:
+    """Raises UserError if an array has another shape; None is any size.
+
+    >>> check_shape(np.zeros((2, 3)), "boxes", None, 4)
+    Traceback (most recent call last):
+    vljax.config.UserError: boxes: has the shape (2, 3); it must be (any, 4)
+    """
+    if len(values.shape) != len(shape) or any(
+        wanted is not None and size != wanted
+        for size, wanted in zip(values.shape, shape, strict=True)
+    ):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise UserError(f"{name}: has the shape {values.shape}; it must be ({wanted})")
+
+
+def check_choice(value: str, name: str, *choices: str) -> None:
+    """Raises UserError if an option is none of the choices.
+
+    >>> check_choice("micor", "average", "macro", "micro")
+    Traceback (most recent call last):
+    vljax.config.UserError: average: unknown value 'micor'; did you mean 'micro'?
+    """
+    if value not in choices:
+        raise UserError(f"{name}: unknown value {value!r}{suggest(str(value), choices)}")
+
+
+def check_texts(texts: Sequence[str], name: str) -> None:
+    """Raises UserError if there are no texts, or it is one text and not a sequence of them.
+
+    >>> check_texts("yes please", "references")
+    Traceback (most recent call last):
+    vljax.config.UserError: references: is one text, 'yes please'; give a sequence of texts
+    """
+    if isinstance(texts, str):
+        raise UserError(f"{name}: is one text, {texts!r}; give a sequence of texts")
+    check_some(texts, name)
 
 
 def by_id(rows: Sequence[tuple[Hashable, T]], name: str) -> dict[Hashable, T]:

@@ -10,9 +10,12 @@ from jaxtyping import Bool, Float, Int, Num
 
 from vljax.config import UserError
 from vljax.evaluation.metrics.checks import (
+    check_choice,
     check_finite,
+    check_flags,
     check_labels,
     check_same_length,
+    check_shape,
     check_some,
 )
 from vljax.evaluation.metrics.ranking import best_positive_ranks
@@ -44,6 +47,7 @@ def label_ranks(
     check_same_length(scores=scores, labels=labels)
     check_finite(scores, "scores")
     check_labels(labels, scores.shape[1], "labels")
+    check_choice(ties, "ties", "wrong", "first")
     if ties == "wrong":
         return best_positive_ranks(scores, np.arange(scores.shape[1]) == labels[:, None])
     own = np.take_along_axis(scores, labels[:, None], axis=1)
@@ -191,7 +195,8 @@ def f1_score(
       UserError: if there are no examples, or a class is negative or not below `classes`.
     """
     check_same_length(predicted=predicted, labels=labels)
-    count = classes or int(max(predicted.max(), labels.max())) + 1
+    check_choice(average, "average", "macro", "micro", "weighted")
+    count = classes or max(int(max(predicted.max(), labels.max())), 0) + 1
     check_labels(predicted, count, "predicted")
     check_labels(labels, count, "labels")
     hits = np.bincount(labels[labels == predicted], minlength=count)
@@ -242,6 +247,7 @@ def average_precision(
     """
     check_same_length(scores=scores, positives=positives)
     check_finite(scores, "scores")
+    check_flags(positives, "positives")
     if not positives.any():
         raise UserError("positives: there are none; the average precision is undefined")
     order = np.argsort(-scores, kind="stable")
@@ -275,6 +281,9 @@ def mean_average_precision(
     """
     check_same_length(scores=scores, labels=labels)
     check_finite(scores, "scores")
+    check_flags(labels, "labels")
+    check_shape(labels, "labels", *scores.shape)
+    check_choice(empty, "empty", "error", "zero", "skip")
     lacking = np.flatnonzero(~labels.any(axis=0))
     if lacking.size and empty == "error":
         raise UserError(
@@ -306,6 +315,7 @@ def auroc(scores: Num[np.ndarray, " examples"], positives: Bool[np.ndarray, " ex
     """
     check_same_length(scores=scores, positives=positives)
     check_finite(scores, "scores")
+    check_flags(positives, "positives")
     own, others = int(positives.sum()), int((~positives).sum())
     if not own or not others:
         raise UserError(
@@ -348,6 +358,8 @@ def expected_calibration_error(
             f"confidence[{wrong[0]}] is {confidence[wrong[0]]}; give probabilities, from 0 to 1, "
             "not logits"
         )
+    if bins < 1:
+        raise UserError(f"bins: must be at least 1, got {bins}")
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.searchsorted(edges, confidence.astype(np.float64), side="left") - 1
     inside = bin_of >= 0
@@ -389,6 +401,9 @@ def perplexity(
         counts is NaN, infinite or above 0.
     """
     check_some(log_likelihood, "log_likelihood")
+    check_flags(mask, "mask")
+    check_shape(mask, "mask", *log_likelihood.shape)
+    check_choice(over, "over", "tokens", "texts")
     counted = log_likelihood[mask].astype(np.float64)
     check_finite(counted, "log_likelihood of the tokens in the mask")
     if (counted > 0).any():

@@ -7,7 +7,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vljax.evaluation.metrics.checks import check_finite, check_same_length
+from vljax.evaluation.metrics.checks import (
+    check_choice,
+    check_finite,
+    check_same_length,
+    check_shape,
+)
 
 
 class Winoground(NamedTuple):
@@ -35,6 +40,7 @@ def winoground(scores: Float[np.ndarray, "examples captions=2 images=2"]) -> Win
       UserError: if there are no examples, or a score is NaN or infinite.
     """
     check_finite(scores, "scores")
+    check_shape(scores, "scores", None, 2, 2)
     (c0_i0, c0_i1), (c1_i0, c1_i1) = np.moveaxis(scores, 0, -1)
     text = (c0_i0 > c1_i0) & (c1_i1 > c0_i1)
     image = (c0_i0 > c0_i1) & (c1_i1 > c1_i0)
@@ -67,4 +73,5 @@ def caption_choice(
     check_same_length(right=right, wrong=wrong)
     check_finite(right, "right")
     check_finite(wrong, "wrong")
+    check_choice(ties, "ties", "wrong", "right")
     return (right > wrong if ties == "wrong" else right >= wrong).astype(np.float64)

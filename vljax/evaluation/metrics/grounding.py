@@ -12,7 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from vljax.config import UserError
-from vljax.evaluation.metrics.checks import check_finite, check_same_length
+from vljax.evaluation.metrics.checks import (
+    check_choice,
+    check_finite,
+    check_flags,
+    check_same_length,
+    check_shape,
+)
 
 
 def box_iou(
@@ -40,6 +46,7 @@ def box_iou(
         a predicted box is wholly outside its image.
     """
     check_same_length(predicted=predicted, truth=truth)
+    check_choice(overlap, "overlap", "any", "over_one_pixel")
     _check_boxes(predicted, "predicted")
     _check_boxes(truth, "truth")
     predicted, truth = predicted.astype(np.float64), truth.astype(np.float64)
@@ -79,6 +86,7 @@ def grounding_accuracy(
       UserError: if there are none, or one is NaN.
     """
     check_finite(iou, "iou")
+    check_choice(at, "at", "right", "wrong")
     return (iou >= threshold if at == "right" else iou > threshold).astype(np.float64)
 
 
@@ -102,7 +110,7 @@ def mask_areas(
       truth: the true masks, of the same sizes.
 
     Raises:
-      UserError: if there are no masks, or numbers or sizes differ.
+      UserError: if there are no masks, numbers or sizes differ, or they are not booleans.
     """
     check_same_length(predicted=predicted, truth=truth)
     areas = np.zeros((2, len(truth)), np.int64)
@@ -112,6 +120,8 @@ def mask_areas(
                 f"predicted[{i}] is a mask of {ours.shape} pixels and truth[{i}] one of "
                 f"{right.shape}; resize the prediction to its image"
             )
+        check_flags(ours, f"predicted[{i}]")
+        check_flags(right, f"truth[{i}]")
         areas[:, i] = (ours & right).sum(), (ours | right).sum()
     return MaskAreas(*areas)
 
@@ -177,6 +187,7 @@ def pointing_hits(
     """
     check_same_length(points=points, boxes=boxes)
     check_finite(points, "points")
+    check_shape(points, "points", None, 2)
     hits = np.zeros(len(points))
     for i, (point, own) in enumerate(zip(points, boxes, strict=True)):
         _check_boxes(own, f"boxes[{i}]")
@@ -191,6 +202,7 @@ def _area(boxes: Num[np.ndarray, "examples 4"]) -> Num[np.ndarray, " examples"]:
 
 def _check_boxes(boxes: Num[np.ndarray, "examples 4"], name: str) -> None:
     check_finite(boxes, name)
+    check_shape(boxes, name, None, 4)
     turned = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     if turned.size:
         i = int(turned[0])

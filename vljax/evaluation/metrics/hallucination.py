@@ -115,7 +115,12 @@ def mentioned_objects(words: Sequence[str], synonyms: Mapping[str, str]) -> list
       words: of the caption, lower-cased and singular. The official script makes them with NLTK's
         `word_tokenize` and the `singularize` of the package pattern.
       synonyms: from `synonym_table`.
+
+    Raises:
+      UserError: if `words` is one text.
     """
+    if isinstance(words, str):
+        raise UserError(f"words: is one text, {words!r}; give its words, such as words.split()")
     merged: list[str] = []
     i = 0
     while i < len(words):
@@ -150,9 +155,12 @@ def chair(mentions: Sequence[Sequence[str]], present: Sequence[AbstractSet[str]]
         `synonyms`, and those that any reference caption mentions.
 
     Raises:
-      UserError: if there are no captions, or the numbers differ.
+      UserError: if there are no captions, the numbers differ, or mentions are one text.
     """
     check_same_length(mentions=mentions, present=present)
+    for i, words in enumerate(mentions):
+        if isinstance(words, str):
+            raise UserError(f"mentions[{i}]: is one text, {words!r}; give a sequence of objects")
     wrong = [
         [word not in there for word in words]
         for words, there in zip(mentions, present, strict=True)

@@ -7,19 +7,22 @@ package `pycocoevalcap`, where that is installed.
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import itertools
+import operator
 import re
 import zipfile
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
 
 from vljax.config import UserError
 from vljax.evaluation.metrics.captions import Caption, CaptionScore, tokenize_captions
@@ -57,7 +60,8 @@ def meteor(
 
     Synonyms and paraphrases come from the files of `pycocoevalcap` (1.2; 104 MB). Without it, only
     the stages `exact` and `stem` run, and the result is named `METEOR (exact, stem)`: its scores
-    are lower and do not compare with published ones.
+    are lower and do not compare with published ones. The first call in a process reads the table of
+    paraphrases, which takes a few seconds, and keeps 84 MB of it.
 
     >>> score = meteor(["a dog runs on grass"], [["a dog runs"]], tables=False)
     >>> score.name, round(score.corpus, 4)
@@ -75,8 +79,13 @@ def meteor(
       tables: whether synonyms and paraphrases are used; by default, if they are installed.
 
     Raises:
-      UserError: as `tokenize_captions` does, or if a package is needed that is not installed.
+      UserError: as `tokenize_captions` does; if `beam` is below 1 or `weights` are not four; or if
+        a package is needed that is not installed.
     """
+    if beam < 1:
+        raise UserError(f"beam: must be at least 1, got {beam}")
+    if len(weights) != 4:
+        raise UserError(f"weights: must be 4, one for each stage, got {len(weights)}")
     captions = tokenize_captions(candidates, references)
     if tables is None:
         tables = importlib.util.find_spec("pycocoevalcap") is not None
@@ -86,29 +95,31 @@ def meteor(
         for tokens in captions.candidates
     ]
     theirs = [[_normalize(" ".join(tokens)) for tokens in row] for row in captions.references]
-    stem = _stemmer()
-    words = {w for text in itertools.chain(ours, *theirs) for w in text}
-    stems = {word: stem(word) for word in words}
-    aligner = _Aligner(stems, tuple(weights), beam)
+    texts = list(dict.fromkeys(itertools.chain(ours, *theirs)))
+    words = dict.fromkeys(itertools.chain.from_iterable(texts))
+    senses = _wordnet().senses if tables else None
+    aligner = _Aligner(_related(words, _stemmer(), senses), tuple(weights), beam)
     if tables:
-        aligner.senses = {word: senses for word in words if (senses := _wordnet().senses(word))}
-        aligner.paraphrases = _paraphrases(ours, theirs)
+        aligner.phrases, aligner.paraphrases = _paraphrases(texts)
+    counts = np.array(
+        [
+            counts
+            for candidate, row in zip(ours, theirs, strict=True)
+            for counts in aligner.counts(candidate, row)
+        ],
+        np.float64,
+    )
     parameters = (alpha, beta, gamma, delta, tuple(weights))
-    total = np.zeros(_Counts.size)
-    scores = []
-    for candidate, row in zip(ours, theirs, strict=True):
-        best, best_counts = -1.0, np.zeros(_Counts.size)
-        for reference in row:
-            counts = aligner.counts(candidate, reference)
-            score = _score(counts, *parameters)
-            if score > best:
-                best, best_counts = score, counts
-        scores.append(best)
-        if _is_perfect(best_counts):
-            best_counts[_Counts.chunks] = 0  # officially, it adds none to the set's
-        total += best_counts
-    name = "METEOR" if tables else "METEOR (exact, stem)"
-    return CaptionScore(name, _score(total, *parameters), np.array(scores))
+    scores = _scores(counts, *parameters)
+    ends = np.cumsum([len(row) for row in theirs]).tolist()
+    # The first of the references with the best score.
+    best = [
+        begin + int(scores[begin:end].argmax()) for begin, end in itertools.pairwise([0, *ends])
+    ]
+    examples, counts = scores[best], counts[best]
+    counts[_is_perfect(counts), _Counts.chunks] = 0  # officially, they add none to the set's
+    corpus = float(_scores(counts.sum(axis=0, keepdims=True), *parameters)[0])
+    return CaptionScore("METEOR" if tables else "METEOR (exact, stem)", corpus, examples)
 
 
 class _Counts:
@@ -126,34 +137,34 @@ class _Counts:
     size = 23
 
 
-def _score(
-    counts: np.ndarray,
+def _scores(
+    counts: Float[np.ndarray, "sets counts"],
     alpha: float,
     beta: float,
     gamma: float,
     delta: float,
     weights: tuple[float, ...],
-) -> float:
-    """The score of counts, of one pair or added up."""
-    lengths, function_words = counts[_Counts.lengths], counts[_Counts.function_words]
+) -> Float[np.ndarray, " sets"]:
+    """The score of each row of counts, of one pair or added up."""
+    lengths, function_words = counts[:, _Counts.lengths], counts[:, _Counts.function_words]
     total = delta * (lengths - function_words) + (1 - delta) * function_words
-    content = counts[_Counts.content].reshape(-1, 2)
-    function = counts[_Counts.function].reshape(-1, 2)
+    content = counts[:, _Counts.content].reshape(len(counts), -1, 2)
+    function = counts[:, _Counts.function].reshape(len(counts), -1, 2)
     weighted = np.array(weights) @ (delta * content + (1 - delta) * function)
-    if not weighted.all():
-        return 0.0
-    precision, recall = (weighted / total).tolist()
+    some = weighted.all(axis=1)
+    precision, recall = (weighted[some] / total[some]).T
     f_score = precision * recall / (alpha * precision + (1 - alpha) * recall)
-    chunks, matched = float(counts[_Counts.chunks]), counts[_Counts.matched]
-    if _is_perfect(counts):
-        return f_score
-    return f_score * (1 - gamma * (chunks / (float(matched.sum()) / 2)) ** beta)
+    mean_matched = counts[some, _Counts.matched].sum(axis=1) / 2
+    penalty = gamma * (counts[some, _Counts.chunks] / mean_matched) ** beta
+    scores = np.zeros(len(counts))
+    scores[some] = f_score * (1 - np.where(_is_perfect(counts[some]), 0.0, penalty))
+    return scores
 
 
-def _is_perfect(counts: np.ndarray) -> bool:
+def _is_perfect(counts: Float[np.ndarray, "sets counts"]) -> Bool[np.ndarray, " sets"]:
     """Whether all words match in one chunk: then there is no penalty."""
-    matched, lengths = counts[_Counts.matched], counts[_Counts.lengths]
-    return bool(counts[_Counts.chunks] == 1 and (matched == lengths).all())
+    whole = (counts[:, _Counts.matched] == counts[:, _Counts.lengths]).all(axis=1)
+    return whole & (counts[:, _Counts.chunks] == 1)
 
 
 # ---------------------------------------------------------------- normalization
@@ -220,20 +231,18 @@ def _folder() -> Path:
 
 @dataclass(frozen=True)
 class _WordNet:
-    synsets: dict[str, frozenset[str]]
+    synsets: dict[str, str]
+    """Word -> the numbers of its synsets, separated by spaces."""
     bases: dict[str, list[str]]
     """Base forms of irregular forms."""
 
-    def senses(self, word: str) -> frozenset[str]:
+    def senses(self, word: str) -> set[str]:
         """Synsets of a word and of its base forms."""
-        found = set(self.synsets.get(word, ()))
-        for base in self.bases.get(word, ()):
-            found |= self.synsets.get(base, frozenset())
+        forms = [word, *self.bases.get(word, ())]
         for ending, replacement in _ENDINGS:
             if word.endswith(ending):
-                base = word[: len(word) - len(ending)] + replacement
-                found |= self.synsets.get(base, frozenset())
-        return frozenset(found)
+                forms.append(word[: len(word) - len(ending)] + replacement)
+        return {sense for form in forms for sense in self.synsets.get(form, "").split()}
 
 
 # Inflections of nouns, verbs and adjectives that WordNet knows.
@@ -249,7 +258,7 @@ def _wordnet() -> _WordNet:
     with zipfile.ZipFile(_folder() / "meteor-1.5.jar") as jar:
         lines = jar.read("synonym/english.synsets").decode("utf-8").splitlines()
         exceptions = jar.read("synonym/english.exceptions").decode("utf-8").splitlines()
-    synsets = {w: frozenset(s.split()) for w, s in zip(lines[::2], lines[1::2], strict=False)}
+    synsets = dict(zip(lines[::2], lines[1::2], strict=False))
     bases = defaultdict(list)
     for base, forms in zip(exceptions[::2], exceptions[1::2], strict=False):
         for form in forms.split():
@@ -257,35 +266,115 @@ def _wordnet() -> _WordNet:
     return _WordNet(synsets, dict(bases))
 
 
-def _paraphrases(
-    ours: Iterable[tuple[str, ...]], theirs: Iterable[Iterable[tuple[str, ...]]]
-) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
-    """Pairs of phrases of the table that occur in the texts, in both directions.
+_Phrases = dict[tuple[str, ...], list[tuple[int, int, int]]]
+"""Text -> start, number of words and hash of its phrases, in this order."""
+_Paraphrases = dict[int, dict[int, list[int]]]
+"""Phrase -> paraphrases -> where in the table the two stand. Phrases are given by their hashes."""
 
-    The table has five million pairs, of which a set of captions needs few: it is read in parts and
-    only those are kept.
-    """
-    texts = set(ours) | {text for row in theirs for text in row}
+
+def _paraphrases(texts: Iterable[tuple[str, ...]]) -> tuple[_Phrases, _Paraphrases]:
+    """The phrases of each text that have paraphrases in some text, and these paraphrases."""
+    texts = [text for text in texts if text]
+    # All phrases of up to 7 words, each from its first to its last word, and as bytes of a buffer.
+    buffer = "".join(f"{' '.join(text)}\n" for text in texts).encode("utf-8", "surrogatepass")
+    ends = np.flatnonzero(np.isin(np.frombuffer(buffer, np.uint8), (10, 32)))
+    starts = np.append(0, ends + 1)[:-1]
+    lengths = np.array([len(text) for text in texts], np.int64)
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(starts))
+    begin = [np.flatnonzero(left > more) for more in range(7)]
+    first = np.concatenate(begin)
+    last = np.concatenate([words + more for more, words in enumerate(begin)])
+    hashes = _hashes(buffer, starts[first], ends[last])
+    # Most pairs of the table are ruled out by 24 bits of their hashes.
+    possible = np.zeros(1 << 24, bool)
+    possible[hashes >> _SHIFT] = True
+    table = _table()
+    pairs = table[:, possible[table[0] >> _SHIFT] & possible[table[1] >> _SHIFT]]
+    possible[:] = False
+    possible[pairs >> _SHIFT] = True
+    used = np.flatnonzero(possible[hashes >> _SHIFT])
+    pairs = pairs[:, np.isin(pairs, hashes[used]).all(axis=0)]
+    used = used[np.isin(hashes[used], pairs)]
+    used = used[np.lexsort((last[used], first[used]))]
+    begins = np.cumsum(lengths) - lengths
+    number = np.searchsorted(begins, first[used], side="right") - 1
+    starts, sizes = first[used] - begins[number], last[used] - first[used] + 1
+    rows = list(zip(starts.tolist(), sizes.tolist(), hashes[used].tolist(), strict=True))
+    ends = np.searchsorted(number, np.arange(len(texts)), side="right").tolist()
     phrases = {
-        " ".join(text[start:end]).encode()
-        for text in texts
-        for start in range(len(text))
-        for end in range(start + 1, min(start + 7, len(text)) + 1)
+        text: rows[begin:end]
+        for text, (begin, end) in zip(texts, itertools.pairwise([0, *ends]), strict=True)
     }
-    found: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
-    rest = b""
-    with gzip.open(_folder() / "data" / "paraphrase-en.gz") as file:
-        while part := file.read(1 << 24):
-            lines = (rest + part).split(b"\n")
-            whole = (len(lines) - 1) // 3 * 3
-            rest = b"\n".join(lines[whole:])
-            for one, other in zip(lines[1:whole:3], lines[2:whole:3], strict=True):
-                if one in phrases and other in phrases:
-                    a, b = tuple(one.decode().split(" ")), tuple(other.decode().split(" "))
-                    # A pair that is listed in both directions is two matches, as it is officially.
-                    found[a].append(b)
-                    found[b].append(a)
-    return dict(found)
+    found: _Paraphrases = defaultdict(lambda: defaultdict(list))
+    for place, (one, other) in enumerate(pairs.T.tolist()):
+        # A pair that is listed in both directions is two matches, as it is officially.
+        found[one][other].append(place)
+        found[other][one].append(place)
+    return phrases, found
+
+
+_SHIFT = np.uint64(40)
+
+
+@lru_cache(maxsize=1)
+def _table() -> UInt64[np.ndarray, "2 pairs"]:
+    """Hashes of the five million pairs of phrases that are paraphrases (84 MB)."""
+    found, rest = [], b""
+    path = _folder() / "data" / "paraphrase-en.gz"
+    # One thread decompresses while the other computes hashes.
+    with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
+        gzip = zlib.decompressobj(wbits=31)
+        while part := file.read(1 << 20):
+            part = rest + gzip.decompress(part)
+            lines = np.flatnonzero(np.frombuffer(part, np.uint8) == ord("\n"))
+            # A probability, a phrase and another one, a line each.
+            ends = lines[: len(lines) // 3 * 3].reshape(-1, 3)
+            rest = part[ends[-1, -1] + 1 :] if len(ends) else part
+            found += [pool.submit(_hashes, part, ends[:, i] + 1, ends[:, i + 1]) for i in (0, 1)]
+        hashes = [future.result() for future in found]
+    return np.stack([np.concatenate(hashes[i::2]) for i in (0, 1)])
+
+
+def _hashes(
+    buffer: bytes, starts: Int[np.ndarray, " parts"], ends: Int[np.ndarray, " parts"]
+) -> UInt64[np.ndarray, " parts"]:
+    """A hash of each part of a buffer. Parts with the same 64 bits are taken to be equal."""
+    # Eight bytes from any position on, as an integer.
+    eight = np.ndarray(len(buffer) + 1, "<u8", buffer + bytes(8), strides=(1,))
+    left = ends - starts
+    hashes = left.astype(np.uint64) * _MULTIPLIER
+    at, live = starts, np.arange(len(starts))
+    while len(live):
+        mixed = (hashes[live] ^ (eight[at] & _MASKS[np.minimum(left, 8)])) * _MULTIPLIER
+        hashes[live] = mixed ^ (mixed >> np.uint64(32))
+        more = np.flatnonzero(left > 8)
+        at, left, live = at[more] + 8, left[more] - 8, live[more]
+    return hashes
+
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
+
+
+def _related(
+    words: Iterable[str], stem: Callable[[str], str], senses: Callable[[str], set[str]] | None
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """For each word, the words that it matches and the stages at which: equal, stem, synonym."""
+    stems, synonyms = defaultdict(list), defaultdict(list)
+    related: dict[str, dict[str, tuple[int, ...]]] = {word: {word: (0,)} for word in words}
+    of_word = {word: senses(word) for word in related} if senses else {}
+    for word in related:
+        stems[stem(word)].append(word)
+    for word, own in of_word.items():
+        for sense in own:
+            synonyms[sense].append(word)
+    for word, others in related.items():
+        for other in stems[stem(word)]:
+            others.setdefault(other, (1,))
+        for other in {other for sense in of_word.get(word, ()) for other in synonyms[sense]}:
+            if other != word:
+                others[other] = (*others.get(other, ()), 2)
+    return related
 
 
 # -------------------------------------------------------------------- alignment
@@ -294,155 +383,165 @@ def _paraphrases(
 class _Match(NamedTuple):
     theirs: int
     """Where it starts in the reference."""
-    their_length: int
+    their_end: int
     ours: int
     """Where it starts in the candidate."""
-    our_length: int
+    our_end: int
     stage: int
-
-
-class _Path(NamedTuple):
-    """A partial alignment, of the reference up to `position`."""
-
-    rounded: int
-    """Matched words of both sides, times the weights of their stages, rounded down."""
-    chunks: int
-    matched: int
-    position: int
-    end: int
-    """Where the last match ends in the candidate, -1 if the last word has none."""
-    our_words: int
-    """Used words of the candidate, as bits."""
     their_words: int
-    matches: tuple[_Match, ...]
+    """Words of the reference, as bits."""
+    our_words: int
+
+
+@lru_cache(maxsize=1 << 16)
+def _match(theirs: int, their_length: int, ours: int, our_length: int, stage: int) -> _Match:
+    their_end, our_end = theirs + their_length, ours + our_length
+    their_words, our_words = (1 << their_end) - (1 << theirs), (1 << our_end) - (1 << ours)
+    return _Match(theirs, their_end, ours, our_end, stage, their_words, our_words)
+
+
+_LIMIT = 1 << 24
+"""More words than a text has: sums of words times powers of it are ordered as their tuples are."""
+_RANK = operator.itemgetter(0)
+
+
+@lru_cache(maxsize=1 << 16)
+def _function_words(text: tuple[str, ...]) -> int:
+    """Which words of a text are function words, as bits."""
+    return sum(1 << index for index, word in enumerate(text) if word in _FUNCTION_WORDS)
 
 
 @dataclass
 class _Aligner:
-    stems: dict[str, str]
+    related: dict[str, dict[str, tuple[int, ...]]]
     weights: tuple[float, ...]
     beam: int
+    phrases: _Phrases = field(default_factory=dict)
+    paraphrases: _Paraphrases = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.senses: dict[str, frozenset[str]] = {}
-        self.paraphrases: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-
-    def counts(self, ours: tuple[str, ...], theirs: tuple[str, ...]) -> np.ndarray:
-        """The counts of the best alignment."""
-        counts = np.zeros(_Counts.size)
-        matches = self._align(ours, theirs)
-        function_ours = [word in _FUNCTION_WORDS for word in ours]
-        function_theirs = [word in _FUNCTION_WORDS for word in theirs]
-        counts[_Counts.lengths] = len(ours), len(theirs)
-        counts[_Counts.function_words] = sum(function_ours), sum(function_theirs)
-        end = (-1, -1)
-        for match in matches:
-            our_end = match.ours + match.our_length
-            their_end = match.theirs + match.their_length
-            for side, flags in enumerate(
-                (function_ours[match.ours : our_end], function_theirs[match.theirs : their_end])
-            ):
-                function = sum(flags)
-                counts[4 + 2 * match.stage + side] += len(flags) - function
-                counts[12 + 2 * match.stage + side] += function
-                counts[21 + side] += len(flags)
-            counts[_Counts.chunks] += (match.ours, match.theirs) != end
-            end = our_end, their_end
-        return counts
-
-    def _candidates(self, ours: tuple[str, ...], theirs: tuple[str, ...]) -> list[list[_Match]]:
-        """All matches, by their start in the reference and in the order of the stages."""
+    def counts(
+        self, ours: tuple[str, ...], references: Iterable[tuple[str, ...]]
+    ) -> Iterator[list[int]]:
+        """The counts of the best alignment with each reference, by `_Counts`."""
         places: dict[str, list[int]] = defaultdict(list)
-        by_stem: dict[str, list[int]] = defaultdict(list)
         for index, word in enumerate(ours):
             places[word].append(index)
-            by_stem[self.stems[word]].append(index)
-        with_senses = [(i, s) for i, w in enumerate(ours) if (s := self.senses.get(w))]
+        phrases: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for start, size, phrase in self.phrases.get(ours, ()):
+            phrases[phrase].append((start, size))
+        for theirs in references:
+            matches = self._candidates(places, phrases, theirs)
+            yield self._counts(ours, theirs, self._best(matches))
+
+    def _counts(
+        self, ours: tuple[str, ...], theirs: tuple[str, ...], matches: Iterable[_Match]
+    ) -> list[int]:
+        counts = [0] * _Counts.size
+        our_function, their_function = _function_words(ours), _function_words(theirs)
+        counts[_Counts.lengths] = len(ours), len(theirs)
+        counts[_Counts.function_words] = our_function.bit_count(), their_function.bit_count()
+        our_last = their_last = -1
+        content, function = _Counts.content.start, _Counts.function.start
+        for match in matches:
+            their_start, their_end, our_start, our_end, stage, their_words, our_words = match
+            our_part = (our_words & our_function).bit_count()
+            their_part = (their_words & their_function).bit_count()
+            counts[content + 2 * stage] += our_end - our_start - our_part
+            counts[content + 2 * stage + 1] += their_end - their_start - their_part
+            counts[function + 2 * stage] += our_part
+            counts[function + 2 * stage + 1] += their_part
+            counts[_Counts.chunks] += our_start != our_last or their_start != their_last
+            our_last, their_last = our_end, their_end
+        counts[_Counts.matched] = (
+            sum(counts[content + side : _Counts.chunks : 2]) for side in (0, 1)
+        )
+        return counts
+
+    def _candidates(
+        self,
+        places: dict[str, list[int]],
+        phrases: dict[int, list[tuple[int, int]]],
+        theirs: tuple[str, ...],
+    ) -> list[list[_Match]]:
+        """All matches, by their start in the reference and in the order of the stages.
+
+        `places` are those of the words of the candidate, and `phrases` start and size of its
+        phrases.
+        """
         matches = []
         for at, word in enumerate(theirs):
-            row = [_Match(at, 1, index, 1, 0) for index in places.get(word, ())]
-            row += [
-                _Match(at, 1, index, 1, 1)
-                for index in by_stem.get(self.stems[word], ())
-                if ours[index] != word
+            related = self.related[word]
+            if len(related) == 1:
+                matches.append([_match(at, 1, index, 1, 0) for index in places.get(word, ())])
+                continue
+            found = [
+                (stage, index)
+                for other in places.keys() & related.keys()
+                for stage in related[other]
+                for index in places[other]
             ]
-            if (senses := self.senses.get(word)) is not None:
-                row += [
-                    _Match(at, 1, index, 1, 2)
-                    for index, other in with_senses
-                    if ours[index] != word and not senses.isdisjoint(other)
-                ]
-            matches.append(row)
-        if self.paraphrases:
-            phrases: dict[tuple[str, ...], list[int]] = defaultdict(list)
-            for start in range(len(ours)):
-                for end in range(start + 1, min(start + 7, len(ours)) + 1):
-                    phrases[ours[start:end]].append(start)
-            for start in range(len(theirs)):
-                for end in range(start + 1, min(start + 7, len(theirs)) + 1):
-                    for other in self.paraphrases.get(theirs[start:end], ()):
-                        matches[start] += [
-                            _Match(start, end - start, at, len(other), 3)
-                            for at in phrases.get(other, ())
-                        ]
+            matches.append([_match(at, 1, index, 1, stage) for stage, index in sorted(found)])
+        for start, size, phrase in self.phrases.get(theirs, ()) if phrases else ():
+            paraphrases = self.paraphrases[phrase]
+            if common := phrases.keys() & paraphrases.keys():
+                # By their places in the table.
+                for _, key in sorted((at, other) for other in common for at in paraphrases[other]):
+                    matches[start] += [_match(start, size, *part, 3) for part in phrases[key]]
         return matches
 
-    def _align(self, ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[_Match, ...]:
+    def _best(self, matches: list[list[_Match]]) -> tuple[_Match, ...]:
         """The matches of the best alignment, by a beam search over the reference."""
-        matches = self._candidates(ours, theirs)
-        covered_ours, covered_theirs = [0] * len(ours), [0] * len(theirs)
-        for match in itertools.chain.from_iterable(matches):
-            for index in range(match.ours, match.ours + match.our_length):
-                covered_ours[index] += 1
-            for index in range(match.theirs, match.theirs + match.their_length):
-                covered_theirs[index] += 1
+        # Words that are part of a match, and of more than one.
+        our_words = our_twice = their_words = their_twice = 0
+        for row in matches:
+            for match in row:
+                our_twice |= our_words & match.our_words
+                our_words |= match.our_words
+                their_twice |= their_words & match.their_words
+                their_words |= match.their_words
         # Matches without an alternative are taken before the search.
-        fixed: dict[int, _Match] = {}
-        used_ours = used_theirs = 0
-        for at, row in enumerate(matches):
-            if len(row) != 1:
+        if not our_twice and not their_twice:
+            return tuple(row[0] for row in matches if row)
+        # A partial alignment: its rank, where its last match ends in both texts, their used words
+        # as bits, and the matches. A lower rank is better: by matched words of both sides, times
+        # the weights of their stages, rounded down; then by fewer chunks; then by matched words.
+        paths: list[tuple[int, int, int, int, int, tuple[_Match, ...]]] = [(0, -1, -1, 0, 0, ())]
+        for row in matches:
+            if not row:
                 continue
-            match = row[0]
-            our_counts = covered_ours[match.ours : match.ours + match.our_length]
-            their_counts = covered_theirs[match.theirs : match.theirs + match.their_length]
-            if max(our_counts) == 1 and max(their_counts) == 1:
-                fixed[at] = match
-                used_ours |= ((1 << match.our_length) - 1) << match.ours
-                used_theirs |= ((1 << match.their_length) - 1) << match.theirs
-        if sum(map(len, matches)) == len(fixed):
-            return tuple(fixed.values())
-        paths = [_Path(0, 0, 0, 0, -1, used_ours, used_theirs, ())]
-        for at in range(len(theirs)):
+            if len(paths) > 1:
+                paths.sort(key=_RANK)
             following = []
-            for path in sorted(paths, key=_rank)[: self.beam]:
-                if at in fixed:
-                    following.append(self._extended(path, fixed[at], 0, 0))
-                    continue
-                if path.position > at:
+            options = [(match, self._gain(match)) for match in row]
+            # A match without an alternative is always taken.
+            fixed = len(row) == 1 and not (
+                our_twice & row[0].our_words or their_twice & row[0].their_words
+            )
+            for path in paths[: self.beam]:
+                rank, their_last, our_last, their_used, our_used, taken = path
+                for match, gain in options:
+                    their_start, their_end, our_start, our_end, _, their_bits, our_bits = match
+                    if not (their_used & their_bits or our_used & our_bits):
+                        if their_start != their_last or our_start != our_last:
+                            gain -= _LIMIT  # one chunk more
+                        following.append(
+                            (
+                                rank - gain,
+                                their_end,
+                                our_end,
+                                their_used | their_bits,
+                                our_used | our_bits,
+                                (*taken, match),
+                            )
+                        )
+                if not fixed:
                     following.append(path)
-                    continue
-                for match in matches[at]:
-                    our_words = ((1 << match.our_length) - 1) << match.ours
-                    their_words = ((1 << match.their_length) - 1) << match.theirs
-                    if not path.our_words & our_words and not path.their_words & their_words:
-                        following.append(self._extended(path, match, our_words, their_words))
-                following.append(path._replace(position=at + 1, end=-1))
             paths = following
-        return min(paths, key=_rank).matches
+        return min(paths, key=_RANK)[-1]
 
-    def _extended(self, path: _Path, match: _Match, our_words: int, their_words: int) -> _Path:
+    def _gain(self, match: _Match) -> int:
+        """How much a match improves the rank, but for its chunk."""
         weight = self.weights[match.stage]
-        return _Path(
-            path.rounded + int(weight * match.our_length) + int(weight * match.their_length),
-            path.chunks + (match.ours != path.end),
-            path.matched + match.our_length + match.their_length,
-            match.theirs + match.their_length,
-            match.ours + match.our_length,
-            path.our_words | our_words,
-            path.their_words | their_words,
-            (*path.matches, match),
-        )
-
-
-def _rank(path: _Path) -> tuple[int, int, int]:
-    return -path.rounded, path.chunks, -path.matched
+        our_length, their_length = match.our_end - match.ours, match.their_end - match.theirs
+        rounded = int(weight * our_length) + int(weight * their_length)
+        return rounded * _LIMIT**2 + our_length + their_length

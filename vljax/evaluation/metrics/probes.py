@@ -17,7 +17,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from vljax.config import UserError
-from vljax.evaluation.metrics.checks import check_finite, check_labels, check_same_length
+from vljax.evaluation.metrics.checks import (
+    check_choice,
+    check_finite,
+    check_labels,
+    check_same_length,
+    check_shape,
+)
 
 _CHUNK_ELEMENTS = 1 << 24
 
@@ -159,11 +165,13 @@ def linear_probe(
     Raises:
       UserError: if `sweep` is empty, and as `logistic_regression`, for each split.
     """
+    check_choice(refit, "refit", "train_and_validation", "no")
     if not sweep:
         raise UserError("sweep: is empty; give at least one value of c")
     classes = _check_training(*train, "train", None)
     for (features, labels), name in ((validation, "validation"), (test, "test")):
         _check_features(features, labels, name)
+        check_shape(features, name, None, train[0].shape[1])
         check_labels(labels, classes, f"{name} labels")
     fit = functools.partial(logistic_regression, classes=classes, most_steps=most_steps)
     values, found = sorted(sweep), []
@@ -193,9 +201,10 @@ def knn_votes(
 ) -> Float[np.ndarray, "test classes"]:
     """The votes of the k nearest training examples, by cosine, for the class of each test example.
 
-    With "dino", a neighbour's vote is exp(cosine / temperature) (Wu et al. 2018; `eval_knn.py` of
-    DINO); with "uniform" it is 1. Accuracy is that of `classification.label_ranks(votes, labels,
-    ties="first")`: of equal votes the lowest class wins, as in scikit-learn.
+    With "dino", a neighbour's vote is exp(cosine / temperature) over that of the nearest one (Wu et
+    al. 2018; `eval_knn.py` of DINO); with "uniform" it is 1. Accuracy is that of
+    `classification.label_ranks(votes, labels, ties="first")`: of equal votes the lowest class wins,
+    as in scikit-learn.
 
     >>> train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     >>> knn_votes(train, np.array([0, 0, 1]), train[:1], k=2, weights="uniform").tolist()
@@ -212,11 +221,15 @@ def knn_votes(
       chunk_elements: how many similarities are held at a time (at least those of one test example).
 
     Raises:
-      UserError: if there are no examples, a feature is NaN or infinite, a label is out of range, or
-        `k` is not between 1 and the number of training examples.
+      UserError: if there are no examples, a feature is NaN or infinite, a label is out of range,
+        `temperature` is not above 0, or `k` is not between 1 and the number of training examples.
     """
     _check_features(train, labels, "train")
     check_finite(test, "test")
+    check_shape(test, "test", None, train.shape[1])
+    check_choice(weights, "weights", "dino", "uniform")
+    if not temperature > 0:
+        raise UserError(f"temperature: must be above 0, got {temperature}")
     count = classes or int(labels.max()) + 1
     check_labels(labels, count, "labels")
     if not 1 <= k <= len(train):
@@ -243,7 +256,10 @@ def _votes(
 ) -> Float[Array, "rows classes"]:
     cosine = jnp.matmul(_unit(test), train.T, precision="highest")
     nearest, index = jax.lax.top_k(cosine, k)
-    votes = jnp.ones_like(nearest) if temperature is None else jnp.exp(nearest / temperature)
+    # Divided by the largest vote of each row, which changes no order: exp(1 / 0.01) is infinite.
+    heat = 1.0 if temperature is None else temperature
+    votes = jnp.exp((nearest - nearest[:, :1]) / heat)
+    votes = jnp.ones_like(nearest) if temperature is None else votes
     rows = jnp.arange(len(test))[:, None]
     return jnp.zeros((len(test), classes)).at[rows, labels[index]].add(votes)
 
@@ -295,6 +311,7 @@ def few_shot_accuracy(
     (features, labels), (test_features, test_labels) = train, test
     classes = _check_training(features, labels, "train", None)
     _check_features(test_features, test_labels, "test")
+    check_shape(test_features, "test", None, features.shape[1])
     check_labels(test_labels, classes, "test labels")
     accuracy = np.zeros((len(seeds), len(shots), len(l2)))
     x_test, y_test = jnp.asarray(test_features, jnp.float32), jnp.asarray(test_labels)

@@ -49,19 +49,21 @@ def ptb_tokenize(captions: Sequence[str], *, separate: bool = False) -> list[tup
       captions: raw texts.
       separate: whether a caption is tokenized without regard to the next one.
     """
+    if _LINE_BREAKS.search("".join(captions)):
+        captions = [_LINE_BREAKS.sub(" ", caption) for caption in captions]
     tokens = []
     last = len(captions) - 1
     for index, caption in enumerate(captions):
-        caption = _LINE_BREAKS.sub(" ", caption)
-        if (separate or index < last) and (
-            _PLAIN.fullmatch(caption) or not _DEPENDENT.search(caption)
-        ):
-            tokens.append(tuple(chain.from_iterable(map(_chunk, caption.split(" ")))))
-        elif separate:
-            tokens.append(_kept(_lex(caption)))
-        else:  # the official text has no line break at its end
-            following = _LINE_BREAKS.sub(" ", captions[index + 1]) if index < last else ""
-            tokens.append(_kept(_lex(caption, f"\n{following}\n" if index < last else "")))
+        if separate or index < last:
+            # Most captions are the same as their parts between spaces, one after another.
+            parts = list(map(_CHUNKS.__getitem__, caption.split(" ")))
+            if None not in parts and not (caption.rstrip().endswith(".") and _END.search(caption)):
+                tokens.append(tuple(chain.from_iterable(parts)))  # type: ignore[arg-type]
+                continue
+        following = ""  # the official text has no line break at its end
+        if separate or index < last:
+            following = "\n\n" if separate else f"\n{captions[index + 1]}\n"
+        tokens.append(_kept(_lex(caption, following)))
     return tokens
 
 
@@ -281,13 +283,14 @@ _COMPILED = [
     (kind, regex.compile(f"(?P<token>{token})(?:{follows})", regex.POSIX | regex.V1))
     for kind, token, follows in _RULES
 ]
-# If none of these occurs, a caption is the same as its parts between spaces, one after another:
-# most captions are. Digits begin telephone numbers and fractions, and make "no. 5" differ from
-# "no. x"; tags have spaces; an initial may stand before a word that opens a sentence.
-_PLAIN = re.compile("[A-Za-z ,'\\-]*(?:[A-Za-z]{6}\\.)? *")  # a quick test, for most captions
-_DEPENDENT = regex.compile(
-    rf"[{_D}<\t\u00A0]|(?<![A-Za-z])[A-Za-z]\.(?: |$)|(?i:nos?|arts?|figs?|pp|ca|op|prop)\. *$"
-)
+# If none of these occurs in its parts, a caption is the same as its parts between spaces, one after
+# another: most captions are. Digits begin telephone numbers and fractions, and make "no. 5" differ
+# from "no. x"; tags have spaces; an initial may stand before a word that opens a sentence.
+_DEPENDENT = regex.compile(rf"[{_D}<\t\u00A0]|(?<![A-Za-z])[A-Za-z]\.$")
+_END = regex.compile(r"(?i:nos?|arts?|figs?|pp|ca|op|prop)\. *$")
+# No rule goes beyond a word of letters before a space.
+_WORD = re.compile("[A-Za-z]+(?= )")
+_TWO_WORDS = frozenset(("cannot", "gonna", "gotta", "wanna", "lemme", "gimme"))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -304,6 +307,12 @@ def _lex(text: str, following: str = "\n\n") -> list[str]:
         if text[position] in " \t":
             position = _BLANK.match(text, position).end()
             continue
+        if (plain := _WORD.match(text, position)) is not None:  # for speed
+            word = plain[0].lower()
+            if word not in _TWO_WORDS:
+                tokens.append(word)
+                position = plain.end()
+                continue
         longest, best, best_kind = 0, None, ""
         for kind, pattern in _candidates(text[position]):
             found = pattern.match(whole, position)
@@ -349,18 +358,27 @@ def _kept(tokens: Sequence[str]) -> tuple[str, ...]:
     return tuple(token for token in tokens if token and token not in PUNCTUATION)
 
 
-_WORD = regex.compile("([A-Za-z]{2,})([.,]?)")
-_OTHER_WORDS = frozenset(("cannot", "gonna", "gotta", "wanna", "lemme", "gimme"))
 _ABBREVIATIONS = frozenset(
     f"{_TITLES} {_ENDINGS} {_CAPITAL_ENDINGS} mfg mtg pte pty ppte ppty ptes ptys".split()
 )
+_MARKED_WORD = re.compile("([A-Za-z]{2,})([.,]?)")
 
 
-@lru_cache(maxsize=1 << 16)
-def _chunk(chunk: str) -> tuple[str, ...]:
-    """Tokens of a text that has no space and that does not depend on what stands around it."""
-    if (plain := _WORD.fullmatch(chunk)) is not None:  # for speed
-        word, mark = plain[1].lower(), plain[2]
-        if word not in _OTHER_WORDS and not (mark == "." and word in _ABBREVIATIONS):
-            return (word,)
-    return _kept(_lex(chunk))
+class _Chunks(dict[str, "tuple[str, ...] | None"]):
+    """Tokens of texts without spaces; None for those that depend on what stands around them."""
+
+    def __missing__(self, chunk: str) -> tuple[str, ...] | None:
+        if len(self) >= 1 << 17:
+            self.clear()
+        self[chunk] = tokens = None if _DEPENDENT.search(chunk) else self._tokens(chunk)
+        return tokens
+
+    def _tokens(self, chunk: str) -> tuple[str, ...]:
+        if (plain := _MARKED_WORD.fullmatch(chunk)) is not None:  # for speed
+            word, mark = plain[1].lower(), plain[2]
+            if word not in _TWO_WORDS and not (mark == "." and word in _ABBREVIATIONS):
+                return (word,)
+        return _kept(_lex(chunk))
+
+
+_CHUNKS = _Chunks()

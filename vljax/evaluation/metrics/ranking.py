@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from vljax.config import UserError
-from vljax.evaluation.metrics.checks import check_finite, check_some
+from vljax.evaluation.metrics.checks import check_choice, check_finite, check_flags, check_some
 from vljax.models.numerics import Similarity, unit
 
 _FEW_POSITIVES = 8
@@ -42,6 +42,7 @@ def best_positive_ranks(
     Raises:
       UserError: if a query has no positive.
     """
+    check_flags(positives, "positives")
     _expect_positives(np.count_nonzero(positives, axis=1))
     best = np.fmax.reduce(np.where(positives, similarity, -np.inf), axis=1, initial=-np.inf)
     # Not `>=`: a comparison with NaN is false and must not count as "behind".
@@ -151,6 +152,18 @@ def _ranks(
     Sorted by these counts, the i-th positive of a query has i - 1 positives and that many wrong
     candidates before it.
     """
+    check_choice(similarity, "similarity", *get_args(Similarity))
+    for vectors, groups, name in (
+        (queries, query_groups, "queries"),
+        (candidates, candidate_groups, "candidates"),
+    ):
+        if len(vectors) != len(groups):
+            raise UserError(f"{name}: {len(vectors)} embeddings and {len(groups)} groups differ")
+    if queries.shape[1] != candidates.shape[1]:
+        raise UserError(
+            f"queries have {queries.shape[1]} dimensions and candidates {candidates.shape[1]}; "
+            "give embeddings of the same model"
+        )
     query, candidate = _positive_pairs(query_groups, candidate_groups)
     ahead = np.zeros(len(query), np.int64)
     first = np.searchsorted(query, np.arange(len(queries) + 1))  # of each query's pairs

@@ -121,17 +121,22 @@ def difference(
     Interval(mean=0.5, low=0.0, high=1.0)
 
     Raises:
-      UserError: if the examples differ, and as `bootstrap_mean` does.
+      UserError: if the examples or the metrics differ, and as `bootstrap_mean` does.
     """
     if not np.array_equal(first.examples, second.examples):
         raise UserError(
             f"the first has {len(first.examples)} values and the second {len(second.examples)}, "
             "not of the same examples; compare models on the same data"
         )
+    if first.statistic != second.statistic:
+        raise UserError(
+            f"the first is a {first.statistic} and the second a {second.statistic}; "
+            "compare the same metric"
+        )
     if len(np.unique(first.examples)) < 2:
         return None
     options = {"level": level, "resamples": resamples, "seed": seed}
-    if first.statistic == second.statistic == "mean":
+    if first.statistic == "mean":
         change = second.values - first.values
         return bootstrap_mean(change, first.examples, **options)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from vljax.evaluation.metrics.checks import check_some
+from vljax.evaluation.metrics.checks import check_choice, check_texts
 
 # The official script has tables. Its contractions are written here by their result: each apostrophe
 # of a word may be missing, one at a time. Words that do not follow that rule stand below.
@@ -103,9 +103,10 @@ def vqa_accuracy(
       periods: see `normalise_answer`.
 
     Raises:
-      UserError: if there are no people's answers.
+      UserError: if there are no people's answers, or they are one text.
     """
-    check_some(people, "people")
+    check_texts(people, "people")
+    check_choice(normalise, "normalise", "if_different", "always")
     given, *truth = (_plain(text) for text in (answer, *people))
     if normalise == "always" or len(set(truth)) > 1:
         given, *truth = (normalise_answer(text, periods=periods) for text in (given, *truth))
@@ -147,9 +148,11 @@ def anls(
         in pix2struct.
 
     Raises:
-      UserError: if there are no references.
+      UserError: if there are no references, or they are one text.
     """
-    check_some(references, "references")
+    check_texts(references, "references")
+    check_choice(at, "at", "right", "wrong")
+    check_choice(length, "length", "raw", "normalised")
     best = max(_levenshtein_similarity(answer, other, length) for other in references)
     counts = best >= threshold if at == "right" else best > threshold
     return best if counts else 0.0
@@ -197,9 +200,9 @@ def relaxed_accuracy(answer: str, references: Sequence[str], *, tolerance: float
       tolerance: the largest relative difference.
 
     Raises:
-      UserError: if there are no references.
+      UserError: if there are no references, or they are one text.
     """
-    check_some(references, "references")
+    check_texts(references, "references")
     return max(float(_relaxed_match(answer, other, tolerance)) for other in references)
 
 
@@ -231,9 +234,10 @@ def exact_match(
       case: "kept" as in pix2struct; "lowered" also takes single spaces, without those at the ends.
 
     Raises:
-      UserError: if there are no references.
+      UserError: if there are no references, or they are one text.
     """
-    check_some(references, "references")
+    check_texts(references, "references")
+    check_choice(case, "case", "kept", "lowered")
     if case == "lowered":
         answer, *references = (" ".join(text.lower().split()) for text in (answer, *references))
     return float(answer in references)
