@@ -152,12 +152,28 @@ def test_the_command_writes_its_result_in_three_forms(foreign, data, capsys):  #
     assert about["metrics"]["acc1"] == accuracy["value"]
 
 
+def test_fields_of_the_data_follow_it(foreign, data, capsys):  # noqa: F811
+    rows = ["file,title", *(f"{path},picture {i}" for i, path in enumerate(data.rglob("*.png")))]
+    assert len(rows) > 2
+    (data / "titles.csv").write_text("\n".join(rows) + "\n")
+    options = ["--tasks", "retrieval", "--data", str(data / "titles.csv"), "--json", "-"]
+    fields = ["--data.captions", "title", "--data.image", "file"]
+    assert main(["eval", str(foreign(NAME)), *options, *fields]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert model["tasks"][0]["metrics"]["captions"]["value"] == len(rows) - 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["no/such"], "no/such: no such file or folder"),
         (["a", "--data", "b.csv"], "--tasks: name what to measure on --data"),
         (["a", "--classes", "c.txt"], "--classes: needs --data"),
+        (["a", "--data.captions", "b"], "--data.captions: needs --data"),
+        (
+            ["a", "--data", "b.csv", "--tasks", "retrieval", "--data.caption", "t"],
+            "unknown field 'caption'",
+        ),
         (["a", "--compare"], "--compare: name at least two models"),
         (["a", "./a", "--compare"], "a model is named twice"),
         (["a", "--batch-size", "0"], "--batch-size: must be at least 1, got 0"),

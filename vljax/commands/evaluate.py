@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vljax.config import UserError
 
 if TYPE_CHECKING:
+    from vljax.data.records import Source
     from vljax.evaluation.metrics.uncertainty import Interval
     from vljax.inference import EvaluationTask, Loaded
     from vljax.scores import Score
@@ -58,7 +59,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--data",
         metavar="SOURCE",
-        help="PATH or TYPE:PATH, as for `vljax data inspect`; by default the data of the recipe",
+        help="PATH or TYPE:PATH, as for `vljax data inspect`, whose fields come last:"
+        " --data.captions title; by default the data of the recipe",
     )
     command.add_argument(
         "--classes",
@@ -90,23 +92,37 @@ def _names(word: str) -> list[str]:
     return [name for name in word.split(",") if name]
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The fields of the data, `--data.FIELD VALUE ...`, as `--FIELD VALUE ...`; other arguments."""
+    if not any(word.startswith("--data.") for word in argv):
+        return [], argv
+    from vljax.data_tools.source_arguments import split_fields  # imports JAX
+
+    return split_fields(argv, "data")
+
+
+def run(asked: argparse.Namespace, fields: list[str]) -> dict[str, Any]:
     """Measures, prints tables, and returns the result as JSON data.
+
+    Args:
+      asked: the arguments.
+      fields: `--FIELD VALUE ...` of the source of `--data`.
 
     Raises:
       UserError: for bad input.
     """
-    _check(asked)
+    _check(asked, fields)
     # These modules import JAX.
     from vljax import scores
     from vljax.inference import load
     from vljax.progress import shown
 
+    source = _source(asked.data, fields)
     labels = _labels(asked.models)
     found: dict[str, list[Score]] = {}
     for path, label in zip(asked.models, labels, strict=True):
         model = load(path)
-        tasks = _tasks(model, asked)
+        tasks = _tasks(model, asked, source)
         if asked.compare and found:
             _check_same_tasks(labels[0], found[labels[0]], label, tasks)
         folder = None
@@ -154,8 +170,10 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _check(asked: argparse.Namespace) -> None:
+def _check(asked: argparse.Namespace, fields: list[str]) -> None:
     if asked.data is None:
+        if fields:
+            raise UserError(f"--data.{fields[0][2:]}: needs --data")
         for option in ("classes", "templates"):
             if getattr(asked, option) is not None:
                 raise UserError(f"--{option}: needs --data; the recipe states its own")
@@ -195,17 +213,17 @@ def _check_same_tasks(
         )
 
 
-def _tasks(model: Loaded, asked: argparse.Namespace) -> list[EvaluationTask]:
+def _tasks(model: Loaded, asked: argparse.Namespace, source: Source | None) -> list[EvaluationTask]:
     from vljax.files import read_names
     from vljax.inference import TEMPLATES
 
     prompts = None if asked.templates is None else read_names(asked.templates, "--templates")
     names = None if asked.classes is None else read_names(asked.classes, "--classes")
     try:
-        if asked.data is None:
+        if source is None:
             return model.recipe_tasks(asked.tasks, batch_size=asked.batch_size)
         return model.tasks(
-            asked.data,
+            source,
             asked.tasks,
             class_names=names,
             templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
@@ -218,6 +236,20 @@ def _tasks(model: Loaded, asked: argparse.Namespace) -> list[EvaluationTask]:
         if re.fullmatch(r"templates(\.\d+)?", field):
             raise UserError(f"--templates: {asked.templates}: {message}") from error
         raise (UserError(f"{option[field]}: {message}") if field in option else error) from error
+
+
+def _source(word: str | None, fields: list[str]) -> Source | None:
+    """The source of `--data`. Raises UserError if there is no such one."""
+    from vljax.data_tools.source_arguments import parse_sources
+
+    if word is None:
+        return None
+    try:
+        (source,) = parse_sources([word, *fields], f"vljax {NAME} --data")
+    except UserError as error:
+        raise UserError(f"--data: {error}") from error
+    found: Source = source
+    return found
 
 
 def _labels(paths: Sequence[str]) -> list[str]:

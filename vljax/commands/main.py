@@ -141,8 +141,9 @@ def _dispatch(argv: list[str], prog: str) -> int:
     evaluate.add(commands)
     verify.add(commands)
     if argv[:1] == [evaluate.NAME]:
-        asked = parser.parse_args(argv)
-        write_json(asked.json, evaluate.run(asked))
+        fields, rest = evaluate.split(argv)
+        asked = parser.parse_args(rest)
+        write_json(asked.json, evaluate.run(asked, fields))
         return 0
     if argv[:1] == [verify.NAME]:
         return _verify(parser.parse_args(argv), f"{prog} {argv[0]}")

@@ -97,22 +97,22 @@ def _type_of(path: str) -> str:
 
 
 _TOKENIZERS = {".json": "huggingface", ".model": "sentencepiece"}
-_FIELD = "--tokenizer."
 
 
-def split_tokenizer_fields(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The fields of the tokenizer, without their prefix, and all other arguments.
+def split_fields(argv: list[str], name: str) -> tuple[list[str], list[str]]:
+    """The fields of a component, without their prefix, and all other arguments.
 
-    >>> split_tokenizer_fields(["pets.csv", "--tokenizer.context_length", "32", "--label", "kind"])
+    >>> words = ["pets.csv", "--tokenizer.context_length", "32", "--label", "kind"]
+    >>> split_fields(words, "tokenizer")
     (['--context_length', '32'], ['pets.csv', '--label', 'kind'])
     """
     fields, rest = list[str](), list[str]()
-    in_tokenizer = False
+    prefix, inside = f"--{name}.", False
     for word in argv:
         if word.startswith("--"):
-            in_tokenizer = word.startswith(_FIELD)
-        (fields if in_tokenizer else rest).append(word)
-    return [f"--{w[len(_FIELD) :]}" if w.startswith(_FIELD) else w for w in fields], rest
+            inside = word.startswith(prefix)
+        (fields if inside else rest).append(word)
+    return [f"--{w[len(prefix) :]}" if w.startswith(prefix) else w for w in fields], rest
 
 
 def parse_tokenizer(word: str, fields: list[str], prog: str) -> LoadedTokenizer | None:

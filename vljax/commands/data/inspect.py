@@ -12,7 +12,7 @@ from vljax.config import UserError
 from vljax.data_tools.source_arguments import (
     parse_sources,
     parse_tokenizer,
-    split_tokenizer_fields,
+    split_fields,
     tokenizer_with_fields,
 )
 from vljax.files import expand_user, filesystem, is_remote, write_file
@@ -143,7 +143,7 @@ def _inputs(argv: list[str], options: argparse.Namespace, prog: str) -> _Inputs:
     """The sources to inspect, the tokenizer and the pixel limit."""
     from vljax.data.transforms.decode import Decode
 
-    fields, rest = split_tokenizer_fields(argv)
+    fields, rest = split_fields(argv, "tokenizer")
     if rest and rest[0].partition(":")[0].endswith(".py"):
         return _recipe_inputs(rest, fields, options, prog)
     sources = parse_sources(rest, prog)
