@@ -40,6 +40,32 @@ def test_steps_already_evaluated_are_found_by_the_prefix(tmp_path):
     }
 
 
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_guard_compares_with_step_0_of_an_earlier_attempt(tmp_path, start):
+    """Also if that attempt ended before its first checkpoint: step 0 is not evaluated again."""
+    run = dataclasses.replace(
+        config.load("configs/quickstart.py:tiny", Run),
+        workdir=str(tmp_path),
+        evaluators={"old": Retrieval(Builtin("validation"))},
+        guard="old",
+        guard_drop=2.0,
+    )
+    prefixes, metric = (
+        run.evaluator_prefixes(),
+        "retrieval/builtin/validation/text_to_image/recall@1",
+    )
+    writer = MetricsWriter(str(tmp_path), 0)
+    for step, value in {0: 0.8, 4: 0.7}.items():
+        if step <= start:
+            writer.write(step, {metric: value, "zero_shot/builtin/validation/accuracy@1": 0.5})
+    writer.flush()
+    assert 0 in launch._evaluated_steps(run, prefixes, start)["evaluators.old"]
+    guard = launch._guard(run, prefixes, start)
+    assert guard.first == {metric: 0.8}
+    guard.add({metric: 0.7})
+    assert guard.problem().startswith(f"guard: {metric} is 0.7000, 10.00 points below its first")
+
+
 def evaluate(unreadable, step):
     """The metrics at a step, after step 3 has been evaluated."""
     eye = FakePredictor(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), 64)

@@ -176,7 +176,7 @@ def _train_prepared(prepared: Prepared, console: Console, log: Log) -> Finished:
             display=display,
             evaluate_first=run.evaluate_first,
             shown=_shown(run, prefixes),
-            last=_last_values(workdir) if start else {},
+            last=_last_values(workdir),
             guard=_guard(run, prefixes, start),
         )
         barrier("the first step")
@@ -275,7 +275,8 @@ def _guard(run: Run, prefixes: Mapping[str, str], start: int) -> Guard | None:
 
     def look() -> str:
         # A metric that was not finite is null.
-        rows = [row for row in metrics.read(workdir) if row["step"] <= start] if start else []
+        # An attempt that ended before its first checkpoint may have evaluated step 0.
+        rows = [row for row in metrics.read(workdir) if row["step"] <= start]
         of_guard = [
             {k: math.nan if v is None else v for k, v in row.items() if k.startswith(f"{prefix}/")}
             for row in rows

@@ -223,7 +223,8 @@ class Run:
             elif group.start and [*self.optim.schedule.problems_in(left)]:
                 yield (
                     f"groups.{name}.start",
-                    f"optim.schedule does not fit the {left} steps after it",
+                    f"optim.schedule does not fit the {left} steps after it; lower start, shorten"
+                    " the schedule's warm-up, or give the group an optim of its own",
                 )
 
     def _guard_problems(self) -> Iterator[tuple[str, str]]:

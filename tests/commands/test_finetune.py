@@ -644,6 +644,22 @@ def test_bad_options(words, message, home, capsys, monkeypatch, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_old_data_get_their_fields_before_it_is_decided_how_to_measure_them(
+    home, monkeypatch, tmp_path
+):
+    """And the towers, which begin with the last step, get no warm-up that they cannot finish."""
+    monkeypatch.chdir(home)
+    words = ["finetune", "clip", *TABLE, "--recipe_only", "--workdir", str(tmp_path / "w")]
+    words += ["--steps", "20", "--global_batch", "8", "--probe_steps", "19"]
+    fields = ["--evaluators.guard.source.label", "caption"]
+    assert main([*words, "--guard", "photos/captions.csv", *fields]) == 0
+    run = read_recipe(str(tmp_path / "w" / "recipe.json"))
+    table = str(home / "photos/captions.csv")
+    source = Csv(table, captions=("title",), label="caption")
+    assert run.evaluators == {"guard": ZeroShot(source)}
+    assert run.optim.schedule.warmup_steps == 0
+
+
 def test_old_data_without_classes_are_measured_by_retrieval(home):
     model = read_source(str(home / "clip"))
     source = Csv(str(home / "photos/captions.csv"))

@@ -34,8 +34,8 @@ WORKDIR/{RECIPE}, to be edited and run again: vljax train WORKDIR/{RECIPE} --wor
 It trains in one process; for several, write the recipe with --recipe_only, and start
 vljax train WORKDIR/{RECIPE} in each.
 
---lora RANK trains low-rank factors of the kernels in the towers' blocks in place of the model
-(Hu et al. 2021), with a learning rate of 1e-4. --probe_steps N trains the projections and the
+--lora RANK trains low-rank factors of the kernels in the blocks of all transformers in place of the
+model (Hu et al. 2021), with a learning rate of 1e-4. --probe_steps N trains the projections and the
 temperature alone for N steps, then everything (Kumar et al. 2022). --guard SOURCE evaluates on old
 data too, and prints the change since the start; with --guard_drop POINTS, the run is saved and ends
 if a metric falls by more.
@@ -77,7 +77,7 @@ def add(commands: Any) -> None:
         "--image_size", metavar="N", help="height and width of images; the model's if unset"
     )
     command.add_argument(
-        "--lora", metavar="RANK", help="train low-rank factors of the kernels in the towers' blocks"
+        "--lora", metavar="RANK", help="train low-rank factors of the kernels in transformer blocks"
     )
     command.add_argument(
         "--probe_steps",
@@ -166,16 +166,18 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     model = initial.read_source(path, "PATH")
     made = initial.finetuning_run(model, path, _source(data or "jsonl", "--data"), workdir)
     made = _with_options(made, number("--lora", lora), number("--probe_steps", probe))
-    guard = {} if old is None else {"guard": _guard(made, _source(old, "--guard"))}
-    made = dataclasses.replace(made, evaluators=guard, guard=None if old is None else "guard")
     given = None if validation is None else _source(validation, "--validation")
-    if given is not None:
-        made = dataclasses.replace(made, evaluators={**_evaluators(made, given), **guard})
-    # The source may need fields before its examples can be counted.
+    guard = None if old is None else _source(old, "--guard")
+    made = _with_evaluators(made, given, guard)
+    # The sources may need fields before they can be opened.
     source = override(made, rest, f"{prog} {argv[0]}").data.source
-    if given is not None:
-        validated = _evaluators(made, _like(given, source))
-        made = dataclasses.replace(made, evaluators={**validated, **guard})
+    if given is not None or guard is not None:
+        given, guard = (each if each is None else _like(each, source) for each in (given, guard))
+        made = _with_evaluators(made, given, guard)
+        if guard is not None:
+            # With its fields, it may have classes.
+            guard = override(made, rest, f"{prog} {argv[0]}").evaluators["guard"].source
+            made = _with_evaluators(made, given, guard)
     count = len(_opened(source)) if steps is None or batch is None else 0
     size = number("--global_batch", batch) or 2 ** int(math.log2(min(_BATCH, count)))
     length = number("--steps", steps)
@@ -186,7 +188,7 @@ def make(argv: list[str], prog: str) -> tuple[Run, str]:
     if (first := number("--probe_steps", probe)) is not None and first >= length:
         raise UserError(f"--probe_steps: {first} is not less than the {length} steps of the run")
     # Fields on the command line win over what follows from the length.
-    made = override(_cadences(made, length, size), rest, f"{prog} {argv[0]}")
+    made = override(_cadences(made, length, size, first or 0), rest, f"{prog} {argv[0]}")
     if pixels is not None:
         made = with_image_size(made, pixels)
     # The recipe may be run from another folder.
@@ -307,6 +309,15 @@ def _guard(run: Run, source: Source) -> Any:
     return evaluator
 
 
+def _with_evaluators(run: Run, validation: Source | None, old: Source | None) -> Run:
+    """The run with evaluators of the data of `--validation`, and of the old data of `--guard`."""
+    made = {} if validation is None else _evaluators(run, validation)
+    if old is None:
+        return dataclasses.replace(run, evaluators=made)
+    made["guard"] = _guard(run, old)
+    return dataclasses.replace(run, evaluators=made, guard="guard")
+
+
 def _with_options(run: Run, rank: int | None, probe_steps: int | None) -> Run:
     """The run with low-rank factors, and with towers that are trained after some steps.
 
@@ -352,13 +363,17 @@ def _opened(source: Source) -> Any:
     return records
 
 
-def _cadences(run: Run, steps: int, batch: int) -> Run:
-    """The run with what follows from its length: a warm-up of a tenth, and when to evaluate."""
+def _cadences(run: Run, steps: int, batch: int, probe_steps: int) -> Run:
+    """The run with what follows from its length: a warm-up of a tenth, and when to evaluate.
+
+    The towers have the same warm-up; at most half of their steps.
+    """
     from vljax.optim.schedules import WarmupCosine
 
+    warmup = min(steps // 10, (steps - probe_steps) // 2)
     return dataclasses.replace(
         run,
-        optim=dataclasses.replace(run.optim, schedule=WarmupCosine(warmup_steps=steps // 10)),
+        optim=dataclasses.replace(run.optim, schedule=WarmupCosine(warmup_steps=warmup)),
         steps=steps,
         global_batch=batch,
         log_every=max(1, min(50, steps // 20)),
@@ -466,6 +481,7 @@ def _write(run: Run, model: SourceModel, workdir: str) -> str:
 def _print(run: Run, model: SourceModel, count: int, file: str, pixels: int | None) -> None:
     """The recipe in a few lines."""
     low_rank = run.low_rank
+    frozen = [*run.optim.frozen, *(["all but low rank"] if low_rank.used else [])]
     nodes = (f"{name} ({node.type_name})" for name, node in run.model.nodes.items())
     transforms = (transform.type_name for transform in run.data.train_transforms)
     optim, examples = run.optim, f" ({count:,} examples)" if count else ""
@@ -477,7 +493,7 @@ def _print(run: Run, model: SourceModel, count: int, file: str, pixels: int | No
         **({} if pixels is None else {"images": f"{pixels} x {pixels} pixels{resized}"}),
         "objective": ", ".join(o.type_name for o in run.objectives.values()),
         "optimizer": f"{optim.type_name}, learning rate {optim.learning_rate:g}, layer decay"
-        f" {optim.layer_decay:g}, frozen: {', '.join(optim.frozen) or 'nothing'}",
+        f" {optim.layer_decay:g}, frozen: {', '.join(frozen) or 'nothing'}",
     }
     if low_rank.used:
         also = ", ".join(low_rank.also_train) or "nothing"
