@@ -75,7 +75,7 @@ def recipe(**changes):
         ),
         (
             {"groups": {"all": Group(start=5)}, "steps": 12, "optim": {"schedule": WARMUP}},
-            "groups.all.start: optim.schedule does not fit the 7 steps after it; lower start, shorten",
+            "groups.all.start: optim.schedule does not fit the 7 steps after it; lower start,",
         ),
         (
             {"guard": "retrival", "evaluate_first": True},
