@@ -31,7 +31,7 @@ from vljax import config
 from vljax.config import UserError, suggest
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.preprocessing import ImagePreprocessor, preprocessing
-from vljax.data.records import ExampleError, Progress, Source, error_for_field
+from vljax.data.records import ExampleError, Progress, Source
 from vljax.data.sources import Expand
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
 from vljax.data.transforms.base import Transform
@@ -70,7 +70,7 @@ from vljax.objectives.contrastive import Contrastive, SigmoidContrastive
 from vljax.overrides import override
 from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
 from vljax.parallel.rules import replicated
-from vljax.run import Run, build_model
+from vljax.run import Run, build_model, check_evaluation_data
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest
 from vljax.training.state import Task, ema_parameters
@@ -579,13 +579,7 @@ class Loaded:
             if batch_size is not None:
                 evaluator = dataclasses.replace(evaluator, batch_size=batch_size)
             examples = self._examples(evaluator, None)
-            try:
-                examples.open()
-                evaluator.check(examples)
-            except UserError as error:
-                found = error_for_field(error, f"{path}.source")
-                named = str(found).startswith(path)
-                raise found if named else UserError(f"{path}: {found}") from error
+            check_evaluation_data(examples, path, evaluator)
             made.append(EvaluationTask(prefix, evaluator, examples))
         return made
 

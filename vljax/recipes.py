@@ -65,7 +65,14 @@ from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_name
 from vljax.datasets import Builtin, Scenes, Tuxpaint
 from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
 from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
-from vljax.evaluation import Questions, Retrieval, ZeroShot
+from vljax.evaluation import (
+    FewShot,
+    LinearProbe,
+    NearestNeighbours,
+    Questions,
+    Retrieval,
+    ZeroShot,
+)
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
@@ -123,6 +130,7 @@ __all__ = [
     "Equals",
     "Evaluator",
     "Expand",
+    "FewShot",
     "Filter",
     "Flip",
     "Folder",
@@ -136,6 +144,7 @@ __all__ = [
     "Karpathy",
     "Label",
     "Length",
+    "LinearProbe",
     "Lion",
     "LowRank",
     "Matches",
@@ -144,6 +153,7 @@ __all__ = [
     "ModelConfig",
     "Muon",
     "NaFlexViT",
+    "NearestNeighbours",
     "Node",
     "Noise",
     "Objective",

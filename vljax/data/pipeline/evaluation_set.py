@@ -55,6 +55,7 @@ class EvaluationSet:
         self.source = source
         self._tokenizers = tokenizers
         self._class_names = None if class_names is None else tuple(class_names)
+        self._others: list[EvaluationSet] = []
 
     def __len__(self) -> int:
         return len(self.records)
@@ -190,6 +191,18 @@ class EvaluationSet:
         except ExampleError:
             return np.full((size, size, 3), _GREY, np.uint8)
         return thumbnail
+
+    def other(self, source: Source) -> EvaluationSet:
+        """The examples of another source, through the same transforms and tokenizers.
+
+        Its classes have their own names. The same source gives the same set.
+        """
+        for known in self._others:
+            if known.source == source:
+                return known
+        made = EvaluationSet(self.data, source, tokenizers=self._tokenizers)
+        self._others.append(made)
+        return made
 
     @functools.cached_property
     def _loader(self) -> Loader:
