@@ -45,6 +45,7 @@ from vljax.evaluation.predictor import (
     Forward,
     ModelPredictor,
 )
+from vljax.evaluation.probes import FewShot, LinearProbe, NearestNeighbours, Probe
 from vljax.evaluation.questions import Questions
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot, class_embeddings, template_problems
@@ -82,7 +83,14 @@ U = TypeVar("U")
 TEMPLATES = ZeroShot.templates
 """The prompts that `Loaded.classify` uses by default: those of the zero-shot evaluator."""
 
-TASKS = ("retrieval", "zero_shot", "questions")
+PROBES: dict[str, type[Probe]] = {
+    "linear_probe": LinearProbe,
+    "knn": NearestNeighbours,
+    "few_shot": FewShot,
+}
+"""The tasks of `Loaded.evaluate` that need training examples."""
+
+TASKS = ("retrieval", "zero_shot", "questions", *PROBES)
 """The tasks of `Loaded.evaluate` on any data."""
 
 _MOST_THREADS = 16
@@ -464,6 +472,7 @@ class Loaded:
         data: Source | str | os.PathLike[str] | None = None,
         tasks: str | Sequence[str] = (),
         *,
+        train: Source | str | os.PathLike[str] | None = None,
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 64,
@@ -478,9 +487,10 @@ class Loaded:
           data: a source of `vljax.recipes`, such as `Csv("photos.csv")`; or a path or `TYPE:PATH`,
             as `vljax data inspect` takes it. None for the evaluators of the recipe.
           tasks: "retrieval" (needs captions), "zero_shot" (needs classes), "questions" (needs
-            questions, and a model that answers), or several. Without data: what the names of the
-            recipe's metrics begin with, such as "zero_shot" or "retrieval/builtin/test"; none
-            for all.
+            questions, and a model that answers), "linear_probe", "knn" and "few_shot" (need classes
+            and `train`), or several. Without data: what the names of the recipe's metrics begin
+            with, such as "zero_shot" or "retrieval/builtin/test"; none for all.
+          train: training examples with classes for linear_probe, knn and few_shot, as `data`.
           class_names: names for zero-shot classification in place of those of the data, in the
             order of its classes.
           templates: prompts for zero-shot classification, each with `{}` once.
@@ -496,10 +506,17 @@ class Loaded:
           UserError: for an unknown task, or data that cannot be read or lack what the task needs.
         """
         if data is None:
+            if train is not None:
+                raise UserError("train: needs data; the recipe states its own training examples")
             opened = self.recipe_tasks(tasks, batch_size=batch_size)
         else:
             opened = self.tasks(
-                data, tasks, class_names=class_names, templates=templates, batch_size=batch_size
+                data,
+                tasks,
+                train=train,
+                class_names=class_names,
+                templates=templates,
+                batch_size=batch_size,
             )
         total = sum(task.evaluator.inputs(task.data) for task in opened)
         metrics: dict[str, float] = {}
@@ -515,6 +532,7 @@ class Loaded:
         data: Source | str | os.PathLike[str],
         tasks: str | Sequence[str],
         *,
+        train: Source | str | os.PathLike[str] | None = None,
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 64,
@@ -522,7 +540,7 @@ class Loaded:
         """What `evaluate` measures on a data set, opened and checked.
 
         Args:
-          data, tasks, class_names, templates, batch_size: see `evaluate`.
+          data, tasks, train, class_names, templates, batch_size: see `evaluate`.
 
         Raises:
           UserError: as `evaluate` does.
@@ -530,14 +548,19 @@ class Loaded:
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         if not names:
             raise UserError(f"tasks: name at least one of {', '.join(TASKS)}")
-        prompts = _checked(templates)
-        source = data
-        if not isinstance(source, Source):
-            (source,) = parse_sources([os.fspath(source)], "evaluate")
+        prompts, source = _checked(templates), _source(data)
+        training = None if train is None else _source(train)
+        if training is not None and not {*names} & {*PROBES}:
+            raise UserError(
+                f"train: {', '.join(names)} needs no training examples; leave it out, or name"
+                f" {', '.join(PROBES)}"
+            )
         made = []
         for name in dict.fromkeys(names):
-            evaluator = self._evaluator(name, source, prompts, batch_size)
-            examples = self._examples(evaluator, class_names)
+            evaluator = self._evaluator(name, source, training, prompts, batch_size)
+            # Those of the probes are compared with the classes of the training examples.
+            own_names = None if name in PROBES else class_names
+            examples = self._examples(evaluator, own_names)
             classes = len(examples.records.class_names)
             if class_names is not None and len(class_names) != classes:
                 raise UserError(
@@ -606,7 +629,12 @@ class Loaded:
         return dataclasses.replace(transform, **changed)  # type: ignore[type-var]
 
     def _evaluator(
-        self, task: str, source: Source, templates: tuple[str, ...], batch_size: int
+        self,
+        task: str,
+        source: Source,
+        train: Source | None,
+        templates: tuple[str, ...],
+        batch_size: int,
     ) -> Evaluator:
         evaluator: Evaluator
         if task == "questions":
@@ -622,6 +650,11 @@ class Loaded:
             return config.validate(evaluator)
         if task not in TASKS:
             raise UserError(f"tasks: unknown task {task!r}{suggest(task, TASKS)}")
+        if task in PROBES:
+            if train is None:
+                raise UserError(f"train: {task} needs training examples; name their source")
+            self._require("image")
+            return config.validate(PROBES[task](source, batch_size, train=train))
         self._require_embedding("image")
         self._require_embedding("text")
         if task == "retrieval":
@@ -808,6 +841,13 @@ class Loaded:
     def _output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of outputs of an example batch that were asked for."""
         return {}
+
+
+def _source(data: Source | str | os.PathLike[str]) -> Source:
+    """The source that is given, or that a path or TYPE:PATH names."""
+    if not isinstance(data, Source):
+        (data,) = parse_sources([os.fspath(data)], "evaluate")
+    return data
 
 
 def _begins(prefix: str, task: str) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vljax.scores import Score
 
 NAME = "eval"
+_SOURCES = ("data", "train")
+"""The options that name a source, with fields such as `--data.label kind`."""
 
 _ABOUT = """\
 Measures models. MODEL is a checkpoint, a workdir (its newest intact checkpoint), an exported
@@ -31,6 +33,9 @@ those whose names begin so, such as zero_shot or retrieval/builtin/test. With --
   retrieval   image to text and text to image; needs captions
   zero_shot   classification by prompts; needs classes
   questions   accuracy of answers; needs questions, and a model that answers
+  linear_probe, knn, few_shot
+              classification by the features of the image tower; need classes, and training
+              examples with classes: --train SOURCE
 
 Beside each metric of single examples stands its 95 % bootstrap interval; captions and questions
 about the same image are drawn together. --compare prints how much better each other model is than
@@ -63,6 +68,12 @@ def add(commands: Any) -> None:
         " --data.captions title; by default the data of the recipe",
     )
     command.add_argument(
+        "--train",
+        metavar="SOURCE",
+        help="training examples for linear_probe, knn and few_shot, as --data, with fields such as"
+        " --train.label kind",
+    )
+    command.add_argument(
         "--classes",
         metavar="FILE",
         help="class names for zero_shot, a line each, in place of those of the data",
@@ -92,21 +103,27 @@ def _names(word: str) -> list[str]:
     return [name for name in word.split(",") if name]
 
 
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The fields of the data, `--data.FIELD VALUE ...`, as `--FIELD VALUE ...`; other arguments."""
-    if not any(word.startswith("--data.") for word in argv):
-        return [], argv
+def split(argv: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The fields of the sources `data` and `train`, and all other arguments.
+
+    `--data.FIELD VALUE ...` is there as `--FIELD VALUE ...`.
+    """
+    fields = {option: list[str]() for option in _SOURCES}
+    if not any(word.startswith(f"--{option}.") for word in argv for option in _SOURCES):
+        return fields, argv
     from vljax.data_tools.source_arguments import split_fields  # imports JAX
 
-    return split_fields(argv, "data")
+    for option in _SOURCES:
+        fields[option], argv = split_fields(argv, option)
+    return fields, argv
 
 
-def run(asked: argparse.Namespace, fields: list[str]) -> dict[str, Any]:
+def run(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> dict[str, Any]:
     """Measures, prints tables, and returns the result as JSON data.
 
     Args:
       asked: the arguments.
-      fields: `--FIELD VALUE ...` of the source of `--data`.
+      fields: `--FIELD VALUE ...` of the sources of `--data` and `--train`.
 
     Raises:
       UserError: for bad input.
@@ -117,12 +134,12 @@ def run(asked: argparse.Namespace, fields: list[str]) -> dict[str, Any]:
     from vljax.inference import load
     from vljax.progress import shown
 
-    source = _source(asked.data, fields)
+    sources = {option: _source(option, getattr(asked, option), fields[option]) for option in fields}
     labels = _labels(asked.models)
     found: dict[str, list[Score]] = {}
     for path, label in zip(asked.models, labels, strict=True):
         model = load(path)
-        tasks = _tasks(model, asked, source)
+        tasks = _tasks(model, asked, **sources)
         if asked.compare and found:
             _check_same_tasks(labels[0], found[labels[0]], label, tasks)
         folder = None
@@ -170,15 +187,19 @@ def run(asked: argparse.Namespace, fields: list[str]) -> dict[str, Any]:
     return result
 
 
-def _check(asked: argparse.Namespace, fields: list[str]) -> None:
+def _check(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> None:
+    for option, words in fields.items():
+        if words and getattr(asked, option) is None:
+            raise UserError(f"--{option}.{words[0][2:]}: needs --{option}")
     if asked.data is None:
-        if fields:
-            raise UserError(f"--data.{fields[0][2:]}: needs --data")
-        for option in ("classes", "templates"):
+        for option in ("train", "classes", "templates"):
             if getattr(asked, option) is not None:
                 raise UserError(f"--{option}: needs --data; the recipe states its own")
     elif not asked.tasks:
-        raise UserError("--tasks: name what to measure on --data: retrieval, zero_shot, questions")
+        raise UserError(
+            "--tasks: name what to measure on --data: retrieval, zero_shot, questions,"
+            " linear_probe, knn, few_shot"
+        )
     if asked.batch_size is not None and asked.batch_size < 1:
         raise UserError(f"--batch-size: must be at least 1, got {asked.batch_size}")
     if asked.compare and len(asked.models) < 2:
@@ -213,41 +234,44 @@ def _check_same_tasks(
         )
 
 
-def _tasks(model: Loaded, asked: argparse.Namespace, source: Source | None) -> list[EvaluationTask]:
+def _tasks(
+    model: Loaded, asked: argparse.Namespace, data: Source | None, train: Source | None
+) -> list[EvaluationTask]:
     from vljax.files import read_names
     from vljax.inference import TEMPLATES
 
     prompts = None if asked.templates is None else read_names(asked.templates, "--templates")
     names = None if asked.classes is None else read_names(asked.classes, "--classes")
     try:
-        if source is None:
+        if data is None:
             return model.recipe_tasks(asked.tasks, batch_size=asked.batch_size)
         return model.tasks(
-            source,
+            data,
             asked.tasks,
+            train=train,
             class_names=names,
             templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
             batch_size=asked.batch_size or 64,
         )
     except UserError as error:
         # The fields of the Python API, as the options that they come from.
-        option = {"class_names": "--classes", "tasks": "--tasks"}
+        option = {"class_names": "--classes", "tasks": "--tasks", "train": "--train"}
         field, _, message = str(error).partition(": ")
         if re.fullmatch(r"templates(\.\d+)?", field):
             raise UserError(f"--templates: {asked.templates}: {message}") from error
         raise (UserError(f"{option[field]}: {message}") if field in option else error) from error
 
 
-def _source(word: str | None, fields: list[str]) -> Source | None:
-    """The source of `--data`. Raises UserError if there is no such one."""
+def _source(option: str, word: str | None, fields: list[str]) -> Source | None:
+    """The source of `--data` or `--train`. Raises UserError if there is no such one."""
     from vljax.data_tools.source_arguments import parse_sources
 
     if word is None:
         return None
     try:
-        (source,) = parse_sources([word, *fields], f"vljax {NAME} --data")
+        (source,) = parse_sources([word, *fields], f"vljax {NAME} --{option}")
     except UserError as error:
-        raise UserError(f"--data: {error}") from error
+        raise UserError(f"--{option}: {error}") from error
     found: Source = source
     return found
 
