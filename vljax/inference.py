@@ -31,7 +31,7 @@ from vljax import config
 from vljax.config import UserError, suggest
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.preprocessing import ImagePreprocessor, preprocessing
-from vljax.data.records import ExampleError, Progress, Source
+from vljax.data.records import ExampleError, Progress, Source, error_for_field
 from vljax.data.sources import Expand
 from vljax.data.tokenizers import LoadedTokenizer, load_tokenizer
 from vljax.data.transforms.base import Transform
@@ -567,6 +567,11 @@ class Loaded:
                     f"class_names: {len(class_names):,} names, but {source.full_name} has"
                     f" {classes:,} classes; give one for each"
                 )
+            if training is not None and name in PROBES:
+                try:
+                    examples.other(training).open()
+                except UserError as error:
+                    raise error_for_field(error, "train") from error
             evaluator.check(examples)
             made.append(EvaluationTask(name, evaluator, examples))
         return made

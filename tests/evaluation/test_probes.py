@@ -1,26 +1,37 @@
 """Evaluators with training examples, against the metrics of given features and by hand."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.evaluation.fakes import FakeData, FakePredictor, FakeSource
 from tests.parity import metric_cases as cases
-from vljax import config
+from vljax.commands.main import main
 from vljax.config import UserError, decode, encode, validate
-from vljax.data.sources import Mixture, Part
+from vljax.data.pipeline.pipeline import Data
+from vljax.data.sources import Folder, Mixture, Part
+from vljax.data.transforms import Decode, Label, Resize
 from vljax.datasets import Builtin
 from vljax.evaluation import FewShot, LinearProbe, NearestNeighbours
 from vljax.evaluation.evaluator import Evaluator, ShardedEvaluationSet
 from vljax.evaluation.metrics import probes
 from vljax.evaluation.metrics.classification import label_ranks, mean_per_class_recall
-from vljax.evaluation.metrics.uncertainty import interval
+from vljax.evaluation.metrics.uncertainty import Sampled, interval
 from vljax.evaluation.probes import held_out
-from vljax.programs import initial_state, make_predictor
-from vljax.run import Run, open_evaluation_data, prepare
-from vljax.training.state import evaluation_variables
+from vljax.inference import load
+from vljax.launch import train as train_run
+from vljax.models.assembly import ModelConfig
+from vljax.models.encoders import ViT
+from vljax.models.heads import Classifier
+from vljax.objectives import Classification
+from vljax.optim import AdamW
+from vljax.optim.schedules import WarmupCosine
+from vljax.parallel.mesh import MeshConfig, make_mesh
+from vljax.run import Run, open_evaluation_data
 
 TRAIN, TEST, VALIDATION = FakeSource("train"), FakeSource("test"), FakeSource("validation")
 NAMES = tuple("abcdef")
@@ -225,33 +236,159 @@ def test_the_defaults_are_valid_and_keep_their_sources_in_a_recipe(kind):
     assert evaluator.sources == {"source": Builtin("test"), "train": Builtin("train")}
 
 
-def tiny(**fields):
-    run = config.load("configs/quickstart.py:tiny", Run)
-    return dataclasses.replace(run, final_evaluators={}, **fields)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Training and test images of three classes in noisy colours; one cannot be read."""
+    folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 6)):
+        for name, colour in (
+            ("blue", (60, 60, 160)),
+            ("grey", (90, 90, 90)),
+            ("red", (150, 50, 50)),
+        ):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(rng.normal(colour, 60, (16, 16, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    (folder / "test.csv").write_text("file\n")
+    (folder / "test" / "grey" / "1.png").write_bytes(b"lost")
+    return folder
 
 
-def test_eight_devices_with_rows_read_in_parts_equal_one():
-    """End to end; features may differ by rounding, so that a test example at a tie may."""
-    fields = {"source": Builtin("validation"), "train": Builtin("test"), "batch_size": 64}
-    made = {
-        "linear_probe": LinearProbe(sweep=(1.0,), most_steps=50, **fields),
-        "knn": NearestNeighbours(**fields),
-        "few_shot": FewShot(shots=(5,), **fields),
+@pytest.fixture(scope="module")
+def trained(folders):
+    """The workdir of an image tower that was trained alone, and its metrics."""
+    tower = ViT(image_size=16, patch_size=8, pooling="mean", width=16, depth=1, heads=2, mlp_dim=16)
+    transforms = (Decode(), Resize(16), Label())
+    source, train = (Folder(str(folders / split)) for split in ("test", "train"))
+    run = Run(
+        model=ModelConfig({"image": tower, "kind": Classifier(stream="image", classes=3)}),
+        data=Data(train, {}, transforms, transforms),
+        objectives={"kind": Classification(logits="kind/logits", targets="label")},
+        optim=AdamW(schedule=WarmupCosine(warmup_steps=1)),
+        evaluators={"near": NearestNeighbours(source, 8, train=train)},
+        final_evaluators={
+            "linear": LinearProbe(source, 8, train=train),
+            "few": FewShot(source, 8, train=train),
+        },
+        steps=2,
+        global_batch=8,
+        workdir=str(folders / "run"),
+    )
+    return run.workdir, train_run(run).metrics
+
+
+def by_name(metrics, *tasks):
+    """The metrics of probes without the name of the data."""
+    return {
+        name.replace("/test/all/", "/"): value
+        for name, value in metrics.items()
+        if name.startswith(tasks)
     }
-    run, found = tiny(evaluators=made), {}
-    for count in (1, 8):
-        prepared = prepare(run, jax.devices()[:count])
-        variables = evaluation_variables(initial_state(prepared))
-        predictor = make_predictor(prepared)(variables)
-        for name, evaluator in made.items():
-            data = open_evaluation_data(run, f"evaluators.{name}", evaluator)
-            assert data.other(evaluator.train) is data.other(Builtin("test"))
-            if count == 8:
-                data = ShardedEvaluationSet(data, prepared.mesh)
-                assert data.other(evaluator.train) is data.other(Builtin("test"))
-            found[name, count] = evaluator.measure(predictor, data)
-    for name in made:
-        one, eight = found[name, 1], found[name, 8]
-        assert one.keys() == eight.keys()
-        for metric, value in one.items():
-            assert eight[metric] == pytest.approx(value, abs=2.01 / one["examples"]), metric
+
+
+def test_an_image_tower_alone_has_the_same_metrics_in_training_and_after_it(trained, folders):
+    workdir, metrics = trained
+    expected = by_name(metrics, *EVALUATORS)
+    assert {"knn/accuracy", "linear_probe/c", "few_shot/25_shot/accuracy"} <= {*expected}
+    assert (expected["knn/examples"], expected["knn/train_examples"]) == (17, 24)
+    assert expected["few_shot/unreadable"] == 1
+    model = load(workdir)
+    assert by_name(model.evaluate(), *EVALUATORS) == pytest.approx(expected, abs=1e-6)
+    seen = []
+    found = model.evaluate(
+        folders / "test",
+        list(EVALUATORS),
+        train=folders / "train",
+        batch_size=8,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert seen[-1] == (126, 126)
+    assert interval(found["linear_probe/accuracy"]).high > 0
+
+
+def test_eight_devices_with_rows_read_in_parts_equal_one(trained):
+    workdir, _ = trained
+    one, eight = load(workdir, devices=jax.devices()[:1]), load(workdir)
+    mesh = make_mesh(MeshConfig(), jax.devices())
+    for task in eight.recipe_tasks():
+        (alone,) = one.recipe_tasks(task.name)
+        expected = alone.evaluator.measure(one.predictor, alone.data)
+        parts = ShardedEvaluationSet(task.data, mesh)
+        assert parts.other(task.evaluator.train) is parts.other(task.evaluator.train)
+        found = task.evaluator.measure(eight.predictor, parts)
+        # Features differ by rounding; the colours are far enough apart that no decision does.
+        assert found == pytest.approx(expected, abs=1e-6)
+        for name, value in found.items():
+            if isinstance(value, Sampled):
+                np.testing.assert_allclose(value.values, expected[name].values, atol=1e-6)
+
+
+def test_the_command_takes_training_examples_with_fields(trained, folders, capsys):
+    rows = ["file,kind"]
+    rows += [f"{path},{path.parent.name}" for path in sorted((folders / "train").rglob("*.png"))]
+    (folders / "train.csv").write_text("\n".join(rows) + "\n")
+    words = ["--data", str(folders / "test"), "--tasks", "knn,few_shot", "--batch-size", "8"]
+    words += ["--train", str(folders / "train.csv"), "--json", "-"]
+    fields = ["--train.image", "file", "--train.label", "kind", "--train.captions", "kind"]
+    assert main(["eval", trained[0], *words, *fields]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    found = {task["task"]: task["metrics"] for task in model["tasks"]}
+    expected = by_name(trained[1], "knn", "few_shot")
+    for task, metrics in found.items():
+        for name, value in metrics.items():
+            assert value["value"] == pytest.approx(expected[f"{task}/{name}"], abs=1e-6)
+    accuracy = found["knn"]["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "{test}", "--tasks", "knn"], "--train: knn needs training examples; name"),
+        (
+            ["--data", "{test}", "--tasks", "retrieval", "--train", "{train}"],
+            "--train: retrieval needs no training examples; leave it out",
+        ),
+        (["--train", "{train}"], "--train: needs --data; the recipe states its own"),
+        (["--train.label", "kind"], "--train.label: needs --train"),
+        (
+            ["--data", "{test}", "--tasks", "knn", "--train", "{test}"],
+            "--train: is the measured source itself",
+        ),
+        (
+            ["--data", "{test}", "--tasks", "knn", "--train", "{train}", "--train.labels", "a"],
+            "--train: ",
+        ),
+        (["--data", "{test}", "--tasks", "knn", "--train", "no/such"], "--train: no/such: cannot"),
+        (
+            ["--data", "{test}", "--tasks", "knn", "--train", "csv:no/such.csv"],
+            "--train: path: no such file or folder: no/such.csv",
+        ),
+        (
+            ["--data", "{test}", "--tasks", "knn", "--train", "csv:{test}.csv"],
+            "--train.image: csv:test.csv has no 'image'",
+        ),
+        (
+            ["--data", "csv:{test}.csv", "--tasks", "knn", "--train", "{train}"],
+            "--data.image: csv:test.csv has no 'image'",
+        ),
+    ],
+)
+def test_bad_training_examples_are_one_line(trained, folders, capsys, words, message):
+    named = {split: folders / split for split in ("train", "test")}
+    assert main(["eval", trained[0], *(word.format(**named) for word in words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_a_recipe_names_the_field_of_a_source_that_cannot_be_opened(trained):
+    run = load(trained[0]).run
+    near = run.evaluators["near"]
+    lost = dataclasses.replace(near, train=Folder("no/such"))
+    with pytest.raises(UserError, match=r"^evaluators\.near\.train\.path: no folder .*no/such"):
+        open_evaluation_data(run, "evaluators.near", lost)
+    many = dataclasses.replace(near, k=25)
+    with pytest.raises(UserError, match=r"^evaluators\.near: k: 25 neighbours vote"):
+        open_evaluation_data(run, "evaluators.near", many)

@@ -237,6 +237,7 @@ def _check_same_tasks(
 def _tasks(
     model: Loaded, asked: argparse.Namespace, data: Source | None, train: Source | None
 ) -> list[EvaluationTask]:
+    from vljax.data.records import error_for_field
     from vljax.files import read_names
     from vljax.inference import TEMPLATES
 
@@ -255,8 +256,12 @@ def _tasks(
         )
     except UserError as error:
         # The fields of the Python API, as the options that they come from.
-        option = {"class_names": "--classes", "tasks": "--tasks", "train": "--train"}
+        option = {"class_names": "--classes", "tasks": "--tasks"}
         field, _, message = str(error).partition(": ")
+        if field.startswith("data.source."):
+            raise error_for_field(error, "--data") from error
+        if re.fullmatch(r"train(\.\w+)*", field):
+            raise UserError(f"--{error}") from error
         if re.fullmatch(r"templates(\.\d+)?", field):
             raise UserError(f"--templates: {asked.templates}: {message}") from error
         raise (UserError(f"{option[field]}: {message}") if field in option else error) from error
