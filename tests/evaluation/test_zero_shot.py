@@ -68,6 +68,7 @@ def test_metrics_worked_by_hand(batch_size):
         "accuracy@5": 1.0,
         "accuracy@5_chance": 1.0,
         "mean_per_class": 0.75,
+        "worst_class": 0.5,
         "examples": 4.0,
         "classes": 2.0,
         "unreadable": 0.0,
@@ -118,6 +119,7 @@ def test_mean_per_class_weighs_classes_equally():
     # Cats: 0 and 1 are right, 2 is not; the one dog (image 4) is wrong.
     assert metrics["accuracy@1"] == 0.5
     assert metrics["mean_per_class"] == pytest.approx(1 / 3)
+    assert metrics["worst_class"] == 0.0
 
 
 def test_top_5_of_many_classes():

@@ -29,7 +29,8 @@ class ZeroShot(Evaluator, name="zero_shot"):
     so it is the plain mean. Examples without a label or with an unreadable image are left out.
 
     Metrics in [0, 1]: `accuracy@1`, `accuracy@5`, the `accuracy@K_chance` of a random ranking of
-    the classes, and `mean_per_class`. Also the counts `examples`, `classes` and `unreadable`.
+    the classes, `mean_per_class`, and `worst_class`, the accuracy of the class where it is lowest.
+    Also the counts `examples`, `classes` and `unreadable`.
 
     >>> from vljax.datasets import Builtin
     >>> ZeroShot(Builtin("test"), templates=("a photo of a {}",)).reads()
@@ -81,7 +82,8 @@ class ZeroShot(Evaluator, name="zero_shot"):
         own = np.arange(len(classes))
         ranks = embedding_ranks(images.embedding, classes, labels, own, similarity=self.similarity)
         metrics: dict[str, float] = {
-            "mean_per_class": Sampled(ranks == 1, images.index, "mean_per_class", labels)
+            "mean_per_class": Sampled(ranks == 1, images.index, "mean_per_class", labels),
+            "worst_class": Sampled(ranks == 1, images.index, "worst_class", labels),
         }
         for k in ACCURACY_AT:
             metrics[f"accuracy@{k}"] = Sampled(ranks <= k, images.index)
