@@ -38,6 +38,7 @@ from vljax.data.transforms.base import Transform
 from vljax.data.vocabulary import VocabularyFile
 from vljax.data.worker_pool import usable_cores
 from vljax.data_tools.source_arguments import parse_sources
+from vljax.evaluation import suites
 from vljax.evaluation.evaluator import Evaluator
 from vljax.evaluation.predictor import (
     Batch,
@@ -478,9 +479,11 @@ class Loaded:
           data: a source of `vljax.recipes`, such as `Csv("photos.csv")`; or a path or `TYPE:PATH`,
             as `vljax data inspect` takes it. None for the evaluators of the recipe.
           tasks: "retrieval" (needs captions), "zero_shot" (needs classes), "questions" (needs
-            questions, and a model that answers), or several. Without data: what the names of the
-            recipe's metrics begin with, such as "zero_shot" or "retrieval/builtin/test"; none
-            for all.
+            questions, and a model that answers), or several. The name of a published set, a key of
+            `vljax.evaluation.suites.SUITES` such as "imagenet", measures that set with its own
+            prompts and class names; `data` is its folder. Without data: what the names of the
+            recipe's metrics begin with, such as "zero_shot" or "retrieval/builtin/test"; none for
+            all.
           class_names: names for zero-shot classification in place of those of the data, in the
             order of its classes.
           templates: prompts for zero-shot classification, each with `{}` once.
@@ -532,10 +535,16 @@ class Loaded:
             raise UserError(f"tasks: name at least one of {', '.join(TASKS)}")
         prompts = _checked(templates)
         source = data
-        if not isinstance(source, Source):
+        if not isinstance(source, Source) and not {*names} <= {*suites.SUITES}:
             (source,) = parse_sources([os.fspath(source)], "evaluate")
         made = []
         for name in dict.fromkeys(names):
+            if name in suites.SUITES:
+                if isinstance(data, Source):
+                    raise UserError(f"tasks: {name} reads published files; name their folder")
+                made.append(self._suite(name, os.fspath(data), batch_size))
+                continue
+            assert isinstance(source, Source)
             evaluator = self._evaluator(name, source, prompts, batch_size)
             examples = self._examples(evaluator, class_names)
             classes = len(examples.records.class_names)
@@ -589,7 +598,30 @@ class Loaded:
             made.append(EvaluationTask(prefix, evaluator, examples))
         return made
 
-    def _examples(self, evaluator: Evaluator, class_names: Sequence[str] | None) -> EvaluationSet:
+    def _suite(self, name: str, path: str, batch_size: int) -> EvaluationTask:
+        """A published set, opened and checked."""
+        found = suites.find(name, path)
+        changes: dict[str, Any] = {"batch_size": batch_size}
+        if isinstance(found.evaluator, Questions):
+            answering = self.run.question_answering()
+            if answering is None:
+                raise UserError(
+                    f"{name}: the model does not answer questions: it was trained on none"
+                )
+            changes |= {"logits": answering.logits, "targets": answering.targets}
+        else:
+            self._require_embedding("image")
+            self._require_embedding("text")
+            changes["similarity"] = self.comparison
+        evaluator = config.validate(dataclasses.replace(found.evaluator, **changes))
+        examples = self._examples(evaluator, found.class_names)
+        suites.check(name, found, examples)
+        evaluator.check(examples)
+        return EvaluationTask(name, evaluator, examples)
+
+    def _examples(
+        self, evaluator: Evaluator, class_names: suites.ClassNames | None
+    ) -> EvaluationSet:
         """The data of an evaluator through the preprocessing of the model."""
         transforms: tuple[Transform, ...] = self.images.transforms
         if not {entry.partition("/")[0] for entry in evaluator.reads()} <= {"image", "text"}:
@@ -627,7 +659,8 @@ class Loaded:
             )
             return config.validate(evaluator)
         if task not in TASKS:
-            raise UserError(f"tasks: unknown task {task!r}{suggest(task, TASKS)}")
+            known = (*TASKS, *suites.SUITES)
+            raise UserError(f"tasks: unknown task {task!r}{suggest(task, known)}")
         self._require_embedding("image")
         self._require_embedding("text")
         if task == "retrieval":

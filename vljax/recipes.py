@@ -27,9 +27,13 @@ from vljax.data.sources import (
     Parquet,
     Part,
     Phase,
+    SugarCrepe,
     Tfds,
     Tsv,
+    VqaV2,
     WebDataset,
+    Winoground,
+    Xm3600,
     filters,
 )
 from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range
@@ -65,7 +69,14 @@ from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_name
 from vljax.datasets import Builtin, Scenes, Tuxpaint
 from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
 from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
-from vljax.evaluation import Questions, Retrieval, ZeroShot
+from vljax.evaluation import (
+    CaptionChoice,
+    MultilingualRetrieval,
+    Questions,
+    Retrieval,
+    WinogroundAccuracy,
+    ZeroShot,
+)
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
@@ -103,6 +114,7 @@ __all__ = [
     "AttentionTarget",
     "Blur",
     "Builtin",
+    "CaptionChoice",
     "CentreCrop",
     "ChooseQuestions",
     "ChooseText",
@@ -142,6 +154,7 @@ __all__ = [
     "MeshConfig",
     "Mixture",
     "ModelConfig",
+    "MultilingualRetrieval",
     "Muon",
     "NaFlexViT",
     "Node",
@@ -172,6 +185,7 @@ __all__ = [
     "SigmoidContrastive",
     "SoftmaxContrastive",
     "Source",
+    "SugarCrepe",
     "TextTransformer",
     "Tfds",
     "Tokenize",
@@ -181,6 +195,7 @@ __all__ = [
     "Tuxpaint",
     "ViT",
     "VocabularyFile",
+    "VqaV2",
     "WarmupConstant",
     "WarmupCosine",
     "WarmupLinear",
@@ -188,6 +203,9 @@ __all__ = [
     "WarmupStableDecay",
     "WarmupSteps",
     "WebDataset",
+    "Winoground",
+    "WinogroundAccuracy",
+    "Xm3600",
     "ZeroShot",
     "answer_vocabulary",
     "choose",

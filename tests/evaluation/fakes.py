@@ -41,6 +41,7 @@ class FakeData:
     labels: np.ndarray = None
     class_names: tuple[str, ...] = ()
     unreadable: tuple[int, ...] = ()
+    tags: tuple[tuple[str, ...], ...] = ()
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -55,7 +56,8 @@ class FakeData:
 
     @property
     def annotations(self) -> list[Annotation]:
-        return [Annotation(captions) for captions in self.captions]
+        tags = self.tags or [()] * len(self.captions)
+        return [Annotation(*pair) for pair in zip(self.captions, tags, strict=True)]
 
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         count = len(self.captions)
