@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
@@ -25,7 +26,14 @@ from vljax.data.pipeline.pipeline import Data
 from vljax.data.sources import Folder
 from vljax.data.sources.published import SUGAR_CREPE
 from vljax.data.tokenizers import Clip
-from vljax.data.transforms import ChooseText, Decode, Resize, Tokenize
+from vljax.data.transforms import (
+    ChooseQuestions,
+    ChooseText,
+    Decode,
+    EncodeAnswers,
+    Resize,
+    Tokenize,
+)
 from vljax.datasets import Builtin
 from vljax.evaluation import suites
 from vljax.inference import load
@@ -249,6 +257,37 @@ def test_names_by_the_classes_of_the_source(tmp_path):
     data = Data(Builtin("train"), {"text": Clip()}, (Decode(),), (Decode(),))
     examples = EvaluationSet(data, Folder(str(tmp_path)), class_names={"a": "ant", "b": "bee"})
     assert examples.class_names == ("ant", "bee")
+
+
+class Answers:
+    """Answers every question by the same word."""
+
+    def __init__(self, index):
+        self.index = index
+
+    def run(self, want, batch):
+        logits = np.zeros((len(batch["valid"]), 3), np.float32)
+        logits[:, self.index] = 1
+        return {"answer/logits": logits}
+
+
+@pytest.mark.parametrize(("index", "expected"), [(0, 1.0), (1, 0.3), (2, 1.0)])
+def test_answers_get_the_official_credit(tmp_path, count, index, expected):
+    count("vqav2", 4)
+    write_vqa(tmp_path)
+    found = suites.find("vqav2", str(tmp_path))
+    encode = EncodeAnswers(vocabulary=("yes", "no", "2"))
+    data = Data(
+        Builtin("train"), {}, (), (Decode(), Resize(16), ChooseQuestions(), encode), workers=0
+    )
+    examples = EvaluationSet(data, found.evaluator.source)
+    suites.check("vqav2", found, examples)
+    metrics = found.evaluator.measure(Answers(index), examples)
+    # Nine people said yes and one no to the first kind, all ten 2 to the other.
+    kind = "number" if index == 2 else "yes_no"
+    assert metrics["vqa_accuracy"] == pytest.approx(expected / 2)
+    assert metrics[f"accuracy/{kind}"] == pytest.approx({0: 1, 1: 1 / 9, 2: 1}[index])
+    assert metrics["questions/yes_no"] == metrics["questions/number"] == 2
 
 
 # --- vljax eval -----------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import pytest
 
 from tests.data.written import jpeg
 from vljax.config import UserError
-from vljax.data.sources import Expand, SugarCrepe, VqaV2, Winoground, Xm3600
+from vljax.data.records import Phrase
+from vljax.data.sources import Expand, RefCoco, SugarCrepe, VqaV2, Winoground, Xm3600
 
 
 def write_winoground(folder, lines=2):
@@ -184,3 +185,56 @@ def test_a_missing_path_says_what_to_name(tmp_path):
     (tmp_path / "captions.jsonl").write_text("\n")
     with pytest.raises(UserError, match=r"captions\.jsonl: has no lines"):
         Xm3600(str(tmp_path)).open()
+
+
+def write_refcoco(folder, **changes):
+    """MDETR's form: an entry of `images` for each expression, with its own id."""
+    (folder / "train2014").mkdir(parents=True)
+    name = "COCO_train2014_000000000042.jpg"
+    (folder / "train2014" / name).write_bytes(jpeg(42))
+    about = {"file_name": name, "height": 20, "width": 24, "original_id": 42}
+    more = {"dataset_name": "refcoco", "tokens_negative": [[0, 8]]}
+    images = [
+        {**about, **more, "id": i, "caption": text} for i, text in enumerate(["left man", "dog"])
+    ]
+    boxes = [
+        {"image_id": i, "bbox": box, "area": 9, "category_id": 1, "tokens_positive": [[0, 8]]}
+        for i, box in ((1, [1.0, 2.0, 3.4, 4.6]), (0, [0, 0, 10.2, 12]))
+    ]
+    content = {"info": {}, "images": images, "annotations": boxes, "categories": [], **changes}
+    (folder / "mdetr").mkdir()
+    file = folder / "mdetr" / "finetune_refcoco+_testA.json"
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def test_refcoco_has_a_row_for_each_expression(tmp_path):
+    source = RefCoco(write_refcoco(tmp_path))
+    assert (source.dataset, source.split_name) == ("refcoco+", "testA")
+    records = source.open()
+    assert records[1].captions == ("dog",)
+    assert records[1].regions[0].box == (1, 2, 4, 7)
+    assert records[0].phrases[0] == Phrase(0, 0, len("left man"), (0,))
+    assert records[0].image == records[1].image == jpeg(42)
+    assert records.image_numbers().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": []}, r"images\.0: no annotation has image_id 0"),
+        ({"annotations": [{"image_id": 0, "bbox": [0, 0, 1]}]}, "'bbox' must be four numbers"),
+        ({"annotations": [{"image_id": 0, "bbox": [0, 0, 1, 1]}] * 2}, "image_id 0 has two boxes"),
+    ],
+)
+def test_malformed_boxes_are_named(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        RefCoco(write_refcoco(tmp_path, **changes)).open()
+
+
+def test_pickles_are_refused(tmp_path):
+    (tmp_path / "refs(unc).p").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is a pickle, which could run any program; name a file"):
+        RefCoco(str(tmp_path / "refs(unc).p")).open()
+    with pytest.raises(UserError, match="is a folder; name a file such as finetune_refcoco_val"):
+        RefCoco(str(tmp_path)).open()

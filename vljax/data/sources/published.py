@@ -1,4 +1,6 @@
-"""Data sets in the files that they are published in: Winoground, SugarCrepe, XM3600 and VQA v2.
+"""Data sets in the files that they are published in.
+
+Winoground, SugarCrepe, XM3600, VQA v2, and RefCOCO as MDETR publishes it.
 
 Each source takes the published annotation files as they are, and reads images by name from a folder
 when they are asked for. A malformed entry is an error that names it, since published figures are of
@@ -11,6 +13,7 @@ import abc
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vljax.config import UserError, setting, suggest
-from vljax.data.records import Annotation, Question, Records, Source
+from vljax.data.records import Annotation, Phrase, Question, Records, Region, Source
 from vljax.data.sources.base import image_file
 from vljax.files import (
     base_name,
@@ -331,6 +334,84 @@ def _question(text: str, where: str, row: dict[str, Any]) -> Question:
     weights = tuple((answer, float(count)) for answer, count in counted.items())
     main = _text(row, "multiple_choice_answer", where)
     return Question(encodable(kind), text, main, weights if len(weights) > 1 else ())
+
+
+# --- RefCOCO --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RefCoco(PublishedSource, name="refcoco"):
+    """RefCOCO, RefCOCO+ or RefCOCOg: expressions that refer to one object in an image of COCO.
+
+    Reads the annotations as MDETR publishes them, `finetune_refcoco_val.json` and the like, with a
+    row for each expression: it is the caption, and a phrase that refers to the region. The original
+    `refs(unc).p` is a pickle, which could run any program, and is refused. Images are
+    `train2014/COCO_train2014_000000000042.jpg` beside the file or its folder.
+
+    >>> import json
+    >>> image = {"id": 0, "file_name": "COCO_train2014_000000000042.jpg", "caption": "left man"}
+    >>> with open("finetune_refcoco_val.json", "w") as file:
+    ...     box = {"image_id": 0, "bbox": [10.2, 20, 30, 40]}
+    ...     json.dump({"images": [image], "annotations": [box]}, file)
+    >>> RefCoco("finetune_refcoco_val.json").open().annotation(0).regions
+    (Region(name='left man', box=(10, 20, 40, 60), colour=None),)
+    """
+
+    what: ClassVar[str] = "a file such as finetune_refcoco_val.json of MDETR's annotations"
+
+    @property
+    def dataset(self) -> str:
+        """refcoco, refcoco+ or refcocog, from the name of the file."""
+        return self._parts[0]
+
+    @property
+    def split_name(self) -> str:
+        """val, testA, testB, test or train, from the name of the file."""
+        return self._parts[1]
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        found = re.search(r"(refcoco[+g]?)_(\w+)\.json$", self.path or "")
+        return (found[1], found[2]) if found else (self.type_name, "all")
+
+    def open(self) -> PublishedRecords:
+        if (self.path or "").endswith((".p", ".pkl", ".pickle")):
+            raise UserError(
+                f"data.source.path: {self.path} is a pickle, which could run any program; name"
+                f" {self.what}"
+            )
+        if self.path is not None and self._is_folder():
+            raise UserError(f"data.source.path: {self.path} is a folder; name {self.what}")
+        file = self._file()
+        content = read_user_file(file)
+        data = _parsed(content, file, dict)
+        boxes: dict[Any, tuple[int, int, int, int]] = {}
+        for where, row in _listed(data, file, "annotations"):
+            if (number := row.get("image_id")) in boxes:
+                raise UserError(f"{where}: image_id {number} has two boxes; an expression has one")
+            boxes[number] = _box(row.get("bbox"), where)
+        names, annotations = [], []
+        for where, row in _listed(data, file, "images"):
+            if (number := row.get("id")) not in boxes:
+                raise UserError(f"{where}: no annotation has image_id {number}")
+            text = _text(row, "caption", where)
+            names.append(_text(row, "file_name", where))
+            region, phrase = Region(text, boxes[number]), Phrase(0, 0, len(text), (0,))
+            annotations.append(Annotation((text,), regions=(region,), phrases=(phrase,)))
+        folder = self._image_folder(file, "train2014", "../train2014")
+        return PublishedRecords(names, annotations, folder, _digest(content))
+
+
+def _box(value: Any, where: str) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a box of COCO: left, top, width, height."""
+    numbers = value if isinstance(value, list) else []
+    if [isinstance(n, int | float) and 0 <= n < _LARGEST_EDGE for n in numbers] != [True] * 4:
+        raise UserError(f"{where}: 'bbox' must be four numbers from 0, got {value!r}")
+    left, top, width, height = numbers
+    return round(left), round(top), round(left + width), round(top + height)
+
+
+_LARGEST_EDGE = 2**31  # neither NaN nor infinity is below it
 
 
 # --- JSON -----------------------------------------------------------------------------------------
