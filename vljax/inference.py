@@ -154,6 +154,8 @@ class EvaluationTask(NamedTuple):
     """What the names of its metrics begin with."""
     evaluator: Evaluator
     data: EvaluationSet
+    dataset: str = ""
+    """The name of the data set in results; by default that of the source with its split."""
 
 
 @dataclass(frozen=True)
@@ -534,17 +536,22 @@ class Loaded:
         if not names:
             raise UserError(f"tasks: name at least one of {', '.join(TASKS)}")
         prompts = _checked(templates)
-        source = data
-        if not isinstance(source, Source) and not {*names} <= {*suites.SUITES}:
-            (source,) = parse_sources([os.fspath(source)], "evaluate")
+        published = [name for name in names if name in suites.SUITES]
+        if published and isinstance(data, Source):
+            raise UserError(f"tasks: {published[0]} reads published files; name their folder")
+        if published and (class_names is not None or prompts != TEMPLATES):
+            field = "templates" if class_names is None else "class_names"
+            raise UserError(f"{field}: leave out; {published[0]} has its own")
+        if isinstance(data, Source):
+            source = data
+        elif len(published) < len(names):
+            (source,) = parse_sources([os.fspath(data)], "evaluate")
         made = []
         for name in dict.fromkeys(names):
-            if name in suites.SUITES:
-                if isinstance(data, Source):
-                    raise UserError(f"tasks: {name} reads published files; name their folder")
+            if name in published:
+                assert not isinstance(data, Source)
                 made.append(self._suite(name, os.fspath(data), batch_size))
                 continue
-            assert isinstance(source, Source)
             evaluator = self._evaluator(name, source, prompts, batch_size)
             examples = self._examples(evaluator, class_names)
             classes = len(examples.records.class_names)
@@ -617,7 +624,7 @@ class Loaded:
         examples = self._examples(evaluator, found.class_names)
         suites.check(name, found, examples)
         evaluator.check(examples)
-        return EvaluationTask(name, evaluator, examples)
+        return EvaluationTask(name, evaluator, examples, name)
 
     def _examples(
         self, evaluator: Evaluator, class_names: suites.ClassNames | None

@@ -303,9 +303,10 @@ def test_the_command_measures_sets_below_one_folder(foreign, tmp_path, count, ca
     model, out = str(foreign(MODEL)), tmp_path / "result.json"
     words = ["--tasks", "cifar10,winoground", "--data-root", str(tmp_path / "sets")]
     assert main(["eval", model, *words, "--json", str(out)]) == 0
-    assert "cifar10, test/all" in capsys.readouterr().out
+    assert f"{MODEL}: cifar10\n" in re.sub(" +\n", "\n", capsys.readouterr().out)
     zero_shot, pairs = json.loads(out.read_text())["models"][0]["tasks"]
     assert (zero_shot["task"], pairs["task"]) == ("cifar10", "winoground")
+    assert zero_shot["dataset"] == "cifar10"
     assert zero_shot["metrics"]["classes"]["value"] == 10
     assert 0 <= pairs["metrics"]["group"]["value"] <= pairs["metrics"]["text"]["value"] <= 1
     # The same as with the names and prompts on the command line.
@@ -366,10 +367,15 @@ def test_bad_input_is_one_line(foreign, words, message, capsys):  # noqa: F811
 
 def test_a_model_of_embeddings_does_not_answer(foreign, tmp_path):  # noqa: F811
     write_vqa(tmp_path)
+    model = load(str(foreign(MODEL)))
     with pytest.raises(UserError, match="vqav2: the model does not answer questions"):
-        load(str(foreign(MODEL))).tasks(tmp_path, "vqav2")
+        model.tasks(tmp_path, "vqav2")
     with pytest.raises(UserError, match="tasks: cifar10 reads published files; name their folder"):
-        load(str(foreign(MODEL))).tasks(Builtin("test"), "cifar10")
+        model.tasks(Builtin("test"), "cifar10")
+    with pytest.raises(UserError, match="class_names: leave out; cifar10 has its own"):
+        model.tasks(tmp_path, "cifar10", class_names=CIFAR10)
+    with pytest.raises(UserError, match="templates: leave out; cifar10 has its own"):
+        model.tasks(tmp_path, "cifar10", templates=["{}"])
 
 
 def test_the_list_has_every_set(capsys):
