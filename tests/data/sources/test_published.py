@@ -238,3 +238,28 @@ def test_pickles_are_refused(tmp_path):
         RefCoco(str(tmp_path / "refs(unc).p")).open()
     with pytest.raises(UserError, match="is a folder; name a file such as finetune_refcoco_val"):
         RefCoco(str(tmp_path)).open()
+
+
+@pytest.mark.parametrize(
+    ("write", "source", "expected"),
+    [
+        (write_winoground, Winoground, {"file_name": "ex_0_img_1.png", "id": 0, "tag": "Noun"}),
+        (
+            lambda folder: write_sugar_crepe(folder, ("add_att",)),
+            lambda folder: SugarCrepe(folder, categories=("add_att",)),
+            {"file_name": "000000000003.jpg"},
+        ),
+        (write_xm3600, Xm3600, {"image/key": "0b", "image/locale": "en"}),
+        (write_vqa, VqaV2, {"image_id": 7, "question_ids": [7000, 7001]}),
+        (
+            write_refcoco,
+            lambda folder: RefCoco(f"{folder}/mdetr/finetune_refcoco+_testA.json"),
+            {"original_id": 42, "id": 1},
+        ),
+    ],
+)
+def test_conversion_gets_the_other_entries(tmp_path, write, source, expected):
+    write(tmp_path)
+    records = source(str(tmp_path)).open_with_all_columns(None, lambda done, total: None)
+    assert records.other_columns(1).items() >= expected.items()
+    assert source(str(tmp_path)).open().other_columns(1) == {}

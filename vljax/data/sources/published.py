@@ -23,7 +23,15 @@ import numpy as np
 from jaxtyping import Int64
 
 from vljax.config import UserError, setting, suggest
-from vljax.data.records import Annotation, Phrase, Question, Records, Region, Source
+from vljax.data.records import (
+    Annotation,
+    Phrase,
+    Progress,
+    Question,
+    Records,
+    Region,
+    Source,
+)
 from vljax.data.sources.base import image_file
 from vljax.files import (
     base_name,
@@ -49,6 +57,15 @@ class PublishedSource(Source, abc.ABC):
 
     what: ClassVar[str]
     """The files to name in `path`, for messages."""
+
+    def open(self) -> PublishedRecords:
+        return self._open()
+
+    def open_with_all_columns(self, workers: int | None, progress: Progress) -> PublishedRecords:
+        return self._open(all_columns=True)
+
+    @abc.abstractmethod
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords: ...
 
     @property
     def full_name(self) -> str:
@@ -89,6 +106,7 @@ class PublishedRecords(Records):
       folder: where the images are.
       identity: what the examples depend on.
       class_names: names of the labels.
+      others: other entries of each example, for conversion.
     """
 
     def __init__(
@@ -98,8 +116,10 @@ class PublishedRecords(Records):
         folder: str,
         identity: str,
         class_names: tuple[str, ...] = (),
+        others: Sequence[dict[str, Any]] = (),
     ):
         self._names, self._annotations, self._folder = names, annotations, folder
+        self._others = others
         self.identity = hashlib.sha256(identity.encode()).hexdigest()
         self.class_names = class_names
 
@@ -111,6 +131,10 @@ class PublishedRecords(Records):
 
     def image(self, index: int) -> bytes:
         return image_file(self._names[index], self._folder)
+
+    def other_columns(self, index: int) -> dict[str, Any]:
+        """All entries but captions, questions and boxes, and the name of the image."""
+        return {"file_name": self._names[index], **self._others[index]} if self._others else {}
 
     def image_numbers(self) -> Int64[np.ndarray, " examples"]:
         numbers: dict[str, int] = {}
@@ -137,17 +161,23 @@ class Winoground(PublishedSource, name="winoground"):
 
     what: ClassVar[str] = "Winoground's examples.jsonl"
 
-    def open(self) -> PublishedRecords:
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         file = self._file("examples.jsonl", "data/examples.jsonl")
-        names, annotations = [], []
+        names, annotations, others = [], [], list[dict[str, Any]]()
         content = read_user_file(file)
         for where, line in _json_lines(content, file):
             for i in (0, 1):
+                if all_columns:
+                    others.append(_without(line, "image_0", "image_1", "caption_0", "caption_1"))
                 name = _text(line, f"image_{i}", where)
                 names.append(name if os.path.splitext(name)[1] else f"{name}.png")
                 annotations.append(Annotation((_text(line, f"caption_{i}", where),)))
         return PublishedRecords(
-            names, annotations, self._image_folder(file, "images"), _digest(content)
+            names,
+            annotations,
+            self._image_folder(file, "images"),
+            _digest(content),
+            others=others,
         )
 
 
@@ -186,8 +216,9 @@ class SugarCrepe(PublishedSource, name="sugar_crepe"):
     """The categories to read, in this order."""
     what: ClassVar[str] = "the folder with SugarCrepe's add_att.json, ..., swap_obj.json"
 
-    def open(self) -> PublishedRecords:
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         names, annotations, file = [], [], ""
+        others = list[dict[str, Any]]()
         digest = hashlib.sha256()
         for label, category in enumerate(self.categories):
             file = self._category(category)
@@ -197,8 +228,12 @@ class SugarCrepe(PublishedSource, name="sugar_crepe"):
                 names.append(_text(row, "filename", where))
                 pair = (_text(row, "caption", where), _text(row, "negative_caption", where))
                 annotations.append(Annotation(pair, label=label))
+                if all_columns:
+                    others.append(_without(row, "filename", "caption", "negative_caption"))
         folder = self._image_folder(file, "val2017", "coco/images/val2017", "../val2017")
-        return PublishedRecords(names, annotations, folder, digest.hexdigest(), self.categories)
+        return PublishedRecords(
+            names, annotations, folder, digest.hexdigest(), self.categories, others
+        )
 
     def _category(self, name: str) -> str:
         if self.path is not None and not self._is_folder():
@@ -235,12 +270,14 @@ class Xm3600(PublishedSource, name="xm3600"):
     def split_name(self) -> str:
         return self.language
 
-    def open(self) -> PublishedRecords:
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         file = self._file("captions.jsonl")
         content = read_user_file(file)
-        names, annotations = [], []
+        names, annotations, others = [], [], list[dict[str, Any]]()
         for where, line in _json_lines(content, file):
             names.append(f"{_text(line, 'image/key', where)}.jpg")
+            if all_columns:
+                others.append(line)
             known = [key for key, value in line.items() if isinstance(value, dict)]
             wanted = known if self.language == "all" else [self.language]
             captions, tags = list[str](), list[str]()
@@ -255,7 +292,8 @@ class Xm3600(PublishedSource, name="xm3600"):
                 tags = []
             annotations.append(Annotation(tuple(captions), tuple(tags)))
         folder = self._image_folder(file, "images", "xm3600_images")
-        return PublishedRecords(names, annotations, folder, f"{_digest(content)} {self.language}")
+        identity = f"{_digest(content)} {self.language}"
+        return PublishedRecords(names, annotations, folder, identity, others=others)
 
 
 # --- VQA v2 ---------------------------------------------------------------------------------------
@@ -294,7 +332,7 @@ class VqaV2(PublishedSource, name="vqa_v2"):
     def split_name(self) -> str:
         return self.split
 
-    def open(self) -> PublishedRecords:
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         file = self._file(f"v2_OpenEnded_mscoco_{self.split}_questions.json")
         content = read_user_file(file)
         data = _parsed(content, file, dict)
@@ -309,6 +347,7 @@ class VqaV2(PublishedSource, name="vqa_v2"):
                 raise UserError(f"{where}: question_id {number} occurs twice")
             answers[number] = where, row
         questions: dict[int, list[Question]] = {}
+        numbers: dict[int, list[Any]] = {}
         for where, row in _listed(data, file, "questions"):
             number, image = row.get("question_id"), row.get("image_id")
             if not isinstance(image, int):
@@ -317,11 +356,15 @@ class VqaV2(PublishedSource, name="vqa_v2"):
                 raise UserError(f"{where}: {answered} has no answers to question_id {number}")
             text = _text(row, "question", where)
             questions.setdefault(image, []).append(_question(text, *answers[number]))
+            numbers.setdefault(image, []).append(number)
         names = [f"COCO_{split}_{image:012d}.jpg" for image in questions]
         annotations = [Annotation((), questions=tuple(every)) for every in questions.values()]
         folder = self._image_folder(file, split, f"images/{split}", f"../{split}")
         identity = f"{_digest(content)} {_digest(answers_content)}"
-        return PublishedRecords(names, annotations, folder, identity)
+        others = [{"image_id": image, "question_ids": ids} for image, ids in numbers.items()]
+        return PublishedRecords(
+            names, annotations, folder, identity, others=others if all_columns else ()
+        )
 
 
 def _question(text: str, where: str, row: dict[str, Any]) -> Question:
@@ -374,7 +417,7 @@ class RefCoco(PublishedSource, name="refcoco"):
         found = re.search(r"(refcoco[+g]?)_(\w+)\.json$", self.path or "")
         return (found[1], found[2]) if found else (self.type_name, "all")
 
-    def open(self) -> PublishedRecords:
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         if (self.path or "").endswith((".p", ".pkl", ".pickle")):
             raise UserError(
                 f"data.source.path: {self.path} is a pickle, which could run any program; name"
@@ -390,7 +433,7 @@ class RefCoco(PublishedSource, name="refcoco"):
             if (number := row.get("image_id")) in boxes:
                 raise UserError(f"{where}: image_id {number} has two boxes; an expression has one")
             boxes[number] = _box(row.get("bbox"), where)
-        names, annotations = [], []
+        names, annotations, others = [], [], list[dict[str, Any]]()
         for where, row in _listed(data, file, "images"):
             if (number := row.get("id")) not in boxes:
                 raise UserError(f"{where}: no annotation has image_id {number}")
@@ -398,8 +441,10 @@ class RefCoco(PublishedSource, name="refcoco"):
             names.append(_text(row, "file_name", where))
             region, phrase = Region(text, boxes[number]), Phrase(0, 0, len(text), (0,))
             annotations.append(Annotation((text,), regions=(region,), phrases=(phrase,)))
+            if all_columns:
+                others.append(_without(row, "file_name", "caption"))
         folder = self._image_folder(file, "train2014", "../train2014")
-        return PublishedRecords(names, annotations, folder, _digest(content))
+        return PublishedRecords(names, annotations, folder, _digest(content), others=others)
 
 
 def _box(value: Any, where: str) -> tuple[int, int, int, int]:
@@ -454,6 +499,10 @@ def _listed(data: dict[str, Any], file: str, name: str) -> list[tuple[str, dict[
         raise UserError(f"{file}: no list {name!r}")
     places = (f"{file}: {name}.{i}" for i in range(len(rows)))
     return [(where, _object(row, where)) for where, row in zip(places, rows, strict=True)]
+
+
+def _without(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:
