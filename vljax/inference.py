@@ -38,6 +38,7 @@ from vljax.data.transforms.base import Transform
 from vljax.data.vocabulary import VocabularyFile
 from vljax.data.worker_pool import usable_cores
 from vljax.data_tools.source_arguments import parse_sources
+from vljax.evaluation import suites
 from vljax.evaluation.evaluator import Evaluator
 from vljax.evaluation.predictor import (
     Batch,
@@ -161,6 +162,8 @@ class EvaluationTask(NamedTuple):
     """What the names of its metrics begin with."""
     evaluator: Evaluator
     data: EvaluationSet
+    dataset: str = ""
+    """The name of the data set in results; by default that of the source with its split."""
 
 
 @dataclass(frozen=True)
@@ -488,8 +491,11 @@ class Loaded:
             as `vljax data inspect` takes it. None for the evaluators of the recipe.
           tasks: "retrieval" (needs captions), "zero_shot" (needs classes), "questions" (needs
             questions, and a model that answers), "linear_probe", "knn" and "few_shot" (need classes
-            and `train`), or several. Without data: what the names of the recipe's metrics begin
-            with, such as "zero_shot" or "retrieval/builtin/test"; none for all.
+            and `train`), or several. The name of a published set, a key of
+            `vljax.evaluation.suites.SUITES` such as "imagenet", measures that set with its own
+            prompts and class names; `data` is its folder. Without data: what the names of the
+            recipe's metrics begin with, such as "zero_shot" or "retrieval/builtin/test"; none for
+            all.
           train: training examples with classes for linear_probe, knn and few_shot, as `data`.
           class_names: names for zero-shot classification in place of those of the data, in the
             order of its classes.
@@ -548,15 +554,26 @@ class Loaded:
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         if not names:
             raise UserError(f"tasks: name at least one of {', '.join(TASKS)}")
-        prompts, source = _checked(templates), _source(data)
+        prompts = _checked(templates)
+        published = [name for name in names if name in suites.SUITES]
+        if published and isinstance(data, Source):
+            raise UserError(f"tasks: {published[0]} reads published files; name their folder")
+        if published and (class_names is not None or prompts != TEMPLATES):
+            field = "templates" if class_names is None else "class_names"
+            raise UserError(f"{field}: leave out; {published[0]} has its own")
         training = None if train is None else _source(train)
         if training is not None and not {*names} & {*PROBES}:
             raise UserError(
                 f"train: {', '.join(names)} needs no training examples; leave it out, or name"
                 f" {', '.join(PROBES)}"
             )
+        source = _source(data) if len(published) < len(names) else None
         made = []
         for name in dict.fromkeys(names):
+            if source is None or name in published:
+                assert not isinstance(data, Source)
+                made.append(self._suite(name, os.fspath(data), batch_size))
+                continue
             evaluator = self._evaluator(name, source, training, prompts, batch_size)
             # Those of the probes are compared with the classes of the training examples.
             own_names = None if name in PROBES else class_names
@@ -611,7 +628,30 @@ class Loaded:
             made.append(EvaluationTask(prefix, evaluator, examples))
         return made
 
-    def _examples(self, evaluator: Evaluator, class_names: Sequence[str] | None) -> EvaluationSet:
+    def _suite(self, name: str, path: str, batch_size: int) -> EvaluationTask:
+        """A published set, opened and checked."""
+        found = suites.find(name, path)
+        changes: dict[str, Any] = {"batch_size": batch_size}
+        if isinstance(found.evaluator, Questions):
+            answering = self.run.question_answering()
+            if answering is None:
+                raise UserError(
+                    f"{name}: the model does not answer questions: it was trained on none"
+                )
+            changes |= {"logits": answering.logits, "targets": answering.targets}
+        else:
+            self._require_embedding("image")
+            self._require_embedding("text")
+            changes["similarity"] = self.comparison
+        evaluator = config.validate(dataclasses.replace(found.evaluator, **changes))
+        examples = self._examples(evaluator, found.class_names)
+        suites.check(name, found, examples)
+        evaluator.check(examples)
+        return EvaluationTask(name, evaluator, examples, name)
+
+    def _examples(
+        self, evaluator: Evaluator, class_names: suites.ClassNames | None
+    ) -> EvaluationSet:
         """The data of an evaluator through the preprocessing of the model."""
         transforms: tuple[Transform, ...] = self.images.transforms
         if not {entry.partition("/")[0] for entry in evaluator.reads()} <= {"image", "text"}:
@@ -654,7 +694,8 @@ class Loaded:
             )
             return config.validate(evaluator)
         if task not in TASKS:
-            raise UserError(f"tasks: unknown task {task!r}{suggest(task, TASKS)}")
+            known = (*TASKS, *suites.SUITES)
+            raise UserError(f"tasks: unknown task {task!r}{suggest(task, known)}")
         if task in PROBES:
             if train is None:
                 raise UserError(f"train: {task} needs training examples; name their source")

@@ -47,7 +47,7 @@ class Score:
     task: str
     """What the full names of the metrics begin with."""
     dataset: str
-    """The data set and its split, DATASET/SPLIT."""
+    """The data set and its split, DATASET/SPLIT; a published set by its name."""
     metrics: Mapping[str, float]
     """By name; a metric of single examples is a `Sampled`."""
 
@@ -167,7 +167,8 @@ def _measured(task: EvaluationTask, predictor: Predictor, data: EvaluationData) 
         metrics = task.evaluator.measure(predictor, data)
     except UserError as error:
         raise UserError(f"{task.name}: {error}") from error
-    return Score(task.name, f"{source.dataset}/{source.split_name}", metrics)
+    dataset = task.dataset or f"{source.dataset}/{source.split_name}"
+    return Score(task.name, dataset, metrics)
 
 
 # --- What is kept ---

@@ -45,6 +45,7 @@ class FakeData:
     """The examples of other sources, by their split."""
     first: int = 0
     """The index of the first image."""
+    tags: tuple[tuple[str, ...], ...] = ()
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -59,7 +60,8 @@ class FakeData:
 
     @property
     def annotations(self) -> list[Annotation]:
-        return [Annotation(captions) for captions in self.captions]
+        tags = self.tags or [()] * len(self.captions)
+        return [Annotation(*pair) for pair in zip(self.captions, tags, strict=True)]
 
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         count = len(self.captions)

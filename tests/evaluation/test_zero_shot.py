@@ -195,3 +195,13 @@ def test_the_defaults_are_valid():
     assert len(evaluator.templates) > 1
     with pytest.raises(UserError, match="batch_size: must be at least 1"):
         validate(dataclasses.replace(evaluator, batch_size=0))
+
+
+def test_the_first_class_of_a_name_is_right_if_that_is_asked_for():
+    # Classes 0 and 1 have the prompts of "cat", so they tie on every image.
+    data = data_set(labels=(0, 1, 1, 2, 0), names=("cat", "cat", "dog"))
+    assert evaluate(data)["accuracy@1"].values.tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
+    metrics = evaluate(data, same_name="first")
+    # Images 0 and 4 are nearer to cat, and image 3 to dog.
+    assert metrics["accuracy@1"].values.tolist() == [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert metrics["mean_per_class"] == pytest.approx((1 + 0 + 1) / 3)

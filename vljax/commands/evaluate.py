@@ -37,6 +37,10 @@ those whose names begin so, such as zero_shot or retrieval/builtin/test. With --
               classification by the features of the image tower; need classes, and training
               examples with classes: --train SOURCE
 
+Published sets are tasks by name, such as imagenet, coco or winoground, each with its own prompts
+and class names: --tasks imagenet,coco --data-root DIR reads DIR/imagenet and DIR/coco, --data
+imagenet=PATH another folder. --suites lists them, with the files that each needs.
+
 Beside each metric of single examples stands its 95 % bootstrap interval; captions and questions
 about the same image are drawn together. --compare prints how much better each other model is than
 the first, with the interval of the difference over the same examples.
@@ -63,9 +67,18 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--data",
+        action="append",
+        default=[],
         metavar="SOURCE",
         help="PATH or TYPE:PATH, as for `vljax data inspect`, whose fields come last:"
-        " --data.captions title; by default the data of the recipe",
+        " --data.captions title; by default the data of the recipe. SUITE=PATH: the folder of a"
+        " published set, once for each",
+    )
+    command.add_argument(
+        "--data-root", metavar="DIR", help="folder with the folders of published sets, by name"
+    )
+    command.add_argument(
+        "--suites", action=_ListSuites, nargs=0, help="list the published sets, and stop"
     )
     command.add_argument(
         "--train",
@@ -99,6 +112,14 @@ def add(commands: Any) -> None:
     )
 
 
+class _ListSuites(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+        from vljax.evaluation.suites import listing  # imports JAX
+
+        print(listing())
+        parser.exit()
+
+
 def _names(word: str) -> list[str]:
     return [name for name in word.split(",") if name]
 
@@ -128,18 +149,20 @@ def run(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> dict[str,
     Raises:
       UserError: for bad input.
     """
-    _check(asked, fields)
+    word, folders = _data(asked)
+    _check(asked, word, folders, fields)
     # These modules import JAX.
     from vljax import scores
     from vljax.inference import load
     from vljax.progress import shown
 
-    sources = {option: _source(option, getattr(asked, option), fields[option]) for option in fields}
+    words = {"data": word, "train": asked.train}
+    sources = {option: _source(option, words[option], fields[option]) for option in fields}
     labels = _labels(asked.models)
     found: dict[str, list[Score]] = {}
     for path, label in zip(asked.models, labels, strict=True):
         model = load(path)
-        tasks = _tasks(model, asked, **sources)
+        tasks = _tasks(model, asked, folders, **sources)
         if asked.compare and found:
             _check_same_tasks(labels[0], found[labels[0]], label, tasks)
         folder = None
@@ -187,14 +210,63 @@ def run(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> dict[str,
     return result
 
 
-def _check(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> None:
-    for option, words in fields.items():
-        if words and getattr(asked, option) is None:
-            raise UserError(f"--{option}.{words[0][2:]}: needs --{option}")
-    if asked.data is None:
+def _data(asked: argparse.Namespace) -> tuple[str | None, dict[str, str]]:
+    """The source that `--data` names, if any, and the folders of published sets by name.
+
+    `asked.tasks` becomes the published sets of `--data`, if it is empty.
+    """
+    if not asked.data and asked.data_root is None:
+        return None, {}
+    from vljax.config import suggest
+    from vljax.evaluation.suites import SUITES  # imports JAX
+
+    folders, words = dict[str, str](), list[str]()
+    for word in asked.data:
+        name, equals, path = word.partition("=")
+        if name in SUITES and equals:
+            folders[name] = path
+        elif equals and re.fullmatch(r"[\w-]+", name) and not os.path.exists(word):
+            raise UserError(f"--data: {word}: unknown suite {name!r}{suggest(name, SUITES)}")
+        else:
+            words.append(word)
+    if len(words) > 1:
+        raise UserError(f"--data: {words[1]}: only one source can be measured at a time")
+    asked.tasks = asked.tasks or [*folders]
+    for name in folders:
+        if name not in asked.tasks:
+            raise UserError(f"--data: {name}={folders[name]}: add {name} to --tasks")
+    wanted = [name for name in asked.tasks if name in SUITES and name not in folders]
+    if asked.data_root is not None:
+        if not wanted:
+            raise UserError(
+                f"--data-root: --tasks names no set in it; choose from {', '.join(SUITES)}"
+            )
+        folders |= {name: os.path.join(asked.data_root, name) for name in wanted}
+    elif len(wanted) == len(asked.tasks) == 1 and words:
+        folders[wanted[0]] = words.pop()
+    elif wanted:
+        raise UserError(f"--tasks: {_name_folder(wanted[0])}")
+    return (words[0] if words else None), folders
+
+
+def _name_folder(name: str) -> str:
+    return f"{name}: name its folder: --data {name}=PATH, or --data-root DIR for DIR/{name}"
+
+
+def _check(
+    asked: argparse.Namespace,
+    word: str | None,
+    folders: Mapping[str, str],
+    fields: Mapping[str, list[str]],
+) -> None:
+    for option, given in (("data", word), ("train", asked.train)):
+        if fields[option] and given is None:
+            raise UserError(f"--{option}.{fields[option][0][2:]}: needs --{option}")
+    if word is None:
         for option in ("train", "classes", "templates"):
             if getattr(asked, option) is not None:
-                raise UserError(f"--{option}: needs --data; the recipe states its own")
+                own = "published sets have their" if folders else "the recipe states its"
+                raise UserError(f"--{option}: needs --data; {own} own")
     elif not asked.tasks:
         raise UserError(
             "--tasks: name what to measure on --data: retrieval, zero_shot, questions,"
@@ -235,26 +307,40 @@ def _check_same_tasks(
 
 
 def _tasks(
-    model: Loaded, asked: argparse.Namespace, data: Source | None, train: Source | None
+    model: Loaded,
+    asked: argparse.Namespace,
+    folders: Mapping[str, str],
+    data: Source | None,
+    train: Source | None,
 ) -> list[EvaluationTask]:
     from vljax.data.records import error_for_field
+    from vljax.evaluation.suites import SUITES
     from vljax.files import read_names
     from vljax.inference import TEMPLATES
 
     prompts = None if asked.templates is None else read_names(asked.templates, "--templates")
     names = None if asked.classes is None else read_names(asked.classes, "--classes")
+    size = asked.batch_size or 64
+    others = [name for name in asked.tasks if name not in folders]
+    made: list[EvaluationTask] = []
     try:
+        for name, folder in folders.items():
+            made += model.tasks(folder, name, batch_size=size)
         if data is None:
-            return model.recipe_tasks(asked.tasks, batch_size=asked.batch_size)
-        return model.tasks(
+            if others or not folders:
+                made += model.recipe_tasks(others, batch_size=asked.batch_size)
+            return made
+        return made + model.tasks(
             data,
-            asked.tasks,
+            others,
             train=train,
             class_names=names,
             templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
-            batch_size=asked.batch_size or 64,
+            batch_size=size,
         )
     except UserError as error:
+        if data is None and (wanted := [name for name in others if name in SUITES]):
+            raise UserError(f"--tasks: {error}; {_name_folder(wanted[0])}") from error
         # The fields of the Python API, as the options that they come from.
         option = {"class_names": "--classes", "tasks": "--tasks"}
         field, _, message = str(error).partition(": ")
