@@ -42,7 +42,7 @@ def finetuning(source: Path, home: Path) -> Prepared:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_bytes(content)
     made = initial.finetuning_run(model, str(source), Builtin("train"), str(home))
-    made = override(_cadences(made, of.STEPS, of.BATCH), FIELDS)
+    made = override(_cadences(made, of.STEPS, of.BATCH, 0), FIELDS)
     return prepare(made, jax.devices()[:1])
 
 

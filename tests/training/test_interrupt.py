@@ -51,7 +51,8 @@ def test_a_run_under_nohup_goes_on():
 
 
 _IN_TERMINAL = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from vljax.training.interrupt import StopRequest
 with StopRequest(lambda line: print(line, flush=True)) as stop:
@@ -72,11 +73,14 @@ def test_a_closed_terminal_does_not_end_the_run_before_it_has_saved(tmp_path):
         command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
-    shown = b""
-    while not shown.endswith(b"ready\r\n"):  # the end of the line is written on its own
-        shown += os.read(ours, 1000)
-    os.close(ours)
-    assert process.wait(60) == 0
+    try:
+        shown = b""
+        while not shown.endswith(b"ready\r\n"):  # the end of the line is written on its own
+            shown += os.read(ours, 1000)
+        os.close(ours)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
     assert file.read_text() == str(int(signal.SIGHUP))
 
 
