@@ -283,7 +283,7 @@ def held_out(
     """True for the examples that validate: a share of each class, at least one, and not all.
 
     >>> held_out(np.array([0, 0, 0, 0, 1, 1, 2]), 0.5, seed=0).tolist()
-    [False, False, True, True, True, False, False]
+    [True, False, True, False, False, True, False]
 
     Args:
       labels: classes; one with a single example has none that validates.
