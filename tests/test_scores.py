@@ -17,6 +17,7 @@ from vljax import scores
 from vljax.commands import evaluate
 from vljax.commands.main import main
 from vljax.config import UserError
+from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.evaluation.metrics.uncertainty import Sampled
 from vljax.evaluation.predictor import ModelPredictor
 from vljax.inference import EvaluationTask, load
@@ -116,6 +117,53 @@ def test_tasks_on_the_same_data_share_the_outputs_of_images(foreign, data):  # n
     both, counting = counted(model)
     scores.measure(counting, [zero_shot, zero_shot._replace(name="again")], quiet)
     assert both.batches == alone.batches
+
+
+def probe_tasks(model, data, names):
+    labels = [*STORED["labels"][1:], STORED["labels"][0]]
+    if not (data / "train").exists():
+        inputs.write_folder(data / "train", labels)
+    return model.tasks(data / "imagenet", names, train=data / "train", batch_size=4)
+
+
+def test_training_examples_are_encoded_once_and_kept(foreign, data):  # noqa: F811
+    """18 test and 18 training images in 5 batches each, for three tasks with one output."""
+    source, out = str(foreign(NAME)), data / "out"
+    model = load(source)
+    names = ["few_shot", "linear_probe"]
+    tasks = probe_tasks(model, data, names)
+    expected = {t.name: t.evaluator.measure(model.predictor, t.data) for t in tasks}
+    first, stopped = counted(model, until=7)
+    with pytest.raises(KeyboardInterrupt):
+        scores.measure(stopped, tasks, quiet, path=source, folder=out)
+    assert len([*(out / scores.PARTS).iterdir()]) == 2  # of test and training examples
+    second, resumed = counted(model)
+    found = scores.measure(resumed, tasks, quiet, path=source, folder=out)
+    assert (first.batches, second.batches) == (7, 3)
+    assert {score.task: score.metrics for score in found} == expected
+    (data / "train" / "n00000000" / "more.png").write_bytes(inputs.images()[0])
+    third, again = counted(model)
+    scores.measure(again, probe_tasks(model, data, names), quiet, path=source, folder=out)
+    assert third.batches  # other training examples: measured again
+
+
+def test_outputs_of_another_kind_are_read_in_one_pass(foreign, data, monkeypatch):  # noqa: F811
+    """Zero-shot classification leaves embeddings of all batches; a probe needs other features."""
+    source = str(foreign(NAME))
+    model = load(source)
+    (zero_shot,) = model.tasks(data / "imagenet", "zero_shot", batch_size=4)
+    (probe,) = probe_tasks(model, data, ["few_shot"])
+    opened = []
+
+    class Set(EvaluationSet):
+        def batches(self, *arguments, **options):
+            opened.append(self.source.full_name)
+            return super().batches(*arguments, **options)
+
+    for task in (zero_shot, probe):
+        task.data.__class__ = Set
+    scores.measure(model, [zero_shot, probe], quiet)
+    assert opened == ["folder:imagenet"] * 2
 
 
 def test_metrics_that_are_undefined_are_null():

@@ -38,6 +38,7 @@ from vljax.data.transforms.base import Transform
 from vljax.data.vocabulary import VocabularyFile
 from vljax.data.worker_pool import usable_cores
 from vljax.data_tools.source_arguments import parse_sources
+from vljax.evaluation import suites
 from vljax.evaluation.evaluator import Evaluator
 from vljax.evaluation.predictor import (
     Batch,
@@ -45,6 +46,7 @@ from vljax.evaluation.predictor import (
     Forward,
     ModelPredictor,
 )
+from vljax.evaluation.probes import FewShot, LinearProbe, NearestNeighbours, Probe
 from vljax.evaluation.questions import Questions
 from vljax.evaluation.retrieval import Retrieval
 from vljax.evaluation.zero_shot import ZeroShot, class_embeddings, template_problems
@@ -70,7 +72,7 @@ from vljax.objectives.contrastive import Contrastive, SigmoidContrastive
 from vljax.overrides import override
 from vljax.parallel.mesh import MeshConfig, find_devices, make_mesh
 from vljax.parallel.rules import replicated
-from vljax.run import Run, build_model
+from vljax.run import Run, build_model, check_evaluation_data
 from vljax.training import checkpoint
 from vljax.training.checkpoint import manifest
 from vljax.training.state import Task, ema_parameters
@@ -82,7 +84,14 @@ U = TypeVar("U")
 TEMPLATES = ZeroShot.templates
 """The prompts that `Loaded.classify` uses by default: those of the zero-shot evaluator."""
 
-TASKS = ("retrieval", "zero_shot", "questions")
+PROBES: dict[str, type[Probe]] = {
+    "linear_probe": LinearProbe,
+    "knn": NearestNeighbours,
+    "few_shot": FewShot,
+}
+"""The tasks of `Loaded.evaluate` that need training examples."""
+
+TASKS = ("retrieval", "zero_shot", "questions", *PROBES)
 """The tasks of `Loaded.evaluate` on any data."""
 
 _MOST_THREADS = 16
@@ -153,6 +162,8 @@ class EvaluationTask(NamedTuple):
     """What the names of its metrics begin with."""
     evaluator: Evaluator
     data: EvaluationSet
+    dataset: str = ""
+    """The name of the data set in results; by default that of the source with its split."""
 
 
 @dataclass(frozen=True)
@@ -464,6 +475,7 @@ class Loaded:
         data: Source | str | os.PathLike[str] | None = None,
         tasks: str | Sequence[str] = (),
         *,
+        train: Source | str | os.PathLike[str] | None = None,
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 64,
@@ -478,9 +490,13 @@ class Loaded:
           data: a source of `vljax.recipes`, such as `Csv("photos.csv")`; or a path or `TYPE:PATH`,
             as `vljax data inspect` takes it. None for the evaluators of the recipe.
           tasks: "retrieval" (needs captions), "zero_shot" (needs classes), "questions" (needs
-            questions, and a model that answers), or several. Without data: what the names of the
-            recipe's metrics begin with, such as "zero_shot" or "retrieval/builtin/test"; none
-            for all.
+            questions, and a model that answers), "linear_probe", "knn" and "few_shot" (need classes
+            and `train`), or several. The name of a published set, a key of
+            `vljax.evaluation.suites.SUITES` such as "imagenet", measures that set with its own
+            prompts and class names; `data` is its folder. Without data: what the names of the
+            recipe's metrics begin with, such as "zero_shot" or "retrieval/builtin/test"; none for
+            all.
+          train: training examples with classes for linear_probe, knn and few_shot, as `data`.
           class_names: names for zero-shot classification in place of those of the data, in the
             order of its classes.
           templates: prompts for zero-shot classification, each with `{}` once.
@@ -496,10 +512,17 @@ class Loaded:
           UserError: for an unknown task, or data that cannot be read or lack what the task needs.
         """
         if data is None:
+            if train is not None:
+                raise UserError("train: needs data; the recipe states its own training examples")
             opened = self.recipe_tasks(tasks, batch_size=batch_size)
         else:
             opened = self.tasks(
-                data, tasks, class_names=class_names, templates=templates, batch_size=batch_size
+                data,
+                tasks,
+                train=train,
+                class_names=class_names,
+                templates=templates,
+                batch_size=batch_size,
             )
         total = sum(task.evaluator.inputs(task.data) for task in opened)
         metrics: dict[str, float] = {}
@@ -515,6 +538,7 @@ class Loaded:
         data: Source | str | os.PathLike[str],
         tasks: str | Sequence[str],
         *,
+        train: Source | str | os.PathLike[str] | None = None,
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 64,
@@ -522,7 +546,7 @@ class Loaded:
         """What `evaluate` measures on a data set, opened and checked.
 
         Args:
-          data, tasks, class_names, templates, batch_size: see `evaluate`.
+          data, tasks, train, class_names, templates, batch_size: see `evaluate`.
 
         Raises:
           UserError: as `evaluate` does.
@@ -531,19 +555,40 @@ class Loaded:
         if not names:
             raise UserError(f"tasks: name at least one of {', '.join(TASKS)}")
         prompts = _checked(templates)
-        source = data
-        if not isinstance(source, Source):
-            (source,) = parse_sources([os.fspath(source)], "evaluate")
+        published = [name for name in names if name in suites.SUITES]
+        if published and isinstance(data, Source):
+            raise UserError(f"tasks: {published[0]} reads published files; name their folder")
+        if published and (class_names is not None or prompts != TEMPLATES):
+            field = "templates" if class_names is None else "class_names"
+            raise UserError(f"{field}: leave out; {published[0]} has its own")
+        training = None if train is None else _source(train)
+        if training is not None and not {*names} & {*PROBES}:
+            raise UserError(
+                f"train: {', '.join(names)} needs no training examples; leave it out, or name"
+                f" {', '.join(PROBES)}"
+            )
+        source = _source(data) if len(published) < len(names) else None
         made = []
         for name in dict.fromkeys(names):
-            evaluator = self._evaluator(name, source, prompts, batch_size)
-            examples = self._examples(evaluator, class_names)
+            if source is None or name in published:
+                assert not isinstance(data, Source)
+                made.append(self._suite(name, os.fspath(data), batch_size))
+                continue
+            evaluator = self._evaluator(name, source, training, prompts, batch_size)
+            # Those of the probes are compared with the classes of the training examples.
+            own_names = None if name in PROBES else class_names
+            examples = self._examples(evaluator, own_names)
             classes = len(examples.records.class_names)
             if class_names is not None and len(class_names) != classes:
                 raise UserError(
                     f"class_names: {len(class_names):,} names, but {source.full_name} has"
                     f" {classes:,} classes; give one for each"
                 )
+            if training is not None and name in PROBES:
+                try:
+                    examples.other(training).open()
+                except UserError as error:
+                    raise error_for_field(error, "train") from error
             evaluator.check(examples)
             made.append(EvaluationTask(name, evaluator, examples))
         return made
@@ -579,17 +624,34 @@ class Loaded:
             if batch_size is not None:
                 evaluator = dataclasses.replace(evaluator, batch_size=batch_size)
             examples = self._examples(evaluator, None)
-            try:
-                examples.open()
-                evaluator.check(examples)
-            except UserError as error:
-                found = error_for_field(error, f"{path}.source")
-                named = str(found).startswith(path)
-                raise found if named else UserError(f"{path}: {found}") from error
+            check_evaluation_data(examples, path, evaluator)
             made.append(EvaluationTask(prefix, evaluator, examples))
         return made
 
-    def _examples(self, evaluator: Evaluator, class_names: Sequence[str] | None) -> EvaluationSet:
+    def _suite(self, name: str, path: str, batch_size: int) -> EvaluationTask:
+        """A published set, opened and checked."""
+        found = suites.find(name, path)
+        changes: dict[str, Any] = {"batch_size": batch_size}
+        if isinstance(found.evaluator, Questions):
+            answering = self.run.question_answering()
+            if answering is None:
+                raise UserError(
+                    f"{name}: the model does not answer questions: it was trained on none"
+                )
+            changes |= {"logits": answering.logits, "targets": answering.targets}
+        else:
+            self._require_embedding("image")
+            self._require_embedding("text")
+            changes["similarity"] = self.comparison
+        evaluator = config.validate(dataclasses.replace(found.evaluator, **changes))
+        examples = self._examples(evaluator, found.class_names)
+        suites.check(name, found, examples)
+        evaluator.check(examples)
+        return EvaluationTask(name, evaluator, examples, name)
+
+    def _examples(
+        self, evaluator: Evaluator, class_names: suites.ClassNames | None
+    ) -> EvaluationSet:
         """The data of an evaluator through the preprocessing of the model."""
         transforms: tuple[Transform, ...] = self.images.transforms
         if not {entry.partition("/")[0] for entry in evaluator.reads()} <= {"image", "text"}:
@@ -612,7 +674,12 @@ class Loaded:
         return dataclasses.replace(transform, **changed)  # type: ignore[type-var]
 
     def _evaluator(
-        self, task: str, source: Source, templates: tuple[str, ...], batch_size: int
+        self,
+        task: str,
+        source: Source,
+        train: Source | None,
+        templates: tuple[str, ...],
+        batch_size: int,
     ) -> Evaluator:
         evaluator: Evaluator
         if task == "questions":
@@ -627,7 +694,13 @@ class Loaded:
             )
             return config.validate(evaluator)
         if task not in TASKS:
-            raise UserError(f"tasks: unknown task {task!r}{suggest(task, TASKS)}")
+            known = (*TASKS, *suites.SUITES)
+            raise UserError(f"tasks: unknown task {task!r}{suggest(task, known)}")
+        if task in PROBES:
+            if train is None:
+                raise UserError(f"train: {task} needs training examples; name their source")
+            self._require("image")
+            return config.validate(PROBES[task](source, batch_size, train=train))
         self._require_embedding("image")
         self._require_embedding("text")
         if task == "retrieval":
@@ -814,6 +887,13 @@ class Loaded:
     def _output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of outputs of an example batch that were asked for."""
         return {}
+
+
+def _source(data: Source | str | os.PathLike[str]) -> Source:
+    """The source that is given, or that a path or TYPE:PATH names."""
+    if not isinstance(data, Source):
+        (data,) = parse_sources([os.fspath(data)], "evaluate")
+    return data
 
 
 def _begins(prefix: str, task: str) -> bool:

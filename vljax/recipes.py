@@ -27,9 +27,14 @@ from vljax.data.sources import (
     Parquet,
     Part,
     Phase,
+    RefCoco,
+    SugarCrepe,
     Tfds,
     Tsv,
+    VqaV2,
     WebDataset,
+    Winoground,
+    Xm3600,
     filters,
 )
 from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range
@@ -65,7 +70,17 @@ from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_name
 from vljax.datasets import Builtin, Scenes, Tuxpaint
 from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
 from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
-from vljax.evaluation import Questions, Retrieval, ZeroShot
+from vljax.evaluation import (
+    CaptionChoice,
+    FewShot,
+    LinearProbe,
+    MultilingualRetrieval,
+    NearestNeighbours,
+    Questions,
+    Retrieval,
+    WinogroundAccuracy,
+    ZeroShot,
+)
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
@@ -103,6 +118,7 @@ __all__ = [
     "AttentionTarget",
     "Blur",
     "Builtin",
+    "CaptionChoice",
     "CentreCrop",
     "ChooseQuestions",
     "ChooseText",
@@ -123,6 +139,7 @@ __all__ = [
     "Equals",
     "Evaluator",
     "Expand",
+    "FewShot",
     "Filter",
     "Flip",
     "Folder",
@@ -136,14 +153,17 @@ __all__ = [
     "Karpathy",
     "Label",
     "Length",
+    "LinearProbe",
     "Lion",
     "LowRank",
     "Matches",
     "MeshConfig",
     "Mixture",
     "ModelConfig",
+    "MultilingualRetrieval",
     "Muon",
     "NaFlexViT",
+    "NearestNeighbours",
     "Node",
     "Noise",
     "Objective",
@@ -162,6 +182,7 @@ __all__ = [
     "RandomCrop",
     "RandomResizedCrop",
     "Range",
+    "RefCoco",
     "Regions",
     "Resize",
     "Retrieval",
@@ -172,6 +193,7 @@ __all__ = [
     "SigmoidContrastive",
     "SoftmaxContrastive",
     "Source",
+    "SugarCrepe",
     "TextTransformer",
     "Tfds",
     "Tokenize",
@@ -181,6 +203,7 @@ __all__ = [
     "Tuxpaint",
     "ViT",
     "VocabularyFile",
+    "VqaV2",
     "WarmupConstant",
     "WarmupCosine",
     "WarmupLinear",
@@ -188,6 +211,9 @@ __all__ = [
     "WarmupStableDecay",
     "WarmupSteps",
     "WebDataset",
+    "Winoground",
+    "WinogroundAccuracy",
+    "Xm3600",
     "ZeroShot",
     "answer_vocabulary",
     "choose",

@@ -6,6 +6,7 @@ any size, and a recipe fails before data is read or anything is compiled.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import Counter
@@ -690,14 +691,37 @@ def open_evaluation_data(run: Run, path: str, evaluator: Evaluator) -> Evaluatio
         field.
     """
     data = EvaluationSet(run.data, evaluator.source)
-    try:
-        data.open()
+    check_evaluation_data(data, path, evaluator)
+    return data
+
+
+def check_evaluation_data(data: EvaluationSet, path: str, evaluator: Evaluator) -> None:
+    """Opens all sources of an evaluator and checks that the evaluator can measure them.
+
+    Args:
+      data: the examples of the source that it measures.
+      path: the recipe field of the evaluator, such as `evaluators.retrieval`.
+      evaluator: the evaluator.
+
+    Raises:
+      UserError: as `open_evaluation_data` does.
+    """
+    for name, source in evaluator.sources.items():
+        with _named(path, f"{path}.{name}"):
+            (data if name == "source" else data.other(source)).open()
+    with _named(path, f"{path}.source"):
         evaluator.check(data)
+
+
+@contextlib.contextmanager
+def _named(path: str, source: str) -> Iterator[None]:
+    """Names the recipe field of an evaluator, or of its source, in errors about its data."""
+    try:
+        yield
     except UserError as error:
-        found = error_for_field(error, f"{path}.source")
+        found = error_for_field(error, source)
         named = str(found).startswith(path)
         raise found if named else UserError(f"{path}: {found}") from error
-    return data
 
 
 def _check_labels(run: Run, name: str, objective: Classification, sample: Sample) -> None:

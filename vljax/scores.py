@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,8 +27,9 @@ import numpy as np
 
 from vljax import __version__
 from vljax.config import UserError, encode
+from vljax.data.pipeline.batches import Batches
 from vljax.data.pipeline.evaluation_set import EvaluationSet
-from vljax.data.records import Progress
+from vljax.data.records import Progress, Source
 from vljax.evaluation.evaluator import EvaluationData
 from vljax.evaluation.metrics.uncertainty import Interval, Sampled, difference, interval
 from vljax.evaluation.predictor import Batch, CountingPredictor, Predictor
@@ -46,7 +47,7 @@ class Score:
     task: str
     """What the full names of the metrics begin with."""
     dataset: str
-    """The data set and its split, DATASET/SPLIT."""
+    """The data set and its split, DATASET/SPLIT; a published set by its name."""
     metrics: Mapping[str, float]
     """By name; a metric of single examples is a `Sampled`."""
 
@@ -144,9 +145,14 @@ def _measure(
         kept = _KeptScore(folder, task, digest, model)
         score = kept.read()
         if score is None:
-            outputs = _KeptOutputs(folder / PARTS, task, digest, model)
-            data = cast(EvaluationData, _KeptData(task.data, outputs))
-            score = _measured(task, _KeptPredictor(counting, outputs), data)
+            size = task.evaluator.batch_size
+
+            def open_outputs(examples: EvaluationSet, size: int = size) -> _KeptOutputs:
+                return _KeptOutputs(folder / PARTS, examples, digest, model, size)
+
+            whole = _KeptData(task.data, open_outputs)
+            predictor = _KeptPredictor(counting, whole.kept)
+            score = _measured(task, predictor, cast(EvaluationData, whole))
             kept.write(score)
         else:
             counting.add(task.evaluator.inputs(task.data))
@@ -161,7 +167,8 @@ def _measured(task: EvaluationTask, predictor: Predictor, data: EvaluationData) 
         metrics = task.evaluator.measure(predictor, data)
     except UserError as error:
         raise UserError(f"{task.name}: {error}") from error
-    return Score(task.name, f"{source.dataset}/{source.split_name}", metrics)
+    dataset = task.dataset or f"{source.dataset}/{source.split_name}"
+    return Score(task.name, dataset, metrics)
 
 
 # --- What is kept ---
@@ -171,15 +178,15 @@ PARTS = "parts"
 """The folder of outputs of batches; it is removed when all tasks are finished."""
 
 
-def _key(task: EvaluationTask, digest: str | None, model: Loaded) -> dict[str, Any]:
-    """What the outputs of the model on the data of a task depend on."""
+def _key(examples: EvaluationSet, digest: str | None, model: Loaded) -> dict[str, Any]:
+    """What the outputs of the model on a data set depend on."""
     return {
         "version": __version__,
         "model": digest,
         "step": model.step,  # a run in progress may have saved another checkpoint since
         "precision": encode(model.run.precision),
-        "data": task.data.records.identity,
-        "transforms": [encode(t) for t in task.data.data.eval_transforms],
+        "data": examples.records.identity,
+        "transforms": [encode(t) for t in examples.data.eval_transforms],
     }
 
 
@@ -196,8 +203,16 @@ class _KeptScore:
 
     def __init__(self, folder: Path, task: EvaluationTask, digest: str | None, model: Loaded):
         evaluator = dataclasses.replace(task.evaluator, batch_size=1)  # no part of the result
-        about = {"evaluator": encode(evaluator), "class_names": task.data.class_names}
-        self.key = _digest(_key(task, digest, model) | about)
+        about = {
+            "evaluator": encode(evaluator),
+            "class_names": task.data.class_names,
+            "others": {
+                field: task.data.other(source).records.identity
+                for field, source in evaluator.sources.items()
+                if field != "source"
+            },
+        }
+        self.key = _digest(_key(task.data, digest, model) | about)
         name = task.name.replace("/", ".")
         self._json, self._npz = folder / f"{name}.json", folder / f"{name}.npz"
         with _writing(folder):
@@ -244,8 +259,15 @@ class _KeptScore:
 class _KeptOutputs:
     """The outputs of batches in a folder; tasks on the same data share those of images."""
 
-    def __init__(self, folder: Path, task: EvaluationTask, digest: str | None, model: Loaded):
-        key = _digest(_key(task, digest, model) | {"batch_size": task.evaluator.batch_size})
+    def __init__(
+        self,
+        folder: Path,
+        examples: EvaluationSet,
+        digest: str | None,
+        model: Loaded,
+        batch_size: int,
+    ):
+        key = _digest(_key(examples, digest, model) | {"batch_size": batch_size})
         self.parts = folder / key[:32]
         with _writing(folder):
             self.parts.mkdir(parents=True, exist_ok=True)
@@ -334,13 +356,14 @@ class _NumberedBatch(Mapping[str, Any]):
     """A batch of the data with its number, which is read when an entry is asked for.
 
     Args:
+      kept: the outputs of batches of the same data.
       number: from 0.
       known: entries that need not be read.
       read: makes the whole batch.
     """
 
-    def __init__(self, number: int, known: Batch, read: Any = None):
-        self.number = number
+    def __init__(self, kept: _KeptOutputs, number: int, known: Batch, read: Any = None):
+        self.kept, self.number = kept, number
         self._known, self._read = known, read
 
     def _whole(self) -> Batch:
@@ -359,37 +382,63 @@ class _NumberedBatch(Mapping[str, Any]):
 
 
 class _KeptData:
-    """Data whose batches are read only from the first one on that has no outputs yet."""
+    """Data whose batches are read only if an output is asked for that is not kept yet.
 
-    def __init__(self, whole: EvaluationSet, kept: _KeptOutputs):
-        self._set, self._kept = whole, kept
+    Args:
+      whole: the data.
+      open_outputs: gives the kept outputs of data.
+    """
+
+    def __init__(self, whole: EvaluationSet, open_outputs: Callable[[EvaluationSet], _KeptOutputs]):
+        self._set, self._open_outputs, self.kept = whole, open_outputs, open_outputs(whole)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._set, name)
 
+    def other(self, source: Source) -> _KeptData:
+        """See `EvaluationSet`."""
+        return _KeptData(self._set.other(source), self._open_outputs)
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """See `EvaluationSet`."""
         total = -(-len(self._set) // batch_size)
-        finished = self._kept.finished_batches()
-        first = 0
-        for number in range(min(finished, total)):
-            valid = self._kept.valid(number)
-            if valid is None:
-                break
-            yield _NumberedBatch(number, {_VALID: valid}, self._reader(batch_size, number))
-            first = number + 1
-        if first < total:
-            with contextlib.closing(self._set.batches(batch_size, first=first)) as opened:
-                for number, batch in enumerate(opened, first):
-                    yield _NumberedBatch(number, batch)
+        finished = self.kept.finished_batches()
+        with contextlib.closing(_BatchReader(self._set, batch_size)) as reader:
+            for number in range(total):
+                valid = self.kept.valid(number) if number < finished else None
+                if valid is None:
+                    yield _NumberedBatch(self.kept, number, reader.read(number))
+                else:
+                    read = functools.partial(reader.read, number)
+                    yield _NumberedBatch(self.kept, number, {_VALID: valid}, read)
 
-    def _reader(self, batch_size: int, number: int) -> Any:
-        def read() -> Batch:
-            with contextlib.closing(self._set.batches(batch_size, first=number)) as opened:
-                batch: Batch = next(opened)
-                return batch
 
-        return read
+class _BatchReader:
+    """Batches of data by number; those of rising numbers without a gap are read ahead.
+
+    Another task may have left outputs that are not the wanted ones for every batch. To open the
+    data for each of them would read and drop what is read ahead.
+    """
+
+    def __init__(self, examples: EvaluationSet, batch_size: int):
+        self._set, self._batch_size = examples, batch_size
+        self._opened: Batches | None = None
+        self._next = 0
+
+    def read(self, number: int) -> Batch:
+        """A batch."""
+        if self._opened is None or number != self._next:
+            self.close()
+            self._opened = self._set.batches(self._batch_size, first=number)
+        self._next = number + 1
+        batch: Batch = next(self._opened)
+        return batch
+
+    def close(self) -> None:
+        """Ends reading ahead."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
 
 @dataclass(frozen=True)
@@ -397,14 +446,16 @@ class _KeptPredictor:
     """A predictor that computes only what is not kept yet."""
 
     predictor: CountingPredictor
-    kept: _KeptOutputs
+    texts: _KeptOutputs
+    """Where the outputs of batches are kept that do not come from the data."""
 
     def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
-        found = self.kept.outputs(want, batch)
+        kept = batch.kept if isinstance(batch, _NumberedBatch) else self.texts
+        found = kept.outputs(want, batch)
         if found is None:
             found = self.predictor.run(want, batch)
-            self.kept.keep(found, batch)
+            kept.keep(found, batch)
         else:
             self.predictor.add(len(found[want[0]]))
         return found

@@ -41,6 +41,11 @@ class FakeData:
     labels: np.ndarray = None
     class_names: tuple[str, ...] = ()
     unreadable: tuple[int, ...] = ()
+    others: dict[str, FakeData] = field(default_factory=dict)
+    """The examples of other sources, by their split."""
+    first: int = 0
+    """The index of the first image."""
+    tags: tuple[tuple[str, ...], ...] = ()
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -55,7 +60,8 @@ class FakeData:
 
     @property
     def annotations(self) -> list[Annotation]:
-        return [Annotation(captions) for captions in self.captions]
+        tags = self.tags or [()] * len(self.captions)
+        return [Annotation(*pair) for pair in zip(self.captions, tags, strict=True)]
 
     def batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         count = len(self.captions)
@@ -64,7 +70,7 @@ class FakeData:
             valid = (index < count) & ~np.isin(index, self.unreadable)
             image = np.zeros((batch_size, 2, 2, 3), np.uint8)
             # Rows that must not count show image 0, which would change results if they did.
-            image[:, 0, 0, 0] = np.where(valid, index, 0)
+            image[:, 0, 0, 0] = np.where(valid, self.first + index, 0)
             yield {
                 "image": image,
                 "text": np.zeros((batch_size, 1), np.int32),
@@ -82,6 +88,9 @@ class FakeData:
     def thumbnail(self, index: int, size: int) -> np.ndarray:
         return np.full((size, size, 3), index, np.uint8)
 
+    def other(self, source: FakeSource) -> FakeData:
+        return self.others[source.split]
+
 
 @dataclass
 class FakePredictor:
@@ -94,7 +103,7 @@ class FakePredictor:
     def run(self, want: Sequence[str], batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert {len(array) for array in batch.values()} == {self.batch_size}
         (output,) = want
-        if output == "image/embedding":
+        if output in ("image/embedding", "image/pooled"):
             return {output: self.images[batch["image"][:, 0, 0, 0]]}
         assert output == "text/embedding"
         assert batch["text_mask"].any(axis=1).all()

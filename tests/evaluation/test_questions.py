@@ -49,6 +49,9 @@ class Data:
     def thumbnail(self, index, size):
         return np.zeros((size, size, 3), np.uint8)
 
+    def other(self, source):
+        raise AssertionError
+
 
 class Model:
     """Answers as `GIVEN`; the only word that counts attends to the left of four image tokens."""

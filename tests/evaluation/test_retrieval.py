@@ -11,7 +11,7 @@ from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.sources import JsonLines
 from vljax.datasets import Builtin
 from vljax.evaluation.evaluator import Evaluator, ShardedEvaluationSet
-from vljax.evaluation.retrieval import Retrieval, distinct_captions
+from vljax.evaluation.retrieval import MultilingualRetrieval, Retrieval, distinct_captions
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rows import shard_array
 from vljax.parallel.rules import batch_sharding
@@ -274,3 +274,29 @@ def test_several_captions_on_one_device_and_on_eight(tmp_path, devices):
     expected = published(project("image", images), project("text", data.tokenizer(texts)[0]), owner)
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["captions"] == len(owner) > 40
+
+
+def test_languages_are_ranked_by_themselves():
+    captions = [("fox", "Fuchs"), ("boat", "the boat", "Boot"), ("tree",), ("oak", "Eiche")]
+    tags = (("en", "de"), ("en", "en", "de"), ("en",), ("en", "de"))
+    texts = [text for own in captions for text in own]
+    rng = np.random.default_rng(3)
+    embeddings = rng.standard_normal((len(texts), 3)).astype(np.float32)
+    data = FakeData(captions, texts, tags=tags, unreadable=(3,))
+    evaluator = MultilingualRetrieval(FakeSource(), batch_size=2)
+    evaluator.check(data)
+    found = evaluator.measure(FakePredictor(IMAGES, embeddings, 2), data)
+    for language in ("en", "de"):
+        own = [
+            tuple(t for t, of in zip(*pair, strict=True) if of == language)
+            for pair in zip(captions, tags, strict=True)
+        ]
+        alone = evaluate(FakeData(own, texts, unreadable=(3,)), IMAGES, embeddings, 2)
+        for name in alone.keys() - {"unreadable"}:
+            assert found[f"{language}/{name}"] == alone[name], name
+    name = "text_to_image/recall@1"
+    assert found[f"mean/{name}"] == (found[f"en/{name}"] + found[f"de/{name}"]) / 2
+    assert (found["languages"], found["examples"], found["unreadable"]) == (2, 3, 1)
+    assert evaluator.inputs(data) == len(captions) + len(texts)
+    with pytest.raises(UserError, match="2 captions, but 0 tags for their languages"):
+        evaluator.check(FakeData(captions, texts))

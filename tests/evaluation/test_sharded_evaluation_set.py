@@ -48,3 +48,13 @@ def test_captions_labels_and_tokens_are_those_of_the_whole_set(whole):
     np.testing.assert_array_equal(split.labels, whole.labels)
     np.testing.assert_array_equal(split.thumbnail(3, 16), whole.thumbnail(3, 16))
     jax.tree.map(np.testing.assert_array_equal, split.tokenizer(["a b"]), whole.tokenizer(["a b"]))
+
+
+def test_another_source_is_split_in_the_same_way(whole):
+    split, other = ShardedEvaluationSet(whole, make_mesh(MeshConfig())), Builtin("test")
+    assert split.other(other) is split.other(other)
+    assert whole.other(other) is whole.other(other)
+    found, expected = (next(each.other(other).batches(64)) for each in (split, whole))
+    np.testing.assert_array_equal(found["image"], expected["image"])
+    np.testing.assert_array_equal(split.other(other).labels, whole.other(other).labels)
+    assert len(whole.other(other).labels) != len(whole.labels)

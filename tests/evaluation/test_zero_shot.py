@@ -68,6 +68,7 @@ def test_metrics_worked_by_hand(batch_size):
         "accuracy@5": 1.0,
         "accuracy@5_chance": 1.0,
         "mean_per_class": 0.75,
+        "worst_class": 0.5,
         "examples": 4.0,
         "classes": 2.0,
         "unreadable": 0.0,
@@ -118,6 +119,7 @@ def test_mean_per_class_weighs_classes_equally():
     # Cats: 0 and 1 are right, 2 is not; the one dog (image 4) is wrong.
     assert metrics["accuracy@1"] == 0.5
     assert metrics["mean_per_class"] == pytest.approx(1 / 3)
+    assert metrics["worst_class"] == 0.0
 
 
 def test_top_5_of_many_classes():
@@ -193,3 +195,13 @@ def test_the_defaults_are_valid():
     assert len(evaluator.templates) > 1
     with pytest.raises(UserError, match="batch_size: must be at least 1"):
         validate(dataclasses.replace(evaluator, batch_size=0))
+
+
+def test_the_first_class_of_a_name_is_right_if_that_is_asked_for():
+    # Classes 0 and 1 have the prompts of "cat", so they tie on every image.
+    data = data_set(labels=(0, 1, 1, 2, 0), names=("cat", "cat", "dog"))
+    assert evaluate(data)["accuracy@1"].values.tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
+    metrics = evaluate(data, same_name="first")
+    # Images 0 and 4 are nearer to cat, and image 3 to dog.
+    assert metrics["accuracy@1"].values.tolist() == [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert metrics["mean_per_class"] == pytest.approx((1 + 0 + 1) / 3)

@@ -167,3 +167,17 @@ def test_a_split_file_is_given_by_type_or_url(foreign, data, tmp_path, monkeypat
     )
     one = find_data_set("gs://b/dataset_coco.json", **words | {"images": "gs://b/images"})
     assert (one.task, one.source) == ("coco", Karpathy("gs://b/dataset_coco.json", "gs://b/images"))
+
+
+def test_names_and_prompts_are_clips_by_default(foreign, data, tmp_path, capsys):
+    name = "transformers_clip_a"
+    options = data(name)[:2]
+    for file in (tmp_path / "imagenet").glob("*.txt"):
+        file.unlink()
+    one = find_data_set(options[1], images=None, classes=None, templates=None, prog="vljax verify")
+    assert one.class_names["n01440764"] == "tench"
+    assert len(one.templates) == 80
+    assert verify(name, "--weights", foreign(name), *options) == 2
+    assert "'n00000000' is not a WordNet id of ImageNet; name the classes" in (
+        capsys.readouterr().err
+    )

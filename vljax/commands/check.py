@@ -279,7 +279,7 @@ def _check_evaluation_data(run: Run) -> None:
     long to make, so they are left out.
     """
     for path, evaluator in run.all_evaluators.items():
-        files = [file for _, file in config.paths(evaluator.source)]
+        files = [file for _, file in config.paths(evaluator)]
         if files and None not in files:
             open_evaluation_data(run, path, evaluator)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vljax.scores import Score
 
 NAME = "eval"
+_SOURCES = ("data", "train")
+"""The options that name a source, with fields such as `--data.label kind`."""
 
 _ABOUT = """\
 Measures models. MODEL is a checkpoint, a workdir (its newest intact checkpoint), an exported
@@ -31,6 +33,13 @@ those whose names begin so, such as zero_shot or retrieval/builtin/test. With --
   retrieval   image to text and text to image; needs captions
   zero_shot   classification by prompts; needs classes
   questions   accuracy of answers; needs questions, and a model that answers
+  linear_probe, knn, few_shot
+              classification by the features of the image tower; need classes, and training
+              examples with classes: --train SOURCE
+
+Published sets are tasks by name, such as imagenet, coco or winoground, each with its own prompts
+and class names: --tasks imagenet,coco --data-root DIR reads DIR/imagenet and DIR/coco, --data
+imagenet=PATH another folder. --suites lists them, with the files that each needs.
 
 Beside each metric of single examples stands its 95 % bootstrap interval; captions and questions
 about the same image are drawn together. --compare prints how much better each other model is than
@@ -58,9 +67,24 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--data",
+        action="append",
+        default=[],
         metavar="SOURCE",
         help="PATH or TYPE:PATH, as for `vljax data inspect`, whose fields come last:"
-        " --data.captions title; by default the data of the recipe",
+        " --data.captions title; by default the data of the recipe. SUITE=PATH: the folder of a"
+        " published set, once for each",
+    )
+    command.add_argument(
+        "--data-root", metavar="DIR", help="folder with the folders of published sets, by name"
+    )
+    command.add_argument(
+        "--suites", action=_ListSuites, nargs=0, help="list the published sets, and stop"
+    )
+    command.add_argument(
+        "--train",
+        metavar="SOURCE",
+        help="training examples for linear_probe, knn and few_shot, as --data, with fields such as"
+        " --train.label kind",
     )
     command.add_argument(
         "--classes",
@@ -88,41 +112,57 @@ def add(commands: Any) -> None:
     )
 
 
+class _ListSuites(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+        from vljax.evaluation.suites import listing  # imports JAX
+
+        print(listing())
+        parser.exit()
+
+
 def _names(word: str) -> list[str]:
     return [name for name in word.split(",") if name]
 
 
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The fields of the data, `--data.FIELD VALUE ...`, as `--FIELD VALUE ...`; other arguments."""
-    if not any(word.startswith("--data.") for word in argv):
-        return [], argv
+def split(argv: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The fields of the sources `data` and `train`, and all other arguments.
+
+    `--data.FIELD VALUE ...` is there as `--FIELD VALUE ...`.
+    """
+    fields = {option: list[str]() for option in _SOURCES}
+    if not any(word.startswith(f"--{option}.") for word in argv for option in _SOURCES):
+        return fields, argv
     from vljax.data_tools.source_arguments import split_fields  # imports JAX
 
-    return split_fields(argv, "data")
+    for option in _SOURCES:
+        fields[option], argv = split_fields(argv, option)
+    return fields, argv
 
 
-def run(asked: argparse.Namespace, fields: list[str]) -> dict[str, Any]:
+def run(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> dict[str, Any]:
     """Measures, prints tables, and returns the result as JSON data.
 
     Args:
       asked: the arguments.
-      fields: `--FIELD VALUE ...` of the source of `--data`.
+      fields: `--FIELD VALUE ...` of the sources of `--data` and `--train`.
 
     Raises:
       UserError: for bad input.
     """
-    _check(asked, fields)
+    word, folders = _data(asked)
+    _check(asked, word, folders, fields)
     # These modules import JAX.
     from vljax import scores
     from vljax.inference import load
     from vljax.progress import shown
 
-    source = _source(asked.data, fields)
+    words = {"data": word, "train": asked.train}
+    sources = {option: _source(option, words[option], fields[option]) for option in fields}
     labels = _labels(asked.models)
     found: dict[str, list[Score]] = {}
     for path, label in zip(asked.models, labels, strict=True):
         model = load(path)
-        tasks = _tasks(model, asked, source)
+        tasks = _tasks(model, asked, folders, **sources)
         if asked.compare and found:
             _check_same_tasks(labels[0], found[labels[0]], label, tasks)
         folder = None
@@ -170,15 +210,68 @@ def run(asked: argparse.Namespace, fields: list[str]) -> dict[str, Any]:
     return result
 
 
-def _check(asked: argparse.Namespace, fields: list[str]) -> None:
-    if asked.data is None:
-        if fields:
-            raise UserError(f"--data.{fields[0][2:]}: needs --data")
-        for option in ("classes", "templates"):
+def _data(asked: argparse.Namespace) -> tuple[str | None, dict[str, str]]:
+    """The source that `--data` names, if any, and the folders of published sets by name.
+
+    `asked.tasks` becomes the published sets of `--data`, if it is empty.
+    """
+    if not asked.data and asked.data_root is None:
+        return None, {}
+    from vljax.config import suggest
+    from vljax.evaluation.suites import SUITES  # imports JAX
+
+    folders, words = dict[str, str](), list[str]()
+    for word in asked.data:
+        name, equals, path = word.partition("=")
+        if name in SUITES and equals:
+            folders[name] = path
+        elif equals and re.fullmatch(r"[\w-]+", name) and not os.path.exists(word):
+            raise UserError(f"--data: {word}: unknown suite {name!r}{suggest(name, SUITES)}")
+        else:
+            words.append(word)
+    if len(words) > 1:
+        raise UserError(f"--data: {words[1]}: only one source can be measured at a time")
+    asked.tasks = asked.tasks or [*folders]
+    for name in folders:
+        if name not in asked.tasks:
+            raise UserError(f"--data: {name}={folders[name]}: add {name} to --tasks")
+    wanted = [name for name in asked.tasks if name in SUITES and name not in folders]
+    if asked.data_root is not None:
+        if not wanted:
+            raise UserError(
+                f"--data-root: --tasks names no set in it; choose from {', '.join(SUITES)}"
+            )
+        folders |= {name: os.path.join(asked.data_root, name) for name in wanted}
+    elif len(wanted) == len(asked.tasks) == 1 and words:
+        folders[wanted[0]] = words.pop()
+    elif wanted:
+        raise UserError(f"--tasks: {_name_folder(wanted[0])}")
+    return (words[0] if words else None), folders
+
+
+def _name_folder(name: str) -> str:
+    return f"{name}: name its folder: --data {name}=PATH, or --data-root DIR for DIR/{name}"
+
+
+def _check(
+    asked: argparse.Namespace,
+    word: str | None,
+    folders: Mapping[str, str],
+    fields: Mapping[str, list[str]],
+) -> None:
+    for option, given in (("data", word), ("train", asked.train)):
+        if fields[option] and given is None:
+            raise UserError(f"--{option}.{fields[option][0][2:]}: needs --{option}")
+    if word is None:
+        for option in ("train", "classes", "templates"):
             if getattr(asked, option) is not None:
-                raise UserError(f"--{option}: needs --data; the recipe states its own")
+                own = "published sets have their" if folders else "the recipe states its"
+                raise UserError(f"--{option}: needs --data; {own} own")
     elif not asked.tasks:
-        raise UserError("--tasks: name what to measure on --data: retrieval, zero_shot, questions")
+        raise UserError(
+            "--tasks: name what to measure on --data: retrieval, zero_shot, questions,"
+            " linear_probe, knn, few_shot"
+        )
     if asked.batch_size is not None and asked.batch_size < 1:
         raise UserError(f"--batch-size: must be at least 1, got {asked.batch_size}")
     if asked.compare and len(asked.models) < 2:
@@ -213,41 +306,63 @@ def _check_same_tasks(
         )
 
 
-def _tasks(model: Loaded, asked: argparse.Namespace, source: Source | None) -> list[EvaluationTask]:
+def _tasks(
+    model: Loaded,
+    asked: argparse.Namespace,
+    folders: Mapping[str, str],
+    data: Source | None,
+    train: Source | None,
+) -> list[EvaluationTask]:
+    from vljax.data.records import error_for_field
+    from vljax.evaluation.suites import SUITES
     from vljax.files import read_names
     from vljax.inference import TEMPLATES
 
     prompts = None if asked.templates is None else read_names(asked.templates, "--templates")
     names = None if asked.classes is None else read_names(asked.classes, "--classes")
+    size = asked.batch_size or 64
+    others = [name for name in asked.tasks if name not in folders]
+    made: list[EvaluationTask] = []
     try:
-        if source is None:
-            return model.recipe_tasks(asked.tasks, batch_size=asked.batch_size)
-        return model.tasks(
-            source,
-            asked.tasks,
+        for name, folder in folders.items():
+            made += model.tasks(folder, name, batch_size=size)
+        if data is None:
+            if others or not folders:
+                made += model.recipe_tasks(others, batch_size=asked.batch_size)
+            return made
+        return made + model.tasks(
+            data,
+            others,
+            train=train,
             class_names=names,
             templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
-            batch_size=asked.batch_size or 64,
+            batch_size=size,
         )
     except UserError as error:
+        if data is None and (wanted := [name for name in others if name in SUITES]):
+            raise UserError(f"--tasks: {error}; {_name_folder(wanted[0])}") from error
         # The fields of the Python API, as the options that they come from.
         option = {"class_names": "--classes", "tasks": "--tasks"}
         field, _, message = str(error).partition(": ")
+        if field.startswith("data.source."):
+            raise error_for_field(error, "--data") from error
+        if re.fullmatch(r"train(\.\w+)*", field):
+            raise UserError(f"--{error}") from error
         if re.fullmatch(r"templates(\.\d+)?", field):
             raise UserError(f"--templates: {asked.templates}: {message}") from error
         raise (UserError(f"{option[field]}: {message}") if field in option else error) from error
 
 
-def _source(word: str | None, fields: list[str]) -> Source | None:
-    """The source of `--data`. Raises UserError if there is no such one."""
+def _source(option: str, word: str | None, fields: list[str]) -> Source | None:
+    """The source of `--data` or `--train`. Raises UserError if there is no such one."""
     from vljax.data_tools.source_arguments import parse_sources
 
     if word is None:
         return None
     try:
-        (source,) = parse_sources([word, *fields], f"vljax {NAME} --data")
+        (source,) = parse_sources([word, *fields], f"vljax {NAME} --{option}")
     except UserError as error:
-        raise UserError(f"--data: {error}") from error
+        raise UserError(f"--{option}: {error}") from error
     found: Source = source
     return found
 

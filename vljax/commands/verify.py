@@ -29,13 +29,11 @@ NAME is one of
 
 --data, which may be repeated, is
   ImageNet's validation set: a folder with a sub-folder for each class (n01440764, ...), or another
-    data set with labels, TYPE:PATH. CLIP's 1000 class names and 80 prompts are read from two files
-    with a line each (--classes, --templates), or from classnames.txt and
-    zeroshot_classification_templates.txt beside the images;
+    data set with labels, TYPE:PATH. Class names and prompts are CLIP's, unless two files with a
+    line each name others (--classes, --templates, or classnames.txt and
+    zeroshot_classification_templates.txt beside the images);
   COCO or Flickr30k: Karpathy's dataset_coco.json or dataset_flickr30k.json, or the folder that
     holds it and the images.
-The class names and prompts are published by others (MIT licence) and are not part of vljax;
-docs/interop.md shows how to write them with open_clip.
 
 The published values are open_clip's own measurements (docs/openclip_results.csv and
 docs/openclip_retrieval_results.csv of github.com/mlfoundations/open_clip at {REVISION[:8]}), on

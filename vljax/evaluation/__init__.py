@@ -1,7 +1,19 @@
 """Evaluators: a model and a data set in, named numbers out."""
 
+from vljax.evaluation.compositional import CaptionChoice, WinogroundAccuracy
+from vljax.evaluation.probes import FewShot, LinearProbe, NearestNeighbours
 from vljax.evaluation.questions import Questions
-from vljax.evaluation.retrieval import Retrieval
+from vljax.evaluation.retrieval import MultilingualRetrieval, Retrieval
 from vljax.evaluation.zero_shot import ZeroShot
 
-__all__ = ["Questions", "Retrieval", "ZeroShot"]
+__all__ = [
+    "CaptionChoice",
+    "FewShot",
+    "LinearProbe",
+    "MultilingualRetrieval",
+    "NearestNeighbours",
+    "Questions",
+    "Retrieval",
+    "WinogroundAccuracy",
+    "ZeroShot",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
@@ -79,6 +80,13 @@ class EvaluationData(Protocol):
         """The image of an example, for plots."""
         ...
 
+    def other(self, source: Source, /) -> EvaluationData:
+        """The examples of another source, such as training examples, read in the same way.
+
+        The same source gives the same object, so that labels are read once.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Evaluator(Component, abc.ABC):
@@ -117,12 +125,22 @@ class Evaluator(Component, abc.ABC):
         """
         return None
 
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources that it reads, by field: `source` and further fields that hold a source.
+
+        `measure` gets the examples of `source`, whose `other` gives those of the further ones.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Source)}
+
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
         if self.batch_size < 1:
             yield "batch_size", f"must be at least 1, got {self.batch_size}"
-        if isinstance(self.source, Mixture):
-            yield "source", "is a mixture, which is for training; evaluate on one of its sources"
+        for name, source in self.sources.items():
+            if isinstance(source, Mixture):
+                yield name, "is a mixture, which is for training; name one of its sources"
 
     def reads(self) -> tuple[str, ...]:
         """The outputs of the model that it needs; a recipe whose model lacks one is refused."""
@@ -166,7 +184,7 @@ class Evaluator(Component, abc.ABC):
 
 @dataclass(frozen=True)
 class ImageEmbeddings:
-    """The embeddings of the images that could be read."""
+    """The embeddings, or other features, of the images that could be read."""
 
     embedding: Float[np.ndarray, "images embed"]
     """One row per image, in the order of the data."""
@@ -182,6 +200,7 @@ def embed_images(
     batch_size: int,
     *,
     where: Bool[np.ndarray, " examples"],
+    output: str = "image/embedding",
 ) -> ImageEmbeddings:
     """Encodes the readable images of the selected examples.
 
@@ -190,23 +209,25 @@ def embed_images(
       data: the examples.
       batch_size: examples encoded at a time.
       where: True for the examples to select.
+      output: the output of the model that has a row for each image.
 
     Raises:
       ValueError: if the batches hold fewer rows than the data has examples.
     """
-    embeddings, valid = [], []
+    embeddings, readable, total = [], np.zeros(len(where), bool), 0
     for batch in data.batches(batch_size):
-        embeddings.append(predictor.run(["image/embedding"], batch)["image/embedding"])
-        valid.append(batch["valid"])
-    total = sum(len(flags) for flags in valid)
+        rows, valid = predictor.run([output], batch)[output], batch["valid"]
+        here = slice(total, total + len(valid))
+        total += len(valid)
+        readable[here] = valid[: len(readable[here])]  # the rest is padding
+        embeddings.append(rows[: len(readable[here])][where[here] & readable[here]])
     if total < len(where):
         raise ValueError(f"the batches hold {total} rows for {len(where)} examples")
     if not total:
         return ImageEmbeddings(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), 0)
-    readable = np.concatenate(valid)[: len(where)]
     index = np.flatnonzero(where & readable)
     unreadable = int(np.count_nonzero(where & ~readable))
-    return ImageEmbeddings(np.concatenate(embeddings)[index], index, unreadable)
+    return ImageEmbeddings(np.concatenate(embeddings), index, unreadable)
 
 
 def embed_texts(
@@ -237,7 +258,8 @@ class ShardedEvaluationSet:
     """
 
     def __init__(self, whole: EvaluationSet, mesh: Mesh) -> None:
-        self._whole, self._sharding = whole, batch_sharding(mesh)
+        self._whole, self._mesh, self._sharding = whole, mesh, batch_sharding(mesh)
+        self._others: dict[int, ShardedEvaluationSet] = {}
         self._gather = jax.jit(lambda array: array, out_shardings=replicated(mesh))
 
     @property
@@ -278,6 +300,13 @@ class ShardedEvaluationSet:
     def thumbnail(self, index: int, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
         """See `EvaluationSet`."""
         return self._whole.thumbnail(index, size)
+
+    def other(self, source: Source) -> ShardedEvaluationSet:
+        """See `EvaluationSet`."""
+        whole = self._whole.other(source)
+        if id(whole) not in self._others:
+            self._others[id(whole)] = ShardedEvaluationSet(whole, self._mesh)
+        return self._others[id(whole)]
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All entries as global arrays, but `valid` of all rows as a host array."""

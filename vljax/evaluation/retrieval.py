@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from vljax.config import UserError
 from vljax.evaluation.evaluator import (
@@ -82,12 +82,25 @@ class Retrieval(Evaluator, name="retrieval"):
         images = embed_images(predictor, data, self.batch_size, where=_captioned(data))
         if not len(images.index):
             raise UserError(f"no readable example of {self.source.full_name} has a caption")
-        texts = self._texts(data, images.index)
+        captions = [data.captions[i][: self.captions] for i in images.index]
+        found = self._ranked(predictor, data, images.embedding, captions, images.index)
+        return found | {"unreadable": float(images.unreadable)}
+
+    def _ranked(
+        self,
+        predictor: Predictor,
+        data: EvaluationData,
+        embedding: Float[np.ndarray, "images embed"],
+        captions: Sequence[tuple[str, ...]],
+        examples: Int[np.ndarray, " images"],
+    ) -> dict[str, float]:
+        """The metrics of embedded images with their captions, and the counts of both."""
+        texts = _grouped(captions)
         text_embeddings = embed_texts(predictor, data, texts.texts, self.batch_size)
         # The number of images and of texts in each group.
         of_images, of_texts = np.bincount(texts.image_groups), np.bincount(texts.text_groups)
         image_to_text = embedding_ranks(
-            images.embedding,
+            embedding,
             text_embeddings,
             texts.image_groups,
             texts.text_groups,
@@ -95,7 +108,7 @@ class Retrieval(Evaluator, name="retrieval"):
         )
         text_to_image = embedding_ranks(
             text_embeddings,
-            images.embedding,
+            embedding,
             texts.text_groups,
             texts.image_groups,
             similarity=self.similarity,
@@ -106,18 +119,17 @@ class Retrieval(Evaluator, name="retrieval"):
                 image_to_text,
                 of_texts[texts.image_groups],
                 len(text_embeddings),
-                images.index,
+                examples,
             ),
             **_direction(
                 "text_to_image",
                 text_to_image,
                 of_images[texts.text_groups],
-                len(images.index),
-                images.index[texts.first_images],
+                len(examples),
+                examples[texts.first_images],
             ),
-            "examples": float(len(images.index)),
+            "examples": float(len(examples)),
             "captions": float(len(text_embeddings)),
-            "unreadable": float(images.unreadable),
         }
 
     def inputs(self, data: EvaluationData) -> int:
@@ -146,7 +158,7 @@ class Retrieval(Evaluator, name="retrieval"):
         images = embed_images(predictor, data, self.batch_size, where=_captioned(data))
         if not len(images.index):
             return []
-        texts = self._texts(data, images.index)
+        texts = _grouped([data.captions[i][: self.captions] for i in images.index])
         count = min(queries, len(texts.texts))
         asked = np.linspace(0, len(texts.texts) - 1, count).round().astype(np.int64)
         captions = [texts.texts[i] for i in asked]
@@ -171,15 +183,93 @@ class Retrieval(Evaluator, name="retrieval"):
             )
         return rows
 
-    def _texts(self, data: EvaluationData, index: Int[np.ndarray, " images"]) -> _Texts:
-        """The texts to rank for the examples at `index`, each with at least one caption."""
-        captions = [data.captions[i][: self.captions] for i in index]
-        if all(len(of_one) == 1 for of_one in captions):
-            texts, image_groups = distinct_captions([caption for (caption,) in captions])
-            return _Texts(texts, np.arange(len(texts)), image_groups)
-        images = np.arange(len(captions))
-        owner = np.repeat(images, [len(of_one) for of_one in captions])
-        return _Texts([text for of_one in captions for text in of_one], owner, images)
+
+@dataclass(frozen=True)
+class MultilingualRetrieval(Retrieval, name="multilingual_retrieval"):
+    """`Retrieval` in each language by itself, and the mean over languages, as for XM3600.
+
+    Each example has a tag for each caption, its language. Images are encoded once. `captions` is
+    for each language: 1 is what CLIP_benchmark does, None takes all.
+
+    Metrics: those of `Retrieval` as `LANGUAGE/NAME`; for recall also `mean/NAME`, the mean over
+    languages; the counts `languages`, `examples` and `unreadable`.
+
+    >>> from vljax.recipes import Xm3600
+    >>> MultilingualRetrieval(Xm3600("xm3600", language="all"), captions=1).headline
+    ('mean/text_to_image/recall@1', 'mean/image_to_text/recall@1')
+    """
+
+    headline = ("mean/text_to_image/recall@1", "mean/image_to_text/recall@1")
+
+    def check(self, data: EvaluationData) -> None:
+        """See `Evaluator.check`. Raises UserError unless each caption has a language."""
+        super().check(data)
+        for about in data.annotations:
+            if len(about.captions) != len(about.tags):
+                raise UserError(
+                    f"{self.source.full_name}: an example has {len(about.captions)} captions, but"
+                    f" {len(about.tags)} tags for their languages; for XM3600, set language to all"
+                )
+
+    def measure(self, predictor: Predictor, data: EvaluationData) -> dict[str, float]:
+        """See the class. Raises UserError if no readable example has a caption."""
+        images = embed_images(predictor, data, self.batch_size, where=_captioned(data))
+        if not len(images.index):
+            raise UserError(f"no readable example of {self.source.full_name} has a caption")
+        by_language = self._by_language(data)
+        metrics, means = dict[str, float](), dict[str, list[Sampled]]()
+        for language, captions in by_language.items():
+            rows = np.array([i for i, index in enumerate(images.index) if captions[index]])
+            if not len(rows):
+                continue
+            index = images.index[rows]
+            own = [captions[i] for i in index]
+            found = self._ranked(predictor, data, images.embedding[rows], own, index)
+            for name, value in found.items():
+                metrics[f"{language}/{name}"] = value
+                if "/recall@" in name and isinstance(value, Sampled):
+                    means.setdefault(name, []).append(value)
+        for name, each in means.items():
+            values, examples = (
+                np.concatenate([getattr(one, part) for one in each])
+                for part in ("values", "examples")
+            )
+            language_of = np.repeat(np.arange(len(each)), [len(one.values) for one in each])
+            metrics[f"mean/{name}"] = Sampled(values, examples, "mean_per_class", language_of)
+        counts = {"languages": len(by_language), "examples": len(images.index)}
+        counts["unreadable"] = images.unreadable
+        return metrics | {name: float(count) for name, count in counts.items()}
+
+    def inputs(self, data: EvaluationData) -> int:
+        texts = (len(own) for each in self._by_language(data).values() for own in each)
+        return len(data.labels) + sum(texts)
+
+    def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
+        """None: captions of all languages in one grid would say little."""
+        return {}
+
+    def _by_language(self, data: EvaluationData) -> dict[str, list[tuple[str, ...]]]:
+        """The captions of each example in each language, without blank ones."""
+        found: dict[str, list[list[str]]] = {}
+        for i, (about, usable) in enumerate(zip(data.annotations, data.captions, strict=True)):
+            for text, language in zip(about.captions, about.tags, strict=True):
+                if text in usable:
+                    of_all = found.setdefault(language, [[] for _ in data.annotations])
+                    of_all[i].append(text)
+        return {
+            language: [tuple(own[: self.captions]) for own in of_all]
+            for language, of_all in sorted(found.items())
+        }
+
+
+def _grouped(captions: Sequence[tuple[str, ...]]) -> _Texts:
+    """The texts to rank for images that have at least one caption each."""
+    if all(len(of_one) == 1 for of_one in captions):
+        texts, image_groups = distinct_captions([caption for (caption,) in captions])
+        return _Texts(texts, np.arange(len(texts)), image_groups)
+    images = np.arange(len(captions))
+    owner = np.repeat(images, [len(of_one) for of_one in captions])
+    return _Texts([text for of_one in captions for text in of_one], owner, images)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from einops import reduce
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vljax.config import UserError
 from vljax.evaluation.evaluator import EvaluationData, Evaluator, embed_images, embed_texts
@@ -29,7 +31,8 @@ class ZeroShot(Evaluator, name="zero_shot"):
     so it is the plain mean. Examples without a label or with an unreadable image are left out.
 
     Metrics in [0, 1]: `accuracy@1`, `accuracy@5`, the `accuracy@K_chance` of a random ranking of
-    the classes, and `mean_per_class`. Also the counts `examples`, `classes` and `unreadable`.
+    the classes, `mean_per_class`, and `worst_class`, the accuracy of the class where it is lowest.
+    Also the counts `examples`, `classes` and `unreadable`.
 
     >>> from vljax.datasets import Builtin
     >>> ZeroShot(Builtin("test"), templates=("a photo of a {}",)).reads()
@@ -48,6 +51,10 @@ class ZeroShot(Evaluator, name="zero_shot"):
     """Prompts, each with `{}` once for the class name."""
     similarity: Similarity = "cosine"
     """How embeddings are compared; use the similarity of the objective."""
+    same_name: Literal["wrong", "first"] = "wrong"
+    """Classes of the same name tie on every image. "wrong": each is before the others, so none is
+    ever right at K = 1; "first": the first of them is before the others, as for published figures
+    of ImageNet, which has two such pairs ("missile", "sunglasses")."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
@@ -80,8 +87,11 @@ class ZeroShot(Evaluator, name="zero_shot"):
         labels = data.labels[images.index]
         own = np.arange(len(classes))
         ranks = embedding_ranks(images.embedding, classes, labels, own, similarity=self.similarity)
+        if self.same_name == "first":
+            ranks -= later_of_same_name(data.class_names)[labels]
         metrics: dict[str, float] = {
-            "mean_per_class": Sampled(ranks == 1, images.index, "mean_per_class", labels)
+            "mean_per_class": Sampled(ranks == 1, images.index, "mean_per_class", labels),
+            "worst_class": Sampled(ranks == 1, images.index, "worst_class", labels),
         }
         for k in ACCURACY_AT:
             metrics[f"accuracy@{k}"] = Sampled(ranks <= k, images.index)
@@ -102,6 +112,20 @@ class ZeroShot(Evaluator, name="zero_shot"):
             lambda prompts: embed_texts(predictor, data, prompts, self.batch_size),
             self.similarity,
         )
+
+
+def later_of_same_name(names: Sequence[str]) -> Int[np.ndarray, " classes"]:
+    """How many later classes have the name of each class.
+
+    >>> later_of_same_name(["missile", "crane", "missile"]).tolist()
+    [1, 0, 0]
+    """
+    seen: Counter[str] = Counter()
+    later = []
+    for name in reversed(names):
+        later.append(seen[name])
+        seen[name] += 1
+    return np.array(later[::-1], np.int64)
 
 
 def template_problems(templates: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Source
 from vljax.data.sources import Karpathy
 from vljax.data_tools.source_arguments import parse_sources
+from vljax.evaluation.suites import (
+    CLASS_NAMES,
+    TEMPLATES,
+    ClassNames,
+    imagenet_names,
+    prompts,
+)
 from vljax.files import parse_json, read_names, read_user_file
 from vljax.verify.released import TASKS
-
-CLASSES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
-"""File names as in CLIP_benchmark, which keeps them in the folder of a data set."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class TaskData:
     task: str
     """A key of `TASKS`."""
     source: Source
-    class_names: tuple[str, ...] = ()
-    """For zero-shot classification, in the order of the classes."""
+    class_names: ClassNames = ()
+    """For zero-shot classification, in the order of the classes or by their names in the data."""
     templates: tuple[str, ...] = ()
     """Prompts for zero-shot classification, each with `{}` once."""
 
@@ -41,6 +46,13 @@ class TaskData:
         """
         opened = EvaluationSet(data, self.source, class_names=self.class_names)
         task, name = TASKS[self.task], self.source.full_name
+        if isinstance(self.class_names, Mapping):
+            for found in opened.records.class_names:
+                if found not in self.class_names:
+                    raise UserError(
+                        f"{name}: the class {found!r} is not a WordNet id of ImageNet; name the"
+                        " classes with --classes FILE"
+                    )
         if len(opened) != task.examples:
             raise UserError(
                 f"{name}: {len(opened):,} images; the published figures are of {task.examples:,}"
@@ -50,8 +62,8 @@ class TaskData:
             without = [i for i in range(len(opened)) if not opened.records.annotation(i).captions]
             if without:
                 raise UserError(f"{name}: {len(without):,} images have no caption")
-        elif (found := len(opened.records.class_names)) != task.classes:
-            raise UserError(f"{name}: {found:,} classes; {self.task} has {task.classes:,}")
+        elif (count := len(opened.records.class_names)) != task.classes:
+            raise UserError(f"{name}: {count:,} classes; {self.task} has {task.classes:,}")
         return opened
 
 
@@ -64,9 +76,10 @@ def find_data_set(
       path: for retrieval, a JSON file of Karpathy's splits, local or remote, or a folder with one.
         For ImageNet, `TYPE:PATH`, or a folder with a sub-folder for each class.
       images: the folder with the images of a split file; by default the folder of that file.
-      classes: a file with a class name per line; by default `CLASSES` in the folder.
+      classes: a file with a class name per line; by default `CLASS_NAMES` in the folder, or CLIP's
+        names of ImageNet's classes.
       templates: a file with a prompt per line, `{}` or `{c}` for the class name; by default
-        `TEMPLATES` in the folder.
+        `TEMPLATES` in the folder, or CLIP's prompts for ImageNet.
       prog: the command name, for messages.
 
     Raises:
@@ -77,14 +90,18 @@ def find_data_set(
     if isinstance(source, Karpathy):
         return _retrieval(source, images)
     folder = Path(os.path.expanduser(path.partition(":")[2] or path))
-    names = _lines(classes, folder / CLASSES, "--classes")
-    wanted = TASKS["imagenet"].classes
-    if len(names) != wanted:
-        where = classes or folder / CLASSES
-        raise UserError(f"{where}: {len(names):,} class names; ImageNet has {wanted:,}")
+    names: ClassNames = imagenet_names()
+    if classes or (folder / CLASS_NAMES).exists():
+        names = _lines(classes, folder / CLASS_NAMES, "--classes")
+        wanted = TASKS["imagenet"].classes
+        if len(names) != wanted:
+            where = classes or folder / CLASS_NAMES
+            raise UserError(f"{where}: {len(names):,} class names; ImageNet has {wanted:,}")
+    if not (templates or (folder / TEMPLATES).exists()):
+        return TaskData("imagenet", source, names, prompts("imagenet"))
     file = templates or str(folder / TEMPLATES)
-    prompts = _lines(templates, folder / TEMPLATES, "--templates")
-    return TaskData("imagenet", source, names, tuple(_prompt(line, file) for line in prompts))
+    lines = _lines(templates, folder / TEMPLATES, "--templates")
+    return TaskData("imagenet", source, names, tuple(_prompt(line, file) for line in lines))
 
 
 def _split_file(path: Path) -> Path | None:

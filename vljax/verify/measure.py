@@ -99,7 +99,7 @@ def _check_tower(name: str, model: Released, mapped: MappedModel, weights: str) 
 
 def _evaluator(one: TaskData, batch_size: int) -> Evaluator:
     if one.task == "imagenet":
-        return ZeroShot(one.source, batch_size, templates=one.templates)
+        return ZeroShot(one.source, batch_size, templates=one.templates, same_name="first")
     return Retrieval(one.source, batch_size)
 
 

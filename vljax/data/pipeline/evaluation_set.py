@@ -40,7 +40,7 @@ class EvaluationSet:
       data: the transforms for evaluation and the tokenizers.
       source: the examples; need not be the source of `data`.
       tokenizers: loaded tokenizers by name, in place of those of `data`.
-      class_names: names in place of those of the source, in the order of its classes.
+      class_names: names in place of those of the source, in the order of its classes or by them.
     """
 
     def __init__(
@@ -49,12 +49,13 @@ class EvaluationSet:
         source: Source,
         *,
         tokenizers: Mapping[str, LoadedTokenizer] | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Mapping[str, str] | None = None,
     ):
         self.data = data
         self.source = source
         self._tokenizers = tokenizers
-        self._class_names = None if class_names is None else tuple(class_names)
+        self._class_names = class_names
+        self._others: list[EvaluationSet] = []
 
     def __len__(self) -> int:
         return len(self.records)
@@ -93,7 +94,10 @@ class EvaluationSet:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes that labels index; empty if the source has no classes."""
-        return self.records.class_names if self._class_names is None else self._class_names
+        own, given = self.records.class_names, self._class_names
+        if isinstance(given, Mapping):
+            return tuple(given[name] for name in own)
+        return own if given is None else tuple(given)
 
     def vocabulary(self, array: str) -> Vocabulary:
         """The texts that the indices of a batch entry stand for, such as answers.
@@ -190,6 +194,18 @@ class EvaluationSet:
         except ExampleError:
             return np.full((size, size, 3), _GREY, np.uint8)
         return thumbnail
+
+    def other(self, source: Source) -> EvaluationSet:
+        """The examples of another source, through the same transforms and tokenizers.
+
+        Its classes have their own names. The same source gives the same set.
+        """
+        for known in self._others:
+            if known.source == source:
+                return known
+        made = EvaluationSet(self.data, source, tokenizers=self._tokenizers)
+        self._others.append(made)
+        return made
 
     @functools.cached_property
     def _loader(self) -> Loader:

@@ -23,6 +23,7 @@ from vljax.data.sources.jsonl import JsonLines
 from vljax.data.sources.karpathy import Karpathy
 from vljax.data.sources.mixture import Mixture, Part, Phase
 from vljax.data.sources.parquet import Parquet
+from vljax.data.sources.published import RefCoco, SugarCrepe, VqaV2, Winoground, Xm3600
 from vljax.data.sources.tfds import Tfds
 from vljax.data.sources.webdataset import WebDataset
 
@@ -37,7 +38,12 @@ __all__ = [
     "Parquet",
     "Part",
     "Phase",
+    "RefCoco",
+    "SugarCrepe",
     "Tfds",
     "Tsv",
+    "VqaV2",
     "WebDataset",
+    "Winoground",
+    "Xm3600",
 ]

@@ -16,6 +16,8 @@ from typing import Any
 from vljax.config import Component
 from vljax.data.records import is_nan
 
+_SHOWN = 20
+
 
 @dataclass(frozen=True)
 class Filter(Component, abc.ABC):
@@ -108,7 +110,8 @@ class Equals(Filter, name="equals"):
 
     @property
     def reason(self) -> str:
-        return f"{self.column} is not one of {', '.join(self.values)}"
+        more = f", ... ({len(self.values)} values)" if len(self.values) > _SHOWN else ""
+        return f"{self.column} is not one of {', '.join(self.values[:_SHOWN])}{more}"
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,28 @@ def few_shot_accuracy(
 ) -> Float[np.ndarray, "seeds shots l2"]:
     """Test accuracy, in [0, 1], of ridge regression on a few examples of each class.
 
+    The mean of `few_shot_right`, which takes the same arguments and raises the same errors.
+
+    >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+    >>> few_shot_accuracy((x, y), (x, y), shots=(1, 2), seeds=(0,)).shape
+    (1, 2, 1)
+    """
+    right = few_shot_right(train, test, shots=shots, l2=l2, seeds=seeds, bias=bias)
+    accuracy: np.ndarray = right.mean(axis=-1)
+    return accuracy
+
+
+def few_shot_right(
+    train: Split,
+    test: Split,
+    *,
+    shots: Sequence[int] = (1, 5, 10, 25),
+    l2: Sequence[float] = (2.0**10,),
+    seeds: Sequence[int] = (0, 1, 2),
+    bias: float = 100.0,
+) -> Bool[np.ndarray, "seeds shots l2 test"]:
+    """Which test examples are right by ridge regression on a few examples of each class.
+
     `fewshot_lsr` of big_vision: for each seed, `numpy.random.default_rng(seed)` shuffles the
     examples of each class, and the first of them are taken. Features are standardised over these
     examples (deviation + 1e-5), the bias is one more feature, large so that it is hardly
@@ -287,8 +309,8 @@ def few_shot_accuracy(
     one eigendecomposition. Choose among them by other examples than those of `test`.
 
     >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
-    >>> few_shot_accuracy((x, y), (x, y), shots=(1, 2), seeds=(0,)).shape
-    (1, 2, 1)
+    >>> few_shot_right((x, y), (x, y), shots=(1, 2), seeds=(0,)).shape
+    (1, 2, 1, 4)
 
     Args:
       train: features and labels to choose from. A class with fewer examples gives all it has.
@@ -313,7 +335,7 @@ def few_shot_accuracy(
     _check_features(test_features, test_labels, "test")
     check_shape(test_features, "test", None, features.shape[1])
     check_labels(test_labels, classes, "test labels")
-    accuracy = np.zeros((len(seeds), len(shots), len(l2)))
+    right = np.zeros((len(seeds), len(shots), len(l2), len(test_labels)), bool)
     x_test, y_test = jnp.asarray(test_features, jnp.float32), jnp.asarray(test_labels)
     for i, seed in enumerate(seeds):
         rng = np.random.default_rng(seed)
@@ -322,12 +344,12 @@ def few_shot_accuracy(
             chosen = np.concatenate([of_class[:count] for of_class in order])
             x, y = jnp.asarray(features[chosen], jnp.float32), jnp.asarray(labels[chosen])
             strengths = jnp.asarray(l2, jnp.float32)
-            accuracy[i, j] = _ridge_accuracy(x, y, x_test, y_test, strengths, bias, classes)
-    return accuracy
+            right[i, j] = _ridge_right(x, y, x_test, y_test, strengths, bias, classes)
+    return right
 
 
 @functools.partial(jax.jit, static_argnames="classes")
-def _ridge_accuracy(
+def _ridge_right(
     x: Float[Array, "examples embed"],
     y: Int[Array, " examples"],
     x_test: Float[Array, "test embed"],
@@ -335,7 +357,7 @@ def _ridge_accuracy(
     l2: Float[Array, " sweep"],
     bias: Float[Array, ""] | float,
     classes: int,
-) -> Float[Array, " sweep"]:
+) -> Bool[Array, "sweep test"]:
     mean, deviation = x.mean(axis=0), x.std(axis=0) + 1e-5
 
     def standardised(values: Array) -> Array:
@@ -353,11 +375,11 @@ def _ridge_accuracy(
             left, right = x.T @ q, q.T @ targets
         predicted = standardised(x_test) @ left
 
-        def accuracy(strength: Array) -> Array:
+        def right_with(strength: Array) -> Array:
             scores = (predicted / (eigenvalues + strength)) @ right
-            return jnp.mean(scores.argmax(axis=1) == y_test)
+            return scores.argmax(axis=1) == y_test
 
-        return jax.lax.map(accuracy, l2)
+        return jax.lax.map(right_with, l2)
 
 
 def _check_features(

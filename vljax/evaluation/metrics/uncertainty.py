@@ -14,9 +14,9 @@ from vljax.evaluation.metrics.checks import check_finite, check_same_length, mat
 _BLOCK_ELEMENTS = 1 << 22
 
 
-Statistic = Literal["mean", "median", "mean_per_class"]
+Statistic = Literal["mean", "median", "mean_per_class", "worst_class"]
 """How a metric follows from the values of its examples; mean_per_class: the mean over classes of
-the mean within each."""
+the mean within each; worst_class: the lowest of these means."""
 
 
 class Interval(NamedTuple):
@@ -46,7 +46,7 @@ class Sampled(float):
     example are not independent, so intervals draw examples."""
     statistic: Statistic
     classes: Int[np.ndarray, " values"] | None
-    """The class of each value, from 0, for `mean_per_class`."""
+    """The class of each value, from 0, for `mean_per_class` and `worst_class`."""
 
     def __new__(
         cls,
@@ -84,9 +84,10 @@ def _value(values: np.ndarray, statistic: Statistic, classes: np.ndarray | None)
     if statistic == "mean":
         return float(np.mean(values))
     if classes is None:
-        raise ValueError("mean_per_class needs the class of each value")
+        raise ValueError(f"{statistic} needs the class of each value")
     count, total = np.bincount(classes), np.bincount(classes, weights=values)
-    return float(np.mean(total[count > 0] / count[count > 0]))
+    means = total[count > 0] / count[count > 0]
+    return float(means.min() if statistic == "worst_class" else means.mean())
 
 
 def interval(
