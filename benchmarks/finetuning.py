@@ -29,7 +29,7 @@ WAYS = {
     "low-rank factors": ["--lora", "6", "--optim.learning_rate", "3e-3"],
     "all parameters": ["--optim.learning_rate", "5e-4"],
 }
-"""The options of `vljax finetune`; learning rates by trial on the validation split."""
+"""The options of `vljax finetune`. The learning rates are first guesses; they are not tuned."""
 RECALL = "retrieval/text_to_image/recall@10"
 ALPHAS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 

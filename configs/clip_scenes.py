@@ -1,7 +1,7 @@
 """`clip_small.py` trained for longer, on composed scenes and clip art: a model to fine-tune.
 
-Its checkpoint is not part of the project; this recipe makes it in about ten minutes on two CPU
-cores. `clip_scenes.py:tiny` takes seconds.
+Its checkpoint is not part of the project; this recipe makes it in about a quarter of an hour on two
+CPU cores. `clip_scenes.py:tiny` takes seconds.
 """
 
 import dataclasses

@@ -170,8 +170,15 @@ def _bootstrap(
         # The positions of all values of the drawn examples.
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         found[i] = statistic(order[np.repeat(starts[drawn], counts) + within])
+    return _percentiles(whole, found, level)
+
+
+def _percentiles(
+    whole: float, resampled: Float[np.ndarray, " resamples"], level: float
+) -> Interval:
+    """The metric of all examples, with the percentiles of its resamples."""
     tail = (1 - level) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(whole, float(low), float(high))
 
 
@@ -234,9 +241,7 @@ def bootstrap_mean(
         count = min(rows, resamples - start)
         drawn = rng.integers(0, len(sizes), (count, len(sizes)))
         means[start : start + count] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(values.mean(dtype=np.float64)), float(low), float(high))
+    return _percentiles(float(values.mean(dtype=np.float64)), means, level)
 
 
 def paired_difference(
