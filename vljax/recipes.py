@@ -85,7 +85,7 @@ from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
-from vljax.models.fusion import CrossAttention
+from vljax.models.fusion import CrossAttention, Fusion
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
@@ -143,6 +143,7 @@ __all__ = [
     "Filter",
     "Flip",
     "Folder",
+    "Fusion",
     "Greyscale",
     "GridLabels",
     "Group",

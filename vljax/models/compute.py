@@ -75,3 +75,13 @@ class Call:
             return self
         rows = self.example_index[:, None] * count + jnp.arange(count)
         return replace(self, example_index=rows.reshape(-1))
+
+    def for_rows(self, rows: int) -> Call:
+        """The call for streams with `rows` rows: as many as examples, or a multiple of them.
+
+        >>> Call(example_index=jnp.array([4, 5])).for_rows(4).example_index
+        Array([ 8,  9, 10, 11], dtype=int32)
+        """
+        return (
+            self if self.example_index is None else self.repeated(rows // len(self.example_index))
+        )

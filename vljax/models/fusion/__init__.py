@@ -1,5 +1,6 @@
-"""Fusions let streams of several modalities attend to each other; one file a family."""
+"""Fusions combine streams of several modalities; one file a family."""
 
 from vljax.models.fusion.cross_attention import CrossAttention
+from vljax.models.fusion.fusion import Fusion
 
-__all__ = ["CrossAttention"]
+__all__ = ["CrossAttention", "Fusion"]

@@ -100,7 +100,7 @@ class CrossAttentionModule(nn.Module):
             queries.mask,
             config,
             compute,
-            call=call.repeated(texts),
+            call=call.for_rows(len(queries.tokens)),
             context=context.tokens,
             context_mask=context.mask,
         )
@@ -110,7 +110,7 @@ class CrossAttentionModule(nn.Module):
     def _co_attention(
         self, queries: Encoded, context: Encoded, texts: int, call: Call
     ) -> dict[str, Encoded]:
-        config, call = self.config, call.repeated(texts)
+        config, call = self.config, call.for_rows(len(queries.tokens))
         # Each text changes the image tokens in its own way, so each has its own copy of them.
         context = jax.tree.map(lambda x: jnp.repeat(x, texts, axis=0), context)
         sides = {config.queries: queries, config.context: context}

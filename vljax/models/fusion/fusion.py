@@ -1,0 +1,98 @@
+"""The base of fusions that read streams on an equal footing, and the alignment of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vljax.models.compute import Call
+from vljax.models.layers.pooling import mean
+from vljax.models.node import Encoded, Inputs, Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion(Node):
+    """Base class of fusions of two or more streams into the stream with the node's name.
+
+    A member adds `module`; one that makes other products replaces `makes`. Its module calls
+    `aligned`, so that several texts of an image may be fused with one copy of its tokens.
+
+    >>> from flax import linen as nn
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Mean(Fusion, name="mean_of_vectors"):
+    ...     def module(self, compute, name):
+    ...         return MeanModule(self, name=name)
+    >>> class MeanModule(nn.Module):
+    ...     config: Mean
+    ...     @nn.compact
+    ...     def __call__(self, inputs, call):
+    ...         streams, call = aligned(inputs, self.config.streams, call)
+    ...         mean = sum(pooled(stream) for stream in streams) / len(streams)
+    ...         return {self.name: of_vector(mean)}
+    >>> Mean(streams=("image", "question")).makes("fusion")
+    {'fusion': ('image', 'question')}
+    >>> del Node.members["mean_of_vectors"]
+    """
+
+    streams: tuple[str, ...] = ("image", "text")
+    """The streams that are fused, in this order. One may have several rows (texts) for each row of
+    another one (image)."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if len(self.streams) < 2:
+            yield "streams", f"names {len(self.streams)} streams; a fusion reads two or more"
+        repeated = [name for i, name in enumerate(self.streams) if name in self.streams[:i]]
+        if repeated:
+            yield "streams", f"names {repeated[0]!r} twice; name different streams"
+
+    def makes(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        return {name: self.streams}
+
+    def width_problems(
+        self, widths: Mapping[str, int | None], width: int, streams: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """For `graph_problems` of members whose streams must be `width` wide."""
+        for stream in self.streams if streams is None else streams:
+            if widths[stream] not in (None, width):
+                sizes = f"{stream!r} is {widths[stream]} wide but width is {width}"
+                yield "streams", f"{sizes}; make them equal"
+
+
+def aligned(inputs: Inputs, names: Sequence[str], call: Call) -> tuple[list[Encoded], Call]:
+    """The streams with equally many rows, and the call for these rows.
+
+    A stream with fewer rows (images) is repeated, each row as often as another stream has texts for
+    it.
+
+    >>> inputs = {
+    ...     "image": Encoded(jnp.zeros((2, 9, 8)), jnp.ones((2, 9), bool)),
+    ...     "text": Encoded(jnp.zeros((6, 4, 8)), jnp.ones((6, 4), bool)),
+    ... }
+    >>> [stream.tokens.shape for stream in aligned(inputs, ("image", "text"), Call())[0]]
+    [(6, 9, 8), (6, 4, 8)]
+    """
+    streams: list[Encoded] = [inputs[name] for name in names]
+    rows = max(len(stream.tokens) for stream in streams)
+
+    def repeat(stream: Encoded) -> Encoded:
+        count = rows // len(stream.tokens)
+        copies: Encoded = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), stream)
+        return stream if count == 1 else copies
+
+    return [repeat(stream) for stream in streams], call.for_rows(rows)
+
+
+def pooled(stream: Encoded) -> Float[Array, "batch embed"]:
+    """The pooled vector of a stream, or the mean of its tokens if it has none."""
+    if stream.pooled is not None:
+        return stream.pooled
+    return mean(stream.tokens, stream.mask)
+
+
+def of_vector(vector: Float[Array, "batch embed"]) -> Encoded:
+    """A stream of one token for each row, which is its pooled vector too."""
+    return Encoded(vector[:, None], jnp.ones((len(vector), 1), bool), vector)
