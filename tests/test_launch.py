@@ -66,6 +66,20 @@ def test_a_guard_compares_with_step_0_of_an_earlier_attempt(tmp_path, start):
     assert guard.problem().startswith(f"guard: {metric} is 0.7000, 10.00 points below its first")
 
 
+def test_a_guard_needs_the_values_of_step_0(tmp_path):
+    run = dataclasses.replace(
+        config.load("configs/quickstart.py:tiny", Run),
+        workdir=str(tmp_path),
+        evaluators={"old": Retrieval(Builtin("validation"))},
+        guard="old",
+    )
+    writer = MetricsWriter(str(tmp_path), 0)
+    writer.write(4, {"retrieval/builtin/validation/text_to_image/recall@1": 0.7})
+    writer.flush()
+    with pytest.raises(UserError, match="guard: 'old' was not evaluated before the first step of"):
+        launch._guard(run, run.evaluator_prefixes(), 4)
+
+
 def evaluate(unreadable, step):
     """The metrics at a step, after step 3 has been evaluated."""
     eye = FakePredictor(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), 64)

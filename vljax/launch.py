@@ -281,11 +281,18 @@ def _guard(run: Run, prefixes: Mapping[str, str], start: int) -> Guard | None:
             {k: math.nan if v is None else v for k, v in row.items() if k.startswith(f"{prefix}/")}
             for row in rows
         ]
-        return json.dumps(of_guard)
+        known = any(row["step"] == 0 and values for row, values in zip(rows, of_guard, strict=True))
+        return json.dumps([known, of_guard])
 
     names = tuple(f"{prefix}/{metric}" for metric in run.evaluators[run.guard].headline)
     guard = Guard(run.guard, names, run.guard_drop)
-    for values in json.loads(broadcast("guard", look)):
+    known, rows = json.loads(broadcast("guard", look))
+    if start and not known:
+        raise UserError(
+            f"guard: {run.guard!r} was not evaluated before the first step of {workdir}, now at"
+            f" step {start}; leave it out, or start warm in a new workdir by init.path {workdir}"
+        )
+    for values in rows:
         guard.add(values)
     return guard
 

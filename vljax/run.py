@@ -796,6 +796,7 @@ def _check_groups(task: Task, variables: Variables) -> None:
     """
     owner: dict[tuple[str, ...], str] = {}
     for name in task.groups:
+        _check_frozen(task, name, variables)
         field = f"groups.{name}.parameters" if task.named_groups else "low_rank"
         found = [keys for keys, _ in parameters.leaves(task.trained(name, variables.params))]
         if not found:
@@ -806,6 +807,23 @@ def _check_groups(task: Task, variables: Variables) -> None:
             if other != name:
                 both = f"{'/'.join(keys)!r} is in the group {other!r} too"
                 raise UserError(f"{field}: {both}; a parameter may be in one group only")
+
+
+def _check_frozen(task: Task, group: str, variables: Variables) -> None:
+    """Checks that a group's optimizer freezes nothing that `low_rank.also_train` trains."""
+    params, also = variables.params, [(p, p) for p in task.low_rank.also_train]
+    frozen = [(p, p) for p in task.optimizer_of(group).frozen]
+    if not also or not frozen:
+        return
+    stays = parameters.match([*frozen, (".*", "")], params, "optim.frozen")
+    trains = parameters.match([*also, (".*", "")], params, "low_rank.also_train")
+    for keys, patterns in trains.items():
+        for pattern, other in zip(patterns, stays[keys], strict=True):
+            if pattern and other:
+                raise UserError(
+                    f"low_rank.also_train: {pattern!r} matches {'/'.join(keys)}, which {other!r} of"
+                    " optim.frozen freezes; leave it out of one of them"
+                )
 
 
 def _check_vocabulary(run: Run) -> None:

@@ -292,6 +292,21 @@ def test_bad_fields_are_named(fields, message):
     assert line.startswith(message)
 
 
+def test_what_is_trained_beside_the_factors_may_not_be_frozen():
+    run = quickstart()
+    run = dataclasses.replace(
+        run,
+        low_rank=LowRank(**QUERY, also_train=("image/.*norm/scale",)),
+        optim=dataclasses.replace(run.optim, frozen=("image/norm/.*",)),
+    )
+    with pytest.raises(UserError) as error:
+        prepare(run, jax.devices()[:1])
+    assert error.value.lines == (
+        "low_rank.also_train: 'image/.*norm/scale' matches image/norm/scale, which 'image/norm/.*'"
+        " of optim.frozen freezes; leave it out of one of them",
+    )
+
+
 @pytest.mark.parametrize("field", ["kernels", "also_train"])
 def test_some_layers_of_a_scanned_stack_are_refused(field):
     first = "image/blocks/0/mlp/up/kernel"
