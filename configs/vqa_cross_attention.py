@@ -42,6 +42,7 @@ from vljax.recipes import (
     Questions,
     Regions,
     Resize,
+    ResNet,
     Run,
     Scenes,
     TextTransformer,
@@ -262,7 +263,7 @@ def visual_questions(
     extra: tuple[Transform, ...] = ()
     evaluated: tuple[Transform, ...] = ()
     if not blind:
-        cells = nodes["image"].grid
+        cells = _cells(nodes["image"])
         nodes = {**nodes, "cell": Classifier(stream="image", classes=len(names), features="tokens")}
         objectives["cell"] = Classification(logits="cell/logits", targets="grid_labels")
         extra = (Regions(), GridLabels(cells, names=names))
@@ -298,3 +299,11 @@ def visual_questions(
         log_every=max(1, steps // 60),
         checkpoint_every=max(1, steps // 4),
     )
+
+
+def _cells(image: Any) -> int:
+    """Rows, and columns, of an image's tokens."""
+    if isinstance(image, ResNet):
+        return image.side if image.grid is None else image.grid[0]
+    side: int = image.grid
+    return side
