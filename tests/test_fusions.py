@@ -1,0 +1,98 @@
+"""The recipes of all fusions: sizes that can be compared, a few steps, resuming and answers."""
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import fusion
+from vljax import config
+from vljax.commands.check import summarise
+from vljax.inference import load
+from vljax.interop.export_plan import ExportIssues, TrainedModel
+from vljax.interop.programs.functions import program_functions
+from vljax.launch import train
+from vljax.models.compute import Compute
+from vljax.models.parameters import leaves
+from vljax.optim.schedules import WarmupCosine
+from vljax.run import Run, prepare
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SEEING = {name: case for name, case in fusion.CASES.items() if not name.endswith("only")}
+ONE_EACH = {case.recipe.split(":")[0]: case.recipe for case in reversed(SEEING.values())}
+"""Recipe file -> one of its tiny variants."""
+
+
+def load_recipe(case):
+    return config.load(str(CONFIGS / case), Run)
+
+
+def shortened(case, workdir, **changes):
+    """A tiny recipe with few steps, small batches and few questions."""
+    run = load_recipe(case)
+    evaluator = run.final_evaluators["questions"]
+    few = dataclasses.replace(evaluator.source.source, examples=4)
+    evaluator = dataclasses.replace(
+        evaluator, source=dataclasses.replace(evaluator.source, source=few), batch_size=16
+    )
+    optim = dataclasses.replace(run.optim, schedule=WarmupCosine(warmup_steps=1))
+    fields = {"steps": 2, "global_batch": 4, "checkpoint_every": 1, "log_every": 1, **changes}
+    return dataclasses.replace(
+        run, workdir=workdir, optim=optim, final_evaluators={"questions": evaluator}, **fields
+    )
+
+
+def test_every_fusion_of_the_benchmark_has_as_many_parameters():
+    """Within 5 % of the fusion by cross-attention, so that the table compares like with like."""
+    counts = {
+        name: summarise(prepare(load_recipe(case.recipe), jax.devices()[:1]))["trained_parameters"]
+        for name, case in SEEING.items()
+    }
+    wanted = counts["cross-attention"]
+    far = {name: n for name, n in counts.items() if abs(n - wanted) > 0.05 * wanted}
+    assert not far, f"{far}; cross-attention has {wanted}"
+
+
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_the_full_recipe_is_valid(name):
+    """Its parameters are not made, only their shapes."""
+    summary = summarise(prepare(load_recipe(name), jax.devices()[:1]))
+    assert summary["ready"]
+    assert summary["trained_parameters"] > 20e6
+
+
+@pytest.mark.parametrize("recipe", ONE_EACH.values(), ids=ONE_EACH)
+def test_a_recipe_trains_resumes_and_answers(recipe, tmp_path):
+    """A run that goes on after one of two steps ends as one of both, bit for bit."""
+    whole, rest = str(tmp_path / "whole"), tmp_path / "rest"
+    finished = train(shortened(recipe, whole))
+    assert 0 <= finished.metrics["questions/scenes-builtin/train/accuracy"] <= 1
+    (rest / "checkpoints").mkdir(parents=True)
+    shutil.copytree(f"{whole}/checkpoints/1", rest / "checkpoints/1")
+    shutil.copy(f"{whole}/run.json", rest)
+    train(shortened(recipe, str(rest)))
+    one, other = load(whole), load(str(rest))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one.variables, other.variables))
+    losses = [
+        row["loss"]
+        for row in map(json.loads, Path(whole, "metrics.jsonl").read_text().splitlines())
+        if "loss" in row
+    ]
+    assert len(losses) == 2
+    assert all(map(math.isfinite, losses))
+
+    image = one.run.final_evaluators["questions"].source.source.open().image(0)
+    answers = one.answer(image, "Is there a cat?", top=1000)
+    assert sum(p for _, p in answers) == pytest.approx(1, abs=1e-5)
+    # The answer is a program that StableHLO and ONNX can hold, without the naming of cells.
+    unrolled = {"/".join(keys): array for keys, array in leaves(one.variables.params)}
+    trained = TrainedModel(one.run, None, unrolled, {}, {}, None, "float32")
+    issues = ExportIssues("stablehlo")
+    (function,) = program_functions(trained, issues, Compute(), np.float32)
+    assert function.weights
+    assert not [weight for weight in function.weights if weight.startswith("cell/")]
