@@ -11,6 +11,17 @@ from flax.linen import meta
 
 from tests.models.tiny import randomised
 from vljax.models.compute import Call, Compute
+from vljax.models.fusion import (
+    AttentionWeighted,
+    Concatenation,
+    Decision,
+    GraphFusion,
+    GuidedAttention,
+    Mfb,
+    Mutan,
+    Product,
+    Sum,
+)
 from vljax.models.node import Encoded, Node
 
 
@@ -56,3 +67,39 @@ def softmax(x: np.ndarray) -> np.ndarray:
     """Over the last axis; minus infinity for what is left out."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
+
+
+def fusions(width: int, dropout: float) -> dict[str, Node]:
+    """Fusions of the streams `image` and `question`, both `width` wide, by name."""
+    both: dict[str, Any] = {"streams": ("image", "question")}
+    sizes: dict[str, Any] = {**both, "width": width}
+    dropped: dict[str, Any] = {**sizes, "dropout": dropout}
+    guided = {"query": "question", "width": width, "dropout": dropout}
+    return {
+        "concatenation": Concatenation(**dropped, hidden=width),
+        "sum": Sum(**dropped),
+        "product": Product(**dropped, hidden=width),
+        "mutan": Mutan(**dropped, projected=width, rank=3),
+        "mfb": Mfb(**dropped, factor=4),
+        "dot_weighted": AttentionWeighted(**dropped),
+        "learned_weighted": AttentionWeighted(**dropped, score="learned", hidden=width),
+        "stacked": GuidedAttention(**guided, hops=2),
+        "looked": GuidedAttention(**guided, result="attended"),
+        "looked_product": Product(streams=("looked", "question"), width=width),
+        "convolution": GraphFusion(**dropped, neighbours=6),
+        "graph_attention": GraphFusion(
+            **dropped, layer="attention", heads=4, readout=("question",)
+        ),
+    }
+
+
+def decisions(classes: int) -> dict[str, Node]:
+    """A decision of the same streams by each rule."""
+    fields: dict[str, Any] = {"streams": ("image", "question"), "classes": classes}
+    return {
+        "vote": Decision(**fields),
+        "experts": Decision(**fields, rule="product"),
+        "maximum": Decision(**fields, rule="maximum"),
+        "stacking": Decision(**fields, rule="stacking"),
+        "agreement": Decision(**fields, rule="agreement"),
+    }
