@@ -92,8 +92,8 @@ class AttentionWeightedModule(nn.Module):
         all_of_them = rearrange(vectors, "batch streams width -> batch (streams width)")
         size = config.width if config.hidden is None else config.hidden
         hidden = Linear((size,), ("embed", "mlp"), compute, name="hidden")(all_of_them)
-        scores = Linear((len(config.streams),), ("mlp", "none"), compute, name="scores")
-        return widened(scores(jnp.tanh(hidden)))
+        score = Linear((len(config.streams),), ("mlp", "none"), compute, name="scores")
+        return widened(score(jnp.tanh(hidden)))
 
 
 # --- Over the tokens of a stream ------------------------------------------------------------------
