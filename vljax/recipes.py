@@ -85,8 +85,20 @@ from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
-from vljax.models.fusion import CrossAttention, Fusion
-from vljax.models.heads import Classifier, Embedding
+from vljax.models.fusion import (
+    AttentionWeighted,
+    Concatenation,
+    CrossAttention,
+    Decision,
+    Fusion,
+    GraphFusion,
+    GuidedAttention,
+    Mfb,
+    Mutan,
+    Product,
+    Sum,
+)
+from vljax.models.heads import Classifier, Embedding, EmbeddingClassifier
 from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
@@ -116,6 +128,7 @@ __all__ = [
     "AnswerCells",
     "ArrayRecord",
     "AttentionTarget",
+    "AttentionWeighted",
     "Blur",
     "Builtin",
     "CaptionChoice",
@@ -126,14 +139,17 @@ __all__ = [
     "Classifier",
     "Clip",
     "ColourJitter",
+    "Concatenation",
     "ConvGrid",
     "CrossAttention",
     "Csv",
     "Data",
+    "Decision",
     "Decode",
     "DistributedConfig",
     "EfficientNetLite",
     "Embedding",
+    "EmbeddingClassifier",
     "EncodeAnswers",
     "Encoder",
     "Equals",
@@ -144,9 +160,11 @@ __all__ = [
     "Flip",
     "Folder",
     "Fusion",
+    "GraphFusion",
     "Greyscale",
     "GridLabels",
     "Group",
+    "GuidedAttention",
     "Hide",
     "HuggingFace",
     "InitFrom",
@@ -159,10 +177,12 @@ __all__ = [
     "LowRank",
     "Matches",
     "MeshConfig",
+    "Mfb",
     "Mixture",
     "ModelConfig",
     "MultilingualRetrieval",
     "Muon",
+    "Mutan",
     "NaFlexViT",
     "NearestNeighbours",
     "Node",
@@ -177,6 +197,7 @@ __all__ = [
     "Phase",
     "Precision",
     "Pretrained",
+    "Product",
     "Prompt",
     "Questions",
     "RandAugment",
@@ -195,6 +216,7 @@ __all__ = [
     "SoftmaxContrastive",
     "Source",
     "SugarCrepe",
+    "Sum",
     "TextTransformer",
     "Tfds",
     "Tokenize",

@@ -124,6 +124,49 @@ def test_the_figure_has_a_panel_for_each_kind():
     ]
 
 
+class Abstaining(Model):
+    """Surest of the first and the fourth answer, which are right; it gives the first two."""
+
+    def run(self, want, batch):
+        sharpness = np.array([4, 1, 2, 4, 3, 9], np.float32)[:, None]
+        every = {"answer/logits": sharpness * SCORES, "answer/decided": np.arange(6) < 2}
+        return {name: every[name] for name in want}
+
+
+SELECTIVE = Questions(source=Expand(Scenes()), batch_size=6, decided="answer/decided", curve=True)
+
+
+def test_coverage_and_the_accuracy_of_what_is_covered():
+    """The unreadable image, though the model is surest of it, counts for neither."""
+    found = SELECTIVE.measure(Abstaining(), Data())
+    assert found["coverage"] == pytest.approx(2 / 5)
+    assert found["covered_accuracy"] == pytest.approx((1 + 0.25) / 2)
+    # By falling confidence: 1 and 1 together, 0, 1, 0.25.
+    accuracies = [1, 1, 2 / 3, 3 / 4, 3.25 / 5]
+    assert found["accuracy_coverage_area"] == pytest.approx(np.mean(accuracies))
+    assert "coverage" not in EVALUATOR.measure(Model(), Data())
+
+
+def test_a_model_that_decides_nothing_has_no_accuracy_where_it_decides():
+    class Silent(Abstaining):
+        def run(self, want, batch):
+            return {**super().run(want, batch), "answer/decided": np.zeros(6, bool)}
+
+    found = SELECTIVE.measure(Silent(), Data())
+    assert found["coverage"] == 0
+    assert "covered_accuracy" not in found
+    assert set(SELECTIVE.figures(Silent(), Data())) == {"questions", "accuracy_coverage"}
+
+
+def test_the_accuracy_coverage_curve_has_the_point_of_the_decided_answers():
+    figures = SELECTIVE.figures(Abstaining(), Data())
+    (axes,) = figures["accuracy_coverage"]().axes
+    curve, _, point = axes.lines
+    np.testing.assert_allclose(curve.get_xdata(), [40, 60, 80, 100])
+    np.testing.assert_allclose(curve.get_ydata(), [100, 200 / 3, 75, 65])
+    np.testing.assert_allclose(np.ravel(point.get_xydata()), [40, 62.5])
+
+
 def test_a_source_with_several_questions_in_a_row_is_refused():
     with pytest.raises(UserError, match=r"source: has several questions in a row; put it into Exp"):
         validate(Questions(source=Scenes()))

@@ -8,9 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models.fusion.streams import decisions, fusions
 from vljax import config
 from vljax.models.encoders import ViT
+from vljax.models.fusion import Decision
+from vljax.models.heads import Classifier, EmbeddingClassifier
+from vljax.models.node import Node
 from vljax.models.parameters import leaves
+from vljax.objectives import Classification
 from vljax.parallel.mesh import MeshConfig
 from vljax.parallel.rules import batch_sharding, replicated
 from vljax.run import Run, prepare
@@ -37,6 +42,8 @@ VARIANTS = {
         "fusion": {**TRANSFORMER, "co_attention": True},
         "answer": {"stream": "fusion.question"},
     },
+    # All fusions of vectors, graphs and decisions in one model, each with an objective.
+    "pooled": SMALL,
 }
 ONE = (1, 1, 1)
 slow = pytest.mark.slow(
@@ -58,15 +65,31 @@ def recipe(variant):
     run = config.load("configs/vqa_cross_attention.py:tiny", Run)
     nodes = dict(run.model.nodes)
     for name, change in VARIANTS[variant].items():
-        given = isinstance(change, ViT)
+        given = isinstance(change, Node)
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
-    model = dataclasses.replace(run.model, nodes=nodes)
     objectives = dict(run.objectives)
-    if variant == "co_attention":
+    if variant in ("co_attention", "pooled"):
         del objectives["look"]  # it makes no attention
+    if variant == "pooled":
+        del nodes["fusion"]
+        heads = pooled_fusions(nodes.pop("answer").classes)
+        nodes |= heads
+        for name in heads:
+            if f"{name}/logits" in nodes[name].makes(name):
+                objectives[name] = Classification(logits=f"{name}/logits", targets="answer")
+    model = dataclasses.replace(run.model, nodes=nodes)
     return dataclasses.replace(
         run, model=model, objectives=objectives, global_batch=BATCH, final_evaluators={}
     )
+
+
+def pooled_fusions(classes):
+    """The nodes of the variant: fusions, a classifier for each, decisions."""
+    nodes = {**fusions(32, dropout=0.1), **decisions(classes)}
+    for name in [name for name, node in nodes.items() if not isinstance(node, Decision)]:
+        nodes[f"{name}_answer"] = Classifier(stream=name, classes=classes)
+    embedded = EmbeddingClassifier(stream="product", classes=classes, dim=8)
+    return {**nodes, "embedded": embedded, "answer": nodes.pop("vote")}
 
 
 @functools.cache
@@ -151,6 +174,8 @@ def on_one_device(variant):
         ("conv_grid", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
         pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
+        pytest.param("pooled", (8, 1, 1), 1, marks=slow),
+        pytest.param("pooled", (2, 2, 2), 4, marks=slow),
     ],
     ids=str,
 )
@@ -171,7 +196,7 @@ def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate
 
 @pytest.mark.parametrize(
     "variant",
-    ["conv_grid", *(pytest.param(name, marks=slow) for name in ("vit", "co_attention"))],
+    ["conv_grid", *(pytest.param(name, marks=slow) for name in ("vit", "co_attention", "pooled"))],
 )
 def test_every_parameter_has_a_gradient(variant):
     """So that the test above compares something for each array."""

@@ -19,6 +19,7 @@ from vljax.config import UserError
 from vljax.data.records import Annotation
 from vljax.data.vocabulary import normalised, terms
 from vljax.evaluation.evaluator import Draw, EvaluationData, Evaluator
+from vljax.evaluation.metrics.classification import accuracy_coverage
 from vljax.evaluation.metrics.uncertainty import Sampled
 from vljax.evaluation.metrics.vqa import vqa_accuracy
 from vljax.evaluation.predictor import Batch, Predictor
@@ -46,7 +47,10 @@ class Questions(Evaluator, name="questions"):
     `vqa_accuracy`, the official one of VQA v2 (`metrics.vqa.vqa_accuracy`). With `attention` and
     boxes in the batch (`PadRegions`), for the questions of `pointing` whose answer names one object
     and not another: `attention/right` and `attention/other`, how often the image token with most
-    attention lies in that object's box, and in another object's.
+    attention lies in that object's box, and in another object's. With `decided`: `coverage`, how
+    often the model answers, and `covered_accuracy`, the accuracy where it does. With `curve`:
+    `accuracy_coverage_area` (`metrics.classification.accuracy_coverage`), where the confidence is
+    the softmax probability of the answer.
 
     >>> from vljax.datasets import Scenes
     >>> from vljax.recipes import Expand
@@ -71,9 +75,16 @@ class Questions(Evaluator, name="questions"):
     that is pooled by it."""
     pointing: tuple[str, ...] = ("what_beside",)
     """Kinds of questions whose answer is the name of an object in the image."""
+    decided: str | None = None
+    """Output that says for each question whether the model answers it, such as `answer/decided` of
+    a `Decision` by agreement; None if it answers all."""
+    curve: bool = False
+    """Whether to measure and draw the accuracy at each coverage: that of the answers whose
+    confidence reaches a threshold. The figure takes another pass over all questions."""
 
     def reads(self) -> tuple[str, ...]:
-        return (self.logits, *(() if self.attention is None else (self.attention, self.words)))
+        attention = () if self.attention is None else (self.attention, self.words)
+        return (self.logits, *attention, *(() if self.decided is None else (self.decided,)))
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
@@ -96,20 +107,19 @@ class Questions(Evaluator, name="questions"):
         names = terms(data.vocabulary(self.targets))
         credit: list[float] = []
         official: list[float | None] = []
-        valid = []
+        valid, confidence, decided = [], [], []
         points: list[Bool[np.ndarray, "looks 2"]] = []
         for first, batch in self._batches(data):
             found = self._answered(predictor, batch)
             about = data.annotations[first : first + len(found.answer)]
-            credit += [
-                _credit(each, names[int(answer)], tie=bool(tie))
-                for each, answer, tie in zip(about, found.answer, found.tie, strict=False)
-            ]
+            credit += _credits(about, found, names)
             official += [
                 _official(each, names[int(answer)], tie=bool(tie))
                 for each, answer, tie in zip(about, found.answer, found.tie, strict=False)
             ]
             valid.append(np.asarray(batch["valid"]))
+            confidence.append(found.confidence)
+            decided.append(found.decided)
             points += self._points(found, batch, data.annotations, first)
         count = len(data.annotations)
         readable = np.concatenate(valid)[:count]
@@ -126,6 +136,14 @@ class Questions(Evaluator, name="questions"):
         by_people = [score for score, ok in zip(official, readable, strict=True) if ok]
         if any(len(question.answers) > 1 for question in asked) and None not in by_people:
             metrics["vqa_accuracy"] = Sampled(np.array(by_people, np.float64), images)
+        if self.decided is not None:
+            covered = np.concatenate(decided)[:count][readable]
+            metrics["coverage"] = Sampled(covered.astype(np.float64), images)
+            if covered.any():
+                metrics["covered_accuracy"] = Sampled(credits[covered], images[covered])
+        if self.curve:
+            sure = np.concatenate(confidence)[:count][readable]
+            metrics["accuracy_coverage_area"] = accuracy_coverage(sure, credits).area
         most = np.zeros(len(credits))
         for kind in sorted(set(kinds.tolist())):
             own = kinds == kind
@@ -146,24 +164,41 @@ class Questions(Evaluator, name="questions"):
         return metrics
 
     def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
-        """A grid of images with question, answer, and the attention over the image."""
+        """A grid of images with question, answer, and the attention over the image.
+
+        With `curve`, also the accuracy-coverage curve.
+        """
         names = terms(data.vocabulary(self.targets))
         kinds = [a.questions[0].kind if a.questions else "" for a in data.annotations]
         # The first question of each kind.
         chosen = [kinds.index(kind) for kind in sorted({*kinds} - {""})][:_SHOWN]
         panels = []
+        answered: list[Float[np.ndarray, "rows 3"]] = []
         for first, batch in self._batches(data):
             rows = [i for i in chosen if first <= i < first + len(batch["valid"])]
-            if not rows:
+            if not rows and not self.curve:
                 continue
             found = self._answered(predictor, batch)
+            if self.curve:
+                about = data.annotations[first : first + len(found.answer)]
+                credits = np.array(_credits(about, found, names))
+                rest = (found.confidence, found.decided, np.asarray(batch["valid"]))
+                confidence, decided, valid = (x[: len(credits)] for x in rest)
+                answered.append(np.column_stack([confidence, credits, decided])[valid])
             for i in rows:
                 heat = None if found.attention is None else found.attention[i - first]
                 question = data.annotations[i].questions[0]
                 given = names[int(found.answer[i - first])]
                 thumbnail = data.thumbnail(i, _THUMBNAIL)
                 panels.append(_Panel(question.text, given, question.answer, thumbnail, heat))
-        return {"questions": functools.partial(_draw, panels)} if panels else {}
+        drawn: dict[str, Draw] = {}
+        if panels:
+            drawn["questions"] = functools.partial(_draw, panels)
+        if self.curve:
+            abstains = self.decided is not None
+            curve = functools.partial(_draw_curve, np.concatenate(answered), abstains=abstains)
+            drawn["accuracy_coverage"] = curve
+        return drawn
 
     def _batches(self, data: EvaluationData) -> Iterable[tuple[int, Batch]]:
         """The batches, with the index of the first example of each."""
@@ -180,7 +215,10 @@ class Questions(Evaluator, name="questions"):
             if self.attending == "first":
                 words = words * (np.arange(words.shape[2]) == 0)[:, None]
             heads = (outputs[self.attention][:, -1] * words).sum(axis=2) / words.sum(axis=2)
-        return _Answered(logits.argmax(axis=-1), tie, heads)
+        wide = logits.astype(np.float64)
+        confidence = 1 / np.exp(wide - wide.max(axis=-1, keepdims=True)).sum(axis=-1)
+        decided = np.ones(len(logits), bool) if self.decided is None else outputs[self.decided]
+        return _Answered(logits.argmax(axis=-1), tie, heads, confidence, decided)
 
     def _points(
         self, found: _Answered, batch: Batch, annotations: list[Annotation], first: int
@@ -222,6 +260,14 @@ def _of_best_head(hits: Bool[np.ndarray, "questions heads 2"]) -> Bool[np.ndarra
     return found
 
 
+def _credits(about: list[Annotation], found: _Answered, names: tuple[str, ...]) -> list[float]:
+    """The credit of the answer to each question of a batch."""
+    return [
+        _credit(each, names[int(answer)], tie=bool(tie))
+        for each, answer, tie in zip(about, found.answer, found.tie, strict=False)
+    ]
+
+
 def _credit(about: Annotation, answer: str, *, tie: bool) -> float:
     """The weight of an answer, relative to the largest weight; 0 for a tie."""
     if tie or not about.questions:
@@ -257,6 +303,10 @@ class _Answered(NamedTuple):
     """Whether another answer has the same score."""
     heads: Float[np.ndarray, "rows heads tokens"] | None
     """Attention of each head in the last block, the mean over the words that are asked for."""
+    confidence: Float[np.ndarray, " rows"]
+    """The softmax probability of the answer."""
+    decided: Bool[np.ndarray, " rows"]
+    """Whether the model gives the answer, and does not abstain."""
 
     @property
     def attention(self) -> Float[np.ndarray, "rows tokens"] | None:
@@ -303,4 +353,31 @@ def _draw(panels: list[_Panel]) -> Figure:
         axes.set_title("\n".join(lines), fontsize=8, parse_math=False)
     seen = ", and what the words attend to" if panels[0].attention is not None else ""
     figure.suptitle(f"Answers to questions{seen}", fontsize=11)
+    return figure
+
+
+def _draw_curve(answered: Float[np.ndarray, "rows 3"], *, abstains: bool) -> Figure:
+    """The accuracy at each coverage, and the point at which the model itself abstains.
+
+    Args:
+      answered: confidence, credit, and 1 where the model answers.
+      abstains: whether it abstains at all.
+    """
+    confidence, credit, decided = answered.T
+    curve = accuracy_coverage(confidence, credit)
+    figure = charts.new_figure(6.0, 4.0)
+    axes = figure.subplots()
+    x, y = 100 * curve.coverage, 100 * curve.accuracy
+    axes.plot(x, y, color=charts.BLUE, label="the most confident answers")
+    axes.axhline(y[-1], color=charts.GREY, linestyle=":", label="all answers")
+    if abstains and decided.any():
+        own = 100 * decided.mean(), 100 * credit[decided > 0].mean()
+        axes.plot(*own, "s", color=charts.ORANGE, label="where the model decides")
+    axes.set(xlim=(0, 102), ylim=(0, 102))
+    axes.set(xlabel="coverage: questions answered (%)", ylabel="accuracy where answered (%)")
+    axes.set_title("Accuracy by coverage")
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left")
     return figure

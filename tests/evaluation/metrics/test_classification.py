@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vljax.config import UserError
 from vljax.evaluation.metrics.classification import (
     accuracy,
+    accuracy_coverage,
     auroc,
     average_precision,
     expected_calibration_error,
@@ -111,6 +112,18 @@ def test_calibration_error_equals_a_loop_over_bins(rows):
     assert found == pytest.approx(error, abs=1e-12)
 
 
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=30))
+def test_accuracy_by_coverage_equals_a_loop_over_thresholds(rows):
+    confidence, credit = (np.array(column) / 5 for column in zip(*rows, strict=True))
+    found = accuracy_coverage(confidence, credit)
+    thresholds = sorted(set(confidence.tolist()), reverse=True)
+    assert found.threshold.tolist() == thresholds
+    by_threshold = {t: credit[confidence >= t] for t in thresholds}
+    np.testing.assert_allclose(found.coverage, [len(c) / len(rows) for c in by_threshold.values()])
+    np.testing.assert_allclose(found.accuracy, [c.mean() for c in by_threshold.values()])
+    assert found.area == pytest.approx(np.mean([by_threshold[c].mean() for c in confidence]))
+
+
 def test_worst_group_and_mean_by_group():
     values, groups = np.array([1.0, 0, 0, 1, 1]), ["a", "a", "b", "c", "c"]
     assert worst_group(values, groups) == (0.0, "b", 1)
@@ -154,6 +167,8 @@ YES, NEITHER = np.array([True]), np.zeros(0, bool)
         (lambda: auroc(ONE * np.nan, YES), r"scores\[0\] is nan"),
         (lambda: expected_calibration_error(2 * ONE, YES), r"confidence\[0\] is 2.0; give prob"),
         (lambda: expected_calibration_error(NONE, NEITHER), "confidence: there are none"),
+        (lambda: accuracy_coverage(NONE, NONE), "confidence: there are none"),
+        (lambda: accuracy_coverage(ONE, ONE * np.nan), r"credit\[0\] is nan"),
         (lambda: perplexity(ONE[None], YES[None]), "log_likelihood: 1.0 is above 0"),
         (lambda: perplexity(ONE[None], ~YES[None]), "of the tokens in the mask: there are none"),
     ],

@@ -367,6 +367,51 @@ def expected_calibration_error(
     return float(np.abs(np.bincount(bin_of[inside], weights=gap)).sum() / len(confidence))
 
 
+class AccuracyCoverage(NamedTuple):
+    """How accurate a model is if it answers only where it is confident."""
+
+    coverage: Float[np.ndarray, " thresholds"]
+    """The fraction of examples whose confidence reaches the threshold, rising to 1."""
+    accuracy: Float[np.ndarray, " thresholds"]
+    """Their mean credit."""
+    threshold: Float[np.ndarray, " thresholds"]
+    """Each confidence that occurs, falling."""
+    area: float
+    """The mean over the examples, by falling confidence, of the accuracy down to each: 1 - AURC
+    (Geifman et al. 2019, eq. 3) if the credits are 0 or 1."""
+
+
+def accuracy_coverage(
+    confidence: Float[np.ndarray, " examples"], credit: Float[np.ndarray, " examples"]
+) -> AccuracyCoverage:
+    """The accuracy-coverage curve of selective classification (El-Yaniv & Wiener 2010).
+
+    Examples with the same confidence are answered together, so that their order does not matter.
+
+    >>> curve = accuracy_coverage(np.array([0.9, 0.5, 0.5]), np.array([1.0, 1.0, 0.0]))
+    >>> curve.coverage.round(3).tolist(), curve.accuracy.round(3).tolist()
+    ([0.333, 1.0], [1.0, 0.667])
+    >>> round(curve.area, 4)  # the mean of 1, 2/3 and 2/3
+    0.7778
+
+    Args:
+      confidence: larger is surer, such as the probability of the predicted class.
+      credit: how right each prediction is, in [0, 1].
+
+    Raises:
+      UserError: if there are no examples, or a value is NaN or infinite.
+    """
+    check_same_length(confidence=confidence, credit=credit)
+    check_finite(confidence, "confidence")
+    check_finite(credit, "credit")
+    threshold, group = np.unique(-confidence.astype(np.float64), return_inverse=True)
+    counts = np.bincount(group)
+    reached = np.cumsum(counts)
+    accuracy = np.cumsum(np.bincount(group, weights=credit)) / reached
+    area = float(accuracy @ counts / len(credit))
+    return AccuracyCoverage(reached / len(credit), accuracy, -threshold, area)
+
+
 class Perplexity(NamedTuple):
     """How well a model predicts texts; lower is better."""
 

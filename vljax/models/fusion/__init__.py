@@ -1,6 +1,23 @@
 """Fusions combine streams of several modalities; one file a family."""
 
+from vljax.models.fusion.attention_weighted import AttentionWeighted, GuidedAttention
+from vljax.models.fusion.bilinear import Mfb, Mutan
 from vljax.models.fusion.cross_attention import CrossAttention
+from vljax.models.fusion.decision import Decision
 from vljax.models.fusion.fusion import Fusion
+from vljax.models.fusion.graph import GraphFusion
+from vljax.models.fusion.vectors import Concatenation, Product, Sum
 
-__all__ = ["CrossAttention", "Fusion"]
+__all__ = [
+    "AttentionWeighted",
+    "Concatenation",
+    "CrossAttention",
+    "Decision",
+    "Fusion",
+    "GraphFusion",
+    "GuidedAttention",
+    "Mfb",
+    "Mutan",
+    "Product",
+    "Sum",
+]

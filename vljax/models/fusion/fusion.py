@@ -76,14 +76,16 @@ def aligned(inputs: Inputs, names: Sequence[str], call: Call) -> tuple[list[Enco
     [(6, 9, 8), (6, 4, 8)]
     """
     streams: list[Encoded] = [inputs[name] for name in names]
-    rows = max(len(stream.tokens) for stream in streams)
+    # A stream that was given by its pooled vector alone has no tokens.
+    counts = [len(jax.tree.leaves(stream)[0]) for stream in streams]
+    rows = max(counts)
 
-    def repeat(stream: Encoded) -> Encoded:
-        count = rows // len(stream.tokens)
+    def repeat(stream: Encoded, own: int) -> Encoded:
+        count = rows // own
         copies: Encoded = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), stream)
         return stream if count == 1 else copies
 
-    return [repeat(stream) for stream in streams], call.for_rows(rows)
+    return list(map(repeat, streams, counts)), call.for_rows(rows)
 
 
 def pooled(stream: Encoded) -> Float[Array, "batch embed"]:

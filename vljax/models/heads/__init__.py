@@ -2,5 +2,6 @@
 
 from vljax.models.heads.classifier import Classifier
 from vljax.models.heads.embedding import Embedding
+from vljax.models.heads.embedding_classifier import EmbeddingClassifier
 
-__all__ = ["Classifier", "Embedding"]
+__all__ = ["Classifier", "Embedding", "EmbeddingClassifier"]
