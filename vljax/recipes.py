@@ -85,7 +85,7 @@ from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
-from vljax.models.fusion import CrossAttention, Fusion
+from vljax.models.fusion import CrossAttention, Fusion, GatedCrossAttention, QFormer, Resampler
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
@@ -144,6 +144,7 @@ __all__ = [
     "Flip",
     "Folder",
     "Fusion",
+    "GatedCrossAttention",
     "Greyscale",
     "GridLabels",
     "Group",
@@ -178,6 +179,7 @@ __all__ = [
     "Precision",
     "Pretrained",
     "Prompt",
+    "QFormer",
     "Questions",
     "RandAugment",
     "RandomCrop",
@@ -185,6 +187,7 @@ __all__ = [
     "Range",
     "RefCoco",
     "Regions",
+    "Resampler",
     "Resize",
     "Retrieval",
     "Run",
