@@ -13,9 +13,15 @@
 The docstring of each class shows its use; `vljax check RECIPE --help` lists the fields of a recipe.
 """
 
-from vljax.config import choose
-from vljax.data.pipeline.pipeline import Data
-from vljax.data.records import Source
+from vljax.config import (
+    choose,
+)
+from vljax.data.pipeline.pipeline import (
+    Data,
+)
+from vljax.data.records import (
+    Source,
+)
 from vljax.data.sources import (
     ArrayRecord,
     Csv,
@@ -37,8 +43,19 @@ from vljax.data.sources import (
     Xm3600,
     filters,
 )
-from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range
-from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece, Tokenizer
+from vljax.data.sources.filters import (
+    Equals,
+    Filter,
+    Length,
+    Matches,
+    Range,
+)
+from vljax.data.tokenizers import (
+    Clip,
+    HuggingFace,
+    SentencePiece,
+    Tokenizer,
+)
 from vljax.data.transforms import (
     AnswerCells,
     Blur,
@@ -66,10 +83,22 @@ from vljax.data.transforms import (
     Tokenize,
     Transform,
 )
-from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names
-from vljax.datasets import Builtin, Scenes, Tuxpaint
-from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
-from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
+from vljax.data.vocabulary import (
+    VocabularyFile,
+    answer_vocabulary,
+    object_names,
+)
+from vljax.datasets import (
+    Builtin,
+    Scenes,
+    Tuxpaint,
+)
+from vljax.datasets.builtin.vocabulary import (
+    FILE as BUILTIN_VOCABULARY,
+)
+from vljax.datasets.scenes.vocabulary import (
+    FILE as SCENES_VOCABULARY,
+)
 from vljax.evaluation import (
     CaptionChoice,
     FewShot,
@@ -81,31 +110,75 @@ from vljax.evaluation import (
     WinogroundAccuracy,
     ZeroShot,
 )
-from vljax.evaluation.evaluator import Evaluator
-from vljax.models import presets
-from vljax.models.assembly import ModelConfig
-from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
+from vljax.evaluation.evaluator import (
+    Evaluator,
+)
+from vljax.models import (
+    presets,
+)
+from vljax.models.assembly import (
+    ModelConfig,
+)
+from vljax.models.encoders import (
+    ConvGrid,
+    EfficientNetLite,
+    NaFlexViT,
+    TextTransformer,
+    ViT,
+)
 from vljax.models.fusion import (
     AttentionWeighted,
     Concatenation,
     CrossAttention,
     Decision,
     Fusion,
+    GatedCrossAttention,
     GraphFusion,
     GuidedAttention,
     Mfb,
     Mutan,
     Product,
+    QFormer,
+    Resampler,
     Sum,
 )
-from vljax.models.heads import Classifier, Embedding, EmbeddingClassifier
-from vljax.models.low_rank import LowRank
-from vljax.models.node import Encoder, Node
-from vljax.models.numerics import Precision
-from vljax.models.pretrained import InitFrom, Pretrained
-from vljax.objectives import AttentionTarget, Classification, SigmoidContrastive, SoftmaxContrastive
-from vljax.objectives.objective import Objective
-from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
+from vljax.models.heads import (
+    Classifier,
+    Embedding,
+    EmbeddingClassifier,
+)
+from vljax.models.low_rank import (
+    LowRank,
+)
+from vljax.models.node import (
+    Encoder,
+    Node,
+)
+from vljax.models.numerics import (
+    Precision,
+)
+from vljax.models.pretrained import (
+    InitFrom,
+    Pretrained,
+)
+from vljax.objectives import (
+    AttentionTarget,
+    Classification,
+    SigmoidContrastive,
+    SoftmaxContrastive,
+)
+from vljax.objectives.objective import (
+    Objective,
+)
+from vljax.optim import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Group,
+    Lion,
+    Muon,
+    Optimizer,
+)
 from vljax.optim.schedules import (
     Schedule,
     WarmupConstant,
@@ -115,9 +188,15 @@ from vljax.optim.schedules import (
     WarmupStableDecay,
     WarmupSteps,
 )
-from vljax.parallel.mesh import MeshConfig
-from vljax.parallel.processes.start import DistributedConfig
-from vljax.run import Run
+from vljax.parallel.mesh import (
+    MeshConfig,
+)
+from vljax.parallel.processes.start import (
+    DistributedConfig,
+)
+from vljax.run import (
+    Run,
+)
 
 __all__ = [
     "BUILTIN_VOCABULARY",
@@ -160,6 +239,7 @@ __all__ = [
     "Flip",
     "Folder",
     "Fusion",
+    "GatedCrossAttention",
     "GraphFusion",
     "Greyscale",
     "GridLabels",
@@ -199,6 +279,7 @@ __all__ = [
     "Pretrained",
     "Product",
     "Prompt",
+    "QFormer",
     "Questions",
     "RandAugment",
     "RandomCrop",
@@ -206,6 +287,7 @@ __all__ = [
     "Range",
     "RefCoco",
     "Regions",
+    "Resampler",
     "Resize",
     "Retrieval",
     "Run",

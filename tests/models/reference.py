@@ -29,7 +29,17 @@ def quick_gelu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-1.702 * x))
 
 
-ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu}
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": relu,
+    "squared_relu": lambda x: relu(x) ** 2,
+}
 
 
 def layer_norm(x: np.ndarray, params: Tree, epsilon: float) -> np.ndarray:
@@ -64,20 +74,22 @@ def attention(
     params: Tree, x: np.ndarray, context: np.ndarray, mask: np.ndarray | None, causal: bool
 ) -> np.ndarray:
     def split(name: str, y: np.ndarray) -> np.ndarray:
-        return np.einsum("bte,ehd->bthd", y, params[name]["kernel"]) + params[name]["bias"]
+        y = np.einsum("bte,ehd->bthd", y, params[name]["kernel"])
+        return y + params[name].get("bias", 0)
 
     y = attend(split("query", x), split("key", context), split("value", context), mask, causal)
-    return np.einsum("bthd,hde->bte", y, params["output"]["kernel"]) + params["output"]["bias"]
+    y = np.einsum("bthd,hde->bte", y, params["output"]["kernel"])
+    return y + params["output"].get("bias", 0)
 
 
 def mlp(params: Tree, x: np.ndarray, activation: str) -> np.ndarray:
-    up = x @ params["up"]["kernel"] + params["up"]["bias"]
+    up = x @ params["up"]["kernel"] + params["up"].get("bias", 0)
     if activation == "swiglu":
         gate = x @ params["gate"]["kernel"] + params["gate"]["bias"]
         hidden = gate / (1 + np.exp(-gate)) * up
     else:
         hidden = ACTIVATIONS[activation](up)
-    return hidden @ params["down"]["kernel"] + params["down"]["bias"]
+    return hidden @ params["down"]["kernel"] + params["down"].get("bias", 0)
 
 
 def transformer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vljax.models.compute import Call, Compute
 from vljax.models.kernels.attention.reference import Mask, attention_weights
-from vljax.models.layers.basic import Linear
+from vljax.models.layers.basic import NORMS, Linear
 
 ContextMask = Bool[Array, "#contexts #queries keys"] | Bool[Array, "#contexts keys"] | None
 
@@ -45,13 +45,24 @@ class Attention(nn.Module):
     compute: Compute
     causal: bool = False
     """Whether a token attends only to itself and earlier ones."""
+    use_bias: bool = True
+    """Whether the four linear maps have biases."""
+    query_key_norm: Literal["none", "layer", "rms"] = "none"
+    """A norm of each head's queries and keys (Henry et al. 2020), with learned parameters."""
+    epsilon: float = 1e-6
+    """Added to the variance in norms of queries and keys."""
 
     def setup(self) -> None:
         inward = (self.heads, self.width // self.heads), ("embed", "heads", "head_dim")
-        self.query = Linear(*inward, self.compute)
-        self.key = Linear(*inward, self.compute)
-        self.value = Linear(*inward, self.compute)
-        self.output = Linear((self.width,), ("heads", "head_dim", "embed"), self.compute, 2)
+        rest: dict[str, Any] = {"compute": self.compute, "use_bias": self.use_bias}
+        self.query = Linear(*inward, **rest)
+        self.key = Linear(*inward, **rest)
+        self.value = Linear(*inward, **rest)
+        self.output = Linear((self.width,), ("heads", "head_dim", "embed"), inputs=2, **rest)
+        if self.query_key_norm != "none":
+            norm = NORMS[self.query_key_norm]
+            self.query_norm = norm(self.compute, self.epsilon, "head_dim")
+            self.key_norm = norm(self.compute, self.epsilon, "head_dim")
 
     @overload
     def __call__(
@@ -102,6 +113,8 @@ class Attention(nn.Module):
           ValueError: if a cache meets a context, or a mask with a row for each query.
         """
         query = self._projected(self.query, x, "query")
+        if self.query_key_norm != "none":
+            query = self.query_norm(query)
         causal = self.causal
         if cache is not None:
             if context is not None or (mask is not None and mask.ndim == 3):
@@ -137,6 +150,8 @@ class Attention(nn.Module):
 
     def _key_value(self, context: Array) -> tuple[Array, Array]:
         key = self._projected(self.key, context, "key")
+        if self.query_key_norm != "none":
+            key = self.key_norm(key)
         return key, self._projected(self.value, context, "value")
 
     def _projected(self, linear: Linear, tokens: Array, name: str) -> Array:

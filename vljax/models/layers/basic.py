@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,17 +57,19 @@ class Linear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the embedding axis, with statistics in at least float32."""
+    """Layer normalisation over the last axis, with statistics in at least float32."""
 
     compute: Compute
     epsilon: float
+    axis: str = "embed"
+    """Logical name of the last axis."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows embed"]) -> Float[Array, "*rows embed"]:
         shape, compute = x.shape[-1:], self.compute
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
-        scale = self.param("scale", with_axes(ones, "embed"), shape, compute.param_dtype)
-        bias = self.param("bias", with_axes(zeros, "embed"), shape, compute.param_dtype)
+        scale = self.param("scale", with_axes(ones, self.axis), shape, compute.param_dtype)
+        bias = self.param("bias", with_axes(zeros, self.axis), shape, compute.param_dtype)
         y = compute.kernels.layer_norm(x, jnp.asarray(scale), jnp.asarray(bias), self.epsilon)
         return y.astype(compute.dtype)
 
@@ -74,6 +77,34 @@ class LayerNorm(nn.Module):
 def layer_norm(compute: Compute, epsilon: float, name: str) -> LayerNorm:
     """A layer normalisation whose parameters are stored under `name`."""
     return LayerNorm(compute, epsilon, name=name)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis (Zhang & Sennrich 2019, eq. 4).
+
+    Without a mean and a bias. Sums are in at least float32.
+
+    >>> norm = RMSNorm(Compute(), 0.0)
+    >>> norm.apply(norm.init(jax.random.key(0), jnp.ones(2)), jnp.array([1.0, 7.0])).tolist()
+    [0.20000000298023224, 1.399999976158142]
+    """
+
+    compute: Compute
+    epsilon: float
+    axis: str = "embed"
+    """Logical name of the last axis."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows embed"]) -> Float[Array, "*rows embed"]:
+        ones = with_axes(nn.initializers.ones_init(), self.axis)
+        scale = self.param("scale", ones, x.shape[-1:], self.compute.param_dtype)
+        wide = widened(x)
+        mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        y = wide * jax.lax.rsqrt(mean + self.epsilon) * scale
+        return y.astype(self.compute.dtype)
+
+
+NORMS: dict[str, type[LayerNorm] | type[RMSNorm]] = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 class BatchNorm(nn.Module):
@@ -159,10 +190,18 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+def squared_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square of ReLU (So et al. 2021, Primer), as in Flamingo."""
+    return jnp.square(jax.nn.relu(x))
+
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "squared_relu", "swiglu"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
+    "squared_relu": squared_relu,
 }
 
 
@@ -176,11 +215,15 @@ class MLP(nn.Module):
     hidden: int
     activation: str
     compute: Compute
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
+        def linear(size: int, axes: tuple[str, str], name: str) -> Linear:
+            return Linear((size,), axes, self.compute, use_bias=self.use_bias, name=name)
+
         def project(name: str) -> Array:
-            y = Linear((self.hidden,), ("embed", "mlp"), self.compute, name=name)(x)
+            y = linear(self.hidden, ("embed", "mlp"), name)(x)
             y = self.compute.constrain(y, ("batch", "length", "mlp"))
             return checkpoint_name(y, "mlp_hidden")
 
@@ -189,4 +232,4 @@ class MLP(nn.Module):
             hidden = jax.nn.silu(project("gate")) * hidden
         else:
             hidden = ACTIVATIONS[self.activation](hidden)
-        return Linear((x.shape[-1],), ("mlp", "embed"), self.compute, name="down")(hidden)
+        return linear(x.shape[-1], ("mlp", "embed"), "down")(hidden)

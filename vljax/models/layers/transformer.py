@@ -93,6 +93,10 @@ class TransformerConfig:
             if not 0 <= getattr(self, name) < 1:
                 yield name, f"must be in [0, 1), not {getattr(self, name)}"
 
+    def crosses(self, i: int) -> bool:
+        """Whether block `i` attends to the context: every group's last one does."""
+        return self.cross_attention != "none" and (i + 1) % self.cross_every == 0
+
 
 class Cache(NamedTuple):
     """What a stack keeps between the steps of decoding; the first axis of all arrays is the block.
@@ -149,57 +153,86 @@ class Block(nn.Module):
         cache: Cache | None,
     ) -> tuple[Float[Array, "batch length embed"], Cache | None]:
         """Tokens, and the part of the cache that is new; `cache` has no axis of blocks here."""
-        config, compute = self.config, self.compute
-        sizes = (config.width, config.heads, compute)
+        order, projected = self.config.cross_attention, None
+        if self.crosses and order == "before_self":
+            x, projected = self.cross(x, drop_path, call, context, context_mask, cache)
+        x, tokens = self.attend(x, drop_path, mask, call, cache)
+        if self.crosses and order == "after_self":
+            x, projected = self.cross(x, drop_path, call, context, context_mask, cache)
+        x = self.feed_forward(x, drop_path, call)
+        return x, None if tokens is None else Cache(tokens, projected)
 
-        def norm(x: Array, name: str) -> Array:
-            return layer_norm(compute, config.norm_epsilon, f"{name}_norm")(x)
+    # The branches, which blocks of fusions put together in other ways.
 
-        def before(name: str) -> Array:
-            return x if config.post_norm else norm(x, name)
+    def attend(
+        self, x: Array, drop_path: Array, mask: TokenMask, call: Call, cache: Cache | None = None
+    ) -> tuple[Array, KeyValue | None]:
+        """The tokens after self-attention, and with a cache their keys and values."""
+        config = self.config
+        attention = Attention(
+            config.width, config.heads, self.compute, self.causal, name="attention"
+        )
+        y = self.before(x, "attention")
+        if cache is None:
+            y = attention(y, mask=mask, call=call)
+            return self.after(x, y, "attention", drop_path, call), None
+        y, tokens = attention(y, mask=mask, cache=cache.tokens, call=call)
+        return self.after(x, y, "attention", drop_path, call), tokens
 
-        def after(branch: Array, name: str) -> Array:
-            if config.layer_scale is not None:
-                branch = branch * self._scale(f"{name}_scale", config.layer_scale, x.dtype)
-            if config.dropout:
-                branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, call)
-            if config.drop_path:
-                drop = Dropout(whole_examples=True, name=f"{name}_drop_path")
-                branch = drop(branch, drop_path, call)
-            y = compute.constrain(x + branch, ("batch", "length", "embed"))
-            return norm(y, name) if config.post_norm else y
-
-        def attend() -> tuple[Array, KeyValue | None]:
-            attention = Attention(*sizes, self.causal, name="attention")
-            y = before("attention")
-            if cache is None:
-                return after(attention(y, mask=mask, call=call), "attention"), None
-            y, tokens = attention(y, mask=mask, cache=cache.tokens, call=call)
-            return after(y, "attention"), tokens
-
-        def cross() -> tuple[Array, KeyValue | None]:
-            attention = Attention(*sizes, name="cross_attention")
-            y = before("cross_attention")
-            if cache is not None and cache.context is not None:
-                y = attention(y, cache.context, context_mask, call=call)
-                return after(y, "cross_attention"), None
+    def cross(
+        self,
+        x: Array,
+        drop_path: Array,
+        call: Call,
+        context: Array | None,
+        context_mask: ContextMask,
+        cache: Cache | None = None,
+    ) -> tuple[Array, KeyValue | None]:
+        """The tokens after attention to the context, and its keys and values if they are new."""
+        config, projected = self.config, None
+        attention = Attention(config.width, config.heads, self.compute, name="cross_attention")
+        y = self.before(x, "cross_attention")
+        if cache is not None and cache.context is not None:
+            y = attention(y, cache.context, context_mask, call=call)
+        else:
             assert context is not None  # `transformer` saw to it
             if cache is None:
                 y = attention(y, context, context_mask, call=call)
-                return after(y, "cross_attention"), None
-            projected = attention.project(context)
-            y = attention(y, projected, context_mask, call=call)
-            return after(y, "cross_attention"), projected
+            else:
+                projected = attention.project(context)
+                y = attention(y, projected, context_mask, call=call)
+        return self.after(x, y, "cross_attention", drop_path, call), projected
 
-        projected = None
-        if self.crosses and config.cross_attention == "before_self":
-            x, projected = cross()
-        x, tokens = attend()
-        if self.crosses and config.cross_attention == "after_self":
-            x, projected = cross()
-        mlp = MLP(config.mlp_dim, config.activation, compute, name="mlp")
-        x = after(mlp(before("mlp")), "mlp")
-        return x, None if tokens is None else Cache(tokens, projected)
+    def feed_forward(self, x: Array, drop_path: Array, call: Call, name: str = "mlp") -> Array:
+        """The tokens after the MLP, whose parameters are stored under `name`."""
+        mlp = MLP(self.config.mlp_dim, self.config.activation, self.compute, name=name)
+        return self.after(x, mlp(self.before(x, name)), name, drop_path, call)
+
+    def before(self, x: Array, name: str) -> Array:
+        """The input of a branch."""
+        return x if self.config.post_norm else self._norm(x, name)
+
+    def after(self, x: Array, branch: Array, name: str, drop_path: Array, call: Call) -> Array:
+        """The tokens with what a branch made."""
+        config = self.config
+        if config.layer_scale is not None:
+            branch = branch * self._scale(f"{name}_scale", config.layer_scale, x.dtype)
+        branch = self.dropped(branch, name, drop_path, call)
+        y = self.compute.constrain(x + branch, ("batch", "length", "embed"))
+        return self._norm(y, name) if config.post_norm else y
+
+    def dropped(self, branch: Array, name: str, drop_path: Array, call: Call) -> Array:
+        """What dropout leaves of a branch."""
+        config = self.config
+        if config.dropout:
+            branch = Dropout(name=f"{name}_dropout")(branch, config.dropout, call)
+        if config.drop_path:
+            drop = Dropout(whole_examples=True, name=f"{name}_drop_path")
+            branch = drop(branch, drop_path, call)
+        return branch
+
+    def _norm(self, x: Array, name: str) -> Array:
+        return layer_norm(self.compute, self.config.norm_epsilon, f"{name}_norm")(x)
 
     def _scale(self, name: str, initial: float, dtype: DTypeLike) -> Float[Array, "embed"]:
         init = with_axes(nn.initializers.constant(initial), "embed")
@@ -214,6 +247,7 @@ class Unrolled(nn.Module):
     config: TransformerConfig
     causal: bool
     compute: Compute
+    block: type[Block]
 
     @nn.compact
     def __call__(
@@ -227,15 +261,13 @@ class Unrolled(nn.Module):
         cache: Cache | None,
     ) -> tuple[Array, Cache | None]:
         config = self.config
-        block = rematerialised(config)
+        block = rematerialised(config, self.block)
         new: list[Cache] = []
         for i in range(config.depth):
-            # Every group's last block attends to the context.
-            group, left = divmod(i + 1, config.cross_every)
-            crosses = config.cross_attention != "none" and left == 0
+            crosses = config.crosses(i)
             own = None
             if cache is not None:
-                stored = _at(cache.context, group - 1) if crosses else None
+                stored = _at(cache.context, i // config.cross_every) if crosses else None
                 own = Cache(_at(cache.tokens, i), stored)
             fields = (config, self.causal, self.compute, crosses)
             rest = (mask, call, context, context_mask, own)
@@ -258,10 +290,10 @@ def _stacked(trees: list[KeyValue]) -> KeyValue:
     return stack
 
 
-def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
-    """`Block` with the rematerialisation that `config.remat` asks for."""
+def rematerialised(config: TransformerConfig, kind: type[Block] = Block) -> Callable[..., Block]:
+    """A kind of block with the rematerialisation that `config.remat` asks for."""
     if config.remat == "none":
-        return Block
+        return kind
     names = list(config.remat_names)
     policies = jax.checkpoint_policies
     policy = {
@@ -277,7 +309,7 @@ def rematerialised(config: TransformerConfig) -> Callable[..., Block]:
     }[config.remat]()
     # Without prevent_cse, XLA would merge recomputation with the forward pass in unrolled blocks,
     # and save no memory. In a loop it cannot merge them.
-    block: Callable[..., Block] = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
+    block: Callable[..., Block] = nn.remat(kind, policy=policy, prevent_cse=not config.scan)
     return block
 
 
@@ -293,6 +325,7 @@ def transformer(
     context: Array | None = None,
     context_mask: ContextMask = None,
     cache: None = None,
+    block: type[Block] = Block,
 ) -> Array: ...
 
 
@@ -308,6 +341,7 @@ def transformer(
     context: Array | None = None,
     context_mask: ContextMask = None,
     cache: Cache,
+    block: type[Block] = Block,
 ) -> tuple[Array, Cache]: ...
 
 
@@ -322,6 +356,7 @@ def transformer(
     context: Float[Array, "contexts keys context_embed"] | None = None,
     context_mask: ContextMask = None,
     cache: Cache | None = None,
+    block: type[Block] = Block,
 ) -> Float[Array, "batch length embed"] | tuple[Array, Cache]:
     """Tokens after the blocks and the final norm (with `post_norm` there is no final norm).
 
@@ -337,6 +372,7 @@ def transformer(
         another. With a cache, only the first call reads it.
       context_mask: the tokens of the context that may be attended to; None for all.
       cache: of earlier tokens; `empty_cache` makes the first. It must have room for `x`.
+      block: the kind of block; a fusion may have one of its own.
 
     Returns:
       The tokens; with a cache, the tokens and the new cache.
@@ -375,11 +411,11 @@ def transformer(
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         crosses = config.cross_attention != "none"
-        block = rematerialised(config)(*fields, crosses, name="blocks")
-        x, new = scan(block, x, rates, cache)
+        scanned = rematerialised(config, block)(*fields, crosses, name="blocks")
+        x, new = scan(scanned, x, rates, cache)
     else:
         rest = (mask, call, context, context_mask, cache)
-        x, new = Unrolled(*fields, name="blocks")(x, rates, *rest)
+        x, new = Unrolled(*fields, block, name="blocks")(x, rates, *rest)
     if not config.post_norm:
         x = layer_norm(compute, config.norm_epsilon, "norm")(x)
     if cache is None:
