@@ -84,7 +84,17 @@ from vljax.evaluation import (
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
-from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
+from vljax.models.encoders import (
+    GRU,
+    LSTM,
+    ConvGrid,
+    EfficientNetLite,
+    NaFlexViT,
+    ResNet,
+    TextTransformer,
+    ViT,
+    WordAverage,
+)
 from vljax.models.fusion import CrossAttention, Fusion
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.low_rank import LowRank
@@ -109,6 +119,8 @@ from vljax.run import Run
 
 __all__ = [
     "BUILTIN_VOCABULARY",
+    "GRU",
+    "LSTM",
     "SCENES_VOCABULARY",
     "SGD",
     "Adafactor",
@@ -185,6 +197,7 @@ __all__ = [
     "Range",
     "RefCoco",
     "Regions",
+    "ResNet",
     "Resize",
     "Retrieval",
     "Run",
@@ -214,6 +227,7 @@ __all__ = [
     "WebDataset",
     "Winoground",
     "WinogroundAccuracy",
+    "WordAverage",
     "Xm3600",
     "ZeroShot",
     "answer_vocabulary",
