@@ -55,7 +55,7 @@ class Convolution(nn.Module):
             wide = wide - jnp.mean(wide, (0, 1, 2))
             variance = jnp.mean(jnp.square(wide), (0, 1, 2))
             kernel = wide * jax.lax.rsqrt(variance + _STANDARDIZED_EPSILON)
-        kernel, x = kernel.astype(self.compute.dtype), x.astype(self.compute.dtype)
+        kernel, x = jnp.asarray(kernel, self.compute.dtype), x.astype(self.compute.dtype)
         if self.depthwise:
             return self.compute.kernels.depthwise_convolution(x, kernel, self.stride)
         if self.size == 1:
