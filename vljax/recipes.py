@@ -13,15 +13,9 @@
 The docstring of each class shows its use; `vljax check RECIPE --help` lists the fields of a recipe.
 """
 
-from vljax.config import (
-    choose,
-)
-from vljax.data.pipeline.pipeline import (
-    Data,
-)
-from vljax.data.records import (
-    Source,
-)
+from vljax.config import choose
+from vljax.data.pipeline.pipeline import Data
+from vljax.data.records import Source
 from vljax.data.sources import (
     ArrayRecord,
     Csv,
@@ -43,19 +37,8 @@ from vljax.data.sources import (
     Xm3600,
     filters,
 )
-from vljax.data.sources.filters import (
-    Equals,
-    Filter,
-    Length,
-    Matches,
-    Range,
-)
-from vljax.data.tokenizers import (
-    Clip,
-    HuggingFace,
-    SentencePiece,
-    Tokenizer,
-)
+from vljax.data.sources.filters import Equals, Filter, Length, Matches, Range
+from vljax.data.tokenizers import Clip, HuggingFace, SentencePiece, Tokenizer
 from vljax.data.transforms import (
     AnswerCells,
     Blur,
@@ -83,22 +66,10 @@ from vljax.data.transforms import (
     Tokenize,
     Transform,
 )
-from vljax.data.vocabulary import (
-    VocabularyFile,
-    answer_vocabulary,
-    object_names,
-)
-from vljax.datasets import (
-    Builtin,
-    Scenes,
-    Tuxpaint,
-)
-from vljax.datasets.builtin.vocabulary import (
-    FILE as BUILTIN_VOCABULARY,
-)
-from vljax.datasets.scenes.vocabulary import (
-    FILE as SCENES_VOCABULARY,
-)
+from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names
+from vljax.datasets import Builtin, Scenes, Tuxpaint
+from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
+from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
 from vljax.evaluation import (
     CaptionChoice,
     FewShot,
@@ -110,21 +81,19 @@ from vljax.evaluation import (
     WinogroundAccuracy,
     ZeroShot,
 )
-from vljax.evaluation.evaluator import (
-    Evaluator,
-)
-from vljax.models import (
-    presets,
-)
-from vljax.models.assembly import (
-    ModelConfig,
-)
+from vljax.evaluation.evaluator import Evaluator
+from vljax.models import presets
+from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import (
+    GRU,
+    LSTM,
     ConvGrid,
     EfficientNetLite,
     NaFlexViT,
+    ResNet,
     TextTransformer,
     ViT,
+    WordAverage,
 )
 from vljax.models.fusion import (
     AttentionWeighted,
@@ -142,43 +111,14 @@ from vljax.models.fusion import (
     Resampler,
     Sum,
 )
-from vljax.models.heads import (
-    Classifier,
-    Embedding,
-    EmbeddingClassifier,
-)
-from vljax.models.low_rank import (
-    LowRank,
-)
-from vljax.models.node import (
-    Encoder,
-    Node,
-)
-from vljax.models.numerics import (
-    Precision,
-)
-from vljax.models.pretrained import (
-    InitFrom,
-    Pretrained,
-)
-from vljax.objectives import (
-    AttentionTarget,
-    Classification,
-    SigmoidContrastive,
-    SoftmaxContrastive,
-)
-from vljax.objectives.objective import (
-    Objective,
-)
-from vljax.optim import (
-    SGD,
-    Adafactor,
-    AdamW,
-    Group,
-    Lion,
-    Muon,
-    Optimizer,
-)
+from vljax.models.heads import Classifier, Embedding, EmbeddingClassifier
+from vljax.models.low_rank import LowRank
+from vljax.models.node import Encoder, Node
+from vljax.models.numerics import Precision
+from vljax.models.pretrained import InitFrom, Pretrained
+from vljax.objectives import AttentionTarget, Classification, SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives.objective import Objective
+from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
 from vljax.optim.schedules import (
     Schedule,
     WarmupConstant,
@@ -188,18 +128,14 @@ from vljax.optim.schedules import (
     WarmupStableDecay,
     WarmupSteps,
 )
-from vljax.parallel.mesh import (
-    MeshConfig,
-)
-from vljax.parallel.processes.start import (
-    DistributedConfig,
-)
-from vljax.run import (
-    Run,
-)
+from vljax.parallel.mesh import MeshConfig
+from vljax.parallel.processes.start import DistributedConfig
+from vljax.run import Run
 
 __all__ = [
     "BUILTIN_VOCABULARY",
+    "GRU",
+    "LSTM",
     "SCENES_VOCABULARY",
     "SGD",
     "Adafactor",
@@ -287,6 +223,7 @@ __all__ = [
     "Range",
     "RefCoco",
     "Regions",
+    "ResNet",
     "Resampler",
     "Resize",
     "Retrieval",
@@ -318,6 +255,7 @@ __all__ = [
     "WebDataset",
     "Winoground",
     "WinogroundAccuracy",
+    "WordAverage",
     "Xm3600",
     "ZeroShot",
     "answer_vocabulary",

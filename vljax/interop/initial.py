@@ -33,6 +33,7 @@ from vljax.interop.plain import RECIPE
 from vljax.interop.pretrained import own_shapes
 from vljax.models.assembly import Variables
 from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.encoders.text import TextEncoder
 from vljax.models.layers.inputs import resample_positions
 from vljax.models.numerics import Precision
 from vljax.models.parameters import canonical_paths, leaves
@@ -537,7 +538,7 @@ def _resizing(run: Run, path: str, tensor: Tensor, shape: Shape) -> tuple[str, L
         def fit(table: np.ndarray) -> np.ndarray:
             return table[: shape[0]]
 
-    elif isinstance(node, TextTransformer) and part == "embedding":
+    elif isinstance(node, TextEncoder) and part == "embedding":
         more = "the new ones have their mean" if shape[0] > old[0] else "the last ones are left out"
         how = f"{old[0]:,} rows to {shape[0]:,}; {more}"
 

@@ -16,9 +16,9 @@ from vljax.interop.files.read import read_tensors, split_path
 from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.interop.foreign_model import unprefixed
 from vljax.interop.mapping import BATCHED, Pair, Rule, pair, rule, to_own
-from vljax.interop.transformers import bert, vit
+from vljax.interop.transformers import bert, resnet, vit
 from vljax.models.assembly import ModelConfig, Variables
-from vljax.models.encoders import EfficientNetLite, TextTransformer, ViT
+from vljax.models.encoders import EfficientNetLite, ResNet, TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
 from vljax.models.low_rank import without_factors
 from vljax.models.node import Encoder
@@ -34,6 +34,8 @@ _Source = tuple[Sequence[Rule], Mapping[str, Tensor], Sequence[str]]
 _POOLER, _MASK_TOKEN = r"pooler\..*", r"embeddings\.mask_token"
 _ENCODERS: dict[str, tuple[type[Encoder], ...]] = {
     "efficientnet_lite": (EfficientNetLite,),
+    "resnet": (ResNet,),
+    "bit": (ResNet,),
     "bert": (TextTransformer,),
     "roberta": (TextTransformer,),
     "vit": (ViT,),
@@ -166,6 +168,10 @@ def _encoder(model: ModelConfig, name: str, source: Pretrained) -> _Source:
     if isinstance(encoder, EfficientNetLite):
         found = read_tensors(path)
         return efficientnet_lite.rules(name, encoder), found, efficientnet_lite.IGNORED
+    if isinstance(encoder, ResNet):
+        resnet.check(name, encoder, source.layout)
+        found, _ = unprefixed(read_tensors(path), resnet.PREFIXES, resnet.HEADS)
+        return resnet.rules(name, encoder, source.layout), found, resnet.IGNORED
     if source.layout in ("bert", "roberta"):
         assert isinstance(encoder, TextTransformer)
         bert.check(name, encoder, source.layout)

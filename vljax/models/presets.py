@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vljax.config import UserError, suggest
-from vljax.models.encoders import TextTransformer, ViT
+from vljax.models.encoders import ResNet, TextTransformer, ViT
 
 
 class Size(NamedTuple):
@@ -54,6 +54,72 @@ def text(name: str, **fields: Any) -> TextTransformer:
       UserError: for an unknown size.
     """
     return TextTransformer(**{**_size(name), **fields})
+
+
+RESNETS: dict[int, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+"""Kind and number of blocks by the number of layers (He et al. 2016, table 1)."""
+
+
+def resnet(layers: int, **fields: Any) -> ResNet:
+    """A ResNet of 18, 34, 50, 101 or 152 layers; `fields` are other fields of `ResNet`.
+
+    >>> resnet(50, image_size=224).width, resnet(18, norm="group").width
+    (2048, 512)
+
+    Raises:
+      UserError: for another number of layers.
+    """
+    if layers not in RESNETS:
+        known = ", ".join(map(str, RESNETS))
+        raise UserError(f"no ResNet has {layers} layers; there are those of {known}")
+    block, repeats = RESNETS[layers]
+    return ResNet(**{"block": block, "repeats": repeats, **fields})
+
+
+def bert(name: str = "B", **fields: Any) -> TextTransformer:
+    """A bidirectional text transformer with the form of BERT (Devlin et al. 2019).
+
+    A norm follows each residual sum, and the pooled vector is the first token (CLS). Base is "B",
+    large is "L".
+
+    >>> tower = bert("B", context_length=64)
+    >>> tower.post_norm, tower.pooling, tower.vocab_size
+    (True, 'first', 30522)
+
+    Raises:
+      UserError: for an unknown size.
+    """
+    form: dict[str, Any] = {
+        **{"vocab_size": 30_522, "context_length": 512, "token_types": 2, "embedding_norm": True},
+        **{"post_norm": True, "activation": "gelu", "norm_epsilon": 1e-12, "pooling": "first"},
+    }
+    return TextTransformer(**{**_size(name), **form, **fields})
+
+
+def gpt2(name: str = "B", **fields: Any) -> TextTransformer:
+    """A causal text transformer with the form of GPT-2 (Radford et al. 2019).
+
+    A norm precedes each residual branch, and the pooled vector is the last token that is not
+    padding. GPT-2 small is "B".
+
+    >>> tower = gpt2("B", context_length=64)
+    >>> tower.causal, tower.pooling, tower.vocab_size
+    (True, 'eos', 50257)
+
+    Raises:
+      UserError: for an unknown size.
+    """
+    form: dict[str, Any] = {
+        **{"vocab_size": 50_257, "context_length": 1024, "causal": True, "pooling": "eos"},
+        **{"activation": "gelu_tanh", "norm_epsilon": 1e-5},
+    }
+    return TextTransformer(**{**_size(name), **form, **fields})
 
 
 def _size(name: str) -> dict[str, int]:

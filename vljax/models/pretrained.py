@@ -9,7 +9,9 @@ from typing import Literal
 
 from vljax.config import setting
 
-Layout = Literal["efficientnet_lite", "bert", "roberta", "vit", "dinov2", "big_vision"]
+Layout = Literal[
+    "efficientnet_lite", "resnet", "bit", "bert", "roberta", "vit", "dinov2", "big_vision"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

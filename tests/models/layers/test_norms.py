@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.models import reference
 from vljax.models.compute import Compute
-from vljax.models.layers.basic import BatchNorm, layer_norm
+from vljax.models.layers.basic import BatchNorm, GroupNorm, layer_norm
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -54,3 +54,15 @@ def test_without_update_the_stored_statistics_count_and_stay():
     wanted = (np.float64(x) - stored["mean"]) / np.sqrt(stored["variance"] + 1e-3)
     np.testing.assert_allclose(y, wanted, atol=2e-6)
     assert jax.tree.all(jax.tree.map(np.array_equal, dict(after["batch_stats"]), stored))
+
+
+def test_group_norm_takes_neighbouring_channels_of_one_image() -> None:
+    x = normal(2, 3, 4, 6) + 100
+    scale, bias = normal(6, seed=1), normal(6, seed=2)
+    params = {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)}
+    y = GroupNorm(Compute(), 1e-5, 3).apply({"params": params}, jnp.asarray(x))
+    wide = np.float64(x).reshape(2, 3, 4, 3, 2)
+    mean, variance = (f(wide, (1, 2, 4), keepdims=True) for f in (np.mean, np.var))
+    wanted = ((wide - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * scale + bias
+    # float32 holds the mean to 4e-6 of a value near 100.
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=3e-5)

@@ -73,3 +73,19 @@ def test_map_is_attention_and_an_mlp(activation: str) -> None:
     wide = jax.tree.map(lambda x: x.astype(np.float64), params)
     theirs = reference.attention_pooling(wide, TOKENS.astype(np.float64), MASK, config)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("cells", [(1, 1), (2, 3), (3, 2), (5, 4), (7, 9)])
+def test_adaptive_means_are_those_of_pytorch_s_cells(cells: tuple[int, int]) -> None:
+    """Cell i of n: pixels from floor(i * size / n) to ceil((i + 1) * size / n)."""
+    x = np.random.default_rng(0).standard_normal((2, 5, 4, 3)).astype(np.float32)
+
+    def spans(size: int, count: int) -> list[slice]:
+        return [slice(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+    wanted = [
+        [np.float64(x[:, r, c]).mean((1, 2)) for c in spans(4, cells[1])]
+        for r in spans(5, cells[0])
+    ]
+    made = pooling.adaptive_mean(jnp.asarray(x), *cells)
+    np.testing.assert_allclose(made, np.moveaxis(np.array(wanted), 2, 0), rtol=0, atol=1e-6)

@@ -3,7 +3,20 @@
 from vljax.models.encoders.cnn import EfficientNetLite
 from vljax.models.encoders.conv_grid import ConvGrid
 from vljax.models.encoders.naflex import NaFlexViT
+from vljax.models.encoders.recurrent import GRU, LSTM
+from vljax.models.encoders.resnet import ResNet
 from vljax.models.encoders.text import TextTransformer
 from vljax.models.encoders.vit import ViT
+from vljax.models.encoders.word_average import WordAverage
 
-__all__ = ["ConvGrid", "EfficientNetLite", "NaFlexViT", "TextTransformer", "ViT"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "ConvGrid",
+    "EfficientNetLite",
+    "NaFlexViT",
+    "ResNet",
+    "TextTransformer",
+    "ViT",
+    "WordAverage",
+]

@@ -16,6 +16,7 @@ from vljax.models.compute import Call, Compute
 from vljax.models.layers.basic import BatchNorm
 from vljax.models.layers.convolution import Convolution
 from vljax.models.layers.inputs import centres, normalised
+from vljax.models.layers.pooling import adaptive_mean
 from vljax.models.node import Encoded, Encoder
 
 
@@ -58,6 +59,9 @@ class EfficientNetLite(Encoder, name="efficientnet_lite"):
     """Factor of the widths of blocks: 1, 1, 1.1, 1.2, 1.4 for Lite0 to Lite4."""
     depth_factor: float = 1.0
     """Factor of the number of blocks: 1, 1.1, 1.2, 1.4, 1.8 for Lite0 to Lite4."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of tokens, means over the cells of such a grid (`adaptive_mean`); None for a
+    token of each cell of the last features."""
     stored_statistics: bool = False
     """Whether training normalises by the stored statistics too, and does not change them; for a
     frozen tower."""
@@ -76,6 +80,7 @@ class EfficientNetLite(Encoder, name="efficientnet_lite"):
         for name in ("width_factor", "depth_factor"):
             if getattr(self, name) <= 0:
                 yield name, f"must be above 0, not {getattr(self, name)}"
+        yield from grid_problems(self.grid)
         if not 0 <= self.norm_momentum < 1:
             yield "norm_momentum", f"must be in [0, 1), not {self.norm_momentum}"
 
@@ -150,12 +155,33 @@ class EfficientNetLiteModule(nn.Module):
             x = StageModule(config, stage, compute, name=f"stage{i}")(x, update=update)
         x = Convolution(HEAD, 1, compute, name="head")(x)
         x = _relu6(_norm(config, compute, "head_norm")(x, update=update))
+        return of_grid(x, config.grid, compute)
 
-        batch, rows, columns, width = x.shape
-        tokens = x.reshape(batch, rows * columns, width)
-        pooled = jnp.mean(tokens, axis=1, dtype=compute.reduction_dtype).astype(compute.dtype)
-        positions = jnp.broadcast_to(centres(rows, columns), (batch, rows * columns, 2))
-        return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), pooled, positions)
+
+def grid_problems(grid: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
+    """For `problems` of encoders with a field `grid`."""
+    if grid is not None and min(grid) < 1:
+        yield "grid", f"must have at least 1 row and 1 column, not {grid[0]} and {grid[1]}"
+
+
+def of_grid(
+    x: Float[Array, "batch height width channels"],
+    grid: tuple[int, int] | None,
+    compute: Compute,
+) -> Encoded:
+    """The stream of the last features of a convolutional network.
+
+    Tokens are the features, or their means over the cells of a grid, row-major. The pooled vector
+    is the mean of the features.
+    """
+    pooled = jnp.mean(x, axis=(1, 2), dtype=compute.reduction_dtype).astype(compute.dtype)
+    x = x if grid is None else adaptive_mean(x, *grid)
+    batch, rows, columns, width = x.shape
+    tokens = compute.constrain(
+        x.reshape(batch, rows * columns, width), ("batch", "length", "embed")
+    )
+    positions = jnp.broadcast_to(centres(rows, columns), (batch, rows * columns, 2))
+    return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), pooled, positions)
 
 
 class StageModule(nn.Module):

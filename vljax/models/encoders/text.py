@@ -1,4 +1,4 @@
-"""The text transformer: bidirectional (as in SigLIP and BERT) or causal (as in CLIP)."""
+"""The text transformer: bidirectional (as in SigLIP and BERT) or causal (as in CLIP and GPT-2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vljax.models.compute import Call, Compute
 from vljax.models.layers.basic import layer_norm
@@ -21,13 +21,10 @@ from vljax.models.parameters import with_axes
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTransformer(TransformerConfig, Encoder, name="transformer"):
-    """Text transformer over token ids.
+class TextEncoder(Encoder):
+    """Base class of encoders of token ids and a mask that is False for padding.
 
-    >>> sizes = {"width": 512, "depth": 12, "heads": 8, "mlp_dim": 2048}
-    >>> tower = TextTransformer(vocab_size=32_000, context_length=64, **sizes)
-    >>> tower.roles(8)["inputs"].shape
-    (8, 64)
+    Their modules call `texts_as_rows` and `looked_up`.
     """
 
     several = True
@@ -36,6 +33,70 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     """Number of ids of the tokenizer."""
     context_length: int
     """Largest number of tokens in a sequence."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in ("vocab_size", "context_length"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, not {getattr(self, name)}"
+
+    def roles(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (batch_size, self.context_length)
+        return {
+            "inputs": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
+        }
+
+
+def texts_as_rows(
+    ids: Int[Array, "batch *texts length"],
+    mask: Bool[Array, "batch *texts length"] | None,
+    call: Call,
+    context_length: int,
+) -> tuple[Int[Array, "rows length"], Bool[Array, "rows length"], Call]:
+    """The ids, the mask (all True if None), and the call for one row for each text.
+
+    Several texts of an example (`[batch, texts, length]`) become `batch * texts` rows: the texts of
+    the first example, then those of the second.
+
+    >>> texts_as_rows(jnp.zeros((2, 3, 8), jnp.int32), None, Call(), 8)[1].shape
+    (6, 8)
+
+    Raises:
+      ValueError: if the sequence is longer than the context.
+    """
+    mask = jnp.ones(ids.shape, bool) if mask is None else mask
+    if ids.ndim == 3:
+        call = call.repeated(ids.shape[1])
+        ids, mask = (
+            rearrange(x, "batch texts length -> (batch texts) length") for x in (ids, mask)
+        )
+    if ids.shape[1] > context_length:
+        raise ValueError(f"{ids.shape[1]} tokens do not fit a context of {context_length}")
+    return ids, mask, call
+
+
+def looked_up(
+    module: nn.Module, ids: Int[Array, "rows length"], vocab_size: int, width: int, compute: Compute
+) -> Float[Array, "rows length embed"]:
+    """The rows of a learned table, the parameter `embedding` of the (compact) module."""
+    init = with_axes(nn.initializers.normal(0.02), "vocab", "embed")
+    embedding = module.param("embedding", init, (vocab_size, width), compute.param_dtype)
+    # If both fsdp and tensor split the table, XLA gathers the vocabulary on each device, and
+    # then the parts of every token. Without the split by fsdp it does neither.
+    table = compute.constrain(embedding, ("vocab", "embed"))
+    return compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTransformer(TransformerConfig, TextEncoder, name="transformer"):
+    """Text transformer over token ids; `presets.bert` and `presets.gpt2` have those of the papers.
+
+    >>> sizes = {"width": 512, "depth": 12, "heads": 8, "mlp_dim": 2048}
+    >>> tower = TextTransformer(vocab_size=32_000, context_length=64, **sizes)
+    >>> tower.roles(8)["inputs"].shape
+    (8, 64)
+    """
+
     causal: bool = False
     """Whether a token attends only to itself and earlier ones."""
     mask_padding: bool = True
@@ -50,15 +111,13 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     """Rows of the table of positions before the first token's row; 2 in RoBERTa."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
+        yield from super().problems()  # of the stack
+        yield from TextEncoder.problems(self)
         if self.cross_attention != "none":
             yield (
                 "cross_attention",
                 "an encoder has no context; use none",
             )
-        for name in ("vocab_size", "context_length"):
-            if getattr(self, name) < 1:
-                yield name, f"must be at least 1, not {getattr(self, name)}"
         for name in ("token_types", "position_offset"):
             if getattr(self, name) < 0:
                 yield name, f"must be at least 0, not {getattr(self, name)}"
@@ -70,13 +129,6 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
 
     def module(self, compute: Compute, name: str) -> nn.Module:
         return TextModule(self, compute, name=name)
-
-    def roles(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        shape = (batch_size, self.context_length)
-        return {
-            "inputs": jax.ShapeDtypeStruct(shape, jnp.int32),
-            "mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
-        }
 
 
 class TextModule(nn.Module):
@@ -94,34 +146,18 @@ class TextModule(nn.Module):
     ) -> Encoded:
         """Encodes at most `context_length` ids in [0, vocab_size); `mask` is False for padding.
 
-        Several texts of an example (`[batch, texts, length]`) become `batch * texts` rows of the
-        result: the texts of the first example, then those of the second.
+        Several texts of an example become rows, as `texts_as_rows` says.
 
         Raises:
           ValueError: if the sequence is longer than the context.
         """
         config, compute = self.config, self.compute
-        mask = jnp.ones(ids.shape, bool) if mask is None else mask
-        if ids.ndim == 3:
-            call = call.repeated(ids.shape[1])
-            ids, mask = (
-                rearrange(x, "batch texts length -> (batch texts) length") for x in (ids, mask)
-            )
-        length = ids.shape[1]
-        if length > config.context_length:
-            raise ValueError(f"{length} tokens do not fit a context of {config.context_length}")
-        shape = (config.vocab_size, config.width)
-        init = with_axes(nn.initializers.normal(0.02), "vocab", "embed")
-        embedding = self.param("embedding", init, shape, compute.param_dtype)
+        ids, mask, call = texts_as_rows(ids, mask, call, config.context_length)
+        length, offset = ids.shape[1], config.position_offset
+        x = looked_up(self, ids, config.vocab_size, config.width, compute)
         init = with_axes(nn.initializers.normal(0.01), "positions", "embed")
-        offset = config.position_offset
         shape = (offset + config.context_length, config.width)
         positions = self.param("positions", init, shape, compute.param_dtype)
-
-        # If both fsdp and tensor split the table, XLA gathers the vocabulary on each device, and
-        # then the parts of every token. Without the split by fsdp it does neither.
-        table = compute.constrain(embedding, ("vocab", "embed"))
-        x = compute.constrain(jnp.take(table, ids, axis=0), ("batch", "length", "embed"))
         x = x + positions[offset : offset + length]
         if config.token_types:
             init = with_axes(nn.initializers.normal(0.02), "none", "embed")

@@ -148,6 +148,32 @@ class BatchNorm(nn.Module):
         return y.astype(compute.dtype)
 
 
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018, eq. 1, 2, 7) in at least float32.
+
+    The statistics are of each image alone: over all pixels and the channels of a group.
+    """
+
+    compute: Compute
+    epsilon: float
+    groups: int
+    """Number of groups of neighbouring channels; it divides the channels."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
+        shape, compute = x.shape[-1:], self.compute
+        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+        scale = self.param("scale", with_axes(ones, "conv_out"), shape, compute.param_dtype)
+        bias = self.param("bias", with_axes(zeros, "conv_out"), shape, compute.param_dtype)
+        grouped = widened(x).reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
+        centred = grouped - jnp.mean(grouped, (1, 3), keepdims=True)
+        variance = jnp.mean(jnp.square(centred), (1, 3), keepdims=True)
+        y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return (y * scale + bias).astype(compute.dtype)
+
+
 class Dropout(nn.Module):
     """Dropout of single values, or of whole examples (drop path, Huang et al. 2016), in training.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
@@ -39,6 +41,38 @@ def mean(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch le
     weights = mask.astype(wide.dtype)[:, :, None]
     total = jnp.sum(wide * weights, axis=1)
     return (total / jnp.maximum(jnp.sum(weights, axis=1), 1)).astype(tokens.dtype)
+
+
+def adaptive_mean(
+    x: Float[Array, "batch height width channels"], rows: int, columns: int
+) -> Float[Array, "batch rows columns channels"]:
+    """The means over the cells of a grid of `rows` and `columns` that covers an image.
+
+    Cell i of n covers the pixels from floor(i * size / n) to ceil((i + 1) * size / n), as in
+    PyTorch's `adaptive_avg_pool2d`: neighbours overlap by a pixel where n does not divide the size,
+    and cells repeat pixels where n is larger.
+
+    >>> adaptive_mean(jnp.arange(3.0).reshape(1, 1, 3, 1), 1, 2)[0, 0, :, 0].tolist()
+    [0.5, 1.5]
+    """
+
+    def weights(size: int, cells: int) -> np.ndarray:
+        made = np.zeros((cells, size), np.float32)
+        for i in range(cells):
+            first, last = i * size // cells, -(-(i + 1) * size // cells)
+            made[i, first:last] = 1 / (last - first)
+        return made
+
+    height, width = x.shape[1:3]
+    if (rows, columns) == (height, width):
+        return x
+    wide = widened(x)
+    over_rows, over_columns = weights(height, rows), weights(width, columns)
+    # By default a TPU rounds float32 factors of a product to 8 bits.
+    high = jax.lax.Precision.HIGH
+    wide = jnp.einsum("bhwc,rh->brwc", wide, over_rows.astype(wide.dtype), precision=high)
+    wide = jnp.einsum("brwc,sw->brsc", wide, over_columns.astype(wide.dtype), precision=high)
+    return wide.astype(x.dtype)
 
 
 class AttentionPooling(nn.Module):
