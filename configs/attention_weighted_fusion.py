@@ -21,7 +21,7 @@ def recipe(variant: str = "") -> Run:
         looked = GuidedAttention(
             query="question", width=TINY_WIDTH, hidden=192, hops=2, activation="none"
         )
-        fusion = AttentionWeighted(streams=STREAMS, width=192, score="learned", hidden=224)
+        fusion = AttentionWeighted(streams=STREAMS, width=224, score="learned", hidden=224)
         return tiny({"looked": looked, "fusion": fusion}, attention="looked/attention")
     return full(
         {

@@ -8,7 +8,7 @@ Variants:
 
 from vqa_cross_attention import CONTEXT, classifier, full, tiny
 
-from vljax.recipes import AdamW, Gru, Mfb, Mutan, Run, WarmupCosine, choose, presets
+from vljax.recipes import GRU, AdamW, Mfb, Mutan, Run, WarmupCosine, choose, presets
 
 STREAMS = ("image", "question")
 
@@ -17,7 +17,7 @@ def recipe(variant: str = "") -> Run:
     """Visual question answering by a bilinear form."""
     small = {
         "": None,
-        "tiny": Mutan(streams=STREAMS, width=192, projected=96, rank=5),
+        "tiny": Mutan(streams=STREAMS, width=224, projected=96, rank=5),
         "tiny_mfb": Mfb(streams=STREAMS, width=240, factor=5),
     }
     fusion = choose(variant, small)
@@ -26,7 +26,7 @@ def recipe(variant: str = "") -> Run:
     return full(
         {"fusion": Mutan(streams=STREAMS, width=360, projected=360, rank=10, dropout=0.5)},
         image=presets.resnet(152, image_size=448),
-        question=Gru(vocab_size=2048, context_length=CONTEXT, width=2400, word_width=620),
+        question=GRU(vocab_size=2048, context_length=CONTEXT, width=2400, word_width=620),
         answer=classifier(),
         optim=AdamW(learning_rate=1e-4, clip_norm=1.0, schedule=WarmupCosine(warmup_steps=1000)),
         batch=512,

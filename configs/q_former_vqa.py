@@ -16,7 +16,7 @@ from vljax.recipes import AdamW, QFormer, Run, TextTransformer, WarmupCosine, ch
 def recipe(variant: str = "") -> Run:
     """Visual question answering by learned queries."""
     if choose(variant, {"": False, "tiny": True}):
-        block = {**TINY_BLOCK, "mlp_dim": 96}
+        block = {**TINY_BLOCK, "mlp_dim": 144}
         former = QFormer(text="question", num_queries=8, depth=2, cross_every=1, **block)
         return tiny({"fusion": former}, answer=classifier("fusion.question"))
     sizes: dict[str, Any] = {"width": 768, "heads": 12, "mlp_dim": 3072, "scan": False}

@@ -18,7 +18,7 @@ from vqa_cross_attention import (
     tiny,
 )
 
-from vljax.recipes import AdamW, Lstm, Product, ResNet, Run, WarmupCosine, choose, presets
+from vljax.recipes import LSTM, AdamW, Product, ResNet, Run, WarmupCosine, choose, presets
 
 STREAMS = ("image", "question")
 
@@ -27,7 +27,7 @@ def recipe(variant: str = "") -> Run:
     """Visual question answering by a CNN and an LSTM."""
     if choose(variant, {"": False, "tiny": True}):
         return tiny(
-            {"fusion": Product(streams=STREAMS, width=TINY_WIDTH)},
+            {"fusion": Product(streams=STREAMS, width=256)},
             image=ResNet(
                 image_size=TINY_SIZE,
                 repeats=(1, 3),
@@ -36,9 +36,9 @@ def recipe(variant: str = "") -> Run:
                 norm="group",
                 groups=8,
             ),
-            question=Lstm(vocab_size=2048, context_length=TINY_CONTEXT, width=TINY_WIDTH),
+            question=LSTM(vocab_size=2048, context_length=TINY_CONTEXT, width=TINY_WIDTH),
         )
-    question = Lstm(vocab_size=2048, context_length=CONTEXT, width=512, word_width=300, depth=2)
+    question = LSTM(vocab_size=2048, context_length=CONTEXT, width=512, word_width=300, depth=2)
     return full(
         {"fusion": Product(streams=STREAMS, width=1024, dropout=0.5)},
         image=presets.resnet(50, image_size=224),
