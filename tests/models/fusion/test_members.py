@@ -40,12 +40,16 @@ def towers() -> dict[str, Node]:
 
 
 @functools.cache
-def model() -> tuple[Model, Variables]:
+def config() -> ModelConfig:
     heads = {name: Classifier(stream=stream, classes=CLASSES) for name, stream in HEADS.items()}
     embedded = EmbeddingClassifier(stream="product", classes=CLASSES, dim=6)
-    config = ModelConfig({**towers(), **FUSIONS, **heads, **DECISIONS, "embedded": embedded})
-    validate(config)
-    made = build(config, Compute())
+    return ModelConfig({**towers(), **FUSIONS, **heads, **DECISIONS, "embedded": embedded})
+
+
+@functools.cache
+def model() -> tuple[Model, Variables]:
+    validate(config())
+    made = build(config(), Compute())
     params = randomised(made.shapes.params)
     return made, Variables(jax.tree.map(jnp.asarray, params), {})
 
@@ -149,6 +153,17 @@ def test_weights_and_edges_are_outputs() -> None:
 def _outputs() -> dict[str, Any]:
     made, variables = model()
     return jax.eval_shape(lambda: made.apply(variables, batch())[0])
+
+
+def test_in_bfloat16_streams_are_so_and_scores_and_weights_are_float32() -> None:
+    made = build(config(), Compute(jnp.bfloat16))
+    call = Call(train=True, key=jax.random.key(0))
+    want = [*LOGITS, "dot_weighted/weights", "convolution/edges", "graph_attention/edges"]
+    want += [f"{name}/{field}" for name in FUSIONS for field in ("tokens", "pooled")]
+    found, _ = jax.eval_shape(lambda v: made.apply(v, batch(), call, want=want), made.shapes)
+    for name in want:
+        stream = name.endswith(("/tokens", "/pooled"))
+        assert found[name].dtype == (jnp.bfloat16 if stream else jnp.float32), name
 
 
 def test_pooled_vectors_alone_may_be_given() -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.models.fusion.streams import linear, made, stream
 from vljax.models.compute import Call
 from vljax.models.fusion import Concatenation, Mfb, Mutan, Product, Sum
+from vljax.models.fusion.bilinear import signed_square_root
 from vljax.models.node import Node
 
 STREAMS = ("image", "question", "sound")
@@ -94,6 +95,12 @@ def test_mfb_sums_products_takes_the_signed_root_and_normalises() -> None:
     sums = np.stack([(x * y)[:, 3 * o : 3 * o + 3].sum(axis=1) for o in range(4)], axis=1)
     roots = np.sign(sums) * np.sqrt(np.abs(sums))
     compare(node, roots / np.linalg.norm(roots, axis=1, keepdims=True))
+
+
+def test_the_signed_root_has_a_finite_gradient_everywhere() -> None:
+    """1 / (2 |x|^0.5), and 0 at 0, where dropout may put a sum."""
+    gradient = jax.grad(lambda x: signed_square_root(x).sum())(jnp.array([-4.0, 0.0, 0.25]))
+    np.testing.assert_allclose(gradient, [0.25, 0, 1], rtol=1e-6)
 
 
 def test_dropout_drops_values_of_each_row_by_its_index() -> None:

@@ -378,7 +378,7 @@ class AccuracyCoverage(NamedTuple):
     """Each confidence that occurs, falling."""
     area: float
     """The mean over the examples, by falling confidence, of the accuracy down to each: 1 - AURC
-    (Geifman et al. 2019, eq. 3) if the credits are 0 or 1."""
+    (Geifman et al. 2019) if the credits are 0 or 1."""
 
 
 def accuracy_coverage(

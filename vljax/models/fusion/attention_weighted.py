@@ -31,7 +31,7 @@ class AttentionWeighted(Fusion, name="attention_weighted"):
     output `NAME/weights`, [batch, streams]. With `score` "dot", the score of a stream is
     q . f_s / sqrt(width) with a learned query q; with "learned", the scores are
     W_2 tanh(W_1 [f_1; f_2; ...] + b_1) + b_2, so that the weight of a stream depends on the others
-    too (with two streams: the gate of Arevalo et al. 2017, GMU, with a hidden layer).
+    too, as in the gated unit of Arevalo et al. (2017, GMU), whose gate has no hidden layer.
 
     >>> fusion = AttentionWeighted(streams=("image", "question"), width=512, score="learned")
     >>> list(fusion.makes("fusion"))
