@@ -10,6 +10,8 @@ import pytest
 
 from vljax import config
 from vljax.models.encoders import ViT
+from vljax.models.fusion import GatedCrossAttention, QFormer, Resampler
+from vljax.models.node import Node
 from vljax.models.parameters import leaves
 from vljax.parallel.mesh import MeshConfig
 from vljax.parallel.rules import batch_sharding, replicated
@@ -37,6 +39,23 @@ VARIANTS = {
         "fusion": {**TRANSFORMER, "co_attention": True},
         "answer": {"stream": "fusion.question"},
     },
+    # Learned queries of the image, of these with the question, and a gated fusion of the latter.
+    "queries": {
+        **SMALL,
+        "summary": Resampler(num_queries=4, depth=1, input_projection=True, **TRANSFORMER),
+        "former": QFormer(
+            context="summary", text="question", num_queries=4, depth=2, **TRANSFORMER
+        ),
+        "fusion": GatedCrossAttention(
+            queries="former.question",
+            context="former",
+            depth=2,
+            gate="vector",
+            cross_norm="rms",
+            query_key_norm=True,
+            **TRANSFORMER,
+        ),
+    },
 }
 ONE = (1, 1, 1)
 slow = pytest.mark.slow(
@@ -58,12 +77,12 @@ def recipe(variant):
     run = config.load("configs/vqa_cross_attention.py:tiny", Run)
     nodes = dict(run.model.nodes)
     for name, change in VARIANTS[variant].items():
-        given = isinstance(change, ViT)
+        given = isinstance(change, Node)
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
     model = dataclasses.replace(run.model, nodes=nodes)
     objectives = dict(run.objectives)
-    if variant == "co_attention":
-        del objectives["look"]  # it makes no attention
+    if variant in ("co_attention", "queries"):
+        del objectives["look"]  # it makes no attention to the image
     return dataclasses.replace(
         run, model=model, objectives=objectives, global_batch=BATCH, final_evaluators={}
     )
@@ -151,6 +170,8 @@ def on_one_device(variant):
         ("conv_grid", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
         pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
+        pytest.param("queries", (8, 1, 1), 1, marks=slow),
+        pytest.param("queries", (2, 2, 2), 4, marks=slow),
     ],
     ids=str,
 )
@@ -171,7 +192,7 @@ def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate
 
 @pytest.mark.parametrize(
     "variant",
-    ["conv_grid", *(pytest.param(name, marks=slow) for name in ("vit", "co_attention"))],
+    ["conv_grid", *(pytest.param(name, marks=slow) for name in ("vit", "co_attention", "queries"))],
 )
 def test_every_parameter_has_a_gradient(variant):
     """So that the test above compares something for each array."""
