@@ -217,3 +217,12 @@ def test_a_fusion_that_does_not_fit_is_refused(fields: dict[str, Any], message: 
     with pytest.raises(UserError) as error:
         validate(config(**fields))
     assert message in str(error.value)
+
+
+def test_tokens_have_the_computed_type_and_gates_float32() -> None:
+    module = fusion(remat="full").module(Compute(jnp.bfloat16), "fusion")
+    products, _ = jax.eval_shape(
+        lambda: module.init_with_output(jax.random.key(0), streams(), Call())
+    )
+    assert products["fusion"].tokens.dtype == jnp.bfloat16
+    assert products["fusion/gates"].dtype == jnp.float32

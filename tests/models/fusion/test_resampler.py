@@ -192,3 +192,22 @@ def test_a_fusion_that_does_not_fit_is_refused(node: Node, message: str) -> None
     with pytest.raises(UserError) as error:
         validate(config({"fusion": node}))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        Resampler(remat="full", input_projection=True, **SIZES),
+        QFormer(text="question", remat="dots", **SIZES),
+    ],
+    ids=["resampler", "q_former"],
+)
+def test_tokens_have_the_computed_type(node: Node) -> None:
+    """Learned queries and streams of another type are rounded to it."""
+    inputs = {
+        name: Encoded(jnp.ones((2, 5, 32)), jnp.ones((2, 5), bool)) for name in node.streams_read()
+    }
+    module = node.module(Compute(jnp.bfloat16), "fusion")
+    products, _ = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), inputs, Call()))
+    assert {stream.tokens.dtype for stream in products.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert {stream.pooled.dtype for stream in products.values()} == {jnp.dtype(jnp.bfloat16)}
