@@ -11,7 +11,7 @@ import pytest
 from tests.models.fusion.streams import decisions, fusions
 from vljax import config
 from vljax.models.encoders import ViT
-from vljax.models.fusion import Decision
+from vljax.models.fusion import Decision, GatedCrossAttention, QFormer, Resampler
 from vljax.models.heads import Classifier, EmbeddingClassifier
 from vljax.models.node import Node
 from vljax.models.parameters import leaves
@@ -44,6 +44,23 @@ VARIANTS = {
     },
     # All fusions of vectors, graphs and decisions in one model, each with an objective.
     "pooled": SMALL,
+    # Learned queries of the image, of these with the question, and a gated fusion of the latter.
+    "queries": {
+        **SMALL,
+        "summary": Resampler(num_queries=4, depth=1, input_projection=True, **TRANSFORMER),
+        "former": QFormer(
+            context="summary", text="question", num_queries=4, depth=2, **TRANSFORMER
+        ),
+        "fusion": GatedCrossAttention(
+            queries="former.question",
+            context="former",
+            depth=2,
+            gate="vector",
+            cross_norm="rms",
+            query_key_norm=True,
+            **TRANSFORMER,
+        ),
+    },
 }
 ONE = (1, 1, 1)
 slow = pytest.mark.slow(
@@ -68,8 +85,8 @@ def recipe(variant):
         given = isinstance(change, Node)
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
     objectives = dict(run.objectives)
-    if variant in ("co_attention", "pooled"):
-        del objectives["look"]  # it makes no attention
+    if variant in ("co_attention", "pooled", "queries"):
+        del objectives["look"]  # it makes no attention to the image
     if variant == "pooled":
         del nodes["fusion"]
         heads = pooled_fusions(nodes.pop("answer").classes)
@@ -180,6 +197,8 @@ def on_one_device(variant):
         pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
         pytest.param("pooled", (8, 1, 1), 1, marks=slow),
         pytest.param("pooled", (2, 2, 2), 4, marks=slow),
+        pytest.param("queries", (8, 1, 1), 1, marks=slow),
+        pytest.param("queries", (2, 2, 2), 4, marks=slow),
     ],
     ids=str,
 )
@@ -200,7 +219,10 @@ def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate
 
 @pytest.mark.parametrize(
     "variant",
-    ["conv_grid", *(pytest.param(name, marks=slow) for name in ("vit", "co_attention", "pooled"))],
+    [
+        "conv_grid",
+        *(pytest.param(name, marks=slow) for name in ("vit", "co_attention", "pooled", "queries")),
+    ],
 )
 def test_every_parameter_has_a_gradient(variant):
     """So that the test above compares something for each array."""
