@@ -47,6 +47,7 @@ from vljax.data.transforms import (
     ChooseText,
     ColourJitter,
     Decode,
+    DecodeFeatures,
     EncodeAnswers,
     Flip,
     Greyscale,
@@ -84,8 +85,16 @@ from vljax.evaluation import (
 from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
-from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
-from vljax.models.fusion import CrossAttention, Fusion
+from vljax.models.encoders import (
+    ConvGrid,
+    EfficientNetLite,
+    GroundedText,
+    NaFlexViT,
+    RegionEncoder,
+    TextTransformer,
+    ViT,
+)
+from vljax.models.fusion import CoAttention, CrossAttention, Fusion
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
@@ -125,12 +134,14 @@ __all__ = [
     "Classification",
     "Classifier",
     "Clip",
+    "CoAttention",
     "ColourJitter",
     "ConvGrid",
     "CrossAttention",
     "Csv",
     "Data",
     "Decode",
+    "DecodeFeatures",
     "DistributedConfig",
     "EfficientNetLite",
     "Embedding",
@@ -146,6 +157,7 @@ __all__ = [
     "Fusion",
     "Greyscale",
     "GridLabels",
+    "GroundedText",
     "Group",
     "Hide",
     "HuggingFace",
@@ -184,6 +196,7 @@ __all__ = [
     "RandomResizedCrop",
     "Range",
     "RefCoco",
+    "RegionEncoder",
     "Regions",
     "Resize",
     "Retrieval",

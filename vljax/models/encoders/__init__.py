@@ -1,9 +1,19 @@
-"""Encoders of images and texts; each is a registered component."""
+"""Encoders of images, regions of images and texts; each is a registered component."""
 
 from vljax.models.encoders.cnn import EfficientNetLite
 from vljax.models.encoders.conv_grid import ConvGrid
+from vljax.models.encoders.grounded_text import GroundedText
 from vljax.models.encoders.naflex import NaFlexViT
+from vljax.models.encoders.regions import RegionEncoder
 from vljax.models.encoders.text import TextTransformer
 from vljax.models.encoders.vit import ViT
 
-__all__ = ["ConvGrid", "EfficientNetLite", "NaFlexViT", "TextTransformer", "ViT"]
+__all__ = [
+    "ConvGrid",
+    "EfficientNetLite",
+    "GroundedText",
+    "NaFlexViT",
+    "RegionEncoder",
+    "TextTransformer",
+    "ViT",
+]

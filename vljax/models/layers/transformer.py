@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vljax.config import UserError, setting, suggest
 from vljax.models.compute import Call, Compute
 from vljax.models.layers.attention import Attention, KeyValue
-from vljax.models.layers.basic import MLP, Dropout, layer_norm
+from vljax.models.layers.basic import MLP, Dropout, LayerNorm, layer_norm
 from vljax.models.parameters import with_axes
 
 TokenMask = Bool[Array, "#batch #length length"] | Bool[Array, "#batch length"] | None
@@ -136,6 +136,8 @@ class Block(nn.Module):
     compute: Compute
     crosses: bool
     """Whether it attends to the context."""
+    shared: tuple[Attention, LayerNorm] | None = None
+    """The attention to the context and its norm, if other blocks use the same ones."""
 
     @nn.compact
     def __call__(
@@ -153,6 +155,8 @@ class Block(nn.Module):
         sizes = (config.width, config.heads, compute)
 
         def norm(x: Array, name: str) -> Array:
+            if name == "cross_attention" and self.shared is not None:
+                return self.shared[1](x)
             return layer_norm(compute, config.norm_epsilon, f"{name}_norm")(x)
 
         def before(name: str) -> Array:
@@ -178,7 +182,10 @@ class Block(nn.Module):
             return after(y, "attention"), tokens
 
         def cross() -> tuple[Array, KeyValue | None]:
-            attention = Attention(*sizes, name="cross_attention")
+            if self.shared is None:
+                attention = Attention(*sizes, name="cross_attention")
+            else:
+                attention = self.shared[0]
             y = before("cross_attention")
             if cache is not None and cache.context is not None:
                 y = attention(y, cache.context, context_mask, call=call)
