@@ -157,8 +157,9 @@ def decode_recipe(data: Any, where: str) -> Run:
 def _current(recipe: Any) -> Any:
     """A stored recipe in the form of this version.
 
-    Before, a model had `encoders` and `heads` in place of nodes, and objectives named the pattern
-    of the parameters that they train in place of groups.
+    Before, a model had `encoders` and `heads` in place of nodes, objectives named the pattern of
+    the parameters that they train in place of groups, and `cross_attention` had a field
+    `co_attention`.
     """
     if not isinstance(recipe, dict):
         return recipe
@@ -166,6 +167,9 @@ def _current(recipe: Any) -> Any:
     model = recipe.get("model")
     if isinstance(model, dict) and "encoders" in model:
         recipe["model"] = {"nodes": {**model["encoders"], **model.get("heads", {})}}
+    model = recipe.get("model")
+    if isinstance(model, dict) and isinstance(model.get("nodes"), dict):
+        recipe["model"] = {**model, "nodes": _without_unset_co_attention(model["nodes"])}
     objectives = recipe.get("objectives", {})
     patterns = [o["trains"] for o in objectives.values() if isinstance(o, dict) and "trains" in o]
     if patterns and all(isinstance(pattern, str) for pattern in patterns):
@@ -178,6 +182,18 @@ def _current(recipe: Any) -> Any:
             for name, o in objectives.items()
         }
     return _current_data(recipe)
+
+
+def _without_unset_co_attention(nodes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {field: value for field, value in node.items() if (field, value) != _NO_CO_ATTENTION}
+        if isinstance(node, dict)
+        else node
+        for name, node in nodes.items()
+    }
+
+
+_NO_CO_ATTENTION = ("co_attention", False)
 
 
 def _current_data(data: Any) -> Any:

@@ -10,8 +10,9 @@ import pytest
 
 from tests.models.fusion.streams import decisions, fusions
 from vljax import config
-from vljax.models.encoders import ViT
-from vljax.models.fusion import Decision, GatedCrossAttention, QFormer, Resampler
+from vljax.data.transforms import DecodeFeatures
+from vljax.models.encoders import GroundedText, RegionEncoder, ViT
+from vljax.models.fusion import CoAttention, Decision, GatedCrossAttention, QFormer, Resampler
 from vljax.models.heads import Classifier, EmbeddingClassifier
 from vljax.models.node import Node
 from vljax.models.parameters import leaves
@@ -37,9 +38,19 @@ VARIANTS = {
         "fusion": {**TRANSFORMER, "scan": True},
         "answer": {"hidden": 64},
     },
+    # As in LXMERT: one cross-attention for both directions, of words and of regions.
     "co_attention": {
         **SMALL,
-        "fusion": {**TRANSFORMER, "co_attention": True},
+        "regions": RegionEncoder(regions=3, feature_dim=6, depth=1, post_norm=True, **TRANSFORMER),
+        "fusion": CoAttention(
+            streams=("question", "regions"),
+            cross_attention="before_self",
+            shared=True,
+            post_norm=True,
+            poolers=("question",),
+            depth=2,
+            **TRANSFORMER,
+        ),
         "answer": {"stream": "fusion.question"},
     },
     # All fusions of vectors, graphs and decisions in one model, each with an objective.
@@ -60,6 +71,15 @@ VARIANTS = {
             query_key_norm=True,
             **TRANSFORMER,
         ),
+    },
+    # As in BLIP: the text attends to the image in the encoder itself.
+    "grounded": {
+        **SMALL,
+        "fusion": None,
+        "question": GroundedText(
+            vocab_size=2048, context_length=18, depth=1, pooling="mean", **TRANSFORMER
+        ),
+        "answer": {"stream": "question.grounded"},
     },
 }
 ONE = (1, 1, 1)
@@ -82,10 +102,11 @@ def recipe(variant):
     run = config.load("configs/vqa_cross_attention.py:tiny", Run)
     nodes = dict(run.model.nodes)
     for name, change in VARIANTS[variant].items():
-        given = isinstance(change, Node)
+        given = change is None or isinstance(change, Node)
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
-    objectives = dict(run.objectives)
-    if variant in ("co_attention", "pooled", "queries"):
+    nodes = {name: node for name, node in nodes.items() if node is not None}
+    data, objectives = run.data, dict(run.objectives)
+    if variant in ("co_attention", "grounded", "pooled", "queries"):
         del objectives["look"]  # it makes no attention to the image
     if variant == "pooled":
         del nodes["fusion"]
@@ -94,9 +115,18 @@ def recipe(variant):
         for name in heads:
             if f"{name}/logits" in nodes[name].makes(name):
                 objectives[name] = Classification(logits=f"{name}/logits", targets="answer")
+    if "regions" in nodes:
+        more = (*data.train_transforms, DecodeFeatures(most=3, dim=6))
+        data = dataclasses.replace(data, train_transforms=more)
     model = dataclasses.replace(run.model, nodes=nodes)
     return dataclasses.replace(
-        run, model=model, objectives=objectives, global_batch=BATCH, final_evaluators={}
+        run,
+        model=model,
+        data=data,
+        objectives=objectives,
+        evaluators={},
+        final_evaluators={},
+        global_batch=BATCH,
     )
 
 
@@ -134,6 +164,10 @@ def batch(variant):
         "answer_cells": seen / np.maximum(seen.sum(-1, keepdims=True), 1),
         "example_id": np.zeros(specs["example_id"][0]),
     }
+    if "regions" in specs:
+        made["regions"] = rng.standard_normal(specs["regions"][0])
+        made["regions_boxes"] = np.sort(rng.random((size, 3, 2, 2)), axis=2).reshape(size, 3, 4)
+        made["regions_mask"] = np.arange(3) < rng.integers(1, 4, (size, 1))
     for name, array in made.items():
         array[INVALID] = -1 if name == "grid_labels" else 0
     made["valid"] = np.arange(size) != INVALID
@@ -194,11 +228,15 @@ def on_one_device(variant):
         *(("conv_grid", sizes, 1) for sizes in [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]),
         ("conv_grid", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
-        pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
         pytest.param("pooled", (8, 1, 1), 1, marks=slow),
         pytest.param("pooled", (2, 2, 2), 4, marks=slow),
         pytest.param("queries", (8, 1, 1), 1, marks=slow),
         pytest.param("queries", (2, 2, 2), 4, marks=slow),
+        *(
+            pytest.param(name, sizes, accumulate, marks=slow)
+            for name in ("co_attention", "grounded")
+            for sizes, accumulate in [((2, 2, 2), 1), ((8, 1, 1), 1), ((1, 2, 2), 4)]
+        ),
     ],
     ids=str,
 )
@@ -221,15 +259,18 @@ def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate
     "variant",
     [
         "conv_grid",
-        *(pytest.param(name, marks=slow) for name in ("vit", "co_attention", "pooled", "queries")),
+        *(
+            pytest.param(name, marks=slow)
+            for name in ("vit", "co_attention", "grounded", "pooled", "queries")
+        ),
     ],
 )
 def test_every_parameter_has_a_gradient(variant):
     """So that the test above compares something for each array."""
     _, gradients = on_one_device(variant)
     largest = max(np.linalg.norm(g) for g in gradients.values())
-    # With co-attention, nothing reads what the last block makes of the image.
-    unread = ("fusion/image/blocks/1/", "fusion/image/norm/") if variant == "co_attention" else ()
+    # With co-attention, nothing reads what the last block makes of the regions.
+    unread = ("fusion/blocks/1/regions/",) if variant == "co_attention" else ()
     # Twenty objectives train the towers of `pooled`, one each of its fusions.
     least = 1e-5 if variant == "pooled" else 1e-3
     for path, gradient in gradients.items():

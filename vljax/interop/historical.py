@@ -51,7 +51,9 @@ def _current(name: str, names: Mapping[str, Tensor]) -> str:
 
 TOKENIZER_CLASSES = {
     "bert": "BertTokenizer",
+    "blip": "BertTokenizer",
     "clip": "CLIPTokenizer",
+    "lxmert": "LxmertTokenizer",
     "roberta": "RobertaTokenizer",
     "siglip": "SiglipTokenizer",
 }
@@ -64,14 +66,16 @@ _ROBERTA = {
     "cls_token": "<s>",
     "pad_token": "<pad>",
 }
+_BERT = {"sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
 SPECIAL_TOKENS: dict[str, Mapping[str, str]] = {
-    "BertTokenizer": {"sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"},
+    "BertTokenizer": _BERT,
     "CLIPTokenizer": {
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
     },
     "GemmaTokenizer": {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+    "LxmertTokenizer": _BERT,
     "RobertaTokenizer": _ROBERTA,
     "SiglipTokenizer": {"eos_token": "</s>", "pad_token": "</s>"},
     "XLMRobertaTokenizer": _ROBERTA,
@@ -79,6 +83,7 @@ SPECIAL_TOKENS: dict[str, Mapping[str, str]] = {
 """The special tokens of a tokenizer class, for folders whose files name none."""
 
 IMAGE_PROCESSORS = {
+    "blip": "BlipImageProcessor",
     "clip": "CLIPImageProcessor",
     "dinov2": "BitImageProcessor",
     "dinov2_with_registers": "BitImageProcessor",

@@ -61,10 +61,13 @@ class ImagePreprocessor:
             found = content.get("version")
             raise UserError(f"preprocess.json: version {found!r}, this is made for {VERSION}")
         transforms = decode(tuple[Transform, ...], content["transforms"], "transforms")
-        return cls(content["image_size"], tuple(image_transforms(transforms)))
+        images = image_transforms(transforms)
+        of_file = tuple(t for t in transforms if t in images or t.reads_file)
+        return cls(content["image_size"], of_file)
 
     def __call__(self, image: bytes) -> dict[str, np.ndarray]:
-        """The arrays of one image: `image`, uint8[size, size, 3]; or those of `Patchify`.
+        """The arrays of one image: `image`, uint8[size, size, 3]; or those of `Patchify`, or of
+        `DecodeFeatures` for a file of region features.
 
         Raises:
           ExampleError: if it cannot be decoded.

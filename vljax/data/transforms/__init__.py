@@ -4,6 +4,7 @@ from vljax.data.transforms.base import Transform
 from vljax.data.transforms.colour import ColourJitter, Greyscale
 from vljax.data.transforms.corruptions import Blur, Noise, Occlude
 from vljax.data.transforms.decode import Decode
+from vljax.data.transforms.features import DecodeFeatures
 from vljax.data.transforms.flip import Flip
 from vljax.data.transforms.hide import Hide
 from vljax.data.transforms.labels import AnswerCells, GridLabels, Label, PadRegions, Regions
@@ -21,6 +22,7 @@ __all__ = [
     "ChooseText",
     "ColourJitter",
     "Decode",
+    "DecodeFeatures",
     "EncodeAnswers",
     "Flip",
     "Greyscale",

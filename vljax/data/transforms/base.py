@@ -66,6 +66,10 @@ class Transform(Component, abc.ABC):
     reads_undecoded: ClassVar[bool] = False
     """Whether the transform accepts a `JpegImage`, whose pixels are not decoded yet, as `image`."""
 
+    reads_file: ClassVar[bool] = False
+    """Whether it makes arrays of the record's file that are not an image; inference makes them of
+    the files that it is given, as of images."""
+
     moves_pixels: ClassVar[bool] = False
     """Whether the transform moves pixels; it then moves `boxes` and `masks` with them."""
 

@@ -55,26 +55,43 @@ def rules(name: str, pooler: str | None = None) -> list[Rule]:
       name: the encoder's name in the model.
       pooler: our path of the pooler, or None.
     """
-    here, there = f"{name}/blocks/{{i}}", "encoder.layer.{i}"
     made = [
         rule(f"{name}/embedding", "embeddings.word_embeddings.weight"),
         rule(f"{name}/positions", _POSITIONS),
         rule(f"{name}/token_types", "embeddings.token_type_embeddings.weight"),
         *norm(f"{name}/embedding_norm", "embeddings.LayerNorm"),
-        *norm(f"{here}/attention_norm", f"{there}.attention.output.LayerNorm"),
-        *norm(f"{here}/mlp_norm", f"{there}.output.LayerNorm"),
+        *layer_rules(f"{name}/blocks/{{i}}", "encoder.layer.{i}"),
+    ]
+    return made if pooler is None else [*made, *linear(pooler, "pooler.dense")]
+
+
+def layer_rules(here: str, there: str) -> list[Rule]:
+    """The rules of a layer, which BLIP and LXMERT share."""
+    return [
+        *attention_rules(f"{here}/attention", f"{there}.attention"),
         *linear(f"{here}/mlp/up", f"{there}.intermediate.dense"),
         *linear(f"{here}/mlp/down", f"{there}.output.dense"),
-        rule(
-            f"{here}/attention/output/kernel", f"{there}.attention.output.dense.weight", LINEAR_OUT
-        ),
-        rule(f"{here}/attention/output/bias", f"{there}.attention.output.dense.bias"),
+        *norm(f"{here}/mlp_norm", f"{there}.output.LayerNorm"),
+    ]
+
+
+def attention_rules(here: str, there: str, inner: str = "self") -> list[Rule]:
+    """The rules of an attention and of the norm after it.
+
+    Args:
+      here: our path; that of the norm ends with `_norm`.
+      there: the foreign name of both.
+      inner: the name of query, key and value there.
+    """
+    made = [
+        rule(f"{here}/output/kernel", f"{there}.output.dense.weight", LINEAR_OUT),
+        rule(f"{here}/output/bias", f"{there}.output.dense.bias"),
+        *norm(f"{here}_norm", f"{there}.output.LayerNorm"),
     ]
     for part in ("query", "key", "value"):
-        ours, theirs = f"{here}/attention/{part}", f"{there}.attention.self.{part}"
-        made.append(rule(f"{ours}/kernel", f"{theirs}.weight", LINEAR))
-        made.append(rule(f"{ours}/bias", f"{theirs}.bias", FLAT))
-    return made if pooler is None else [*made, *linear(pooler, "pooler.dense")]
+        made.append(rule(f"{here}/{part}/kernel", f"{there}.{inner}.{part}.weight", LINEAR))
+        made.append(rule(f"{here}/{part}/bias", f"{there}.{inner}.{part}.bias", FLAT))
+    return made
 
 
 def adapted(

@@ -14,10 +14,13 @@ from vljax.interop.foreign_config import read_json, to_json
 from vljax.interop.foreign_model import ForeignModel
 from vljax.interop.formats import Format
 from vljax.interop.historical import WEIGHTS
-from vljax.interop.transformers import bert, clip, siglip, siglip2, vit
-from vljax.models.encoders import NaFlexViT, TextTransformer, ViT
+from vljax.interop.transformers import bert, blip, clip, lxmert, siglip, siglip2, vit
+from vljax.models.encoders import GroundedText, NaFlexViT, TextTransformer, ViT
+from vljax.models.fusion import CoAttention
 
 _READERS = {
+    blip.KIND: blip.read,
+    lxmert.KIND: lxmert.read,
     "clip": clip.read,
     "siglip": siglip.read,
     "siglip2": siglip2.read,
@@ -68,6 +71,10 @@ def _write(trained: TrainedModel, issues: ExportIssues) -> ExportPlan:
 def _family(trained: TrainedModel) -> tuple[str, Any]:
     """The closest `model_type`, and the function that writes it."""
     encoders = trained.run.model.encoders
+    if any(isinstance(node, CoAttention) for node in trained.run.model.nodes.values()):
+        return lxmert.KIND, lxmert.write
+    if any(isinstance(encoder, GroundedText) for encoder in encoders.values()):
+        return blip.KIND, blip.write
     image, text = encoders.get("image"), encoders.get("text")
     if len(encoders) == 1 and isinstance(image, ViT):
         return vit.kind_of(image), vit.write

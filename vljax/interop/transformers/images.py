@@ -31,9 +31,13 @@ class _Family(NamedTuple):
 _FAMILIES = {
     "CLIP": _Family(_CLIP, "bicubic", crops=True),
     "Bit": _Family(_CLIP, "bicubic", crops=True),
+    "Blip": _Family(_CLIP, "bicubic", crops=False),
     "Siglip": _Family(_HALVES, "bicubic", crops=False),
     "ViT": _Family(_HALVES, "bilinear", crops=False),
 }
+
+_PROCESSORS = ("Blip", "CLIP", "Siglip")
+"""Families whose processor has an image processor and a tokenizer."""
 
 
 def read(folder: Path, size: int, model_type: str) -> tuple[Resize, dict[str, Any]]:
@@ -182,15 +186,16 @@ def write(transforms: Sequence[Transform], issues: ExportIssues, family: str) ->
     Args:
       transforms: the evaluation transforms.
       issues: collects export issues.
-      family: the image processor class, "CLIP", "Siglip", "ViT" or "Bit".
+      family: the image processor class, "CLIP", "Siglip", "ViT", "Bit" or "Blip".
 
     Raises:
       ExportRefused: if there are other transforms than the class has.
     """
     crop = [t for t in transforms if isinstance(t, CentreCrop)] if family == "Bit" else []
     resize, path = only_resize(transforms, issues, *crop)
-    if resize.mode == "pad" or (family == "ViT" and resize.mode != "squash"):
-        known = "'squash'" if family == "ViT" else "'squash' and 'shortest'"
+    squashes = family in ("Blip", "ViT")
+    if resize.mode == "pad" or (squashes and resize.mode != "squash"):
+        known = "'squash'" if squashes else "'squash' and 'shortest'"
         issues.refuse(f"{path}.mode", resize.mode, known, "squash")
     elif resize.mode == "shortest" and resize.centre == "round":
         message = "a centre crop that is rounded to even pixels rather than down"
@@ -202,7 +207,7 @@ def write(transforms: Sequence[Transform], issues: ExportIssues, family: str) ->
     )
     content: dict[str, Any] = {
         "image_processor_type": f"{family}ImageProcessor",
-        **({"processor_class": f"{family}Processor"} if family in ("CLIP", "Siglip") else {}),
+        **({"processor_class": f"{family}Processor"} if family in _PROCESSORS else {}),
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": resize.size} if resize.mode == "shortest" else side,

@@ -154,7 +154,7 @@ def _read_json(folder: Path, config: ForeignConfig, kind: str, context: int) -> 
         raise UserError(
             f"{file}: its normalizer differs from the one that a CLIPTokenizer always applies"
         )
-    if kind == "BertTokenizer":
+    if kind in ("BertTokenizer", "LxmertTokenizer"):
         _check_bert(content, config)
     return read_json_tokenizer(folder, file.read_bytes(), config, kind, context)
 

@@ -2,8 +2,10 @@
 
 from vljax.models.encoders.cnn import EfficientNetLite
 from vljax.models.encoders.conv_grid import ConvGrid
+from vljax.models.encoders.grounded_text import GroundedText
 from vljax.models.encoders.naflex import NaFlexViT
 from vljax.models.encoders.recurrent import GRU, LSTM
+from vljax.models.encoders.regions import RegionEncoder
 from vljax.models.encoders.resnet import ResNet
 from vljax.models.encoders.text import TextTransformer
 from vljax.models.encoders.vit import ViT
@@ -14,7 +16,9 @@ __all__ = [
     "LSTM",
     "ConvGrid",
     "EfficientNetLite",
+    "GroundedText",
     "NaFlexViT",
+    "RegionEncoder",
     "ResNet",
     "TextTransformer",
     "ViT",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class TextEncoder(Encoder):
     """
 
     several = True
+    reads_context: ClassVar[bool] = False
+    """Whether the blocks may attend to another stream."""
 
     vocab_size: int
     """Number of ids of the tokenizer."""
@@ -113,7 +115,7 @@ class TextTransformer(TransformerConfig, TextEncoder, name="transformer"):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()  # of the stack
         yield from TextEncoder.problems(self)
-        if self.cross_attention != "none":
+        if self.cross_attention != "none" and not self.reads_context:
             yield (
                 "cross_attention",
                 "an encoder has no context; use none",
@@ -143,10 +145,12 @@ class TextModule(nn.Module):
         ids: Int[Array, "batch *texts length"],
         mask: Bool[Array, "batch *texts length"] | None = None,
         call: Call = Call(),
+        context: Encoded | None = None,
     ) -> Encoded:
         """Encodes at most `context_length` ids in [0, vocab_size); `mask` is False for padding.
 
-        Several texts of an example become rows, as `texts_as_rows` says.
+        Several texts of an example become rows, as `texts_as_rows` says. With a context,
+        blocks attend to it as `cross_attention` says; without one, they leave that out.
 
         Raises:
           ValueError: if the sequence is longer than the context.
@@ -168,5 +172,16 @@ class TextModule(nn.Module):
             x = layer_norm(compute, config.norm_epsilon, "embedding_norm")(x)
         x = compute.constrain(x, ("batch", "length", "embed"))
         attended = mask if config.mask_padding else None
-        x = transformer(x, attended, config, compute, causal=config.causal, call=call)
+        if context is None:
+            config = replace(config, cross_attention="none", cross_every=1)
+        x = transformer(
+            x,
+            attended,
+            config,
+            compute,
+            causal=config.causal,
+            call=call,
+            context=None if context is None else context.tokens,
+            context_mask=None if context is None else context.mask,
+        )
         return Encoded(x, mask, pool(config.pooling, x, mask, config, compute, call))

@@ -31,6 +31,10 @@ class Classifier(Node, name="classifier"):
     """Whether it classifies each example, or each of its tokens."""
     hidden: int | None = None
     """Size of a hidden layer with GELU and a layer norm, as in LXMERT and ViLT; None for none."""
+    activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh"
+    """The activation of the hidden layer: exact GELU, or its approximation."""
+    norm_epsilon: float = 1e-6
+    """Added to the variance in the layer norm of the hidden layer."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("classes", "hidden"):
@@ -57,7 +61,8 @@ class ClassifierModule(nn.Module):
         x = getattr(inputs[config.stream], config.features)
         if config.hidden is not None:
             hidden = Linear((config.hidden,), ("embed", "mlp"), self.compute, name="hidden")
-            x = layer_norm(self.compute, 1e-6, "norm")(ACTIVATIONS["gelu_tanh"](hidden(x)))
+            x = ACTIVATIONS[config.activation](hidden(x))
+            x = layer_norm(self.compute, config.norm_epsilon, "norm")(x)
         axes = ("embed" if config.hidden is None else "mlp", "classes")
         logits = Linear((config.classes,), axes, self.compute, name="logits")(x)
         return {f"{self.name}/logits": widened(logits)}

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vljax.config import UserError, setting, suggest
 from vljax.models.compute import Call, Compute
 from vljax.models.layers.attention import Attention, KeyValue
-from vljax.models.layers.basic import MLP, Dropout, layer_norm
+from vljax.models.layers.basic import MLP, Dropout, LayerNorm, layer_norm
 from vljax.models.parameters import with_axes
 
 TokenMask = Bool[Array, "#batch #length length"] | Bool[Array, "#batch length"] | None
@@ -140,6 +140,8 @@ class Block(nn.Module):
     compute: Compute
     crosses: bool
     """Whether it attends to the context."""
+    shared: tuple[Attention, LayerNorm] | None = None
+    """The attention to the context and its norm, if other blocks use the same ones."""
 
     @nn.compact
     def __call__(
@@ -190,7 +192,10 @@ class Block(nn.Module):
     ) -> tuple[Array, KeyValue | None]:
         """The tokens after attention to the context, and its keys and values if they are new."""
         config, projected = self.config, None
-        attention = Attention(config.width, config.heads, self.compute, name="cross_attention")
+        if self.shared is None:
+            attention = Attention(config.width, config.heads, self.compute, name="cross_attention")
+        else:
+            attention, _ = self.shared
         y = self.before(x, "cross_attention")
         if cache is not None and cache.context is not None:
             y = attention(y, cache.context, context_mask, call=call)
@@ -232,6 +237,8 @@ class Block(nn.Module):
         return branch
 
     def _norm(self, x: Array, name: str) -> Array:
+        if name == "cross_attention" and self.shared is not None:
+            return self.shared[1](x)
         return layer_norm(self.compute, self.config.norm_epsilon, f"{name}_norm")(x)
 
     def _scale(self, name: str, initial: float, dtype: DTypeLike) -> Float[Array, "embed"]:
