@@ -91,10 +91,11 @@ from vljax.models.encoders import (
     GroundedText,
     NaFlexViT,
     RegionEncoder,
+    RegionFeatures,
     TextTransformer,
     ViT,
 )
-from vljax.models.fusion import CoAttention, CrossAttention, Fusion
+from vljax.models.fusion import CoAttention, CrossAttention, Fusion, SingleStream
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
@@ -197,6 +198,7 @@ __all__ = [
     "Range",
     "RefCoco",
     "RegionEncoder",
+    "RegionFeatures",
     "Regions",
     "Resize",
     "Retrieval",
@@ -205,6 +207,7 @@ __all__ = [
     "Schedule",
     "SentencePiece",
     "SigmoidContrastive",
+    "SingleStream",
     "SoftmaxContrastive",
     "Source",
     "SugarCrepe",

@@ -4,6 +4,7 @@ from vljax.models.encoders.cnn import EfficientNetLite
 from vljax.models.encoders.conv_grid import ConvGrid
 from vljax.models.encoders.grounded_text import GroundedText
 from vljax.models.encoders.naflex import NaFlexViT
+from vljax.models.encoders.region_features import RegionFeatures
 from vljax.models.encoders.regions import RegionEncoder
 from vljax.models.encoders.text import TextTransformer
 from vljax.models.encoders.vit import ViT
@@ -14,6 +15,7 @@ __all__ = [
     "GroundedText",
     "NaFlexViT",
     "RegionEncoder",
+    "RegionFeatures",
     "TextTransformer",
     "ViT",
 ]

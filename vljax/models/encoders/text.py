@@ -24,6 +24,9 @@ from vljax.models.parameters import with_axes
 class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     """Text transformer over token ids.
 
+    With `depth` 0, `post_norm` and `embedding_norm` it gives the embeddings of BERT, for a fusion
+    such as `SingleStream`.
+
     >>> sizes = {"width": 512, "depth": 12, "heads": 8, "mlp_dim": 2048}
     >>> tower = TextTransformer(vocab_size=32_000, context_length=64, **sizes)
     >>> tower.roles(8)["inputs"].shape
@@ -31,6 +34,7 @@ class TextTransformer(TransformerConfig, Encoder, name="transformer"):
     """
 
     several = True
+    least_depth = 0
     reads_context: ClassVar[bool] = False
     """Whether the blocks may attend to another stream."""
 
