@@ -93,6 +93,7 @@ from vljax.models.encoders import (
     GroundedText,
     NaFlexViT,
     RegionEncoder,
+    RegionFeatures,
     ResNet,
     TextTransformer,
     ViT,
@@ -113,6 +114,7 @@ from vljax.models.fusion import (
     Product,
     QFormer,
     Resampler,
+    SingleStream,
     Sum,
 )
 from vljax.models.heads import Classifier, Embedding, EmbeddingClassifier
@@ -230,6 +232,7 @@ __all__ = [
     "Range",
     "RefCoco",
     "RegionEncoder",
+    "RegionFeatures",
     "Regions",
     "ResNet",
     "Resampler",
@@ -240,6 +243,7 @@ __all__ = [
     "Schedule",
     "SentencePiece",
     "SigmoidContrastive",
+    "SingleStream",
     "SoftmaxContrastive",
     "Source",
     "SugarCrepe",

@@ -1,4 +1,4 @@
-"""Folders of blip and lxmert that transformers wrote (`make_fusions.py`).
+"""Folders of blip, lxmert, vilt and visual_bert that transformers wrote (`make_fusions.py`).
 
 References are float32, as is the computation here.
 """
@@ -45,6 +45,8 @@ def outputs_of(kind, model, stored):
         for name in ("text_tokens", "grounded_tokens"):
             found[name] = found[name] * mask[..., None]
         return {**found, "similarity": found["image"] @ found["text"].T, "ids": ids}
+    if kind in ("vilt", "visual_bert"):
+        return outputs_of_single_stream(model, stored, ids, mask)
     names = {
         "question_tokens": "fusion.question/tokens",
         "regions_tokens": "fusion.regions/tokens",
@@ -58,6 +60,29 @@ def outputs_of(kind, model, stored):
     found = {name: made[output] for name, output in names.items()}
     found["question_tokens"] = found["question_tokens"] * mask[..., None]
     found["regions_tokens"] = found["regions_tokens"] * stored["mask"][..., None]
+    return {**found, "ids": ids}
+
+
+def outputs_of_single_stream(model, stored, ids, mask):
+    text = model.run.model.nodes["fusion"].streams[0]
+    names = {"text_tokens": f"fusion.{text}/tokens", "pooled": "fusion/pooled"}
+    if "logits" in stored:
+        names["logits"] = "answer/logits" if text == "question" else "match/logits"
+    batch = {text: ids, f"{text}_mask": mask}
+    if "regions_tokens" in stored:
+        names["regions_tokens"] = "fusion.regions/tokens"
+        batch |= {"regions": stored["features"], "regions_mask": stored["mask"]}
+    else:
+        names["image_class"] = "fusion.image/tokens"
+        files = [model.images(file) for file in inputs.images()]
+        batch |= {name: np.stack([file[name] for file in files]) for name in files[0]}
+    made = model.predictor.run([*names.values()], batch)
+    found = {name: made[output] for name, output in names.items()}
+    found["text_tokens"] = found["text_tokens"] * mask[..., None]
+    if "image_class" in found:
+        found["image_class"] = found["image_class"][:, 0]
+    else:
+        found["regions_tokens"] = found["regions_tokens"] * stored["mask"][..., None]
     return {**found, "ids": ids}
 
 
@@ -85,7 +110,9 @@ def test_import_computes_the_same_and_export_preserves_every_bit(name, foreign, 
         )
     # Sizes, answers and the tokenizer come back too.
     stated, written = (json.loads((f / "config.json").read_text()) for f in (source, out))
-    for field in ("architectures", "l_layers", "visual_feat_dim", "num_qa_labels", "id2label"):
+    fields = ("architectures", "l_layers", "visual_feat_dim", "num_qa_labels", "id2label")
+    sizes = ("hidden_size", "image_size", "max_position_embeddings", "visual_embedding_dim")
+    for field in (*fields, *sizes):
         if field in written:
             assert written[field] == stated[field], field
     compare(CASES[name]["kind"], load(str(out)), stored)

@@ -64,4 +64,71 @@ LXMERT: dict[str, dict[str, Any]] = {
     },
 }
 
-CASES = {**BLIP, **LXMERT}
+_LAYERS_A, _LAYERS_B = {**_A, "num_hidden_layers": 2}, {**_B, "num_hidden_layers": 1}
+
+VILT: dict[str, dict[str, Any]] = {
+    "vilt_a": {
+        "kind": "vilt",
+        "config": {
+            **_LAYERS_A,
+            "image_size": 32,
+            "patch_size": 8,
+            "max_position_embeddings": 12,
+        },
+        "shortest": 32,
+        "model": "ViltForQuestionAnswering",
+        "answers": ("yes", "no", "Red", "2 dogs", "left of it"),
+    },
+    "vilt_b": {
+        "kind": "vilt",
+        "config": {
+            **_LAYERS_B,
+            "image_size": 30,
+            "patch_size": 6,
+            "max_position_embeddings": 9,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "type_vocab_size": 3,
+        },
+        "shortest": 20,
+        "model": "ViltForImageAndTextRetrieval",
+        "answers": (),
+    },
+    "vilt_c": {
+        "kind": "vilt",
+        "config": {
+            **_LAYERS_B,
+            "image_size": 20,
+            "patch_size": 4,
+            "max_position_embeddings": 9,
+            "type_vocab_size": 1,
+        },
+        "shortest": 17,
+        "model": "ViltModel",
+        "answers": (),
+    },
+}
+
+VISUAL_BERT: dict[str, dict[str, Any]] = {
+    "visual_bert_a": {
+        "kind": "visual_bert",
+        "config": {**_LAYERS_A, "visual_embedding_dim": 10, "max_position_embeddings": 12},
+        "model": "VisualBertForQuestionAnswering",
+        "answers": ("yes", "no", "Red", "2 dogs", "left of it", "blue"),
+    },
+    "visual_bert_b": {
+        "kind": "visual_bert",
+        "config": {
+            **_LAYERS_B,
+            "visual_embedding_dim": 7,
+            "max_position_embeddings": 9,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "type_vocab_size": 3,
+        },
+        "model": "VisualBertModel",
+        "answers": (),
+    },
+}
+
+CASES = {**BLIP, **LXMERT, **VILT, **VISUAL_BERT}

@@ -1,4 +1,4 @@
-"""Makes the folders of blip and lxmert in `data/interop`, and what they compute.
+"""Makes the folders of blip, lxmert, vilt and visual_bert in `data/interop`, and their outputs.
 
 Run by hand, never by the tests, in the environment of `make_interop.py`:
 
@@ -60,6 +60,36 @@ def lxmert(case: dict[str, Any]) -> tuple[Any, Any]:
     return kind(config), tokenizer
 
 
+def labels(answers: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of `config.json` that name the answers."""
+    ids = {answer: i for i, answer in enumerate(answers)}
+    return {"id2label": dict(enumerate(answers)), "label2id": ids} if answers else {}
+
+
+def vilt(case: dict[str, Any]) -> tuple[Any, Any]:
+    """A model and its processor."""
+    tokenizer = bert_tokenizer()
+    tokenizer.model_max_length = case["config"]["max_position_embeddings"]
+    fields = {**case["config"], **labels(case["answers"]), "vocab_size": len(tokenizer)}
+    config = hf.ViltConfig(**fields, pad_token_id=tokenizer.pad_token_id)
+    patch = case["config"]["patch_size"]
+    size = {"shortest_edge": case["shortest"]}
+    images = hf.ViltImageProcessorPil(size=size, size_divisor=patch)
+    return getattr(hf, case["model"])(config), hf.ViltProcessor(images, tokenizer)
+
+
+def visual_bert(case: dict[str, Any]) -> tuple[Any, Any]:
+    """A model and its tokenizer."""
+    tokenizer = bert_tokenizer()
+    tokenizer.model_max_length = case["config"]["max_position_embeddings"]
+    fields = {**case["config"], **labels(case["answers"]), "vocab_size": len(tokenizer)}
+    config = hf.VisualBertConfig(**fields, pad_token_id=tokenizer.pad_token_id)
+    return getattr(hf, case["model"])(config), tokenizer
+
+
+MAKERS = {"blip": blip, "lxmert": lxmert, "vilt": vilt, "visual_bert": visual_bert}
+
+
 def randomise_blip(model: Any, seed: int) -> None:
     """As `randomise`; position and class embeddings of the image have other names there."""
     randomise(model, seed)
@@ -73,7 +103,7 @@ def randomise_blip(model: Any, seed: int) -> None:
 @torch.no_grad()
 def make(case: dict[str, Any], folder: Path, seed: int) -> None:
     """Writes a folder by `save_pretrained`, and its outputs."""
-    model, processor = blip(case) if case["kind"] == "blip" else lxmert(case)
+    model, processor = MAKERS[case["kind"]](case)
     randomise_blip(model, seed)
     processor.save_pretrained(folder)
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -87,6 +117,8 @@ def run(
     """What a folder computes in transformers."""
     if case["kind"] == "blip":
         kind = hf.BlipForImageTextRetrieval
+    elif "model" in case:
+        kind = getattr(hf, case["model"])
     else:
         kind = hf.LxmertForQuestionAnswering if case["answers"] else hf.LxmertModel
     model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
@@ -94,8 +126,8 @@ def run(
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(inputs.TEXTS, padding="max_length", truncation=True, return_tensors="pt")
     texts = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    made = run_blip if case["kind"] == "blip" else run_lxmert
-    found = made(case, model.eval(), folder, texts, dtype)
+    runs = {"blip": run_blip, "vilt": run_vilt, "visual_bert": run_visual_bert}
+    found = runs.get(case["kind"], run_lxmert)(case, model.eval(), folder, texts, dtype)
     found |= {"ids": batch["input_ids"]}
     return {name: np.asarray(value) for name, value in found.items()}
 
@@ -125,7 +157,9 @@ def regions(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, boxes and mask of the regions of each text's image; padding is not zero."""
     rng = np.random.default_rng(0)
     rows = len(inputs.TEXTS)
-    features = rng.standard_normal((rows, REGIONS, case["config"]["visual_feat_dim"]))
+    config = case["config"]
+    dim = config.get("visual_feat_dim") or config["visual_embedding_dim"]
+    features = rng.standard_normal((rows, REGIONS, dim))
     boxes = np.sort(rng.random((rows, REGIONS, 2, 2)), axis=2).reshape(rows, REGIONS, 4)
     mask = np.arange(REGIONS) < np.array([5, 3, 1, 4, 2])[:, None]
     return features.astype(np.float32), boxes.astype(np.float32), mask
@@ -152,6 +186,49 @@ def run_lxmert(
     }
     if case["answers"]:
         found["answer"] = model(**texts, **visual).question_answering_score
+    return found
+
+
+def run_vilt(
+    case: dict[str, Any], model: Any, folder: Path, texts: dict[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
+    """Tokens of the text (zero for padding) and of the image's class, and scores, of pair i.
+
+    The patches are left out: their order is random there.
+    """
+    processor = hf.AutoProcessor.from_pretrained(folder, backend="pil").image_processor
+    batch = processor(pictures(), return_tensors="pt")
+    seen = {"pixel_values": batch["pixel_values"].to(dtype), "pixel_mask": batch["pixel_mask"]}
+    made = getattr(model, "vilt", model)(**texts, **seen)
+    length = texts["input_ids"].shape[1]
+    found = {
+        "text_tokens": made.last_hidden_state[:, :length] * texts["attention_mask"][..., None],
+        "image_class": made.last_hidden_state[:, length],
+        "pooled": made.pooler_output,
+    }
+    if case["model"] != "ViltModel":
+        found["logits"] = model(**texts, **seen).logits
+    return found
+
+
+def run_visual_bert(
+    case: dict[str, Any], model: Any, folder: Path, texts: dict[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
+    """Tokens of both streams (zero for padding), the pooled vector, and the scores of answers."""
+    features, boxes, mask = (torch.from_numpy(array) for array in regions(case))
+    visual = {"visual_embeds": features.to(dtype), "visual_attention_mask": mask.long()}
+    made = getattr(model, "visual_bert", model)(**texts, **visual)
+    length = texts["input_ids"].shape[1]
+    found = {
+        "text_tokens": made.last_hidden_state[:, :length] * texts["attention_mask"][..., None],
+        "regions_tokens": made.last_hidden_state[:, length:] * mask[..., None],
+        "pooled": made.pooler_output,
+        "features": features,
+        "boxes": boxes,
+        "mask": mask,
+    }
+    if case["answers"]:
+        found["logits"] = model(**texts, **visual).logits
     return found
 
 

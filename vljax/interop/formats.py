@@ -46,8 +46,8 @@ class Entry:
 FORMATS = {
     "transformers": Entry(
         "vljax.interop.transformers.format:FORMAT",
-        "clip, siglip, siglip2, blip (matching), lxmert, or a single tower (vit, dinov2, bert,"
-        " roberta)",
+        "clip, siglip, siglip2, blip (matching), lxmert, vilt, visual_bert, or a single tower (vit,"
+        " dinov2, bert, roberta)",
     ),
     "open_clip": Entry(
         "vljax.interop.open_clip.format:FORMAT",

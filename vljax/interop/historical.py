@@ -56,6 +56,8 @@ TOKENIZER_CLASSES = {
     "lxmert": "LxmertTokenizer",
     "roberta": "RobertaTokenizer",
     "siglip": "SiglipTokenizer",
+    "vilt": "BertTokenizer",
+    "visual_bert": "BertTokenizer",
 }
 """The tokenizer class of a `model_type`, for folders that name none."""
 
@@ -89,6 +91,7 @@ IMAGE_PROCESSORS = {
     "dinov2_with_registers": "BitImageProcessor",
     "siglip": "SiglipImageProcessor",
     "siglip2": "Siglip2ImageProcessor",
+    "vilt": "ViltImageProcessor",
     "vit": "ViTImageProcessor",
 }
 """The image processor of a `model_type`, for folders that name none."""

@@ -27,7 +27,7 @@ from vljax.models.node import (
     products_of,
     stream_of,
 )
-from vljax.models.parameters import leaves, unroll, with_axes
+from vljax.models.parameters import STACK, leaves, unroll, with_axes
 
 Batch = Mapping[str, Any]
 Outputs = dict[str, Array]
@@ -197,13 +197,14 @@ class AssembledModule(nn.Module):
 
 
 def _attention(sown: Any) -> Float[Array, "batch blocks heads queries keys"]:
-    """Attention weights of all cross-attentions that a module sowed, in the order of the blocks."""
-    found = [
-        weights
-        for keys, weights in leaves(unroll(jax.tree.map(_only, sown, is_leaf=_is_sown)))
-        if "cross_attention" in keys
-    ]
-    return jnp.stack(found, axis=1)
+    """Attention weights of the blocks that a module sowed, in their order.
+
+    Those of its cross-attentions; of its self-attentions if it has no cross-attention.
+    """
+    found = list(leaves(unroll(jax.tree.map(_only, sown, is_leaf=_is_sown))))
+    crossing = [weights for keys, weights in found if "cross_attention" in keys]
+    own = [weights for keys, weights in found if STACK in keys]
+    return jnp.stack(crossing or own, axis=1)
 
 
 def _is_sown(node: Any) -> bool:

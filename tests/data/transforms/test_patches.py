@@ -16,7 +16,7 @@ from vljax.data.pipeline.pipeline import stream_fingerprint, train_batches
 from vljax.data.randomness import Step
 from vljax.data.sources.mixture import Mixture, Part
 from vljax.data.transforms import ChooseText, Decode, Flip, Patchify, Tokenize
-from vljax.data.transforms.patches import grid_within
+from vljax.data.transforms.patches import grid_of_shortest, grid_within, most_patches
 
 images_of_the_builtin_set = functools.cache(builtin)
 RNG = np.random.default_rng(0)
@@ -184,3 +184,44 @@ def test_all_parts_of_a_mixture_need_the_same_lengths(data) -> None:
     message = "source.parts.two.transforms: patchify has other lengths or weights than in"
     with pytest.raises(UserError, match=message):
         validate(dataclasses.replace(data, source=mixture))
+
+
+# --- The shortest side of ViLT ---
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "grid"),
+    [
+        (480, 640, (12, 16)),
+        (640, 480, (16, 12)),
+        (384, 384, (12, 12)),
+        (200, 333, (12, 19)),  # 639.36 pixels, more than 639: rounded down to 608
+        (300, 1000, (6, 19)),  # the longest side is cut to 639, the other one to 191.7, so 192
+        (1000, 300, (19, 6)),
+        (1, 9000, (1, 19)),
+    ],
+)
+def test_the_shortest_side_gives_the_grid_of_vilt(
+    height: int, width: int, grid: tuple[int, int]
+) -> None:
+    """By hand, from `get_resize_output_image_size` of transformers 5."""
+    assert grid_of_shortest(height, width, 32, 384) == grid
+    assert math.prod(grid) <= most_patches(384, 32) == 228
+    image = np.zeros((height, width, 3), np.uint8)
+    if height * width < 10**6:
+        made = Patchify(32, lengths=(228,), shortest=384)({"image": image}, RNG)
+        assert made["image_grid"].tolist() == [*grid]
+        assert made["image_mask"].sum() == math.prod(grid)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lengths": (200,)}, "lengths: shortest 384 gives up to 228 patches; use (228,)"),
+        ({"shortest": 31}, "shortest: must be at least a patch (32 pixels)"),
+    ],
+)
+def test_a_shortest_side_needs_room_for_its_patches(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        validate(Patchify(32, **{"lengths": (228,), "shortest": 384, **fields}))
+    assert message in str(error.value)

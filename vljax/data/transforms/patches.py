@@ -23,10 +23,11 @@ _SCALE_TOLERANCE = 1e-5
 class Patchify(Transform, name="patchify"):
     """Resize images to as many patches as fit into a sequence, nearly keeping the aspect ratio.
 
-    NaFlex (Tschannen et al. 2025, arXiv 2502.14786, section 2.4.2). In training, the sequence
-    length of a batch is drawn from `lengths`; the draw depends only on the seed and the step.
-    Evaluation uses the longest. Sequences are padded with zeros. All other transforms of images
-    come before this one. It makes:
+    NaFlex (Tschannen et al. 2025, arXiv 2502.14786, section 2.4.2); or, with `shortest`, resize the
+    shortest side to that many pixels, as ViLT (Kim et al. 2021, section 4.1). In training, the
+    sequence length of a batch is drawn from `lengths`; the draw depends only on the seed and the
+    step. Evaluation uses the longest. Sequences are padded with zeros. All other transforms of
+    images come before this one. It makes:
 
     - `image`: uint8[length, patch_size * patch_size * 3], patches row by row, each by row, column
       and channel;
@@ -48,6 +49,10 @@ class Patchify(Transform, name="patchify"):
     """Relative frequency of each length; equal if empty."""
     interpolation: Interpolation = "bilinear"
     """The filter, always antialiased."""
+    shortest: int | None = None
+    """Pixels of the shortest side. The longest side is at most 1333/800 of it, and both are rounded
+    down to whole patches; `lengths` is then the largest number of patches. None: the length of the
+    sequence decides."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.patch_size < 1:
@@ -61,6 +66,14 @@ class Patchify(Transform, name="patchify"):
             yield "weights", f"there are {counts}; give one for each, or none"
         if not all(0 < weight < math.inf for weight in self.weights):
             yield "weights", f"must be positive, got {self.weights}; leave out what is never drawn"
+        if self.shortest is not None and self.patch_size >= 1:
+            if self.shortest < self.patch_size:
+                yield "shortest", f"must be at least a patch ({self.patch_size} pixels)"
+            elif self.lengths[:1] < (most := most_patches(self.shortest, self.patch_size),):
+                yield (
+                    "lengths",
+                    f"shortest {self.shortest} gives up to {most} patches; use ({most},)",
+                )
 
     def notes(self) -> Iterator[tuple[str, str]]:
         if len(self.lengths) > 1:
@@ -98,7 +111,10 @@ class Patchify(Transform, name="patchify"):
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image, size = example["image"], self.patch_size
         length = self.length_at(example.get("step"))
-        rows, columns = grid_within(image.shape[0], image.shape[1], size, length)
+        if self.shortest is None:
+            rows, columns = grid_within(image.shape[0], image.shape[1], size, length)
+        else:
+            rows, columns = grid_of_shortest(image.shape[0], image.shape[1], size, self.shortest)
         image = resample(image, rows * size, columns * size, self.interpolation)
         return {**example, **sequence(image, size, length)}
 
@@ -170,3 +186,46 @@ def grid_within(height: int, width: int, patch_size: int, budget: int) -> tuple[
         else:
             high = middle
     return grid(low)
+
+
+def _longest(shortest: int) -> int:
+    """The largest length of the other side, in pixels, for a length of the shortest side."""
+    return int(1333 / 800 * shortest)
+
+
+def most_patches(shortest: int, patch_size: int) -> int:
+    """The largest number of patches that `grid_of_shortest` gives for any image.
+
+    >>> most_patches(384, 32)
+    228
+    """
+    return (shortest // patch_size) * (_longest(shortest) // patch_size)
+
+
+def grid_of_shortest(height: int, width: int, patch_size: int, shortest: int) -> tuple[int, int]:
+    """Rows and columns of patches for an image whose shortest side is resized, at least one each.
+
+    As the image processor of ViLT in transformers resizes.
+
+    >>> grid_of_shortest(height=480, width=640, patch_size=32, shortest=384)
+    (12, 16)
+
+    Args:
+      height: of the image, pixels.
+      width: of the image, pixels.
+      patch_size: height and width of a patch, pixels.
+      shortest: pixels of the shortest side; it becomes shorter if the other one would be longer
+        than 1333/800 of it.
+    """
+    scale = shortest / min(height, width)
+    new_height, new_width = scale * height, scale * width
+    if height < width:
+        new_height = float(shortest)  # exactly, as there: a product may round below it
+    else:
+        new_width = float(shortest)
+    longest = max(new_height, new_width)
+    if longest > _longest(shortest):
+        scale = _longest(shortest) / longest
+        new_height, new_width = scale * new_height, scale * new_width
+    rows, columns = (max(1, int(side + 0.5) // patch_size) for side in (new_height, new_width))
+    return rows, columns

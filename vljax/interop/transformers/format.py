@@ -14,9 +14,19 @@ from vljax.interop.foreign_config import read_json, to_json
 from vljax.interop.foreign_model import ForeignModel
 from vljax.interop.formats import Format
 from vljax.interop.historical import WEIGHTS
-from vljax.interop.transformers import bert, blip, clip, lxmert, siglip, siglip2, vit
-from vljax.models.encoders import GroundedText, NaFlexViT, TextTransformer, ViT
-from vljax.models.fusion import CoAttention
+from vljax.interop.transformers import (
+    bert,
+    blip,
+    clip,
+    lxmert,
+    siglip,
+    siglip2,
+    vilt,
+    visual_bert,
+    vit,
+)
+from vljax.models.encoders import GroundedText, NaFlexViT, RegionFeatures, TextTransformer, ViT
+from vljax.models.fusion import CoAttention, SingleStream
 
 _READERS = {
     blip.KIND: blip.read,
@@ -24,6 +34,8 @@ _READERS = {
     "clip": clip.read,
     "siglip": siglip.read,
     "siglip2": siglip2.read,
+    vilt.KIND: vilt.read,
+    visual_bert.KIND: visual_bert.read,
     **dict.fromkeys(vit.KINDS, vit.read),
     **dict.fromkeys(bert.KINDS, bert.read),
 }
@@ -73,6 +85,10 @@ def _family(trained: TrainedModel) -> tuple[str, Any]:
     encoders = trained.run.model.encoders
     if any(isinstance(node, CoAttention) for node in trained.run.model.nodes.values()):
         return lxmert.KIND, lxmert.write
+    if any(isinstance(node, SingleStream) for node in trained.run.model.nodes.values()):
+        regions = any(isinstance(encoder, RegionFeatures) for encoder in encoders.values())
+        family = visual_bert if regions else vilt
+        return family.KIND, family.write
     if any(isinstance(encoder, GroundedText) for encoder in encoders.values()):
         return blip.KIND, blip.write
     image, text = encoders.get("image"), encoders.get("text")

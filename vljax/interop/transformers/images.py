@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vljax.data.transforms import CentreCrop, Decode, Resize, Transform
+from vljax.data.transforms import CentreCrop, Decode, Patchify, Resize, Transform
 from vljax.data.transforms.base import image_transforms
 from vljax.interop.export_plan import ExportIssues, transform_path
 from vljax.interop.foreign_config import ForeignConfig, read_json
@@ -261,6 +261,29 @@ def only_resize(
         issues.record(f"{path}.interpolation", "bicubic", "resize", message)
         resize = dataclasses.replace(resize, interpolation="bicubic")
     return resize, path
+
+
+def only_patchify(transforms: Sequence[Transform], issues: ExportIssues) -> Patchify:
+    """The one transform between decoding and text, for models of sequences of patches.
+
+    Raises:
+      ExportRefused: if there are other transforms, or another filter than formats have.
+    """
+    found = image_transforms(transforms)
+    if [type(t) for t in found] != [Decode, Patchify]:
+        names = [transform.type_name for transform in transforms]
+        issues.refuse("data.eval_transforms", names, "decode and patchify")
+        issues.stop()
+    decode, patchify = found
+    assert isinstance(decode, Decode)
+    assert isinstance(patchify, Patchify)
+    refuse_random_background(decode, transforms, issues)
+    record_scaled(decode, transforms, issues)
+    if patchify.interpolation not in FILTERS:
+        path = f"{transform_path(transforms, patchify)}.interpolation"
+        issues.refuse(path, patchify.interpolation, "bilinear and bicubic", "bicubic")
+    issues.stop()
+    return patchify
 
 
 def refuse_random_background(

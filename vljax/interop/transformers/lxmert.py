@@ -10,28 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vljax.data.pipeline.pipeline import Data
-from vljax.data.sources import JsonLines
-from vljax.data.tokenizers import HuggingFace
-from vljax.data.transforms import ChooseQuestions, DecodeFeatures, EncodeAnswers, Tokenize
-from vljax.data.vocabulary import normalised
+from vljax.data.transforms import DecodeFeatures
 from vljax.interop.export_plan import ExportIssues, TrainedModel, refuse_gated_mlp
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import ForeignModel, unprefixed
 from vljax.interop.mapping import Rule
-from vljax.interop.transformers import bert
+from vljax.interop.transformers import bert, questions
 from vljax.interop.transformers import tokenizer as texts
 from vljax.interop.transformers.towers import ACTIVATIONS, linear, norm, write_stack
-from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import RegionEncoder, TextTransformer
 from vljax.models.fusion import CoAttention
 from vljax.models.heads import Classifier
 from vljax.models.node import Node
-from vljax.models.numerics import Precision
-from vljax.objectives import Classification
-from vljax.run import Run
-from vljax.workdir import vocabulary_file
 
 KIND = "lxmert"
 PREFIX = "lxmert."
@@ -149,14 +140,10 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
         nodes["answer"] = Classifier(
             stream="fusion.question", classes=classes, hidden=2 * width, **_ANSWER
         )
-        answers = _answers(config, classes)
-        if not answers:
-            notes.append(
-                f"id2label does not name the {classes} answers, so answers are known by index only"
-            )
-    run = _run(nodes, regions, tokenizer.loaded.config, answers)
+        answers = questions.read_answers(config, classes, notes)
+    decode = DecodeFeatures(most=regions.regions, dim=regions.feature_dim)
+    run = questions.recipe(nodes, (decode,), tokenizer.loaded.config, answers)
     names = _Names("question", "regions", "fusion", "answer" if "answer" in nodes else None)
-    lines = "".join(f"{normalised(answer)}\n" for answer in answers)
     return ForeignModel(
         f"transformers {KIND}",
         run,
@@ -165,45 +152,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
         rules(names),
         IGNORED,
         notes,
-        {vocabulary_file("answer"): lines.encode()} if answers else {},
-    )
-
-
-def _answers(config: ForeignConfig, classes: int) -> tuple[str, ...]:
-    """The answers by index, from `id2label`; empty if it does not name them all, once each."""
-    labels = config.raw("id2label")
-    if not isinstance(labels, Mapping) or set(labels) != {str(i) for i in range(classes)}:
-        return ()
-    answers = tuple(str(labels[str(i)]) for i in range(classes))
-    distinct = len({normalised(answer) for answer in answers}) == classes
-    return answers if distinct and all(map(normalised, answers)) else ()
-
-
-def _run(
-    nodes: dict[str, Node], regions: RegionEncoder, tokenizer: Any, answers: tuple[str, ...]
-) -> Run:
-    """A recipe around an imported model; data and steps are placeholders, as in `imported_run`."""
-    if isinstance(tokenizer, HuggingFace):
-        tokenizer = dataclasses.replace(tokenizer, path=None)
-    transforms = (
-        DecodeFeatures(most=regions.regions, dim=regions.feature_dim),
-        ChooseQuestions(),
-        Tokenize("question"),
-        *([EncodeAnswers(answers)] if answers else []),
-    )
-    objective = Classification(logits="answer/logits", targets="answer")
-    return Run(
-        model=ModelConfig(nodes),
-        data=Data(
-            source=JsonLines(),
-            tokenizers={"text": tokenizer},
-            train_transforms=transforms,
-            eval_transforms=transforms,
-        ),
-        objectives={"answer": objective} if answers else {},
-        precision=Precision("float32"),
-        steps=1,
-        global_batch=1,
+        questions.vocabulary(answers),
     )
 
 
@@ -256,26 +205,13 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     }
     if isinstance(head, Classifier):
         content["num_qa_labels"] = head.classes
-        content |= _labels(trained, head.classes)
+        content |= questions.write_answers(trained, head.classes)
     issues.notes.append(
         "transformers has no processor for lxmert: pass visual_feats and visual_pos, the features"
         " and the boxes in 0..1"
     )
     prefix = "" if head is None else PREFIX
     return rules(names, prefix), {"config.json": content, **tokenizer.files}
-
-
-def _labels(trained: TrainedModel, classes: int) -> dict[str, Any]:
-    """The fields that name the answers, if they are known."""
-    vocabulary = trained.run.data.vocabularies().get("answer")
-    stored = trained.files.get(vocabulary_file("answer"), b"").decode().splitlines()
-    answers = list(vocabulary) if isinstance(vocabulary, tuple) else stored
-    if len(answers) != classes:
-        return {}
-    return {
-        "id2label": {str(i): answer for i, answer in enumerate(answers)},
-        "label2id": {answer: i for i, answer in enumerate(answers)},
-    }
 
 
 def _names(trained: TrainedModel, issues: ExportIssues) -> _Names:

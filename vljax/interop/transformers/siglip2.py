@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vljax.data.transforms import Decode, Patchify, Transform
-from vljax.data.transforms.base import image_transforms
+from vljax.data.transforms import Patchify, Transform
 from vljax.interop.export_plan import (
     ExportIssues,
     TrainedModel,
@@ -129,19 +128,10 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
 
 def _write_processor(transforms: Sequence[Transform], issues: ExportIssues) -> dict[str, Any]:
     """The content of `preprocessor_config.json`, without what the image tower decides."""
-    found = image_transforms(transforms)
-    if [type(t) for t in found] != [Decode, Patchify]:
-        names = [transform.type_name for transform in transforms]
-        issues.refuse("data.eval_transforms", names, "decode and patchify")
-        issues.stop()
-    decode, patchify = found
-    assert isinstance(decode, Decode)
-    assert isinstance(patchify, Patchify)
-    images.refuse_random_background(decode, transforms, issues)
-    images.record_scaled(decode, transforms, issues)
-    if patchify.interpolation not in images.FILTERS:
-        path = f"{transform_path(transforms, patchify)}.interpolation"
-        issues.refuse(path, patchify.interpolation, "bilinear and bicubic", "bicubic")
+    patchify = images.only_patchify(transforms, issues)
+    if patchify.shortest is not None:
+        path = f"{transform_path(transforms, patchify)}.shortest"
+        issues.refuse(path, patchify.shortest, "as many patches as fit", None)
     issues.stop()
     return {
         "image_processor_type": "Siglip2ImageProcessor",

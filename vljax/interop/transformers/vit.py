@@ -37,6 +37,7 @@ from vljax.interop.mapping import (
 from vljax.interop.transformers import images
 from vljax.interop.transformers.towers import linear, norm, read_tower, write_stack
 from vljax.models.encoders import ViT
+from vljax.models.layers.transformer import TransformerConfig
 
 PREFIXES = ("vit.", "dinov2.", "dinov2_with_registers.")
 HEADS = r"(classifier|decoder)\..*"
@@ -84,7 +85,7 @@ def rules(name: str, encoder: ViT, pooler: str | None = None) -> list[Rule]:
         rule(positions, f"{there}.position_embeddings", STACKED_BATCHED),
         rule(f"{name}/patch_embedding", f"{there}.patch_embeddings.projection.weight", CONVOLUTION),
         rule(f"{name}/patch_bias", f"{there}.patch_embeddings.projection.bias"),
-        *_blocks(f"{name}/blocks/{{i}}", _DINOV2 if dinov2 else _VIT, encoder),
+        *blocks(f"{name}/blocks/{{i}}", encoder),
         *norm(f"{name}/norm", "layernorm"),
     ]
     if encoder.mask_token:
@@ -94,8 +95,9 @@ def rules(name: str, encoder: ViT, pooler: str | None = None) -> list[Rule]:
     return made if pooler is None else [*made, *linear(pooler, "pooler.dense")]
 
 
-def _blocks(here: str, names: dict[str, tuple[str, str]], encoder: ViT) -> list[Rule]:
-    there = "encoder.layer.{i}"
+def blocks(here: str, encoder: TransformerConfig) -> list[Rule]:
+    """The rules of a stack of blocks: of DINOv2 if it has layer scale, else of ViT."""
+    there, names = "encoder.layer.{i}", _VIT if encoder.layer_scale is None else _DINOV2
     attention = f"{there}.attention.output.dense"
     made = [
         rule(f"{here}/attention/output/kernel", f"{attention}.weight", LINEAR_OUT),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,9 @@ class NaFlexViT(ViT, name="naflex_vit"):
         yield from super().problems()
         if self.table_size is not None:
             yield "table_size", "image_size gives the table of positions; leave it unset"
-        if self.position_filter != "bilinear":
-            yield "position_filter", f"must be bilinear here, not {self.position_filter}"
+        if self.position_filter not in ("bilinear", "bilinear_corners"):
+            known = "bilinear or bilinear_corners"
+            yield "position_filter", f"must be {known} here, not {self.position_filter}"
         left = self.image_size % max(1, self.patch_size)
         if left and self.patch_size < self.image_size:
             table = f"{self.image_size} pixels are not a multiple of the patch ({self.patch_size})"
@@ -96,4 +97,8 @@ class NaFlexModule(ViTModule):
     ) -> Float[Array, "batch patches embed"]:
         if self.config.positions == "sincos":
             return sincos_at(positions, self.config.width)
-        return resample_at(self._position_table(), positions, grid)
+        corners = self.config.position_filter == "bilinear_corners"
+        name: Literal["bilinear", "bilinear_corners"] = (
+            "bilinear_corners" if corners else "bilinear"
+        )
+        return resample_at(self._position_table(), positions, grid, name)

@@ -28,8 +28,6 @@ class TextEncoder(Encoder):
     """
 
     several = True
-    reads_context: ClassVar[bool] = False
-    """Whether the blocks may attend to another stream."""
 
     vocab_size: int
     """Number of ids of the tokenizer."""
@@ -93,11 +91,18 @@ def looked_up(
 class TextTransformer(TransformerConfig, TextEncoder, name="transformer"):
     """Text transformer over token ids; `presets.bert` and `presets.gpt2` have those of the papers.
 
+    With `depth` 0, `post_norm` and `embedding_norm` it gives the embeddings of BERT, for a fusion
+    such as `SingleStream`.
+
     >>> sizes = {"width": 512, "depth": 12, "heads": 8, "mlp_dim": 2048}
     >>> tower = TextTransformer(vocab_size=32_000, context_length=64, **sizes)
     >>> tower.roles(8)["inputs"].shape
     (8, 64)
     """
+
+    least_depth = 0
+    reads_context: ClassVar[bool] = False
+    """Whether the blocks may attend to another stream."""
 
     causal: bool = False
     """Whether a token attends only to itself and earlier ones."""

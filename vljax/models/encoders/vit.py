@@ -32,10 +32,15 @@ from vljax.models.parameters import with_axes
 class ViT(TransformerConfig, Encoder, name="vit"):
     """Vision Transformer: encodes an image as a sequence of patches.
 
+    With `depth` 0 and `post_norm` it gives the embeddings of the patches with their positions, for
+    a fusion such as `SingleStream`.
+
     >>> tower = ViT(width=384, depth=12, heads=6, mlp_dim=1536, image_size=224, patch_size=16)
     >>> tower.grid
     14
     """
+
+    least_depth = 0
 
     image_size: int
     """Height and width of training images, in pixels."""
@@ -49,8 +54,8 @@ class ViT(TransformerConfig, Encoder, name="vit"):
     positions: Literal["learned", "sincos"] = "learned"
     """Learned positions are resampled for images of another size."""
     position_filter: PositionFilter = "bilinear"
-    """How they are resampled: bilinear and bicubic are antialiased, bicubic_pytorch is not (DINOv2
-    uses it)."""
+    """How they are resampled: bilinear and bicubic are antialiased, bicubic_pytorch (DINOv2) is
+    not, nor is bilinear_corners (ViLT), which keeps the corners of the table at the corners."""
     table_size: int | None = None
     """Height and width, in pixels, of the images that the table of positions is for; None for
     `image_size`. DINOv2 has a larger table than its images need."""

@@ -9,6 +9,7 @@ from vljax.models.fusion.fusion import Fusion
 from vljax.models.fusion.gated_cross_attention import GatedCrossAttention
 from vljax.models.fusion.graph import GraphFusion
 from vljax.models.fusion.resampler import QFormer, Resampler
+from vljax.models.fusion.single_stream import SingleStream
 from vljax.models.fusion.vectors import Concatenation, Product, Sum
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "Product",
     "QFormer",
     "Resampler",
+    "SingleStream",
     "Sum",
 ]

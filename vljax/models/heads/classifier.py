@@ -31,6 +31,8 @@ class Classifier(Node, name="classifier"):
     """Whether it classifies each example, or each of its tokens."""
     hidden: int | None = None
     """Size of a hidden layer with GELU and a layer norm, as in LXMERT and ViLT; None for none."""
+    norm: Literal["after", "before"] = "after"
+    """Whether the layer norm of the hidden layer follows GELU (LXMERT) or precedes it (ViLT)."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh"
     """The activation of the hidden layer: exact GELU, or its approximation."""
     norm_epsilon: float = 1e-6
@@ -61,8 +63,10 @@ class ClassifierModule(nn.Module):
         x = getattr(inputs[config.stream], config.features)
         if config.hidden is not None:
             hidden = Linear((config.hidden,), ("embed", "mlp"), self.compute, name="hidden")
-            x = ACTIVATIONS[config.activation](hidden(x))
-            x = layer_norm(self.compute, config.norm_epsilon, "norm")(x)
+            activation = ACTIVATIONS[config.activation]
+            norm = layer_norm(self.compute, config.norm_epsilon, "norm")
+            x = hidden(x)
+            x = norm(activation(x)) if config.norm == "after" else activation(norm(x))
         axes = ("embed" if config.hidden is None else "mlp", "classes")
         logits = Linear((config.classes,), axes, self.compute, name="logits")(x)
         return {f"{self.name}/logits": widened(logits)}

@@ -86,7 +86,7 @@ def sincos_at(positions: Int[Array, "*shape 2"], width: int) -> Float[Array, "*s
     return jnp.concatenate([f(angle) for angle in angles for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
-PositionFilter = Literal["bilinear", "bicubic", "bicubic_pytorch"]
+PositionFilter = Literal["bilinear", "bilinear_corners", "bicubic", "bicubic_pytorch"]
 
 
 def resample_positions(
@@ -100,14 +100,16 @@ def resample_positions(
     Args:
       table: of a square grid, row-major.
       rows, columns: of the new grid.
-      filter_name: bilinear and bicubic are antialiased; bicubic_pytorch is not, and sharper.
+      filter_name: bilinear and bicubic are antialiased; bicubic_pytorch is not, and sharper;
+        bilinear_corners is not either, see `resample_at`.
     """
     side = math.isqrt(table.shape[0])
     if (rows, columns) == (side, side):
         return table
     grid = rearrange(table, "(r c) d -> r c d", r=side)
-    if filter_name == "bicubic_pytorch":
-        by_row, by_column = (jnp.asarray(_cubic_weights(side, n)) for n in (rows, columns))
+    if filter_name in ("bicubic_pytorch", "bilinear_corners"):
+        weights = _cubic_weights if filter_name == "bicubic_pytorch" else _corner_weights
+        by_row, by_column = (jnp.asarray(weights(side, n)) for n in (rows, columns))
         precision = jax.lax.Precision.HIGHEST
         grid = jnp.einsum("ri,cj,ijd->rcd", by_row, by_column, grid, precision=precision)
     else:
@@ -134,10 +136,21 @@ def _cubic_weights(size: int, cells: int) -> Float[np.ndarray, "cells size"]:
     return weights
 
 
+def _corner_weights(size: int, cells: int) -> Float[np.ndarray, "cells size"]:
+    """Weights of the `size` entries for each of `cells`, whose first and last are the entries' own.
+
+    As in PyTorch's `interpolate(mode="bilinear", align_corners=True)`.
+    """
+    at = np.arange(cells) * ((size - 1) / max(cells - 1, 1))
+    weights = np.maximum(1 - np.abs(np.arange(size) - at[:, None]), 0)
+    return weights.astype(np.float32)
+
+
 def resample_at(
     table: Float[Array, "length embed"],
     positions: Int[Array, "batch patches 2"],
     grid: Int[Array, "batch 2"],
+    filter_name: Literal["bilinear", "bilinear_corners"] = "bilinear",
 ) -> Float[Array, "batch patches embed"]:
     """A square table of positions, resampled to each image's own grid and read at its patches.
 
@@ -149,12 +162,15 @@ def resample_at(
       table: of a square grid, row-major.
       positions: row and column of each patch.
       grid: rows and columns of each image; positions outside are moved to the edge.
+      filter_name: bilinear, or bilinear_corners, where the first and last cells of the grid are
+        those of the table, without antialiasing: ViLT, and PyTorch with `align_corners=True`.
     """
     # Each patch has its own weights for all entries of the table, and one matrix product applies
     # them: no grid needs another compiled program. It needs (patches) x (table entries) floats.
     side = math.isqrt(table.shape[0])
+    weights_of = _triangle_weights if filter_name == "bilinear" else _aligned_weights
     by_row, by_column = (
-        _triangle_weights(positions[..., axis], grid[:, axis], side, table.dtype) for axis in (0, 1)
+        weights_of(positions[..., axis], grid[:, axis], side, table.dtype) for axis in (0, 1)
     )
     weights = by_row[..., :, None] * by_column[..., None, :]
     weights = weights.reshape(*weights.shape[:-2], side * side)
@@ -184,3 +200,16 @@ def _triangle_weights(
     entries = jnp.arange(size, dtype=dtype) + 0.5
     weights = jax.nn.relu(1 - jnp.abs(entries - centre[..., None]) / reach[..., None])
     return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _aligned_weights(
+    index: Int[Array, "batch patches"], cells: Int[Array, "batch"], size: int, dtype: DTypeLike
+) -> Float[Array, "batch patches size"]:
+    """Linear weights of the entries of an axis for each cell of another axis with the same corners.
+
+    The arguments are those of `_triangle_weights`.
+    """
+    steps = jnp.maximum(cells - 1, 1)[:, None]
+    index = jnp.clip(index, 0, jnp.maximum(cells, 1)[:, None] - 1)
+    at = (index * (size - 1)).astype(dtype) / steps.astype(dtype)
+    return jax.nn.relu(1 - jnp.abs(jnp.arange(size, dtype=dtype) - at[..., None]))

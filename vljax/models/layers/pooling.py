@@ -35,6 +35,15 @@ def eos(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch len
     return jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
 
 
+def before_eos(
+    tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]
+) -> Array:
+    """The token before the one that `eos` gives: the last word; the first token if there is one."""
+    index = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+    index = jnp.maximum(index - 1, 0)
+    return jnp.take_along_axis(tokens, index[:, None, None], axis=1)[:, 0]
+
+
 def mean(tokens: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]) -> Array:
     """The mean of the tokens that are not padding; zero if there are none."""
     wide = widened(tokens)
@@ -105,12 +114,13 @@ class AttentionPooling(nn.Module):
         return pooled[:, 0]
 
 
-Pooling = Literal["cls", "first", "last", "eos", "mean", "map"]
+Pooling = Literal["cls", "first", "last", "eos", "before_eos", "mean", "map"]
 POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
     "cls": first,
     "first": first,
     "last": last,
     "eos": eos,
+    "before_eos": before_eos,
     "mean": mean,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ SAVEABLE = ("attention_query", "attention_key", "attention_value", "attention_mi
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """The fields of a transformer stack, which encoders inherit."""
+
+    least_depth: ClassVar[int] = 1
+    """Smallest number of blocks; 0 for encoders, which then give embeddings."""
 
     width: int
     """Size of a token."""
@@ -72,8 +75,9 @@ class TransformerConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in ("width", "depth", "heads", "mlp_dim"):
-            if getattr(self, name) < 1:
-                yield name, f"must be at least 1, not {getattr(self, name)}"
+            least = self.least_depth if name == "depth" else 1
+            if getattr(self, name) < least:
+                yield name, f"must be at least {least}, not {getattr(self, name)}"
         if self.width % self.heads:
             most = min(self.heads, self.width, 4096)  # a damaged file may state 2^31 heads
             near = next(h for h in range(most, 0, -1) if self.width % h == 0)
@@ -367,6 +371,8 @@ def transformer(
 ) -> Float[Array, "batch length embed"] | tuple[Array, Cache]:
     """Tokens after the blocks and the final norm (with `post_norm` there is no final norm).
 
+    With `depth` 0 there is only the final norm; with `post_norm` too, the tokens stay as they are.
+
     Call it inside a compact module: it adds parameters there, under `blocks/...` and `norm/...`.
 
     Args:
@@ -409,7 +415,7 @@ def transformer(
         )
     rates = jnp.linspace(0, config.drop_path, config.depth, dtype=jnp.float32)
     fields = (config, causal, compute)
-    if config.scan:
+    if config.scan and config.depth:
         scan = nn.scan(
             lambda block, x, rate, cache: block(x, rate, mask, call, context, context_mask, cache),
             variable_axes={"params": 0, "intermediates": 0},
