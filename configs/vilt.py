@@ -26,7 +26,8 @@ STREAMS = ("question", "image")
 def recipe(variant: str = "") -> Run:
     """Visual question answering by one transformer."""
     if choose(variant, {"": False, "tiny": True}):
-        fusion = SingleStream(streams=STREAMS, depth=6, pooling="mean", **TINY_BLOCK)
+        block = {**TINY_BLOCK, "mlp_dim": 352}
+        fusion = SingleStream(streams=STREAMS, depth=6, pooling="mean", **block)
         image = ViT(image_size=TINY_SIZE, patch_size=8, depth=0, pooling="mean", **TINY_BLOCK)
         return tiny({"fusion": fusion}, image=image, question=tiny_question(depth=0))
     sizes: dict[str, Any] = {"width": 768, "depth": 12, "heads": 12, "mlp_dim": 3072}
