@@ -27,7 +27,8 @@ def made(**fields: Any) -> tuple[Model, Variables, GroundedText]:
         "match": Classifier(stream="text.grounded", classes=2),
     }
     model = build(ModelConfig(nodes), Compute())
-    return model, Variables(randomised(model.shapes.params), {}), words
+    params = jax.tree.map(jnp.asarray, randomised(model.shapes.params))
+    return model, Variables(params, {}), words
 
 
 def batch(rows: int, texts: int | None = None) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def test_both_streams_are_those_of_the_formula(order: str) -> None:
     model, variables, words = made(cross_attention=order)
     entries = batch(2)
     found, _ = jax.jit(model.apply)(variables, entries)
-    params = float64(variables.params["text"]["encoder"])
+    params = float64(variables.params["text"])
     x = params["embedding"][entries["text"]] + params["positions"]
     mask, image = np.asarray(entries["text_mask"]), np.asarray(found["image/tokens"], np.float64)
     alone = text(post_norm=words.post_norm)
@@ -61,10 +62,10 @@ def test_both_streams_are_those_of_the_formula(order: str) -> None:
 def test_scanned_and_unrolled_blocks_compute_the_same() -> None:
     unrolled, variables, _ = made()
     scanned, _, _ = made(scan=True)
-    blocks = variables.params["text"]["encoder"]["blocks"]
+    blocks = variables.params["text"]["blocks"]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(blocks[str(i)] for i in range(2)))
     params = dict(variables.params)
-    params["text"] = {"encoder": {**params["text"]["encoder"], "blocks": stacked}}
+    params["text"] = {**params["text"], "blocks": stacked}
     left, right = (
         unrolled.apply(variables, batch(2))[0],
         scanned.apply(Variables(params, {}), batch(2))[0],
