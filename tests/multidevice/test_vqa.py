@@ -10,6 +10,8 @@ import pytest
 
 from vljax import config
 from vljax.models.encoders import ViT
+from vljax.models.fusion import SingleStream
+from vljax.models.node import Node
 from vljax.models.parameters import leaves
 from vljax.parallel.mesh import MeshConfig
 from vljax.parallel.rules import batch_sharding, replicated
@@ -37,6 +39,20 @@ VARIANTS = {
         "fusion": {**TRANSFORMER, "co_attention": True},
         "answer": {"stream": "fusion.question"},
     },
+    # Every option that adds parameters, and image tokens that are projected.
+    "single_stream": {
+        "image": VIT,
+        "question": {**TRANSFORMER, "depth": 0, "post_norm": True},
+        "fusion": SingleStream(
+            streams=("question", "image"),
+            projected=("image",),
+            embedding_norm=True,
+            pooling="map",
+            pooler=True,
+            depth=2,
+            **TRANSFORMER,
+        ),
+    },
 }
 ONE = (1, 1, 1)
 slow = pytest.mark.slow(
@@ -58,12 +74,12 @@ def recipe(variant):
     run = config.load("configs/vqa_cross_attention.py:tiny", Run)
     nodes = dict(run.model.nodes)
     for name, change in VARIANTS[variant].items():
-        given = isinstance(change, ViT)
+        given = isinstance(change, Node)
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
     model = dataclasses.replace(run.model, nodes=nodes)
     objectives = dict(run.objectives)
-    if variant == "co_attention":
-        del objectives["look"]  # it makes no attention
+    if variant in ("co_attention", "single_stream"):
+        del objectives["look"]  # no attention from words to image tokens alone
     return dataclasses.replace(
         run, model=model, objectives=objectives, global_batch=BATCH, final_evaluators={}
     )
@@ -151,6 +167,8 @@ def on_one_device(variant):
         ("conv_grid", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
         pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
+        pytest.param("single_stream", (8, 1, 1), 1, marks=slow),
+        pytest.param("single_stream", (2, 2, 2), 4, marks=slow),
     ],
     ids=str,
 )
@@ -171,7 +189,10 @@ def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate
 
 @pytest.mark.parametrize(
     "variant",
-    ["conv_grid", *(pytest.param(name, marks=slow) for name in ("vit", "co_attention"))],
+    [
+        "conv_grid",
+        *(pytest.param(name, marks=slow) for name in ("vit", "co_attention", "single_stream")),
+    ],
 )
 def test_every_parameter_has_a_gradient(variant):
     """So that the test above compares something for each array."""
