@@ -12,7 +12,14 @@ from tests.models.fusion.streams import decisions, fusions
 from vljax import config
 from vljax.data.transforms import DecodeFeatures
 from vljax.models.encoders import GroundedText, RegionEncoder, ViT
-from vljax.models.fusion import CoAttention, Decision, GatedCrossAttention, QFormer, Resampler
+from vljax.models.fusion import (
+    CoAttention,
+    Decision,
+    GatedCrossAttention,
+    QFormer,
+    Resampler,
+    SingleStream,
+)
 from vljax.models.heads import Classifier, EmbeddingClassifier
 from vljax.models.node import Node
 from vljax.models.parameters import leaves
@@ -81,7 +88,22 @@ VARIANTS = {
         ),
         "answer": {"stream": "question.grounded"},
     },
+    # Every option that adds parameters, and image tokens that are projected.
+    "single_stream": {
+        "image": VIT,
+        "question": {**TRANSFORMER, "depth": 0, "post_norm": True},
+        "fusion": SingleStream(
+            streams=("question", "image"),
+            projected=("image",),
+            embedding_norm=True,
+            pooling="map",
+            pooler=True,
+            depth=2,
+            **TRANSFORMER,
+        ),
+    },
 }
+FUSIONS = ("co_attention", "grounded", "pooled", "queries", "single_stream")
 ONE = (1, 1, 1)
 slow = pytest.mark.slow(
     subject=[
@@ -106,7 +128,7 @@ def recipe(variant):
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
     nodes = {name: node for name, node in nodes.items() if node is not None}
     data, objectives = run.data, dict(run.objectives)
-    if variant in ("co_attention", "grounded", "pooled", "queries"):
+    if variant in FUSIONS:
         del objectives["look"]  # it makes no attention to the image
     if variant == "pooled":
         del nodes["fusion"]
@@ -228,14 +250,10 @@ def on_one_device(variant):
         *(("conv_grid", sizes, 1) for sizes in [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]),
         ("conv_grid", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
-        pytest.param("pooled", (8, 1, 1), 1, marks=slow),
-        pytest.param("pooled", (2, 2, 2), 4, marks=slow),
-        pytest.param("queries", (8, 1, 1), 1, marks=slow),
-        pytest.param("queries", (2, 2, 2), 4, marks=slow),
         *(
             pytest.param(name, sizes, accumulate, marks=slow)
-            for name in ("co_attention", "grounded")
-            for sizes, accumulate in [((2, 2, 2), 1), ((8, 1, 1), 1), ((1, 2, 2), 4)]
+            for name in FUSIONS
+            for sizes, accumulate in [((8, 1, 1), 1), ((2, 2, 2), 4)]
         ),
     ],
     ids=str,
@@ -259,10 +277,7 @@ def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate
     "variant",
     [
         "conv_grid",
-        *(
-            pytest.param(name, marks=slow)
-            for name in ("vit", "co_attention", "grounded", "pooled", "queries")
-        ),
+        *(pytest.param(name, marks=slow) for name in ("vit", *FUSIONS)),
     ],
 )
 def test_every_parameter_has_a_gradient(variant):

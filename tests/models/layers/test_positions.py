@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.models import reference
-from vljax.models.layers.inputs import resample_positions, sincos_2d
+from vljax.models.layers.inputs import resample_at, resample_positions, sincos_2d
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -46,3 +47,39 @@ def test_resampling_is_antialiased_bilinear(grid: tuple[int, int]) -> None:
     table = normal(36, 8)
     ours = resample_positions(jnp.asarray(table), *grid)
     np.testing.assert_allclose(ours, reference.resample(table, *grid), rtol=0, atol=1e-6)
+
+
+# --- Corners of the table at the corners of the image (ViLT) ---
+
+GRIDS = [(4, 4), (7, 7), (2, 2), (3, 6), (12, 3), (1, 4), (6, 1)]
+
+
+def between_corners(table: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Linear interpolation along both axes, in float64 by NumPy."""
+    side = math.isqrt(len(table))
+    grid = table.reshape(side, side, -1).astype(np.float64)
+    for axis, cells in enumerate((rows, columns)):
+        at = np.linspace(0, side - 1, cells) if cells > 1 else np.zeros(1)
+        grid = np.apply_along_axis(lambda x, at=at: np.interp(at, np.arange(side), x), axis, grid)
+    return grid.reshape(rows * columns, -1)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_positions_with_the_corners_of_the_table(grid: tuple[int, int]) -> None:
+    table = normal(16, 8)
+    wanted = between_corners(table, *grid)
+    ours = jax.jit(lambda table: resample_positions(table, *grid, "bilinear_corners"))(table)
+    np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-6)
+
+
+def test_each_image_of_a_batch_has_a_grid_of_its_own() -> None:
+    """Padding, at row and column 0, is not compared."""
+    table, length = normal(16, 8), 49
+    positions = np.zeros((len(GRIDS), length, 2), np.int32)
+    for places, (rows, columns) in zip(positions, GRIDS, strict=True):
+        places[: rows * columns] = np.indices((rows, columns)).reshape(2, -1).T
+    grids = jnp.asarray(GRIDS)
+    ours = resample_at(jnp.asarray(table), jnp.asarray(positions), grids, "bilinear_corners")
+    for found, (rows, columns) in zip(ours, GRIDS, strict=True):
+        wanted = between_corners(table, rows, columns)
+        np.testing.assert_allclose(found[: rows * columns], wanted, rtol=0, atol=2e-6)
