@@ -10,7 +10,7 @@ from vljax.config import UserError, suggest
 
 _COMMANDS = {
     "answers": "write the most frequent answers, or names of objects, of data sets",
-    "build": "download what a data set is made from, and build the data set",
+    "build": "build a data set from the package that it is published in",
     "convert": "write any data set as tar shards or ArrayRecord files",
     "index": "build the indices of data sets, and count what is in them",
     "inspect": "print statistics of data sets; with pictures as an HTML file",
