@@ -23,18 +23,30 @@ from vljax.data.sources.jsonl import JsonLines
 from vljax.data.sources.karpathy import Karpathy
 from vljax.data.sources.mixture import Mixture, Part, Phase
 from vljax.data.sources.parquet import Parquet
-from vljax.data.sources.published import RefCoco, SugarCrepe, VqaV2, Winoground, Xm3600
+from vljax.data.sources.published import (
+    Clevr,
+    Gqa,
+    Nlvr2,
+    RefCoco,
+    SugarCrepe,
+    VqaV2,
+    Winoground,
+    Xm3600,
+)
 from vljax.data.sources.tfds import Tfds
 from vljax.data.sources.webdataset import WebDataset
 
 __all__ = [
     "ArrayRecord",
+    "Clevr",
     "Csv",
     "Expand",
     "Folder",
+    "Gqa",
     "JsonLines",
     "Karpathy",
     "Mixture",
+    "Nlvr2",
     "Parquet",
     "Part",
     "Phase",
