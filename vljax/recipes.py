@@ -25,6 +25,7 @@ from vljax.data.sources import (
     Gqa,
     JsonLines,
     Karpathy,
+    Matching,
     Mixture,
     Nlvr2,
     Parquet,
@@ -51,6 +52,7 @@ from vljax.data.transforms import (
     ColourJitter,
     Decode,
     EncodeAnswers,
+    EncodeTags,
     Flip,
     Greyscale,
     GridLabels,
@@ -70,7 +72,7 @@ from vljax.data.transforms import (
     Tokenize,
     Transform,
 )
-from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names
+from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names, tag_vocabulary
 from vljax.datasets import Builtin, Scenes, Tuxpaint
 from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
 from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
@@ -78,6 +80,7 @@ from vljax.evaluation import (
     CaptionChoice,
     FewShot,
     LinearProbe,
+    MultiLabel,
     MultilingualRetrieval,
     NearestNeighbours,
     Questions,
@@ -140,6 +143,7 @@ __all__ = [
     "EfficientNetLite",
     "Embedding",
     "EncodeAnswers",
+    "EncodeTags",
     "Encoder",
     "Equals",
     "Evaluator",
@@ -164,9 +168,11 @@ __all__ = [
     "Lion",
     "LowRank",
     "Matches",
+    "Matching",
     "MeshConfig",
     "Mixture",
     "ModelConfig",
+    "MultiLabel",
     "MultilingualRetrieval",
     "Muon",
     "NaFlexViT",
@@ -229,4 +235,5 @@ __all__ = [
     "filters",
     "object_names",
     "presets",
+    "tag_vocabulary",
 ]

@@ -1,6 +1,7 @@
 """Evaluators: a model and a data set in, named numbers out."""
 
 from vljax.evaluation.compositional import CaptionChoice, WinogroundAccuracy
+from vljax.evaluation.multi_label import MultiLabel
 from vljax.evaluation.probes import FewShot, LinearProbe, NearestNeighbours
 from vljax.evaluation.questions import Questions
 from vljax.evaluation.retrieval import MultilingualRetrieval, Retrieval
@@ -10,6 +11,7 @@ __all__ = [
     "CaptionChoice",
     "FewShot",
     "LinearProbe",
+    "MultiLabel",
     "MultilingualRetrieval",
     "NearestNeighbours",
     "Questions",

@@ -21,6 +21,7 @@ from vljax.data.sources.expand import Expand
 from vljax.data.sources.folder import Folder
 from vljax.data.sources.jsonl import JsonLines
 from vljax.data.sources.karpathy import Karpathy
+from vljax.data.sources.matching import Matching
 from vljax.data.sources.mixture import Mixture, Part, Phase
 from vljax.data.sources.parquet import Parquet
 from vljax.data.sources.published import (
@@ -45,6 +46,7 @@ __all__ = [
     "Gqa",
     "JsonLines",
     "Karpathy",
+    "Matching",
     "Mixture",
     "Nlvr2",
     "Parquet",

@@ -32,7 +32,7 @@ from vljax.data.records import (
     Region,
     Source,
 )
-from vljax.data.sources.base import image_file
+from vljax.data.sources.base import image_file, numbers_of
 from vljax.files import (
     base_name,
     encodable,
@@ -147,8 +147,7 @@ class PublishedRecords(Records):
         return {"file_name": self._names[index], **self._others[index], **more}
 
     def image_numbers(self) -> Int64[np.ndarray, " examples"]:
-        numbers: dict[str, int] = {}
-        return np.array([numbers.setdefault(n, len(numbers)) for n in self._names], np.int64)
+        return numbers_of(self._names)
 
 
 # --- Winoground -----------------------------------------------------------------------------------

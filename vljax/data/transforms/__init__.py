@@ -6,7 +6,14 @@ from vljax.data.transforms.corruptions import Blur, Noise, Occlude
 from vljax.data.transforms.decode import Decode
 from vljax.data.transforms.flip import Flip
 from vljax.data.transforms.hide import Hide
-from vljax.data.transforms.labels import AnswerCells, GridLabels, Label, PadRegions, Regions
+from vljax.data.transforms.labels import (
+    AnswerCells,
+    EncodeTags,
+    GridLabels,
+    Label,
+    PadRegions,
+    Regions,
+)
 from vljax.data.transforms.other_image import OtherImage
 from vljax.data.transforms.patches import Patchify
 from vljax.data.transforms.questions import ChooseQuestions, EncodeAnswers
@@ -23,6 +30,7 @@ __all__ = [
     "ColourJitter",
     "Decode",
     "EncodeAnswers",
+    "EncodeTags",
     "Flip",
     "Greyscale",
     "GridLabels",
