@@ -78,6 +78,7 @@ from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
 from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
 from vljax.evaluation import (
     CaptionChoice,
+    Contributions,
     FewShot,
     LinearProbe,
     MultiLabel,
@@ -92,13 +93,20 @@ from vljax.evaluation.evaluator import Evaluator
 from vljax.models import presets
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import ConvGrid, EfficientNetLite, NaFlexViT, TextTransformer, ViT
+from vljax.models.filters import Gate, ModalityDropout, StreamFilter
 from vljax.models.fusion import CrossAttention, Fusion
 from vljax.models.heads import Classifier, Embedding
 from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import InitFrom, Pretrained
-from vljax.objectives import AttentionTarget, Classification, SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives import (
+    AttentionTarget,
+    BalancedClassification,
+    Classification,
+    SigmoidContrastive,
+    SoftmaxContrastive,
+)
 from vljax.objectives.objective import Objective
 from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
 from vljax.optim.schedules import (
@@ -123,6 +131,7 @@ __all__ = [
     "AnswerCells",
     "ArrayRecord",
     "AttentionTarget",
+    "BalancedClassification",
     "Blur",
     "Builtin",
     "CaptionChoice",
@@ -134,6 +143,7 @@ __all__ = [
     "Clevr",
     "Clip",
     "ColourJitter",
+    "Contributions",
     "ConvGrid",
     "CrossAttention",
     "Csv",
@@ -153,6 +163,7 @@ __all__ = [
     "Flip",
     "Folder",
     "Fusion",
+    "Gate",
     "Gqa",
     "Greyscale",
     "GridLabels",
@@ -171,6 +182,7 @@ __all__ = [
     "Matching",
     "MeshConfig",
     "Mixture",
+    "ModalityDropout",
     "ModelConfig",
     "MultiLabel",
     "MultilingualRetrieval",
@@ -208,6 +220,7 @@ __all__ = [
     "SigmoidContrastive",
     "SoftmaxContrastive",
     "Source",
+    "StreamFilter",
     "SugarCrepe",
     "TextTransformer",
     "Tfds",

@@ -95,6 +95,7 @@ class Data(test_questions.Data):
     labels = np.zeros(3)
 
     def __init__(self):
+        super().__init__()
         tags = ("Red", "x"), ("dark", "red"), ("loud",)
         self.annotations = [Annotation((), tags=each) for each in tags]
 

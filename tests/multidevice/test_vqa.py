@@ -10,7 +10,9 @@ import pytest
 
 from vljax import config
 from vljax.models.encoders import ViT
+from vljax.models.filters import Gate, ModalityDropout
 from vljax.models.parameters import leaves
+from vljax.objectives import BalancedClassification
 from vljax.parallel.mesh import MeshConfig
 from vljax.parallel.rules import batch_sharding, replicated
 from vljax.run import Run, prepare
@@ -37,7 +39,9 @@ VARIANTS = {
         "fusion": {**TRANSFORMER, "co_attention": True},
         "answer": {"stream": "fusion.question"},
     },
+    "balanced": {**SMALL, "fusion": {**TRANSFORMER, "depth": 1}},
 }
+FILTERS = {"image": ModalityDropout(0.3), "question": Gate()}
 ONE = (1, 1, 1)
 slow = pytest.mark.slow(
     subject=[
@@ -64,6 +68,15 @@ def recipe(variant):
     objectives = dict(run.objectives)
     if variant == "co_attention":
         del objectives["look"]  # it makes no attention
+    if variant == "balanced":
+        model = dataclasses.replace(model, filters=FILTERS)
+        objectives["answer"] = BalancedClassification(
+            logits="answer/logits",
+            targets="answer",
+            streams=("image", "question"),
+            alpha=0.5,
+            noise=0.5,
+        )
     return dataclasses.replace(
         run, model=model, objectives=objectives, global_batch=BATCH, final_evaluators={}
     )
@@ -149,6 +162,9 @@ def on_one_device(variant):
     [
         *(("conv_grid", sizes, 1) for sizes in [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]),
         ("conv_grid", ONE, 4),
+        ("balanced", (2, 2, 2), 1),
+        pytest.param("balanced", (8, 1, 1), 1, marks=slow),
+        ("balanced", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
         pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
     ],
