@@ -18,12 +18,16 @@ from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Source
 from vljax.data.sources import (
     ArrayRecord,
+    Clevr,
     Csv,
     Expand,
     Folder,
+    Gqa,
     JsonLines,
     Karpathy,
+    Matching,
     Mixture,
+    Nlvr2,
     Parquet,
     Part,
     Phase,
@@ -49,6 +53,7 @@ from vljax.data.transforms import (
     Decode,
     DecodeFeatures,
     EncodeAnswers,
+    EncodeTags,
     Flip,
     Greyscale,
     GridLabels,
@@ -56,6 +61,7 @@ from vljax.data.transforms import (
     Label,
     Noise,
     Occlude,
+    OtherImage,
     PadRegions,
     Patchify,
     Prompt,
@@ -67,14 +73,16 @@ from vljax.data.transforms import (
     Tokenize,
     Transform,
 )
-from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names
+from vljax.data.vocabulary import VocabularyFile, answer_vocabulary, object_names, tag_vocabulary
 from vljax.datasets import Builtin, Scenes, Tuxpaint
 from vljax.datasets.builtin.vocabulary import FILE as BUILTIN_VOCABULARY
 from vljax.datasets.scenes.vocabulary import FILE as SCENES_VOCABULARY
 from vljax.evaluation import (
     CaptionChoice,
+    Contributions,
     FewShot,
     LinearProbe,
+    MultiLabel,
     MultilingualRetrieval,
     NearestNeighbours,
     Questions,
@@ -99,6 +107,7 @@ from vljax.models.encoders import (
     ViT,
     WordAverage,
 )
+from vljax.models.filters import Gate, ModalityDropout, StreamFilter
 from vljax.models.fusion import (
     AttentionWeighted,
     CoAttention,
@@ -122,7 +131,13 @@ from vljax.models.low_rank import LowRank
 from vljax.models.node import Encoder, Node
 from vljax.models.numerics import Precision
 from vljax.models.pretrained import InitFrom, Pretrained
-from vljax.objectives import AttentionTarget, Classification, SigmoidContrastive, SoftmaxContrastive
+from vljax.objectives import (
+    AttentionTarget,
+    BalancedClassification,
+    Classification,
+    SigmoidContrastive,
+    SoftmaxContrastive,
+)
 from vljax.objectives.objective import Objective
 from vljax.optim import SGD, Adafactor, AdamW, Group, Lion, Muon, Optimizer
 from vljax.optim.schedules import (
@@ -150,6 +165,7 @@ __all__ = [
     "ArrayRecord",
     "AttentionTarget",
     "AttentionWeighted",
+    "BalancedClassification",
     "Blur",
     "Builtin",
     "CaptionChoice",
@@ -158,10 +174,12 @@ __all__ = [
     "ChooseText",
     "Classification",
     "Classifier",
+    "Clevr",
     "Clip",
     "CoAttention",
     "ColourJitter",
     "Concatenation",
+    "Contributions",
     "ConvGrid",
     "CrossAttention",
     "Csv",
@@ -174,6 +192,7 @@ __all__ = [
     "Embedding",
     "EmbeddingClassifier",
     "EncodeAnswers",
+    "EncodeTags",
     "Encoder",
     "Equals",
     "Evaluator",
@@ -183,7 +202,9 @@ __all__ = [
     "Flip",
     "Folder",
     "Fusion",
+    "Gate",
     "GatedCrossAttention",
+    "Gqa",
     "GraphFusion",
     "Greyscale",
     "GridLabels",
@@ -201,20 +222,25 @@ __all__ = [
     "Lion",
     "LowRank",
     "Matches",
+    "Matching",
     "MeshConfig",
     "Mfb",
     "Mixture",
+    "ModalityDropout",
     "ModelConfig",
+    "MultiLabel",
     "MultilingualRetrieval",
     "Muon",
     "Mutan",
     "NaFlexViT",
     "NearestNeighbours",
+    "Nlvr2",
     "Node",
     "Noise",
     "Objective",
     "Occlude",
     "Optimizer",
+    "OtherImage",
     "PadRegions",
     "Parquet",
     "Part",
@@ -246,6 +272,7 @@ __all__ = [
     "SingleStream",
     "SoftmaxContrastive",
     "Source",
+    "StreamFilter",
     "SugarCrepe",
     "Sum",
     "TextTransformer",
@@ -275,4 +302,5 @@ __all__ = [
     "filters",
     "object_names",
     "presets",
+    "tag_vocabulary",
 ]

@@ -475,7 +475,8 @@ def with_image_size(run: Run, size: int) -> Run:
         if table and init.path is not None and made.table_grid != encoder.table_grid:
             init = dataclasses.replace(init, resize=True)
     data = _with_sizes(run.data, size)
-    return dataclasses.replace(run, model=ModelConfig(nodes), data=data, init=init)
+    model = dataclasses.replace(run.model, nodes=nodes)
+    return dataclasses.replace(run, model=model, data=data, init=init)
 
 
 def _check_divides(name: str, encoder: Any, size: int) -> None:

@@ -449,8 +449,12 @@ class _KeptPredictor:
     texts: _KeptOutputs
     """Where the outputs of batches are kept that do not come from the data."""
 
-    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+    def run(
+        self, want: Sequence[str], batch: Batch, *, streams: Mapping[str, Batch | None] = {}
+    ) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
+        if streams:
+            return self.predictor.run(want, batch, streams=streams)
         kept = batch.kept if isinstance(batch, _NumberedBatch) else self.texts
         found = kept.outputs(want, batch)
         if found is None:

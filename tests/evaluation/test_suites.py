@@ -11,6 +11,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.data.sources.test_published import (
+    write_clevr,
+    write_gqa,
+    write_nlvr2,
     write_sugar_crepe,
     write_vqa,
     write_winoground,
@@ -31,6 +34,7 @@ from vljax.data.transforms import (
     ChooseText,
     Decode,
     EncodeAnswers,
+    OtherImage,
     Resize,
     Tokenize,
 )
@@ -206,6 +210,8 @@ def test_karpathy_takes_five_captions_of_each_image(tmp_path, count):
         ("sugarcrepe", lambda folder: write_sugar_crepe(folder, SUGAR_CREPE), None, 14 + 14),
         ("xm3600", write_xm3600, 2, 2 + 6),
         ("vqav2", write_vqa, 4, 4),
+        ("gqa", write_gqa, 3, 3),
+        ("clevr", write_clevr, 3, 3),
     ],
 )
 def test_annotation_files_are_found_and_counted(tmp_path, count, name, write, examples, inputs):
@@ -257,6 +263,21 @@ def test_names_by_the_classes_of_the_source(tmp_path):
     data = Data(Builtin("train"), {"text": Clip()}, (Decode(),), (Decode(),))
     examples = EvaluationSet(data, Folder(str(tmp_path)), class_names={"a": "ant", "b": "bee"})
     assert examples.class_names == ("ant", "bee")
+
+
+def test_two_images_need_a_model_that_reads_both(tmp_path, count):
+    count("nlvr2", 3)
+    write_nlvr2(tmp_path)
+    with pytest.raises(UserError, match="no transform reads image 2; add other_image"):
+        opened("nlvr2", tmp_path)
+    found = suites.find("nlvr2", str(tmp_path))
+    encode = EncodeAnswers(vocabulary=("true", "false", "maybe"))
+    images = (Decode(), Resize(16), OtherImage((Decode(), Resize(16))))
+    data = Data(Builtin("train"), {}, (), (*images, ChooseQuestions(), encode), workers=0)
+    examples = EvaluationSet(data, found.evaluator.source)
+    suites.check("nlvr2", found, examples)
+    metrics = found.evaluator.measure(Answers(1), examples)
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
 
 
 class Answers:

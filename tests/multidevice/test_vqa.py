@@ -12,6 +12,7 @@ from tests.models.fusion.streams import decisions, fusions
 from vljax import config
 from vljax.data.transforms import DecodeFeatures
 from vljax.models.encoders import GroundedText, RegionEncoder, ViT
+from vljax.models.filters import Gate, ModalityDropout
 from vljax.models.fusion import (
     CoAttention,
     Decision,
@@ -23,7 +24,7 @@ from vljax.models.fusion import (
 from vljax.models.heads import Classifier, EmbeddingClassifier
 from vljax.models.node import Node
 from vljax.models.parameters import leaves
-from vljax.objectives import Classification
+from vljax.objectives import BalancedClassification, Classification
 from vljax.parallel.mesh import MeshConfig
 from vljax.parallel.rules import batch_sharding, replicated
 from vljax.run import Run, prepare
@@ -102,7 +103,9 @@ VARIANTS = {
             **TRANSFORMER,
         ),
     },
+    "balanced": {**SMALL, "fusion": {**TRANSFORMER, "depth": 1}},
 }
+FILTERS = {"image": ModalityDropout(0.3), "question": Gate()}
 FUSIONS = ("co_attention", "grounded", "pooled", "queries", "single_stream")
 ONE = (1, 1, 1)
 slow = pytest.mark.slow(
@@ -141,6 +144,15 @@ def recipe(variant):
         more = (*data.train_transforms, DecodeFeatures(most=3, dim=6))
         data = dataclasses.replace(data, train_transforms=more)
     model = dataclasses.replace(run.model, nodes=nodes)
+    if variant == "balanced":
+        model = dataclasses.replace(model, filters=FILTERS)
+        objectives["answer"] = BalancedClassification(
+            logits="answer/logits",
+            targets="answer",
+            streams=("image", "question"),
+            alpha=0.5,
+            noise=0.5,
+        )
     return dataclasses.replace(
         run,
         model=model,
@@ -249,6 +261,9 @@ def on_one_device(variant):
     [
         *(("conv_grid", sizes, 1) for sizes in [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]),
         ("conv_grid", ONE, 4),
+        ("balanced", (2, 2, 2), 1),
+        pytest.param("balanced", (8, 1, 1), 1, marks=slow),
+        ("balanced", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
         *(
             pytest.param(name, sizes, accumulate, marks=slow)

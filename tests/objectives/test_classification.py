@@ -50,6 +50,25 @@ def test_soft_targets(loss, smoothing):
     np.testing.assert_allclose(found, expected(logits, weights, loss, smoothing), rtol=1e-6)
 
 
+def test_examples_without_any_label_are_negative_for_all():
+    """Binary cross-entropy over all valid rows; the row of zeros counts."""
+    logits, weights = inputs()
+    labels = (weights > 0).astype(float)
+    p = 1 / (1 + np.exp(-logits))
+    each = -np.sum(labels * np.log(p) + (1 - labels) * np.log(1 - p), axis=1)
+    found, _ = classification_loss(
+        jnp.float32(logits),
+        jnp.float32(labels),
+        jnp.asarray(VALID),
+        "sigmoid",
+        empty_targets="negative",
+    )
+    np.testing.assert_allclose(found, each[VALID].mean(), rtol=1e-6)
+    objective = Classification(logits="a/logits", targets="tags", empty_targets="negative")
+    with pytest.raises(UserError, match="negative needs several labels; set loss to sigmoid"):
+        config.validate(objective)
+
+
 def test_indices_are_targets_of_one_class():
     logits, _ = inputs()
     labels = np.array([0, -1, 2, 3, 4, 1])

@@ -168,6 +168,8 @@ class Record(Annotation):
 
     image: bytes
     """An encoded image file (JPEG, PNG, WebP, ...)."""
+    more_images: tuple[bytes, ...] = ()
+    """Further image files of an example of several images, such as the second of NLVR2."""
     masks: bytes | None = None
     """Lossless grey image file of the same size as the image: i + 1 where region i is visible,
     0 elsewhere."""
@@ -189,6 +191,8 @@ class Records(abc.ABC):
     """Names of the classes, by label; empty if the data has no classes."""
     identity: str
     """Hash that changes when the data set changes; a run resumes only if it is the same."""
+    image_count: int = 1
+    """Number of images of each example."""
     counts: SourceCounts | None = None
     """Numbers of files, examples and fields, if they were counted when the data set was opened."""
 
@@ -206,6 +210,10 @@ class Records(abc.ABC):
     @abc.abstractmethod
     def image(self, index: int) -> bytes:
         """The encoded image of an example. Raises ExampleError if it cannot be read."""
+
+    def more_images(self, index: int) -> tuple[bytes, ...]:
+        """`Record.more_images` of an example. Raises ExampleError if one cannot be read."""
+        return ()
 
     def image_numbers(self) -> Int64[np.ndarray, " examples"]:
         """A number for the image of each example; examples about the same image have the same."""
@@ -229,7 +237,12 @@ class Records(abc.ABC):
     def __getitem__(self, index: int) -> Record:
         """The whole example. Raises ExampleError if it cannot be read."""
         about = self.annotation(index)
-        return Record(**vars(about), image=self.image(index), masks=self.masks(index))
+        return Record(
+            **vars(about),
+            image=self.image(index),
+            more_images=self.more_images(index),
+            masks=self.masks(index),
+        )
 
 
 class Source(Component, abc.ABC):

@@ -202,6 +202,30 @@ def object_names(
     return found
 
 
+def tag_vocabulary(
+    source: Source, most: int | None = None, *, min_count: int = 1, examples: int | None = None
+) -> tuple[str, ...]:
+    """The most frequent tags in a source, for `EncodeTags`.
+
+    >>> from vljax.recipes import Builtin
+    >>> tag_vocabulary(Builtin("test"), most=2)
+    ('signs and symbols', 'flags')
+
+    Args:
+      source: the training data.
+      most: largest number of tags; None for all.
+      min_count: smallest number of records that a tag must belong to.
+      examples: number of records to count, from the first on; None for all.
+
+    Raises:
+      UserError: if the source cannot be opened or has no tag.
+    """
+    found = count_tags(source, examples=examples).most_frequent(most, min_count)
+    if not found:
+        raise UserError(f"{source.full_name}: has no tags")
+    return found
+
+
 def count_answers(
     source: Source,
     kinds: tuple[str, ...] = (),
@@ -241,6 +265,22 @@ def count_names(
       UserError: if the source cannot be opened.
     """
     return _counted(source, "names", lambda a: [r.name for r in a.regions], examples, progress)
+
+
+def count_tags(
+    source: Source, *, examples: int | None = None, progress: Progress | None = None
+) -> TermCounts:
+    """How often each tag occurs.
+
+    Args:
+      source: the data.
+      examples: number of records to count; None for all.
+      progress: called with the number of records that are counted and the total.
+
+    Raises:
+      UserError: if the source cannot be opened.
+    """
+    return _counted(source, "tags", lambda a: list(a.tags), examples, progress)
 
 
 _SECONDS_BETWEEN_CALLS = 0.2

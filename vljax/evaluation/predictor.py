@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from vljax.config import UserError, suggest
 from vljax.models.assembly import Model, ModelConfig, Variables
-from vljax.models.node import Encoded, makers, plan
+from vljax.models.filters import zeros_of
+from vljax.models.node import Encoded, makers, plan, stream_of
 from vljax.parallel.rows import shard_array
 from vljax.parallel.rules import batch_sharding, replicated
 
@@ -24,7 +25,9 @@ Batch = Mapping[str, Any]
 class Predictor(Protocol):
     """A model with its variables bound, as evaluators see it; `ModelPredictor` implements it."""
 
-    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+    def run(
+        self, want: Sequence[str], batch: Batch, *, streams: Mapping[str, Batch | None] = {}
+    ) -> dict[str, np.ndarray]:
         """The wanted outputs of a batch, and nothing that they do not need.
 
         Args:
@@ -32,6 +35,8 @@ class Predictor(Protocol):
           batch: arrays by the name of their entry, with B rows. Entries that the outputs do not
             need are ignored. Arrays that every process has in full may have any number of rows;
             global arrays have the sharding of a training batch.
+          streams: streams to replace: by that of another batch with as many rows, or for None by
+            zeros, with the mask that it has.
 
         Returns:
           The outputs by name on the host of every process. They have B rows, unless they have no
@@ -67,9 +72,18 @@ class Forward:
         self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
 
         def forward(
-            variables: Variables, batch: dict[str, jax.Array], want: tuple[str, ...]
+            variables: Variables,
+            batch: dict[str, jax.Array],
+            others: dict[str, dict[str, jax.Array]],
+            want: tuple[str, ...],
+            zeroed: tuple[str, ...],
         ) -> dict[str, jax.Array]:
-            outputs, _ = model.apply(variables, batch, want=want)
+            given: dict[str, jax.Array] = {}
+            for name in (*others, *zeroed):
+                made, _ = model.apply(variables, others.get(name, batch), want=[f"{name}/tokens"])
+                own = {output: made[output] for output in made if stream_of(output) == name}
+                given |= zeros_of(own) if name in zeroed else own
+            outputs, _ = model.apply(variables, batch, given=given, want=want)
             for name in want:
                 # Which of its optional fields a stream has is known from here on only.
                 if name not in outputs:
@@ -78,8 +92,8 @@ class Forward:
 
         self._compiled = jax.jit(
             forward,
-            static_argnums=2,
-            in_shardings=(variables_at, self._batch_at),
+            static_argnums=(3, 4),
+            in_shardings=(variables_at, self._batch_at, self._batch_at),
             out_shardings=replicated(mesh),
         )
 
@@ -88,19 +102,39 @@ class Forward:
         return ModelPredictor(self, variables)
 
     def begin(
-        self, variables: Variables, want: Sequence[str], batch: Batch
+        self,
+        variables: Variables,
+        want: Sequence[str],
+        batch: Batch,
+        streams: Mapping[str, Batch | None] = {},
     ) -> Callable[[], dict[str, np.ndarray]]:
         """Starts to compute, and returns a function that waits for the outputs of `Predictor.run`.
 
         Until it is called, the host may make the next batch.
         """
+        for name in streams:
+            if f"{name}/tokens" not in self._outputs:
+                known = [o.removesuffix("/tokens") for o in self._outputs if o.endswith("/tokens")]
+                raise UserError(f"no node makes the stream {name!r}{suggest(name, sorted(known))}")
         entries = {name: batch[name] for name in self._entries(want, batch)}
+        others = {
+            name: {entry: other[entry] for entry in self._entries([f"{name}/tokens"], other)}
+            for name, other in streams.items()
+            if other is not None
+        }
         rows = {name: len(array) for name, array in entries.items()}
+        rows |= {f"{n} of {s}": len(a) for s, other in others.items() for n, a in other.items()}
         if len(set(rows.values())) > 1:
             raise ValueError(f"batch entries with different numbers of rows: {rows}")
         placed = {name: self._placed(array) for name, array in entries.items()}
         # In one order, so that the same outputs in another order do not compile again.
-        outputs = self._compiled(variables, placed, tuple(sorted(set(want))))
+        outputs = self._compiled(
+            variables,
+            placed,
+            {s: {n: self._placed(a) for n, a in other.items()} for s, other in others.items()},
+            tuple(sorted(set(want))),
+            tuple(sorted(name for name, other in streams.items() if other is None)),
+        )
         # A node may make several rows of each row of the batch.
         count = next(iter(rows.values()), 0)
         made = max(1, len(next(iter(placed.values())))) if placed else 1
@@ -176,13 +210,17 @@ class ModelPredictor:
     variables: Variables
     """The parameters and state that they compute with."""
 
-    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+    def run(
+        self, want: Sequence[str], batch: Batch, *, streams: Mapping[str, Batch | None] = {}
+    ) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
-        return self.begin(want, batch)()
+        return self.begin(want, batch, streams)()
 
-    def begin(self, want: Sequence[str], batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
+    def begin(
+        self, want: Sequence[str], batch: Batch, streams: Mapping[str, Batch | None] = {}
+    ) -> Callable[[], dict[str, np.ndarray]]:
         """See `Forward.begin`."""
-        return self.forward.begin(self.variables, want, batch)
+        return self.forward.begin(self.variables, want, batch, streams)
 
 
 @dataclass
@@ -206,9 +244,13 @@ class CountingPredictor:
     """Called after each batch with the number of computed rows, and the total."""
     done: int = 0
 
-    def run(self, want: Sequence[str], batch: Batch) -> dict[str, np.ndarray]:
+    def run(
+        self, want: Sequence[str], batch: Batch, *, streams: Mapping[str, Batch | None] = {}
+    ) -> dict[str, np.ndarray]:
         """See `Predictor.run`."""
-        outputs = self.predictor.run(want, batch)
+        # Without streams, any predictor will do that computes outputs of batches.
+        more = {"streams": streams} if streams else {}
+        outputs = self.predictor.run(want, batch, **more)
         self.add(len(outputs[want[0]]))
         return outputs
 

@@ -22,9 +22,12 @@ from vljax.config import UserError, suggest
 from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.records import ExampleError, Source
 from vljax.data.sources import (
+    Clevr,
     Expand,
     Folder,
+    Gqa,
     Karpathy,
+    Nlvr2,
     SugarCrepe,
     Tfds,
     VqaV2,
@@ -507,6 +510,36 @@ def _suites() -> Iterator[tuple[str, Suite]]:
             " val2014/",
             "https://visualqa.org/download.html, https://cocodataset.org (images of 2014)",
             _source_at(lambda path: Questions(source=Expand(VqaV2(path), by="question"))),
+        ),
+    )
+    yield (
+        "gqa",
+        Suite(
+            "GQA, balanced test-dev: accuracy of answers; needs a model that answers",
+            12_578,
+            "testdev_balanced_questions.json (unpack questions1.2.zip) and images/",
+            "https://cs.stanford.edu/people/dorarad/gqa/download.html",
+            _source_at(lambda path: Questions(source=Expand(Gqa(path), by="question"))),
+        ),
+    )
+    yield (
+        "clevr",
+        Suite(
+            "CLEVR v1.0, validation: accuracy of answers; needs a model that answers",
+            149_991,
+            "questions/CLEVR_val_questions.json and images/val/",
+            "https://cs.stanford.edu/people/jcjohns/clevr",
+            _source_at(lambda path: Questions(source=Expand(Clevr(path), by="question"))),
+        ),
+    )
+    yield (
+        "nlvr2",
+        Suite(
+            "NLVR2, development: accuracy of true and false; needs a model of two images",
+            6_982,
+            "dev.json and dev/ with the images",
+            "https://lil.nlp.cornell.edu/nlvr",
+            _source_at(lambda path: Questions(source=Expand(Nlvr2(path), by="question"))),
         ),
     )
 

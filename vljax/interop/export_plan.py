@@ -19,6 +19,7 @@ from vljax.interop.files.safetensors import Progress
 from vljax.interop.files.tensors import Lazy, Tensor
 from vljax.interop.formats import ACCEPTABLE, FORMATS, find_format
 from vljax.interop.mapping import Pair, Rule, pair
+from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import TextTransformer, ViT
 from vljax.models.heads.embedding import Embedding
 from vljax.models.layers.transformer import TransformerConfig
@@ -342,6 +343,7 @@ def two_towers(
     model = trained.run.model
     image, text = model.encoders.get("image"), model.encoders.get("text")
     heads = list(model.heads.items())
+    refuse_filters(model, issues)
     if set(model.encoders) != {"image", "text"} or len(heads) != 1 or len(model.nodes) != 3:
         issues.refuse("model", [*model.nodes], "an image tower, a text tower and an embedding head")
         issues.stop()
@@ -371,6 +373,13 @@ def two_towers(
         if similarity != "cosine":
             issues.refuse(f"objectives.{label}.similarity", similarity, "'cosine'", "cosine")
     return image, text, head, name
+
+
+def refuse_filters(model: ModelConfig, issues: ExportIssues) -> None:
+    """Records filters that change what a trained model computes; no other software has them."""
+    for stream, each in model.filters.items():
+        if each.learned:
+            issues.refuse(f"model.filters.{stream}", each.type_name, "no filter with parameters")
 
 
 def require_objective(trained: TrainedModel, issues: ExportIssues, *known: str) -> None:
@@ -406,6 +415,7 @@ def single_tower(
     """
     model = trained.run.model
     tower, heads = model.encoders.get(name), list(model.heads.items())
+    refuse_filters(model, issues)
     if set(model.encoders) != {name} or len(heads) != 1 or len(model.nodes) != 2:
         issues.refuse("model", [*model.nodes], f"the tower {name!r} and a head")
         issues.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -14,7 +14,9 @@ from flax import linen as nn
 from flax.linen import meta
 from jaxtyping import Array, Float
 
+from vljax.config import suggest
 from vljax.models.compute import Call, Compute
+from vljax.models.filters import StreamFilter, filter_name
 from vljax.models.low_rank import LowRank, adapted_kernels, factor_axes, packed, with_factors
 from vljax.models.node import (
     ATTENTION,
@@ -120,14 +122,22 @@ class ModelConfig:
     nodes: dict[str, Node]
     """By a name that you choose. Parameters are stored under it; an encoder reads the batch entry
     with its name (`image`, `text`), unless it names another."""
+    filters: dict[str, StreamFilter] = field(default_factory=dict)
+    """By stream: what changes it before any node reads it, such as modality dropout."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.nodes:
             if not name.isidentifier():
                 yield "nodes", f"{name!r} is not a name; use letters, digits and _"
-        for field, message in graph_problems(self.nodes):
-            yield f"nodes.{field}", message
+        for name, message in graph_problems(self.nodes):
+            yield f"nodes.{name}", message
         yield from self._entry_problems()
+        streams = [product for product in makers(self.nodes) if "/" not in product]
+        for stream in self.filters:
+            if stream not in streams:
+                yield "filters", f"no node makes the stream {stream!r}{suggest(stream, streams)}"
+            elif filter_name(stream) in self.nodes:
+                yield "nodes", f"{filter_name(stream)!r} is the name of a filter; rename the node"
 
     def _entry_problems(self) -> Iterator[tuple[str, str]]:
         """Nodes that read the same entry of the batch in different shapes."""
@@ -188,8 +198,12 @@ class AssembledModule(nn.Module):
             if attention in asked:
                 made = {**made, attention: _attention(module.variables["intermediates"])}
             for product in asked:
-                products[product] = made[product]
-                outputs |= _flat(product, made[product])
+                value = made[product]
+                if product in self.config.filters:
+                    own = self.config.filters[product].module(self.compute, filter_name(product))
+                    value = own(value, call)
+                products[product] = value
+                outputs |= _flat(product, value)
         for name, initial in self.scalars.items():
             init = with_axes(nn.initializers.constant(initial))
             outputs[name] = self.param(name, init, (), self.compute.param_dtype)

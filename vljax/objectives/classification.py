@@ -23,6 +23,7 @@ def classification_loss(
     valid: Bool[Array, "rows"],
     loss: Literal["softmax", "sigmoid"] = "softmax",
     smoothing: float = 0.0,
+    empty_targets: Literal["ignored", "negative"] = "ignored",
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean loss over the rows that have a target, and the accuracy there.
 
@@ -34,6 +35,7 @@ def classification_loss(
       loss: softmax is the cross-entropy, - sum of w log p, with weights divided by their sum.
         sigmoid is the binary cross-entropy summed over classes (Teney et al. 2018, section 3.4).
       smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
+      empty_targets: whether a row whose weights are all 0 has no target, or none of the classes.
 
     Returns:
       Loss and accuracy, 0 if no row counts. The accuracy is the weight of the class with the
@@ -48,7 +50,7 @@ def classification_loss(
     if jnp.issubdtype(targets.dtype, jnp.integer):
         targets = jax.nn.one_hot(targets, classes, dtype=logits.dtype)
     total = jnp.sum(targets, axis=-1, keepdims=True)
-    counted = valid & (total[:, 0] > 0)
+    counted = valid if empty_targets == "negative" else valid & (total[:, 0] > 0)
     highest = logits == jnp.max(logits, axis=-1, keepdims=True)
     alone = jnp.sum(highest, axis=-1) == 1
     accuracy = jnp.where(alone, jnp.sum(jnp.where(highest, targets, 0), axis=-1), 0)
@@ -84,8 +86,13 @@ class Classification(Objective, name="classification"):
     """softmax if one class is right, sigmoid if several may be."""
     smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
+    empty_targets: Literal["ignored", "negative"] = "ignored"
+    """What weights that are all 0 mean: that the answer is not known, or that the example has none
+    of the labels (`EncodeTags`; with sigmoid only)."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.empty_targets == "negative" and self.loss == "softmax":
+            yield "empty_targets", "negative needs several labels; set loss to sigmoid"
         if not 0 <= self.smoothing < 1:
             yield "smoothing", f"must be in [0, 1), not {self.smoothing}"
 
@@ -117,5 +124,7 @@ class Classification(Objective, name="classification"):
         soft = not jnp.issubdtype(targets.dtype, jnp.integer)
         targets = targets.reshape(-1, *targets.shape[-1:]) if soft else targets.reshape(-1)
         valid = jnp.repeat(batch["valid"], len(logits) // len(batch["valid"]))
-        loss, accuracy = classification_loss(logits, targets, valid, self.loss, self.smoothing)
+        loss, accuracy = classification_loss(
+            logits, targets, valid, self.loss, self.smoothing, self.empty_targets
+        )
         return Result(loss, {"accuracy": accuracy})

@@ -7,7 +7,17 @@ import pytest
 from tests.data.written import jpeg
 from vljax.config import UserError
 from vljax.data.records import Phrase
-from vljax.data.sources import Expand, RefCoco, SugarCrepe, VqaV2, Winoground, Xm3600
+from vljax.data.sources import (
+    Clevr,
+    Expand,
+    Gqa,
+    Nlvr2,
+    RefCoco,
+    SugarCrepe,
+    VqaV2,
+    Winoground,
+    Xm3600,
+)
 
 
 def write_winoground(folder, lines=2):
@@ -78,6 +88,134 @@ def write_vqa(folder, images=(42, 7)):
     (folder / "v2_mscoco_val2014_annotations.json").write_text(
         json.dumps({**head, "annotations": annotations})
     )
+
+
+def write_gqa(folder, **changes):
+    """`questions1.2/testdev_balanced_questions.json`: three questions about two images."""
+    (folder / "images").mkdir(parents=True)
+    rows = {}
+    for i, (image, text, answer, kind) in enumerate(
+        [
+            ("n161313", "Is it overcast?", "no", "verify"),
+            ("n2", "Who is tall?", "man", "query"),
+            ("n161313", "Is it red or blue?", "red", "choose"),
+        ]
+    ):
+        (folder / "images" / f"{image}.jpg").write_bytes(jpeg(len(image)))
+        types = {"detailed": "weatherVerifyC", "semantic": "global", "structural": kind}
+        about = {"imageId": image, "question": text, "answer": answer, "types": types}
+        more = {"semantic": [], "entailed": [], "isBalanced": True, "groups": {"global": None}}
+        rows[f"20130725{i}"] = {**more, **about, "fullAnswer": f"{answer}.", **changes}
+    (folder / "questions1.2").mkdir()
+    file = folder / "questions1.2" / "testdev_balanced_questions.json"
+    file.write_text(json.dumps(rows))
+
+
+def write_clevr(folder, **changes):
+    """`questions/CLEVR_val_questions.json`, and the images in `images/val`."""
+    (folder / "images" / "val").mkdir(parents=True)
+    (folder / "questions").mkdir()
+    rows = []
+    for i, (image, text, answer, last) in enumerate(
+        [
+            (0, "Are there any cubes?", "no", "exist"),
+            (0, "How many?", "2", "count"),
+            (1, "What is its colour?", "red", "query_color"),
+        ]
+    ):
+        name = f"CLEVR_val_00000{image}.png"
+        (folder / "images" / "val" / name).write_bytes(jpeg(image))
+        program = [{"inputs": [], "function": "scene", "value_inputs": []}]
+        program.append({"inputs": [0], "function": last, "value_inputs": []})
+        about = {"image_filename": name, "image_index": image, "question": text, "answer": answer}
+        more = {"question_index": i, "question_family_index": 7, "split": "val"}
+        rows.append({**about, **more, "program": program, **changes})
+    content = {"info": {"split": "val", "version": "1.0"}, "questions": rows}
+    (folder / "questions" / "CLEVR_val_questions.json").write_text(json.dumps(content))
+
+
+def write_nlvr2(folder, split="dev", **changes):
+    """`data/dev.json` with three sentences about two pairs, and the images in `dev`."""
+    (folder / "data").mkdir(parents=True)
+    lines = []
+    for pair, sentence, label in ((0, 0, "True"), (0, 1, "False"), (1, 0, "False")):
+        place = folder / split / "12" if split == "train" else folder / split
+        place.mkdir(parents=True, exist_ok=True)
+        for j in (0, 1):
+            (place / f"{split}-850-{pair}-img{j}.png").write_bytes(jpeg(2 * pair + j))
+        about = {"identifier": f"{split}-850-{pair}-{sentence}", "label": label, "writer": 1}
+        about |= {"directory": 12} if split == "train" else {}
+        about |= {"sentence": f"Both dogs sit {sentence}.", "left_url": "http://a", "synset": "dog"}
+        lines.append(json.dumps({**about, **changes}))
+    (folder / "data" / f"{split}.json").write_text("\n".join(lines) + "\n")
+
+
+def test_gqa_has_one_of_three_types_as_kind(tmp_path):
+    write_gqa(tmp_path)
+    records = Gqa(str(tmp_path)).open()
+    assert [(q.kind, q.answer) for q in records[0].questions] == [
+        ("verify", "no"),
+        ("choose", "red"),
+    ]
+    assert records[1].image == jpeg(2)
+    detailed = Gqa(str(tmp_path), kinds="detailed").open()
+    assert detailed[1].questions[0].kind == "weatherVerifyC"
+    assert detailed.identity != records.identity
+    rows = Expand(Gqa(str(tmp_path)), by="question").open()
+    assert rows.image_numbers().tolist() == [0, 0, 1]
+
+
+def test_clevr_has_the_last_function_as_kind(tmp_path):
+    write_clevr(tmp_path)
+    records = Clevr(str(tmp_path)).open()
+    assert [(q.kind, q.answer) for q in records[0].questions] == [("exist", "no"), ("count", "2")]
+    assert records[1].questions[0].kind == "query_color"
+    assert records[1].image == jpeg(1)
+
+
+@pytest.mark.parametrize("split", ["dev", "train"])
+def test_nlvr2_has_two_images_and_sentences(tmp_path, split):
+    write_nlvr2(tmp_path, split)
+    source = Nlvr2(str(tmp_path), split=split)
+    records = source.open()
+    assert (len(records), records.image_count) == (2, 2)
+    assert [q.answer for q in records[0].questions] == ["true", "false"]
+    assert (records[1].image, records[1].more_images) == (jpeg(2), (jpeg(3),))
+    rows = Expand(source, by="question").open()
+    assert (rows[2].more_images, rows.image_count) == ((jpeg(3),), 2)
+    converted = source.open_with_all_columns(None, lambda done, total: None).other_columns(1)
+    assert converted["image_2"] == jpeg(3)
+
+
+@pytest.mark.parametrize(
+    ("write", "source", "changes", "message"),
+    [
+        (write_gqa, Gqa, {"imageId": 7}, r"questions\.json: 201307250: 'imageId' must be text"),
+        (write_gqa, Gqa, {"types": None}, r"201307250\.types: must be an object, got None"),
+        (write_gqa, Gqa, {"types": {}}, r"types: 'structural' must be text"),
+        (write_clevr, Clevr, {"program": []}, r"questions\.0: 'program' must be a list of func"),
+        (write_clevr, Clevr, {"program": [{}]}, r"questions\.0\.program\.0: 'type' must be text"),
+        (write_clevr, Clevr, {"answer": None}, r"questions\.0: 'answer' must be text, got None"),
+        (write_nlvr2, Nlvr2, {"label": "maybe"}, r"dev\.json:1: 'label' must be True or False"),
+        (write_nlvr2, Nlvr2, {"identifier": "dev-1"}, r"dev\.json:1: 'identifier' must be SPLIT-"),
+    ],
+)
+def test_malformed_questions_of_other_sets_are_named(tmp_path, write, source, changes, message):
+    write(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        source(str(tmp_path)).open()
+
+
+def test_splits_without_answers_are_refused(tmp_path):
+    write_clevr(tmp_path)
+    file = tmp_path / "questions" / "CLEVR_val_questions.json"
+    content = json.loads(file.read_text())
+    del content["questions"][1]["answer"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"questions\.1: has no 'answer'; name a split whose answers"
+    ):
+        Clevr(str(tmp_path)).open()
 
 
 def test_winoground_has_two_rows_a_line(tmp_path):
@@ -250,6 +388,9 @@ def test_pickles_are_refused(tmp_path):
             {"file_name": "000000000003.jpg"},
         ),
         (write_xm3600, Xm3600, {"image/key": "0b", "image/locale": "en"}),
+        (write_gqa, Gqa, {"file_name": "n2.jpg", "question_id": ["201307251"]}),
+        (write_clevr, Clevr, {"question_index": [2], "question_family_index": [7]}),
+        (write_nlvr2, Nlvr2, {"identifier": ["dev-850-1-0"]}),
         (write_vqa, VqaV2, {"image_id": 7, "question_ids": [7000, 7001]}),
         (
             write_refcoco,

@@ -20,6 +20,7 @@ from vljax.evaluation.metrics.classification import (
     mean_by_group,
     mean_per_class_recall,
     mean_squared_error,
+    multi_label_f1,
     perplexity,
     top_k_accuracy,
     worst_group,
@@ -29,6 +30,28 @@ from vljax.evaluation.metrics.classification import (
 def test_top_k_accuracy_worked_by_hand():
     ranks = np.array([1, 1, 3, 5, 6])
     assert [top_k_accuracy(ranks, k) for k in (1, 3, 5)] == [0.4, 0.6, 0.8]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_f1_of_several_labels_from_precision_and_recall(seed):
+    rng = np.random.default_rng(seed)
+    predicted, labels = rng.random((2, 7, 4)) < rng.random((2, 1, 4))
+
+    def score(given, true):
+        hits = sum(g and t for g, t in zip(given, true, strict=True))
+        if not hits:
+            return 0.0
+        precision, recall = hits / sum(given), hits / sum(true)
+        return 2 * precision * recall / (precision + recall)
+
+    expected = {
+        "macro": np.mean([score(predicted[:, i], labels[:, i]) for i in range(4)]),
+        "micro": score(predicted.ravel(), labels.ravel()),
+        "samples": np.mean([score(predicted[i], labels[i]) for i in range(7)]),
+    }
+    for average, value in expected.items():
+        found = multi_label_f1(predicted, labels, average=average)
+        assert found == pytest.approx(value, abs=1e-12), average
 
 
 def test_each_class_weighs_the_same():

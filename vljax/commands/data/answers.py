@@ -1,4 +1,4 @@
-"""`vljax data answers`: writes the vocabulary of answers, or of object names, of data sets."""
+"""`vljax data answers`: writes the vocabulary of answers, object names or tags of data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vljax.commands.data.arguments import SourceParser, count
 from vljax.config import UserError
 from vljax.data.records import Source
-from vljax.data.vocabulary import TermCounts, count_answers, count_names
+from vljax.data.vocabulary import TermCounts, count_answers, count_names, count_tags
 from vljax.data_tools.source_arguments import parse_sources
 from vljax.files import write_file
 from vljax.progress import shown
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Counts the answers to the questions of data sets, or of the training data of a recipe, and writes
 the most frequent ones, one per line, for encode_answers. With --objects it counts the names of
-regions instead, for grid_labels."""
+regions instead, for grid_labels; with --tags the tags of examples, for encode_tags."""
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
       console: where to print the summary.
 
     Returns:
-      `path`, `size`, `counted` (questions or regions), `different` (texts among them), `share` that
-      the file covers, and `left_out`, the most frequent texts that are not in it.
+      `path`, `size`, `counted` (questions, regions or tags), `different` (texts among them), the
+      `share` that the file covers, and `left_out`, the most frequent texts that are not in it.
 
     Raises:
       UserError: if a data set cannot be opened or has no question, or the file cannot be written.
@@ -42,12 +42,16 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     if args.out is None:
         raise UserError(f"name the file to write: {prog} ... --out answers.txt")
     sources, kinds = _sources(rest, prog)
-    what = "regions" if args.objects else "questions"
+    if args.objects and args.tags:
+        raise UserError("--tags: cannot go with --objects; one file has one of them")
+    what = "regions" if args.objects else "tags" if args.tags else "questions"
     counter: Counter[str] = Counter()
     for source in sources:
         with shown(source.full_name, f"counted the {what} of {{:,}} of {{:,}} examples") as done:
             if args.objects:
                 found = count_names(source, examples=args.max_examples, progress=done)
+            elif args.tags:
+                found = count_tags(source, examples=args.max_examples, progress=done)
             else:
                 found = count_answers(source, kinds, examples=args.max_examples, progress=done)
         counter.update(dict(found.counts))
@@ -79,7 +83,9 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
 
 
 def _parser(prog: str) -> SourceParser:
-    usage = "SOURCE... | RECIPE --out PATH [--most N] [--min-count N] [--objects] [--FIELD VALUE]"
+    usage = (
+        "SOURCE... | RECIPE --out PATH [--most N] [--min-count N] [--objects | --tags] [--F VALUE]"
+    )
     parser = SourceParser(prog, usage, _DESCRIPTION)
     parser.add_argument("--out", metavar="PATH", help="the file to write")
     parser.add_argument("--most", type=count, metavar="N", help="number of texts; all by default")
@@ -99,6 +105,7 @@ def _parser(prog: str) -> SourceParser:
     parser.add_argument(
         "--objects", action="store_true", help="count names of regions, not answers"
     )
+    parser.add_argument("--tags", action="store_true", help="count tags of examples, not answers")
     return parser
 
 

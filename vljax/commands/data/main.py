@@ -9,8 +9,8 @@ from typing import Any
 from vljax.config import UserError, suggest
 
 _COMMANDS = {
-    "answers": "write the most frequent answers, or names of objects, of data sets",
-    "build": "download what a data set is made from, and build the data set",
+    "answers": "write the most frequent answers, names of objects or tags of data sets",
+    "build": "build a data set from the package that it is published in",
     "convert": "write any data set as tar shards or ArrayRecord files",
     "index": "build the indices of data sets, and count what is in them",
     "inspect": "print statistics of data sets; with pictures as an HTML file",

@@ -161,7 +161,7 @@ class Loader:
                 example = transform(example, rng)
                 lost -= {*transform.makes()}
             except ExampleError:
-                if not self.evaluation or "image" in transform.makes():
+                if not self.evaluation or transform.needed():
                     raise
                 lost |= {*transform.makes()}
                 arrays |= transform.blank(own, self.tokenizers)

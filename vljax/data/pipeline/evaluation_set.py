@@ -14,6 +14,7 @@ from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Annotation, ExampleError, Records, Source
 from vljax.data.tokenizers.base import LoadedTokenizer
 from vljax.data.transforms.decode import Decode
+from vljax.data.transforms.other_image import check_images
 from vljax.data.transforms.resize import Resize
 from vljax.data.vocabulary import Vocabulary
 
@@ -71,7 +72,9 @@ class EvaluationSet:
     @functools.cached_property
     def records(self) -> Records:
         """The opened source. Raises UserError if it cannot be opened."""
-        return self.source.open()
+        records = self.source.open()
+        check_images(records, self.data.eval_transforms, self.source.full_name)
+        return records
 
     @functools.cached_property
     def tokenizers(self) -> dict[str, LoadedTokenizer]:

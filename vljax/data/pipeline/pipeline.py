@@ -54,6 +54,7 @@ from vljax.data.transforms.base import (
     length_at,
     list_problems,
 )
+from vljax.data.transforms.other_image import check_images
 from vljax.data.transforms.text import Tokenize
 from vljax.data.vocabulary import Vocabulary, VocabularyFile, terms
 
@@ -284,7 +285,9 @@ def _open_parts(data: Data) -> tuple[OpenPart, ...]:
             count = f"{len(records):,} examples, more than {MAX_LENGTH:,}"
             raise UserError(f"{field}: {part.source.full_name} has {count}; divide it into parts")
         full_name = f"{name}:{part.source.full_name}" if name else part.source.full_name
-        opened.append(OpenPart(full_name, records, part.transforms or data.train_transforms))
+        transforms = part.transforms or data.train_transforms
+        check_images(records, transforms, field)
+        opened.append(OpenPart(full_name, records, transforms))
     return tuple(opened)
 
 

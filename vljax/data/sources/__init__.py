@@ -21,20 +21,34 @@ from vljax.data.sources.expand import Expand
 from vljax.data.sources.folder import Folder
 from vljax.data.sources.jsonl import JsonLines
 from vljax.data.sources.karpathy import Karpathy
+from vljax.data.sources.matching import Matching
 from vljax.data.sources.mixture import Mixture, Part, Phase
 from vljax.data.sources.parquet import Parquet
-from vljax.data.sources.published import RefCoco, SugarCrepe, VqaV2, Winoground, Xm3600
+from vljax.data.sources.published import (
+    Clevr,
+    Gqa,
+    Nlvr2,
+    RefCoco,
+    SugarCrepe,
+    VqaV2,
+    Winoground,
+    Xm3600,
+)
 from vljax.data.sources.tfds import Tfds
 from vljax.data.sources.webdataset import WebDataset
 
 __all__ = [
     "ArrayRecord",
+    "Clevr",
     "Csv",
     "Expand",
     "Folder",
+    "Gqa",
     "JsonLines",
     "Karpathy",
+    "Matching",
     "Mixture",
+    "Nlvr2",
     "Parquet",
     "Part",
     "Phase",

@@ -14,12 +14,13 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from vljax.config import UserError, encode, setting, suggest
 from vljax.data.records import (
@@ -361,6 +362,16 @@ def decoded(content: bytes, column: str) -> str:
         return decode_text(content)
     except UnicodeDecodeError as error:
         raise ExampleError(f"{column} is {not_utf8(error)}", kind="bad_utf8") from error
+
+
+def numbers_of(names: Iterable[Hashable]) -> Int64[np.ndarray, " names"]:
+    """A number for each name, from 0 in the order of first use; equal names have the same.
+
+    >>> numbers_of(["b.jpg", "a.jpg", "b.jpg"]).tolist()
+    [0, 1, 0]
+    """
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def image_file(value: Any, folder: str) -> bytes:

@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Int64
+
 from vljax.config import UserError
 from vljax.data.records import ExampleError, Progress, SourceCounts
 from vljax.data.sources.base import (
@@ -26,6 +29,7 @@ from vljax.data.sources.base import (
     class_names_of,
     decoded,
     image_file,
+    numbers_of,
 )
 from vljax.data.sources.filters import exclusion_reason
 from vljax.files import File, decode_text, error_reason, not_utf8, read_file
@@ -155,6 +159,14 @@ class CsvRecords(ColumnRecords):
         file = next(i for i, count in enumerate(self._ends) if index < count)
         path = self._values[self._image][index].decode("utf-8", "surrogateescape")
         return image_file(path, self._folders[file])
+
+    def image_numbers(self) -> Int64[np.ndarray, " examples"]:
+        files = np.searchsorted(self._ends, np.arange(len(self)), side="right").tolist()
+        paths = self._values[self._image]
+        return numbers_of(
+            i if i in self._damaged else (self._folders[file], paths[i])
+            for i, file in enumerate(files)
+        )
 
     def values(self, index: int) -> Callable[[str], Any]:
         if index in self._damaged:

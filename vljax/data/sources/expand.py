@@ -109,7 +109,7 @@ class ExpandedRecords(Records):
         if seconds > _QUIET_SECONDS:
             made = f"{len(self):,} rows of {len(records):,} records"
             logger.warning("%s: %s, counted in %.0f s", config.full_name, made, seconds)
-        self.class_names = records.class_names
+        self.class_names, self.image_count = records.class_names, records.image_count
         self.identity = hashlib.sha256(f"expand {key}".encode()).hexdigest()
 
     def _count(self, progress: Progress) -> list[int]:
@@ -163,6 +163,9 @@ class ExpandedRecords(Records):
 
     def image(self, index: int) -> bytes:
         return self._records.image(self._place(index)[0])
+
+    def more_images(self, index: int) -> tuple[bytes, ...]:
+        return self._records.more_images(self._place(index)[0])
 
     def masks(self, index: int) -> bytes | None:
         return self._records.masks(self._place(index)[0])

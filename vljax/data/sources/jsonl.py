@@ -7,6 +7,9 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
+
 from vljax.config import UserError, encode, setting, suggest
 from vljax.data.records import (
     Annotation,
@@ -18,7 +21,7 @@ from vljax.data.records import (
     dataset_name,
 )
 from vljax.data.sources.annotations import AnnotatedSource
-from vljax.data.sources.base import class_names_of, class_text, image_file, texts
+from vljax.data.sources.base import class_names_of, class_text, image_file, numbers_of, texts
 from vljax.data.sources.filters import Filter, exclusion_reason
 from vljax.files import base_name, decode_text, not_utf8, parent, parse_json, read_user_file
 
@@ -144,6 +147,10 @@ class JsonLinesRecords(Records):
 
     def image(self, index: int) -> bytes:
         return image_file(self._images[index], self._folder)
+
+    def image_numbers(self) -> Int64[np.ndarray, " examples"]:
+        # A line without an image has none in common with another one.
+        return numbers_of(i if name is None else name for i, name in enumerate(self._images))
 
     def __getitem__(self, index: int) -> Record:
         if index in self._problems:

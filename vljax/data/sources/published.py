@@ -1,6 +1,6 @@
 """Data sets in the files that they are published in.
 
-Winoground, SugarCrepe, XM3600, VQA v2, and RefCOCO as MDETR publishes it.
+Winoground, SugarCrepe, XM3600, VQA v2, GQA, CLEVR, NLVR2, and RefCOCO as MDETR publishes it.
 
 Each source takes the published annotation files as they are, and reads images by name from a folder
 when they are asked for. A malformed entry is an error that names it, since published figures are of
@@ -15,9 +15,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -32,7 +32,7 @@ from vljax.data.records import (
     Region,
     Source,
 )
-from vljax.data.sources.base import image_file
+from vljax.data.sources.base import image_file, numbers_of
 from vljax.files import (
     base_name,
     encodable,
@@ -107,6 +107,7 @@ class PublishedRecords(Records):
       identity: what the examples depend on.
       class_names: names of the labels.
       others: other entries of each example, for conversion.
+      more_names: further image files of each example; equally many of each.
     """
 
     def __init__(
@@ -117,9 +118,11 @@ class PublishedRecords(Records):
         identity: str,
         class_names: tuple[str, ...] = (),
         others: Sequence[dict[str, Any]] = (),
+        more_names: Sequence[tuple[str, ...]] = (),
     ):
         self._names, self._annotations, self._folder = names, annotations, folder
-        self._others = others
+        self._others, self._more_names = others, more_names
+        self.image_count = 1 + len(more_names[0]) if more_names else 1
         self.identity = hashlib.sha256(identity.encode()).hexdigest()
         self.class_names = class_names
 
@@ -132,13 +135,19 @@ class PublishedRecords(Records):
     def image(self, index: int) -> bytes:
         return image_file(self._names[index], self._folder)
 
+    def more_images(self, index: int) -> tuple[bytes, ...]:
+        names = self._more_names[index] if self._more_names else ()
+        return tuple(image_file(name, self._folder) for name in names)
+
     def other_columns(self, index: int) -> dict[str, Any]:
-        """All entries but captions, questions and boxes, and the name of the image."""
-        return {"file_name": self._names[index], **self._others[index]} if self._others else {}
+        """All entries but captions, questions and boxes, the name of the image, further images."""
+        if not self._others:
+            return {}
+        more = {f"image_{i}": image for i, image in enumerate(self.more_images(index), 2)}
+        return {"file_name": self._names[index], **self._others[index], **more}
 
     def image_numbers(self) -> Int64[np.ndarray, " examples"]:
-        numbers: dict[str, int] = {}
-        return np.array([numbers.setdefault(n, len(numbers)) for n in self._names], np.int64)
+        return numbers_of(self._names)
 
 
 # --- Winoground -----------------------------------------------------------------------------------
@@ -377,6 +386,210 @@ def _question(text: str, where: str, row: dict[str, Any]) -> Question:
     weights = tuple((answer, float(count)) for answer, count in counted.items())
     main = _text(row, "multiple_choice_answer", where)
     return Question(encodable(kind), text, main, weights if len(weights) > 1 else ())
+
+
+# --- GQA ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gqa(PublishedSource, name="gqa"):
+    """GQA (Hudson and Manning 2019): questions about images of Visual Genome, with one answer each.
+
+    A row for each image, with all its questions. Use `Expand(..., by="question")` for a row for
+    each question. Images are `images/2354786.jpg` beside the file or its folder.
+
+    >>> import json
+    >>> asked = {"imageId": "2354786", "question": "Is it cloudy?", "answer": "yes"}
+    >>> asked["types"] = {"structural": "verify", "semantic": "global", "detailed": "weatherVerify"}
+    >>> with open("testdev_balanced_questions.json", "w") as file:
+    ...     json.dump({"201307251": asked}, file)
+    >>> Gqa(".").open().annotation(0).questions
+    (Question(kind='verify', text='Is it cloudy?', answer='yes'),)
+    """
+
+    split: str = "testdev_balanced"
+    """The split to read if `path` is a folder: train_balanced, val_balanced, testdev_balanced, or
+    one with `all` in place of `balanced`."""
+    kinds: Literal["structural", "semantic", "detailed"] = "structural"
+    """Which type of a question is its kind. `structural` are verify, query, choose, logical and
+    compare; `semantic` what it is about, such as obj, attr and rel; `detailed` are 105 forms."""
+    what: ClassVar[str] = "GQA's testdev_balanced_questions.json"
+
+    @property
+    def split_name(self) -> str:
+        return self.split
+
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
+        name = f"{self.split}_questions.json"
+        file = self._file(name, f"questions/{name}", f"questions1.2/{name}")
+        content = read_user_file(file)
+        asked = _Asked()
+        for where, row in _json_rows(content, file):
+            image = _text(row, "imageId", where)
+            types = _object(row.get("types"), f"{where}.types")
+            kind = _text(types, self.kinds, f"{where}.types")
+            question = Question(kind, _text(row, "question", where), _answer(row, where))
+            asked.add(f"{image}.jpg", question, {"question_id": where.removeprefix(f"{file}: ")})
+        folder = self._image_folder(file, "images", "../images", "../../images")
+        return asked.records(folder, f"{_digest(content)} {self.kinds}", all_columns=all_columns)
+
+
+class _Asked:
+    """Questions by the name of their image, in the order in which images are first seen."""
+
+    def __init__(self) -> None:
+        self._questions: dict[str, list[Question]] = {}
+        self._others: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, image: str, question: Question, other: dict[str, Any]) -> None:
+        self._questions.setdefault(image, []).append(question)
+        self._others.setdefault(image, []).append(other)
+
+    def records(
+        self,
+        folder: str,
+        identity: str,
+        *,
+        all_columns: bool,
+        more_names: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> PublishedRecords:
+        others = [
+            {name: [row[name] for row in rows] for name in rows[0]}
+            for rows in (self._others.values() if all_columns else ())
+        ]
+        return PublishedRecords(
+            [*self._questions],
+            [Annotation((), questions=tuple(every)) for every in self._questions.values()],
+            folder,
+            identity,
+            others=others,
+            more_names=[more_names[name] for name in self._questions] if more_names else (),
+        )
+
+
+def _answer(row: dict[str, Any], where: str) -> str:
+    """The answer to a question; it is not published for splits of a challenge."""
+    if "answer" not in row:
+        raise UserError(f"{where}: has no 'answer'; name a split whose answers are published")
+    return _text(row, "answer", where)
+
+
+# --- CLEVR ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clevr(PublishedSource, name="clevr"):
+    """CLEVR (Johnson et al. 2017): questions about rendered scenes, each with its program.
+
+    A row for each image, with all its questions. The kind of a question is the last function of its
+    program: exist, count, equal_integer, less_than, greater_than, query_color, equal_color, ...
+    Use `Expand(..., by="question")` for a row for each question. Images are
+    `images/val/CLEVR_val_000000.png` beside the folder of the questions.
+
+    >>> import json
+    >>> asked = {"image_filename": "CLEVR_val_000000.png", "question": "Any cubes?"}
+    >>> asked |= {"answer": "no", "program": [{"function": "scene"}, {"function": "exist"}]}
+    >>> with open("CLEVR_val_questions.json", "w") as file:
+    ...     json.dump({"info": {"split": "val"}, "questions": [asked]}, file)
+    >>> Clevr(".").open().annotation(0).questions
+    (Question(kind='exist', text='Any cubes?', answer='no'),)
+    """
+
+    split: str = "val"
+    """The split to read if `path` is a folder: train or val; the answers of test are not
+    published. CLEVR-CoGenT has valA and valB."""
+    what: ClassVar[str] = "CLEVR's questions/CLEVR_val_questions.json"
+
+    @property
+    def split_name(self) -> str:
+        return self.split
+
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
+        name = f"CLEVR_{self.split}_questions.json"
+        file = self._file(name, f"questions/{name}", f"CLEVR_v1.0/questions/{name}")
+        content = read_user_file(file)
+        asked = _Asked()
+        for where, row in _listed(_parsed(content, file, dict), file, "questions"):
+            answer = _answer(row, where)
+            question = Question(_last_function(row, where), _text(row, "question", where), answer)
+            other = {"question_index": row.get("question_index")}
+            other["question_family_index"] = row.get("question_family_index")
+            asked.add(_text(row, "image_filename", where), question, other)
+        split = _file_split(file, r"CLEVR_(\w+)_questions\.json$", self.split)
+        folder = self._image_folder(file, f"../images/{split}", f"images/{split}", split)
+        return asked.records(folder, _digest(content), all_columns=all_columns)
+
+
+def _last_function(row: dict[str, Any], where: str) -> str:
+    """The function whose value is the answer; CLEVR-CoGenT calls it type."""
+    program = row.get("program")
+    if not isinstance(program, list) or not program:
+        raise UserError(f"{where}: 'program' must be a list of functions, got {program!r}")
+    last, at = _object(program[-1], f"{where}.program"), f"{where}.program.{len(program) - 1}"
+    return _text(last, "function" if "function" in last else "type", at)
+
+
+def _file_split(file: str, pattern: str, default: str) -> str:
+    """The split in the name of a file."""
+    found = re.search(pattern, file)
+    return found[1] if found else default
+
+
+# --- NLVR2 ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nlvr2(PublishedSource, name="nlvr2"):
+    """NLVR2 (Suhr et al. 2019): whether a sentence is true of two photographs.
+
+    A row for each pair of images, with all its sentences as questions of the kind `nlvr2`, whose
+    answer is `true` or `false`. Use `Expand(..., by="question")` for a row for each sentence, and
+    the transform `OtherImage` for the second image. Images are `dev/dev-850-0-img0.png` and
+    `dev-850-0-img1.png` beside the file or its folder, those of train in `train/DIRECTORY`.
+
+    >>> import json
+    >>> line = {"sentence": "Both dogs sit.", "identifier": "dev-850-0-1", "label": "False"}
+    >>> with open("dev.json", "w") as file:
+    ...     _ = file.write(json.dumps(line))
+    >>> records = Nlvr2(".").open()
+    >>> records.annotation(0).questions, records.image_count
+    ((Question(kind='nlvr2', text='Both dogs sit.', answer='false'),), 2)
+    """
+
+    split: str = "dev"
+    """The split to read if `path` is a folder: train, dev, test1 (public) or test2."""
+    what: ClassVar[str] = "NLVR2's dev.json"
+
+    @property
+    def split_name(self) -> str:
+        return self.split
+
+    def _open(self, *, all_columns: bool = False) -> PublishedRecords:
+        file = self._file(f"{self.split}.json", f"data/{self.split}.json")
+        content = read_user_file(file)
+        asked, second = _Asked(), dict[str, tuple[str, ...]]()
+        for where, line in _json_lines(content, file):
+            identifier = _text(line, "identifier", where)
+            pair, _, sentence = identifier.rpartition("-")
+            if pair.count("-") < 2 or not sentence.isdecimal():
+                raise UserError(
+                    f"{where}: 'identifier' must be SPLIT-SET-PAIR-SENTENCE, got {identifier!r}"
+                )
+            label = str(line.get("label")).lower()
+            if label not in ("true", "false"):
+                raise UserError(
+                    f"{where}: 'label' must be True or False, got {line.get('label')!r}"
+                )
+            folder = f"{line['directory']}/" if "directory" in line else ""
+            first = f"{folder}{pair}-img0.png"
+            second[first] = (f"{folder}{pair}-img1.png",)
+            question = Question("nlvr2", _text(line, "sentence", where), label)
+            asked.add(first, question, {"identifier": identifier})
+        split = _file_split(file, r"(\w+)\.json$", self.split)
+        images = self._image_folder(
+            file, f"images/{split}", split, f"../images/{split}", f"../{split}"
+        )
+        return asked.records(images, _digest(content), all_columns=all_columns, more_names=second)
 
 
 # --- RefCOCO --------------------------------------------------------------------------------------

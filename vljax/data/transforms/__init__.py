@@ -7,7 +7,15 @@ from vljax.data.transforms.decode import Decode
 from vljax.data.transforms.features import DecodeFeatures
 from vljax.data.transforms.flip import Flip
 from vljax.data.transforms.hide import Hide
-from vljax.data.transforms.labels import AnswerCells, GridLabels, Label, PadRegions, Regions
+from vljax.data.transforms.labels import (
+    AnswerCells,
+    EncodeTags,
+    GridLabels,
+    Label,
+    PadRegions,
+    Regions,
+)
+from vljax.data.transforms.other_image import OtherImage
 from vljax.data.transforms.patches import Patchify
 from vljax.data.transforms.questions import ChooseQuestions, EncodeAnswers
 from vljax.data.transforms.randaugment import RandAugment
@@ -24,6 +32,7 @@ __all__ = [
     "Decode",
     "DecodeFeatures",
     "EncodeAnswers",
+    "EncodeTags",
     "Flip",
     "Greyscale",
     "GridLabels",
@@ -31,6 +40,7 @@ __all__ = [
     "Label",
     "Noise",
     "Occlude",
+    "OtherImage",
     "PadRegions",
     "Patchify",
     "Prompt",

@@ -92,6 +92,10 @@ class Transform(Component, abc.ABC):
         """Entries that go into batches, with the shape and dtype of one example."""
         return {}
 
+    def needed(self) -> bool:
+        """Whether an example without what it makes is of no use in evaluation either."""
+        return "image" in self.makes()
+
     def counts(self) -> dict[str, int]:
         """Entry -> number of texts in it, for entries that hold a fixed number of texts."""
         return {}

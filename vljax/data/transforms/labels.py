@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from vljax.config import UserError
-from vljax.data.records import ExampleError, Region
+from vljax.data.records import ExampleError, Records, Region
 from vljax.data.tokenizers.base import LoadedTokenizer
 from vljax.data.transforms.base import Arrays, Context, Example, Transform, check_probability
 from vljax.data.transforms.geometry import box_areas
-from vljax.data.vocabulary import Vocabulary, indices, normalised, problems
+from vljax.data.vocabulary import Vocabulary, indices, normalised, problems, vocabulary_size
 
 _MOST_REGIONS = 255
 """Masks are uint8, and 0 stands for no region."""
@@ -46,6 +48,89 @@ class Label(Transform, name="label"):
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         label = example["record"].label
         return {**example, "label": np.array(-1 if label is None else label, np.int32)}
+
+
+@dataclass(frozen=True)
+class EncodeTags(Transform, name="encode_tags"):
+    """Put the tags of an example into the batch, for classification with several labels.
+
+    It makes `tags`, float32[size]: 1 for each tag that the example has, 0 for the others. Train
+    with `Classification(logits, targets="tags", loss="sigmoid", empty_targets="negative")`, and
+    measure with `MultiLabel`.
+
+    >>> from vljax.data.records import Record
+    >>> record = Record(captions=(), image=b"", tags=("Comedy", "drama", "rare"))
+    >>> encode = EncodeTags(("drama", "horror", "comedy"))
+    >>> encode({"record": record}, np.random.default_rng(0))["tags"].tolist()
+    [1.0, 0.0, 1.0]
+    """
+
+    vocabulary: Vocabulary
+    """Tags, or a file of them, as `vljax data answers --tags` writes it. Others are left out."""
+    max_unknown: float = 0.2
+    """Largest share of tags that are not in the vocabulary, among the records of the training data
+    that are looked at when it is opened. A larger share is an error."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from (("vocabulary", message) for message in problems(self.vocabulary))
+        yield from check_probability("max_unknown", self.max_unknown)
+
+    def reads(self) -> tuple[str, ...]:
+        return ("record",)
+
+    def makes(self) -> tuple[str, ...]:
+        return ("tags",)
+
+    def arrays(self, context: Context) -> Arrays:
+        return {"tags": ((vocabulary_size(self.vocabulary),), np.dtype(np.float32))}
+
+    def classes(self) -> Vocabulary:
+        return self.vocabulary
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {**example, "tags": encoded_tags(example["record"].tags, self.vocabulary)}
+
+    def check_records(
+        self, records: Records, before: Sequence[Transform], record_indices: Sequence[int]
+    ) -> tuple[str, ...]:
+        known, seen, unknown = indices(self.vocabulary), 0, Counter[str]()
+        end = time.monotonic() + _CHECK_SECONDS
+        for i in record_indices:
+            if time.monotonic() > end:
+                break
+            try:
+                tags = [normalised(tag) for tag in records.annotation(i).tags]
+            except ExampleError:
+                continue
+            seen += len(tags)
+            unknown.update(tag for tag in tags if tag not in known)
+        if not seen:
+            raise UserError("encode_tags: no record has tags; name their column in the field tags")
+        if not unknown:
+            return ()
+        names = ", ".join(f"{tag!r} ({n})" for tag, n in unknown.most_common(_SHOWN))
+        share = unknown.total() / seen
+        message = (
+            f"{share:.1%} of {seen:,} tags are not in the vocabulary of {len(known):,}: {names}"
+        )
+        if share > self.max_unknown:
+            raise UserError(
+                f"encode_tags: {message}; make a larger one with `vljax data answers --tags`, or"
+                f" raise max_unknown above {self.max_unknown}"
+            )
+        return (f"encode_tags: {message}",)
+
+
+_CHECK_SECONDS = 3.0
+_SHOWN = 5
+
+
+def encoded_tags(tags: Sequence[str], vocabulary: Vocabulary) -> Float[np.ndarray, " size"]:
+    """1 for each text of the vocabulary that is among the tags, else 0."""
+    known = indices(vocabulary)
+    target = np.zeros(len(known), np.float32)
+    target[[known[tag] for tag in map(normalised, tags) if tag in known]] = 1
+    return target
 
 
 @dataclass(frozen=True)

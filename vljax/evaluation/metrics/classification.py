@@ -209,6 +209,41 @@ def f1_score(
     return float(scores.mean() if classes else scores[true + given > 0].mean())
 
 
+def multi_label_f1(
+    predicted: Bool[np.ndarray, "examples classes"],
+    labels: Bool[np.ndarray, "examples classes"],
+    *,
+    average: Literal["macro", "micro", "samples"] = "macro",
+) -> float:
+    """Harmonic mean of precision and recall for several labels, in [0, 1].
+
+    As `f1_score` of scikit-learn with matrices: F1 is 0 where nothing is true and predicted.
+
+    >>> predicted = np.array([[True, False], [True, True]])
+    >>> labels = np.array([[True, False], [False, True]])
+    >>> multi_label_f1(predicted, labels, average="micro")
+    0.8
+
+    Args:
+      predicted: which classes are predicted for each example.
+      labels: which classes each example has.
+      average: "macro": the mean over classes; "micro": of all pairs of example and class together;
+        "samples": the mean over examples.
+
+    Raises:
+      UserError: if there are no examples or classes, or the shapes differ.
+    """
+    check_same_length(predicted=predicted, labels=labels)
+    check_flags(predicted, "predicted")
+    check_flags(labels, "labels")
+    check_shape(predicted, "predicted", *labels.shape)
+    check_choice(average, "average", "macro", "micro", "samples")
+    axis = {"macro": 0, "micro": None, "samples": 1}[average]
+    hits = np.sum(predicted & labels, axis=axis)
+    total = np.sum(predicted, axis=axis) + np.sum(labels, axis=axis)
+    return float(np.mean(2 * hits / np.maximum(total, 1)))
+
+
 def mean_squared_error(
     predicted: Num[np.ndarray, " examples"], truth: Num[np.ndarray, " examples"]
 ) -> float:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.models.assembly import Model, ModelConfig, Variables, build
 from vljax.models.compute import Compute
+from vljax.models.filters import filter_name
 from vljax.models.layers.transformer import TransformerConfig
 from vljax.models.node import Encoder, Node, makers, plan, stream_of
 from vljax.models.parameters import leaves
@@ -125,7 +126,8 @@ def _function(
 ) -> ProgramFunction:
     run, visited = trained.run, _visited(trained.run, output)
     nodes = {name: _unrolled(node) for name, node in run.model.nodes.items()}
-    model = build(ModelConfig(nodes), compute)
+    filters = run.model.filters
+    model = build(ModelConfig(nodes, filters), compute)
     given = run.data.batch_spec(1)
     inputs = {
         entry: jax.ShapeDtypeStruct(_one(nodes[node], spec.shape, given[entry][0]), given[entry][1])
@@ -133,7 +135,9 @@ def _function(
         for entry, spec in nodes[node].example(node, 1).items()
     }
     shapes = model.shapes
-    needed = {"/".join(keys) for keys, _ in leaves(shapes.params) if keys[0] in visited}
+    made = makers(run.model.nodes)
+    read = {*visited, *(filter_name(s) for s in filters if made[s] in visited)}
+    needed = {"/".join(keys) for keys, _ in leaves(shapes.params) if keys[0] in read}
     needed |= {"/".join(keys) for keys, _ in leaves(shapes.state) if keys[1] in visited}
     known = {**trained.parameters, **trained.statistics}
     weights = {
