@@ -1,7 +1,7 @@
 """All fusions compared on questions about composed scenes, over seeds.
 
     python benchmarks/fusion.py [--only NAME ...] [--seeds 0 1 2] [--out runs/fusion]
-        [--table docs/fusion.md] [--RECIPE_FIELD VALUE ...]
+        [--kinds] [--table docs/fusion.md] [--RECIPE_FIELD VALUE ...]
 
 Each fusion is trained by the `:tiny` variant of its recipe: the same examples in the same order,
 the same optimizer, and parameters equal within 5 %. Beside them stand the model without the image,
@@ -44,6 +44,7 @@ class Case(NamedTuple):
 CASES = {
     "question only": Case("vqa_cross_attention.py:tiny_question"),
     "image only": Case("vqa_cross_attention.py:tiny_image"),
+    "cross-attention, told where to look": Case("vqa_cross_attention.py:tiny"),
     # Without the loss that points the attention to the right object, which others cannot have.
     "cross-attention": Case("vqa_cross_attention.py:tiny", ("--objectives.look", "none")),
     "co-attention": Case("vqa_co_attention.py:tiny"),
@@ -157,6 +158,26 @@ def table(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     return [*head, *rows]
 
 
+def kinds_table(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """Rows of a Markdown table: each kind of question, with a column for each model."""
+    one = next(iter(runs.values()))[0]
+    kinds = ["", *sorted(n.partition("/")[2] for n in one if n.startswith("questions/"))]
+    rows = [
+        f"| question | number | {' | '.join(runs)} | most frequent |",
+        "|---|" + "---|" * (len(runs) + 2),
+    ]
+    for kind in kinds:
+        suffix = f"/{kind}" if kind else ""
+        cells = [f"{one[f'questions{suffix}']:.0f}"]
+        for found in runs.values():
+            values = [run[f"accuracy{suffix}"] for run in found]
+            spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{100 * statistics.mean(values):.1f}{spread}")
+        cells.append(f"{100 * one[f'majority{suffix}']:.1f}")
+        rows.append(f"| {kind or 'all'} | {' | '.join(cells)} |")
+    return rows
+
+
 def pointing(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     """A line for each fusion with attention: how often it peaks in the right object's box."""
     lines = []
@@ -191,6 +212,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "fusion", help="results")
+    parser.add_argument("--kinds", action="store_true", help="a row for each kind of question")
     parser.add_argument("--table", type=Path, metavar="DOCUMENT", help="write the table there")
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options, overrides = parser.parse_known_args()
@@ -212,7 +234,7 @@ def main() -> None:
     if options.json == "-":
         print(json.dumps({"machine": machine, "runs": runs}, indent=2))
         return
-    lines = table(runs)
+    lines = kinds_table(runs) if options.kinds else table(runs)
     print("\n".join([machine, *lines, *pointing(runs)]))
     if options.table:
         write_table(options.table, lines)
