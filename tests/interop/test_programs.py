@@ -266,6 +266,17 @@ def test_onnx_without_jax2onnx_says_what_to_install(siglip, tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+def test_an_operation_that_jax2onnx_lacks_is_named(siglip, tmp_path, monkeypatch, capsys):
+    def lacking(*args, **options):
+        raise NotImplementedError("Reverse scan is not supported")
+
+    monkeypatch.setattr(pytest.importorskip("jax2onnx"), "to_onnx", lacking)
+    assert main(["export", str(siglip), str(tmp_path / "out"), "--format", "onnx"]) == 2
+    error = capsys.readouterr().err
+    assert "jax2onnx cannot express the program 'image': Reverse scan is not supported" in error
+    assert "use --format stablehlo" in error
+
+
 def test_transforms_that_cannot_be_exported_are_an_error(siglip):
     trained, _ = read_trained(checkpoint.find_intact(str(siglip)))
     decode, *others = trained.run.data.eval_transforms

@@ -95,6 +95,11 @@ def _graph(function: ProgramFunction) -> Any:
                 input_names=[*inputs, *weights],
                 output_names=[function.output_name],
             )
+    except NotImplementedError as error:
+        raise UserError(
+            f"--format onnx: jax2onnx cannot express the program {function.name!r}: {error}; use"
+            " --format stablehlo"
+        ) from error
     finally:
         logger.setLevel(level)
 

@@ -192,14 +192,17 @@ class Direction(nn.Module):
                 compute.constrain(jnp.where(kept, n, old), ("batch", "mlp"))
                 for n, old in zip(new, state, strict=True)
             )
-            output = jnp.where(kept, state[0], 0).astype(compute.dtype)
-            return state, compute.constrain(output, ("batch", "mlp"))
+            return state, state[0].astype(compute.dtype)
 
-        zero = jnp.zeros((len(x), hidden), inputs.dtype)
+        zero = jnp.zeros((x.shape[0], hidden), inputs.dtype)
         start = tuple(compute.constrain(zero, ("batch", "mlp")) for _ in range(2 if lstm else 1))
         by_step = rearrange(inputs, "b l g h -> l b g h"), mask.T
-        last, states = jax.lax.scan(step, start, by_step, reverse=self.backward)
-        return rearrange(states, "l b h -> b l h"), last[0].astype(compute.dtype)
+        # Reversed by hand: jax2onnx has no scan with `reverse`.
+        if self.backward:
+            by_step = by_step[0][::-1], by_step[1][::-1]
+        last, states = jax.lax.scan(step, start, by_step)
+        states = rearrange(states[::-1] if self.backward else states, "l b h -> b l h")
+        return jnp.where(mask[..., None], states, 0), last[0].astype(compute.dtype)
 
 
 def _lstm(gates: Float[Array, "rows 4 hidden"], cell: Float[Array, "rows hidden"]) -> State:

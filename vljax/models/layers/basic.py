@@ -167,9 +167,9 @@ class GroupNorm(nn.Module):
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
         scale = self.param("scale", with_axes(ones, "conv_out"), shape, compute.param_dtype)
         bias = self.param("bias", with_axes(zeros, "conv_out"), shape, compute.param_dtype)
-        grouped = widened(x).reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
-        centred = grouped - jnp.mean(grouped, (1, 3), keepdims=True)
-        variance = jnp.mean(jnp.square(centred), (1, 3), keepdims=True)
+        grouped = widened(x).reshape(*x.shape[:3], self.groups, x.shape[-1] // self.groups)
+        centred = grouped - jnp.mean(grouped, (1, 2, 4), keepdims=True)
+        variance = jnp.mean(jnp.square(centred), (1, 2, 4), keepdims=True)
         y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         return (y * scale + bias).astype(compute.dtype)
 
