@@ -32,6 +32,14 @@ def test_a_terminal_shows_bars_and_no_log_lines(caplog, capsys, monkeypatch):
     assert not caplog.messages
 
 
+def test_names_between_colons_are_not_emoji(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Display("set") as display:
+        display.stage("runs/:dog: [b]", "{} {}")(1, 2)
+        display._bars.refresh()
+    assert "runs/:dog: [b]" in capsys.readouterr().err
+
+
 def test_import_logs_its_progress(foreign, tmp_path, caplog):  # noqa: F811
     assert main(["import", str(foreign("bert_a")), str(tmp_path / "w")]) == 0
     first, *_, last = [line for line in caplog.messages if line.startswith("import: ")]

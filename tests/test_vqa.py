@@ -1,5 +1,6 @@
 """Question answering from the recipe to answers, with a few steps of training."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -114,6 +115,39 @@ def test_answers_have_probabilities_that_do_not_depend_on_the_recipe_file(model)
     logits = model.predictor.run(["answer/logits"], batch)["answer/logits"][0]
     names = model.vocabularies["answer"]
     assert every[0][0] == names[int(np.argmax(logits))]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_questions_in_named_columns_of_a_table(kind, trained, model, tmp_path, capsys):
+    """The same questions as the evaluator of the recipe, so the same numbers."""
+    source = model.run.final_evaluators["questions"].source
+    records = source.open()
+    rows = []
+    for i in range(len(records)):
+        (tmp_path / f"{i}.png").write_bytes(records.image(i))
+        (question,) = records.annotation(i).questions
+        about = {"question": question.text, "kind": question.kind}
+        rows.append({"file": f"{i}.png", "asked": [about], "people": [[question.answer]]})
+    path = tmp_path / f"asked.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(r | {"image": r["file"]}) + "\n" for r in rows))
+        fields = []
+    else:
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(rows[0])
+            table.writerows(
+                [[r["file"], *map(json.dumps, (r["asked"], r["people"]))] for r in rows]
+            )
+        fields = ["--data.image", "file", "--data.captions"]  # no captions
+    words = ["--data", str(path), "--data.question", "asked", "--data.answers", "people", *fields]
+    assert main(["eval", trained[0], "--tasks", "questions", *words, "--json", "-"]) == 0
+    (task,) = json.loads(capsys.readouterr().out)["models"][0]["tasks"]
+    (own,) = model.recipe_tasks()
+    expected = own.evaluator.measure(model.predictor, own.data)
+    assert {"accuracy", "accuracy/count"} <= task["metrics"].keys()
+    for name, value in task["metrics"].items():
+        assert value["value"] == pytest.approx(expected[name])
 
 
 def test_a_model_without_questions_says_so(model):

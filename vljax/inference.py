@@ -14,7 +14,7 @@ import functools
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,13 @@ PROBES: dict[str, type[Probe]] = {
 }
 """The tasks of `Loaded.evaluate` that need training examples."""
 
-TASKS = ("retrieval", "zero_shot", "questions", *PROBES)
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "retrieval": Retrieval,
+    "zero_shot": ZeroShot,
+    "questions": Questions,
+    **PROBES,
+}
+TASKS = tuple(EVALUATORS)
 """The tasks of `Loaded.evaluate` on any data."""
 
 _MOST_THREADS = 16
@@ -479,6 +485,7 @@ class Loaded:
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 64,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
         progress: bool | Progress = False,
     ) -> dict[str, float]:
         """The metrics of a data set, or those that training measures.
@@ -501,6 +508,7 @@ class Loaded:
             order of its classes.
           templates: prompts for zero-shot classification, each with `{}` once.
           batch_size: images or texts encoded at a time; it does not change the results.
+          settings: other fields of the evaluators of tasks, such as `{"knn": {"k": 5}}`.
           progress: see `Loaded`; of images and texts.
 
         Returns:
@@ -514,6 +522,8 @@ class Loaded:
         if data is None:
             if train is not None:
                 raise UserError("train: needs data; the recipe states its own training examples")
+            if settings:
+                raise UserError("settings: needs data; the recipe states those of its evaluators")
             opened = self.recipe_tasks(tasks, batch_size=batch_size)
         else:
             opened = self.tasks(
@@ -523,6 +533,7 @@ class Loaded:
                 class_names=class_names,
                 templates=templates,
                 batch_size=batch_size,
+                settings=settings,
             )
         total = sum(task.evaluator.inputs(task.data) for task in opened)
         metrics: dict[str, float] = {}
@@ -542,11 +553,12 @@ class Loaded:
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 64,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[EvaluationTask]:
         """What `evaluate` measures on a data set, opened and checked.
 
         Args:
-          data, tasks, train, class_names, templates, batch_size: see `evaluate`.
+          data, tasks, train, class_names, templates, batch_size, settings: see `evaluate`.
 
         Raises:
           UserError: as `evaluate` does.
@@ -561,6 +573,9 @@ class Loaded:
         if published and (class_names is not None or prompts != TEMPLATES):
             field = "templates" if class_names is None else "class_names"
             raise UserError(f"{field}: leave out; {published[0]} has its own")
+        settings = settings or {}
+        for name, fields in settings.items():
+            _check_settings(name, fields, names)
         training = None if train is None else _source(train)
         if training is not None and not {*names} & {*PROBES}:
             raise UserError(
@@ -575,6 +590,11 @@ class Loaded:
                 made.append(self._suite(name, os.fspath(data), batch_size))
                 continue
             evaluator = self._evaluator(name, source, training, prompts, batch_size)
+            if name in settings:
+                try:
+                    evaluator = config.validate(dataclasses.replace(evaluator, **settings[name]))
+                except UserError as error:
+                    raise UserError(f"settings.{name}.{error}") from error
             # Those of the probes are compared with the classes of the training examples.
             own_names = None if name in PROBES else class_names
             examples = self._examples(evaluator, own_names)
@@ -963,6 +983,28 @@ def _length(values: Any) -> int | None:
         return len(values)
     except TypeError:
         return None
+
+
+def settable_fields(task: str) -> set[str]:
+    """The fields of the evaluator of a task that `settings` of `evaluate` may set.
+
+    The other ones are arguments of their own.
+
+    >>> sorted(settable_fields("knn"))
+    ['features', 'k', 'temperature']
+    """
+    own = {"source", "train", "batch_size", "templates", "similarity"}
+    return {field.name for field in dataclasses.fields(EVALUATORS[task])} - own
+
+
+def _check_settings(task: str, fields: Iterable[str], tasks: Sequence[str]) -> None:
+    if task in suites.SUITES:
+        raise UserError(f"settings.{task}: is a published set, which has its own settings")
+    if task not in tasks or task not in EVALUATORS:
+        raise UserError(f"settings.{task}: is not among the tasks, {', '.join(tasks)}")
+    for name in fields:
+        if name not in (known := settable_fields(task)):
+            raise UserError(f"settings.{task}: unknown field {name!r}{suggest(name, known)}")
 
 
 def _checked(templates: Sequence[str]) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def train(run: Run, console: Console | None = None) -> Finished | None:
     run = initial.pinned(pretrained.pinned(run))
     connect(run.distributed, lambda: facts(run))
     try:
-        finished = _train(run, console or Console(stderr=True))
+        finished = _train(run, console or Console(stderr=True, emoji=False))
     except Interrupted:
         raise
     except BaseException as error:
@@ -108,7 +108,7 @@ def train(run: Run, console: Console | None = None) -> Finished | None:
 def _train(run: Run, console: Console) -> Finished:
     _print_log_records(console)
     if not is_first():
-        console = Console(quiet=True)
+        console = Console(quiet=True, emoji=False)
     log = _console_log(console)
     enable_compilation_cache()
     prepared = prepare(run)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -34,11 +33,11 @@ class Display:
 
     def __init__(self, what: str, unit: Unit = "number"):
         self._what = what
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, emoji=False)
         columns: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TimeRemainingColumn())
         if unit == "bytes":
             columns = (DownloadColumn(), TransferSpeedColumn())
-        columns = (TextColumn("{task.description}"), BarColumn(), *columns)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), *columns)
         self._bars = Bars(*columns, console=self._console, transient=True)
 
     def __enter__(self) -> Display:
@@ -59,7 +58,7 @@ class Display:
         """
         if not self._console.is_terminal:
             return log_progress(self._what, line)
-        task = self._bars.add_task(escape(name), total=None, visible=False)
+        task = self._bars.add_task(name, total=None, visible=False)
         return lambda done, all: self._bars.update(task, completed=done, total=all, visible=True)
 
 

@@ -383,6 +383,43 @@ def test_bad_training_examples_are_one_line(trained, folders, capsys, words, mes
     assert line.startswith(f"error: {message}")
 
 
+def test_fields_of_evaluators_are_options(trained, folders, capsys):
+    words = ["--data", str(folders / "test"), "--train", str(folders / "train"), "--json", "-"]
+    words += ["--tasks", "knn,few_shot", "--tasks.knn.k", "3", "--tasks.few_shot.shots", "1", "2"]
+    assert main(["eval", trained[0], *words, "--tasks.knn.temperature", "0.5"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    found = {task["task"]: task["metrics"] for task in model["tasks"]}
+    shots = {name for name in found["few_shot"] if name.endswith("_shot/accuracy")}
+    assert shots == {"1_shot/accuracy", "2_shot/accuracy"}
+    settings = {"knn": {"k": 3, "temperature": 0.5}}
+    (task,) = load(trained[0]).tasks(
+        folders / "test", "knn", train=folders / "train", settings=settings
+    )
+    assert (task.evaluator.k, task.evaluator.temperature) == (3, 0.5)
+    expected = task.evaluator.measure(load(trained[0]).predictor, task.data)
+    for name, value in found["knn"].items():
+        assert value["value"] == pytest.approx(expected[name], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["--tasks.knn.k", "0"], "--tasks.knn.k: must be at least 1, got 0"),
+        (["--tasks.knn.k", "many"], "--tasks.knn: "),
+        (["--tasks.knn.kk", "3"], "--tasks.knn: unknown field 'kk'; did you mean 'k'?"),
+        (["--tasks.knn.train", "a"], "--tasks.knn: unknown field 'train'"),
+        (["--tasks.few_shot.l2", "1"], "--tasks.few_shot.l2: few_shot is not among --tasks"),
+    ],
+)
+def test_bad_fields_of_evaluators_are_one_line(trained, folders, capsys, fields, message):
+    words = ["--data", str(folders / "test"), "--train", str(folders / "train"), "--tasks", "knn"]
+    assert main(["eval", trained[0], *words, *fields]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+    with pytest.raises(UserError, match=r"^settings\.few_shot: is not among the tasks, knn$"):
+        load(trained[0]).tasks(folders / "test", "knn", settings={"few_shot": {"l2": 1.0}})
+
+
 def test_a_recipe_names_the_field_of_a_source_that_cannot_be_opened(trained):
     run = load(trained[0]).run
     near = run.evaluators["near"]

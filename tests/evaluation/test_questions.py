@@ -29,7 +29,7 @@ class Data:
     """Six questions about the same two objects; the image of the last one cannot be read."""
 
     labels = np.full(6, -1)
-    images = np.zeros(6, int)
+    images = np.array([0, 0, 0, 1, 2, 2])
     class_names = ()
 
     def __init__(self):
@@ -87,6 +87,10 @@ def test_credit_by_kind_and_the_most_frequent_answer():
         "attention/questions": 2.0,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+    # Of each question that points, so that the two have an interval.
+    for name, values in {"attention/right": [1, 0], "attention/other": [0, 1]}.items():
+        assert found[name].values.tolist() == values
+        assert found[name].examples.tolist() == [1, 2]  # their images
 
 
 class TwoHeads(Model):

@@ -349,7 +349,7 @@ def print_summary(spec: str, summary: dict[str, Any]) -> None:
     table.add_column(justify="right", overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
-    console = Console()
+    console = Console(emoji=False)
     print_line(console, f"{spec}: valid")
     console.print(table)
     print_placement([ParameterPlacement(**row) for row in summary["placement"]], console)

@@ -50,7 +50,7 @@ def run(argv: list[str], json_path: str | None, prog: str) -> int:
 
 def print_compiled(spec: str, report: Report) -> None:
     """Prints the size of the program, its collectives, and the predicted time of a step."""
-    console = Console()
+    console = Console(emoji=False)
     verdict = "fits" if report.fits else "does not fit"
     print_line(console, f"{spec} on {report.topology} ({report.accelerator}): {verdict}")
     table = Table(box=box.HORIZONTALS, show_header=False)

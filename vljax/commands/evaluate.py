@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vljax.config import UserError
+from vljax.config import UserError, suggest
 
 if TYPE_CHECKING:
     from vljax.data.records import Source
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 NAME = "eval"
 _SOURCES = ("data", "train")
-"""The options that name a source, with fields such as `--data.label kind`."""
+_OPTIONS = (*_SOURCES, "tasks")
+"""The options with fields: those that name a source, such as `--data.label kind`, and the tasks,
+such as `--tasks.knn.k 5`."""
 
 _ABOUT = """\
 Measures models. MODEL is a checkpoint, a workdir (its newest intact checkpoint), an exported
@@ -36,6 +38,8 @@ those whose names begin so, such as zero_shot or retrieval/builtin/test. With --
   linear_probe, knn, few_shot
               classification by the features of the image tower; need classes, and training
               examples with classes: --train SOURCE
+
+Fields of their evaluators are options too: --tasks.knn.k 5 --tasks.few_shot.shots 1 10.
 
 Published sets are tasks by name, such as imagenet, coco or winoground, each with its own prompts
 and class names: --tasks imagenet,coco --data-root DIR reads DIR/imagenet and DIR/coco, --data
@@ -125,16 +129,16 @@ def _names(word: str) -> list[str]:
 
 
 def split(argv: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The fields of the sources `data` and `train`, and all other arguments.
+    """The fields of `data`, `train` and `tasks`, and all other arguments.
 
-    `--data.FIELD VALUE ...` is there as `--FIELD VALUE ...`.
+    `--data.FIELD VALUE ...` is there as `--FIELD VALUE ...`, and `--tasks.knn.k 5` as `--knn.k 5`.
     """
-    fields = {option: list[str]() for option in _SOURCES}
-    if not any(word.startswith(f"--{option}.") for word in argv for option in _SOURCES):
+    fields = {option: list[str]() for option in _OPTIONS}
+    if not any(word.startswith(f"--{option}.") for word in argv for option in _OPTIONS):
         return fields, argv
     from vljax.data_tools.source_arguments import split_fields  # imports JAX
 
-    for option in _SOURCES:
+    for option in _OPTIONS:
         fields[option], argv = split_fields(argv, option)
     return fields, argv
 
@@ -144,7 +148,7 @@ def run(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> dict[str,
 
     Args:
       asked: the arguments.
-      fields: `--FIELD VALUE ...` of the sources of `--data` and `--train`.
+      fields: `--FIELD VALUE ...` of `--data`, `--train` and `--tasks`.
 
     Raises:
       UserError: for bad input.
@@ -157,12 +161,13 @@ def run(asked: argparse.Namespace, fields: Mapping[str, list[str]]) -> dict[str,
     from vljax.progress import shown
 
     words = {"data": word, "train": asked.train}
-    sources = {option: _source(option, words[option], fields[option]) for option in fields}
+    sources = {option: _source(option, words[option], fields[option]) for option in _SOURCES}
+    settings = _settings(fields["tasks"], asked.tasks)
     labels = _labels(asked.models)
     found: dict[str, list[Score]] = {}
     for path, label in zip(asked.models, labels, strict=True):
         model = load(path)
-        tasks = _tasks(model, asked, folders, **sources)
+        tasks = _tasks(model, asked, folders, settings, **sources)
         if asked.compare and found:
             _check_same_tasks(labels[0], found[labels[0]], label, tasks)
         folder = None
@@ -217,7 +222,6 @@ def _data(asked: argparse.Namespace) -> tuple[str | None, dict[str, str]]:
     """
     if not asked.data and asked.data_root is None:
         return None, {}
-    from vljax.config import suggest
     from vljax.evaluation.suites import SUITES  # imports JAX
 
     folders, words = dict[str, str](), list[str]()
@@ -259,6 +263,9 @@ def _check(
     folders: Mapping[str, str],
     fields: Mapping[str, list[str]],
 ) -> None:
+    if fields["tasks"] and word is None:
+        own = "published sets have their" if folders else "the recipe states its"
+        raise UserError(f"--tasks.{fields['tasks'][0][2:]}: needs --data; {own} own")
     for option, given in (("data", word), ("train", asked.train)):
         if fields[option] and given is None:
             raise UserError(f"--{option}.{fields[option][0][2:]}: needs --{option}")
@@ -310,6 +317,7 @@ def _tasks(
     model: Loaded,
     asked: argparse.Namespace,
     folders: Mapping[str, str],
+    settings: Mapping[str, Mapping[str, Any]],
     data: Source | None,
     train: Source | None,
 ) -> list[EvaluationTask]:
@@ -337,6 +345,7 @@ def _tasks(
             class_names=names,
             templates=TEMPLATES if prompts is None else [p.replace("{c}", "{}") for p in prompts],
             batch_size=size,
+            settings=settings,
         )
     except UserError as error:
         if data is None and (wanted := [name for name in others if name in SUITES]):
@@ -346,11 +355,50 @@ def _tasks(
         field, _, message = str(error).partition(": ")
         if field.startswith("data.source."):
             raise error_for_field(error, "--data") from error
+        if field.startswith("settings."):
+            raise UserError(f"--tasks{str(error).removeprefix('settings')}") from error
         if re.fullmatch(r"train(\.\w+)*", field):
             raise UserError(f"--{error}") from error
         if re.fullmatch(r"templates(\.\d+)?", field):
             raise UserError(f"--templates: {asked.templates}: {message}") from error
         raise (UserError(f"{option[field]}: {message}") if field in option else error) from error
+
+
+def _settings(fields: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The fields of evaluators by task, from `--TASK.FIELD VALUE ...`.
+
+    >>> _settings(["--knn.k", "5", "--few_shot.shots", "1", "10"], ["knn", "few_shot"])
+    {'knn': {'k': 5}, 'few_shot': {'shots': (1, 10)}}
+    """
+    from vljax.data_tools.source_arguments import split_fields
+    from vljax.datasets import Builtin
+    from vljax.inference import EVALUATORS, PROBES, settable_fields
+    from vljax.overrides import override
+
+    left, found = list(fields), dict[str, dict[str, Any]]()
+    for task in tasks:
+        words, left = split_fields(left, task)
+        if not words or task not in EVALUATORS:
+            left = [f"--{task}.{words[0][2:]}", *left] if words else left
+            continue
+        names = [word[2:].partition("=")[0].replace("-", "_") for word in words if word[:2] == "--"]
+        names = list(dict.fromkeys(name.partition(".")[0] for name in names))
+        known = settable_fields(task)
+        for name in names:
+            if name not in known:
+                raise UserError(f"--tasks.{task}: unknown field {name!r}{suggest(name, known)}")
+        # The sources are those of --data and --train, and play no part in the settings.
+        train = {"train": Builtin("train")} if task in PROBES else {}
+        base = EVALUATORS[task](Builtin("test"), **train)  # type: ignore[arg-type]
+        try:
+            made = override(base, words, f"vljax {NAME} --tasks.{task}")
+        except UserError as error:
+            raise UserError(f"--tasks.{task}: {error}") from error
+        found[task] = {name: getattr(made, name) for name in names}
+    if left:
+        name = left[0].removeprefix("--").partition(".")[0]
+        raise UserError(f"--tasks.{left[0][2:]}: {name} is not among --tasks with settings")
+    return found
 
 
 def _source(option: str, word: str | None, fields: list[str]) -> Source | None:

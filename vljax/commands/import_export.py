@@ -176,7 +176,7 @@ def _print_mapping(converted: Converted) -> None:
     for (own, foreign, change), rows in _grouped(converted.rows).items():
         shape = " x ".join(map(str, rows[0].shape)) or "scalar"
         table.add_row(own, foreign, shape, change, str(len(rows)))
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     size = converted.nbytes / 1e6
     console.print(f"{converted.parameters:,} parameters, {size:,.1f} MB", highlight=False)

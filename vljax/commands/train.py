@@ -86,7 +86,7 @@ def print_finished(finished: Finished) -> None:
     # Not at the top: NumPy and JAX must be imported after `keep_freed_memory`.
     from vljax.training.checkpoint import storage
 
-    console = Console()
+    console = Console(emoji=False)
     print_line(console, f"after step {finished.step:,}")
     console.print(table)
     rows = "metrics.jsonl" if storage.is_local(finished.workdir) else "metrics/"

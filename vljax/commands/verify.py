@@ -144,7 +144,7 @@ def _print(name: str, compared: Sequence[Comparison], tolerance: float) -> None:
             f"{one.difference:+.2f}",
             f"more than {tolerance:g}" if over else "",
         )
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     for source in dict.fromkeys(one.figure.source for one in compared):
         console.print(f"published: {source}", highlight=False)

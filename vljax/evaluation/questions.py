@@ -108,7 +108,7 @@ class Questions(Evaluator, name="questions"):
         credit: list[float] = []
         official: list[float | None] = []
         valid, confidence, decided = [], [], []
-        points: list[Bool[np.ndarray, "looks 2"]] = []
+        points: list[tuple[int, Bool[np.ndarray, "looks 2"]]] = []
         for first, batch in self._batches(data):
             found = self._answered(predictor, batch)
             about = data.annotations[first : first + len(found.answer)]
@@ -154,13 +154,15 @@ class Questions(Evaluator, name="questions"):
             metrics[f"questions/{kind}"] = float(own.sum())
         metrics["majority"] = float(most.mean())
         if points:
-            hits = np.stack(points)
-            right, other = hits[:, 0].mean(axis=0).tolist()
-            metrics["attention/right"], metrics["attention/other"] = right, other
-            metrics["attention/questions"] = float(len(points))
+            hits = np.stack([looks for _, looks in points])
+            images = data.images[[index for index, _ in points]]
+            found_by = {"": hits[:, 0]}
             if len(points) > 1:
-                right, other = _of_best_head(hits[:, 1:]).mean(axis=0).tolist()
-                metrics["attention/head_right"], metrics["attention/head_other"] = right, other
+                found_by["head_"] = _of_best_head(hits[:, 1:])
+            for which, found_objects in found_by.items():
+                for side, name in enumerate(("right", "other")):
+                    metrics[f"attention/{which}{name}"] = Sampled(found_objects[:, side], images)
+            metrics["attention/questions"] = float(len(points))
         return metrics
 
     def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
@@ -222,9 +224,9 @@ class Questions(Evaluator, name="questions"):
 
     def _points(
         self, found: _Answered, batch: Batch, annotations: list[Annotation], first: int
-    ) -> list[Bool[np.ndarray, "looks 2"]]:
-        """For each question that points at an object: whether the attention peaks in the right
-        object's box, and in another's; first the mean over heads, then each head.
+    ) -> list[tuple[int, Bool[np.ndarray, "looks 2"]]]:
+        """For each question that points at an object: its index, and whether the attention peaks in
+        the right object's box, and in another's; first the mean over heads, then each head.
         """
         if found.attention is None or found.heads is None or "boxes" not in batch:
             return []
@@ -245,7 +247,8 @@ class Questions(Evaluator, name="questions"):
             y, x = np.divmod(looks[row].argmax(axis=-1), side)
             peaks = np.stack([x + 0.5, y + 0.5], axis=-1) / side
             hit = np.stack([_contains(boxes[row][: len(right)], peak) for peak in peaks])
-            points.append(np.stack([(hit & inside).any(axis=1), (hit & others).any(axis=1)], 1))
+            peaked = np.stack([(hit & inside).any(axis=1), (hit & others).any(axis=1)], axis=1)
+            points.append((first + row, peaked))
         return points
 
 

@@ -40,10 +40,10 @@ class ProgressDisplay:
         self._activity_since: float | None = None
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
         )
         # Off a terminal, a live display would print a line for every refresh.
         disable = not console.is_terminal

@@ -54,6 +54,14 @@ def found(capsys, *argv):
     return json.loads(out)["sources"][0]
 
 
+def test_names_between_colons_are_not_emoji(tmp_path, capsys):
+    (tmp_path / "0.png").write_bytes(encoded(picture(8, 8)))
+    (tmp_path / "set.csv").write_text("image,caption,kind\n0.png,a dog,:dog:\n")
+    status, out, _ = run(capsys, tmp_path / "set.csv", "--label", "kind")
+    assert status == 0
+    assert ":dog:" in out
+
+
 def test_all_statistics_of_a_small_set(table, capsys):
     result = found(capsys, table, "--max-pixels", 10_000)
     assert (result["examples"], result["examined"], result["seed"]) == (12, 12, None)

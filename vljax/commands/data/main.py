@@ -39,7 +39,7 @@ def main(argv: list[str], prog: str, *, tables_to_stderr: bool = False) -> dict[
 
         module = importlib.import_module(f"vljax.commands.data.{argv[0].replace('-', '_')}")
         result: dict[str, Any] = module.run(
-            argv[1:], f"{prog} {argv[0]}", Console(stderr=tables_to_stderr)
+            argv[1:], f"{prog} {argv[0]}", Console(stderr=tables_to_stderr, emoji=False)
         )
         return result
     if argv and not argv[0].startswith("-"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ from vljax.evaluation.metrics.ptb import ptb_tokenize
 
 Caption = str | Sequence[str]
 """A text, or its tokens."""
+_PLAIN = frozenset((str, tuple, list))
+"""Types of captions that need no further look: to ask for any sequence takes far longer."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,15 @@ def tokenize_captions(
             f"references: example {len(references)} has none ({len(candidates)} candidates, "
             f"references of {len(references)} examples); give at least one for each example"
         )
-    for index, captions in enumerate(references):
-        _check_captions(captions, f"references[{index}]")
-    _check_captions(candidates, "candidates")
-    flat = iter(_tokens(list(chain.from_iterable(references))))
+    flat = list(chain.from_iterable(references))
+    if not _PLAIN.issuperset(map(type, flat)):
+        for index, captions in enumerate(references):
+            _check_captions(captions, f"references[{index}]")
+    if not _PLAIN.issuperset(map(type, candidates)):
+        _check_captions(candidates, "candidates")
+    tokens = iter(_tokens(flat))
     return TokenizedCaptions(
-        _tokens(candidates), [[next(flat) for _ in captions] for captions in references]
+        _tokens(candidates), [list(islice(tokens, len(captions))) for captions in references]
     )
 
 
@@ -151,13 +156,7 @@ def bleu(
     grams = _Ngrams(captions, max_order)
     examples = len(captions.candidates)
     lengths = grams.lengths[:examples].astype(np.float64)
-    nearest = np.array(
-        [
-            _reference_length(int(length), grams.lengths[rows].tolist(), reference_length)
-            for length, rows in zip(grams.lengths[:examples], grams.reference_rows, strict=True)
-        ],
-        np.float64,
-    )
+    nearest = _reference_lengths(grams, reference_length)
     matched = np.empty((max_order, examples))
     possible = np.empty((max_order, examples))
     for order in range(max_order):
@@ -194,10 +193,19 @@ def _check_order(max_order: int) -> None:
         raise UserError(f"max_order: must be at least 1, got {max_order}")
 
 
-def _reference_length(length: int, references: list[int], which: str) -> float:
-    if which == "closest":
-        return min(references, key=lambda reference: (abs(reference - length), reference))
-    return min(references) if which == "shortest" else sum(references) / len(references)
+def _reference_lengths(grams: _Ngrams, which: str) -> Float[np.ndarray, " examples"]:
+    """The length of the references that counts, of each example."""
+    several = np.bincount(grams.example_of_reference)
+    first = np.cumsum(several) - several
+    lengths = grams.lengths[len(several) :]
+    if which == "average":
+        return np.add.reduceat(lengths, first) / several
+    if which == "shortest":
+        return np.minimum.reduceat(lengths, first).astype(np.float64)
+    # The least difference, then the least length.
+    distance = np.abs(lengths - grams.lengths[grams.example_of_reference])
+    width = int(lengths.max()) + 1
+    return (np.minimum.reduceat(distance * width + lengths, first) % width).astype(np.float64)
 
 
 def _bleu(
@@ -409,10 +417,6 @@ class _Ngrams:
         self.example_of_reference: Int[np.ndarray, " references"] = np.repeat(
             np.arange(len(several)), several
         )
-        ends = len(several) + np.cumsum(several)
-        self.reference_rows = [
-            slice(end - n, end) for end, n in zip(ends.tolist(), several.tolist(), strict=True)
-        ]
         text = np.repeat(np.arange(len(texts)), self.lengths)
         remaining = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(len(ids))
         self.counts: list[_Counts] = []
@@ -422,7 +426,7 @@ class _Ngrams:
             if order > 1:
                 # An n-gram is the one before it that is shorter by a word, and the last word.
                 key = grams[starts] * max(1, len(numbers)) + ids[starts + order - 1]
-                ordered, first = _grouped(key)
+                ordered, first = _grouped(key, by_text=False)
                 grams = np.zeros(len(ids), np.int64)
                 grams[starts[ordered]] = np.cumsum(first) - 1
                 kinds = max(1, int(np.count_nonzero(first)))
@@ -441,12 +445,16 @@ def _numbered(words: Iterable[str]) -> dict[str, int]:
 
 
 def _grouped(
-    key: Int[np.ndarray, " entries"],
+    key: Int[np.ndarray, " entries"], *, by_text: bool = True
 ) -> tuple[Int[np.ndarray, " entries"], Bool[np.ndarray, " entries"]]:
-    """The order by key and position, and which entries are the first of their key in it."""
+    """The order by key and position, and which entries are the first of their key in it.
+
+    `by_text`: keys of one text or example stand together, and those of the next are greater.
+    """
     bits = len(key).bit_length()
-    if len(key) and int(key.max()).bit_length() + bits < 63:
-        # Several times faster than to sort positions by key.
+    if not by_text and len(key) and int(key.max()).bit_length() + bits < 63:
+        # Several times faster than to sort positions by key, except where keys stand nearly in
+        # order: from that the stable sort gains more.
         packed = np.sort(key << bits | np.arange(len(key)))
         ordered, key = packed & ((1 << bits) - 1), packed >> bits
     else:
@@ -474,9 +482,12 @@ def _check_captions(captions: Sequence[Caption], name: str) -> None:
 
 
 def _tokens(captions: Sequence[Caption]) -> list[tuple[str, ...]]:
-    if all(isinstance(caption, str) for caption in captions):
+    kinds = set(map(type, captions))
+    if all(issubclass(kind, str) for kind in kinds):
         return ptb_tokenize([str(caption) for caption in captions])
-    return [
-        ptb_tokenize([caption])[0] if isinstance(caption, str) else tuple(caption)
-        for caption in captions
-    ]
+    if any(issubclass(kind, str) for kind in kinds):
+        return [
+            ptb_tokenize([caption])[0] if isinstance(caption, str) else tuple(caption)
+            for caption in captions
+        ]
+    return list(map(tuple, captions))

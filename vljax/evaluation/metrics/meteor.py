@@ -109,6 +109,8 @@ def meteor(
         ],
         np.float64,
     )
+    matched = counts[:, _Counts.content] + counts[:, _Counts.function]
+    counts[:, _Counts.matched] = matched.reshape(len(counts), -1, 2).sum(axis=1)
     parameters = (alpha, beta, gamma, delta, tuple(weights))
     scores = _scores(counts, *parameters)
     ends = np.cumsum([len(row) for row in theirs]).tolist()
@@ -172,9 +174,14 @@ def _is_perfect(counts: Float[np.ndarray, "sets counts"]) -> Bool[np.ndarray, " 
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "„": '"', "`": "'"})
 
 
+_UNMARKED = re.compile("[a-z0-9 ]*")
+
+
 @lru_cache(maxsize=1 << 17)
 def _normalize(text: str) -> tuple[str, ...]:
     """Words of a text, as the option `-norm` of the official program splits it."""
+    if _UNMARKED.fullmatch(text):
+        return tuple(text.split())
     text = f" {text.lower().translate(_QUOTES)} "
     text = re.sub(r"([\u2E80-\u9FFF\uAC00-\uD7AF\uF900-\uFAFF])", r" \1 ", text)
     text = re.sub(r"([^\w\s.',\-]|_)", r" \1 ", text)
@@ -319,20 +326,29 @@ _SHIFT = np.uint64(40)
 @lru_cache(maxsize=1)
 def _table() -> UInt64[np.ndarray, "2 pairs"]:
     """Hashes of the five million pairs of phrases that are paraphrases (84 MB)."""
-    found, rest = [], b""
+    hashes: list[list[np.ndarray]] = [[], []]
     path = _folder() / "data" / "paraphrase-en.gz"
     # One thread decompresses while the other computes hashes.
     with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
-        gzip = zlib.decompressobj(wbits=31)
-        while part := file.read(1 << 20):
-            part = rest + gzip.decompress(part)
+        gzip, rest = zlib.decompressobj(wbits=31), b""
+
+        def read() -> bytes:
+            return gzip.decompress(file.read(1 << 19))
+
+        following = pool.submit(read)
+        while part := following.result():
+            following = pool.submit(read)
+            part = rest + part
             lines = np.flatnonzero(np.frombuffer(part, np.uint8) == ord("\n"))
             # A probability, a phrase and another one, a line each.
             ends = lines[: len(lines) // 3 * 3].reshape(-1, 3)
             rest = part[ends[-1, -1] + 1 :] if len(ends) else part
-            found += [pool.submit(_hashes, part, ends[:, i] + 1, ends[:, i + 1]) for i in (0, 1)]
-        hashes = [future.result() for future in found]
-    return np.stack([np.concatenate(hashes[i::2]) for i in (0, 1)])
+            for i in (0, 1):
+                hashes[i].append(_hashes(part, ends[:, i] + 1, ends[:, i + 1]))
+    table = np.empty((2, sum(map(len, hashes[0]))), np.uint64)
+    for one, row in zip(hashes, table, strict=True):
+        np.concatenate(one, out=row)
+    return table
 
 
 def _hashes(
@@ -342,14 +358,24 @@ def _hashes(
     # Eight bytes from any position on, as an integer.
     eight = np.ndarray(len(buffer) + 1, "<u8", buffer + bytes(8), strides=(1,))
     left = ends - starts
-    hashes = left.astype(np.uint64) * _MULTIPLIER
-    at, live = starts, np.arange(len(starts))
+    hashes = _mixed(left.astype(np.uint64) * _MULTIPLIER, eight[starts], left)
+    live = np.flatnonzero(left > 8)
+    at, left, own = starts[live] + 8, left[live] - 8, hashes[live]
     while len(live):
-        mixed = (hashes[live] ^ (eight[at] & _MASKS[np.minimum(left, 8)])) * _MULTIPLIER
-        hashes[live] = mixed ^ (mixed >> np.uint64(32))
+        hashes[live] = own = _mixed(own, eight[at], left)
         more = np.flatnonzero(left > 8)
-        at, left, live = at[more] + 8, left[more] - 8, live[more]
+        at, left, live, own = at[more] + 8, left[more] - 8, live[more], own[more]
     return hashes
+
+
+def _mixed(
+    hashes: UInt64[np.ndarray, " parts"],
+    eight: UInt64[np.ndarray, " parts"],
+    left: Int[np.ndarray, " parts"],
+) -> UInt64[np.ndarray, " parts"]:
+    """The hashes with up to eight more bytes, of which only the first `left` are of the part."""
+    mixed = (hashes ^ (eight & _MASKS[np.minimum(left, 8)])) * _MULTIPLIER
+    return mixed ^ (mixed >> np.uint64(32))
 
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -411,6 +437,37 @@ def _function_words(text: tuple[str, ...]) -> int:
     return sum(1 << index for index, word in enumerate(text) if word in _FUNCTION_WORDS)
 
 
+class _WordMatches(dict[str, list[tuple[int, int]]]):
+    """For each word of a reference, the stages and indices of the candidate's words it matches.
+
+    The references of a candidate share most of their words.
+    """
+
+    def __init__(self, ours: tuple[str, ...], related: dict[str, dict[str, tuple[int, ...]]]):
+        super().__init__()
+        self._related = related
+        self._places: dict[str, list[int]] = defaultdict(list)
+        for index, word in enumerate(ours):
+            self._places[word].append(index)
+
+    def __missing__(self, word: str) -> list[tuple[int, int]]:
+        related, places = self._related[word], self._places
+        if len(related) == 1:
+            found = [(0, index) for index in places.get(word, ())]
+        else:
+            found = [
+                (stage, index)
+                for other, indices in places.items()
+                if other in related
+                for stage in related[other]
+                for index in indices
+            ]
+            if len(found) > 1:
+                found.sort()
+        self[word] = found
+        return found
+
+
 @dataclass
 class _Aligner:
     related: dict[str, dict[str, tuple[int, ...]]]
@@ -422,15 +479,13 @@ class _Aligner:
     def counts(
         self, ours: tuple[str, ...], references: Iterable[tuple[str, ...]]
     ) -> Iterator[list[int]]:
-        """The counts of the best alignment with each reference, by `_Counts`."""
-        places: dict[str, list[int]] = defaultdict(list)
-        for index, word in enumerate(ours):
-            places[word].append(index)
+        """The counts of the best alignment with each reference, by `_Counts` but for `matched`."""
+        matches_of = _WordMatches(ours, self.related)
         phrases: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for start, size, phrase in self.phrases.get(ours, ()):
             phrases[phrase].append((start, size))
         for theirs in references:
-            matches = self._candidates(places, phrases, theirs)
+            matches = self._candidates(matches_of, phrases, theirs)
             yield self._counts(ours, theirs, self._best(matches))
 
     def _counts(
@@ -438,49 +493,39 @@ class _Aligner:
     ) -> list[int]:
         counts = [0] * _Counts.size
         our_function, their_function = _function_words(ours), _function_words(theirs)
-        counts[_Counts.lengths] = len(ours), len(theirs)
-        counts[_Counts.function_words] = our_function.bit_count(), their_function.bit_count()
+        counts[:4] = len(ours), len(theirs), our_function.bit_count(), their_function.bit_count()
         our_last = their_last = -1
-        content, function = _Counts.content.start, _Counts.function.start
+        content, between = _Counts.content.start, _Counts.function.start - _Counts.content.start
+        chunks = 0
         for match in matches:
             their_start, their_end, our_start, our_end, stage, their_words, our_words = match
             our_part = (our_words & our_function).bit_count()
             their_part = (their_words & their_function).bit_count()
-            counts[content + 2 * stage] += our_end - our_start - our_part
-            counts[content + 2 * stage + 1] += their_end - their_start - their_part
-            counts[function + 2 * stage] += our_part
-            counts[function + 2 * stage + 1] += their_part
-            counts[_Counts.chunks] += our_start != our_last or their_start != their_last
+            at = content + 2 * stage
+            counts[at] += our_end - our_start - our_part
+            counts[at + 1] += their_end - their_start - their_part
+            counts[at + between] += our_part
+            counts[at + between + 1] += their_part
+            chunks += our_start != our_last or their_start != their_last
             our_last, their_last = our_end, their_end
-        counts[_Counts.matched] = (
-            sum(counts[content + side : _Counts.chunks : 2]) for side in (0, 1)
-        )
+        counts[_Counts.chunks] = chunks
         return counts
 
     def _candidates(
         self,
-        places: dict[str, list[int]],
+        matches_of: _WordMatches,
         phrases: dict[int, list[tuple[int, int]]],
         theirs: tuple[str, ...],
     ) -> list[list[_Match]]:
         """All matches, by their start in the reference and in the order of the stages.
 
-        `places` are those of the words of the candidate, and `phrases` start and size of its
+        `matches_of` are those of words with the candidate, and `phrases` start and size of its
         phrases.
         """
-        matches = []
-        for at, word in enumerate(theirs):
-            related = self.related[word]
-            if len(related) == 1:
-                matches.append([_match(at, 1, index, 1, 0) for index in places.get(word, ())])
-                continue
-            found = [
-                (stage, index)
-                for other in places.keys() & related.keys()
-                for stage in related[other]
-                for index in places[other]
-            ]
-            matches.append([_match(at, 1, index, 1, stage) for stage, index in sorted(found)])
+        matches = [
+            [_match(at, 1, index, 1, stage) for stage, index in found] if found else []
+            for at, found in enumerate(map(matches_of.__getitem__, theirs))
+        ]
         for start, size, phrase in self.phrases.get(theirs, ()) if phrases else ():
             paraphrases = self.paraphrases[phrase]
             if common := phrases.keys() & paraphrases.keys():
@@ -494,11 +539,11 @@ class _Aligner:
         # Words that are part of a match, and of more than one.
         our_words = our_twice = their_words = their_twice = 0
         for row in matches:
-            for match in row:
-                our_twice |= our_words & match.our_words
-                our_words |= match.our_words
-                their_twice |= their_words & match.their_words
-                their_words |= match.their_words
+            for _, _, _, _, _, their_bits, our_bits in row:
+                our_twice |= our_words & our_bits
+                our_words |= our_bits
+                their_twice |= their_words & their_bits
+                their_words |= their_bits
         # Matches without an alternative are taken before the search.
         if not our_twice and not their_twice:
             return tuple(row[0] for row in matches if row)

@@ -53,13 +53,16 @@ def ptb_tokenize(captions: Sequence[str], *, separate: bool = False) -> list[tup
         captions = [_LINE_BREAKS.sub(" ", caption) for caption in captions]
     tokens = []
     last = len(captions) - 1
+    tokens_of = _CHUNKS.__getitem__
     for index, caption in enumerate(captions):
         if separate or index < last:
             # Most captions are the same as their parts between spaces, one after another.
-            parts = list(map(_CHUNKS.__getitem__, caption.split(" ")))
-            if None not in parts and not (caption.rstrip().endswith(".") and _END.search(caption)):
+            try:
+                parts = map(tokens_of, caption.split(" "))
                 tokens.append(tuple(chain.from_iterable(parts)))  # type: ignore[arg-type]
                 continue
+            except TypeError:  # the tokens of a part are None: they depend on its neighbours
+                pass
         following = ""  # the official text has no line break at its end
         if separate or index < last:
             following = "\n\n" if separate else f"\n{captions[index + 1]}\n"
@@ -284,10 +287,11 @@ _COMPILED = [
     for kind, token, follows in _RULES
 ]
 # If none of these occurs in its parts, a caption is the same as its parts between spaces, one after
-# another: most captions are. Digits begin telephone numbers and fractions, and make "no. 5" differ
-# from "no. x"; tags have spaces; an initial may stand before a word that opens a sentence.
-_DEPENDENT = regex.compile(rf"[{_D}<\t\u00A0]|(?<![A-Za-z])[A-Za-z]\.$")
-_END = regex.compile(r"(?i:nos?|arts?|figs?|pp|ca|op|prop)\. *$")
+# another: most captions are. Digits begin telephone numbers and fractions; "no. 5" differs from
+# "no. x"; tags have spaces; an initial may stand before a word that opens a sentence.
+_DEPENDENT = regex.compile(
+    rf"[{_D}<\t\u00A0]|(?<![A-Za-z])[A-Za-z]\.$|(?i:nos?|arts?|figs?|pp|ca|op|prop)\.$"
+)
 # No rule goes beyond a word of letters before a space.
 _WORD = re.compile("[A-Za-z]+(?= )")
 _TWO_WORDS = frozenset(("cannot", "gonna", "gotta", "wanna", "lemme", "gimme"))
