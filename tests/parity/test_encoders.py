@@ -6,18 +6,26 @@ The references are float64, the encoders compute in float32.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.parity.test_pretrained import MINILM, Stored, nested, reference, shapes, unrolled
+from vljax import config
+from vljax.config import UserError
+from vljax.interop import pretrained
 from vljax.interop.mapping import pair, to_own
 from vljax.interop.transformers import resnet
 from vljax.models import presets
+from vljax.models.assembly import ModelConfig
 from vljax.models.compute import Compute
 from vljax.models.encoders import GRU, LSTM, ResNet
+from vljax.models.pretrained import Pretrained
+from vljax.run import Run, prepare
 
 PIXELS = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
 SIZES = {"image_size": 45, "repeats": (2, 1, 1), "stem_width": 8, **PIXELS}
@@ -68,6 +76,33 @@ def test_a_resnet_computes_the_same_as_in_transformers(name, grid):
     np.testing.assert_allclose(encoded.pooled, arrays["pooled"], atol=1e-5)
     wanted = arrays["tokens" if grid is None else "grid"]
     np.testing.assert_allclose(encoded.tokens, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_of_a_resnet_are_initial_values_of_a_run(name, tmp_path):
+    """From a file of a model with a classifier; a tower of another form is refused."""
+    _, tensors = stored(name)
+    layout = name.partition("_")[0]
+    file = tmp_path / "model.safetensors"
+    save_file(
+        {f"{layout}.{k}": v for k, v in tensors.items()}
+        | {"classifier.1.weight": np.zeros((2, 2), np.float16)},
+        file,
+    )
+    run = config.load("configs/quickstart.py:tiny", Run)
+    nodes = {**run.model.nodes, "image": replace(NETWORKS[name], image_size=60)}
+    sources = {"image": Pretrained(path=str(file), layout=layout)}
+    run = replace(run, model=ModelConfig(nodes), pretrained=sources)
+    prepared = prepare(run, jax.devices()[:1])
+    found = pretrained.load(prepared)
+    stem = "embedder" if layout == "bit" else "embedder.embedder"
+    kernel = tensors[f"{stem}.convolution.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(found.params["image"]["stem"]["kernel"], np.float32(kernel))
+    assert bool(found.state) == (layout == "resnet")
+    other = {"resnet": "bit", "bit": "resnet"}[layout]
+    sources = {"image": replace(sources["image"], layout=other)}
+    with pytest.raises(UserError, match=rf"image\.version: must be .* for weights of {other}"):
+        pretrained.check(replace(prepared, run=replace(run, pretrained=sources)))
 
 
 def cells(kind, directions, tensors):
