@@ -117,6 +117,17 @@ def test_a_run_may_get_more_steps_but_nothing_else(tmp_path):
         check_recipe(str(tmp_path), dataclasses.replace(run, steps=21, seed=1))
 
 
+def test_a_stored_fusion_without_co_attention_is_read():
+    """`cross_attention` had a field for it, before `co_attention` was a component."""
+    run = config.load("configs/vqa_cross_attention.py:tiny", Run)
+    stored = config.encode(run)
+    stored["model"]["nodes"]["fusion"]["co_attention"] = False
+    assert decode_recipe(stored, "recipe.json") == run
+    stored["model"]["nodes"]["fusion"]["co_attention"] = True
+    with pytest.raises(UserError, match=r"unknown field 'co_attention'"):
+        decode_recipe(stored, "recipe.json")
+
+
 def test_a_recipe_is_read_from_json(tmp_path):
     file = tmp_path / "recipe.json"
     run = config.load(f"{QUICKSTART}:tiny", Run)

@@ -3,16 +3,25 @@
 References are float32, as is the computation here.
 """
 
+import dataclasses
+import io
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from tests.interop.test_families import change_config, imported
 from tests.interop.test_folders import quiet, weights
 from tests.parity import interop_inputs as inputs
 from tests.parity.fusion_cases import CASES
+from vljax.config import UserError
+from vljax.data.records import ExampleError
 from vljax.inference import load
 from vljax.interop.convert import export_model, import_model
+from vljax.interop.export_plan import of_recipe, plan_export
+from vljax.models.assembly import ModelConfig
+from vljax.run import prepare
 
 TOLERANCE = 1e-5
 
@@ -107,3 +116,82 @@ def test_import_computes_the_same_and_export_preserves_every_bit(name, foreign, 
         if field in written:
             assert written[field] == stated[field], field
     compare(CASES[name]["kind"], load(str(out)), stored)
+
+
+def test_an_imported_lxmert_answers_questions_about_files_of_features(foreign, tmp_path):
+    source = foreign("lxmert_a")
+    model, stored = load(str(source)), np.load(source / "outputs.npz")
+    assert model.vocabularies["answer"] == ("yes", "no", "red", "2 dogs", "left of it")
+    for i in (0, 1):
+        seen, file = stored["mask"][i], io.BytesIO()
+        np.savez(file, features=stored["features"][i][seen], boxes=stored["boxes"][i][seen])
+        answers = model.answer(file.getvalue(), inputs.TEXTS[i])
+        logits = stored["answer"][i]
+        best = int(np.argmax(logits))
+        assert answers[0][0] == model.vocabularies["answer"][best]
+        probability = np.exp(logits - logits.max())[best] / np.exp(logits - logits.max()).sum()
+        assert answers[0][1] == pytest.approx(probability, abs=1e-5)
+    with pytest.raises(ExampleError, match=r"not a file of numpy\.savez"):
+        model.answer(inputs.images()[0], "what?")
+
+
+def test_answers_without_names_are_noted(foreign, tmp_path):
+    source = foreign("lxmert_a")
+    change_config(source, id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    done = import_model(str(source), str(tmp_path / "w"), overwrite=False, report=quiet)
+    assert any("id2label does not name the 5 answers" in note for note in done.notes)
+    model = load(str(tmp_path / "w"))
+    assert not model.run.objectives
+    export_model(str(tmp_path / "w"), str(tmp_path / "out"), "transformers", report=quiet)
+    assert "id2label" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("lxmert_a", {"visual_pos_dim": 6}, "visual_pos_dim: is 6; vljax has only 4"),
+        ("lxmert_a", {"x_layers": "2"}, "x_layers: '2' is not of type int"),
+        ("lxmert_a", {"x_layers": 3}, r"lacks .*x_layers\.2"),
+        ("lxmert_a", {"visual_feat_dim": 11}, "visn_fc.weight' has the shape"),
+        ("lxmert_a", {"num_qa_labels": 6}, "logit_fc.3"),
+        ("blip_a", {"text_config": {"is_decoder": False}}, "is_decoder: is False"),
+        ("blip_a", {"image_text_hidden_size": 21}, "_proj"),
+    ],
+)
+def test_unsupported_configurations_are_an_error(name, fields, message, foreign, tmp_path):
+    source = foreign(name)
+    for field, value in fields.items():
+        if isinstance(value, dict):
+            stated = json.loads((source / "config.json").read_text())[field]
+            fields = {field: {**stated, **value}}
+    change_config(source, **fields)
+    with pytest.raises(UserError, match=message):
+        import_model(str(source), str(tmp_path / "w"), overwrite=False, report=quiet)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "fields", "message"),
+    [
+        ("lxmert_a", "fusion", {"shared": False}, "fusion.shared = False; it has True"),
+        ("lxmert_a", "fusion", {"cross_attention": "after_self"}, "train with .* before_self"),
+        ("lxmert_a", "regions", {"mlp_dim": 64}, "nodes.regions.mlp_dim = 64; it has 40"),
+        ("lxmert_a", "answer", {"hidden": 20}, "nodes.answer.hidden = 20; it has 48"),
+        ("blip_a", "text", {"cross_attention": "before_self"}, "nodes.text.cross_attention"),
+        ("blip_a", "match", {"classes": 3}, "nodes.match.classes = 3; it has 2"),
+        ("blip_a", "embedding", {"normalize": False}, "nodes.embedding.normalize = False"),
+        ("blip_a", "image", {"registers": 2}, "nodes.image.registers = 2; it has 0"),
+    ],
+)
+def test_what_the_layouts_cannot_express_is_refused(name, node, fields, message, foreign, tmp_path):
+    run = load(imported(name, foreign, tmp_path)).run
+    nodes = {**run.model.nodes, node: dataclasses.replace(run.model.nodes[node], **fields)}
+    other = prepare(dataclasses.replace(run, model=ModelConfig(nodes)), jax.devices()[:1])
+    with pytest.raises(UserError, match=message):
+        plan_export(of_recipe(other), "transformers")
+
+
+def test_other_heads_of_blip_are_an_error(foreign, tmp_path):
+    source = foreign("lxmert_a")
+    change_config(source, model_type="blip", architectures=["BlipForConditionalGeneration"])
+    with pytest.raises(UserError, match="BlipForConditionalGeneration has no head for matching"):
+        import_model(str(source), str(tmp_path / "w"), overwrite=False, report=quiet)

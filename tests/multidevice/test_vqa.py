@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vljax import config
-from vljax.models.encoders import ViT
-from vljax.models.fusion import SingleStream
+from vljax.data.transforms import DecodeFeatures
+from vljax.models.encoders import GroundedText, RegionEncoder, ViT
+from vljax.models.fusion import CoAttention, SingleStream
 from vljax.models.node import Node
 from vljax.models.parameters import leaves
 from vljax.parallel.mesh import MeshConfig
@@ -34,9 +35,19 @@ VARIANTS = {
         "fusion": {**TRANSFORMER, "scan": True},
         "answer": {"hidden": 64},
     },
+    # As in LXMERT: one cross-attention for both directions, of words and of regions.
     "co_attention": {
         **SMALL,
-        "fusion": {**TRANSFORMER, "co_attention": True},
+        "regions": RegionEncoder(regions=3, feature_dim=6, depth=1, post_norm=True, **TRANSFORMER),
+        "fusion": CoAttention(
+            streams=("question", "regions"),
+            cross_attention="before_self",
+            shared=True,
+            post_norm=True,
+            poolers=("question",),
+            depth=2,
+            **TRANSFORMER,
+        ),
         "answer": {"stream": "fusion.question"},
     },
     # Every option that adds parameters, and image tokens that are projected.
@@ -52,6 +63,15 @@ VARIANTS = {
             depth=2,
             **TRANSFORMER,
         ),
+    },
+    # As in BLIP: the text attends to the image in the encoder itself.
+    "grounded": {
+        **SMALL,
+        "fusion": None,
+        "question": GroundedText(
+            vocab_size=2048, context_length=18, depth=1, pooling="mean", **TRANSFORMER
+        ),
+        "answer": {"stream": "question.grounded"},
     },
 }
 ONE = (1, 1, 1)
@@ -74,14 +94,24 @@ def recipe(variant):
     run = config.load("configs/vqa_cross_attention.py:tiny", Run)
     nodes = dict(run.model.nodes)
     for name, change in VARIANTS[variant].items():
-        given = isinstance(change, Node)
+        given = change is None or isinstance(change, Node)
         nodes[name] = change if given else dataclasses.replace(nodes[name], **change)
-    model = dataclasses.replace(run.model, nodes=nodes)
+    nodes = {name: node for name, node in nodes.items() if node is not None}
+    model, data = dataclasses.replace(run.model, nodes=nodes), run.data
     objectives = dict(run.objectives)
-    if variant in ("co_attention", "single_stream"):
-        del objectives["look"]  # no attention from words to image tokens alone
+    if variant in ("co_attention", "grounded", "single_stream"):
+        del objectives["look"]  # they make no attention from words to image tokens alone
+    if "regions" in nodes:
+        more = (*data.train_transforms, DecodeFeatures(most=3, dim=6))
+        data = dataclasses.replace(data, train_transforms=more)
     return dataclasses.replace(
-        run, model=model, objectives=objectives, global_batch=BATCH, final_evaluators={}
+        run,
+        model=model,
+        data=data,
+        objectives=objectives,
+        evaluators={},
+        final_evaluators={},
+        global_batch=BATCH,
     )
 
 
@@ -109,6 +139,10 @@ def batch(variant):
         "answer_cells": seen / np.maximum(seen.sum(-1, keepdims=True), 1),
         "example_id": np.zeros(specs["example_id"][0]),
     }
+    if "regions" in specs:
+        made["regions"] = rng.standard_normal(specs["regions"][0])
+        made["regions_boxes"] = np.sort(rng.random((size, 3, 2, 2)), axis=2).reshape(size, 3, 4)
+        made["regions_mask"] = np.arange(3) < rng.integers(1, 4, (size, 1))
     for name, array in made.items():
         array[INVALID] = -1 if name == "grid_labels" else 0
     made["valid"] = np.arange(size) != INVALID
@@ -166,7 +200,11 @@ def on_one_device(variant):
         *(("conv_grid", sizes, 1) for sizes in [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]),
         ("conv_grid", ONE, 4),
         pytest.param("vit", (1, 2, 2), 4, marks=slow),
-        pytest.param("co_attention", (1, 2, 2), 4, marks=slow),
+        *(
+            pytest.param(name, sizes, accumulate, marks=slow)
+            for name in ("co_attention", "grounded")
+            for sizes, accumulate in [((2, 2, 2), 1), ((8, 1, 1), 1), ((1, 2, 2), 4)]
+        ),
         pytest.param("single_stream", (8, 1, 1), 1, marks=slow),
         pytest.param("single_stream", (2, 2, 2), 4, marks=slow),
     ],
@@ -191,15 +229,18 @@ def test_loss_and_gradients_equal_those_of_one_device(variant, sizes, accumulate
     "variant",
     [
         "conv_grid",
-        *(pytest.param(name, marks=slow) for name in ("vit", "co_attention", "single_stream")),
+        *(
+            pytest.param(name, marks=slow)
+            for name in ("vit", "co_attention", "grounded", "single_stream")
+        ),
     ],
 )
 def test_every_parameter_has_a_gradient(variant):
     """So that the test above compares something for each array."""
     _, gradients = on_one_device(variant)
     largest = max(np.linalg.norm(g) for g in gradients.values())
-    # With co-attention, nothing reads what the last block makes of the image.
-    unread = ("fusion/image/blocks/1/", "fusion/image/norm/") if variant == "co_attention" else ()
+    # With co-attention, nothing reads what the last block makes of the regions.
+    unread = ("fusion/blocks/1/regions/",) if variant == "co_attention" else ()
     for path, gradient in gradients.items():
         if not path.endswith("key/bias"):
             size = np.linalg.norm(gradient) / largest

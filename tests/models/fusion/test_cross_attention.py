@@ -13,20 +13,18 @@ from vljax.models.assembly import Model, ModelConfig, Variables, build
 from vljax.models.compute import Call, Compute
 from vljax.models.fusion import CrossAttention
 from vljax.models.heads import Classifier
-from vljax.models.parameters import leaves
 
 SIZES: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "mlp_dim": 64}
 
 
 def config(**fusion: Any) -> ModelConfig:
     fields = {"queries": "question", "pooling": "mean", **SIZES, **fusion}
-    stream = "fusion.question" if fields.get("co_attention") else "fusion"
     return ModelConfig(
         {
             "image": vit(image_size=16, pooling="mean"),
             "question": text(pooling="mean"),
             "fusion": CrossAttention(**fields),
-            "answer": Classifier(stream=stream, classes=5, hidden=16),
+            "answer": Classifier(stream="fusion", classes=5, hidden=16),
         }
     )
 
@@ -46,10 +44,9 @@ def batch(rows: int, texts: int | None = None) -> dict[str, Any]:
     return {name: jnp.asarray(array) for name, array in entries.items()}
 
 
-@pytest.mark.parametrize("co_attention", [False, True])
-def test_several_texts_for_an_image_are_as_several_examples(co_attention: bool) -> None:
+def test_several_texts_for_an_image_are_as_several_examples() -> None:
     """Dropout included: the rows of the texts are those of an expanded batch."""
-    model, variables = made(config(co_attention=co_attention, scan=False, dropout=0.2))
+    model, variables = made(config(scan=False, dropout=0.2))
     together = batch(2, texts=3)
     apart = {
         "image": jnp.repeat(together["image"], 3, axis=0),
@@ -61,9 +58,8 @@ def test_several_texts_for_an_image_are_as_several_examples(co_attention: bool) 
     np.testing.assert_allclose(apply(together), apply(apart), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("co_attention", [False, True])
-def test_scores_depend_on_both_streams_and_not_on_padding(co_attention: bool) -> None:
-    model, variables = made(config(co_attention=co_attention, scan=False))
+def test_scores_depend_on_both_streams_and_not_on_padding() -> None:
+    model, variables = made(config(scan=False))
     apply = jax.jit(lambda batch: model.apply(variables, batch)[0]["answer/logits"])
     first = batch(2)
     before = apply(first)
@@ -101,28 +97,13 @@ def test_attention_weights_are_an_output_if_asked_for(scan: bool) -> None:
     np.testing.assert_allclose(plain["answer/logits"], outputs["answer/logits"], atol=1e-6)
 
 
-def test_co_attention_has_blocks_of_its_own_for_each_stream() -> None:
-    model, variables = made(config(co_attention=True, scan=False))
-    paths = {"/".join(keys[:4]) for keys, _ in leaves(variables.params["fusion"])}
-    for stream in ("question", "image"):
-        assert f"{stream}/blocks/1/cross_attention" in paths
-    outputs, _ = model.apply(variables, batch(2))
-    assert outputs["fusion.image/tokens"].shape == (2, 16, 32)
-    assert outputs["fusion.question/pooled"].shape == (2, 32)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"width": 64}, "nodes.fusion.queries: 'question' is 32 wide but width is 64"),
         ({"queries": "qestion"}, "nodes.fusion: reads 'qestion', which no node makes"),
         ({"context": "question"}, "nodes.fusion.context: is 'question', as queries"),
-        ({"co_attention": True}, "nodes.fusion.co_attention: runs two stacks of blocks in step"),
         ({"cross_attention": "none"}, "nodes.fusion.cross_attention: is what this fusion is for"),
-        (
-            {"co_attention": True, "scan": False, "pooling": "map"},
-            "nodes.fusion.pooling: map is for one stream",
-        ),
     ],
 )
 def test_a_fusion_that_does_not_fit_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -100,6 +100,8 @@ def _read(content: bytes, dim: int) -> tuple[np.ndarray, np.ndarray]:
     if boxes.shape != (len(features), 4):
         why = f"region features: boxes are {list(boxes.shape)}, not [{len(features)}, 4]"
         raise ExampleError(why, kind="damaged")
+    if not all(np.issubdtype(x.dtype, np.number) for x in (features, boxes)):
+        raise ExampleError("region features: features are not numbers", kind="damaged")
     features, boxes = features.astype(np.float32), boxes.astype(np.float32)
     if not np.isfinite(features).all():
         raise ExampleError("region features: features are not all finite", kind="damaged")

@@ -75,7 +75,7 @@ def rules(head: str, match: str) -> list[Rule]:
     packed = [f"{here}/attention/{part}" for part in ("query", "key", "value")]
     kernels, biases = ([f"{path}/{kind}" for path in packed] for kind in ("kernel", "bias"))
     image, text, layer = "vision_model.embeddings", "text_encoder", "text_encoder.encoder.layer.{i}"
-    block = "text/encoder/blocks/{i}"
+    block = "text/blocks/{i}"
     return [
         rule("image/cls", f"{image}.class_embedding", BATCHED),
         rule(
@@ -94,9 +94,9 @@ def rules(head: str, match: str) -> list[Rule]:
         *linear(f"{here}/mlp/up", f"{there}.mlp.fc1"),
         *linear(f"{here}/mlp/down", f"{there}.mlp.fc2"),
         *norm("image/norm", "vision_model.post_layernorm"),
-        rule("text/encoder/embedding", f"{text}.embeddings.word_embeddings.weight"),
-        rule("text/encoder/positions", f"{text}.embeddings.position_embeddings.weight"),
-        *norm("text/encoder/embedding_norm", f"{text}.embeddings.LayerNorm"),
+        rule("text/embedding", f"{text}.embeddings.word_embeddings.weight"),
+        rule("text/positions", f"{text}.embeddings.position_embeddings.weight"),
+        *norm("text/embedding_norm", f"{text}.embeddings.LayerNorm"),
         *layer_rules(block, layer),
         *attention_rules(f"{block}/cross_attention", f"{layer}.crossattention"),
         *linear(f"{head}/image", "vision_proj"),

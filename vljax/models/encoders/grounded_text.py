@@ -61,7 +61,11 @@ class GroundedTextModule(nn.Module):
     config: GroundedText
     compute: Compute
 
-    @nn.compact
+    def setup(self) -> None:
+        self.encode = TextModule(self.config, self.compute)
+        # So parameters have the paths of any text encoder, without a level for `encode`.
+        nn.share_scope(self, self.encode)
+
     def __call__(
         self,
         ids: Int[Array, "batch *texts length"],
@@ -70,9 +74,8 @@ class GroundedTextModule(nn.Module):
         context: Encoded | None = None,
     ) -> dict[str, Encoded]:
         """The streams by the end of their names: "", and with a context ".grounded"."""
-        encode = TextModule(self.config, self.compute, name="encoder")
         made = {}
         # The grounded one first: it has all parameters, of which the other one needs a part.
         if context is not None:
-            made[f".{GROUNDED}"] = encode(ids, mask, call, context)
-        return {"": encode(ids, mask, call), **made}
+            made[f".{GROUNDED}"] = self.encode(ids, mask, call, context)
+        return {"": self.encode(ids, mask, call), **made}
