@@ -20,10 +20,10 @@ NAMES = ("import", "export")
 
 _IMPORT = """\
 Makes OUT a workdir with one checkpoint, of step 0, that vljax.load and vljax export read.
-SRC is a folder; its format is detected: a transformers folder (clip, siglip, siglip2, vit, dinov2,
-dinov2_with_registers, bert, roberta), an open_clip folder, or one that `vljax export` wrote as
-safetensors or npz. A file of big_vision (siglip.npz) holds only weights; it needs --recipe, which
-describes the model:
+SRC is a folder; its format is detected: a transformers folder (clip, siglip, siglip2, blip, lxmert,
+vilt, visual_bert, vit, dinov2, dinov2_with_registers, bert, roberta), an open_clip folder, or one
+that `vljax export` wrote as safetensors or npz. A file of big_vision (siglip.npz) holds only
+weights; it needs --recipe, which describes the model:
 
     vljax import siglip.npz OUT --recipe configs/siglip_vit_b16.py \\
         --data.tokenizers.text.path c4.model"""
