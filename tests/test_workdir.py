@@ -124,7 +124,7 @@ def test_a_stored_fusion_without_co_attention_is_read():
     stored["model"]["nodes"]["fusion"]["co_attention"] = False
     assert decode_recipe(stored, "recipe.json") == run
     stored["model"]["nodes"]["fusion"]["co_attention"] = True
-    with pytest.raises(UserError, match=r"unknown field 'co_attention'"):
+    with pytest.raises(UserError, match=r"unknown field 'model.nodes.fusion.co_attention'"):
         decode_recipe(stored, "recipe.json")
 
 

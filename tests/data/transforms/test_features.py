@@ -57,7 +57,7 @@ def damaged():
     yield {"features": np.array([[None] * 5] * 2), "boxes": boxes}, "not a file of numpy"
 
 
-@pytest.mark.parametrize(("arrays", "message"), damaged())
+@pytest.mark.parametrize(("arrays", "message"), list(damaged()))
 def test_files_that_do_not_fit_are_rejected(arrays, message):
     with pytest.raises(ExampleError, match=message) as error:
         READ(record(**arrays), RNG)
