@@ -20,13 +20,14 @@ from vljax.models.compute import Compute
 from vljax.parallel.mesh import MeshConfig, make_mesh
 from vljax.parallel.rules import replicated
 from vljax.recipes import (
+    BUILTIN_VOCABULARY,
     ChooseQuestions,
     Classifier,
-    Clip,
     CrossAttention,
     Decode,
     EncodeAnswers,
     Expand,
+    HuggingFace,
     Resize,
     TextTransformer,
     Tokenize,
@@ -82,7 +83,7 @@ class Asked(Source, name="test_asked"):
 STACK = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "pooling": "mean"}
 NODES = {
     "image": ViT(image_size=16, patch_size=8, **STACK),
-    "question": TextTransformer(vocab_size=49408, context_length=8, **STACK),
+    "question": TextTransformer(vocab_size=2048, context_length=8, **STACK),
     "fusion": CrossAttention(queries="question", **STACK),
     "answer": Classifier(stream="fusion", classes=2),
 }
@@ -94,24 +95,31 @@ def model():
     transforms = (Decode(), Resize(16), ChooseQuestions(None), Tokenize("question"))
     transforms += (EncodeAnswers(("red", "blue")),)
     source = Expand(Asked(), by="question")
-    data = Data(source, {"text": Clip(context_length=8)}, transforms, transforms, workers=0)
+    data = Data(
+        source,
+        {"text": HuggingFace(str(BUILTIN_VOCABULARY), context_length=8)},
+        transforms,
+        transforms,
+        workers=0,
+    )
     nodes, mesh = ModelConfig(NODES), make_mesh(MeshConfig(), jax.devices()[:1])
     built = build(nodes, Compute())
     examples = EvaluationSet(data, source)
     batch = {k: v for k, v in next(examples.batches(16)).items() if k not in ("valid", "answer")}
     rng = np.random.default_rng(0)
-    variables = built.init(jax.random.key(0), jax.tree.map(jax.numpy.asarray, batch))
+    variables = jax.jit(built.init)(jax.random.key(0), batch)
     params = jax.tree.map(
         lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), variables.params
     )
     predictor = Forward(built, nodes, mesh, replicated(mesh)).bind(Variables(params, {}))
-    return predictor, examples, built, params, jax.tree.map(jax.numpy.asarray, batch)
+    apply = jax.jit(lambda p, batch, given: built.apply(Variables(p, {}), batch, given=given)[0])
+    return predictor, examples, apply, params, jax.tree.map(jax.numpy.asarray, batch)
 
 
 def test_a_predictor_replaces_streams(model):
-    predictor, _, built, params, batch = model
-    variables, want = Variables(params, {}), ["answer/logits"]
-    outputs, _ = built.apply(variables, batch)
+    predictor, _, apply, params, batch = model
+    want = ["answer/logits"]
+    outputs = apply(params, batch, {})
     other = jax.tree.map(lambda x: x[::-1], batch)
     images = {k: v for k, v in outputs.items() if k.startswith("image/")}
     zeros = {k: v * 0 if k.endswith(("tokens", "pooled")) else v for k, v in images.items()}
@@ -122,7 +130,7 @@ def test_a_predictor_replaces_streams(model):
         ({"image": jax.tree.map(np.asarray, other)}, swapped),
         ({}, {}),
     ):
-        expected, _ = built.apply(variables, batch, given=given, want=want)
+        expected = apply(params, batch, given)
         found = predictor.run(want, host, streams=streams)["answer/logits"]
         np.testing.assert_allclose(found, expected["answer/logits"], rtol=1e-5, atol=1e-6)
         if streams:
@@ -133,7 +141,7 @@ def test_a_predictor_replaces_streams(model):
 
 def test_accuracy_with_each_stream_zeroed_and_shuffled(model):
     """Each figure is that of answers computed for the example and its partner by hand."""
-    predictor, examples, built, params, batch = model
+    predictor, examples, apply, params, batch = model
     evaluator = Contributions(source=examples.source, batch_size=8, streams=("image", "question"))
     config.validate(evaluator)
     evaluator.check(examples)
@@ -141,7 +149,7 @@ def test_accuracy_with_each_stream_zeroed_and_shuffled(model):
     plain = Questions(source=examples.source, batch_size=8).measure(predictor, examples)
     assert {name: found[name] for name in plain} == plain
     partners = _partners(examples.images, 0, "x")
-    outputs, _ = built.apply(Variables(params, {}), batch)
+    outputs = apply(params, batch, {})
     right = np.array([i // 2 % 2 for i in range(16)])  # two questions about each image
     kinds = np.arange(16) % 2
     for stream in ("image", "question"):
@@ -149,8 +157,8 @@ def test_accuracy_with_each_stream_zeroed_and_shuffled(model):
         shuffled = {k: v[partners] for k, v in own.items()}
         zeroed = {k: v * 0 if k.endswith(("tokens", "pooled")) else v for k, v in own.items()}
         for way, given in (("shuffled", shuffled), ("zeroed", zeroed)):
-            logits = built.apply(Variables(params, {}), batch, given=given, want=["answer/logits"])
-            hit = np.asarray(logits[0]["answer/logits"]).argmax(1) == right
+            logits = np.asarray(apply(params, batch, given)["answer/logits"])
+            hit = logits.argmax(1) == right
             assert found[f"{way}/{stream}/accuracy"] == pytest.approx(hit.mean())
             for kind, name in enumerate(("told", "seen")):
                 expected = hit[kinds == kind].mean()
