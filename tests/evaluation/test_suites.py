@@ -225,6 +225,25 @@ def test_annotation_files_are_found_and_counted(tmp_path, count, name, write, ex
     assert evaluator.inputs(data) == inputs
 
 
+def test_sets_of_vtab_take_names_and_prompts_from_their_files(tmp_path):
+    assert sum(name.startswith("vtab-") for name in suites.SUITES) == 18
+    rows = [{"__key__": f"{i:04}", "webp": jpeg(i), "cls": i % 3} for i in range(7)]
+    write_shards(tmp_path / "test", rows, per_shard=4)
+    with pytest.raises(UserError, match=r"^vtab-pets: .* has no classnames\.txt; it must hold"):
+        opened("vtab-pets", tmp_path)
+    (tmp_path / "classnames.txt").write_text("pug\nbeagle\nboxer\n")
+    with pytest.raises(UserError, match=r"has no zeroshot_classification_templates\.txt; it must"):
+        opened("vtab-pets", tmp_path)
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c}, a type of pet.\n")
+    evaluator, data = opened("vtab-pets", tmp_path)
+    assert data.class_names == ("pug", "beagle", "boxer")
+    assert data.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert evaluator.templates == ("a {}, a type of pet.",)
+    (tmp_path / "classnames.txt").write_text("pug\nbeagle\n")
+    with pytest.raises(UserError, match="has the class 2; vtab-pets has 2"):
+        opened("vtab-pets", tmp_path)
+
+
 @pytest.mark.parametrize("name", suites.SUITES)
 def test_what_is_missing_is_named_with_where_it_is_obtained(tmp_path, name):
     place = re.escape(suites.SUITES[name].obtain)

@@ -251,6 +251,17 @@ def _webdataset(suite: Suite, folder: str, tars: str, templates: tuple[str, ...]
     return Found(_evaluator(source, templates), names)
 
 
+def _vtab(suite: Suite, folder: str) -> Found:
+    """A set of VTAB: class names and prompts are those of the folder, as it is published."""
+    tars = os.path.join(folder, "test")
+    if not (os.path.isdir(tars) and any(name.endswith(".tar") for name in os.listdir(tars))):
+        raise UserError(f"{folder} has no test/*.tar")
+    for file in (CLASS_NAMES, TEMPLATES):
+        if not os.path.exists(os.path.join(folder, file)):
+            raise UserError(f"{folder} has no {file}")
+    return _webdataset(suite, folder, tars, ())
+
+
 def _tfds_folder(folder: str) -> str | None:
     """The folder itself or its newest version, if TFDS prepared it."""
     versions = (os.path.join(folder, name) for name in reversed(_folders(folder)))
@@ -344,6 +355,27 @@ _BY_CLASS = (
     "a folder for each class ({}), or test/*.tar of CLIP_benchmark, or a data set that TFDS"
     " prepared as array_record"
 )
+# The sets of VTAB (Zhai et al. 2019) but CIFAR-100, which is `cifar100`.
+_VTAB = {
+    "caltech101": "Caltech101",
+    "clevr-count": "CLEVR, number of objects",
+    "clevr-distance": "CLEVR, distance of the closest object",
+    "diabetic-retinopathy": "Diabetic Retinopathy",
+    "dmlab": "DMLab",
+    "dsprites-orientation": "dSprites, orientation",
+    "dsprites-x-position": "dSprites, x position",
+    "dtd": "Describable Textures",
+    "eurosat": "EuroSAT",
+    "flowers": "Oxford Flowers102",
+    "kitti-distance": "KITTI, distance of the closest vehicle",
+    "pcam": "PatchCamelyon",
+    "pets": "Oxford-IIIT Pets",
+    "resisc45": "RESISC45",
+    "smallnorb-azimuth": "SmallNORB, azimuth",
+    "smallnorb-elevation": "SmallNORB, elevation",
+    "sun397": "SUN397",
+    "svhn": "SVHN",
+}
 _CLIP_BENCHMARK = "https://huggingface.co/clip-benchmark (tars)"
 
 
@@ -449,6 +481,17 @@ def _suites() -> Iterator[tuple[str, Suite]]:
             _objectnet,
         ),
     )
+    for name, title in _VTAB.items():
+        yield (
+            f"vtab-{name}",
+            Suite(
+                f"VTAB, {title}: zero-shot classification",
+                None,
+                f"test/*.tar, {CLASS_NAMES} and {TEMPLATES} of CLIP_benchmark",
+                f"https://huggingface.co/clip-benchmark (the folder of {title} in VTAB)",
+                _vtab,
+            ),
+        )
     karpathy = "https://cs.stanford.edu/people/karpathy/deepimagesent"
     yield (
         "coco",

@@ -61,7 +61,7 @@ def as_users_run_it():
             "test: has the shape (2, 3); it must be (any, 1)",
         ),
         (lambda: probes.knn_votes(X, Y, WIDE[0], k=1), "test: has the shape (2, 3)"),
-        (lambda: probes.few_shot_accuracy((X, Y), WIDE), "test: has the shape (2, 3)"),
+        (lambda: probes.few_shot_right((X, Y), WIDE), "test: has the shape (2, 3)"),
         (
             lambda: ranking.positive_ranks(X, GRID, Y, np.array([0, 1])),
             "queries have 1 dimensions and candidates 3",

@@ -6,7 +6,7 @@ import pytest
 from tests.parity import metric_cases as cases
 from vljax.config import UserError
 from vljax.evaluation.metrics.probes import (
-    few_shot_accuracy,
+    few_shot_right,
     knn_votes,
     linear_probe,
     logistic_regression,
@@ -64,7 +64,9 @@ def test_few_shots_equal_the_normal_equations(shots):
                  for a in (x, X_TEST.astype(np.float64)))  # fmt: skip
     weights = np.linalg.solve(x.T @ x + 8 * np.eye(25), x.T @ (2 * np.eye(6)[y] - 1))
     expected = ((x_test @ weights).argmax(axis=1) == Y_TEST).mean()
-    found = few_shot_accuracy((X, Y), (X_TEST, Y_TEST), shots=(shots,), l2=(8.0,), seeds=(4,))
+    found = few_shot_right((X, Y), (X_TEST, Y_TEST), shots=(shots,), l2=(8.0,), seeds=(4,)).mean(
+        axis=-1
+    )
     assert found == pytest.approx(expected, abs=1.01 / 300)
 
 
@@ -83,9 +85,9 @@ GAP = np.where(Y == 2, 3, Y)
         (lambda: linear_probe((X, Y), (X[:0], Y[:0]), (X, Y)), "validation: there are none"),
         (lambda: knn_votes(X, Y, X, k=241), "k: must be between 1 and the 240 training examples"),
         (lambda: knn_votes(X, Y, X[:0]), "test: there are none"),
-        (lambda: few_shot_accuracy((X, GAP), (X, Y)), "1 of 6 classes have no example"),
-        (lambda: few_shot_accuracy((X, Y), (X, Y), shots=(0,)), "shots: give at least one number"),
-        (lambda: few_shot_accuracy((X, Y), (X, Y), seeds=(-1,)), "seeds: give at least one number"),
+        (lambda: few_shot_right((X, GAP), (X, Y)), "1 of 6 classes have no example"),
+        (lambda: few_shot_right((X, Y), (X, Y), shots=(0,)), "shots: give at least one number"),
+        (lambda: few_shot_right((X, Y), (X, Y), seeds=(-1,)), "seeds: give at least one number"),
     ],
 )
 def test_bad_input_is_named(call, message):

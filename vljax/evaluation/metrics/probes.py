@@ -269,28 +269,6 @@ def _unit(x: Float[Array, "rows embed"]) -> Float[Array, "rows embed"]:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def few_shot_accuracy(
-    train: Split,
-    test: Split,
-    *,
-    shots: Sequence[int] = (1, 5, 10, 25),
-    l2: Sequence[float] = (2.0**10,),
-    seeds: Sequence[int] = (0, 1, 2),
-    bias: float = 100.0,
-) -> Float[np.ndarray, "seeds shots l2"]:
-    """Test accuracy, in [0, 1], of ridge regression on a few examples of each class.
-
-    The mean of `few_shot_right`, which takes the same arguments and raises the same errors.
-
-    >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
-    >>> few_shot_accuracy((x, y), (x, y), shots=(1, 2), seeds=(0,)).shape
-    (1, 2, 1)
-    """
-    right = few_shot_right(train, test, shots=shots, l2=l2, seeds=seeds, bias=bias)
-    accuracy: np.ndarray = right.mean(axis=-1)
-    return accuracy
-
-
 def few_shot_right(
     train: Split,
     test: Split,
@@ -306,7 +284,8 @@ def few_shot_right(
     examples of each class, and the first of them are taken. Features are standardised over these
     examples (deviation + 1e-5), the bias is one more feature, large so that it is hardly
     regularised, and targets are 1 for the class and -1 for others. The strengths of a sweep share
-    one eigendecomposition. Choose among them by other examples than those of `test`.
+    one eigendecomposition. Choose among them by other examples than those of `test`. The accuracy
+    is the mean over the last axis.
 
     >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
     >>> few_shot_right((x, y), (x, y), shots=(1, 2), seeds=(0,)).shape
