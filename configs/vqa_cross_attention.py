@@ -125,6 +125,8 @@ def full(
     """
     image = presets.vit("B/16", image_size=224, pooling="mean") if image is None else image
     source = Scenes(Builtin("train"), size=image.image_size, examples=1_000_000)
+    # Answers and names do not depend on the size of images.
+    named = dataclasses.replace(source, size=224)
     if question is None:
         # Unrolled: with scanned blocks, the predicted step on TPU takes 1.4 times as long
         # (docs/tpu_performance.md).
@@ -137,8 +139,8 @@ def full(
         {"image": image, "question": question, **fusion},
         source=source,
         evaluation=dataclasses.replace(source, examples=5000, seed=1),
-        answers=answer_vocabulary(source, examples=20_000),
-        names=object_names(source, examples=20_000),
+        answers=answer_vocabulary(named, examples=20_000),
+        names=object_names(named, examples=20_000),
         answer=answer or classifier(hidden=1536),
         optim=optim,
         batch=batch,
