@@ -60,6 +60,14 @@ def parameters(run):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.slow(
+    subject=[
+        "configs/vqa_cross_attention.py",
+        *(f"configs/{name}" for name in sorted(ONE_EACH)),
+        *("vljax/models/encoders", "vljax/models/fusion", "vljax/models/heads"),
+        "vljax/evaluation/questions.py",
+    ]
+)
 @pytest.mark.parametrize("recipe", ONE_EACH.values(), ids=ONE_EACH)
 def test_a_recipe_trains_and_answers(recipe, tmp_path):
     """And the answer is a program for StableHLO and ONNX, without the naming of cells."""

@@ -42,8 +42,9 @@ def own_subclasses(cls):
 def test_the_facade_has_every_kind_and_every_member():
     missing = {cls.__qualname__ for cls in own_subclasses(Component)} - set(recipes.__all__)
     # Bases that several members share, never written in a recipe.
-    bases = {"AnnotatedSource", "Contrastive", "FileSource", "Probe", "PublishedSource"}
-    assert missing == bases
+    bases = {"AnnotatedSource", "FileSource", "PublishedSource"}
+    bases |= {"Contrastive", "Probe", "Recurrent", "TextEncoder", "VectorFusion"}
+    assert {name for name in missing if not name.startswith("_")} == bases
 
 
 def test_the_facade_has_every_dataclass_that_a_run_is_made_of():

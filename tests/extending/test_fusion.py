@@ -32,7 +32,7 @@ def difference(tmp_path, monkeypatch):
 
 
 def test_the_fusion_of_the_guide_trains(difference, tmp_path):
-    run = shortened("early_concat.py:tiny", str(tmp_path / "run"), steps=1)
+    run = shortened("early_concat.py:tiny", str(tmp_path / "run"))
     run = override(run, f"{OPTIONS} --model.nodes.fusion.width 24".split(), "early_concat.py")
     assert isinstance(run.model.nodes["fusion"], difference)
     before = prepare(run, jax.devices()[:1])
