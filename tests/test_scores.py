@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,8 +19,10 @@ from vljax.commands import evaluate
 from vljax.commands.main import main
 from vljax.config import UserError
 from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.datasets import Builtin
 from vljax.evaluation.metrics.uncertainty import Sampled
 from vljax.evaluation.predictor import ModelPredictor
+from vljax.evaluation.retrieval import _grouped
 from vljax.inference import EvaluationTask, load
 
 NAME = "transformers_clip_a"
@@ -324,3 +327,34 @@ def test_results_of_a_model_without_a_digest_are_not_kept(foreign, tmp_path):  #
     model = load(str(foreign(NAME)))
     with pytest.raises(UserError, match="no/such: its files cannot be compared"):
         scores.measure(model, [], quiet, path="no/such", folder=tmp_path)
+
+
+def test_retrieval_on_eight_devices_differs_from_one_only_at_ties(foreign):  # noqa: F811
+    """From files to hits: another hit needs two similarities that are 4e-6 apart, or less."""
+    near, source = 4e-6, str(foreign(NAME))
+    models = load(source, devices=jax.devices()[:1]), load(source)
+    found = []
+    for model in models:
+        (task,) = model.tasks(Builtin("validation"), "retrieval", batch_size=64)
+        found.append(task.evaluator.measure(model.predictor, task.data))
+    images = [task.data.records.image(i) for i in range(len(task.data.captions))]
+    texts = _grouped(task.data.captions)
+    encoded = [(model.encode_image(images), model.encode_text(texts.texts)) for model in models]
+    for one, eight in zip(*encoded, strict=True):
+        np.testing.assert_allclose(one, eight, rtol=0, atol=1e-6)
+    by_images, by_texts = (each.astype(np.float64) for each in encoded[0])
+    similarity = by_texts @ by_images.T
+    right = texts.text_groups[:, None] == texts.image_groups
+    compared = 0
+    for k in (1, 5, 10):
+        for name, table, its in (
+            ("text_to_image", similarity, right),
+            ("image_to_text", similarity.T, right.T),
+        ):
+            hits = [np.asarray(each[f"{name}/recall@{k}"].values) for each in found]
+            assert hits[0].shape == (len(table),)
+            for query in np.flatnonzero(hits[0] != hits[1]):
+                best, others = table[query][its[query]].max(), np.sort(table[query][~its[query]])
+                assert abs(best - others[-k]) < near
+            compared += hits[0].size
+    assert compared > 1000
