@@ -87,9 +87,9 @@ def test_images_without_a_caption_are_classified(tmp_path):
     for name, level in [("dark", 60), ("bright", 200)]:
         Image.new("RGB", (4, 4), (level, 0, 0)).save(tmp_path / f"{name}.png")
     rows = [
-        {"image": "dark.png", "class": "cat"},
-        {"image": "bright.png", "class": "dog", "caption": ""},
-        {"image": "bright.png", "class": "cat", "caption": "a caption"},
+        {"image": "dark.png", "class": "cat", "place": "on land"},
+        {"image": "bright.png", "class": "dog", "caption": "", "place": 7},
+        {"image": "bright.png", "class": "cat", "caption": "a caption", "place": "7"},
         {"image": "lost.png", "class": "cat", "caption": "a caption"},
         {"image": "dark.png"},
     ]
@@ -112,6 +112,14 @@ def test_images_without_a_caption_are_classified(tmp_path):
     assert (metrics["examples"], metrics["unreadable"]) == (3, 1)
     assert metrics["accuracy@1"] == pytest.approx(2 / 3)
     assert metrics["mean_per_class"] == 0.75
+    assert not [name for name in metrics if "group" in name]
+
+    grouped = JsonLines(str(path), group="place")
+    data = EvaluationSet(Data(grouped, {"text": Clip(context_length=8)}, steps, steps), grouped)
+    metrics = ZeroShot(grouped, batch_size=2, templates=("{}",)).measure(Brightness(), data)
+    assert (metrics["group/on land"], metrics["group/7"]) == (1.0, 0.5)
+    assert metrics["worst_group"] == 0.5
+    assert metrics["accuracy@1"] == pytest.approx(2 / 3)
 
 
 def test_mean_per_class_weighs_classes_equally():

@@ -155,6 +155,8 @@ class Annotation:
     """Spans of the captions that refer to regions."""
     questions: tuple[Question, ...] = field(default=(), repr=False)
     """Questions about the image, with their answers."""
+    group: str | None = field(default=None, repr=False)
+    """The group that the example belongs to, such as "waterbird on land"."""
 
     @property
     def first_caption(self) -> str:

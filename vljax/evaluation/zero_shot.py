@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 from einops import reduce
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from vljax.config import UserError
+from vljax.data.records import Annotation
 from vljax.evaluation.evaluator import EvaluationData, Evaluator, embed_images, embed_texts
 from vljax.evaluation.metrics.ranking import embedding_ranks
 from vljax.evaluation.metrics.uncertainty import Sampled
@@ -32,7 +33,9 @@ class ZeroShot(Evaluator, name="zero_shot"):
 
     Metrics in [0, 1]: `accuracy@1`, `accuracy@5`, the `accuracy@K_chance` of a random ranking of
     the classes, `mean_per_class`, and `worst_class`, the accuracy of the class where it is lowest.
-    Also the counts `examples`, `classes` and `unreadable`.
+    Also the counts `examples`, `classes` and `unreadable`. If the source names the groups of its
+    examples (its field `group`), also the accuracy `group/NAME` of each, and `worst_group`, the
+    lowest of these (Sagawa et al. 2020, section 2).
 
     >>> from vljax.datasets import Builtin
     >>> ZeroShot(Builtin("test"), templates=("a photo of a {}",)).reads()
@@ -96,6 +99,7 @@ class ZeroShot(Evaluator, name="zero_shot"):
         for k in ACCURACY_AT:
             metrics[f"accuracy@{k}"] = Sampled(ranks <= k, images.index)
             metrics[f"accuracy@{k}_chance"] = min(k / len(classes), 1.0)
+        metrics |= _by_group(ranks == 1, data.annotations, images.index)
         counts = {"examples": len(ranks), "classes": len(classes), "unreadable": images.unreadable}
         return metrics | {name: float(count) for name, count in counts.items()}
 
@@ -112,6 +116,24 @@ class ZeroShot(Evaluator, name="zero_shot"):
             lambda prompts: embed_texts(predictor, data, prompts, self.batch_size),
             self.similarity,
         )
+
+
+def _by_group(
+    right: Bool[np.ndarray, " images"],
+    annotations: Sequence[Annotation],
+    examples: Int[np.ndarray, " images"],
+) -> dict[str, float]:
+    """The accuracy of each group and the lowest of them; nothing without groups."""
+    groups = [annotations[i].group for i in examples]
+    named = np.array([group is not None for group in groups], bool)
+    if not named.any():
+        return {}
+    names, number = np.unique([g for g in groups if g is not None], return_inverse=True)
+    right, examples = right[named], examples[named]
+    metrics: dict[str, float] = {"worst_group": Sampled(right, examples, "worst_class", number)}
+    for i, name in enumerate(names.tolist()):
+        metrics[f"group/{name}"] = Sampled(right[number == i], examples[number == i])
+    return metrics
 
 
 def later_of_same_name(names: Sequence[str]) -> Int[np.ndarray, " classes"]:

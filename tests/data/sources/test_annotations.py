@@ -75,6 +75,14 @@ def test_questions_and_boxes_of_each_format(tmp_path):
                 assert found.captions == (row["caption"],)
 
 
+def test_the_group_of_each_format(tmp_path):
+    for source in sources(tmp_path, group="asked"):
+        records = source.open()
+        groups = [records.annotation(i).group for i in range(len(ROWS))]
+        assert groups[-1] == records[len(ROWS) - 1].group
+        assert groups == [str(row["asked"]) for row in ROWS], source
+
+
 def test_columns_change_the_identity_only_where_they_are_set(tmp_path):
     plain = [type(source)(source.path) for source in sources(tmp_path)]
     for source, without in zip(sources(tmp_path), plain, strict=True):

@@ -1,4 +1,4 @@
-"""Questions, answers and boxes in the columns of a source."""
+"""Questions, answers, boxes and groups in the columns of a source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BoxFormat = Literal["ltrb", "ltwh"]
 
 @dataclass(frozen=True)
 class AnnotatedSource(Source, abc.ABC):
-    """A source whose columns may hold questions and boxes.
+    """A source whose columns may hold questions, boxes and the group of an example.
 
     In tables of text, lists are JSON.
     """
@@ -36,15 +36,18 @@ class AnnotatedSource(Source, abc.ABC):
     """"ltrb": left, top, right, bottom; "ltwh": left, top, width, height, as in COCO."""
     box_names: str | None = None
     """Column with the names of the boxes: a list, or one text for all."""
+    group: str | None = None
+    """Column with the group of an example, such as "waterbird on land"; evaluation measures the
+    worst group too."""
 
     @property
     def named_columns(self) -> dict[str, str]:
         """Field -> column, for the fields above that are set."""
-        names = ("question", "answers", "boxes", "box_names")
+        names = ("question", "answers", "boxes", "box_names", "group")
         return {name: column for name in names if (column := getattr(self, name)) is not None}
 
     def annotations(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The fields `questions` and `regions` of an annotation.
+        """The fields `questions`, `regions` and `group` of an annotation.
 
         Args:
           values: the value of each column.
@@ -63,6 +66,9 @@ class AnnotatedSource(Source, abc.ABC):
             found["regions"] = _regions(
                 _plain(values[self.boxes]), names, self.boxes, self.box_names, self.box_format
             )
+        if self.group is not None:
+            group = _plain(values[self.group])
+            found["group"] = None if group is None else _text(group, self.group) or None
         return found
 
 

@@ -71,6 +71,7 @@ def describe(annotation: Annotation, class_names: tuple[str, ...]) -> dict[str, 
                 "regions": [asdict(region) for region in annotation.regions],
                 "phrases": [asdict(phrase) for phrase in annotation.phrases],
                 "questions": [_described(question) for question in annotation.questions],
+                "group": annotation.group,
             }
         ),
     }
@@ -82,7 +83,7 @@ def _present(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def layout(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields `regions`, `phrases` and `questions` of an annotation, from a description.
+    """The fields `regions`, `phrases`, `questions` and `group` of an annotation.
 
     Raises:
       ExampleError: if they are not valid.
@@ -99,6 +100,7 @@ def layout(description: Mapping[str, Any]) -> dict[str, Any]:
                 for phrase in entries.get("phrases", ())
             ),
             "questions": tuple(_question(entry) for entry in entries.get("questions", ())),
+            "group": entries.get("group"),
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ExampleError(
