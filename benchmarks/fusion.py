@@ -1,7 +1,7 @@
 """All fusions compared on questions about composed scenes, over seeds.
 
     python benchmarks/fusion.py [--only NAME ...] [--seeds 0 1 2] [--out runs/fusion]
-        [--kinds] [--table docs/fusion.md] [--RECIPE_FIELD VALUE ...]
+        [--kinds] [--easy_vqa DIR] [--table docs/fusion.md] [--RECIPE_FIELD VALUE ...]
 
 Each fusion is trained by the `:tiny` variant of its recipe: the same examples in the same order,
 the same optimizer, and parameters equal within 5 %. Beside them stand the model without the image,
@@ -11,6 +11,7 @@ that are evaluated are new ones of the objects that the training scenes show.
 Each run has its own process, and its result a file in `--out`: started again, the command goes on
 with what is missing. A step's time is the median over a run; compare it only with others of a quiet
 machine. FLOPs are those of the matrix products and convolutions of a step (forward and backward).
+`--easy_vqa DIR` trains the same fusions on easy-vqa (`configs/easy_vqa.py`) instead.
 `--table` writes the table into a document, between the two comments that mark its place.
 """
 
@@ -29,7 +30,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-MARKS = ("<!-- fusions: begin -->", "<!-- fusions: end -->")
 
 
 class Case(NamedTuple):
@@ -82,6 +82,24 @@ KINDS = {
 """Column -> kinds of questions, which are weighted by their number."""
 
 
+EASY_KINDS = {
+    "all": ("",),
+    "colour": ("colour",),
+    "shape": ("shape",),
+    "is there": ("presence",),
+    "is there no": ("absence",),
+}
+"""The same for easy-vqa."""
+
+
+def on_easy_vqa(case: Case, folder: Path) -> Case:
+    """The same fusion on easy-vqa."""
+    recipe, _, variant = case.recipe.partition(".py:tiny")
+    options = ["--data.source.path", f"{folder}/train.jsonl"]
+    options += ["--final_evaluators.questions.source.source.path", f"{folder}/test.jsonl"]
+    return Case(f"easy_vqa.py:{recipe}{variant.replace('_', '.')}", tuple(options))
+
+
 def train(case: Case, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Trains once; returns the final metrics of the questions, and what the run cost."""
     with tempfile.TemporaryDirectory() as folder:
@@ -97,12 +115,10 @@ def train(case: Case, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
         metrics = json.loads(result.read_text())
         rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
         cost = _cost(workdir / "run.json")
-    found: dict[str, Any] = {}
-    for name, value in metrics.items():
-        evaluator, _, rest = name.partition("/")
-        if evaluator == "questions":
-            # The source's name may have slashes too.
-            found[rest.removeprefix("scenes-builtin/train/")] = value
+    # questions/DATASET/SPLIT/METRIC, and the name of a data set may have slashes too.
+    (counted,) = [n for n in metrics if n.startswith("questions/") and n.endswith("/unreadable")]
+    prefix = counted.removesuffix("unreadable")
+    found = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
     rates = [row["examples_per_second"] for row in rows if row.get("examples_per_second")]
     return {**found, **cost, "examples_per_second": statistics.median(rates)}
 
@@ -131,19 +147,21 @@ def share(run: Mapping[str, float], kinds: Sequence[str], metric: str = "accurac
     return sum(n * run[metric + name] for n, name in zip(counts, names, strict=True)) / sum(counts)
 
 
-def table(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+def table(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], columns: Mapping[str, Sequence[str]] = KINDS
+) -> list[str]:
     """Rows of a Markdown table, best first; the blind models and the majority come last."""
     blind = [name for name in ("question only", "image only") if name in runs]
     seeing = [name for name in runs if name not in blind]
     seeing.sort(key=lambda name: -statistics.mean(share(run, ("",)) for run in runs[name]))
     head = [
-        f"| fusion | seeds | {' | '.join(KINDS)} | parameters | GFLOP a step | ms a step |",
-        "|---|" + "---|" * (len(KINDS) + 4),
+        f"| fusion | seeds | {' | '.join(columns)} | parameters | GFLOP a step | ms a step |",
+        "|---|" + "---|" * (len(columns) + 4),
     ]
     rows = []
     for name in [*seeing, *blind]:
         cells = []
-        for kinds in KINDS.values():
+        for kinds in columns.values():
             values = [share(run, kinds) for run in runs[name]]
             spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{100 * statistics.mean(values):.1f}{spread}")
@@ -153,7 +171,7 @@ def table(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
         cells.append(f"{1e3 * one['global_batch'] / rate:.0f}")
         rows.append(f"| {name} | {len(runs[name])} | {' | '.join(cells)} |")
     one = next(iter(runs.values()))[0]
-    cells = [f"{100 * share(one, kinds, 'majority'):.1f}" for kinds in KINDS.values()]
+    cells = [f"{100 * share(one, kinds, 'majority'):.1f}" for kinds in columns.values()]
     rows.append(f"| most frequent answer | | {' | '.join(cells)} | | | |")
     return [*head, *rows]
 
@@ -194,20 +212,24 @@ def pointing(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     return lines
 
 
-def write_table(document: Path, lines: Sequence[str]) -> None:
-    """Replaces what stands between the two marks."""
+def write_table(document: Path, data: str, lines: Sequence[str]) -> None:
+    """Replaces what stands between the two marks of a data set."""
+    begin, end = (f"<!-- fusions on {data}: {which} -->" for which in ("begin", "end"))
     text = document.read_text()
-    if any(mark not in text for mark in MARKS):
-        raise SystemExit(f"{document} lacks the lines {MARKS[0]} and {MARKS[1]}")
-    before, rest = text.split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    document.write_text("\n".join([f"{before}{MARKS[0]}", *lines, f"{MARKS[1]}{after}"]))
+    if begin not in text or end not in text:
+        raise SystemExit(f"{document} lacks the lines {begin} and {end}")
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    document.write_text("\n".join([f"{before}{begin}", *lines, f"{end}{after}"]))
 
 
 def main() -> None:
     """Trains what is missing, and prints the table of what is there."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--easy_vqa", type=Path, metavar="DIR", help="train on what `vljax data build` made there"
     )
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -216,13 +238,18 @@ def main() -> None:
     parser.add_argument("--table", type=Path, metavar="DOCUMENT", help="write the table there")
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options, overrides = parser.parse_known_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    data, cases, columns = "scenes", CASES, KINDS
+    if options.easy_vqa is not None:
+        data, told = "easy_vqa", [name for name in CASES if "only" in name or "told" in name]
+        cases = {n: on_easy_vqa(c, options.easy_vqa) for n, c in CASES.items() if n not in told}
+        options.only, columns = [n for n in options.only if n in cases], EASY_KINDS
     runs: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         for name in options.only:
-            result = options.out / f"{name.replace(' ', '_')}-{seed}.json"
+            result = options.out / data / f"{name.replace(' ', '_')}-{seed}.json"
+            result.parent.mkdir(parents=True, exist_ok=True)
             if not result.exists():
-                found = {**train(CASES[name], seed, overrides), "overrides": overrides}
+                found = {**train(cases[name], seed, overrides), "overrides": overrides}
                 result.write_text(json.dumps(found, indent=2) + "\n")
                 line = f"{name}, seed {seed}: {found['accuracy']:.1%}"
                 print(line, file=sys.stderr, flush=True)
@@ -234,10 +261,10 @@ def main() -> None:
     if options.json == "-":
         print(json.dumps({"machine": machine, "runs": runs}, indent=2))
         return
-    lines = kinds_table(runs) if options.kinds else table(runs)
+    lines = kinds_table(runs) if options.kinds else table(runs, columns)
     print("\n".join([machine, *lines, *pointing(runs)]))
     if options.table:
-        write_table(options.table, lines)
+        write_table(options.table, data, lines)
     if options.json:
         content = json.dumps({"machine": machine, "runs": runs}, indent=2)
         Path(options.json).write_text(content + "\n")

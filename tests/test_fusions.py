@@ -54,6 +54,36 @@ def test_every_fusion_of_the_benchmark_has_as_many_parameters():
     assert not far, f"{far}; cross-attention has {wanted}"
 
 
+@pytest.mark.parametrize("name", ["cross-attention", "sum", "decision: agreement"])
+def test_a_fusion_on_easy_vqa_is_its_tiny_recipe_with_other_data(name, tmp_path):
+    case = fusion.on_easy_vqa(SEEING[name], tmp_path)
+    assert case.options[1].endswith("train.jsonl")
+    easy, tiny = load_recipe(case.recipe), load_recipe(SEEING[name].recipe)
+    assert {*easy.objectives} == {*tiny.objectives} - {"cell", "look"}
+    assert easy.model.nodes["answer"].classes == 13
+    same = set(tiny.model.nodes) - {"cell", "answer"}
+    assert {n: easy.model.nodes[n] for n in same} == {n: tiny.model.nodes[n] for n in same}
+    assert easy.optim == tiny.optim
+
+
+def test_the_table_ranks_fusions_and_weighs_kinds_by_their_questions():
+    def run(what, count):
+        kinds = {"what": (what, 30), "count": (count, 10), "total": (count, 10)}
+        one = {f"{m}/{k}": v for k, (v, _) in kinds.items() for m in ("accuracy", "majority")}
+        one |= {f"questions/{kind}": float(n) for kind, (_, n) in kinds.items()}
+        one |= {"accuracy": (30 * what + 20 * count) / 50, "majority": 0.1, "questions": 50.0}
+        cost = {"trained_parameters": 1000, "flops": 2e9, "global_batch": 8}
+        return one | cost | {"examples_per_second": 16.0}
+
+    runs = {"worse": [run(0.2, 0.5)], "question only": [run(1, 1)], "better": [run(0.9, 0.5)] * 2}
+    columns = {"all": ("",), "what": ("what",), "both": ("what", "count")}
+    _, _, first, second, third, last = fusion.table(runs, columns)
+    assert first == "| better | 2 | 74.0 ± 0.0 | 90.0 ± 0.0 | 80.0 ± 0.0 | 1 K | 2.0 | 500 |"
+    assert second.startswith("| worse | 1 | 32.0 | 20.0 | 27.5 |")
+    assert third.startswith("| question only |")
+    assert last.startswith("| most frequent answer |")
+
+
 def parameters(run):
     """Their number; none is made."""
     shapes = build(run.model, Compute()).shapes.params
