@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.linen import meta
 from jaxtyping import Array, Float
 
-from vljax.config import suggest
+from vljax.config import UserError, suggest
 from vljax.models.compute import Call, Compute
 from vljax.models.filters import StreamFilter, filter_name
 from vljax.models.low_rank import LowRank, adapted_kernels, factor_axes, packed, with_factors
@@ -194,7 +194,10 @@ class AssembledModule(nn.Module):
             attention = f"{name}/{ATTENTION}"
             of_node = replace(call, attention=call.attention or attention in asked)
             module = node.module(self.compute, name)
-            made = node.run(module, name, inputs, of_node)
+            try:
+                made = node.run(module, name, inputs, of_node)
+            except UserError as error:
+                raise UserError(f"model.nodes.{name}: {error}") from error
             if attention in asked:
                 made = {**made, attention: _attention(module.variables["intermediates"])}
             for product in asked:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
-from vljax.models.fusion.fusion import Fusion, aligned, of_vector, pooled
+from vljax.models.fusion.fusion import Fusion, aligned, of_vector, pooled, rows_for_each
 from vljax.models.fusion.vectors import ACTIVATIONS, Activation, Projections, size_problems
 from vljax.models.layers.basic import Dropout, Linear
 from vljax.models.node import ATTENTION, Encoded, Inputs, Node
@@ -168,6 +168,7 @@ class GuidedAttentionModule(nn.Module):
     def __call__(self, inputs: Inputs, call: Call) -> dict[str, Encoded]:
         config, compute = self.config, self.compute
         query, context = pooled(inputs[config.query]), inputs[config.context]
+        rows_for_each(inputs, config.query, config.context)  # refuses rows that do not fit
         call = call.for_rows(len(query))
         project = Linear((config.width,), ("embed", "none"), compute, name="project")
         tokens = ACTIVATIONS[config.activation](project(context.tokens))
