@@ -16,7 +16,7 @@ from vljax.models.compute import Call, Compute
 from vljax.models.fusion.fusion import Fusion, aligned, of_vector, pooled, rows_for_each
 from vljax.models.fusion.vectors import ACTIVATIONS, Activation, Projections, size_problems
 from vljax.models.layers.basic import Dropout, Linear
-from vljax.models.node import ATTENTION, Encoded, Inputs, Node
+from vljax.models.node import ATTENTION, Encoded, Inputs, Node, width_misfit
 from vljax.models.numerics import widened
 from vljax.models.parameters import with_axes
 
@@ -144,8 +144,7 @@ class GuidedAttention(Node, name="guided_attention"):
     def graph_problems(
         self, name: str, widths: Mapping[str, int | None]
     ) -> Iterator[tuple[str, str]]:
-        if widths[self.query] not in (None, self.width):
-            sizes = f"{self.query!r} is {widths[self.query]} wide but width is {self.width}"
+        if sizes := width_misfit(widths, self.query, self.width):
             yield "query", f"{sizes}; make them equal"
 
     def makes(self, name: str) -> dict[str, tuple[str, ...]]:

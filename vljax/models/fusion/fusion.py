@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from vljax.config import UserError
 from vljax.models.compute import Call
 from vljax.models.layers.pooling import mean
-from vljax.models.node import Encoded, Inputs, Node
+from vljax.models.node import Encoded, Inputs, Node, width_misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,7 @@ class Fusion(Node):
     ) -> Iterator[tuple[str, str]]:
         """For `graph_problems` of members whose streams must be `width` wide."""
         for stream in self.streams if streams is None else streams:
-            if widths[stream] not in (None, width):
-                sizes = f"{stream!r} is {widths[stream]} wide but width is {width}"
+            if sizes := width_misfit(widths, stream, width):
                 yield "streams", f"{sizes}; make them equal"
 
 
