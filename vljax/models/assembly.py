@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -219,9 +220,15 @@ def _attention(sown: Any) -> Float[Array, "batch blocks heads queries keys"]:
     Those of its cross-attentions; of its self-attentions if it has no cross-attention.
     """
     found = list(leaves(unroll(jax.tree.map(_only, sown, is_leaf=_is_sown))))
+    found.sort(key=lambda each: _with_numbers("/".join(each[0])))
     crossing = [weights for keys, weights in found if "cross_attention" in keys]
     own = [weights for keys, weights in found if STACK in keys]
     return jnp.stack(crossing or own, axis=1)
+
+
+def _with_numbers(path: str) -> list[str | int]:
+    """A key of sorting by which `blocks/2` precedes `blocks/10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
 
 
 def _is_sown(node: Any) -> bool:
