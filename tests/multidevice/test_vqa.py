@@ -301,7 +301,7 @@ def test_every_parameter_has_a_gradient(variant):
     largest = max(np.linalg.norm(g) for g in gradients.values())
     # With co-attention, nothing reads what the last block makes of the regions.
     unread = ("fusion/blocks/1/regions/",) if variant == "co_attention" else ()
-    # Twenty objectives train the towers of `pooled`, one each of its fusions.
+    # About twenty objectives train the towers of `pooled`, one each of its fusions.
     least = 1e-5 if variant == "pooled" else 1e-3
     for path, gradient in gradients.items():
         if not path.endswith("key/bias"):

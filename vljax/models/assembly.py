@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from flax import linen as nn
 from flax.linen import meta
 from jaxtyping import Array, Float
 
-from vljax.config import suggest
+from vljax.config import UserError, suggest
 from vljax.models.compute import Call, Compute
 from vljax.models.filters import StreamFilter, filter_name
 from vljax.models.low_rank import LowRank, adapted_kernels, factor_axes, packed, with_factors
@@ -194,7 +195,10 @@ class AssembledModule(nn.Module):
             attention = f"{name}/{ATTENTION}"
             of_node = replace(call, attention=call.attention or attention in asked)
             module = node.module(self.compute, name)
-            made = node.run(module, name, inputs, of_node)
+            try:
+                made = node.run(module, name, inputs, of_node)
+            except UserError as error:
+                raise UserError(f"model.nodes.{name}: {error}") from error
             if attention in asked:
                 made = {**made, attention: _attention(module.variables["intermediates"])}
             for product in asked:
@@ -216,9 +220,15 @@ def _attention(sown: Any) -> Float[Array, "batch blocks heads queries keys"]:
     Those of its cross-attentions; of its self-attentions if it has no cross-attention.
     """
     found = list(leaves(unroll(jax.tree.map(_only, sown, is_leaf=_is_sown))))
+    found.sort(key=lambda each: _with_numbers("/".join(each[0])))
     crossing = [weights for keys, weights in found if "cross_attention" in keys]
     own = [weights for keys, weights in found if STACK in keys]
     return jnp.stack(crossing or own, axis=1)
+
+
+def _with_numbers(path: str) -> list[str | int]:
+    """A key of sorting by which `blocks/2` precedes `blocks/10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
 
 
 def _is_sown(node: Any) -> bool:

@@ -184,6 +184,17 @@ def stream_of(output: str) -> str:
     return output.rsplit("/", 1)[0]
 
 
+def width_misfit(widths: Mapping[str, int | None], stream: str, width: int) -> str:
+    """For `graph_problems` of nodes with a `width`: how that of a stream differs; "" if it fits.
+
+    >>> width_misfit({"text": 512}, "text", 768), width_misfit({"text": None}, "text", 768)
+    ("'text' is 512 wide but width is 768", '')
+    """
+    if widths[stream] in (None, width):
+        return ""
+    return f"{stream!r} is {widths[stream]} wide but width is {width}"
+
+
 ATTENTION = "attention"
 """Last part of the name of outputs with attention weights."""
 

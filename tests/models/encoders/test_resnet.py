@@ -11,7 +11,7 @@ from tests.models import tiny
 from vljax.config import UserError, decode, encode, validate
 from vljax.models import presets
 from vljax.models.compute import Call, Compute
-from vljax.models.encoders import EfficientNetLite, ResNet
+from vljax.models.encoders import ConvGrid, EfficientNetLite, ResNet
 
 SIZES = {"image_size": 21, "repeats": (2, 1), "stem_width": 4, "groups": 2}
 STATISTICS = "batch_stats"
@@ -219,6 +219,30 @@ def test_presets_have_the_sizes_of_the_paper(layers, parameters):
 def test_bad_fields_are_named(fields, message):
     with pytest.raises(UserError, match=message):
         validate(ResNet(**fields))
+
+
+IMAGES = {
+    "vit": tiny.vit,
+    "resnet": ResNet,
+    "efficientnet_lite": EfficientNetLite,
+    "conv_grid": functools.partial(ConvGrid, width=8, image_size=32),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm_epsilon": -1e-6}, "norm_epsilon: must be above 0, not -1e-06"),
+        (
+            {"pixel_std": (0.5, 0.0, 0.5)},
+            r"pixel_std: must be above 0 for each channel, not \[0.5, 0.0, 0.5\]",
+        ),
+    ],
+)
+def test_encoders_of_images_refuse_to_divide_by_zero(kind, fields, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        validate(IMAGES[kind](**fields))
 
 
 def test_an_unknown_number_of_layers_is_named():

@@ -97,6 +97,25 @@ def test_attention_weights_are_an_output_if_asked_for(scan: bool) -> None:
     np.testing.assert_allclose(plain["answer/logits"], outputs["answer/logits"], atol=1e-6)
 
 
+def test_attention_weights_of_more_than_ten_blocks_are_in_order() -> None:
+    """Other queries in block 10 change its weights and those of block 11, and none before."""
+    model, variables = made(config(scan=False, depth=12, width=32, heads=1, mlp_dim=4))
+    kernel = variables.params["fusion"]["blocks"]["10"]["cross_attention"]["query"]["kernel"]
+    kernel *= 2
+    change = {"fusion": {"blocks": {"10": {"cross_attention": {"query": {"kernel": kernel}}}}}}
+    other = Variables(merged(variables.params, change), {})
+    apply = jax.jit(lambda v: model.apply(v, batch(1), want=["fusion/attention"])[0])
+    moved = apply(variables)["fusion/attention"] - apply(other)["fusion/attention"]
+    assert [bool(np.abs(block).max() > 1e-6) for block in moved[0]] == [False] * 10 + [True] * 2
+
+
+def merged(tree: Any, change: Any) -> Any:
+    """The nested dicts with other leaves where `change` has some."""
+    if not isinstance(change, dict):
+        return change
+    return {**tree, **{name: merged(tree[name], part) for name, part in change.items()}}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from tests.models.fusion.streams import decisions, fusions
-from tests.models.tiny import images, randomised, text, token_ids, vit
+from tests.models.tiny import STACK, images, randomised, text, token_ids, vit
 from vljax.config import UserError, validate
 from vljax.models.assembly import Model, ModelConfig, Variables, build
 from vljax.models.compute import Call, Compute
 from vljax.models.fusion import (
     AttentionWeighted,
     Concatenation,
+    CrossAttention,
     Decision,
     GraphFusion,
     GuidedAttention,
@@ -175,6 +176,34 @@ def test_pooled_vectors_alone_may_be_given() -> None:
     want = ["sum_answer/logits", "vote/logits", "mfb_answer/logits", "dot_weighted_answer/logits"]
     found = jax.jit(lambda given: made.apply(variables, {}, given=given, want=want)[0])(given)
     assert {found[name].shape for name in want} == {(4, CLASSES)}
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            CrossAttention(queries="image", context="question", **STACK),
+            "the rows that attend (2) are not a multiple of those of their context (6); let the",
+        ),
+        (
+            GuidedAttention(query="image", context="question", width=WIDTH),
+            "the rows of 'image' (2) are not a multiple of those of 'question' (6); give 'image'",
+        ),
+        (
+            Sum(streams=("question", "hint"), width=8),
+            "the rows of 'question' (6) are not a multiple of those of 'hint' (4); give 'question'",
+        ),
+    ],
+    ids=lambda value: value.type_name if isinstance(value, Node) else "",
+)
+def test_streams_whose_rows_do_not_go_together_are_refused(node: Node, message: str) -> None:
+    """Two images with three questions and two hints each: when shapes are traced."""
+    hint = text(pooling="mean", depth=1)
+    of = build(ModelConfig({**towers(), "hint": hint, "fusion": node}), Compute())
+    entries = {**batch(), "hint": batch(texts=2)["question"]}
+    with pytest.raises(UserError) as error:
+        jax.eval_shape(lambda v: of.apply(v, entries, want=["fusion/pooled"]), of.shapes)
+    assert str(error.value).startswith(f"model.nodes.fusion: {message}")
 
 
 STREAMS = {"streams": ("image", "question")}

@@ -1,6 +1,5 @@
 """Early fusion against its formulas in float64, and what it does with rows and padding."""
 
-import math
 from typing import Any
 
 import jax
@@ -8,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.tiny import images, randomised, text, token_ids, vit
+from tests.models import reference
+from tests.models.fusion.test_cross_attention import batch, made
+from tests.models.tiny import float64, text, vit
 from vljax.config import UserError, validate
-from vljax.models.assembly import Model, ModelConfig, Variables, build
+from vljax.models.assembly import ModelConfig, Variables, build
 from vljax.models.compute import Call, Compute
 from vljax.models.encoders import RegionFeatures
 from vljax.models.fusion import SingleStream
 from vljax.models.heads import Classifier
-from vljax.models.parameters import leaves, unroll
+from vljax.models.parameters import leaves
 
 SIZES: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "mlp_dim": 64}
 EVERYTHING = {"embedding_norm": True, "post_norm": True, "pooler": True, "activation": "gelu"}
@@ -33,72 +34,19 @@ def config(image: Any = None, **fusion: Any) -> ModelConfig:
     )
 
 
-def made(of: ModelConfig) -> tuple[Model, Variables]:
-    model = build(of, Compute())
-    return model, Variables(jax.tree.map(jnp.asarray, randomised(model.shapes.params)), {})
-
-
-def batch(rows: int, texts: int | None = None) -> dict[str, Any]:
-    count = rows * (texts or 1)
-    ids, mask = token_ids(count, 8), np.arange(8) < 3 + np.arange(count)[:, None] % 5
-    if texts is not None:
-        ids, mask = ids.reshape(rows, texts, 8), mask.reshape(rows, texts, 8)
-    entries = {"image": images(rows, 16, 16), "question": ids, "question_mask": mask}
-    return {name: jnp.asarray(array) for name, array in entries.items()}
-
-
-# --- The formulas, in NumPy and float64 ---
-
-
-def _norm(x: np.ndarray, p: dict[str, Any], epsilon: float = 1e-6) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    return (
-        p["scale"] * centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) + p["bias"]
-    )
-
-
-def _attention(x: np.ndarray, mask: np.ndarray, p: dict[str, Any]) -> np.ndarray:
-    def heads(name: str) -> np.ndarray:
-        return np.einsum("ld,dhk->hlk", x, p[name]["kernel"]) + p[name]["bias"][:, None]
-
-    query, key, value = heads("query"), heads("key"), heads("value")
-    logits = query @ key.transpose(0, 2, 1) / np.sqrt(query.shape[-1])
-    weights = np.where(mask, np.exp(logits - logits.max(-1, keepdims=True)), 0)
-    mixed = weights / weights.sum(-1, keepdims=True) @ value
-    return np.einsum("hlk,hkd->ld", mixed, p["output"]["kernel"]) + p["output"]["bias"]
-
-
-def _mlp(x: np.ndarray, p: dict[str, Any], activation: str) -> np.ndarray:
-    up = x @ p["up"]["kernel"] + p["up"]["bias"]
-    erf = np.vectorize(math.erf)
-    if activation == "gelu":
-        hidden = up * (1 + erf(up / np.sqrt(2))) / 2
-    else:
-        hidden = up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3))) / 2
-    return hidden @ p["down"]["kernel"] + p["down"]["bias"]
-
-
-def reference(
+def formula(
     of: SingleStream, params: dict[str, Any], tokens: list[np.ndarray], masks: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and pooled vector of one example."""
-    p = jax.tree.map(lambda x: np.asarray(x, np.float64), unroll(params))
-    parts = []
+    p, parts = float64(params), []
     for i, (name, x) in enumerate(zip(of.streams, tokens, strict=True)):
         if name in of.projected:
             x = x @ p[f"project_{name}"]["kernel"] + p[f"project_{name}"]["bias"]
         parts.append(x + p["types"][i] if of.types else x)
     x, mask = np.concatenate(parts), np.concatenate(masks)
     if of.embedding_norm:
-        x = _norm(x, p["embedding_norm"])
-    for block in p["blocks"].values():
-        if of.post_norm:
-            x = _norm(x + _attention(x, mask, block["attention"]), block["attention_norm"])
-            x = _norm(x + _mlp(x, block["mlp"], of.activation), block["mlp_norm"])
-        else:
-            x = x + _attention(_norm(x, block["attention_norm"]), mask, block["attention"])
-            x = x + _mlp(_norm(x, block["mlp_norm"]), block["mlp"], of.activation)
-    x = x if of.post_norm else _norm(x, p["norm"])
+        x = reference.layer_norm(x, p["embedding_norm"], of.norm_epsilon)
+    x = reference.transformer(p, x[None], mask[None], of, False)[0]
     pooled = x[0] if of.pooling == "first" else x[mask].mean(0)
     if of.pooler:
         pooled = np.tanh(pooled @ p["pooler"]["kernel"] + p["pooler"]["bias"])
@@ -118,7 +66,7 @@ def test_the_joint_stream_is_that_of_the_formula(fields: dict[str, Any], wide: b
     for row in range(3):
         streams = [np.asarray(outputs[f"{s}/tokens"][row], np.float64) for s in fusion.streams]
         masks = [np.asarray(outputs[f"{s}/mask"][row]) for s in fusion.streams]
-        tokens, pooled = reference(fusion, variables.params["fusion"], streams, masks)
+        tokens, pooled = formula(fusion, variables.params["fusion"], streams, masks)
         valid = np.concatenate(masks)
         found = np.asarray(outputs["fusion/tokens"][row])
         np.testing.assert_allclose(found[valid], tokens[valid], rtol=0, atol=2e-5)
@@ -142,10 +90,16 @@ def test_the_word_before_the_end_token_is_pooled() -> None:
 
 
 def test_map_pooling_reads_all_tokens_but_padding() -> None:
-    model, variables = made(config(pooling="map"))
+    """A learned query attends to the tokens of the joint stream, in float64."""
+    of = config(pooling="map")
+    model, variables = made(of)
     outputs, _ = model.apply(variables, batch(2))
-    assert outputs["fusion/pooled"].shape == (2, 32)
-    assert {k[1] for k, _ in leaves(variables.params) if k[0] == "fusion"} >= {"pooling"}
+    params = float64(variables.params["fusion"]["pooling"])
+    tokens = np.asarray(outputs["fusion/tokens"], np.float64)
+    mask = np.asarray(outputs["fusion/mask"])
+    assert not mask.all()
+    expected = reference.attention_pooling(params, tokens, mask, of.nodes["fusion"])
+    np.testing.assert_allclose(outputs["fusion/pooled"], expected, rtol=0, atol=2e-5)
 
 
 def test_several_texts_for_an_image_are_as_several_examples() -> None:

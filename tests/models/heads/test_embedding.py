@@ -99,6 +99,11 @@ def test_a_bad_size_is_named() -> None:
         validate(Embedding(0))
 
 
+def test_a_head_without_a_stream_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^projections: names no stream; name those to embed"):
+        validate(Embedding(4, {}))
+
+
 def test_an_unknown_projection_is_named() -> None:
     with pytest.raises(UserError, match=r"^projections.image: unknown value 'linaer'; .*'linear'"):
         decode(Embedding, {"dim": 4, "projections": {"image": "linaer"}})

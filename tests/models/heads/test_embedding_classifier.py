@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.linen import meta
@@ -39,6 +40,22 @@ def test_the_temperature_begins_as_given_and_stays_above_a_limit(temperature, sc
         made = module.apply({"params": changed}, INPUTS, Call())
         cosine = made["head/embedding"] @ made["head/class_embedding"].T
         np.testing.assert_allclose(made["head/logits"], expected * cosine, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("added", "up", "down"), [(-1.0, True, True), (5.0, False, True)])
+def test_a_scale_beyond_its_limit_has_a_gradient_back_only(added, up, down) -> None:
+    """The sum of all logits, which is to become larger or smaller, by the sign of its factor."""
+    module = HEAD.module(Compute(), "head")
+    params = meta.unbox(module.init(jax.random.key(0), INPUTS, Call())["params"])
+    start = jnp.float32(np.log(100) + added)
+
+    def total(log_scale):
+        made = module.apply({"params": {**params, "logit_scale": log_scale}}, INPUTS, Call())
+        return made["head/logits"].sum()
+
+    larger = np.sign(total(start))  # times the total: it grows with the scale
+    assert bool(jax.grad(lambda x: -larger * total(x))(start)) == up
+    assert bool(jax.grad(lambda x: larger * total(x))(start)) == down
 
 
 def test_the_class_vectors_need_no_example() -> None:

@@ -40,6 +40,7 @@ class Stack(nn.Module):
         ({"heads": 64}, "heads: 64 heads do not divide the width 32; 32 would"),
         ({"dropout": 1.0}, r"dropout: must be in \[0, 1\), not 1.0"),
         ({"drop_path": -0.1}, r"drop_path: must be in \[0, 1\), not -0.1"),
+        ({"norm_epsilon": 0.0}, "norm_epsilon: must be above 0, not 0.0"),
     ],
 )
 def test_a_bad_value_is_named(fields: dict[str, Any], message: str) -> None:

@@ -5,8 +5,7 @@ from vljax.models.encoders.conv_grid import ConvGrid
 from vljax.models.encoders.grounded_text import GroundedText
 from vljax.models.encoders.naflex import NaFlexViT
 from vljax.models.encoders.recurrent import GRU, LSTM
-from vljax.models.encoders.region_features import RegionFeatures
-from vljax.models.encoders.regions import RegionEncoder
+from vljax.models.encoders.regions import RegionEncoder, RegionFeatures
 from vljax.models.encoders.resnet import ResNet
 from vljax.models.encoders.text import TextTransformer
 from vljax.models.encoders.vit import ViT

@@ -13,9 +13,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Call, Compute
-from vljax.models.layers.basic import BatchNorm
+from vljax.models.layers.basic import BatchNorm, epsilon_problems
 from vljax.models.layers.convolution import Convolution
-from vljax.models.layers.inputs import centres, normalised
+from vljax.models.layers.inputs import centres, normalised, pixel_problems
 from vljax.models.layers.pooling import adaptive_mean
 from vljax.models.node import Encoded, Encoder
 
@@ -83,6 +83,8 @@ class EfficientNetLite(Encoder, name="efficientnet_lite"):
         yield from grid_problems(self.grid)
         if not 0 <= self.norm_momentum < 1:
             yield "norm_momentum", f"must be in [0, 1), not {self.norm_momentum}"
+        yield from epsilon_problems(self.norm_epsilon)
+        yield from pixel_problems(self.pixel_std)
 
     @property
     def width(self) -> int:

@@ -12,9 +12,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Call, Compute
-from vljax.models.layers.basic import ACTIVATIONS, Linear, layer_norm
+from vljax.models.layers.basic import ACTIVATIONS, Linear, epsilon_problems, layer_norm
 from vljax.models.layers.convolution import Convolution
-from vljax.models.layers.inputs import centres, normalised, patchify
+from vljax.models.layers.inputs import centres, normalised, patchify, pixel_problems
 from vljax.models.node import Encoded, Encoder
 from vljax.models.parameters import with_axes
 
@@ -56,6 +56,8 @@ class ConvGrid(Encoder, name="conv_grid"):
         if self.image_size % (self.patch_size * self.merge):
             cell = f"{self.patch_size} x {self.merge} pixels"
             yield "image_size", f"{self.image_size} is not a multiple of a cell of {cell}"
+        yield from epsilon_problems(self.norm_epsilon)
+        yield from pixel_problems(self.pixel_std)
 
     @property
     def grid(self) -> int:

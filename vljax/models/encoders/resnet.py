@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vljax.models.compute import Call, Compute
 from vljax.models.encoders.cnn import grid_problems, of_grid
-from vljax.models.layers.basic import BatchNorm, GroupNorm
+from vljax.models.layers.basic import BatchNorm, GroupNorm, epsilon_problems
 from vljax.models.layers.convolution import Convolution, max_pool
-from vljax.models.layers.inputs import normalised
+from vljax.models.layers.inputs import normalised, pixel_problems
 from vljax.models.node import Encoded, Encoder
 
 _EXPANSION = {"bottleneck": 4, "basic": 1}
@@ -87,6 +87,8 @@ class ResNet(Encoder, name="resnet"):
         yield from grid_problems(self.grid)
         if not 0 <= self.norm_momentum < 1:
             yield "norm_momentum", f"must be in [0, 1), not {self.norm_momentum}"
+        yield from epsilon_problems(self.norm_epsilon)
+        yield from pixel_problems(self.pixel_std)
 
     @property
     def width(self) -> int:

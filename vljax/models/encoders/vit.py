@@ -19,6 +19,7 @@ from vljax.models.layers.inputs import (
     centres,
     normalised,
     patchify,
+    pixel_problems,
     resample_positions,
     sincos_2d,
 )
@@ -96,6 +97,7 @@ class ViT(TransformerConfig, Encoder, name="vit"):
             yield "table_size", f"must be at least a patch ({self.patch_size} pixels)"
         if self.registers < 0:
             yield "registers", f"must be at least 0, not {self.registers}"
+        yield from pixel_problems(self.pixel_std)
 
     def notes(self) -> Iterator[tuple[str, str]]:
         left = self.image_size % self.patch_size

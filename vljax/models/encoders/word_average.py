@@ -30,8 +30,8 @@ class WordAverage(TextEncoder, name="word_average"):
     width: int
     """Size of word embeddings and of the pooled vector."""
     hidden: int | None = None
-    """Size of a hidden layer between the average and the pooled vector; None for neither of its
-    linear maps."""
+    """Size of a hidden layer after the average, before a linear map to `width`; None for neither:
+    then the pooled vector is the average."""
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu_tanh"
     """Of the hidden layer."""
     dropout: float = 0.0

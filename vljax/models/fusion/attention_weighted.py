@@ -13,10 +13,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
-from vljax.models.fusion.fusion import Fusion, aligned, of_vector, pooled
+from vljax.models.fusion.fusion import Fusion, aligned, of_vector, pooled, rows_for_each
 from vljax.models.fusion.vectors import ACTIVATIONS, Activation, Projections, size_problems
 from vljax.models.layers.basic import Dropout, Linear
-from vljax.models.node import ATTENTION, Encoded, Inputs, Node
+from vljax.models.node import ATTENTION, Encoded, Inputs, Node, width_misfit
 from vljax.models.numerics import widened
 from vljax.models.parameters import with_axes
 
@@ -144,8 +144,7 @@ class GuidedAttention(Node, name="guided_attention"):
     def graph_problems(
         self, name: str, widths: Mapping[str, int | None]
     ) -> Iterator[tuple[str, str]]:
-        if widths[self.query] not in (None, self.width):
-            sizes = f"{self.query!r} is {widths[self.query]} wide but width is {self.width}"
+        if sizes := width_misfit(widths, self.query, self.width):
             yield "query", f"{sizes}; make them equal"
 
     def makes(self, name: str) -> dict[str, tuple[str, ...]]:
@@ -168,6 +167,7 @@ class GuidedAttentionModule(nn.Module):
     def __call__(self, inputs: Inputs, call: Call) -> dict[str, Encoded]:
         config, compute = self.config, self.compute
         query, context = pooled(inputs[config.query]), inputs[config.context]
+        rows_for_each(inputs, config.query, config.context)  # refuses rows that do not fit
         call = call.for_rows(len(query))
         project = Linear((config.width,), ("embed", "none"), compute, name="project")
         tokens = ACTIVATIONS[config.activation](project(context.tokens))

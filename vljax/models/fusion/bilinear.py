@@ -25,7 +25,7 @@ class Mutan(Fusion, name="mutan"):
     """Tucker fusion with a core tensor of low rank (Ben-younes et al. 2017, section 3).
 
     x_s = activation(W_s v_s + b_s) for each stream s, and z = sum over r = 1..rank of the
-    element-wise product of all M_rs x_s. The classifier after it is the paper's W_o.
+    element-wise product of all M_rs x_s + c_rs. The classifier after it is the paper's W_o.
 
     >>> fusion = Mutan(streams=("image", "question"), projected=360, width=512, rank=10)
     >>> fusion.makes("fusion"), fusion.width_of("fusion")

@@ -17,6 +17,7 @@ from vljax.models.layers.basic import Linear, layer_norm
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, rematerialised
 from vljax.models.node import Encoded, Inputs
+from vljax.models.numerics import widened
 
 Both = tuple[Float[Array, "batch length embed"], Float[Array, "batch other_length embed"]]
 """The tokens of the two streams."""
@@ -102,7 +103,7 @@ class CoAttentionModule(nn.Module):
             pooled = pool(config.pooling, x, stream.mask, config, compute)
             if name in config.poolers:
                 linear = Linear((config.width,), ("embed", "none"), compute, name=f"{name}_pooler")
-                pooled = jnp.tanh(linear(pooled))
+                pooled = jnp.tanh(widened(linear(pooled))).astype(compute.dtype)
             made[f"{self.name}.{name}"] = Encoded(x, stream.mask, pooled, stream.positions)
         return made
 

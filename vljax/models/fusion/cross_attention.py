@@ -11,7 +11,7 @@ from flax import linen as nn
 from vljax.models.compute import Call, Compute
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, transformer
-from vljax.models.node import ATTENTION, Encoded, Inputs, Node
+from vljax.models.node import ATTENTION, Encoded, Inputs, Node, width_misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,7 @@ class CrossAttention(TransformerConfig, Node, name="cross_attention"):
     def graph_problems(
         self, name: str, widths: Mapping[str, int | None]
     ) -> Iterator[tuple[str, str]]:
-        if widths[self.queries] not in (None, self.width):
-            sizes = f"{self.queries!r} is {widths[self.queries]} wide but width is {self.width}"
+        if sizes := width_misfit(widths, self.queries, self.width):
             yield "queries", f"{sizes}; make them equal"
 
     def makes(self, name: str) -> dict[str, tuple[str, ...]]:

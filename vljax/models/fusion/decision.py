@@ -35,7 +35,7 @@ class Decision(Fusion, name="decision"):
       likely class. Where they have not, or one has a tie, the model abstains.
 
     A `Classification` objective on each of the logits trains the streams as well as the rule.
-    Classes exclude each other: the rules are not for objectives with `loss="sigmoid"`.
+    Classes exclude each other: a recipe with an objective of `loss="sigmoid"` is refused.
 
     >>> decision = Decision(streams=("image", "question"), classes=3129, rule="agreement")
     >>> list(decision.makes("answer"))

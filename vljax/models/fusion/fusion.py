@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vljax.config import UserError
 from vljax.models.compute import Call
 from vljax.models.layers.pooling import mean
-from vljax.models.node import Encoded, Inputs, Node
+from vljax.models.node import Encoded, Inputs, Node, width_misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,7 @@ class Fusion(Node):
     ) -> Iterator[tuple[str, str]]:
         """For `graph_problems` of members whose streams must be `width` wide."""
         for stream in self.streams if streams is None else streams:
-            if widths[stream] not in (None, width):
-                sizes = f"{stream!r} is {widths[stream]} wide but width is {width}"
+            if sizes := width_misfit(widths, stream, width):
                 yield "streams", f"{sizes}; make them equal"
 
 
@@ -68,6 +68,9 @@ def aligned(inputs: Inputs, names: Sequence[str], call: Call) -> tuple[list[Enco
     A stream with fewer rows (images) is repeated, each row as often as another stream has texts for
     it.
 
+    Raises:
+      UserError: if the rows of one stream are not a multiple of those of another.
+
     >>> inputs = {
     ...     "image": Encoded(jnp.zeros((2, 9, 8)), jnp.ones((2, 9), bool)),
     ...     "text": Encoded(jnp.zeros((6, 4, 8)), jnp.ones((6, 4), bool)),
@@ -75,17 +78,39 @@ def aligned(inputs: Inputs, names: Sequence[str], call: Call) -> tuple[list[Enco
     >>> [stream.tokens.shape for stream in aligned(inputs, ("image", "text"), Call())[0]]
     [(6, 9, 8), (6, 4, 8)]
     """
-    streams: list[Encoded] = [inputs[name] for name in names]
-    # A stream that was given by its pooled vector alone has no tokens.
-    counts = [len(jax.tree.leaves(stream)[0]) for stream in streams]
-    rows = max(counts)
+    most = max(names, key=lambda name: _rows(inputs[name]))
 
-    def repeat(stream: Encoded, own: int) -> Encoded:
-        count = rows // own
+    def repeat(name: str) -> Encoded:
+        stream, count = inputs[name], rows_for_each(inputs, most, name)
         copies: Encoded = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), stream)
         return stream if count == 1 else copies
 
-    return list(map(repeat, streams, counts)), call.for_rows(rows)
+    return [repeat(name) for name in names], call.for_rows(_rows(inputs[most]))
+
+
+def rows_for_each(inputs: Inputs, many: str, few: str) -> int:
+    """How many rows the stream `many` has for each row of `few`: texts for each image.
+
+    Raises:
+      UserError: if its rows are not a multiple of those of `few`.
+
+    >>> inputs = {"image": Encoded(jnp.zeros((2, 9, 8)), jnp.ones((2, 9), bool))}
+    >>> inputs["text"] = Encoded(jnp.zeros((6, 4, 8)), jnp.ones((6, 4), bool))
+    >>> rows_for_each(inputs, "text", "image")
+    3
+    """
+    rows, own = _rows(inputs[many]), _rows(inputs[few])
+    if rows % own:
+        raise UserError(
+            f"the rows of {many!r} ({rows}) are not a multiple of those of {few!r} ({own}); give "
+            f"{many!r} as many, or several for each, such as texts of an image"
+        )
+    return rows // own
+
+
+def _rows(stream: Encoded) -> int:
+    # A stream that was given by its pooled vector alone has no tokens.
+    return len(jax.tree.leaves(stream)[0])
 
 
 def pooled(stream: Encoded) -> Float[Array, "batch embed"]:
@@ -98,3 +123,17 @@ def pooled(stream: Encoded) -> Float[Array, "batch embed"]:
 def of_vector(vector: Float[Array, "batch embed"]) -> Encoded:
     """A stream of one token for each row, which is its pooled vector too."""
     return Encoded(vector[:, None], jnp.ones((len(vector), 1), bool), vector)
+
+
+def joint_positions(streams: Sequence[Encoded]) -> Float[Array, "batch tokens 2"] | None:
+    """The positions of all tokens side by side, -1 for those without; None if no stream has any."""
+    known = [stream.positions for stream in streams if stream.positions is not None]
+    if not known:
+        return None
+    filled = [
+        jnp.full((*stream.mask.shape, 2), -1, known[0].dtype)
+        if stream.positions is None
+        else stream.positions
+        for stream in streams
+    ]
+    return jnp.concatenate(filled, axis=1)

@@ -16,7 +16,7 @@ from vljax.models.layers.attention import Attention, ContextMask, KeyValue
 from vljax.models.layers.basic import MLP, NORMS, Activation
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import Block, Cache, TransformerConfig, transformer
-from vljax.models.node import ATTENTION, Encoded, Inputs, Node
+from vljax.models.node import ATTENTION, Encoded, Inputs, Node, width_misfit
 from vljax.models.numerics import widened
 from vljax.models.parameters import unroll, with_axes
 
@@ -85,8 +85,7 @@ class GatedCrossAttention(TransformerConfig, Node, name="gated_cross_attention")
     def graph_problems(
         self, name: str, widths: Mapping[str, int | None]
     ) -> Iterator[tuple[str, str]]:
-        if widths[self.queries] not in (None, self.width):
-            sizes = f"{self.queries!r} is {widths[self.queries]} wide but width is {self.width}"
+        if sizes := width_misfit(widths, self.queries, self.width):
             yield "queries", f"{sizes}; make them equal"
 
     def crosses(self, i: int) -> bool:

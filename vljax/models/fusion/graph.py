@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from vljax.models.compute import Call, Compute
-from vljax.models.fusion.fusion import Fusion, aligned
+from vljax.models.fusion.fusion import Fusion, aligned, joint_positions
 from vljax.models.fusion.vectors import Projections, size_problems
 from vljax.models.layers.basic import Dropout, Linear
 from vljax.models.layers.pooling import mean
@@ -36,10 +36,12 @@ class GraphFusion(Fusion, name="graph"):
       (Velickovic et al. 2018, eq. 3), h_i' = ELU(sum of a_ij W h_j), the heads concatenated (eq.
       5), in every layer. A node attends to itself too.
 
-    With `neighbours`, a node has edges only to those other nodes that have the largest dot products
-    with it; for "attention" they are of the nodes themselves, which need no matrix. The result is a
-    stream of all nodes, and `NAME/edges`, if it is asked for: how much node i takes of node j in
-    the last layer, [batch, nodes, nodes], the mean over heads.
+    With `neighbours`, a node chooses the other nodes that have the largest dot products with it,
+    and has edges to these only; for "convolution" also to those that chose it, since A is
+    symmetric. For "attention", the products are of the nodes themselves, without a matrix.
+
+    The result is a stream of all nodes, and `NAME/edges`, if it is asked for: how much node i takes
+    of node j in the last layer, [batch, nodes, nodes], the mean over heads.
 
     >>> fusion = GraphFusion(streams=("image", "question"), width=512, depth=2, neighbours=8)
     >>> fusion.makes("fusion"), list(fusion.made_if_wanted("fusion"))
@@ -122,7 +124,7 @@ class GraphModule(nn.Module):
             for name, stream in zip(config.streams, streams, strict=True)
         ]
         pooled = mean(x, jnp.concatenate(read, axis=1))
-        result = Encoded(x, mask, pooled, _positions(streams))
+        result = Encoded(x, mask, pooled, joint_positions(streams))
         return {self.name or "": result, f"{self.name}/edges": edges}
 
     def _adjacency(
@@ -236,17 +238,3 @@ def _others(mask: Bool[Array, "batch nodes"]) -> Bool[Array, "batch nodes nodes"
 def _only(scores: Float[Array, "..."], allowed: Bool[Array, "..."]) -> Float[Array, "..."]:
     """The scores where allowed, else the lowest finite number."""
     return jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
-
-
-def _positions(streams: list[Encoded]) -> Float[Array, "batch nodes 2"] | None:
-    """The positions of all nodes, -1 for those without one; None if no stream has any."""
-    known = [stream.positions for stream in streams if stream.positions is not None]
-    if not known:
-        return None
-    filled = [
-        jnp.full((*stream.mask.shape, 2), -1, known[0].dtype)
-        if stream.positions is None
-        else stream.positions
-        for stream in streams
-    ]
-    return jnp.concatenate(filled, axis=1)

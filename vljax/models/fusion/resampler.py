@@ -22,7 +22,7 @@ from vljax.models.layers.transformer import (
     TransformerConfig,
     transformer,
 )
-from vljax.models.node import ATTENTION, Encoded, Inputs, Node
+from vljax.models.node import ATTENTION, Encoded, Inputs, Node, width_misfit
 from vljax.models.parameters import with_axes
 
 
@@ -68,8 +68,8 @@ class Resampler(TransformerConfig, Node, name="resampler"):
     def graph_problems(
         self, name: str, widths: Mapping[str, int | None]
     ) -> Iterator[tuple[str, str]]:
-        if not self.input_projection and widths[self.context] not in (None, self.width):
-            sizes = f"{self.context!r} is {widths[self.context]} wide but width is {self.width}"
+        sizes = width_misfit(widths, self.context, self.width)
+        if sizes and not self.input_projection:
             yield "context", f"{sizes}; make them equal, or set input_projection"
 
     def makes(self, name: str) -> dict[str, tuple[str, ...]]:
@@ -208,8 +208,7 @@ class QFormer(TransformerConfig, Node, name="q_former"):
     def graph_problems(
         self, name: str, widths: Mapping[str, int | None]
     ) -> Iterator[tuple[str, str]]:
-        if self.text is not None and widths[self.text] not in (None, self.width):
-            sizes = f"{self.text!r} is {widths[self.text]} wide but width is {self.width}"
+        if self.text is not None and (sizes := width_misfit(widths, self.text, self.width)):
             yield "text", f"{sizes}; make them equal"
 
     def crosses(self, i: int) -> bool:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
-from vljax.models.fusion.fusion import Fusion, aligned
+from vljax.models.fusion.fusion import Fusion, aligned, joint_positions
 from vljax.models.layers.basic import Linear, layer_norm
 from vljax.models.layers.pooling import pool
 from vljax.models.layers.transformer import TransformerConfig, transformer
@@ -98,8 +98,7 @@ class SingleStreamModule(nn.Module):
         if config.pooler:
             linear = Linear((config.width,), ("embed", "none"), compute, name="pooler")
             pooled = jnp.tanh(widened(linear(pooled))).astype(compute.dtype)
-        positions = jnp.concatenate([_positions(stream) for stream in streams], axis=1)
-        made = {self.name or "": Encoded(tokens, mask, pooled, positions)}
+        made = {self.name or "": Encoded(tokens, mask, pooled, joint_positions(streams))}
         start = 0
         for name, stream in zip(config.streams, streams, strict=True):
             end = start + stream.tokens.shape[1]
@@ -124,10 +123,3 @@ class SingleStreamModule(nn.Module):
             types = self.param("types", init, shape, compute.param_dtype).astype(compute.dtype)
             parts = [x + own for x, own in zip(parts, types, strict=True)]
         return compute.constrain(jnp.concatenate(parts, axis=1), ("batch", "length", "embed"))
-
-
-def _positions(stream: Encoded) -> Float[Array, "batch length 2"]:
-    """The positions of the tokens in the image; -1 for a stream that has none."""
-    if stream.positions is not None:
-        return stream.positions
-    return jnp.full((*stream.mask.shape, 2), -1.0)

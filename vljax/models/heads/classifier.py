@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
-from vljax.models.layers.basic import ACTIVATIONS, Linear, layer_norm
+from vljax.models.layers.basic import ACTIVATIONS, Linear, epsilon_problems, layer_norm
 from vljax.models.node import Inputs, Node
 from vljax.models.numerics import widened
 
@@ -43,6 +43,7 @@ class Classifier(Node, name="classifier"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield name, f"must be at least 1, not {value}"
+        yield from epsilon_problems(self.norm_epsilon)
 
     def makes(self, name: str) -> dict[str, tuple[str, ...]]:
         return {f"{name}/logits": (self.stream,)}

@@ -37,6 +37,8 @@ class Embedding(Node, name="embedding"):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.dim < 1:
             yield "dim", f"must be at least 1, not {self.dim}"
+        if not self.projections:
+            yield "projections", "names no stream; name those to embed, such as image and text"
 
     def graph_problems(
         self, name: str, widths: Mapping[str, int | None]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from vljax.models.compute import Call, Compute
 from vljax.models.layers.basic import Linear
@@ -82,7 +84,32 @@ class EmbeddingClassifierModule(nn.Module):
         embedding = unit(widened(project(inputs[config.stream].pooled)))
         init = with_axes(nn.initializers.constant(-math.log(config.temperature)))
         log_scale = self.param("logit_scale", init, (), compute.param_dtype)
-        scale = jnp.exp(jnp.minimum(widened(log_scale), math.log(_MAX_SCALE)))
+        scale = jnp.exp(_at_most(widened(log_scale), math.log(_MAX_SCALE)))
         made[f"{self.name}/embedding"] = embedding
-        made[f"{self.name}/logits"] = scale * jnp.einsum("bd,cd->bc", embedding, classes)
+        # By default a TPU rounds float32 factors of a product to 8 bits, and `scale` is up to 100.
+        high = jax.lax.Precision.HIGHEST
+        cosine = jnp.einsum("bd,cd->bc", embedding, classes, precision=high)
+        made[f"{self.name}/logits"] = scale * cosine
         return made
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _at_most(x: Float[Array, ""], limit: float) -> Float[Array, ""]:
+    """The smaller of both, with a gradient that can bring `x` back below the limit.
+
+    That of `jnp.minimum` is zero above it: a parameter that an update has carried past the limit
+    would stay there for the rest of the training.
+    """
+    return jnp.minimum(x, limit)
+
+
+def _at_most_forward(x: Array, limit: float) -> tuple[Array, Array]:
+    return jnp.minimum(x, limit), x
+
+
+def _at_most_backward(limit: float, x: Array, gradient: Array) -> tuple[Array]:
+    # An update subtracts the gradient: above the limit, only a positive one leads back.
+    return (jnp.where((x > limit) & (gradient < 0), 0, gradient),)
+
+
+_at_most.defvjp(_at_most_forward, _at_most_backward)

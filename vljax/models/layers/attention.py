@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from vljax.config import UserError
 from vljax.models.compute import Call, Compute
 from vljax.models.kernels.attention.reference import Mask, attention_weights
 from vljax.models.layers.basic import NORMS, Linear
@@ -111,6 +112,7 @@ class Attention(nn.Module):
 
         Raises:
           ValueError: if a cache meets a context, or a mask with a row for each query.
+          UserError: if the rows of `x` are not a multiple of those of the context.
         """
         query = self._projected(self.query, x, "query")
         if self.query_key_norm != "none":
@@ -129,6 +131,12 @@ class Attention(nn.Module):
         key, value = (y.astype(query.dtype) for y in (key, value))
         # Rows of `x` with the same context are one row of queries, which do not see each other.
         rows, shared = x.shape[0], x.shape[0] // key.shape[0]
+        if rows % key.shape[0]:
+            raise UserError(
+                f"the rows that attend ({rows}) are not a multiple of those of their context "
+                f"({key.shape[0]}); let the stream with more rows attend, such as several texts of "
+                "each image"
+            )
         if shared > 1 and mask is not None and mask.ndim == 3 and mask.shape[1] > 1:
             raise ValueError("a mask by queries and keys needs as many rows of the context as of x")
         if shared > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
@@ -105,6 +105,12 @@ class RMSNorm(nn.Module):
 
 
 NORMS: dict[str, type[LayerNorm] | type[RMSNorm]] = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+def epsilon_problems(epsilon: float) -> Iterator[tuple[str, str]]:
+    """For `problems` of nodes with norms; without an epsilon, a norm of equal values is NaN."""
+    if not epsilon > 0:
+        yield "norm_epsilon", f"must be above 0, not {epsilon}"
 
 
 class BatchNorm(nn.Module):

@@ -7,6 +7,7 @@ different grids.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -19,6 +20,12 @@ from jaxtyping import Array, Float, Int, UInt8
 from vljax.models.compute import Compute
 
 Channels = tuple[float, float, float]
+
+
+def pixel_problems(std: Channels) -> Iterator[tuple[str, str]]:
+    """For `problems` of encoders that divide pixels by `pixel_std`."""
+    if not min(std) > 0:
+        yield "pixel_std", f"must be above 0 for each channel, not {list(std)}"
 
 
 def normalised(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vljax.config import UserError, setting, suggest
 from vljax.models.compute import Call, Compute
 from vljax.models.layers.attention import Attention, KeyValue
-from vljax.models.layers.basic import MLP, Dropout, LayerNorm, layer_norm
+from vljax.models.layers.basic import MLP, Dropout, LayerNorm, epsilon_problems, layer_norm
 from vljax.models.parameters import with_axes
 
 TokenMask = Bool[Array, "#batch #length length"] | Bool[Array, "#batch length"] | None
@@ -96,6 +96,7 @@ class TransformerConfig:
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 yield name, f"must be in [0, 1), not {getattr(self, name)}"
+        yield from epsilon_problems(self.norm_epsilon)
 
     def crosses(self, i: int) -> bool:
         """Whether block `i` attends to the context: every group's last one does."""
