@@ -1,6 +1,7 @@
 """Features of regions, from files of numpy.savez to the arrays of a batch."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -68,6 +69,20 @@ def test_files_that_do_not_fit_are_rejected(arrays, message):
 def test_files_of_another_kind_are_rejected(content):
     with pytest.raises(ExampleError, match=r"not a file of numpy\.savez"):
         READ({"record": Record(captions=(), image=content)}, RNG)
+
+
+def test_damage_inside_a_compressed_file_is_rejected():
+    features, boxes = regions(200)
+    file = io.BytesIO()
+    np.savez_compressed(file, features=features.round(1), boxes=boxes)
+    content = file.getvalue()
+    kinds = set()
+    for i in range(200, 1500, 29):  # in the values of the features
+        changed = content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :]
+        with pytest.raises(ExampleError, match="region features: ") as error:
+            READ({"record": Record(captions=(), image=changed)}, RNG)
+        kinds.add(type(error.value.__cause__))
+    assert zlib.error in kinds
 
 
 def test_sizes_that_make_no_sense_are_refused():
