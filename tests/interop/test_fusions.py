@@ -190,6 +190,17 @@ def test_what_the_layouts_cannot_express_is_refused(name, node, fields, message,
         plan_export(of_recipe(other), "transformers")
 
 
+@pytest.mark.parametrize("form", ["stablehlo", "onnx"])
+def test_an_output_without_a_program_is_a_note(form, foreign, tmp_path):
+    prepared = prepare(load(str(foreign("blip_a"))).run, jax.devices()[:1])
+    _, _, notes = plan_export(of_recipe(prepared), form)
+    assert notes == ["no program computes match/logits; its weights are in the folder"]
+    nodes = {name: node for name, node in prepared.run.model.nodes.items() if name != "match"}
+    without = dataclasses.replace(prepared.run, model=ModelConfig(nodes))
+    _, _, notes = plan_export(of_recipe(prepare(without, jax.devices()[:1])), form)
+    assert notes == []
+
+
 def test_other_heads_of_blip_are_an_error(foreign, tmp_path):
     source = foreign("lxmert_a")
     change_config(source, model_type="blip", architectures=["BlipForConditionalGeneration"])
