@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from vljax.config import UserError, validate
+from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import ExampleError, Record
+from vljax.data.sources import JsonLines
 from vljax.data.transforms import DecodeFeatures
 from vljax.data.transforms.base import batch_arrays
 
@@ -83,6 +86,17 @@ def test_damage_inside_a_compressed_file_is_rejected():
             READ({"record": Record(captions=(), image=changed)}, RNG)
         kinds.add(type(error.value.__cause__))
     assert zlib.error in kinds
+
+
+def test_an_example_with_a_damaged_file_is_left_out_of_evaluation(tmp_path):
+    features, boxes = regions(2)
+    np.savez(tmp_path / "0.npz", features=features, boxes=boxes)
+    (tmp_path / "1.npz").write_bytes(b"PK")
+    lines = '{"image": "0.npz", "caption": "x"}\n{"image": "1.npz", "caption": "y"}\n'
+    (tmp_path / "all.jsonl").write_text(lines)
+    source = JsonLines(str(tmp_path / "all.jsonl"))
+    batch = next(EvaluationSet(Data(source, {}, (READ,), (READ,), workers=0), source).batches(2))
+    assert batch["valid"].tolist() == [True, False]
 
 
 def test_sizes_that_make_no_sense_are_refused():
