@@ -59,8 +59,8 @@ def build(out: Path, *, package: Path | None, progress: Progress) -> Mapping[str
       The name, the folder, and the numbers of images and questions of each split.
 
     Raises:
-      UserError: if the package is missing, or a file of it has other content than easy-vqa 1.0 could
-        have; it names the file. The bytes are not compared with those of the published package.
+      UserError: if the package is missing, or a file of it is damaged or has another form than in
+        easy-vqa 1.0; it names the file.
     """
     if (out / "README.md").exists() and not (out / "test.jsonl").exists():
         raise UserError(f"--out {out}: has a README.md of its own; name another folder")
