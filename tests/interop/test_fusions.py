@@ -21,6 +21,8 @@ from vljax.inference import load
 from vljax.interop.convert import export_model, import_model
 from vljax.interop.export_plan import of_recipe, plan_export
 from vljax.models.assembly import ModelConfig
+from vljax.models.filters import Gate
+from vljax.objectives import SoftmaxContrastive
 from vljax.run import prepare
 
 TOLERANCE = 1e-5
@@ -199,6 +201,20 @@ def test_an_output_without_a_program_is_a_note(form, foreign, tmp_path):
     without = dataclasses.replace(prepared.run, model=ModelConfig(nodes))
     _, _, notes = plan_export(of_recipe(prepare(without, jax.devices()[:1])), form)
     assert notes == []
+
+
+@pytest.mark.parametrize("name", ["blip_a", "lxmert_a", "vilt_a", "visual_bert_a"])
+def test_learned_filters_and_scalars_are_refused(name, foreign):
+    run = load(imported(name, foreign)).run
+    stream = "text" if name == "blip_a" else "fusion.question"
+    model = ModelConfig(run.model.nodes, {stream: Gate()})
+    learning = {"contrastive": SoftmaxContrastive()} if name == "blip_a" else run.objectives
+    other = dataclasses.replace(run, model=model, objectives=learning)
+    with pytest.raises(UserError) as error:
+        plan_export(of_recipe(prepare(other, jax.devices()[:1])), "transformers")
+    assert f"model.filters.{stream} = 'gate'; it has no filter with parameters" in str(error.value)
+    scalars = "objectives = ['logit_scale']; it has no learned scalar"
+    assert (scalars in str(error.value)) == (name == "blip_a")
 
 
 def test_other_heads_of_blip_are_an_error(foreign, tmp_path):
