@@ -205,7 +205,7 @@ def test_an_output_without_a_program_is_a_note(form, foreign, tmp_path):
 
 @pytest.mark.parametrize("name", ["blip_a", "lxmert_a", "vilt_a", "visual_bert_a"])
 def test_learned_filters_and_scalars_are_refused(name, foreign):
-    run = load(imported(name, foreign)).run
+    run = load(str(foreign(name))).run
     stream = "text" if name == "blip_a" else "fusion.question"
     model = ModelConfig(run.model.nodes, {stream: Gate()})
     learning = {"contrastive": SoftmaxContrastive()} if name == "blip_a" else run.objectives
