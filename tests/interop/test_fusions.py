@@ -144,7 +144,8 @@ def test_answers_without_names_are_noted(foreign, tmp_path):
     assert any("id2label does not name the 5 answers" in note for note in done.notes)
     model = load(str(tmp_path / "w"))
     assert not model.run.objectives
-    export_model(str(tmp_path / "w"), str(tmp_path / "out"), "transformers", report=quiet)
+    done = export_model(str(tmp_path / "w"), str(tmp_path / "out"), "transformers", report=quiet)
+    assert "id2label is left out: the names of the 5 answers are unknown" in done.notes
     assert "id2label" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 

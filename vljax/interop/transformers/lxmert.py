@@ -211,7 +211,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     }
     if isinstance(head, Classifier):
         content["num_qa_labels"] = head.classes
-        content |= questions.write_answers(trained, head.classes)
+        content |= questions.write_answers(trained, head.classes, issues)
     issues.notes.append(
         "transformers has no processor for lxmert: pass visual_feats and visual_pos, the features"
         " and the boxes in 0..1"

@@ -244,7 +244,10 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         "attention_probs_dropout_prob": 0.0,
     }
     if head is not None and head.hidden is not None:
-        content |= {"num_labels": head.classes, **questions.write_answers(trained, head.classes)}
+        content |= {
+            "num_labels": head.classes,
+            **questions.write_answers(trained, head.classes, issues),
+        }
     if head is None and not fusion.pooler:
         issues.notes.append(
             "without a pooler: ViltModel.from_pretrained(OUT, add_pooling_layer=False)"

@@ -183,7 +183,10 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         "attention_probs_dropout_prob": 0.0,
     }
     if head is not None:
-        content |= {"num_labels": head.classes, **questions.write_answers(trained, head.classes)}
+        content |= {
+            "num_labels": head.classes,
+            **questions.write_answers(trained, head.classes, issues),
+        }
     issues.notes.append(
         "transformers has no processor for visual_bert: pass visual_embeds and"
         " visual_attention_mask, the features of the regions and their mask"
