@@ -603,7 +603,7 @@ def _feature_seeds() -> list[Seed]:
 
 _MODELS = (
     "transformers_clip_a", "transformers_siglip_a", "siglip2_a", "vit_a", "bert_a", "dinov2_a",
-    "open_clip_clip_a",
+    "open_clip_clip_a", "blip_a", "lxmert_a", "vilt_a", "visual_bert_a",
 )  # fmt: skip
 
 
