@@ -121,6 +121,8 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
     (tmp_path / "text.whl").write_text("x")
     with pytest.raises(UserError, match=r"text\.whl: not a wheel"):
         run(tmp_path / "out", "--package", str(tmp_path / "text.whl"))
+    with pytest.raises(UserError, match=r"--package .*none\.whl: no such file or folder"):
+        run(tmp_path / "out", "--package", str(tmp_path / "none.whl"))
     with pytest.raises(UserError, match="--deb: is for tuxpaint-stamps; leave it out for easy-v"):
         run(tmp_path / "out", "--deb", "x")
     with pytest.raises(UserError, match="--mirror: is for tuxpaint-stamps; leave it out for easy"):

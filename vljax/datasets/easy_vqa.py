@@ -102,6 +102,8 @@ def _find(package: Path | None) -> Location:
                 " folder with --package"
             )
         roots: list[Location] = [Path(found.submodule_search_locations[0])]
+    elif not package.exists():
+        raise UserError(f"--package {package}: no such file or folder")
     elif package.is_file():
         try:
             roots = [zipfile.Path(package)]
