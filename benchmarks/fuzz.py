@@ -586,9 +586,24 @@ def _npz_seeds() -> list[Seed]:
     ]
 
 
+def _feature_seeds() -> list[Seed]:
+    import numpy as np
+
+    arrays = {"features": np.arange(12, dtype=np.float32).reshape(3, 4)}
+    arrays["boxes"] = np.tile(np.float32([0, 0.25, 0.5, 1]), (3, 1))
+    plain, packed = io.BytesIO(), io.BytesIO()
+    np.savez(plain, **arrays)
+    np.savez_compressed(packed, **arrays)
+    return [
+        Seed("file", "0.npz", plain.getvalue()),
+        Seed("compressed", "0.npz", packed.getvalue()),
+        _member_seed("array", "0.npz", plain.getvalue(), "features.npy"),
+    ]
+
+
 _MODELS = (
     "transformers_clip_a", "transformers_siglip_a", "siglip2_a", "vit_a", "bert_a", "dinov2_a",
-    "open_clip_clip_a",
+    "open_clip_clip_a", "blip_a", "lxmert_a", "vilt_a", "visual_bert_a",
 )  # fmt: skip
 
 
@@ -738,6 +753,23 @@ def _read_image(folder: Path, file: Path) -> bool:
     return intact
 
 
+def _read_features(folder: Path, file: Path) -> bool:
+    import numpy as np
+
+    from vljax.data.records import ExampleError, Record
+    from vljax.data.transforms import DecodeFeatures
+
+    transform, record = DecodeFeatures(most=5, dim=4), Record(captions=(), image=file.read_bytes())
+    try:
+        made = transform({"record": record}, np.random.default_rng(0))
+    except ExampleError as error:
+        _check(error)
+        return False
+    _require(bool(np.isfinite(made["regions"]).all()), "features that are not finite")
+    _require(made["regions"].shape == (5, 4), f"{made['regions'].shape}")
+    return True
+
+
 def _pixels(decode: Any, content: bytes) -> None:
     pixels = decode(content, (0, 0, 0), 64_000_000)
     _require(pixels.dtype == "uint8" and pixels.shape[2:] == (3,), f"{pixels.shape}")
@@ -821,6 +853,7 @@ READERS = {
             *(("tiff", "tif"), ("gif", "gif"), ("bmp", "bmp")),
         )
     },
+    "features": Reader(_feature_seeds, _read_features),
     "safetensors": Reader(_safetensors_seeds, _read_weights),
     "pth": Reader(_torch_seeds, _read_weights),
     "npz": Reader(_npz_seeds, _read_weights),

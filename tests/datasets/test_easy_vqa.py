@@ -88,6 +88,7 @@ def test_wheel_folder_and_installed_package_give_the_same_bytes(tmp_path, monkey
     ("changes", "message"),
     [
         ({"answers.txt": b"red"}, r"train/questions\.json: 0: the answer 'circle' is not in ans"),
+        ({"answers.txt": b"\xff\xfe"}, r"answers\.txt: .*UTF-"),
         ({"test/questions.json": b"{"}, r"test/questions\.json: not JSON"),
         ({"test/questions.json": b"[[1, 2]]"}, r"questions\.json: 0: must be \[question, answer"),
         ({"test/questions.json": b'[["who?", "red", 0]]'}, r"'who\?' is not a question of easy-v"),
@@ -104,6 +105,15 @@ def test_a_package_of_other_content_names_the_file(tmp_path, changes, message):
     assert not (tmp_path / "out" / "test.jsonl").exists()
 
 
+def test_a_damaged_wheel_names_the_file(tmp_path):
+    package = wheel(tmp_path / "easy.whl")
+    content = bytearray(package.read_bytes())
+    content[content.index(b"what is the red")] ^= 0xFF
+    package.write_bytes(content)
+    with pytest.raises(UserError, match=r"train/questions\.json: cannot be read \(Bad CRC"):
+        run(tmp_path / "out", "--package", str(package))
+
+
 def test_what_to_install_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(easy_vqa.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed; run `pip install easy-vqa==1\.0`, or"):
@@ -111,8 +121,12 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
     (tmp_path / "text.whl").write_text("x")
     with pytest.raises(UserError, match=r"text\.whl: not a wheel"):
         run(tmp_path / "out", "--package", str(tmp_path / "text.whl"))
+    with pytest.raises(UserError, match=r"--package .*none\.whl: no such file or folder"):
+        run(tmp_path / "out", "--package", str(tmp_path / "none.whl"))
     with pytest.raises(UserError, match="--deb: is for tuxpaint-stamps; leave it out for easy-v"):
         run(tmp_path / "out", "--deb", "x")
+    with pytest.raises(UserError, match="--mirror: is for tuxpaint-stamps; leave it out for easy"):
+        run(tmp_path / "out", "--mirror", "http://x")
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "README.md").write_text("mine")
     with pytest.raises(UserError, match=r"own: has a README\.md of its own; name another folder"):

@@ -136,3 +136,26 @@ def test_json_that_is_nested_too_deeply_is_an_error(siglip, tmp_path):
 def test_a_file_name_that_no_system_allows_is_an_error():
     with pytest.raises(UserError, match="no such file"):
         read_tensors("9" * 5000 + ".safetensors")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda t: t["post_processor"]["special_tokens"].pop("[CLS]"),
+            r"post_processor: special_tokens lacks '\[CLS\]', which single names",
+        ),
+        (
+            lambda t: (t["model"].update(unk_token="no"), t["model"]["vocab"].pop("a")),
+            r"cannot tokenize a text \(WordPiece error",
+        ),
+    ],
+)
+def test_a_tokenizer_that_fails_for_a_text_is_an_error(foreign, tmp_path, edit, message):
+    source = foreign("bert_a")
+    file = source / "tokenizer.json"
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"tokenizer\.json: {message}"):
+        import_model(str(source), str(tmp_path / "out"), overwrite=False, report=quiet)

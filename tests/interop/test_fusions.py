@@ -21,6 +21,8 @@ from vljax.inference import load
 from vljax.interop.convert import export_model, import_model
 from vljax.interop.export_plan import of_recipe, plan_export
 from vljax.models.assembly import ModelConfig
+from vljax.models.filters import Gate
+from vljax.objectives import SoftmaxContrastive
 from vljax.run import prepare
 
 TOLERANCE = 1e-5
@@ -142,7 +144,8 @@ def test_answers_without_names_are_noted(foreign, tmp_path):
     assert any("id2label does not name the 5 answers" in note for note in done.notes)
     model = load(str(tmp_path / "w"))
     assert not model.run.objectives
-    export_model(str(tmp_path / "w"), str(tmp_path / "out"), "transformers", report=quiet)
+    done = export_model(str(tmp_path / "w"), str(tmp_path / "out"), "transformers", report=quiet)
+    assert "id2label is left out: the names of the 5 answers are unknown" in done.notes
     assert "id2label" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
@@ -188,6 +191,31 @@ def test_what_the_layouts_cannot_express_is_refused(name, node, fields, message,
     other = prepare(dataclasses.replace(run, model=ModelConfig(nodes)), jax.devices()[:1])
     with pytest.raises(UserError, match=message):
         plan_export(of_recipe(other), "transformers")
+
+
+@pytest.mark.parametrize("form", ["stablehlo", "onnx"])
+def test_an_output_without_a_program_is_a_note(form, foreign, tmp_path):
+    prepared = prepare(load(str(foreign("blip_a"))).run, jax.devices()[:1])
+    _, _, notes = plan_export(of_recipe(prepared), form)
+    assert notes == ["no program computes match/logits; its weights are in the folder"]
+    nodes = {name: node for name, node in prepared.run.model.nodes.items() if name != "match"}
+    without = dataclasses.replace(prepared.run, model=ModelConfig(nodes))
+    _, _, notes = plan_export(of_recipe(prepare(without, jax.devices()[:1])), form)
+    assert notes == []
+
+
+@pytest.mark.parametrize("name", ["blip_a", "lxmert_a", "vilt_a", "visual_bert_a"])
+def test_learned_filters_and_scalars_are_refused(name, foreign):
+    run = load(str(foreign(name))).run
+    stream = "text" if name == "blip_a" else "fusion.question"
+    model = ModelConfig(run.model.nodes, {stream: Gate()})
+    learning = {"contrastive": SoftmaxContrastive()} if name == "blip_a" else run.objectives
+    other = dataclasses.replace(run, model=model, objectives=learning)
+    with pytest.raises(UserError) as error:
+        plan_export(of_recipe(prepare(other, jax.devices()[:1])), "transformers")
+    assert f"model.filters.{stream} = 'gate'; it has no filter with parameters" in str(error.value)
+    scalars = "objectives = ['logit_scale']; it has no learned scalar"
+    assert (scalars in str(error.value)) == (name == "blip_a")
 
 
 def test_other_heads_of_blip_are_an_error(foreign, tmp_path):

@@ -7,13 +7,14 @@ import importlib.util
 import json
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.files import parse_json
+from vljax.files import decode_text, not_utf8, parse_json
 
 INSTALL = "pip install easy-vqa==1.0"
 SPLITS = ("train", "test")
@@ -58,13 +59,13 @@ def build(out: Path, *, package: Path | None, progress: Progress) -> Mapping[str
       The name, the folder, and the numbers of images and questions of each split.
 
     Raises:
-      UserError: if the package is missing, or not as published; it names the file.
+      UserError: if the package is missing, or a file of it is damaged or has another form than in
+        easy-vqa 1.0; it names the file.
     """
     if (out / "README.md").exists() and not (out / "test.jsonl").exists():
         raise UserError(f"--out {out}: has a README.md of its own; name another folder")
     data = _find(package)
-    answers = [line.strip() for line in _content(data / "answers.txt").decode().splitlines()]
-    answers = [answer for answer in answers if answer]
+    answers = _answers(data / "answers.txt")
     result: dict[str, int | str] = {"name": "easy-vqa", "folder": str(out)}
     card: dict[str, Counter[str]] = {}
     for split in SPLITS:
@@ -101,6 +102,8 @@ def _find(package: Path | None) -> Location:
                 " folder with --package"
             )
         roots: list[Location] = [Path(found.submodule_search_locations[0])]
+    elif not package.exists():
+        raise UserError(f"--package {package}: no such file or folder")
     elif package.is_file():
         try:
             roots = [zipfile.Path(package)]
@@ -120,8 +123,17 @@ def _find(package: Path | None) -> Location:
 def _content(file: Location) -> bytes:
     try:
         return file.read_bytes()
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
+
+
+def _answers(file: Location) -> list[str]:
+    """The answers, one a line."""
+    try:
+        lines = decode_text(_content(file)).splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: {not_utf8(error)}") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _questions(

@@ -1,4 +1,4 @@
-"""Classification with several labels of an example."""
+"""Classification of examples that may have several labels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vljax.evaluation.predictor import Predictor
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabel(Evaluator, name="multi_label"):
-    """How well the labels of examples are predicted that may have several, or none.
+    """How well the labels of examples are predicted; an example may have several, or none.
 
     The labels are the tags of the source that are in the vocabulary of `EncodeTags`. A label is
     predicted if its probability, the logistic function of its logit, is at least `threshold`.
 
-    Metrics: `mean_average_precision` over the labels that an example has, which needs no threshold;
-    `f1_macro`, `f1_micro` and `f1_samples`; the counts `examples`, `labels` (that occur) and
-    `unreadable`.
+    Metrics: `mean_average_precision`, which needs no threshold, over the labels that occur;
+    `f1_macro` over all labels of the vocabulary, `f1_micro` and `f1_samples`, as in scikit-learn;
+    the counts `examples`, `labels` (that occur) and `unreadable`.
 
     >>> from vljax.datasets import Builtin
     >>> MultiLabel(source=Builtin("test")).reads()

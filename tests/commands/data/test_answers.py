@@ -1,4 +1,5 @@
 import io
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -62,6 +63,16 @@ def test_names_of_objects(tmp_path):
     GridLabels(2, names)
 
 
+def test_tags_are_counted_for_a_vocabulary(tmp_path):
+    path = str(tmp_path / "tags.txt")
+    result, _ = command("builtin:test", "--tags", "--most", "3", "--out", path)
+    records = Builtin("test").open()
+    counts = Counter(tag for i in range(len(records)) for tag in records.annotation(i).tags)
+    assert terms(VocabularyFile(path, size=3)) == tuple(tag for tag, _ in counts.most_common(3))
+    assert result["counted"] == counts.total()
+    assert result["share"] == sum(n for _, n in counts.most_common(3)) / counts.total()
+
+
 def test_the_second_count_reads_no_annotation(monkeypatch):
     scenes = Scenes(size=64, examples=60, max_objects=2)
     first = answer_vocabulary(scenes)
@@ -76,6 +87,10 @@ def test_bad_input_is_named(tmp_path):
         command(*SCENES)
     with pytest.raises(UserError, match="builtin:test: no questions to count"):
         command("builtin:test", "--out", out)
+    with pytest.raises(UserError, match=r"--min-count 900: no text .* tags of builtin:test; the"):
+        command("builtin:test", "--tags", "--min-count", "900", "--out", out)
+    with pytest.raises(UserError, match="--tags: cannot go with --objects"):
+        command("builtin:test", "--tags", "--objects", "--out", out)
     with pytest.raises(UserError, match=r"builtin:train: has no questions with answers"):
         answer_vocabulary(Builtin("train"), examples=3)
 

@@ -72,3 +72,16 @@ def test_one_image_and_wrong_fields_are_errors(captions):
         Matching(JsonLines()).open()
     with pytest.raises(UserError, match="must be at least 1, got 0"):
         config.validate(Matching(JsonLines(str(one)), mismatched=0))
+    with pytest.raises(UserError, match="seed: must not be negative, got -1"):
+        config.validate(Matching(JsonLines(str(one)), seed=-1))
+    one.write_text("")
+    with pytest.raises(UserError, match=r"one\.jsonl: has no examples; matching needs two images"):
+        Matching(JsonLines(str(one))).open()
+
+
+def test_rows_without_a_path_or_with_damage_share_no_image(tmp_path):
+    (tmp_path / "a.csv").write_text('image,caption\na.jpg,x\n,y\n,z\na.jpg,v\na.jpg,"one",more\n')
+    lines = '{"image": "a.jpg"}\n{"image": ""}\n{"image": null}\n{"image": "a.jpg"}\n{}\n'
+    (tmp_path / "a.jsonl").write_text(lines)
+    for source in (Csv(str(tmp_path / "a.csv")), JsonLines(str(tmp_path / "a.jsonl"))):
+        assert source.open().image_numbers().tolist() == [0, 1, 2, 0, 3]

@@ -1,12 +1,16 @@
 """Features of regions, from files of numpy.savez to the arrays of a batch."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
 
 from vljax.config import UserError, validate
+from vljax.data.pipeline.evaluation_set import EvaluationSet
+from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import ExampleError, Record
+from vljax.data.sources import JsonLines
 from vljax.data.transforms import DecodeFeatures
 from vljax.data.transforms.base import batch_arrays
 
@@ -68,6 +72,31 @@ def test_files_that_do_not_fit_are_rejected(arrays, message):
 def test_files_of_another_kind_are_rejected(content):
     with pytest.raises(ExampleError, match=r"not a file of numpy\.savez"):
         READ({"record": Record(captions=(), image=content)}, RNG)
+
+
+def test_damage_inside_a_compressed_file_is_rejected():
+    features, boxes = regions(200)
+    file = io.BytesIO()
+    np.savez_compressed(file, features=features.round(1), boxes=boxes)
+    content = file.getvalue()
+    kinds = set()
+    for i in range(200, 1500, 29):  # in the values of the features
+        changed = content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :]
+        with pytest.raises(ExampleError, match="region features: ") as error:
+            READ({"record": Record(captions=(), image=changed)}, RNG)
+        kinds.add(type(error.value.__cause__))
+    assert zlib.error in kinds
+
+
+def test_an_example_with_a_damaged_file_is_left_out_of_evaluation(tmp_path):
+    features, boxes = regions(2)
+    np.savez(tmp_path / "0.npz", features=features, boxes=boxes)
+    (tmp_path / "1.npz").write_bytes(b"PK")
+    lines = '{"image": "0.npz", "caption": "x"}\n{"image": "1.npz", "caption": "y"}\n'
+    (tmp_path / "all.jsonl").write_text(lines)
+    source = JsonLines(str(tmp_path / "all.jsonl"))
+    batch = next(EvaluationSet(Data(source, {}, (READ,), (READ,), workers=0), source).batches(2))
+    assert batch["valid"].tolist() == [True, False]
 
 
 def test_sizes_that_make_no_sense_are_refused():

@@ -23,7 +23,7 @@ regions instead, for grid_labels; with --tags the tags of examples, for encode_t
 
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
-    """Counts, writes the file, and prints how many questions it covers.
+    """Counts, writes the file, and prints which share of the questions, regions or tags it covers.
 
     Args:
       argv: sources with their fields, or a recipe with overrides, and the options below.
@@ -35,7 +35,8 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
       `share` that the file covers, and `left_out`, the most frequent texts that are not in it.
 
     Raises:
-      UserError: if a data set cannot be opened or has no question, or the file cannot be written.
+      UserError: if a data set cannot be opened or has nothing to count, no text is frequent enough,
+        or the file cannot be written.
       SystemExit: after `--help`.
     """
     args, rest = _parser(prog).split(argv)
@@ -59,6 +60,12 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     terms = counts.most_frequent(args.most, args.min_count)
     if not terms:
         names = ", ".join(source.full_name for source in sources)
+        if counts.counts:
+            term, most = counts.counts[0]
+            raise UserError(
+                f"--min-count {args.min_count}: no text is that frequent among the {what} of"
+                f" {names}; the most frequent one, {term!r}, occurs {most:,} times"
+            )
         raise UserError(f"{names}: no {what} to count; check which field holds them")
     try:
         write_file(args.out, "".join(f"{term}\n" for term in terms).encode())

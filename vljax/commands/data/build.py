@@ -21,6 +21,14 @@ NAMES = {
     "tuxpaint-stamps": "948 pictures with alpha, captions in 78 languages (GPL-2, 161 MB)",
 }
 
+_OPTIONS = {
+    "deb": "tuxpaint-stamps",
+    "mirror": "tuxpaint-stamps",
+    "sha256": "tuxpaint-stamps",
+    "package": "easy-vqa",
+}
+"""Options that go with one data set only."""
+
 
 def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
     """Builds a data set as the command line says, with progress on standard error.
@@ -42,11 +50,11 @@ def run(argv: list[str], prog: str, console: Console) -> dict[str, Any]:
         raise UserError(f"unknown data set {options.name!r}{suggest(options.name, NAMES)}")
     from vljax.progress import Display
 
-    if options.sha256 is not None and options.deb is None:
-        raise UserError("--sha256 goes with --deb: a download is of a known version")
-    for option, name in (("deb", "tuxpaint-stamps"), ("package", "easy-vqa")):
+    for option, name in _OPTIONS.items():
         if getattr(options, option) is not None and options.name != name:
             raise UserError(f"--{option}: is for {name}; leave it out for {options.name}")
+    if options.sha256 is not None and options.deb is None:
+        raise UserError("--sha256 goes with --deb: a download is of a known version")
     with Display(options.name) as display:
         stages: dict[str, Progress] = {}
 
@@ -72,7 +80,7 @@ def _tuxpaint_stamps(
     result = tuxpaint_stamps.build(
         out,
         deb=options.deb,
-        mirror=options.mirror,
+        mirror=options.mirror or MIRROR,
         sha256=options.sha256 or tuxpaint_stamps.PACKAGE.sha256,
         progress=progress,
     )
@@ -98,10 +106,10 @@ def _parser(prog: str) -> Parser:
     known = "\n".join(f"  {name:18}{what}" for name, what in NAMES.items())
     parser = Parser(
         prog=prog,
-        description="Build a data set from the package that it is published in, which is verified.",
+        description="Build a data set from the package that it is published in.",
         epilog=f"data sets:\n{known}",
     )
-    parser.add_argument("name", metavar="NAME", help="of the data set, see below")
+    parser.add_argument("name", metavar="NAME", help="the data set, see below")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write to (default: data/NAME)"
     )
@@ -119,12 +127,13 @@ def _parser(prog: str) -> Parser:
     )
     parser.add_argument(
         "--mirror",
-        default=MIRROR,
         metavar="URL",
         help=f"tuxpaint-stamps: where to download from (default: {MIRROR})",
     )
     parser.add_argument(
-        "--sha256", metavar="DIGEST", help="what the package of --deb must have, for other versions"
+        "--sha256",
+        metavar="DIGEST",
+        help="tuxpaint-stamps: what the package of --deb must have, for other versions",
     )
     parser.add_argument("--json", metavar="PATH", help="write the result as JSON too; - for stdout")
     return parser

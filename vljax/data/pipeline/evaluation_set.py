@@ -163,9 +163,10 @@ class EvaluationSet:
 
         Returns:
           An iterator of batches with the arrays of the transforms for evaluation. If a transform
-          fails that is not one of images, such as `choose_text` without a caption, its arrays are
-          blank and the example is valid. The last batch is padded with examples whose `valid` is
-          False and whose `example_id` is all ones. All processes get the same number of batches.
+          fails that makes neither images nor features of regions, such as `choose_text` without a
+          caption, its arrays are blank and the example is valid. The last batch is padded with
+          examples whose `valid` is False and whose `example_id` is all ones. All processes get the
+          same number of batches.
 
         Raises:
           UserError: if the source or a tokenizer cannot be opened, or the batch cannot be divided

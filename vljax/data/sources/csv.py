@@ -163,9 +163,9 @@ class CsvRecords(ColumnRecords):
     def image_numbers(self) -> Int64[np.ndarray, " examples"]:
         files = np.searchsorted(self._ends, np.arange(len(self)), side="right").tolist()
         paths = self._values[self._image]
+        # A row without a path has no image in common with another one.
         return numbers_of(
-            i if i in self._damaged else (self._folders[file], paths[i])
-            for i, file in enumerate(files)
+            (self._folders[file], paths[i]) if paths[i] else i for i, file in enumerate(files)
         )
 
     def values(self, index: int) -> Callable[[str], Any]:

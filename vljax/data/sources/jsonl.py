@@ -149,8 +149,8 @@ class JsonLinesRecords(Records):
         return image_file(self._images[index], self._folder)
 
     def image_numbers(self) -> Int64[np.ndarray, " examples"]:
-        # A line without an image has none in common with another one.
-        return numbers_of(i if name is None else name for i, name in enumerate(self._images))
+        # A line without a path has no image in common with another one.
+        return numbers_of(name or i for i, name in enumerate(self._images))
 
     def __getitem__(self, index: int) -> Record:
         if index in self._problems:

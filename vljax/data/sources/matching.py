@@ -22,12 +22,13 @@ class Matching(Source, name="matching"):
     """Another source whose captions become questions: `yes` for its own, `no` for another image's.
 
     Each caption of a record is asked `mismatched` times, and as many captions of other images, so
-    that half of the answers are yes. The text of a wrong caption is none of the image's own
-    captions. Which records show one image is what the source knows: `csv` and `jsonl` by the path
-    of the file, tar shards and parquet files take each record for another image. Which captions are
-    asked depends on the index of the record and on `seed` only.
-    Every model and recipe that answers questions learns image-text matching from it: choose among
-    the questions by `ChooseQuestions`, or use `Expand(..., by="question")`.
+    that half of the answers are yes. A wrong caption never has the text of one of the record's own
+    captions. `csv`, `tsv` and `jsonl` tell by the path of the file which records show the same
+    image; tar shards and parquet files count each record as another image. Which captions are asked
+    depends only on the index of the record and on `seed`.
+
+    Every model that answers questions can learn image-text matching from it: choose among the
+    questions by `ChooseQuestions`, or use `Expand(..., by="question")`.
 
     >>> from vljax.datasets import Builtin
     >>> [(q.text, q.answer) for q in Matching(Builtin("test")).open().annotation(0).questions]
@@ -46,6 +47,8 @@ class Matching(Source, name="matching"):
             yield "source", f"cannot be of type {self.source.type_name}; name one of its sources"
         if self.mismatched < 1:
             yield "mismatched", f"must be at least 1, got {self.mismatched}"
+        if self.seed < 0:
+            yield "seed", f"must not be negative, got {self.seed}"
 
     @property
     def full_name(self) -> str:
@@ -77,14 +80,16 @@ class MatchingRecords(Records):
       records: the opened source.
 
     Raises:
-      UserError: if all records are of one image.
+      UserError: if there are fewer than two images.
     """
 
     def __init__(self, config: Matching, records: Records):
         self._config, self._records = config, records
         self._images = records.image_numbers()
-        if len(np.unique(self._images)) < 2:
-            raise UserError(f"{config.source.full_name}: has one image; matching needs two or more")
+        images = len(np.unique(self._images))
+        if images < 2:
+            found = "has one image" if images else "has no examples"
+            raise UserError(f"{config.source.full_name}: {found}; matching needs two images")
         self.class_names, self.image_count = records.class_names, records.image_count
         key = f"matching {config.mismatched} {config.seed} {records.identity}"
         self.identity = hashlib.sha256(key.encode()).hexdigest()

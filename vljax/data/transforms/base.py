@@ -94,7 +94,7 @@ class Transform(Component, abc.ABC):
 
     def needed(self) -> bool:
         """Whether an example without what it makes is of no use in evaluation either."""
-        return "image" in self.makes()
+        return "image" in self.makes() or self.reads_file
 
     def counts(self) -> dict[str, int]:
         """Entry -> number of texts in it, for entries that hold a fixed number of texts."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from tokenize import TokenError
 
 import numpy as np
 from jaxtyping import Float
@@ -82,6 +84,15 @@ class DecodeFeatures(Transform, name="decode_features"):
         return dict(zip(self.makes(), (*arrays, mask), strict=True))
 
 
+_DAMAGED = (
+    # Of arrays: TokenError comes from a header, MemoryError from a shape.
+    *(ValueError, OSError, EOFError, AttributeError, TypeError, TokenError, MemoryError),
+    # Of zip files: compressed data, and versions, methods and passwords that Python does not read.
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+)
+"""What NumPy raises for a damaged file."""
+
+
 def _read(content: bytes, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Features and boxes of a file. Raises ExampleError unless they are whole and agree."""
     try:
@@ -89,9 +100,11 @@ def _read(content: bytes, dim: int) -> tuple[np.ndarray, np.ndarray]:
             arrays = {name: file[name] for name in ("features", "boxes")}
     except KeyError as error:
         raise ExampleError(f"region features: the file lacks {error}", kind="damaged") from None
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         why = f"region features: not a file of numpy.savez ({error})"
         raise ExampleError(why, kind="damaged") from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise ExampleError("region features: a member is not an array", kind="damaged")
     features, boxes = arrays["features"], arrays["boxes"]
     if features.ndim != 2 or features.shape[1] != dim or not len(features):
         wanted = f"[1 or more, {dim}]"

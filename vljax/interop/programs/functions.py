@@ -84,7 +84,7 @@ def program_functions(
 
     Args:
       trained: the checkpoint.
-      issues: refuses what no program can use or feed.
+      issues: refuses what no program can use or feed, and notes the outputs without a program.
       compute: how the programs compute.
       dtype: the data type of the weights; programs convert them to float32 first.
 
@@ -111,7 +111,17 @@ def program_functions(
     issues.stop()
     if answering is not None:
         outputs[stream_of(answering.logits)] = answering.logits
+    for output in _named_outputs(run, made):
+        if output not in outputs.values():
+            issues.notes.append(f"no program computes {output}; its weights are in the folder")
     return [_function(trained, name, of, compute, dtype) for name, of in outputs.items()]
+
+
+def _named_outputs(run: Run, made: Mapping[str, str]) -> list[str]:
+    """The outputs of heads: all but streams and what is computed only if asked for."""
+    nodes = run.model.nodes
+    extra = {output for name, node in nodes.items() for output in node.made_if_wanted(name)}
+    return [output for output in made if "/" in output and output not in extra]
 
 
 def _visited(run: Run, output: str) -> list[str]:

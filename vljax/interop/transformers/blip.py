@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vljax.config import UserError
-from vljax.interop.export_plan import ExportIssues, TrainedModel, refuse_gated_mlp
+from vljax.interop.export_plan import (
+    ExportIssues,
+    TrainedModel,
+    refuse_filters,
+    refuse_gated_mlp,
+)
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import ForeignModel, imported_run
@@ -109,7 +114,7 @@ def read(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> ForeignMo
     """A folder whose `config.json` says `blip`."""
     config = ForeignConfig(content, str(folder / "config.json"))
     if "itm_head.weight" not in tensors:
-        stated = ", ".join(config.get("architectures", [])) or "the model"
+        stated = ", ".join(map(str, config.get("architectures", []))) or "the model"
         raise UserError(
             f"{folder}: {stated} has no head for matching (itm_head); of blip, vljax imports"
             " BlipForImageTextRetrieval"
@@ -158,8 +163,11 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         )
         match = trained.run.model.nodes[names[1]]
         issues.require({**_MATCH, "stream": f"text.{GROUNDED}"}, match, f"model.nodes.{names[1]}")
+        refuse_filters(trained.run.model, issues)
         refuse_gated_mlp(image, issues, "model.nodes.image")
         refuse_gated_mlp(text, issues, "model.nodes.text")
+        if scalars := sorted(path for path in trained.parameters if "/" not in path):
+            issues.refuse("objectives", scalars, "no learned scalar, such as a temperature")
     with issues.part(trained.tokenizer_path):
         inputs = ["input_ids", "attention_mask"]
         tokenizer = texts.write(trained, issues, inputs, bert_names=True)

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vljax.data.transforms import DecodeFeatures
-from vljax.interop.export_plan import ExportIssues, TrainedModel, refuse_gated_mlp
+from vljax.interop.export_plan import (
+    ExportIssues,
+    TrainedModel,
+    refuse_filters,
+    refuse_gated_mlp,
+)
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import ForeignModel, unprefixed
@@ -171,6 +176,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         issues.require({**_STACK, **own, "pooling": "mean"}, regions, path(names.regions))
         streams = {"streams": (names.text, names.regions), "poolers": (names.text,)}
         issues.require({**_STACK, **own, **_FUSION, **streams}, fusion, path(names.fusion))
+        refuse_filters(trained.run.model, issues)
         refuse_gated_mlp(text, issues, path(names.text))
         if not text.token_types:
             issues.refuse(f"{path(names.text)}.token_types", 0, "at least 1", 1)
@@ -205,7 +211,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
     }
     if isinstance(head, Classifier):
         content["num_qa_labels"] = head.classes
-        content |= questions.write_answers(trained, head.classes)
+        content |= questions.write_answers(trained, head.classes, issues)
     issues.notes.append(
         "transformers has no processor for lxmert: pass visual_feats and visual_pos, the features"
         " and the boxes in 0..1"

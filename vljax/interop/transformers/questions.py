@@ -17,7 +17,7 @@ from vljax.data.transforms import (
     Transform,
 )
 from vljax.data.vocabulary import normalised
-from vljax.interop.export_plan import TrainedModel
+from vljax.interop.export_plan import ExportIssues, TrainedModel
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.models.assembly import ModelConfig
@@ -99,12 +99,13 @@ def vocabulary(answers: tuple[str, ...]) -> dict[str, bytes]:
     return {vocabulary_file("answer"): lines.encode()} if answers else {}
 
 
-def write_answers(trained: TrainedModel, classes: int) -> dict[str, Any]:
-    """`id2label` and `label2id`, if the answers are known."""
+def write_answers(trained: TrainedModel, classes: int, issues: ExportIssues) -> dict[str, Any]:
+    """`id2label` and `label2id`; without the names of all answers, a note and nothing."""
     known = trained.run.data.vocabularies().get("answer")
     stored = trained.files.get(vocabulary_file("answer"), b"").decode().splitlines()
     answers = list(known) if isinstance(known, tuple) else stored
     if len(answers) != classes:
+        issues.notes.append(f"id2label is left out: the names of the {classes} answers are unknown")
         return {}
     return {
         "id2label": {str(i): answer for i, answer in enumerate(answers)},

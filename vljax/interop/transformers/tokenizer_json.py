@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from typing import Any, NamedTuple
 
@@ -50,15 +51,32 @@ def added_around(content: bytes, file: str) -> Around:
     """The special tokens that the template of a `tokenizer.json` adds.
 
     Raises:
-      UserError: if the content is not a tokenizer.json.
+      UserError: if the content is not a tokenizer.json, its template names an unknown token, or it
+        fails for a text.
     """
     tokenizer = _load(content, file)
-    plain = tokenizer.encode("a", add_special_tokens=False).tokens
-    whole = tokenizer.encode("a").tokens
+    _check_template(tokenizer.post_processor, file)
+    try:
+        plain = tokenizer.encode("a", add_special_tokens=False).tokens
+        whole = tokenizer.encode("a").tokens
+    except Exception as error:  # the Rust library raises plain Exception
+        raise UserError(f"{file}: cannot tokenize a text ({error})") from error
     for start in range(len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:
             return Around(tuple(whole[:start]), tuple(whole[start + len(plain) :]))
     raise UserError(f"{file}: the special tokens that it adds cannot be told from a text")
+
+
+def _check_template(processor: Any, file: str) -> None:
+    """Raises UserError if a template has a token without an id; the library would panic on it."""
+    state = {} if processor is None else json.loads(processor.__getstate__())
+    for step in state.get("processors", [state]):
+        for part in step.get("single", []) if step.get("type") == "TemplateProcessing" else []:
+            name = part.get("SpecialToken", {}).get("id")
+            if name is not None and name not in step["special_tokens"]:
+                raise UserError(
+                    f"{file}: post_processor: special_tokens lacks {name!r}, which single names"
+                )
 
 
 def token_id(content: bytes, token: str) -> int:

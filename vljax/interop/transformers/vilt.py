@@ -15,6 +15,7 @@ from vljax.data.transforms.patches import most_patches
 from vljax.interop.export_plan import (
     ExportIssues,
     TrainedModel,
+    refuse_filters,
     refuse_gated_mlp,
     transform_path,
 )
@@ -203,6 +204,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         issues.require(_IMAGE, image, path(names.image))
         streams = {"streams": (names.text, names.image)}
         issues.require({**_FUSION, **streams}, fusion, path(names.fusion))
+        refuse_filters(trained.run.model, issues)
         refuse_gated_mlp(fusion, issues, path(names.fusion))
         if not text.token_types:
             issues.refuse(f"{path(names.text)}.token_types", 0, "at least 1", 1)
@@ -242,7 +244,10 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         "attention_probs_dropout_prob": 0.0,
     }
     if head is not None and head.hidden is not None:
-        content |= {"num_labels": head.classes, **questions.write_answers(trained, head.classes)}
+        content |= {
+            "num_labels": head.classes,
+            **questions.write_answers(trained, head.classes, issues),
+        }
     if head is None and not fusion.pooler:
         issues.notes.append(
             "without a pooler: ViltModel.from_pretrained(OUT, add_pooling_layer=False)"

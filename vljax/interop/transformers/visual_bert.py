@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 
 from vljax.config import UserError
 from vljax.data.transforms import DecodeFeatures
-from vljax.interop.export_plan import ExportIssues, TrainedModel, refuse_gated_mlp
+from vljax.interop.export_plan import (
+    ExportIssues,
+    TrainedModel,
+    refuse_filters,
+    refuse_gated_mlp,
+)
 from vljax.interop.files.tensors import Tensor
 from vljax.interop.foreign_config import ForeignConfig
 from vljax.interop.foreign_model import ForeignModel, unprefixed
@@ -154,6 +159,7 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         streams = {"streams": (names.text, names.regions)}
         needed = {} if head is None else {"pooler": True}
         issues.require({**_FUSION, **streams, **needed}, fusion, path(names.fusion))
+        refuse_filters(trained.run.model, issues)
         refuse_gated_mlp(fusion, issues, path(names.fusion))
         if head is not None:
             wanted = {"stream": f"{names.fusion}.{names.text}", "features": "pooled"}
@@ -177,7 +183,10 @@ def write(trained: TrainedModel, issues: ExportIssues) -> tuple[list[Rule], dict
         "attention_probs_dropout_prob": 0.0,
     }
     if head is not None:
-        content |= {"num_labels": head.classes, **questions.write_answers(trained, head.classes)}
+        content |= {
+            "num_labels": head.classes,
+            **questions.write_answers(trained, head.classes, issues),
+        }
     issues.notes.append(
         "transformers has no processor for visual_bert: pass visual_embeds and"
         " visual_attention_mask, the features of the regions and their mask"
