@@ -95,6 +95,7 @@ def test_damaged_files_give_masked_examples_or_one_line(tmp_path):
         "benchmarks/fuzz.py",
         "vljax/data/sources",
         "vljax/data/tokenizers",
+        "vljax/data/transforms/features.py",
         "vljax/data/images.py",
         "vljax/data/opened_images.py",
         "vljax/data/records.py",

@@ -114,8 +114,8 @@ def test_import_computes_the_same_and_export_preserves_every_bit(name, foreign, 
     stated, written = (json.loads((f / "config.json").read_text()) for f in (source, out))
     fields = ("architectures", "l_layers", "visual_feat_dim", "num_qa_labels", "id2label")
     sizes = ("hidden_size", "image_size", "max_position_embeddings", "visual_embedding_dim")
-    for field in (*fields, *sizes):
-        if field in written:
+    for field in {*fields, *sizes} & stated.keys():
+        if (name, field) != ("lxmert_b", "num_qa_labels"):  # a default, for a model without answers
             assert written[field] == stated[field], field
     compare(CASES[name]["kind"], load(str(out)), stored)
 

@@ -404,3 +404,21 @@ def test_conversion_gets_the_other_entries(tmp_path, write, source, expected):
     records = source(str(tmp_path)).open_with_all_columns(None, lambda done, total: None)
     assert records.other_columns(1).items() >= expected.items()
     assert source(str(tmp_path)).open().other_columns(1) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "split"),
+    [
+        (Gqa("gqa"), "testdev_balanced"),
+        (Gqa("gqa/val_balanced_questions.json"), "val_balanced"),
+        (Gqa("train_all_questions/train_all_questions_3.json"), "train_all"),
+        (Clevr("CLEVR_v1.0", split="train"), "train"),
+        (Clevr("questions/CLEVR_valA_questions.json"), "valA"),
+        (Nlvr2("data/test1.json"), "test1"),
+        (VqaV2("vqa/v2_OpenEnded_mscoco_train2014_questions.json"), "train2014"),
+        (VqaV2(), "val2014"),
+    ],
+)
+def test_the_split_is_that_of_the_file(source, split):
+    """It is part of the names of metrics."""
+    assert source.split_name == split

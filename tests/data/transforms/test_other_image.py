@@ -77,6 +77,9 @@ def test_an_image_that_nothing_reads_is_an_error(tmp_path):
         EvaluationSet(one, one.source).open()
     with pytest.raises(UserError, match="builtin:test has 1 image in each example, and other_im"):
         EvaluationSet(one.__class__(Builtin("test"), {}, PAIR, PAIR), Builtin("test")).open()
+    third = data(tmp_path, *PAIR, OtherImage((Decode(), Resize(8)), number=3), *ASK)
+    with pytest.raises(UserError, match="has 2 images in each example, and other_image reads im"):
+        EvaluationSet(third, third.source).open()
     with pytest.raises(ExampleError, match="no image 2; the example has 1"):
         PAIR[2]({"record": Record(captions=(), image=b"")}, RNG)
 

@@ -339,7 +339,7 @@ class VqaV2(PublishedSource, name="vqa_v2"):
 
     @property
     def split_name(self) -> str:
-        return self.split
+        return _file_split(self.path or "", _VQA_FILE, self.split)
 
     def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         file = self._file(f"v2_OpenEnded_mscoco_{self.split}_questions.json")
@@ -408,8 +408,8 @@ class Gqa(PublishedSource, name="gqa"):
     """
 
     split: str = "testdev_balanced"
-    """The split to read if `path` is a folder: train_balanced, val_balanced, testdev_balanced, or
-    one with `all` in place of `balanced`."""
+    """The split to read if `path` is a folder: train_balanced, val_balanced, testdev_balanced,
+    val_all or testdev_all. train_all is published in ten files, each of which `path` may name."""
     kinds: Literal["structural", "semantic", "detailed"] = "structural"
     """Which type of a question is its kind. `structural` are verify, query, choose, logical and
     compare; `semantic` what it is about, such as obj, attr and rel; `detailed` are 105 forms."""
@@ -417,7 +417,7 @@ class Gqa(PublishedSource, name="gqa"):
 
     @property
     def split_name(self) -> str:
-        return self.split
+        return _file_split(self.path or "", _GQA_FILE, self.split)
 
     def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         name = f"{self.split}_questions.json"
@@ -502,7 +502,7 @@ class Clevr(PublishedSource, name="clevr"):
 
     @property
     def split_name(self) -> str:
-        return self.split
+        return _file_split(self.path or "", _CLEVR_FILE, self.split)
 
     def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         name = f"CLEVR_{self.split}_questions.json"
@@ -515,7 +515,7 @@ class Clevr(PublishedSource, name="clevr"):
             other = {"question_index": row.get("question_index")}
             other["question_family_index"] = row.get("question_family_index")
             asked.add(_text(row, "image_filename", where), question, other)
-        split = _file_split(file, r"CLEVR_(\w+)_questions\.json$", self.split)
+        split = _file_split(file, _CLEVR_FILE, self.split)
         folder = self._image_folder(file, f"../images/{split}", f"images/{split}", split)
         return asked.records(folder, _digest(content), all_columns=all_columns)
 
@@ -529,8 +529,15 @@ def _last_function(row: dict[str, Any], where: str) -> str:
     return _text(last, "function" if "function" in last else "type", at)
 
 
+# The names of files, with the split as group.
+_VQA_FILE = r"_mscoco_(\w+)_questions\.json$"
+_GQA_FILE = r"(\w+)_questions(?:_\d+)?\.json$"
+_CLEVR_FILE = r"CLEVR_(\w+)_questions\.json$"
+_NLVR2_FILE = r"(\w+)\.json$"
+
+
 def _file_split(file: str, pattern: str, default: str) -> str:
-    """The split in the name of a file."""
+    """The split in the name of a file; the default for another name, such as that of a folder."""
     found = re.search(pattern, file)
     return found[1] if found else default
 
@@ -562,7 +569,7 @@ class Nlvr2(PublishedSource, name="nlvr2"):
 
     @property
     def split_name(self) -> str:
-        return self.split
+        return _file_split(self.path or "", _NLVR2_FILE, self.split)
 
     def _open(self, *, all_columns: bool = False) -> PublishedRecords:
         file = self._file(f"{self.split}.json", f"data/{self.split}.json")
@@ -585,7 +592,7 @@ class Nlvr2(PublishedSource, name="nlvr2"):
             second[first] = (f"{folder}{pair}-img1.png",)
             question = Question("nlvr2", _text(line, "sentence", where), label)
             asked.add(first, question, {"identifier": identifier})
-        split = _file_split(file, r"(\w+)\.json$", self.split)
+        split = _file_split(file, _NLVR2_FILE, self.split)
         images = self._image_folder(
             file, f"images/{split}", split, f"../images/{split}", f"../{split}"
         )

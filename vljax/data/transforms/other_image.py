@@ -82,7 +82,8 @@ def check_images(records: Records, transforms: Sequence[Transform], source: str)
                 f" image {number}; add other_image"
             )
     if max(read) > records.image_count:
+        count = "1 image" if records.image_count == 1 else f"{records.image_count} images"
         raise UserError(
-            f"{source} has {records.image_count} image in each example, and other_image reads image"
-            f" {max(read)}; name a source such as nlvr2, or leave the transform out"
+            f"{source} has {count} in each example, and other_image reads image {max(read)}; name a"
+            " source such as nlvr2, or leave the transform out"
         )
