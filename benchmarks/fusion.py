@@ -1,7 +1,7 @@
 """All fusions compared on questions about composed scenes, over seeds.
 
     python benchmarks/fusion.py [--only NAME ...] [--seeds 0 1 2] [--out runs/fusion]
-        [--kinds] [--table docs/fusion.md] [--RECIPE_FIELD VALUE ...]
+        [--kinds] [--table DOCUMENT] [--json PATH] [--RECIPE_FIELD VALUE ...]
 
 Each fusion is trained by the `:tiny` variant of its recipe: the same examples in the same order,
 the same optimizer, and parameters equal within 5 %. Beside them stand the model without the image,
@@ -11,7 +11,7 @@ that are evaluated are new ones of the objects that the training scenes show.
 Each run has its own process, and its result a file in `--out`: started again, the command goes on
 with what is missing. A step's time is the median over a run; compare it only with others of a quiet
 machine. FLOPs are those of the matrix products and convolutions of a step (forward and backward).
-`--table` writes the table into a document, between the two comments that mark its place.
+`--table` writes the table into a document, between the two comments that mark its place (`MARKS`).
 """
 
 from __future__ import annotations
@@ -194,13 +194,36 @@ def pointing(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     return lines
 
 
+def abstaining(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """A line for each fusion that abstains: how often it answers, and is right then."""
+    lines = []
+    for name, found in runs.items():
+        covered = [run for run in found if "covered_accuracy" in run]
+        if covered:
+            coverage, accuracy = (
+                statistics.mean(run[metric] for run in covered)
+                for metric in ("coverage", "covered_accuracy")
+            )
+            lines.append(
+                f"{name}: answers {coverage:.1%} of the questions, {accuracy:.1%} of them right"
+            )
+    return lines
+
+
+def around_table(document: Path) -> tuple[str, str]:
+    """What stands before and after the table of a document."""
+    text = document.read_text() if document.is_file() else ""
+    if any(text.count(mark) != 1 for mark in MARKS) or text.find(MARKS[0]) > text.find(MARKS[1]):
+        raise SystemExit(
+            f"--table: {document} needs the lines {MARKS[0]} and {MARKS[1]}, once each"
+        )
+    before, rest = text.split(MARKS[0])
+    return before, rest.split(MARKS[1])[1]
+
+
 def write_table(document: Path, lines: Sequence[str]) -> None:
     """Replaces what stands between the two marks."""
-    text = document.read_text()
-    if any(mark not in text for mark in MARKS):
-        raise SystemExit(f"{document} lacks the lines {MARKS[0]} and {MARKS[1]}")
-    before, rest = text.split(MARKS[0])
-    _, after = rest.split(MARKS[1])
+    before, after = around_table(document)
     document.write_text("\n".join([f"{before}{MARKS[0]}", *lines, f"{MARKS[1]}{after}"]))
 
 
@@ -216,6 +239,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, metavar="DOCUMENT", help="write the table there")
     parser.add_argument("--json", metavar="PATH", help="write the figures; - for standard output")
     options, overrides = parser.parse_known_args()
+    if options.table:
+        around_table(options.table)  # before hours of training
     options.out.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
@@ -235,7 +260,7 @@ def main() -> None:
         print(json.dumps({"machine": machine, "runs": runs}, indent=2))
         return
     lines = kinds_table(runs) if options.kinds else table(runs)
-    print("\n".join([machine, *lines, *pointing(runs)]))
+    print("\n".join([machine, *lines, *pointing(runs), *abstaining(runs)]))
     if options.table:
         write_table(options.table, lines)
     if options.json:

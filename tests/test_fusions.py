@@ -60,6 +60,31 @@ def parameters(run):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+def test_a_decision_is_for_classes_that_exclude_each_other():
+    run = load_recipe("decision_fusion.py:tiny_agreement")
+    assert [each.decided for each in run.final_evaluators.values()] == ["answer/decided"]
+    assert not list(run.problems())
+    answer = dataclasses.replace(run.objectives["answer"], loss="sigmoid")
+    wrong = dataclasses.replace(run, objectives={**run.objectives, "answer": answer})
+    ((field, message),) = wrong.problems()
+    assert field == "objectives.answer.loss"
+    assert message.startswith("sigmoid lets several classes be right, but the rules of 'answer', a")
+
+
+def test_a_document_without_a_place_for_the_table_is_refused(tmp_path):
+    document = tmp_path / "table.md"
+    for text in (None, "no mark", "\n".join(reversed(fusion.MARKS))):
+        if text is not None:
+            document.write_text(text)
+        with pytest.raises(SystemExit, match=r"table\.md needs the lines <!-- fusions: begin"):
+            fusion.around_table(document)
+    document.write_text("\n".join(["before", fusion.MARKS[0], "old", fusion.MARKS[1], "after"]))
+    fusion.write_table(document, ["| new |"])
+    assert document.read_text().splitlines() == [
+        *("before", fusion.MARKS[0], "| new |", fusion.MARKS[1], "after")
+    ]
+
+
 @pytest.mark.slow(
     subject=[
         "configs/vqa_cross_attention.py",
