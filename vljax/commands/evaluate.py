@@ -399,8 +399,8 @@ def _settings(fields: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str
         name, _, field = left[0].removeprefix("--").partition(".")
         if name in EVALUATORS and field:
             raise UserError(f"--tasks.{name}.{field}: {name} is not among --tasks; name it there")
-        known = f"write --tasks.TASK.FIELD, where TASK is one of {', '.join(EVALUATORS)}"
-        raise UserError(f"--tasks.{left[0][2:]}: {known}")
+        remedy = f"write --tasks.TASK.FIELD, where TASK is one of {', '.join(EVALUATORS)}"
+        raise UserError(f"--tasks.{left[0][2:]}: {remedy}")
     return found
 
 
