@@ -1,7 +1,8 @@
 """All fusions compared on questions about composed scenes, over seeds.
 
     python benchmarks/fusion.py [--only NAME ...] [--seeds 0 1 2] [--out runs/fusion]
-        [--kinds] [--easy_vqa DIR] [--table docs/fusion.md] [--RECIPE_FIELD VALUE ...]
+        [--kinds] [--easy_vqa DIR] [--table DOCUMENT] [--json PATH]
+        [--RECIPE_FIELD VALUE ...]
 
 Each fusion is trained by the `:tiny` variant of its recipe: the same examples in the same order,
 the same optimizer, and parameters equal within 5 %. Beside them stand the model without the image,
@@ -212,15 +213,41 @@ def pointing(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     return lines
 
 
+def abstaining(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """A line for each fusion that abstains: how often it answers, and is right then."""
+    lines = []
+    for name, found in runs.items():
+        covered = [run for run in found if "covered_accuracy" in run]
+        if covered:
+            coverage, accuracy = (
+                statistics.mean(run[metric] for run in covered)
+                for metric in ("coverage", "covered_accuracy")
+            )
+            lines.append(
+                f"{name}: answers {coverage:.1%} of the questions, {accuracy:.1%} of them right"
+            )
+    return lines
+
+
+def marks(data: str) -> tuple[str, str]:
+    """The lines of a document between which the table of a data set stands."""
+    return f"<!-- fusions on {data}: begin -->", f"<!-- fusions on {data}: end -->"
+
+
+def around_table(document: Path, data: str) -> tuple[str, str]:
+    """A document up to the mark before the table of a data set, and from the mark after it."""
+    begin, end = marks(data)
+    text = document.read_text() if document.is_file() else ""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.find(begin) > text.find(end):
+        raise SystemExit(f"--table: {document} needs the lines {begin} and {end}, once each")
+    before, _, rest = text.partition(begin)
+    return before + begin, end + rest.partition(end)[2]
+
+
 def write_table(document: Path, data: str, lines: Sequence[str]) -> None:
     """Replaces what stands between the two marks of a data set."""
-    begin, end = (f"<!-- fusions on {data}: {which} -->" for which in ("begin", "end"))
-    text = document.read_text()
-    if begin not in text or end not in text:
-        raise SystemExit(f"{document} lacks the lines {begin} and {end}")
-    before, rest = text.split(begin)
-    _, after = rest.split(end)
-    document.write_text("\n".join([f"{before}{begin}", *lines, f"{end}{after}"]))
+    before, after = around_table(document, data)
+    document.write_text("\n".join([before, *lines, after]))
 
 
 def main() -> None:
@@ -243,6 +270,8 @@ def main() -> None:
         data, told = "easy_vqa", [name for name in CASES if "only" in name or "told" in name]
         cases = {n: on_easy_vqa(c, options.easy_vqa) for n, c in CASES.items() if n not in told}
         options.only, columns = [n for n in options.only if n in cases], EASY_KINDS
+    if options.table:
+        around_table(options.table, data)  # before hours of training
     runs: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
         for name in options.only:
@@ -262,7 +291,7 @@ def main() -> None:
         print(json.dumps({"machine": machine, "runs": runs}, indent=2))
         return
     lines = kinds_table(runs) if options.kinds else table(runs, columns)
-    print("\n".join([machine, *lines, *pointing(runs)]))
+    print("\n".join([machine, *lines, *pointing(runs), *abstaining(runs)]))
     if options.table:
         write_table(options.table, data, lines)
     if options.json:

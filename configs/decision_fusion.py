@@ -6,7 +6,8 @@ Variants:
   - "": ViT-B/16 and a text transformer of 6 blocks, combined by a learned map (stacking).
   - "tiny", "tiny_product", "tiny_maximum", "tiny_stacking": some minutes on two CPU cores; a
     weighted vote, a product of experts, the maximum, stacking.
-  - "tiny_agreement": answers only if both modalities agree, and abstains otherwise.
+  - "tiny_agreement": answers only if both modalities agree, and abstains otherwise. Its logits are
+    those of "tiny_product"; evaluation also measures how often it answers, and the accuracy there.
 """
 
 import dataclasses
@@ -42,7 +43,14 @@ def recipe(variant: str = "") -> Run:
         stream: Classification(logits=f"answer/{stream}_logits", targets="answer", weight=0.5)
         for stream in STREAMS
     }
-    return dataclasses.replace(run, objectives={**run.objectives, **each})
+    run = dataclasses.replace(run, objectives={**run.objectives, **each})
+    if rule != "agreement":
+        return run
+    evaluators: Any = {
+        name: dataclasses.replace(evaluator, decided="answer/decided", curve=True)
+        for name, evaluator in run.final_evaluators.items()
+    }
+    return dataclasses.replace(run, final_evaluators=evaluators)
 
 
 def decision(rule: Any) -> Answer:

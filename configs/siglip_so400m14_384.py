@@ -18,6 +18,6 @@ EXAMPLES = 45_000_000_000
 
 
 def recipe(variant: str = "") -> Run:
-    """The published hyper-parameters; there are no variants."""
+    """The published size; there are no variants."""
     choose(variant, {"": None})
     return siglip("So400m/14", "So400m", 384, width=1152, examples=EXAMPLES)

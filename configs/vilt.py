@@ -2,7 +2,7 @@
 
 Variants:
   - "": ViLT-B/32: a ViT-B whose blocks read the words of the question and the patches of an image
-    of 384 pixels (section 4.2; the learning rate of fine-tuning, table 6 of the appendix).
+    of 384 pixels (section 4.2, also for the learning rate and weight decay).
   - "tiny": some minutes on two CPU cores.
 """
 

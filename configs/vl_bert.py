@@ -30,10 +30,11 @@ def recipe(variant: str = "") -> Run:
         vocab_size=2048, context_length=CONTEXT, depth=0, pooling="first", **BERT, **sizes
     )
     optim = AdamW(
-        learning_rate=6.25e-7 * 256,  # per example of a batch, as in the paper's appendix
+        # As the authors' configuration for VQA, which states the rate for each example of a batch.
+        learning_rate=6.25e-7 * 256,
         weight_decay=1e-4,
         clip_norm=1.0,
-        schedule=WarmupCosine(warmup_steps=2000),
+        schedule=WarmupCosine(warmup_steps=500),
     )
     return full(
         {

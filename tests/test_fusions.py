@@ -90,6 +90,31 @@ def parameters(run):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+def test_a_decision_is_for_classes_that_exclude_each_other():
+    run = load_recipe("decision_fusion.py:tiny_agreement")
+    assert [each.decided for each in run.final_evaluators.values()] == ["answer/decided"]
+    assert not list(run.problems())
+    answer = dataclasses.replace(run.objectives["answer"], loss="sigmoid")
+    wrong = dataclasses.replace(run, objectives={**run.objectives, "answer": answer})
+    ((field, message),) = wrong.problems()
+    assert field == "objectives.answer.loss"
+    assert message.startswith("sigmoid lets several classes be right, but the rules of 'answer', a")
+
+
+def test_a_document_without_a_place_for_the_table_is_refused(tmp_path):
+    document, (begin, end) = tmp_path / "table.md", fusion.marks("scenes")
+    for text in (None, "no mark", f"{end}\n{begin}"):
+        if text is not None:
+            document.write_text(text)
+        with pytest.raises(
+            SystemExit, match=r"table\.md needs the lines <!-- fusions on scenes: b"
+        ):
+            fusion.around_table(document, "scenes")
+    document.write_text("\n".join(["before", begin, "old", end, "after"]))
+    fusion.write_table(document, "scenes", ["| new |"])
+    assert document.read_text().splitlines() == ["before", begin, "| new |", end, "after"]
+
+
 @pytest.mark.slow(
     subject=[
         "configs/vqa_cross_attention.py",

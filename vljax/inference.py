@@ -997,7 +997,9 @@ def settable_fields(task: str) -> set[str]:
     return {field.name for field in dataclasses.fields(EVALUATORS[task])} - own
 
 
-def _check_settings(task: str, fields: Iterable[str], tasks: Sequence[str]) -> None:
+def _check_settings(task: str, fields: Any, tasks: Sequence[str]) -> None:
+    if not isinstance(fields, Mapping):
+        raise UserError(f"settings.{task}: must be a dict of fields, such as {{'k': 5}}")
     if task in suites.SUITES:
         raise UserError(f"settings.{task}: is a published set, which has its own settings")
     if task not in tasks or task not in EVALUATORS:

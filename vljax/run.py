@@ -158,6 +158,7 @@ class Run:
         yield from self._group_problems()
         yield from self._guard_problems()
         yield from self._similarity_problems()
+        yield from self._decision_problems()
         yield from self._name_problems()
         for name, objective in self.objectives.items():
             if not isinstance(objective, Classification) or objective.loss == "softmax":
@@ -267,6 +268,18 @@ class Run:
                 if measured and trained and measured not in trained:
                     path = f"{field_name}.{name}.similarity"
                     yield path, f"is {measured}, but the objectives use {'/'.join(sorted(trained))}"
+
+    def _decision_problems(self) -> Iterator[tuple[str, str]]:
+        for name, objective in self.objectives.items():
+            if not isinstance(objective, Classification) or objective.loss == "softmax":
+                continue
+            node = objective.logits.partition("/")[0]
+            if isinstance(self.model.nodes.get(node), fusion.Decision):
+                yield (
+                    f"objectives.{name}.loss",
+                    f"{objective.loss} lets several classes be right, but the rules of {node!r}, a"
+                    " decision, are for one; set it to softmax",
+                )
 
     def _name_problems(self) -> Iterator[tuple[str, str]]:
         """Evaluators whose metrics have the same name and would overwrite each other."""

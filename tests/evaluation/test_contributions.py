@@ -13,7 +13,7 @@ from vljax.data.pipeline.evaluation_set import EvaluationSet
 from vljax.data.pipeline.pipeline import Data
 from vljax.data.records import Annotation, Question, Records, Source
 from vljax.evaluation import Contributions, Questions
-from vljax.evaluation.contributions import _partners
+from vljax.evaluation.contributions import _PairedBatch, _partners
 from vljax.evaluation.predictor import Forward
 from vljax.models.assembly import ModelConfig, Variables, build
 from vljax.models.compute import Compute
@@ -49,7 +49,7 @@ def test_the_order_depends_on_the_seed_and_one_image_cannot_be_shuffled():
     first, again, other = (_partners(images, seed, "x") for seed in (0, 0, 1))
     assert (first == again).all()
     assert (first != other).any()
-    with pytest.raises(UserError, match="asked: half of the rows are about one image; there is no"):
+    with pytest.raises(UserError, match="asked: more than half of the rows are about one image; "):
         _partners(np.array([0, 0, 0, 1]), 0, "asked")
 
 
@@ -167,11 +167,18 @@ def test_accuracy_with_each_stream_zeroed_and_shuffled(model):
         assert found[f"contribution/{stream}"] == pytest.approx(lost)
 
 
+def test_a_question_whose_partner_cannot_be_read_does_not_count():
+    own, other = ({"valid": np.array(valid)} for valid in ([1, 1, 0], [1, 0, 1]))
+    assert _PairedBatch(own, other)["valid"].tolist() == [1, 0, 0]
+    assert _PairedBatch(own, None)["valid"].tolist() == [1, 1, 0]
+
+
 def test_wrong_streams_are_named(model):
     predictor, examples, *_ = model
     evaluator = Contributions(source=examples.source, streams=("image", "image"))
     with pytest.raises(UserError, match="streams: must name different streams"):
         config.validate(evaluator)
     wrong = dataclasses.replace(evaluator, streams=("picture",))
+    assert "picture/tokens" in wrong.reads()  # so that a recipe with it is refused
     with pytest.raises(UserError, match="no node makes the stream 'picture'"):
         wrong.measure(predictor, examples)

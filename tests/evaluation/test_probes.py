@@ -22,7 +22,7 @@ from vljax.evaluation.metrics import probes
 from vljax.evaluation.metrics.classification import label_ranks, mean_per_class_recall
 from vljax.evaluation.metrics.uncertainty import Sampled, interval
 from vljax.evaluation.probes import held_out
-from vljax.inference import load
+from vljax.inference import _check_settings, load
 from vljax.launch import train as train_run
 from vljax.models.assembly import ModelConfig
 from vljax.models.encoders import ViT
@@ -410,7 +410,9 @@ def test_fields_of_evaluators_are_options(trained, folders, capsys):
         (["--tasks.knn.k", "many"], "--tasks.knn: "),
         (["--tasks.knn.kk", "3"], "--tasks.knn: unknown field 'kk'; did you mean 'k'?"),
         (["--tasks.knn.train", "a"], "--tasks.knn: unknown field 'train'"),
-        (["--tasks.few_shot.l2", "1"], "--tasks.few_shot.l2: few_shot is not among --tasks"),
+        (["--tasks.few_shot.l2", "1"], "--tasks.few_shot.l2: few_shot is not among --tasks; name"),
+        (["--tasks.imagenet.k", "1"], "--tasks.imagenet.k: write --tasks.TASK.FIELD, where TASK"),
+        (["--tasks.knn", "1"], "--tasks.knn: write --tasks.TASK.FIELD, where TASK is one of"),
     ],
 )
 def test_bad_fields_of_evaluators_are_one_line(trained, folders, capsys, fields, message):
@@ -420,6 +422,8 @@ def test_bad_fields_of_evaluators_are_one_line(trained, folders, capsys, fields,
     assert line.startswith(f"error: {message}")
     with pytest.raises(UserError, match=r"^settings\.few_shot: is not among the tasks, knn$"):
         load(trained[0]).tasks(folders / "test", "knn", settings={"few_shot": {"l2": 1.0}})
+    with pytest.raises(UserError, match=r"^settings\.knn: must be a dict of fields, such as "):
+        _check_settings("knn", 5, ["knn"])
 
 
 def test_a_recipe_names_the_field_of_a_source_that_cannot_be_opened(trained):

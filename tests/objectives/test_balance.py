@@ -50,16 +50,16 @@ FIELDS = {"logits": "answer/logits", "targets": "label"}
 STREAMS = ("image", "text")
 
 
-def prepared(objective):
+def prepared(objective, **fields):
     fusion = CrossAttention(queries="text", width=32, depth=1, heads=2, mlp_dim=32, scan=False)
     nodes = {"image": tiny.IMAGE, "text": tiny.TEXT, "fusion": fusion}
     nodes["answer"] = Classifier(stream="fusion", classes=20)
-    return tiny.prepared(nodes, {"answer": objective}, Label())
+    return tiny.prepared(nodes, {"answer": objective}, Label(), **fields)
 
 
 @functools.cache
-def gradients(objective):
-    of = prepared(objective)
+def gradients(objective, accumulate=1):
+    of = prepared(objective, accumulate=accumulate)
     ((objectives, groups),) = of.task.passes.items()
     state, batch = programs.initial_state(of), next(programs.device_batches(of, 0))
     found = jax.jit(lambda s, b, k: gradients_of(of.task, objectives, groups, s, b, k))(
@@ -108,6 +108,19 @@ def test_only_encoders_get_the_factor():
         np.testing.assert_allclose(
             changed[path], factor * gradient, rtol=1e-4, atol=1e-6, err_msg=path
         )
+
+
+def test_a_batch_in_parts_has_the_same_gradients():
+    """The masks of the streams are read too, so that padding stays padding."""
+    objective = BalancedClassification(**FIELDS, streams=STREAMS, alpha=0.7)
+    whole, expected, (_, _, batch) = gradients(objective)
+    assert not np.asarray(batch["text_mask"]).all()
+    parts, found, _ = gradients(objective, accumulate=2)
+    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-6)
+    for name, value in whole.metrics.items():
+        np.testing.assert_allclose(parts.metrics[name], value, rtol=1e-5, err_msg=name)
+    for path, gradient in expected.items():
+        np.testing.assert_allclose(found[path], gradient, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 def test_noise_reaches_encoders_only():

@@ -396,8 +396,11 @@ def _settings(fields: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str
             raise UserError(f"--tasks.{task}: {error}") from error
         found[task] = {name: getattr(made, name) for name in names}
     if left:
-        name = left[0].removeprefix("--").partition(".")[0]
-        raise UserError(f"--tasks.{left[0][2:]}: {name} is not among --tasks with settings")
+        name, _, field = left[0].removeprefix("--").partition(".")
+        if name in EVALUATORS and field:
+            raise UserError(f"--tasks.{name}.{field}: {name} is not among --tasks; name it there")
+        remedy = f"write --tasks.TASK.FIELD, where TASK is one of {', '.join(EVALUATORS)}"
+        raise UserError(f"--tasks.{left[0][2:]}: {remedy}")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from vljax.config import UserError
 from vljax.data.records import Annotation, Records, Source
-from vljax.evaluation.evaluator import Draw, EvaluationData
+from vljax.evaluation.evaluator import EvaluationData
 from vljax.evaluation.predictor import Batch, Predictor
 from vljax.evaluation.questions import Questions
 
@@ -23,11 +23,12 @@ class Contributions(Questions, name="contributions"):
 
     Shuffled means that each question gets the stream of a random example about another image, so
     that the model sees inputs as in training which say nothing about the answer. Zeroed inputs may
-    be unlike any that it was trained on.
+    be unlike any that it was trained on. If the image of that example cannot be read, the question
+    does not count.
 
-    Metrics: those of `Questions`; `zeroed/STREAM/METRIC` and `shuffled/STREAM/METRIC` for
-    `accuracy` and `accuracy/KIND`; and `contribution/STREAM`, the accuracy that is lost by
-    shuffling the stream.
+    Metrics and figures: those of `Questions`. Also `zeroed/STREAM/METRIC` and
+    `shuffled/STREAM/METRIC` for `accuracy` and `accuracy/KIND`; and `contribution/STREAM`, the
+    accuracy that is lost by shuffling the stream.
 
     >>> from vljax.datasets import Scenes
     >>> from vljax.recipes import Expand
@@ -40,14 +41,17 @@ class Contributions(Questions, name="contributions"):
     seed: int = 0
     """Seed of the shuffling."""
 
-    def problems(self) -> Any:
+    def reads(self) -> tuple[str, ...]:
+        return (*super().reads(), *(f"{stream}/tokens" for stream in self.streams))
+
+    def problems(self) -> Iterable[tuple[str, str]]:
         """What is wrong with the fields."""
         yield from super().problems()
         if not self.streams or len(set(self.streams)) < len(self.streams):
             yield "streams", f"must name different streams, got {self.streams}"
 
     def check(self, data: EvaluationData) -> None:
-        """See `Evaluator.check`. Raises UserError if there are no two images to shuffle."""
+        """See `Evaluator.check`. Raises UserError if most rows are about one image."""
         super().check(data)
         _partners(data.images, self.seed, self.source.full_name)
 
@@ -74,18 +78,19 @@ class Contributions(Questions, name="contributions"):
             metrics[f"contribution/{stream}"] = lost
         return metrics
 
-    def figures(self, predictor: Predictor, data: EvaluationData) -> dict[str, Draw]:
-        """None; `Questions` draws answers."""
-        return {}
-
 
 class _PairedBatch(Mapping[str, Any]):
-    """A batch with the one whose streams take the place of its own; None for zeros."""
+    """A batch with the one whose streams take the place of its own; None for zeros.
+
+    A row counts if both can be read.
+    """
 
     def __init__(self, own: Batch, other: Batch | None):
         self.own, self.other = own, other
 
     def __getitem__(self, name: str) -> Any:
+        if name == "valid" and self.other is not None:
+            return np.asarray(self.own[name]) & np.asarray(self.other[name])
         return self.own[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -181,7 +186,7 @@ def _partners(images: Int[np.ndarray, " rows"], seed: int, name: str) -> Int[np.
     _, image, counts = np.unique(images, return_inverse=True, return_counts=True)
     if not len(images) or 2 * counts.max() > len(images):
         raise UserError(
-            f"{name}: half of the rows are about one image; there is nothing to shuffle"
+            f"{name}: more than half of the rows are about one image; there is nothing to shuffle"
         )
     order = np.lexsort((rng.random(len(images)), rng.permutation(len(counts))[image]))
     partners = np.empty(len(images), np.int64)

@@ -355,26 +355,33 @@ _BY_CLASS = (
     "a folder for each class ({}), or test/*.tar of CLIP_benchmark, or a data set that TFDS"
     " prepared as array_record"
 )
-# The sets of VTAB (Zhai et al. 2019) but CIFAR-100, which is `cifar100`.
+# The sets of VTAB (Zhai et al. 2019) but CIFAR-100, which is `cifar100`: what each measures, and
+# its name in CLIP_benchmark (`benchmark/webdatasets.txt`).
 _VTAB = {
-    "caltech101": "Caltech101",
-    "clevr-count": "CLEVR, number of objects",
-    "clevr-distance": "CLEVR, distance of the closest object",
-    "diabetic-retinopathy": "Diabetic Retinopathy",
-    "dmlab": "DMLab",
-    "dsprites-orientation": "dSprites, orientation",
-    "dsprites-x-position": "dSprites, x position",
-    "dtd": "Describable Textures",
-    "eurosat": "EuroSAT",
-    "flowers": "Oxford Flowers102",
-    "kitti-distance": "KITTI, distance of the closest vehicle",
-    "pcam": "PatchCamelyon",
-    "pets": "Oxford-IIIT Pets",
-    "resisc45": "RESISC45",
-    "smallnorb-azimuth": "SmallNORB, azimuth",
-    "smallnorb-elevation": "SmallNORB, elevation",
-    "sun397": "SUN397",
-    "svhn": "SVHN",
+    "caltech101": ("Caltech101", "vtab-caltech101"),
+    "clevr-count": ("CLEVR, number of objects", "vtab-clevr_count_all"),
+    "clevr-distance": (
+        "CLEVR, distance of the closest object",
+        "vtab-clevr_closest_object_distance",
+    ),
+    "diabetic-retinopathy": ("Diabetic Retinopathy", "vtab-diabetic_retinopathy"),
+    "dmlab": ("DMLab", "vtab-dmlab"),
+    "dsprites-orientation": ("dSprites, orientation", "vtab-dsprites_label_orientation"),
+    "dsprites-x-position": ("dSprites, x position", "vtab-dsprites_label_x_position"),
+    "dtd": ("Describable Textures", "vtab-dtd"),
+    "eurosat": ("EuroSAT", "vtab-eurosat"),
+    "flowers": ("Oxford Flowers102", "vtab-flowers"),
+    "kitti-distance": (
+        "KITTI, distance of the closest vehicle",
+        "vtab-kitti_closest_vehicle_distance",
+    ),
+    "pcam": ("PatchCamelyon", "vtab-pcam"),
+    "pets": ("Oxford-IIIT Pets", "vtab-pets"),
+    "resisc45": ("RESISC45", "vtab-resisc45"),
+    "smallnorb-azimuth": ("SmallNORB, azimuth", "vtab-smallnorb_label_azimuth"),
+    "smallnorb-elevation": ("SmallNORB, elevation", "vtab-smallnorb_label_elevation"),
+    "sun397": ("SUN397", "sun397"),
+    "svhn": ("SVHN", "vtab-svhn"),
 }
 _CLIP_BENCHMARK = "https://huggingface.co/clip-benchmark (tars)"
 
@@ -481,14 +488,14 @@ def _suites() -> Iterator[tuple[str, Suite]]:
             _objectnet,
         ),
     )
-    for name, title in _VTAB.items():
+    for name, (title, published) in _VTAB.items():
         yield (
             f"vtab-{name}",
             Suite(
                 f"VTAB, {title}: zero-shot classification",
                 None,
                 f"test/*.tar, {CLASS_NAMES} and {TEMPLATES} of CLIP_benchmark",
-                f"https://huggingface.co/clip-benchmark (the folder of {title} in VTAB)",
+                f"https://huggingface.co/datasets/clip-benchmark/wds_{published}",
                 _vtab,
             ),
         )

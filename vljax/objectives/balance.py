@@ -139,7 +139,7 @@ class BalancedClassification(Classification, name="balanced_classification"):
         fields = ("tokens", "mask", "pooled", "positions")
         made = ctx.run((f"{name}/tokens",))
         there = [f"{name}/{field}" for field in fields if f"{name}/{field}" in made]
-        # By name: of a batch in parts, only what is asked for is kept.
+        # Asked for by name: of a batch in parts, nothing else is kept.
         made = ctx.run(there)
         return {output: made[output] for output in there}
 

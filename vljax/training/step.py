@@ -63,10 +63,15 @@ class _Pass:
     batch: Batch
     key: Array
 
-    def loss(self, forward: Forward) -> tuple[Float[Array, ""], _Aux]:
-        """The weighted sum of the losses of the objectives, computed with forward passes."""
+    def loss(
+        self, forward: Forward, shared: dict[Any, Any] | None = None
+    ) -> tuple[Float[Array, ""], _Aux]:
+        """The weighted sum of the losses of the objectives, computed with forward passes.
+
+        `shared` keeps passes, so that each is made once for all objectives; by default a new dict.
+        """
         total, aux = jnp.zeros(()), _Aux({}, {}, {}, {})
-        shared: dict[Any, Any] = {}
+        shared = {} if shared is None else shared
         for name in self.objectives:
             objective = self.task.objectives[name]
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), zlib.crc32(name.encode()))
@@ -241,10 +246,19 @@ def _is_real(array: Array) -> bool:
     return jnp.issubdtype(array.dtype, jnp.inexact)
 
 
+class _KeepsNothing(dict[Any, Any]):
+    """In place of the passes that were made: every `Context.run` makes its own."""
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        return default
+
+
 def _what_is_asked(one: _Pass, trained: Tree) -> tuple[dict[tuple[str, Of], _Asked], bool]:
     """The forward passes that objectives ask for, and whether any is of given outputs.
 
-    The objectives are run on zeros to find out; XLA drops what they compute.
+    The objectives are run on zeros to find out; XLA drops what they compute. No pass is kept: one
+    may have made an output that it was not asked for, such as a mask, and a later call that asks
+    for it would not be seen.
     """
     asked: dict[tuple[str, Of], _Asked] = {}
     nested = False
@@ -262,7 +276,7 @@ def _what_is_asked(one: _Pass, trained: Tree) -> tuple[dict[tuple[str, Of], _Ask
         )
         return {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in outputs.items()}
 
-    one.loss(forward)
+    one.loss(forward, _KeepsNothing())
     return asked, nested
 
 
