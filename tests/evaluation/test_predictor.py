@@ -96,7 +96,7 @@ def test_only_what_is_wanted_is_read_and_computed():
     images = {name: x for name, x in batch(5).items() if name == "image"}
     bound.run(["image/embedding"], images | {"label": np.zeros(3), "names": ["a", "b"]})
     program = bound.forward._compiled.lower(
-        bound.variables, {"image": np.zeros((8, 8, 8, 3), np.uint8)}, ("image/embedding",)
+        bound.variables, {"image": np.zeros((8, 8, 8, 3), np.uint8)}, {}, ("image/embedding",), ()
     )
     # Neither the text tower nor its embeddings are in the program.
     sizes = {int(n) for n in re.findall(r"tensor<(\d+)x8xf32>", program.as_text())}

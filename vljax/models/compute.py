@@ -76,8 +76,10 @@ class Call:
         rows = self.example_index[:, None] * count + jnp.arange(count)
         return replace(self, example_index=rows.reshape(-1))
 
-    def for_rows(self, rows: int) -> Call:
+    def for_rows(self, rows: Any) -> Call:
         """The call for streams with `rows` rows: as many as examples, or a multiple of them.
+
+        `rows` is a whole number, or the symbolic size of an exported program's batch.
 
         >>> Call(example_index=jnp.array([4, 5])).for_rows(4).example_index
         Array([ 8,  9, 10, 11], dtype=int32)

@@ -113,10 +113,10 @@ class ModalityDropoutModule(nn.Module):
     def __call__(self, stream: Encoded, call: Call) -> Encoded:
         if not call.train or self.config.rate == 0:
             return stream
-        key, call = self.make_rng("dropout"), call.for_rows(len(stream.tokens))
+        key, call = self.make_rng("dropout"), call.for_rows(stream.tokens.shape[0])
         index = call.example_index
         if index is None:
-            index = jnp.arange(len(stream.tokens))
+            index = jnp.arange(stream.tokens.shape[0])
         keep = 1 - self.config.rate
         kept = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), keep))(index)
         return _only(stream, kept)

@@ -27,7 +27,9 @@ from vljax.data.transforms import (
     ChooseText,
     ColourJitter,
     Decode,
+    DecodeFeatures,
     EncodeAnswers,
+    EncodeTags,
     Flip,
     Greyscale,
     GridLabels,
@@ -35,6 +37,7 @@ from vljax.data.transforms import (
     Label,
     Noise,
     Occlude,
+    OtherImage,
     PadRegions,
     Patchify,
     Prompt,
@@ -606,7 +609,10 @@ EVERY = (
     AnswerCells(2),
     ChooseQuestions(2),
     EncodeAnswers(("2", "3")),
+    EncodeTags(("t", "u")),
     Hide("text"),
+    OtherImage((Decode(), Resize(8))),
+    DecodeFeatures(most=3, dim=2),
 )
 
 
@@ -619,10 +625,14 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
         captions=("c",),
         tags=("t",),
         image=encoded(picture(9, 9)),
+        more_images=(encoded(picture(9, 9)),),
         regions=(dog,),
         questions=(Question("count", "How many?", "2"),),
     )
     tokenizers = {"text": Clip(context_length=5).load()}
+    features = io.BytesIO()
+    np.savez(features, features=np.ones((1, 2), np.float32), boxes=np.float32([[0, 0, 1, 1]]))
+    of_features = dataclasses.replace(record, image=features.getvalue())
     for transform in EVERY:
 
         def example():
@@ -638,9 +648,10 @@ def test_every_transform_survives_json_and_leaves_its_input_alone():
                 "answers": (("2", 1.0),),
             }
 
-        given = example()
+        read = of_features if isinstance(transform, DecodeFeatures) else record
+        given, before = ({**example(), "record": read} for _ in range(2))
         results = [transform(given, generator()) for _ in range(2)]
-        np.testing.assert_equal(given, example())
+        np.testing.assert_equal(given, before)
         assert results[0].keys() == given.keys() | {*transform.makes()}
         changed = {*transform.makes()}
         if transform.moves_pixels:

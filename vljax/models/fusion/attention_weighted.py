@@ -168,7 +168,7 @@ class GuidedAttentionModule(nn.Module):
         config, compute = self.config, self.compute
         query, context = pooled(inputs[config.query]), inputs[config.context]
         rows_for_each(inputs, config.query, config.context)  # refuses rows that do not fit
-        call = call.for_rows(len(query))
+        call = call.for_rows(query.shape[0])
         project = Linear((config.width,), ("embed", "none"), compute, name="project")
         tokens = ACTIVATIONS[config.activation](project(context.tokens))
         tokens = compute.constrain(tokens, ("batch", "length", "embed"))
@@ -191,7 +191,7 @@ class _Hop(nn.Module):
         config, compute = self.config, self.compute
         size = (config.width if config.hidden is None else config.hidden,)
         # The texts of an image share its tokens: [images, texts, tokens, hidden], without copies.
-        texts = len(query) // len(tokens)
+        texts = query.shape[0] // tokens.shape[0]
         of_tokens = Linear(size, ("embed", "mlp"), compute, 1, False, name="tokens")(tokens)
         of_query = Linear(size, ("embed", "mlp"), compute, name="query")(query)
         of_query = rearrange(of_query, "(images texts) d -> images texts 1 d", texts=texts)

@@ -74,7 +74,7 @@ class CrossAttentionModule(nn.Module):
             queries.mask,
             config,
             compute,
-            call=call.for_rows(len(queries.tokens)),
+            call=call.for_rows(queries.tokens.shape[0]),
             context=context.tokens,
             context_mask=context.mask,
         )

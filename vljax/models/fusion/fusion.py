@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +83,10 @@ def aligned(inputs: Inputs, names: Sequence[str], call: Call) -> tuple[list[Enco
 
     def repeat(name: str) -> Encoded:
         stream, count = inputs[name], rows_for_each(inputs, most, name)
+        if count == 1:
+            return stream
         copies: Encoded = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), stream)
-        return stream if count == 1 else copies
+        return copies
 
     return [repeat(name) for name in names], call.for_rows(_rows(inputs[most]))
 
@@ -108,9 +111,10 @@ def rows_for_each(inputs: Inputs, many: str, few: str) -> int:
     return rows // own
 
 
-def _rows(stream: Encoded) -> int:
-    # A stream that was given by its pooled vector alone has no tokens.
-    return len(jax.tree.leaves(stream)[0])
+def _rows(stream: Encoded) -> Any:
+    # A stream that was given by its pooled vector alone has no tokens. Not `len`: an exported
+    # program has a symbolic number of rows.
+    return jax.tree.leaves(stream)[0].shape[0]
 
 
 def pooled(stream: Encoded) -> Float[Array, "batch embed"]:
@@ -122,7 +126,7 @@ def pooled(stream: Encoded) -> Float[Array, "batch embed"]:
 
 def of_vector(vector: Float[Array, "batch embed"]) -> Encoded:
     """A stream of one token for each row, which is its pooled vector too."""
-    return Encoded(vector[:, None], jnp.ones((len(vector), 1), bool), vector)
+    return Encoded(vector[:, None], jnp.ones((vector.shape[0], 1), bool), vector)
 
 
 def joint_positions(streams: Sequence[Encoded]) -> Float[Array, "batch tokens 2"] | None:

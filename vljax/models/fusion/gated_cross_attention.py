@@ -121,7 +121,7 @@ class GatedCrossAttentionModule(nn.Module):
             config,
             compute,
             causal=config.causal,
-            call=call.for_rows(len(queries.tokens)),
+            call=call.for_rows(queries.tokens.shape[0]),
             context=context.tokens,
             context_mask=context.mask,
             block=GatedBlock,
@@ -177,7 +177,7 @@ class GatedBlock(Block):
         y = attention(self._normed(x, "cross_attention"), context, context_mask, call=call)
         if context_mask is not None:
             seen = jnp.any(context_mask, axis=-1)
-            seen = jnp.repeat(seen, len(x) // len(seen), axis=0)
+            seen = jnp.repeat(seen, x.shape[0] // seen.shape[0], axis=0)
             y = jnp.where(seen[:, None, None], y, jnp.zeros((), y.dtype))
         x = self._gated(x, y, "cross_attention", drop_path, call)
         mlp = MLP(config.mlp_dim, config.cross_activation, compute, False, name="cross_mlp")

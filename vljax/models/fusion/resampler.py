@@ -93,7 +93,7 @@ class ResamplerModule(nn.Module):
         config, compute = self.config, self.compute
         stream: Encoded = inputs[config.context]
         tokens, mask = stream.tokens, stream.mask
-        rows = len(tokens)
+        rows = tokens.shape[0]
         if config.input_projection:
             # The width of the stream is not split: both axes cannot be `embed`.
             axes = ("none", "embed")
@@ -238,7 +238,7 @@ class QFormerModule(nn.Module):
         config, compute = self.config, self.compute
         context: Encoded = inputs[config.context]
         text: Encoded | None = None if config.text is None else inputs[config.text]
-        rows = len(context.tokens if text is None else text.tokens)
+        rows = (context if text is None else text).tokens.shape[0]
         x, mask, call = _learned_queries(self, rows), None, call.for_rows(rows)
         if text is not None:
             x = jnp.concatenate([x, text.tokens.astype(x.dtype)], 1)
