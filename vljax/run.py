@@ -160,13 +160,6 @@ class Run:
         yield from self._similarity_problems()
         yield from self._decision_problems()
         yield from self._name_problems()
-        for name, objective in self.objectives.items():
-            if not isinstance(objective, Classification) or objective.loss == "softmax":
-                continue
-            node = self.model.nodes.get(stream_of(objective.logits))
-            if isinstance(node, fusion.Decision):
-                rules = f"the rules of {stream_of(objective.logits)!r} are for one right class"
-                yield f"objectives.{name}.loss", f"{rules}; use softmax, or another head"
 
     def _scalar_problems(self) -> Iterator[tuple[str, str]]:
         asked: dict[str, tuple[str, Any]] = {}
@@ -273,7 +266,7 @@ class Run:
         for name, objective in self.objectives.items():
             if not isinstance(objective, Classification) or objective.loss == "softmax":
                 continue
-            node = objective.logits.partition("/")[0]
+            node = stream_of(objective.logits)
             if isinstance(self.model.nodes.get(node), fusion.Decision):
                 yield (
                     f"objectives.{name}.loss",

@@ -1,16 +1,12 @@
 """Rules that combine the decisions of streams, against their formulas in float64."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.models.fusion.streams import linear, made, softmax, stream
-from vljax import config
-from vljax.config import UserError
 from vljax.models.fusion import Decision
-from vljax.run import Run
 
 NAMES = ("image", "question", "sound")
 INPUTS = {name: stream(2 if name == "image" else 6, 3, 5, i) for i, name in enumerate(NAMES)}
@@ -61,13 +57,6 @@ def test_stacking_is_a_linear_map_of_all_log_probabilities() -> None:
     products, params, p = decided(rule="stacking")
     expected = linear(params["stacking"], np.log(p).reshape(6, 12))
     np.testing.assert_allclose(products["fusion/logits"], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_loss_for_several_right_classes_is_refused() -> None:
-    run = config.load("configs/decision_fusion.py:tiny", Run)
-    objective = dataclasses.replace(run.objectives["image"], loss="sigmoid")
-    with pytest.raises(UserError, match=r"^objectives.image.loss: the rules of 'answer' are for"):
-        config.validate(dataclasses.replace(run, objectives={**run.objectives, "image": objective}))
 
 
 def test_agreement_decides_where_all_streams_have_the_same_top_class() -> None:
