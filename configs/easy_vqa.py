@@ -22,7 +22,6 @@ from vljax.recipes import (
     EncodeAnswers,
     Expand,
     JsonLines,
-    Questions,
     Resize,
     Run,
     Tokenize,
@@ -70,7 +69,6 @@ def recipe(variant: str = "") -> Run:
     asked = dataclasses.replace(
         run.final_evaluators["questions"], source=Expand(source, by="question"), pointing=()
     )
-    assert isinstance(asked, Questions)
     return dataclasses.replace(
         run,
         model=dataclasses.replace(run.model, nodes=nodes),
